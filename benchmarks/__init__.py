@@ -1,0 +1,1 @@
+"""s3spool beside its peers: `python -m benchmarks`. See docs/performance.md."""

@@ -1,0 +1,109 @@
+"""The results for people: tables in the terminal and in docs/performance.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from benchmarks.results import Measured, Results
+    from benchmarks.rows import Row
+
+BEGIN = "<!-- figures: begin, written by `python -m benchmarks --update-docs` -->"
+END = "<!-- figures: end -->"
+NAMES = {"boto3": "boto3, 100 threads", "aws": "aws cli", "raw": "(bare sockets)"}
+
+
+def name(client: str) -> str:
+    return NAMES.get(client, client)
+
+
+def set_of_files(row: Row) -> str:
+    return "Large files" if row.large else f"{row.files:,} x {row.size_bytes / 1024:g} KiB"
+
+
+def table(results: Results, row: Row) -> str:
+    """A Markdown table, aligned so that it reads well in a terminal too."""
+    speed, cpu = ("MiB/s", "CPU s/GiB") if row.large else ("files/s", "CPU ms/file")
+    header = ["client", speed, "x s5cmd", "of ceiling", cpu, "RSS MiB", "switches/file", "connections"]
+    lines = [header, *(_cells(results, row, one) for one in results.of(row))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(_line(cells, widths) for cells in (header, rule, *lines[1:]))
+
+
+def headline(results: Results, row: Row) -> str:
+    """One sentence with s3spool's ratios, or why there are none."""
+    problems = [f"{name(one.client)}: {one.problem}" for one in results.of(row) if one.problem]
+    ours = next((one for one in results.of(row) if one.client == "s3spool" and one.rounds), None)
+    if ours is None:
+        return "; ".join(problems)
+    ratios = [
+        f"{ratio:.2f} x {name(other.client)}"
+        for other in results.of(row)
+        if other.client not in {"s3spool", "raw"} and (ratio := results.ratio(ours, other.client)) is not None
+    ]
+    of_ceiling = [f"{ours.of_ceiling:.1%} of the ceiling"] if ours.of_ceiling else []
+    return "; ".join([f"s3spool: {', '.join([*of_ceiling, *ratios])}", *problems])
+
+
+def quiet(results: Results) -> str:
+    """The rows without peers."""
+    return "\n".join(
+        f"- {row}: {', '.join(f'{_words(figure)} {value:.2f}' for figure, value in figures.items())}"
+        for row, figures in results.quiet.items()
+    )
+
+
+def markdown(results: Results) -> str:
+    """The part of docs/performance.md between the markers."""
+    facts = results.machine
+    versions = [told if client in told else f"{client} {told}" for client, told in facts["versions"].items()]
+    sentences = (
+        f"Measured {facts['when'][:10]} on {facts['cores']} cores ({facts['processor']})",
+        f"Linux {facts['kernel']}",
+        f"Python {facts['python']}",
+        f"commit {facts['commit']}",
+        f"files on {facts['files_on']}, state on {facts['state_on']}",
+        f"medians of {results.rounds} rounds",
+    )
+    parts = [f"{'; '.join(sentences)}. {', '.join(versions)}."]
+    for row in results.rows:
+        parts += [f"### {set_of_files(row)}: {row.title}", table(results, row), headline(results, row)]
+    if results.quiet:
+        parts += ["### The daemon by itself", quiet(results)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def update_docs(path: Path, results: Results) -> None:
+    before, begin, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{path}: the lines {BEGIN} and {END} are missing")
+    path.write_text(f"{before}{BEGIN}\n\n{markdown(results)}\n\n{END}{after}")
+
+
+def _cells(results: Results, row: Row, one: Measured) -> list[str]:
+    if not one.rounds:
+        return [name(one.client), "-", *[""] * 6]
+    ratio = results.ratio(one)
+    return [
+        name(one.client),
+        f"{one.mib_per_s if row.large else one.files_per_s:,.0f}",
+        f"{ratio:.2f}" if ratio else "",
+        f"{one.of_ceiling:.1%}" if one.of_ceiling else "",
+        f"{one.cpu_s_per_gib if row.large else one.cpu_ms_per_file:.2f}",
+        f"{one.peak_rss_mib:.0f}",
+        f"{one.switches_per_file:,.1f}",
+        f"{one.connections:,}" if one.connections else "",
+    ]
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    first, *others = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+    return f"| {' | '.join([first.strip().ljust(widths[0]), *others])} |"
+
+
+def _words(figure: str) -> str:
+    return figure.replace("_per_s", "/s").replace("_percent", " %").replace("_", " ")

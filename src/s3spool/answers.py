@@ -1,0 +1,202 @@
+"""What a running daemon says over its control socket, and what it does when told to."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from s3spool import __version__, view
+from s3spool.errors import S3SpoolError
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.rows import from_text, to_text
+from s3spool.service.control import Handler
+
+if TYPE_CHECKING:
+    from s3spool.daemon import Daemon
+
+DURABLE_S = 10.0
+LISTED = 100_000  # more than the inbox holds by default
+
+
+def handlers(daemon: Daemon) -> dict[str, Handler]:
+    """One function a command; each runs on a thread of the control server."""
+    answers = _Answers(daemon)
+    return {
+        "status": answers.status,
+        "list": answers.list,
+        "why": answers.why,
+        "retry": answers.retry,
+        "forget": answers.forget,
+        "rescan": answers.rescan,
+        "progress": answers.progress,
+    }
+
+
+class _Answers:
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._rate = _Rate(daemon)
+
+    def status(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        daemon = self._daemon
+        queued, in_flight = daemon.inbox.counts()
+        jobs = daemon.workers.jobs()
+        reason = daemon.destination.reason
+        with self._reader() as reader:
+            counts = reader.counts()
+        paused = daemon.destination.paused
+        files_per_s, bytes_per_s = self._rate.now()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": view.iso(daemon.stats.started),
+            "state": "paused" if paused and daemon.state == "running" else daemon.state,
+            "destination": {
+                "bucket": daemon.config.destination.bucket,
+                "prefix": daemon.config.destination.prefix,
+                "endpoint": daemon.store.endpoint.url,
+                "state": "paused" if paused else "open",
+                "since": None if daemon.destination.paused_at is None else view.iso(daemon.destination.paused_at),
+                "reason": None if reason is None else f"{reason.code}: {reason.cause}",
+            },
+            "watch": {
+                "directory": str(daemon.folder.root),
+                "backend": daemon.backend,
+                "overflows": daemon.watch.overflows if daemon.watch else 0,
+                "files_missed": daemon.scan.missed,
+            },
+            "files": {
+                "settling": len(daemon.settle),
+                "queued": queued,
+                "uploading": in_flight,
+                "waiting": counts["waiting"],
+                "parked": counts["parked"],
+                "uploaded": daemon.stats.uploaded,
+                "vanished": daemon.stats.vanished,
+            },
+            "bytes": {
+                "uploaded": daemon.stats.bytes_uploaded,
+                "in_flight": sum(job.content.size for job in jobs),
+            },
+            "rate": {"files_per_s": files_per_s, "bytes_per_s": bytes_per_s},
+            "oldest_unsent_s": self._oldest_unsent_s(),
+            "last_error": daemon.stats.last_error,
+        }
+
+    def list(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        state = request.get("state")
+        queued, uploading = self._daemon.inbox.listing(LISTED)
+        for name, paths in (("queued", queued), ("uploading", uploading)):
+            if state in {None, name}:
+                yield from ({"path": to_text(path), "state": name} for path in paths)
+        if state in {None, *view.LEDGER_STATES}:
+            with self._reader() as reader:
+                yield from view.rows(reader, state)
+
+    def why(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        path = from_text(request["path"])
+        daemon = self._daemon
+        live = daemon.inbox.state_of(path)
+        if live is None and daemon.settle.knows([path]):
+            live = "settling"
+        if live == "queued" and daemon.destination.paused:
+            live = "paused"
+        with self._reader() as reader:
+            known = reader.known([path]).get(path)
+        return view.why(path, known, daemon.folder.identity_of(path), live=live, ours=daemon.names.file(path))
+
+    def retry(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Make waiting and parked files due now; a paused destination is probed at once."""
+        daemon = self._daemon
+        paths = None if request.get("all") else [from_text(path) for path in request["paths"]]
+        with self._reader() as reader:
+            if paths is None:
+                released = sum(n for state, n in reader.counts().items() if state != "uploaded")
+            else:
+                known = reader.known(paths)
+                unknown = [path for path in paths if path not in known or known[path].retry is None]
+                if unknown:
+                    raise S3SpoolError(f"{unknown[0]}: is neither waiting nor parked; see `s3spool why`")
+                released = len(paths)
+        done = threading.Event()
+        daemon.ledger.release(paths, done.set)
+        _durable(done)
+        daemon.retry.wake()
+        daemon.destination.probe_now()
+        return {"released": released}
+
+    def forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Drop what the ledger knows of a path; if the file is still there, it is sent again."""
+        path = from_text(request["path"])
+        with self._reader() as reader:
+            known = path in reader.known([path])
+        done = threading.Event()
+        self._daemon.ledger.forget(path, done.set)
+        _durable(done)
+        self._daemon.scan.want("forget")
+        return {"forgotten": known}
+
+    def rescan(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """Start a scan; its number can be waited for with `progress`."""
+        number = self._daemon.scan.started + 1
+        self._daemon.scan.want("request")
+        return {"scan": number}
+
+    def progress(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """What `wait` needs to know."""
+        daemon = self._daemon
+        # From the source to the ledger: a file on its way cannot be missed between two looks.
+        finished = daemon.scan.finished
+        settling = len(daemon.settle)
+        queued, in_flight = daemon.inbox.counts()
+        with self._reader() as reader:
+            counts = reader.counts()
+        return {
+            "scan": finished,
+            "left": settling + queued + in_flight + counts["waiting"],
+            "parked": counts["parked"],
+        }
+
+    def _reader(self) -> Reader:
+        return Reader(self._daemon.ledger.path)
+
+    def _oldest_unsent_s(self) -> float:
+        path = self._daemon.inbox.oldest()
+        if path is None:
+            return 0.0
+        try:
+            identity = self._daemon.folder.identity_of(path)
+        except OSError:
+            return 0.0
+        return 0.0 if identity is None else round(max(0.0, time.time() - identity.mtime_ns / 1e9), 1)
+
+
+class _Rate:
+    """Files and bytes a second between this question and the one before (at least a second ago)."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._stats = daemon.stats
+        self._lock = threading.Lock()
+        self._before = (time.monotonic(), 0, 0)
+        self._last = (0.0, 0.0)
+
+    def now(self) -> tuple[float, float]:
+        with self._lock:
+            at, files, size = self._before
+            elapsed_s = time.monotonic() - at
+            if elapsed_s >= 1.0:
+                stats = self._stats
+                self._last = (
+                    round((stats.uploaded - files) / elapsed_s, 1),
+                    round((stats.bytes_uploaded - size) / elapsed_s, 1),
+                )
+                self._before = (time.monotonic(), stats.uploaded, stats.bytes_uploaded)
+            return self._last
+
+
+def _durable(done: threading.Event) -> None:
+    if not done.wait(DURABLE_S):
+        raise S3SpoolError("the ledger does not answer: see `s3spool status` and the log")

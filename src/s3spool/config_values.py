@@ -1,0 +1,356 @@
+"""How one setting is read: TOML, a variable or a flag in, one checked Python value out.
+
+A wrong value raises BadValueError, which says what it must be; the caller knows the key's name and adds it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable  # noqa: TC003 - msgspec resolves the annotations of a Struct
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
+
+import msgspec
+
+KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
+
+#: The strftime letters that `destination.prefix` may use: those that mean the same in every locale.
+PREFIX_FIELDS = ("Y", "m", "d", "H", "M", "S", "j")
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "TB": 1000**4,
+    "KIB": KIB,
+    "MIB": MIB,
+    "GIB": GIB,
+    "TIB": TIB,
+}
+_METADATA_BYTES = 2048 - 32  # S3's limit for all of an object's metadata, less what "mtime" takes
+_TAGS_PER_OBJECT = 10
+_TAG_KEY_LENGTH = 128
+_TAG_VALUE_LENGTH = 256
+_PREFIX_BYTES = 512  # half of S3's limit for a key; the other half is for the files' own names
+_PORTS = range(1, 65536)
+
+
+class BadValueError(ValueError):
+    """What the value must be instead, to follow the key's name and a colon."""
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What a key means, and how its value is read and written."""
+
+    doc: str
+
+    def read(self, value: object) -> object:
+        """Check a value as tomllib gives it and return it in its final type."""
+        raise NotImplementedError
+
+    def from_text(self, text: str) -> object:
+        """The TOML value that a variable or flag stands for; nonsense is left for `read` to refuse."""
+        return text
+
+    def literal(self, default: object) -> str:
+        """The key's default as a person would write it in TOML."""
+        return msgspec.json.encode(default).decode()
+
+
+class Switch(Kind, frozen=True):
+    def read(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise BadValueError("must be true or false")
+        return value
+
+    def from_text(self, text: str) -> object:
+        return _toml(text)
+
+
+class Whole(Kind, frozen=True):
+    least: int
+    most: int
+
+    def read(self, value: object) -> int:
+        if type(value) is not int:  # true is an int to isinstance
+            raise BadValueError(f"must be a whole number between {self.least} and {self.most}")
+        if not self.least <= value <= self.most:
+            raise BadValueError(f"must be between {self.least} and {self.most}")
+        return value
+
+    def from_text(self, text: str) -> object:
+        return _toml(text)
+
+
+class Seconds(Kind, frozen=True):
+    least: float
+    most: float
+
+    def read(self, value: object) -> float:
+        limits = f"between {self.least} and {self.most}"
+        if type(value) is not int and type(value) is not float:
+            raise BadValueError(f"must be a number of seconds {limits}")
+        if not self.least <= value <= self.most:  # never true for NaN
+            raise BadValueError(f"must be {limits} (seconds)")
+        return float(value)
+
+    def from_text(self, text: str) -> object:
+        return _toml(text)
+
+
+class Size(Kind, frozen=True):
+    """Bytes, as a number or with a unit."""
+
+    least: int
+    most: int
+    per_second: bool = False  #: a rate: may end in "/s", and "" or 0 mean no limit
+
+    def read(self, value: object) -> int:
+        size = self._bytes(value)
+        if self.per_second and size == 0:
+            return 0
+        if not self.least <= size <= self.most:
+            raise BadValueError(f"must be between {_size(self.least)} and {_size(self.most)}")
+        return size
+
+    def literal(self, default: object) -> str:
+        return _quoted("" if default == 0 else _size(cast("int", default)))
+
+    def _bytes(self, value: object) -> int:
+        if type(value) is int:
+            return value
+        if isinstance(value, str):
+            if self.per_second:
+                value = value.removesuffix("/s") or "0"
+            if found := re.fullmatch(r"([0-9]{1,18}) ?([KMGT]?i?B|)", value.strip(), re.IGNORECASE):
+                unit = _UNITS.get(found[2].upper())
+                if unit is not None:
+                    return int(found[1]) * unit
+        example = "50MiB/s, or empty for no limit" if self.per_second else "16MiB, 50MB or 1GiB"
+        raise BadValueError(f"must be a size like {example}")
+
+
+class Choice(Kind, frozen=True):
+    choices: tuple[str, ...]
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str) or value not in self.choices:
+            names = [choice for choice in self.choices if choice]
+            or_empty = ", or empty" if "" in self.choices else ""
+            raise BadValueError(f"must be one of {', '.join(names)}{or_empty}")
+        return value
+
+
+class Text(Kind, frozen=True):
+    check: Callable[[str], str]  #: returns the text to keep, or raises ValueError; not asked about ""
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise BadValueError("must be a string, in quotes")
+        if not value.isprintable():
+            raise BadValueError("must not hold control characters")
+        return self.check(value) if value else ""
+
+
+class Place(Kind, frozen=True):
+    """A path; relative to the current directory, `~` is the home directory."""
+
+    default: str = ""  #: where it is empty, an empty value is fine too and gives None
+
+    def read(self, value: object) -> Path | None:
+        if not isinstance(value, (str, Path)) or "\0" in str(value):
+            raise BadValueError("must be a path, in quotes")
+        if value == "":
+            if self.default:
+                raise BadValueError("must name a directory")
+            return None
+        path = os.path.expanduser(value)  # noqa: PTH111 - Path's raises where there is no home
+        if path.startswith("~"):
+            raise BadValueError("this home directory is not known; write the path in full")
+        try:
+            return Path(path).absolute()
+        except OSError as exc:
+            raise BadValueError("the current directory is gone; write the path in full") from exc
+
+    def literal(self, default: object) -> str:  # noqa: ARG002 - its default is not known before it is loaded
+        return _quoted(self.default)
+
+
+class Globs(Kind, frozen=True):
+    least: int  #: how many patterns there must be
+
+    def read(self, value: object) -> tuple[str, ...]:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(glob, str) and glob for glob in value):
+            raise BadValueError('must be a list of patterns, like ["*.csv", "logs/*"]')
+        if len(value) < self.least:
+            raise BadValueError('must hold at least one pattern; ["*"] takes every file')
+        return tuple(value)
+
+    def from_text(self, text: str) -> object:
+        value = _toml(text)
+        if isinstance(value, list) or re.match(r"""\s*\[\s*["']""", text):
+            return value  # an array, or what was meant to be one; "[ab]*" is a pattern
+        return [glob.strip() for glob in text.split(",") if glob.strip()]
+
+    def literal(self, default: object) -> str:
+        return f"[{', '.join(map(_quoted, cast('tuple[str, ...]', default)))}]"
+
+
+class Pairs(Kind, frozen=True):
+    check: Callable[[dict[str, str]], None]
+
+    def read(self, value: object) -> dict[str, str]:
+        if not isinstance(value, dict):
+            raise BadValueError('must be a table of strings, like { team = "data" }')
+        for key, text in value.items():
+            if not isinstance(text, str):
+                raise BadValueError(f"the value of {key!r} must be a string, in quotes")
+        self.check(value)
+        return dict(value)
+
+    def from_text(self, text: str) -> object:
+        if text.lstrip().startswith("{"):
+            return _toml(text)
+        pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+        if not all(equals for _, equals, _ in pairs):
+            return text
+        return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def bucket(text: str) -> str:
+    """A general purpose bucket's name, or the ARN of an access point (of S3, Object Lambda or Outposts)."""
+    if text.startswith("s3://"):
+        raise BadValueError(
+            "must be the name alone, without s3://; what follows it belongs in destination.prefix"
+        )
+    if text.startswith("arn:"):
+        service = r"arn:aws[a-z-]*:s3(-object-lambda|-outposts)?:[a-z0-9-]*:[0-9]{12}"
+        if not re.fullmatch(
+            service + r"(:outpost[/:][\w-]{1,63})?[/:]accesspoint[/:][\w.-]{1,63}", text, re.ASCII
+        ):
+            raise BadValueError(
+                "must be the ARN of an access point, arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME"
+            )
+        return text
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text) or ".." in text:
+        raise BadValueError(
+            "must be 3 to 63 lower-case letters, digits, hyphens or single dots, none of these two at an end"
+        )
+    if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text):
+        raise BadValueError("must not look like an IP address")
+    return text
+
+
+def prefix(text: str) -> str:
+    if text.startswith("/"):
+        raise BadValueError('must not start with "/"; the first segment of a key stands alone')
+    if any(segment in {"", ".", ".."} for segment in text.removesuffix("/").split("/")):
+        raise BadValueError('must not hold empty, "." or ".." segments')
+    filled = text.replace("{hostname}", "h")
+    if "{" in filled or "}" in filled:
+        raise BadValueError("may hold {hostname} and no other braces")
+    for letter in re.findall("%(.?)", filled):
+        if letter not in PREFIX_FIELDS and letter != "%":
+            known = ", ".join(f"%{field}" for field in PREFIX_FIELDS)
+            raise BadValueError(f"%{letter} is not one of {known} (or %% for a percent sign)")
+    if len(text.encode()) > _PREFIX_BYTES:
+        raise BadValueError(f"must not be longer than {_PREFIX_BYTES} bytes")
+    return text
+
+
+def endpoint_url(text: str) -> str:
+    wanted = "must be http:// or https://, a host and perhaps a port, like https://s3.example.org:9000"
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError as exc:
+        raise BadValueError(wanted) from exc
+    if not text.lower().startswith(("http://", "https://")):
+        raise BadValueError(wanted)
+    if "@" in url.netloc:
+        raise BadValueError("must not hold credentials; they come from AWS's credential chain")
+    if url.path not in {"", "/"} or "?" in text or "#" in text:
+        raise BadValueError("must not have a path, query or fragment; use destination.prefix for a folder")
+    host = re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-f:.]+", url.hostname or "")
+    if not host or port == 0 or url.netloc.endswith(":"):
+        raise BadValueError(wanted)
+    return text.removesuffix("/")
+
+
+def listen_address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    number = int(port) if re.fullmatch("[0-9]{1,5}", port) else 0
+    if not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]", host) or number not in _PORTS:
+        raise BadValueError("must be HOST:PORT, like 127.0.0.1:9464 or [::1]:9464")
+    return text
+
+
+def account(text: str) -> str:
+    if not re.fullmatch("[0-9]{12}", text):
+        raise BadValueError("must be the 12 digits of an AWS account, in quotes")
+    return text
+
+
+def name(text: str) -> str:
+    """A region, a storage class or a KMS key: what can stand in a host name or a header."""
+    if not re.fullmatch(r"[\w:/.-]+", text, re.ASCII):
+        raise BadValueError("must be letters, digits and any of _ : / . - without spaces")
+    return text
+
+
+def tags(pairs: dict[str, str]) -> None:
+    if len(pairs) > _TAGS_PER_OBJECT:
+        raise BadValueError(f"must not be more than {_TAGS_PER_OBJECT} tags, S3's limit")
+    for key, value in pairs.items():
+        if not 1 <= len(key) <= _TAG_KEY_LENGTH or len(value) > _TAG_VALUE_LENGTH:
+            raise BadValueError(
+                f"tag {key!r}: a key has 1 to {_TAG_KEY_LENGTH} characters, a value up to {_TAG_VALUE_LENGTH}"
+            )
+        if not re.fullmatch(r"[\w +\-=.:/@]*", key + value):
+            raise BadValueError(f"tag {key!r}: may hold letters, digits, spaces and any of + - = . _ : / @")
+        if key.lower().startswith("aws:"):
+            raise BadValueError(f"tag {key!r}: names that start with aws: are reserved")
+
+
+def metadata(pairs: dict[str, str]) -> None:
+    names = {key.lower() for key in pairs}
+    if "mtime" in names:
+        raise BadValueError("'mtime' is s3spool's own, it keeps the file's time; choose another name")
+    if len(names) < len(pairs):
+        raise BadValueError("names that differ in case only are one header; choose others")
+    for key, value in pairs.items():
+        if not re.fullmatch(r"[\w!#$%&'*+\-.^`|~]+", key, re.ASCII):
+            raise BadValueError(f"{key!r} cannot be a header's name; use letters, digits and hyphens")
+        if not (value.isascii() and value.isprintable() and value == value.strip()):
+            raise BadValueError(f"the value of {key!r} must be printable ASCII without spaces at its ends")
+    if sum(len(key) + len(value) for key, value in pairs.items()) > _METADATA_BYTES:
+        raise BadValueError(
+            f"must not be longer than {_METADATA_BYTES} bytes together, S3's 2 KB less our 'mtime'"
+        )
+
+
+def _toml(text: str) -> object:
+    """The TOML value that the text spells, or the text itself where it spells none."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return table["value"] if len(table) == 1 else text
+
+
+def _quoted(text: str) -> str:
+    return msgspec.json.encode(text).decode()
+
+
+def _size(count_bytes: int) -> str:
+    unit, factor = next(
+        (unit, factor)
+        for unit, factor in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("B", 1))
+        if count_bytes % factor == 0
+    )
+    return f"{count_bytes // factor}{unit}"

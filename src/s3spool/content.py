@@ -1,0 +1,67 @@
+"""What the pipeline and S3 hand each other: the content of one file, and the proof that it arrived."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from s3spool.ledger.rows import Identity
+
+
+class Content(NamedTuple):
+    """What was opened, and is to be sent: the whole body for a small file, an open descriptor for a large one."""
+
+    path: str
+    identity: Identity
+    body: bytes | None
+    fd: int  # -1 where `body` holds it all
+
+    @property
+    def size(self) -> int:
+        return self.identity.size
+
+    @property
+    def mtime_s(self) -> float:
+        return self.identity.mtime_ns / 1e9
+
+
+class Stored(NamedTuple):
+    """S3 has it, and what it said. `checksum` is "algorithm:base64" of what was read."""
+
+    key: str
+    etag: str
+    checksum: str
+    version_id: str
+
+
+class MustAskError(Exception):
+    """An answer alone proves nothing: judge it again with `may_ask`, where blocking harms nobody."""
+
+
+class Sender(Protocol):
+    """One connection, owned by one worker thread (see s3/transport.py). Requests and answers are opaque here."""
+
+    def prepare(self, request: Any) -> None: ...
+
+    def send(self) -> None: ...
+
+    def answer(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class Bucket(Protocol):
+    """S3 as the pipeline sees it (see s3/store.py). Thread-safe."""
+
+    @property
+    def bucket(self) -> str: ...
+
+    def transport(self) -> Sender: ...
+
+    def request(self, content: Content) -> Any:
+        """Raises UploadError and OSError. Reads the content once, for its checksum."""
+
+    def digest(self, content: Content, algorithm: str = "") -> str:
+        """Raises OSError."""
+
+    def judge(self, content: Content, request: Any, answer: Any, *, may_ask: bool) -> Stored:
+        """Raises UploadError, MustAskError, OSError."""

@@ -1,0 +1,75 @@
+"""Every error s3spool raises on purpose, and what its *scope* means for the files behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Scope(Enum):
+    """Whom an upload error concerns; decides who waits for it."""
+
+    FILE = "file"  #: this file backs off or is parked, the others go on
+    DESTINATION = "destination"  #: nothing can be sent: the destination is paused, no file is blamed
+
+
+class S3SpoolError(Exception):
+    """Base of all our errors; `str()` is one line a person can act on."""
+
+    exit_code = 1
+
+
+class ConfigError(S3SpoolError):
+    """A setting is wrong; exit code 78 (EX_CONFIG in sysexits.h), so that systemd does not restart on it."""
+
+    exit_code = 78
+
+    def __init__(self, field: str, value: object, problem: str) -> None:
+        """`field` is dotted ("upload.workers"); `value` as the person wrote it, None where there is none."""
+        self.field = field
+        shown = "" if value is None else f" = {_literal(value)}"
+        super().__init__(f"{field}{shown}: {problem}")
+
+
+class LedgerError(S3SpoolError):
+    """The ledger file cannot be used; exit code 78, because a restart does not mend it."""
+
+    exit_code = 78
+
+
+class AlreadyRunningError(S3SpoolError):
+    """Another daemon holds the state directory."""
+
+    exit_code = 1
+
+
+@dataclass(slots=True)
+class UploadError(S3SpoolError):
+    """One attempt to send a file failed.
+
+    `code` is S3's error code ("AccessDenied"), else libcurl's or errno's name; `cause` the sentence that came
+    with it; `permanent` means that trying again unchanged cannot succeed; `retry_after_s` is the server's wish;
+    `sudden` means that one occurrence says enough to pause the destination, without waiting for a streak.
+    """
+
+    operation: str
+    path: str
+    code: str
+    cause: str
+    scope: Scope = Scope.FILE
+    permanent: bool = False
+    hint: str = ""
+    retry_after_s: float | None = None
+    sudden: bool = True
+
+    def __str__(self) -> str:
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{self.operation} {self.path}: {self.code}: {self.cause}{hint}"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    return str(value)

@@ -1,0 +1,8 @@
+"""The ledger: one SQLite file that says what was sent, what failed and what is half sent.
+
+schema.sql   the tables
+rows.py      the rows, as the rest of the house sees them
+database.py  opening, version and migrations, and who may use the file
+store.py     the only writer: one thread, group commit with fsync
+reader.py    questions; any thread, any process
+"""

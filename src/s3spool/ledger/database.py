@@ -1,0 +1,143 @@
+"""Opening the ledger file: schema, version, and the lock that keeps a second daemon out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from s3spool.errors import AlreadyRunningError, LedgerError
+
+VERSION = 1
+APPLICATION_ID = 0x53335350  # "S3SP", so that file(1) and we know a ledger when we see one
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+"""From version n to n + 1. Each runs in one transaction together with the new version number."""
+
+
+def open_for_writing(path: Path) -> sqlite3.Connection:
+    """Open or create the ledger.
+
+    Raises LedgerError with one line that says what to do. Nothing is changed in a file that is not ours.
+    The connection may be handed to another thread, but only one may use it at a time.
+    """
+    fresh = not path.exists() or path.stat().st_size == 0
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        if fresh:
+            path.chmod(0o600)
+        else:
+            _check(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL: a receipt that was told to anybody survives a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -4096")
+        connection.execute("PRAGMA journal_size_limit = 16777216")
+        _migrate(connection, fresh=fresh)
+    except sqlite3.Error as exc:
+        raise _translated(exc, path) from exc
+    return connection
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """Open the ledger read-only; works beside a running daemon and without one.
+
+    Raises LedgerError. The connection belongs to the calling thread.
+    """
+    try:
+        uri = f"file:{_uri_quoted(path)}?mode=ro"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)
+        connection.execute("PRAGMA cache_size = -2048")
+        _check(connection, path)
+    except sqlite3.Error as exc:
+        raise _translated(exc, path) from exc
+    return connection
+
+
+class DirectoryLock:
+    """Held while a daemon uses a state directory; the kernel drops it when the process dies, however it dies."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises AlreadyRunningError, which names the process that holds the directory."""
+        self.path = directory / "daemon.lock"
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pid = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._fd)
+            raise AlreadyRunningError(
+                f"state.directory = {directory}: another s3spool (pid {pid}) uses it; stop that one,"
+                " or give this one a state directory of its own"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+
+def holder(directory: Path) -> int | None:
+    """The pid of the daemon that uses this state directory, or None."""
+    try:
+        fd = os.open(directory / "daemon.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        text = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        return int(text) if text.isdigit() else None
+    else:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if application_id != APPLICATION_ID and (tables or application_id):
+        raise LedgerError(
+            f"{path}: is a SQLite database, but not a ledger of s3spool; move it away or set state.directory"
+        )
+    if version > VERSION:
+        raise LedgerError(
+            f"{path}: written by a newer s3spool (ledger version {version}, this program knows {VERSION});"
+            " install that version again, or move the file away to start afresh"
+        )
+
+
+def _migrate(connection: sqlite3.Connection, *, fresh: bool) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if fresh or version == 0:
+        schema = resources.files(__package__).joinpath("schema.sql").read_text()
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {schema}; PRAGMA application_id = {APPLICATION_ID};"
+            f" PRAGMA user_version = {VERSION}; COMMIT;"
+        )
+        return
+    for step in range(version, VERSION):
+        connection.execute("BEGIN IMMEDIATE")
+        MIGRATIONS[step](connection)
+        connection.execute(f"PRAGMA user_version = {step + 1}")
+        connection.execute("COMMIT")
+
+
+def _translated(exc: sqlite3.Error, path: Path) -> LedgerError:
+    text = str(exc)
+    if "not a database" in text or "malformed" in text:
+        return LedgerError(
+            f"{path}: is not a usable database ({text}); move it away: what is in the folder is then sent again"
+        )
+    if "readonly" in text or "unable to open" in text:
+        return LedgerError(f"{path}: cannot be opened ({text}); check state.directory and its owner")
+    return LedgerError(f"{path}: {text}")
+
+
+def _uri_quoted(path: Path) -> str:
+    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -1,0 +1,144 @@
+"""Questions to the ledger: read-only, so any number of threads and processes may ask at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from s3spool.ledger.database import open_for_reading
+from s3spool.ledger.rows import Identity, Multipart, Part, Receipt, Retry, State, from_text, to_text
+
+_RECEIPT = (
+    "path, dev, inode, size, mtime_ns, ctime_ns, destination, key, etag, checksum, version_id, read_at,"
+    " uploaded_at, after"
+)
+_RETRY = (
+    "path, dev, inode, size, mtime_ns, ctime_ns, attempts, first_error_at, last_error_at, error_code, error,"
+    " hint, next_attempt, state"
+)
+_MULTIPART = (
+    "path, dev, inode, size, mtime_ns, ctime_ns, destination, bucket, key, upload_id, part_size, algorithm,"
+    " started_at"
+)
+LOOKUP_ROWS = 500  # statements of one size stay in sqlite3's cache
+
+
+class Known(NamedTuple):
+    """What the ledger says of one path."""
+
+    receipt: Receipt | None
+    retry: Retry | None
+
+
+class Reader:
+    """One read-only connection. Not thread-safe: each thread opens its own."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises LedgerError."""
+        self._db = open_for_reading(path)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def known(self, paths: Sequence[str]) -> dict[str, Known]:
+        """What is known of these paths; a path of which nothing is known is not in the answer."""
+        found: dict[str, Known] = {}
+        for start in range(0, len(paths), LOOKUP_ROWS):
+            texts = [to_text(path) for path in paths[start : start + LOOKUP_ROWS]]
+            texts += [""] * (LOOKUP_ROWS - len(texts) if len(texts) > 1 else 0)  # no path is empty
+            marks = ",".join("?" * len(texts))
+            for row in self._db.execute(f"SELECT {_RECEIPT} FROM receipts WHERE path IN ({marks})", texts):  # noqa: S608 - constants
+                receipt = _receipt(row)
+                found[receipt.path] = Known(receipt, None)
+            for row in self._db.execute(f"SELECT {_RETRY} FROM retries WHERE path IN ({marks})", texts):  # noqa: S608 - constants
+                retry = _retry(row)
+                before = found.get(retry.path)
+                found[retry.path] = Known(before.receipt if before else None, retry)
+        return found
+
+    def due(self, now: float, limit: int) -> list[Retry]:
+        """Waiting retries whose time has come and that no worker has yet, the longest due first."""
+        rows = self._db.execute(
+            f"SELECT {_RETRY} FROM retries WHERE state = 'waiting' AND claimed = 0 AND next_attempt <= ?"  # noqa: S608 - constants
+            " ORDER BY next_attempt LIMIT ?",
+            (now, limit),
+        )
+        return [_retry(row) for row in rows]
+
+    def next_due(self) -> float | None:
+        """When the next waiting retry is due, in Unix seconds."""
+        row = self._db.execute(
+            "SELECT min(next_attempt) FROM retries WHERE state = 'waiting' AND claimed = 0"
+        ).fetchone()
+        return None if row[0] is None else float(row[0])
+
+    def retries(self, state: State | None = None) -> Iterator[Retry]:
+        where = "" if state is None else "WHERE state = ?"
+        args = () if state is None else (state.value,)
+        for row in self._db.execute(f"SELECT {_RETRY} FROM retries {where} ORDER BY path", args):  # noqa: S608 - constants
+            yield _retry(row)
+
+    def receipts(self) -> Iterator[Receipt]:
+        """All receipts, streamed in the order of their paths."""
+        for row in self._db.execute(f"SELECT {_RECEIPT} FROM receipts ORDER BY path"):  # noqa: S608 - constants
+            yield _receipt(row)
+
+    def receipts_before(self, time_s: float) -> Iterator[Receipt]:
+        """Receipts of uploads that ended before this moment."""
+        for row in self._db.execute(f"SELECT {_RECEIPT} FROM receipts WHERE uploaded_at < ?", (time_s,)):  # noqa: S608 - constants
+            yield _receipt(row)
+
+    def multiparts(self) -> list[Multipart]:
+        return [_multipart(row) for row in self._db.execute(f"SELECT {_MULTIPART} FROM multiparts")]  # noqa: S608 - constants
+
+    def multipart(self, path: str) -> Multipart | None:
+        row = self._db.execute(
+            f"SELECT {_MULTIPART} FROM multiparts WHERE path = ?",  # noqa: S608 - constants
+            (to_text(path),),
+        ).fetchone()
+        return None if row is None else _multipart(row)
+
+    def parts(self, upload_id: str) -> list[Part]:
+        rows = self._db.execute(
+            "SELECT upload_id, number, size, etag, checksum FROM parts WHERE upload_id = ? ORDER BY number",
+            (upload_id,),
+        )
+        return [Part(*row) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """How many rows of each kind: uploaded, waiting, parked."""
+        counts = {"uploaded": self._count("receipts"), "waiting": 0, "parked": 0}
+        counts.update(self._db.execute("SELECT state, count(*) FROM retries GROUP BY state"))
+        return counts
+
+    def last_error(self) -> Retry | None:
+        row = self._db.execute(f"SELECT {_RETRY} FROM retries ORDER BY last_error_at DESC LIMIT 1").fetchone()  # noqa: S608 - constants
+        return None if row is None else _retry(row)
+
+    def _count(self, table: str) -> int:
+        return int(self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - constants
+
+
+def _identity(row: Sequence[Any]) -> Identity:
+    return Identity(*row[1:6])
+
+
+def _receipt(row: Sequence[Any]) -> Receipt:
+    return Receipt(from_text(row[0]), _identity(row), *row[6:])
+
+
+def _retry(row: Sequence[Any]) -> Retry:
+    return Retry(from_text(row[0]), _identity(row), *row[6:13], State(row[13]))
+
+
+def _multipart(row: Sequence[Any]) -> Multipart:
+    return Multipart(from_text(row[0]), _identity(row), *row[6:])
+
+

@@ -1,0 +1,105 @@
+"""The rows of the ledger, as the rest of the house sees them."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from typing import NamedTuple
+
+
+class Identity(NamedTuple):
+    """One state of one file. Two equal identities mean: the same bytes (see docs/architecture.md for how far)."""
+
+    dev: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def differs_only_in_ctime(self, other: Identity) -> bool:
+        """True after a chmod, a rename or a new hard link: the content may well be the same."""
+        return self != other and self[:4] == other[:4]
+
+
+class State(Enum):
+    """States of a row in the retry list."""
+
+    WAITING = "waiting"  #: due at next_attempt
+    PARKED = "parked"  #: not tried again until it changes or a person says `s3spool retry`
+
+
+class Receipt(NamedTuple):
+    """S3 has confirmed this content."""
+
+    path: str
+    identity: Identity
+    destination: int
+    key: str
+    etag: str
+    checksum: str
+    version_id: str
+    read_at: float
+    uploaded_at: float
+    after: str
+
+
+class Retry(NamedTuple):
+    """A file that could not be sent, and when it is tried again."""
+
+    path: str
+    identity: Identity
+    attempts: int
+    first_error_at: float
+    last_error_at: float
+    error_code: str
+    error: str
+    hint: str
+    next_attempt: float
+    state: State
+
+
+class Multipart(NamedTuple):
+    """An upload in parts that S3 knows by `upload_id`."""
+
+    path: str
+    identity: Identity
+    destination: int
+    bucket: str
+    key: str
+    upload_id: str
+    part_size: int
+    algorithm: str
+    started_at: float
+
+
+class Part(NamedTuple):
+    """One part that S3 has confirmed."""
+
+    upload_id: str
+    number: int
+    size: int
+    etag: str
+    checksum: str
+
+
+def to_text(path: str) -> str:
+    """A path as the ledger keeps it: itself, or `//` and its bytes as Latin-1 where it is not UTF-8.
+
+    SQLite's text and JSON hold no lone surrogates; a relative path never starts with a slash, so the mark is free.
+    """
+    if path.isascii():
+        return path
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "//" + os.fsencode(path).decode("latin-1")
+    return path
+
+
+def from_text(text: str) -> str:
+    """The reverse of `to_text`."""
+    return os.fsdecode(text[2:].encode("latin-1")) if text.startswith("//") else text

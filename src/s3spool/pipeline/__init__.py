@@ -1,0 +1,17 @@
+"""The way of a file, one room a stage.
+
+item.py         what travels: a name, never a content
+folder.py       the spool folder, touched safely
+names.py        which names are ours (include, exclude)
+watch.py        inotify's events become hints
+scan.py         walking the folder finds what the events did not tell
+settle.py       waiting until a file is left alone
+sift.py         what the ledger knows already is not sent again
+inbox.py        the bounded queue, each path once
+workers.py      the pool of threads, and the gate
+upload.py       one file's way through a worker
+destination.py  whose fault is it; pauses everything while the destination is unusable
+retry.py        when a failed file is tried again
+after.py        keep, delete or archive, once the receipt is durable
+stats.py        counters
+"""

@@ -1,0 +1,125 @@
+"""The last step: once a receipt is durable, keep, delete or archive the local file, and say so."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from s3spool.ledger.rows import Receipt
+from s3spool.pipeline.folder import Folder, NotAFileError
+from s3spool.pipeline.inbox import Inbox
+from s3spool.pipeline.settle import Quiet, Settle
+from s3spool.pipeline.stats import Stats
+
+log = structlog.get_logger()
+
+
+class Sent(NamedTuple):
+    """A durable receipt, and what the log line says besides."""
+
+    receipt: Receipt
+    bucket: str
+    duration_s: float
+    attempt: int
+
+
+class After:
+    """One thread. `committed` is called by the ledger's thread and never blocks.
+
+    Files that were sent before the process died arrive here again through `finish`, without a second upload.
+    """
+
+    def __init__(
+        self, folder: Folder, inbox: Inbox, settle: Settle, stats: Stats, *, action: str, archive: Path | None
+    ) -> None:
+        self._folder = folder
+        self._inbox = inbox
+        self._settle = settle
+        self._stats = stats
+        self.action = action
+        self.archive = archive
+        self._queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="after", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def close(self, timeout_s: float) -> bool:
+        """Finish what is durable; False if that took too long."""
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def committed(self, sent: Sent) -> None:
+        self._queue.put(sent)
+
+    def finish(self, receipt: Receipt) -> None:
+        """Sent and committed earlier, still here: only the removal is left. The path is in flight already."""
+        self._queue.put(Sent(receipt, "", 0.0, 0))
+
+    def _run(self) -> None:
+        while (sent := self._queue.get()) is not None:
+            again = False
+            try:
+                again = self._step(sent)
+            except Exception:  # one odd file must not end the thread for all others
+                log.exception("file.failed", path=sent.receipt.path, operation=sent.receipt.after)
+            finally:
+                # In this order: what is offered again must not be refused because it is still in flight.
+                if self._inbox.done(sent.receipt.path) or again:
+                    self._settle.touch(sent.receipt.path, Quiet.CHANGED)
+
+    def _step(self, sent: Sent) -> bool:
+        """True when the file is no longer what was sent, and has to be sent again."""
+        receipt = sent.receipt
+        if sent.attempt:
+            self._stats.uploaded += 1
+            self._stats.bytes_uploaded += receipt.identity.size
+            log.info(
+                "file.uploaded",
+                path=receipt.path,
+                key=receipt.key,
+                bucket=sent.bucket,
+                bytes=receipt.identity.size,
+                duration_s=sent.duration_s,
+                attempt=sent.attempt,
+                etag=receipt.etag,
+                checksum=receipt.checksum,
+                version_id=receipt.version_id,
+            )
+        if receipt.after == "keep":
+            return False
+        try:
+            removed = self._remove(receipt)
+        except (FileNotFoundError, NotAFileError):
+            return False  # somebody else removed or replaced it; what was there is in S3
+        except OSError as exc:
+            self._stats.last_error = f"{receipt.after} {receipt.path}: {exc.strerror}"
+            log.warning(
+                "file.failed",
+                path=receipt.path,
+                operation=receipt.after,
+                error_code=type(exc).__name__,
+                error=str(exc),
+                hint="the file is in S3 but cannot be removed here: give the daemon write access to its directory",
+            )
+            return False
+        if not removed:
+            log.info("file.changed", path=receipt.path, operation=receipt.after)
+        return not removed
+
+    def _remove(self, receipt: Receipt) -> bool:
+        if receipt.after == "delete":
+            return self._folder.unlink_if_same(receipt.path, receipt.identity)
+        if self.archive is None:
+            return True  # was to be archived once, but the configuration has no archive any more: keep
+        return self._folder.move_if_same(receipt.path, receipt.identity, self.archive) is not None
+
+

@@ -1,0 +1,161 @@
+"""Is the trouble the file's or the destination's? Pauses everything while the destination is unusable."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from s3spool.errors import Scope, UploadError
+from s3spool.pipeline.item import Item
+from s3spool.pipeline.retry import backoff_s
+
+STREAK = 8  # so many transient failures without a success between them are no accident
+LOCAL = {"read", "map"}  # operations that fail before S3 is asked
+log = structlog.get_logger()
+
+
+class Destination:
+    """A valve in front of the workers: open, or paused with one worker at a time sent ahead as a probe.
+
+    Thread-safe. `admit` blocks while paused; the file that the admitted worker then takes is the probe, a real
+    one, so what passes is exactly what has to pass.
+    """
+
+    def __init__(self, name: str, *, initial_s: float, max_s: float, rng: random.Random | None = None) -> None:
+        self.name = name
+        self.initial_s = initial_s
+        self.max_s = max_s
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not cryptography
+        self._lock = threading.Lock()
+        self._turned = threading.Condition(self._lock)
+        self._open = True
+        self._closed = False
+        self._probing = False
+        self._timekeeper = False
+        self._probes = 0
+        self._next_probe = 0.0
+        self._streak = 0
+        self._succeeded_at = 0.0  # Unix seconds, like the times in the ledger
+        self._listeners: list[Callable[[], None]] = []
+        self.paused_at: float | None = None  # Unix seconds
+        self.reason: UploadError | None = None
+
+    @property
+    def paused(self) -> bool:
+        return not self._open
+
+    @property
+    def next_probe_s(self) -> float:
+        """Seconds until the next probe."""
+        return max(0.0, self._next_probe - time.monotonic())
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        self._listeners.append(listener)
+
+    def admit(self) -> bool:
+        """Wait until work may be sent; True if what follows is the probe."""
+        if self._open:
+            return False
+        with self._lock:
+            while not self._open and not self._closed:
+                delay_s = self._next_probe - time.monotonic()
+                if not self._probing and delay_s <= 0:
+                    self._probing = True
+                    return True
+                if self._probing or self._timekeeper:
+                    self._turned.wait()
+                else:
+                    # One sleeper watches the clock; a hundred that do would all wake for one probe.
+                    self._timekeeper = True
+                    self._turned.wait(delay_s)
+                    self._timekeeper = False
+            return False
+
+    def release_probe(self) -> None:
+        """The admitted worker found nothing to send after all: another may probe."""
+        with self._lock:
+            self._probing = False
+            self._turned.notify()
+
+    def succeeded(self) -> None:
+        """S3 has dealt with a file (taken it, or refused that one alone): the destination works."""
+        self._succeeded_at = time.time()
+        self._streak = 0
+        if self._open:
+            return
+        with self._lock:
+            self._open = True
+            self._probing = False
+            self._probes = 0
+            paused_at, self.paused_at, self.reason = self.paused_at, None, None
+            self._turned.notify_all()
+        log.info("destination.resumed", destination=self.name, duration_s=round(time.time() - (paused_at or 0), 3))
+        self._tell()
+
+    def failed(self, item: Item, error: UploadError, *, probe: bool) -> Scope:
+        """Whom this error concerns. DESTINATION: put the file back uncounted; FILE: it backs off or is parked."""
+        if error.scope is Scope.FILE:
+            if error.operation not in LOCAL:
+                self.succeeded()
+            elif probe:
+                self.release_probe()
+            return Scope.FILE
+        if item.blamed_at and self._succeeded_at > item.blamed_at:
+            # It paused the destination before, others have passed since: it is this file after all.
+            if probe:
+                self.release_probe()
+            return Scope.FILE
+        with self._lock:
+            if self._open:
+                self._streak += 1
+                if not error.sudden and self._streak < STREAK:
+                    return Scope.FILE
+            elif not probe:
+                return Scope.DESTINATION  # one of those in flight when it was paused: nothing new
+            first = self._open
+            self._open = False
+            self._probing = False
+            self._probes += 1
+            self.reason = error
+            delay_s = backoff_s(self._probes, initial_s=self.initial_s, max_s=self.max_s, rng=self._rng)
+            if error.retry_after_s is not None:
+                delay_s = max(delay_s, min(error.retry_after_s, self.max_s))
+            self._next_probe = time.monotonic() + delay_s
+            if first:
+                self.paused_at = time.time()
+            self._turned.notify()
+        if first:
+            log.error(
+                "destination.paused",
+                destination=self.name,
+                error_code=error.code,
+                error=error.cause,
+                hint=error.hint,
+                path=item.path,
+                next_attempt_s=round(delay_s, 3),
+            )
+        self._tell()
+        return Scope.DESTINATION
+
+    def countable(self, since: float) -> bool:
+        """Whether the destination has worked since `since` (Unix seconds), so that a failure is the file's own."""
+        return self._succeeded_at > since
+
+    def probe_now(self) -> None:
+        """A person says it works again: do not wait for the backoff."""
+        with self._lock:
+            self._next_probe = 0.0
+            self._turned.notify_all()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._turned.notify_all()
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()

@@ -1,0 +1,170 @@
+"""The bounded queue between those who find files and the workers who send them; each path is in it once."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from s3spool.pipeline.item import Item, Lane
+
+TURNS = (Lane.NEW, Lane.NEW, Lane.NEW, Lane.RETRY)  # neither lane starves the other
+SETTLING_DOWN = 4096  # sent, and waiting for the ledger and the step after it
+
+
+class Inbox:
+    """Names waiting for a worker, and names with one. Thread-safe; `offer` and `take` block, nothing else does.
+
+    A path is *queued*, then *in flight* from `take` until `done`. Offered again while queued it changes nothing;
+    offered again while in flight it is remembered, and `done` says so: the file may have changed under the
+    worker's hands.
+    """
+
+    def __init__(self, size: int, workers: int) -> None:
+        self._size = size
+        # Bounds everything behind the workers: without it a stalled disk would let receipts pile up.
+        self._max_in_flight = workers + SETTLING_DOWN
+        self._lanes: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
+        self._queued: set[str] = set()
+        self._in_flight: dict[str, bool] = {}  # path -> offered again meanwhile
+        self._turns = itertools.cycle(TURNS)
+        self._lock = threading.Lock()
+        self._filled = threading.Condition(self._lock)
+        self._drained = threading.Condition(self._lock)
+        self._waiting_offers = 0
+        self._waiting_takes = 0
+        self._closed = False
+
+    def offer(self, items: Iterable[Item]) -> bool:
+        """Queue these, waiting for room; False when the inbox was closed before all had found some."""
+        with self._lock:
+            for item in items:
+                while len(self._queued) >= self._size and not self._closed:
+                    self._waiting_offers += 1
+                    self._drained.wait()
+                    self._waiting_offers -= 1
+                if self._closed:
+                    return False
+                self._add(item)
+        return True
+
+    def offer_nowait(self, items: Sequence[Item]) -> int:
+        """Queue as many of these as there is room for; returns how many were accepted (or were here already)."""
+        with self._lock:
+            for count, item in enumerate(items):
+                if self._closed or len(self._queued) >= self._size:
+                    return count
+                self._add(item)
+        return len(items)
+
+    def put_back(self, item: Item, *, first: bool) -> None:
+        """A worker returns what it had taken, unsent; never blocks, its room is still its own."""
+        with self._lock:
+            self._in_flight.pop(item.path, None)
+            self._queued.add(item.path)
+            lane = self._lanes[item.lane]
+            if first:
+                lane.appendleft(item)
+            else:
+                lane.append(item)
+            self._filled.notify()
+
+    def take(self) -> Item | None:
+        """The next item, waiting for one; None when the inbox is closed."""
+        with self._lock:
+            while True:
+                if self._closed:
+                    return None
+                item = self._next()
+                if item is not None:
+                    return item
+                self._waiting_takes += 1
+                self._filled.wait()
+                self._waiting_takes -= 1
+
+    def take_nowait(self) -> Item | None:
+        with self._lock:
+            return None if self._closed else self._next()
+
+    def claim(self, path: str) -> bool:
+        """Put a path in flight without queueing it; False if it is queued or in flight already."""
+        with self._lock:
+            if path in self._queued or path in self._in_flight:
+                return False
+            self._in_flight[path] = False
+            return True
+
+    def done(self, path: str) -> bool:
+        """The path is no longer in flight; True if it was offered again meanwhile."""
+        with self._lock:
+            again = self._in_flight.pop(path, False)
+            if self._waiting_takes and self._queued:
+                self._filled.notify()
+            return again
+
+    def knows(self, paths: Iterable[str]) -> set[str]:
+        """Those of these paths that are queued or in flight; the latter are marked as offered again."""
+        with self._lock:
+            known = set()
+            for path in paths:
+                if path in self._queued:
+                    known.add(path)
+                elif path in self._in_flight:
+                    self._in_flight[path] = True
+                    known.add(path)
+            return known
+
+    def counts(self) -> tuple[int, int]:
+        """(queued, in flight)."""
+        with self._lock:
+            return len(self._queued), len(self._in_flight)
+
+    def listing(self, limit: int) -> tuple[list[str], list[str]]:
+        """Up to `limit` (queued, in flight) paths."""
+        with self._lock:
+            return list(itertools.islice(self._queued, limit)), list(itertools.islice(self._in_flight, limit))
+
+    def oldest(self) -> str | None:
+        """The path that has been queued longest in the lane for new files."""
+        with self._lock:
+            for lane in self._lanes.values():
+                if lane:
+                    return lane[0].path
+            return None
+
+    def state_of(self, path: str) -> str | None:
+        with self._lock:
+            if path in self._queued:
+                return "queued"
+            return "uploading" if path in self._in_flight else None
+
+    def close(self) -> None:
+        """Nothing more comes in or goes out; whoever waits is woken."""
+        with self._lock:
+            self._closed = True
+            self._filled.notify_all()
+            self._drained.notify_all()
+
+    # The callers of these hold the lock.
+
+    def _add(self, item: Item) -> None:
+        path = item.path
+        if path in self._in_flight:
+            self._in_flight[path] = True
+        elif path not in self._queued:
+            self._queued.add(path)
+            self._lanes[item.lane].append(item)
+            if self._waiting_takes:
+                self._filled.notify()
+
+    def _next(self) -> Item | None:
+        if not self._queued or len(self._in_flight) >= self._max_in_flight:
+            return None
+        lane = self._lanes[next(self._turns)] or self._lanes[Lane.NEW] or self._lanes[Lane.RETRY]
+        item = lane.popleft()
+        self._queued.discard(item.path)
+        self._in_flight[item.path] = False
+        if self._waiting_offers:
+            self._drained.notify()
+        return item

@@ -1,0 +1,135 @@
+"""When a failed file is tried again: the decision, and the thread that hands due files to the inbox."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from s3spool.errors import LedgerError, UploadError
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.store import Ledger
+from s3spool.pipeline.inbox import Inbox
+from s3spool.pipeline.item import Item, Lane
+
+BATCH = 500
+ROOM_S = 1.0  # how long to wait when the inbox has no room
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The [retry] section."""
+
+    initial_s: float
+    max_s: float
+    max_attempts: int  # 0: for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Try again in `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Do not try again unless the file changes or a person says so."""
+
+    reason: str
+
+
+def backoff_s(attempt: int, *, initial_s: float, max_s: float, rng: random.Random) -> float:
+    """Seconds until the next attempt after `attempt` (from 1) failures: exponential, capped, with full jitter.
+
+    Full jitter (anything between almost nothing and the cap) keeps many failed files, and many hosts, from
+    coming back in step.
+    """
+    cap_s = min(max_s, initial_s * 2.0 ** min(attempt - 1, 62))
+    return rng.uniform(min(0.1, cap_s), cap_s)
+
+
+def decide(
+    error: UploadError, attempts: int, *, policy: Policy, countable: bool, rng: random.Random
+) -> Delay | Park:
+    """What follows from this error, the file's `attempts`-th in a row.
+
+    `countable` is False while the destination itself may be to blame: then no number of attempts parks the file.
+    """
+    if error.permanent:
+        return Park(error.cause)
+    if countable and policy.max_attempts and attempts >= policy.max_attempts:
+        return Park(f"{attempts} attempts failed (retry.max_attempts), the last one with {error.code}: {error.cause}")
+    delay_s = backoff_s(attempts, initial_s=policy.initial_s, max_s=policy.max_s, rng=rng)
+    if error.retry_after_s is not None:
+        delay_s = max(delay_s, min(error.retry_after_s, policy.max_s))
+    return Delay(delay_s)
+
+
+class RetryThread:
+    """Sleeps until the next waiting file is due, claims it in the ledger and offers it to the inbox."""
+
+    def __init__(self, ledger: Ledger, inbox: Inbox, policy: Policy) -> None:
+        self._ledger = ledger
+        self._inbox = inbox
+        self.policy = policy
+        self._changed = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="retry", daemon=True)
+        self.beats = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def wake(self) -> None:
+        """The retry list has changed: look again. Any thread; never blocks."""
+        self._changed.set()
+
+    def close(self, timeout_s: float) -> None:
+        self._closing = True
+        self._changed.set()
+        self._thread.join(timeout_s)
+
+    def tick(self, reader: Reader, now: float) -> float | None:
+        """Hand over what is due at `now` (Unix seconds); returns seconds until the next look, None for no need."""
+        self.beats += 1
+        due = reader.due(now, BATCH)
+        items = [Item(row.path, Lane.RETRY, row.attempts, row.first_error_at) for row in due]
+        accepted = self._inbox.offer_nowait(items)
+        if accepted:
+            # Durable before the next look, or the same rows would be found due again.
+            committed = threading.Event()
+            self._ledger.claim([item.path for item in items[:accepted]], committed.set)
+            while not committed.wait(1.0) and not self._closing and self._ledger.alive():
+                pass
+        if accepted < len(items):
+            return ROOM_S
+        if len(due) == BATCH:
+            return 0.0
+        upcoming = reader.next_due()
+        if upcoming is None:
+            return None
+        # A clock that was set back must not postpone a file by more than the longest delay there is.
+        return min(max(0.0, upcoming - now), self.policy.max_s)
+
+    def _run(self) -> None:
+        reader: Reader | None = None
+        while not self._closing:
+            self._changed.clear()
+            try:
+                reader = reader or Reader(self._ledger.path)
+                wait_s = self.tick(reader, time.time())
+            except (LedgerError, OSError) as exc:
+                log.error("ledger.failed", path=str(self._ledger.path), error=str(exc))
+                reader = None
+                wait_s = ROOM_S * 10
+            self._changed.wait(wait_s)
+        if reader is not None:
+            reader.close()

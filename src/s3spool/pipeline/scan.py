@@ -1,0 +1,184 @@
+"""Walking the folder: finds what the watcher did not tell of, at any size in the same memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from s3spool.errors import LedgerError
+from s3spool.ledger.reader import LOOKUP_ROWS, Reader
+from s3spool.ledger.rows import Identity
+from s3spool.ledger.store import Ledger
+from s3spool.pipeline.folder import Folder
+from s3spool.pipeline.inbox import Inbox
+from s3spool.pipeline.names import Names
+from s3spool.pipeline.settle import Quiet, Settle
+from s3spool.pipeline.sift import Sift
+
+if TYPE_CHECKING:
+    from s3spool.pipeline.watch import Watch
+
+BATCH = 4 * LOOKUP_ROWS
+EXPECTED = {"start", "full", "ledger", "poll", "restored"}  # reasons for which a find is not the watcher's miss
+POLL_SHARE = 10  # polling takes at most one tenth of the time
+ERROR_S = 5.0  # after a scan that could not be finished
+log = structlog.get_logger()
+
+Found = tuple[str, Identity]
+
+
+class Scan:
+    """One thread that walks at start, when asked, and every `rescan_s` seconds (more often without inotify).
+
+    `want` may be called from any thread and never blocks. The walk itself waits when the inbox is full: that is
+    what keeps a million waiting files out of memory.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        names: Names,
+        *,
+        recursive: bool,
+        settle_s: float,
+        rescan_s: float,
+        settle: Settle,
+        inbox: Inbox,
+        sift: Sift,
+        ledger: Ledger,
+    ) -> None:
+        self._folder = folder
+        self.names = names
+        self._recursive = recursive
+        self._settle_s = settle_s
+        self._rescan_s = rescan_s
+        self._settle = settle
+        self._inbox = inbox
+        self._sift = sift
+        self._ledger = ledger
+        self.watch: Watch | None = None  # None: polling, the scan is the only source
+        self._reasons: set[str] = set()
+        self._wanted = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="scan", daemon=True)
+        self._last_duration_s = 0.0
+        self.started = 0  # scans begun; a scan begun after a file was dropped has seen it
+        self.finished = 0  # the number of the last scan that ended
+        self.missed = 0  # files the watcher should have told of
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def want(self, reason: str) -> None:
+        self._reasons.add(reason)
+        self._wanted.set()
+
+    def close(self, timeout_s: float) -> None:
+        self._stop.set()
+        self._wanted.set()
+        self._thread.join(timeout_s)
+
+    def _interval_s(self) -> float:
+        if self.watch is not None:
+            return self._rescan_s
+        return min(self._rescan_s, max(1.0, self._settle_s, POLL_SHARE * self._last_duration_s))
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            asked = self._wanted.wait(self._interval_s())
+            if self._stop.is_set():
+                return
+            self._wanted.clear()
+            reasons, self._reasons = self._reasons, set()
+            if not asked:
+                reasons = {"timer"} if self.watch is not None else {"poll"}
+            self.started += 1
+            try:
+                self._scan(reasons)
+            except (LedgerError, OSError) as exc:
+                log.warning("scan.finished", error=str(exc), reason=",".join(sorted(reasons)))
+                self._stop.wait(ERROR_S)
+                self.want("error")
+            self.finished = self.started
+
+    def _scan(self, reasons: set[str]) -> None:
+        start = time.monotonic()
+        log.debug("scan.started", reason=",".join(sorted(reasons)))
+        files = offered = unreadable = 0
+        with Reader(self._ledger.path) as reader:
+            batch: list[Found] = []
+            pending = [""]
+            while pending and not self._stop.is_set():
+                directory = pending.pop()
+                if self.watch is not None:
+                    self.watch.ensure(directory)
+                try:
+                    with os.scandir(os.path.join(self._folder.root, directory)) as entries:
+                        for entry in entries:
+                            path = directory + entry.name
+                            if entry.is_dir(follow_symlinks=False):
+                                if self._recursive and self.names.directory(path):
+                                    pending.append(f"{path}/")
+                                continue
+                            if not entry.is_file(follow_symlinks=False) or not self.names.file(path):
+                                continue
+                            files += 1
+                            try:
+                                batch.append((path, Identity.of(entry.stat(follow_symlinks=False))))
+                            except OSError:
+                                continue  # gone between the listing and the look
+                            if len(batch) >= BATCH:
+                                offered += self._offer(batch, reader)
+                                batch.clear()
+                                if self._stop.is_set():
+                                    return
+                except (FileNotFoundError, NotADirectoryError):
+                    if directory == "":
+                        raise
+                except OSError as exc:
+                    unreadable += 1
+                    if unreadable == 1:
+                        log.warning("scan.finished", path=directory, error=str(exc), reason="unreadable directory")
+            offered += self._offer(batch, reader)
+        self._last_duration_s = time.monotonic() - start
+        missed = 0 if reasons & EXPECTED else offered
+        self.missed += missed
+        log.info(
+            "scan.finished",
+            reason=",".join(sorted(reasons)),
+            files=files,
+            offered=offered,
+            files_missed_by_watch=missed,
+            duration_s=round(self._last_duration_s, 3),
+        )
+
+    def _offer(self, batch: list[Found], reader: Reader) -> int:
+        """Offer what is neither known to the ledger nor on its way; returns how many that were."""
+        if not batch:
+            return 0
+        paths = [path for path, _ in batch]
+        underway = self._settle.knows(paths) | self._inbox.knows(paths)
+        identities = {path: identity for path, identity in batch if path not in underway}
+        candidates = [(path, identity, None) for path, identity in identities.items()]
+        ready = []
+        items = self._sift.sort(candidates, reader, hinted=False)
+        now_ns = time.time_ns()
+        for item in items:
+            identity = identities[item.path]
+            quiet_s = (now_ns - identity.mtime_ns) / 1e9
+            # Too fresh: let it settle, and remember how it looked. Where there is no room the worker decides.
+            settling = quiet_s < self._settle_s and self._settle.touch(item.path, Quiet.CHANGED, identity)
+            if not settling:
+                ready.append(item)
+        self._inbox.offer(ready)
+        return len(items)
+
+

@@ -1,0 +1,233 @@
+"""Inotify through watchdog: turns what happens in the folder into hints, and owns up when it may have missed some.
+
+Built on watchdog's InotifyFD, the layer below its Observer: it tells us of queue overflows, which the Observer
+keeps to itself, and costs a sixth of the time an event.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from watchdog.observers.inotify_c import (
+    CallbackId,
+    InotifyConstants,
+    InotifyEvent,
+    InotifyFD,
+    Mask,
+    WatchCallback,
+    WatchDescriptor,
+)
+
+from s3spool.pipeline.names import Names
+from s3spool.pipeline.settle import Quiet
+
+CREATE = int(InotifyConstants.IN_CREATE)
+CLOSE_WRITE = int(InotifyConstants.IN_CLOSE_WRITE)
+MOVED_TO = int(InotifyConstants.IN_MOVED_TO)
+MOVED_FROM = int(InotifyConstants.IN_MOVED_FROM)
+ISDIR = int(InotifyConstants.IN_ISDIR)
+ROOT_GONE = int(InotifyConstants.IN_DELETE_SELF | InotifyConstants.IN_MOVE_SELF | InotifyConstants.IN_UNMOUNT)
+# CREATE is needed for hard links and new directories; deletions of files are not asked for, we cause most of them.
+MASK = Mask(
+    CREATE
+    | CLOSE_WRITE
+    | MOVED_TO
+    | MOVED_FROM
+    | InotifyConstants.IN_DELETE_SELF
+    | InotifyConstants.IN_MOVE_SELF
+    | InotifyConstants.IN_ONLYDIR
+    | InotifyConstants.IN_DONT_FOLLOW
+    | InotifyConstants.IN_EXCL_UNLINK
+)
+REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs"}
+log = structlog.get_logger()
+
+Hint = Callable[[str, Quiet], None]
+
+
+class WatchUnavailableError(Exception):
+    """Inotify cannot be used here; `str()` says why and what to do."""
+
+
+class Watch(WatchCallback):
+    """Watches a directory tree.
+
+    `hint(path, quiet)`, `rescan(reason)` and `lost()` are called on watchdog's thread: they must not block. The maps are
+    guarded by a lock, because the scan arms directories that the events did not tell of.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        names: Names,
+        *,
+        recursive: bool,
+        hint: Hint,
+        rescan: Callable[[str], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._root = os.fsencode(root)
+        self.names = names
+        self._recursive = recursive
+        self._hint = hint
+        self._rescan = rescan
+        self._lost = lost
+        self._lock = threading.RLock()
+        self._directory_of: dict[WatchDescriptor, str] = {}  # "" or "a/b/"
+        self._watch_of: dict[str, WatchDescriptor] = {}
+        self._inotify: InotifyFD | None = None
+        self.overflows = 0
+        self.exhausted = ""  # why not all directories could be watched
+
+    def start(self) -> None:
+        """Arm the whole tree; raises WatchUnavailableError. What is in it already is the scan's business."""
+        try:
+            self._inotify = InotifyFD()
+        except OSError as exc:
+            raise WatchUnavailableError(_limit_hint(exc)) from exc
+        self._inotify.start()
+        if not self._arm("", hint_files=False):
+            self.stop()
+            raise WatchUnavailableError(self.exhausted or f"{os.fsdecode(self._root)} cannot be watched")
+
+    def stop(self) -> None:
+        inotify, self._inotify = self._inotify, None
+        if inotify is not None:
+            inotify.stop()
+            inotify.join(5.0)
+        with self._lock:
+            self._directory_of.clear()
+            self._watch_of.clear()
+
+    def alive(self) -> bool:
+        return self._inotify is not None and self._inotify.is_alive()
+
+    def directories(self) -> int:
+        return len(self._watch_of)
+
+    def ensure(self, directory: str) -> None:
+        """Watch this directory ("a/b/") if it is not watched yet; called by the scan for each one it walks."""
+        if directory not in self._watch_of and self._inotify is not None and not self.exhausted:
+            self._add(directory)
+
+    # WatchCallback: called on watchdog's thread, where an exception would end the watching for good.
+
+    def on_event(self, event: InotifyEvent) -> None:
+        try:
+            self._handle(event)
+        except Exception:
+            log.exception("library.warning", message="a file system event could not be handled; rescanning")
+            self._rescan("error")
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
+        with self._lock:
+            directory = self._directory_of.pop(wd, None)
+            if directory is not None and self._watch_of.get(directory) == wd:
+                del self._watch_of[directory]
+        if directory == "":
+            self._lost()
+
+    def on_queue_overflow(self) -> None:
+        self.overflows += 1
+        log.warning("watch.overflowed", overflows=self.overflows)
+        self._rescan("overflow")
+
+    def _handle(self, event: InotifyEvent) -> None:
+        directory = self._directory_of.get(event.wd)
+        if directory is None:
+            return
+        mask = event.mask
+        if mask & ISDIR and event.name:
+            self._handle_directory(mask, f"{directory}{os.fsdecode(event.name)}")
+        elif mask & (CLOSE_WRITE | MOVED_TO | CREATE):
+            path = directory + os.fsdecode(event.name)
+            if self.names.file(path):
+                self._hint(path, Quiet.CREATED if mask & CREATE else Quiet.CHANGED)
+        elif mask & ROOT_GONE and not directory:
+            self._lost()
+
+    def _handle_directory(self, mask: int, path: str) -> None:
+        if not self._recursive:
+            return
+        if mask & MOVED_FROM:
+            self._disarm(f"{path}/")
+        elif mask & (CREATE | MOVED_TO) and self.names.directory(path):
+            # Files may have arrived before the watch did, and make no event of their own.
+            self._arm(f"{path}/", hint_files=True)
+
+    def _arm(self, directory: str, *, hint_files: bool) -> bool:
+        """Watch a directory and all below it, without recursion: a tree may be deeper than Python's stack."""
+        if not self._add(directory):
+            return False
+        if not self._recursive:
+            return True
+        pending = [directory]
+        while pending:
+            current = pending.pop()
+            with contextlib.suppress(OSError), os.scandir(self._root + b"/" + os.fsencode(current)) as entries:
+                for entry in entries:
+                    path = current + os.fsdecode(entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        if self.names.directory(path) and self._add(f"{path}/"):
+                            pending.append(f"{path}/")
+                    elif hint_files and self.names.file(path):
+                        self._hint(path, Quiet.CREATED)
+        return True
+
+    def _add(self, directory: str) -> bool:
+        inotify = self._inotify
+        if inotify is None:
+            return False
+        with self._lock:
+            if directory in self._watch_of:
+                return True
+            try:
+                wd = inotify.add_callback(
+                    (self._root + b"/" + os.fsencode(directory)).rstrip(b"/"), MASK, self, CallbackId(id(self))
+                )
+            except OSError as exc:
+                if exc.errno in {errno.ENOSPC, errno.ENOMEM}:
+                    self.exhausted = _limit_hint(exc)
+                    self._rescan("limit")
+                return False  # ENOENT, ENOTDIR: gone, or swapped for a symlink
+            if wd < 0:
+                return False  # watchdog passes over EACCES; the scan reports the directory
+            self._directory_of[wd] = directory
+            self._watch_of[directory] = wd
+        return True
+
+    def _disarm(self, directory: str) -> None:
+        inotify = self._inotify
+        with self._lock:
+            gone = [(path, wd) for path, wd in self._watch_of.items() if path.startswith(directory)]
+            for path, wd in gone:
+                del self._watch_of[path]
+                self._directory_of.pop(wd, None)
+        if inotify is not None and gone:
+            with contextlib.suppress(OSError):
+                inotify.remove_callbacks([(wd, CallbackId(id(self))) for _, wd in gone])
+
+
+def remote_file_system(root: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """The type of the file system below `root` if inotify cannot see all changes there, else ""."""
+    best, kind = "", ""
+    for line in mounts.read_text(errors="surrogateescape").splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split(" ")[4].encode("latin-1", "replace").decode("unicode_escape")
+        inside = str(root) == point or str(root).startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, right.split(" ")[0]
+    return kind if kind in REMOTE or kind.startswith("fuse") else ""
+
+
+def _limit_hint(exc: OSError) -> str:
+    sysctl = "max_user_instances" if exc.errno == errno.EMFILE else "max_user_watches"
+    if exc.errno in {errno.EMFILE, errno.ENOSPC}:
+        return f"the inotify limit is reached; raise fs.inotify.{sysctl} (sysctl) and restart"
+    return f"inotify: {exc.strerror}"

@@ -1,0 +1,140 @@
+"""The pool: exactly `workers` threads that take, open, send and judge, one file at a time each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from s3spool.content import Bucket, Sender
+from s3spool.pipeline.destination import Destination
+from s3spool.pipeline.inbox import Inbox
+from s3spool.pipeline.item import Item
+from s3spool.pipeline.stats import Stats
+from s3spool.pipeline.upload import Job, Upload
+
+log = structlog.get_logger()
+
+
+class Workers:
+    """Starts, watches and stops the pool.
+
+    All Python work of small files runs under one lock, the gate. A hundred threads that wake for their answers
+    and fight for the GIL lose half the speed to context switches; queueing on a lock costs next to nothing. The
+    answer of the last file is judged and the next request prepared in one turn; the blocking part is outside.
+    """
+
+    def __init__(
+        self, count: int, bucket: Bucket, inbox: Inbox, upload: Upload, destination: Destination, stats: Stats
+    ) -> None:
+        self._count = count
+        self._bucket = bucket
+        self._inbox = inbox
+        self._upload = upload
+        self._destination = destination
+        self._stats = stats
+        self._gate = threading.Lock()
+        self._closing = False
+        self._threads: list[threading.Thread] = []
+        self._jobs: list[Job | None] = [None] * count  # slot n belongs to worker n
+
+    def start(self) -> None:
+        self._threads = [self._new_thread(number) for number in range(self._count)]
+        for thread in self._threads:
+            thread.start()
+
+    def replace_dead(self) -> int:
+        """Start a new thread for each that has died; returns how many. Called by the supervisor."""
+        replaced = 0
+        for number, thread in enumerate(self._threads):
+            if not thread.is_alive() and not self._closing:
+                job, self._jobs[number] = self._jobs[number], None
+                if job is not None:
+                    self._upload.abandon(job)
+                self._threads[number] = self._new_thread(number)
+                self._threads[number].start()
+                self._stats.workers_replaced += 1
+                log.error("worker.replaced", worker=thread.name)
+                replaced += 1
+        return replaced
+
+    def alive(self) -> int:
+        return sum(thread.is_alive() for thread in self._threads)
+
+    def jobs(self) -> list[Job]:
+        """What is being sent at this moment."""
+        return [job for job in self._jobs if job is not None]
+
+    def close(self, remaining_s: Callable[[], float]) -> bool:
+        """Let each worker finish its file; False when the time was over before all had.
+
+        The inbox must be closed by now. Workers that are still sending then die with the process: their files
+        are in the folder, and are sent again.
+        """
+        self._closing = True
+        for thread in self._threads:
+            thread.join(max(0.0, remaining_s()))
+        return not self.alive()
+
+    def _new_thread(self, number: int) -> threading.Thread:
+        name = f"upload-{number:03d}"
+        return threading.Thread(target=self._run, args=(number,), name=name, daemon=True)
+
+    def _run(self, number: int) -> None:
+        sender = self._bucket.transport()
+        try:
+            self._loop(number, sender)
+        finally:
+            sender.close()
+
+    def _loop(self, number: int, sender: Sender) -> None:
+        job: Job | None = None
+        while True:
+            following: Item | None = None
+            with self._gate:
+                if job is not None and self._upload.finish(job, sender.answer()):
+                    job = self._jobs[number] = None
+                if job is None and not self._destination.paused:
+                    following = self._inbox.take_nowait()
+                    if following is not None:
+                        job = self._jobs[number] = self._upload.begin(following, probe=False)
+                        if job is not None and job.request is not None:
+                            sender.prepare(job.request)
+            if job is not None and job.answer is not None:
+                # The answer alone did not prove it: ask S3, or read the file again, while the others go on.
+                self._upload.finish_slowly(job)
+                job = self._jobs[number] = None
+                continue
+            if job is None and following is None:
+                job = self._wait(number, sender)
+                if job is None:
+                    if self._closing:
+                        return
+                    continue
+            if job is None:
+                continue
+            if job.request is None and not self._upload.load(job, sender):
+                job = self._jobs[number] = None
+                continue
+            sender.send()
+
+    def _wait(self, number: int, sender: Sender) -> Job | None:
+        """Nothing to do, or nothing allowed: block until there is. None when that came to nothing."""
+        probe = self._destination.admit()
+        item = self._inbox.take()
+        if item is None:
+            self._closing = True
+            if probe:
+                self._destination.release_probe()
+            return None
+        if not probe and self._destination.paused:
+            self._inbox.put_back(item, first=True)
+            return None
+        with self._gate:
+            job = self._jobs[number] = self._upload.begin(item, probe=probe)
+            if job is not None and job.request is not None:
+                sender.prepare(job.request)
+        if job is None and probe:
+            self._destination.release_probe()
+        return job

@@ -1,0 +1,55 @@
+"""SIGHUP: read the configuration again and apply what can change while the daemon runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from msgspec.structs import replace
+
+from s3spool import config as configuration
+from s3spool.config import Config
+from s3spool.errors import ConfigError
+from s3spool.pipeline.names import Names
+from s3spool.pipeline.retry import Policy
+
+if TYPE_CHECKING:
+    from s3spool.daemon import Daemon
+
+log = structlog.get_logger()
+
+
+def reload(daemon: Daemon) -> None:
+    """Apply what can change live; what cannot is named and stays, and a broken file changes nothing at all."""
+    try:
+        new = configuration.load(daemon.config.source, overrides=daemon.overrides)
+        configuration.check_directories(new)
+    except ConfigError as exc:
+        log.error("config.refused", error=str(exc))
+        return
+    live, refused = configuration.changed(daemon.config, new)
+    for name in refused:
+        log.error("config.refused", error=f"{name}: cannot change while the daemon runs; restart it", field=name)
+    old = daemon.config
+    daemon.config = new = _merged(old, new, live)
+    daemon.names = Names(new.watch.include, new.watch.exclude)
+    daemon.scan.names = daemon.names
+    if daemon.watch is not None:
+        daemon.watch.names = daemon.names
+    retry = new.retry
+    daemon.retry.policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
+    daemon.destination.initial_s, daemon.destination.max_s = retry.initial_s, retry.max_s
+    daemon.after.action, daemon.after.archive = new.after.action, new.after.archive_directory
+    daemon.set_log_level(new.log.level)
+    daemon.scan.want("reload")
+    log.info("daemon.reloaded", changed=live, refused=refused)
+
+
+def _merged(old: Config, new: Config, live: list[str]) -> Config:
+    """The old configuration with the new values of `live`."""
+    changes: dict[str, dict[str, Any]] = {}
+    for name in live:
+        section, _, key = name.partition(".")
+        changes.setdefault(section, {})[key] = getattr(getattr(new, section), key)
+    sections = {section: replace(getattr(old, section), **values) for section, values in changes.items()}
+    return replace(old, **sections)

@@ -1,0 +1,13 @@
+"""All that speaks to S3.
+
+store.py            the bucket as the pipeline sees it: make a request of a file, judge the answer
+transport.py        the one act: PUT these bytes there
+curl_transport.py   that act through libcurl, the fast way
+boto3_transport.py  that act through boto3, the way that always works
+client.py           boto3's session and client: region, endpoint, time-outs
+credentials.py      boto3's credential chain, kept fresh
+keys.py             from a path to a key
+checksums.py        crc64nvme, crc32, sha256, md5
+errors.py           every error and whom it concerns
+preflight.py        what `s3spool check` asks of the bucket
+"""

@@ -1,0 +1,85 @@
+"""boto3's credential chain, kept fresh by a thread of ours so that no worker ever waits for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import structlog
+
+if TYPE_CHECKING:
+    import boto3
+
+REFRESH_S = 60.0  # how often a refreshable credential is looked at; botocore renews 15 minutes ahead of expiry
+log = structlog.get_logger()
+
+
+class Snapshot(NamedTuple):
+    """Frozen credentials. Never logged: repr hides them."""
+
+    access_key: str
+    secret_key: str
+    token: str
+
+    def __repr__(self) -> str:
+        return "Snapshot(...)"
+
+
+class Credentials:
+    """`current` is read by the workers, without a lock; None while there are no credentials."""
+
+    def __init__(self, session: boto3.Session) -> None:
+        self._session = session
+        self.current: Snapshot | None = None
+        self.error = ""
+        self._asked = threading.Event()
+        self._closing = False
+        self._refreshable = False
+        self._thread = threading.Thread(target=self._run, name="credentials", daemon=True)
+        self._last_refresh = 0.0
+        self.refresh()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing = True
+        self._asked.set()
+
+    def refresh_soon(self) -> None:
+        """S3 refused them: ask the chain again (at most once in a few seconds). Any thread; never blocks."""
+        self._asked.set()
+
+    def refresh(self) -> None:
+        """Ask the chain; blocks as long as the chain does (metadata service, SSO)."""
+        self._last_refresh = time.monotonic()
+        try:
+            found: Any = self._session.get_credentials()
+            if found is None:
+                self.current, self.error = None, "no credentials found by boto3's chain"
+                return
+            self._refreshable = hasattr(found, "refresh_needed")
+            frozen = found.get_frozen_credentials()
+            self.current = Snapshot(frozen.access_key, frozen.secret_key, frozen.token or "")
+            self.error = ""
+        except Exception as exc:  # noqa: BLE001 - the chain runs others' code: programs, plugins, HTTP
+            self.error = f"{type(exc).__name__}: {exc}"
+            log.warning("library.warning", logger="botocore.credentials", message=self.error)
+
+    def _run(self) -> None:
+        while not self._closing:
+            # Static keys need no timer: only a refusal makes us look for new ones.
+            asked = self._asked.wait(REFRESH_S if self._refreshable or self.current is None else None)
+            self._asked.clear()
+            if self._closing:
+                return
+            if asked and time.monotonic() - self._last_refresh < 2.0:  # noqa: PLR2004 - the few seconds above
+                continue
+            if asked and not self._refreshable:
+                self._forget_cached()
+            self.refresh()
+
+    def _forget_cached(self) -> None:
+        """A file or the environment may hold new keys: botocore caches the first it found in its session."""
+        self._session._session._credentials = None  # noqa: SLF001 - botocore has no public way

@@ -1,0 +1,192 @@
+"""libcurl through pycurl: connection reuse, SigV4 and the wait for the answer all happen outside the GIL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import certifi
+import pycurl
+
+from s3spool.s3.client import Endpoint
+from s3spool.s3.credentials import Credentials
+from s3spool.s3.errors import from_code, from_curl
+from s3spool.s3.keys import url_quoted
+from s3spool.s3.transport import Answer, Request
+
+UPLOAD_BUFFER_BYTES = 512 * 1024  # half the CPU of the default 64 KiB for large bodies
+ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; the rest of a longer one is not kept
+SYSTEM_CA = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+_CONSTANT = ("Expect:", "Content-Type: application/octet-stream", "x-amz-content-sha256: UNSIGNED-PAYLOAD")
+
+
+class CurlTransport:
+    """One libcurl handle: one connection, one thread."""
+
+    def __init__(
+        self,
+        endpoint: Callable[[], Endpoint],
+        credentials: Credentials,
+        *,
+        ca_bundle: Path | None,
+        timeout_s: float,
+        pace: Callable[[int], None] | None = None,
+    ) -> None:
+        """`pace(bytes)` is called before bytes are sent and may sleep: the bandwidth limit."""
+        self._endpoint_now = endpoint
+        self._endpoint = endpoint()
+        self._ca_file = ca_file(ca_bundle)
+        self._timeout_s = max(1, round(timeout_s))
+        self._credentials = credentials
+        self._pace = pace
+        self._headers: list[bytes] = []
+        self._body: list[bytes] = []
+        self._kept = 0
+        self._request: Request | None = None
+        self._error: tuple[int, str] | None = None
+        self._position = 0
+        self._streaming = False
+        self._signed_with: object = None
+        self._curl = self._new_handle()
+
+    def prepare(self, request: Request) -> None:
+        curl = self._curl
+        self._request = request
+        self._headers.clear()
+        self._body.clear()
+        self._kept = 0
+        self._error = None
+        credentials = self._credentials.current
+        if credentials is None:
+            return
+        if credentials is not self._signed_with:
+            curl.setopt(pycurl.USERPWD, f"{credentials.access_key}:{credentials.secret_key}")
+            self._signed_with = credentials
+        if self._endpoint is not self._endpoint_now():
+            self._endpoint = self._endpoint_now()
+            curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
+        query = f"?{request.query}" if request.query else ""
+        curl.setopt(pycurl.URL, self._endpoint.url + url_quoted(request.key) + query)
+        lines = [*_CONSTANT, *(f"{name}: {value}" for name, value in request.headers)]
+        if credentials.token:
+            lines.append(f"x-amz-security-token: {credentials.token}")
+        curl.setopt(pycurl.HTTPHEADER, lines)
+        if request.body is not None:
+            self._load_body(request.body)
+        else:
+            self._load_range(request.length)
+
+    def send(self) -> None:
+        if self._signed_with is None:
+            return
+        if self._pace is not None and self._request is not None and self._request.body:
+            self._pace(len(self._request.body))
+        try:
+            self._curl.perform()
+        except pycurl.error as exc:
+            self._error = (exc.args[0], str(exc.args[1]))
+
+    def answer(self) -> Answer:
+        request = self._request
+        path = request.path if request else ""
+        if self._signed_with is None:
+            why = self._credentials.error or "no credentials found by boto3's chain"
+            return Answer(0, {}, b"", from_code(0, "NoCredentials", why, path))
+        if self._error is not None:
+            number, message = self._error
+            # A server that refuses early may close before we have sent all: its answer says more than our error.
+            status = self._curl.getinfo(pycurl.RESPONSE_CODE)
+            early = number in {pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR} and status >= 300  # noqa: PLR2004
+            if not early:
+                return Answer(0, {}, b"", from_curl(number, message, path))
+        return Answer(
+            self._curl.getinfo(pycurl.RESPONSE_CODE), _parsed(self._headers), b"".join(self._body), None
+        )
+
+    def close(self) -> None:
+        self._curl.close()
+
+    def _new_handle(self) -> pycurl.Curl:
+        curl = pycurl.Curl()
+        curl.setopt(pycurl.NOSIGNAL, 1)
+        curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        curl.setopt(pycurl.TCP_NODELAY, 1)
+        curl.setopt(pycurl.TCP_KEEPALIVE, 1)
+        curl.setopt(pycurl.FOLLOWLOCATION, 0)
+        curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
+        curl.setopt(pycurl.CONNECTTIMEOUT, self._timeout_s)
+        # "timeout_s without progress": less than a byte a second for so long.
+        curl.setopt(pycurl.LOW_SPEED_LIMIT, 1)
+        curl.setopt(pycurl.LOW_SPEED_TIME, self._timeout_s)
+        curl.setopt(pycurl.CAINFO, self._ca_file)
+        curl.setopt(pycurl.HEADERFUNCTION, self._headers.append)
+        curl.setopt(pycurl.WRITEFUNCTION, self._write)
+        curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
+        return curl
+
+    def _load_body(self, body: bytes) -> None:
+        curl = self._curl
+        if self._streaming:
+            curl.setopt(pycurl.UPLOAD, 0)
+            curl.unsetopt(pycurl.READFUNCTION)
+            self._streaming = False
+        curl.setopt(pycurl.POSTFIELDS, body)
+
+    def _load_range(self, length: int) -> None:
+        curl = self._curl
+        if not self._streaming:
+            curl.setopt(pycurl.UPLOAD, 1)
+            curl.setopt(pycurl.UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_BYTES)
+            curl.setopt(pycurl.READFUNCTION, self._read)
+            curl.setopt(pycurl.SEEKFUNCTION, self._seek)
+            self._streaming = True
+        self._position = 0
+        curl.setopt(pycurl.INFILESIZE_LARGE, length)
+
+    def _read(self, size: int) -> bytes | int:
+        request = self._request
+        if request is None:
+            return pycurl.READFUNC_ABORT
+        wanted = min(size, request.length - self._position)
+        if wanted <= 0:
+            return b""
+        if self._pace is not None:
+            self._pace(wanted)
+        try:
+            data = os.pread(request.fd, wanted, request.offset + self._position)
+        except OSError:
+            return pycurl.READFUNC_ABORT
+        if not data:
+            return pycurl.READFUNC_ABORT  # the file has shrunk: a short body would only wait for the time-out
+        self._position += len(data)
+        return data
+
+    def _seek(self, offset: int, origin: int) -> int:
+        """libcurl sends again from the start when a kept-alive connection turns out to be dead."""
+        self._position = offset if origin == os.SEEK_SET else self._position + offset
+        return pycurl.SEEKFUNC_OK
+
+    def _write(self, data: bytes) -> None:
+        if self._kept < ANSWER_BYTES:
+            self._kept += len(data)
+            self._body.append(data)
+
+
+def ca_file(configured: Path | None) -> str:
+    """The wheel's libcurl knows no system path: what is configured, else the system's bundle, else certifi's."""
+    if configured is not None:
+        return str(configured)
+    return next((path for path in SYSTEM_CA if os.path.exists(path)), certifi.where())
+
+
+def _parsed(lines: list[bytes]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in lines:
+        if line.startswith(b"HTTP/"):
+            headers.clear()  # an interim answer (100, a proxy's) came before the real one
+            continue
+        name, colon, value = line.partition(b":")
+        if colon:
+            headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
+    return headers

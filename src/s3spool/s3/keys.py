@@ -1,0 +1,102 @@
+"""From a path in the folder to a key in the bucket."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from urllib.parse import quote, unquote_to_bytes
+
+from s3spool.errors import UploadError
+
+MAX_KEY_BYTES = 1024  # S3 user guide, "Object key naming": up to 1,024 bytes in UTF-8
+_ODD = re.compile(r"[\x00-\x1f\x7f%\x80-\x9f\ud800-\udfff\u2028\u2029]")
+_SAFE = "/-_.~"
+
+
+def key_of(path: str, prefix: str) -> str:
+    """The key of a relative path: `prefix` + path, odd names percent-encoded so that `path_of` finds them again.
+
+    A name is encoded only where it has to be: bytes that are not UTF-8, control characters and line separators
+    become `%XX`; so do the dots of `.` and `..` segments, the slash that would make an empty segment, and, in a
+    name that holds any of these, the percent sign itself. "100%.txt" stays as it is, unless it could be read as
+    an encoded name.
+
+    Raises UploadError (permanent) when the key is longer than S3 allows.
+    """
+    key = prefix + (path if path.isascii() and path.isalnum() else encoded(path))
+    size = len(key) if key.isascii() else len(key.encode())
+    if size > MAX_KEY_BYTES:
+        raise UploadError(
+            "map",
+            path,
+            "KeyTooLongError",
+            f"the key would have {size} bytes, S3 allows {MAX_KEY_BYTES}",
+            permanent=True,
+            hint="shorten the name or destination.prefix",
+        )
+    return key
+
+
+def encoded(path: str) -> str:
+    """Reversible: `decoded(encoded(path)) == path` for every path."""
+    if not _needs_encoding(path):
+        return path
+    segments = []
+    for segment in path.split("/"):
+        if segment in {".", ".."}:
+            segments.append(segment.replace(".", "%2E"))
+        else:
+            segments.append(_ODD.sub(_percent, segment))
+    return "/".join(segments)
+
+
+def decoded(key: str) -> str:
+    """The path that `encoded` made this of."""
+    if "%" not in key or not _ENCODED.search(key):
+        return key
+    return os.fsdecode(unquote_to_bytes(os.fsencode(key)))
+
+
+_ENCODED = re.compile(r"%[0-9A-F]{2}")
+
+
+def _needs_encoding(path: str) -> bool:
+    odd = _ODD.search(path)
+    if odd is not None:
+        # A lone percent sign is harmless as long as it cannot be taken for an encoded byte.
+        if odd.group() == "%" and not _ODD.search(path.replace("%", "")) and not _ENCODED.search(path):
+            return _has_dot_segments(path)
+        return True
+    return _has_dot_segments(path)
+
+
+def _has_dot_segments(path: str) -> bool:
+    return path.startswith(".") and any(s in {".", ".."} for s in path.split("/")) or "/." in path and any(
+        s in {".", ".."} for s in path.split("/")
+    )
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in os.fsencode(match.group()))
+
+
+class Prefix:
+    """`destination.prefix`, with `{hostname}` filled in once and strftime fields from each file's mtime (UTC)."""
+
+    def __init__(self, template: str) -> None:
+        self._template = template.replace("{hostname}", socket.gethostname())
+        self._fixed = "%" not in self._template
+
+    def of(self, mtime_s: float) -> str:
+        return self._template if self._fixed else time.strftime(self._template, time.gmtime(mtime_s))
+
+
+def url_quoted(key: str) -> str:
+    """The key as it stands in a URL: percent-encoded, the slashes kept (SigV4 for S3 encodes once)."""
+    quoted = quote(key, safe=_SAFE)
+    if "/." in f"/{quoted}":
+        # libcurl would otherwise resolve "." and ".." segments away.
+        quoted = "/".join(s.replace(".", "%2E") if s in {".", ".."} else s for s in quoted.split("/"))
+    return quoted

@@ -1,0 +1,329 @@
+"""structlog, set up so that logging costs the uploading threads microseconds and can never hold them up.
+
+A log call checks the level, takes the time and puts the raw event on a queue. One thread, named `log`, does
+the rest: makes values plain, masks secrets, renders, and writes many lines with one write(). A stalled reader
+fills the queue; from then on lines are counted instead of kept, and one `log.dropped` says how many.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import select
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from queue import SimpleQueue
+from typing import Any, NamedTuple, NoReturn, Protocol, TextIO
+
+import msgspec
+import structlog
+
+from s3spool.service import journal
+from s3spool.service.events import EVENTS, EventSpec, message, readable
+from s3spool.service.text import legible, plain, plain_fields, printable, shown
+
+__all__ = ["EVENTS", "EventSpec", "LogWriter", "configure"]
+
+QUEUE_LINES = 10_000
+BATCH_LINES = 500
+# Lines that follow each other share one write() and, what matters more, one wake-up of the log thread: woken
+# for each line, it would fight the workers for the GIL.
+LINGER_S = 0.01
+
+_RESERVED = ("timestamp", "level", "event")
+_COLOURS = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+# Loggers are cached and keep the list and the class of their first use, so both stay the same objects for
+# ever: `configure` replaces the list's content, `set_level` the class's base.
+_processors: list[Any] = []
+_Logger: Any = type("_Logger", (structlog.make_filtering_bound_logger("info"),), {})
+_log = structlog.get_logger()
+
+
+class Entry(NamedTuple):
+    """One event; `fields` are raw on the queue and plain (see text.py) from `_tidy` on."""
+
+    time_ns: int
+    level: str
+    event: str
+    fields: dict[str, Any]
+
+
+Render = Callable[[Entry], str]
+
+
+class Sink(Protocol):
+    """Where entries go. Only the log thread calls it; OSError means that the batch is lost. May block."""
+
+    def write(self, entries: list[Entry]) -> None: ...
+
+
+def configure(
+    format: str,  # noqa: A002 - the name of the setting
+    level: str,
+    stream: TextIO | None = None,
+) -> LogWriter:
+    """Start the log thread and send every structlog event, and other libraries' warnings, through it.
+
+    `format` is one of auto, console, json and journal; `stream` is stderr unless given.
+    """
+    stream = sys.stderr if stream is None else stream
+    if format == "auto":
+        format = _suitable(stream)  # noqa: A001 - the same
+    sink: Sink
+    fallback = ""
+    if format == "journal":
+        send, fallback = journal.native_send()
+        sink = JournalSink(send) if send else StreamSink(_to_prefixed_json, stream)
+    elif format == "console":
+        colours = stream.isatty() and not os.environ.get("NO_COLOR")
+        sink = StreamSink(lambda entry: to_console(entry, colours=colours), stream)
+    else:
+        sink = StreamSink(to_json, stream)
+
+    writer = LogWriter(sink, format=format, fallback=fallback)
+    writer.set_level(level)
+    _processors[:] = [writer]
+    structlog.configure(
+        processors=_processors,
+        wrapper_class=_Logger,
+        context_class=dict,
+        logger_factory=structlog.ReturnLoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    logging.getLogger().addHandler(_bridge)
+    return writer
+
+
+class LogWriter:
+    """The queue, the thread behind it, the structlog processor in front of it. Methods are thread-safe."""
+
+    def __init__(self, sink: Sink, *, format: str = "json", fallback: str = "") -> None:  # noqa: A002 - as above
+        self.format = format  #: what `auto` has become
+        self.fallback = fallback  #: why journal entries go as JSON lines to the stream, "" where they do not
+        self._sink = sink
+        self._queue: SimpleQueue[Entry | threading.Event | None] = SimpleQueue()
+        self._closed = False
+        self._dropped = 0
+        self._reported = 0  # only the log thread touches this
+        self._counting = threading.Lock()  # held for one addition, so nobody waits for it
+        # A daemon thread: one that hangs in write() must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # a process that dies of an exception still says its last lines
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost since the start."""
+        return self._dropped
+
+    def __call__(self, _logger: object, level: str, fields: MutableMapping[str, Any]) -> NoReturn:
+        """Take an event off the calling thread; the end of structlog's chain."""
+        time_ns = time.time_ns()
+        exc_info = fields.pop("exc_info", None)
+        if exc_info:
+            # As text, at once: a queued traceback would hold frames, and they descriptors and buffers.
+            fields["exception"] = _traceback(exc_info)
+        if self._closed or self._queue.qsize() >= QUEUE_LINES:
+            self._lost(1)
+        else:
+            self._queue.put(Entry(time_ns, level, fields.pop("event", ""), dict(fields)))
+        raise structlog.DropEvent
+
+    def set_level(self, level: str) -> None:
+        """Change the least level that is logged; loggers in use follow at once."""
+        _Logger.__bases__ = (structlog.make_filtering_bound_logger(level),)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was logged before is written; False if that took too long, or after `close`."""
+        written = threading.Event()
+        self._queue.put(written)
+        return self._thread.is_alive() and written.wait(timeout_s)
+
+    def close(self, timeout_s: float = 1.0) -> bool:
+        """Write what is queued and end the thread; False if a stalled reader kept it from that.
+
+        May be called again. What is logged afterwards counts as dropped.
+        """
+        atexit.unregister(self.close)
+        logging.getLogger().removeHandler(_bridge)
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while self._step():
+            pass
+
+    def _step(self) -> bool:
+        """Write one batch, however long it takes to come; False after the last."""
+        items = [self._queue.get()]  # blocks while nothing is said: an idle daemon has no wake-ups
+        if self._queue.qsize() < BATCH_LINES:
+            time.sleep(LINGER_S)
+        while len(items) < BATCH_LINES and not self._queue.empty():
+            items.append(self._queue.get())
+        self._write([_tidy(item) for item in items if isinstance(item, Entry)])
+        for item in items:
+            if isinstance(item, threading.Event):
+                item.set()
+        return None not in items
+
+    def _write(self, entries: list[Entry]) -> None:
+        dropped = self._dropped
+        report = Entry(time.time_ns(), "warning", "log.dropped", {"lines": dropped - self._reported})
+        try:
+            self._sink.write([*entries, report] if dropped > self._reported else entries)
+        except (OSError, ValueError):  # no reader, disk full; ValueError: closed
+            self._lost(len(entries))
+        else:
+            self._reported = dropped
+
+    def _lost(self, lines: int) -> None:
+        with self._counting:
+            self._dropped += lines
+
+
+class StreamSink:
+    """Lines to a file, pipe or terminal; one write() a batch."""
+
+    def __init__(self, render: Render, stream: TextIO) -> None:
+        self._render = render
+        self._stream = stream
+        self._torn = False  # the last write ended inside a line
+        try:
+            self._descriptor = stream.fileno()
+        except (OSError, ValueError):  # not a real file
+            self._descriptor = -1
+
+    def write(self, entries: list[Entry]) -> None:
+        text = "".join([self._render(entry) + "\n" for entry in entries])
+        if self._descriptor < 0:
+            self._stream.write(text)
+            self._stream.flush()
+            return
+        rest = memoryview((("\n" if self._torn else "") + text).encode())
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # a terminal or pipe that somebody else has made non-blocking
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll()
+            self._torn = bool(rest)
+
+
+class JournalSink:
+    """Native entries to journald."""
+
+    def __init__(self, send: journal.Send) -> None:
+        self._send = send
+
+    def write(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self._send(*journal.fields(_timestamp(entry.time_ns), entry.level, entry.event, entry.fields))
+
+
+class _Bridge(logging.Handler):
+    """Warnings of boto3, urllib3 and others, which know only the standard library's logging."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except Exception:  # noqa: BLE001 - placeholders and arguments of a foreign call may not match
+            text = str(record.msg)
+        say = _log.error if record.levelno >= logging.ERROR else _log.warning
+        say("library.warning", logger=record.name, message=text, exc_info=record.exc_info)
+
+
+_bridge = _Bridge(logging.WARNING)
+
+
+def to_json(entry: Entry) -> str:
+    """One JSON object on one line, whatever the values hold and however the reader splits lines."""
+    time_ns, level, event, fields = entry
+    line = {"timestamp": _timestamp(time_ns), "level": level, "event": event, **fields}
+    try:
+        text = msgspec.json.encode(line).decode()
+    except UnicodeEncodeError:  # a name that is not UTF-8
+        text = msgspec.json.encode(legible(line)).decode()
+    # JSON allows U+2028, U+0085 and terminals' C1 codes as they are; line readers and terminals do not.
+    return text if text.isprintable() else "".join(c if c.isprintable() else _json_escape(c) for c in text)
+
+
+def to_console(entry: Entry, *, colours: bool) -> str:
+    """A line for people: time, event, sentence, then the fields that the sentence left out."""
+    sentence, used = message(entry.event, entry.fields)
+    words = [printable(entry.event)]
+    if entry.level != "info":
+        words.append(f"[{entry.level}]")
+    words += [sentence] if sentence else []
+    rest = [
+        f"{shown(name)}={readable('', value)}" for name, value in entry.fields.items() if name not in used
+    ]
+    clock, text, more = _clock(entry.time_ns // 1_000_000_000), " ".join(words), " ".join(rest)
+    if colours:
+        text = f"{_COLOURS[entry.level]}{text}{_PLAIN}" if entry.level in _COLOURS else text
+        clock, more = f"{_DIM}{clock}{_PLAIN}", f"{_DIM}{more}{_PLAIN}" if more else ""
+    return f"{clock} {text}  {more}".rstrip()
+
+
+def _to_prefixed_json(entry: Entry) -> str:
+    """What journald reads from a stream: the prefix becomes PRIORITY (sd-daemon(3))."""
+    return f"<{journal.PRIORITY.get(entry.level, 6)}>{to_json(entry)}"
+
+
+def _suitable(stream: TextIO) -> str:
+    if journal.is_stream(stream, os.environ):
+        return "journal"
+    return "console" if stream.isatty() else "json"
+
+
+def _tidy(entry: Entry) -> Entry:
+    time_ns, level, event, fields = entry
+    try:
+        fields = plain_fields(fields)
+        for name in _RESERVED:
+            if name in fields:
+                fields[f"{name}_"] = fields.pop(name)
+        return Entry(time_ns, level, event if event in EVENTS else str(plain(event)), fields)
+    except Exception as exc:  # noqa: BLE001 - whatever was logged, the log thread must live on
+        return Entry(time_ns, level, "log.dropped", {"lines": 1, "error": type(exc).__name__})
+
+
+def _traceback(exc_info: object) -> str:
+    if isinstance(exc_info, tuple):
+        exc_info = exc_info[1]
+    elif not isinstance(exc_info, BaseException):
+        exc_info = sys.exc_info()[1]
+    if not isinstance(exc_info, BaseException):
+        return ""  # exc_info=True outside of an except block
+    return "".join(traceback.format_exception(exc_info)).rstrip()
+
+
+def _timestamp(time_ns: int) -> str:
+    seconds, rest_ns = divmod(time_ns, 1_000_000_000)
+    return f"{_second(seconds)}.{rest_ns // 1000:06}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=2)
+def _clock(seconds: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
+
+
+def _json_escape(char: str) -> str:
+    units = char.encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))

@@ -1,0 +1,65 @@
+"""Fixtures for every test: an S3 server for the session, a bucket for the test, and no leaks."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from s3spool.service.seaweed import Seaweed
+from support.leaks import child_processes, live_threads
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_s3.client import S3Client
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """One S3 server for the whole session, started by the first test that asks for it."""
+    data_directory = tmp_path_factory.mktemp("seaweed")
+    with Seaweed(data_directory, access_key="AKTEST", secret_key="test-secret") as server:  # noqa: S106 - loopback
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(seaweed: Seaweed) -> Iterator[S3Client]:
+    client = seaweed.client(max_pool_connections=100)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def bucket(seaweed: Seaweed, request: pytest.FixtureRequest) -> str:
+    """A bucket of the test's own, named after it; it goes with the server."""
+    readable = re.sub("[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50].rstrip("-")
+    name = f"{readable}-{uuid.uuid4().hex[:8]}"
+    seaweed.create_bucket(name)
+    return name
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a non-daemon thread or a child process behind."""
+    # The session's server is nobody's leak, so it starts before the count.
+    if "seaweed" in request.fixturenames:
+        request.getfixturevalue("seaweed")
+    threads_before, children_before = live_threads(), child_processes()
+    yield
+
+    def leaks() -> list[str]:
+        threads = [f"thread {thread.name}" for thread in live_threads() - threads_before]
+        new = {pid: command for pid, command in child_processes().items() if pid not in children_before}
+        return threads + [f"process {pid} {command}" for pid, command in new.items()]
+
+    def clean() -> bool:
+        return not leaks()
+
+    try:
+        eventually(clean, timeout_s=2)  # what is on its way out may finish
+    except AssertionError:
+        pytest.fail(f"the test left running: {', '.join(leaks())}", pytrace=False)

@@ -1,0 +1,28 @@
+"""Waiting for a condition: the only place in the tests that sleeps."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_S = 0.001
+_LONGEST_PAUSE_S = 0.05
+
+
+def eventually(condition: Callable[[], T], *, timeout_s: float = 10.0, message: str = "") -> T:
+    """Return the condition's first true value; AssertionError when none came in time."""
+    deadline = time.monotonic() + timeout_s
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        late = time.monotonic() >= deadline  # looked at first: a slow machine still gets one last try
+        if value := condition():
+            return value
+        if late:
+            raise AssertionError(f"not within {timeout_s:g} s: {message or condition}; last value: {value!r}")
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
