@@ -111,6 +111,7 @@ def _measure_once(client: Client, one: Measured, sink: Sink, scratch: Path, disk
         job = Job(
             directory=scratch / f"files-{one.files}",
             files=one.files,
+            prefix=f"{one.client}-{len(one.rounds) + 1}/",
             sink=sink,
             memory=_scratch(stack, scratch),
             disk=_scratch(stack, disk),

@@ -32,7 +32,7 @@ class Blackhole(socketserver.ThreadingTCPServer):
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Connection)
-        self.sizes_bytes: defaultdict[str, int] = defaultdict(int)  # by path; the parts of one key add up
+        self.sizes_bytes: defaultdict[str, int] = defaultdict(int)  # by path; the parts of one upload add up
         self.checksums: dict[str, str] = {}
         self.answers: list[tuple[str, float]] = []  # path of each PUT and time.monotonic() of its answer
 
@@ -78,8 +78,9 @@ class Connection(socketserver.BaseRequestHandler):
         checksum = headers.get(CHECKSUM, "")
         status, xml = HTTPStatus.OK, ""
         if method == "PUT":
-            self.hole.sizes_bytes[path] += length
+            self.hole.sizes_bytes[path] = length + (self.hole.sizes_bytes[path] if query else 0)
         if method == "POST" and "uploads" in query:
+            self.hole.sizes_bytes[path] = 0
             xml = "<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
         elif method == "POST":
             xml = (

@@ -38,6 +38,7 @@ class Job:
 
     directory: Path  # the files, flat; a client leaves them as they are
     files: int
+    prefix: str  # of the keys, as in "s5cmd-1/": rclone would skip what another client has sent before
     sink: Sink
     memory: Path  # empty, on the same tmpfs as `directory`
     disk: Path  # empty, where fsync means something
@@ -164,7 +165,7 @@ def _s5cmd() -> str | None:
 
 def _s5cmd_arguments(job: Job) -> list[str]:
     options = ["--endpoint-url", job.sink.endpoint_url, "--numworkers", str(IN_FLIGHT), "--log", "error"]
-    return [*options, "cp", f"{job.directory}/", f"s3://{BUCKET}/"]
+    return [*options, "cp", f"{job.directory}/", f"s3://{BUCKET}/{job.prefix}"]
 
 
 def _rclone_arguments(job: Job) -> list[str]:
@@ -182,17 +183,17 @@ def _rclone_arguments(job: Job) -> list[str]:
     flags = ["--s3-env-auth", "--s3-no-check-bucket", "--s3-no-head", "--ignore-checksum"]
     flags += ["--s3-use-multipart-etag=false", "--quiet"]
     pairs = [text for option in options.items() for text in option]
-    return ["copy", *pairs, *flags, str(job.directory), f":s3:{BUCKET}"]
+    return ["copy", *pairs, *flags, str(job.directory), f":s3:{BUCKET}/{job.prefix}"]
 
 
 def _aws_arguments(job: Job) -> list[str]:
     options = ["--endpoint-url", job.sink.endpoint_url, "--recursive", "--only-show-errors"]
-    return ["s3", "cp", *options, str(job.directory), f"s3://{BUCKET}/"]
+    return ["s3", "cp", *options, str(job.directory), f"s3://{BUCKET}/{job.prefix}"]
 
 
 def _script(module: str) -> Callable[[Job], list[str]]:
     def arguments(job: Job) -> list[str]:
-        return ["-m", module, job.sink.endpoint_url, BUCKET, str(job.directory), str(IN_FLIGHT)]
+        return ["-m", module, job.sink.endpoint_url, BUCKET, job.prefix, str(job.directory), str(IN_FLIGHT)]
 
     return arguments
 

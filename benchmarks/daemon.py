@@ -30,6 +30,7 @@ directory = {folder}
 settle_s = 0
 [destination]
 bucket = "{bucket}"
+prefix = "{prefix}"
 endpoint_url = "{endpoint_url}"
 region = "us-east-1"
 addressing_style = "path"
@@ -124,6 +125,7 @@ def running(job: Job) -> Iterator[Daemon]:
         CONFIG.format(
             folder=json.dumps(str(folder)),  # a JSON string is a TOML string
             bucket=BUCKET,
+            prefix=job.prefix,
             endpoint_url=job.sink.endpoint_url,
             ca_bundle=f"ca_bundle = {json.dumps(str(job.sink.ca_bundle))}" if job.sink.ca_bundle else "",
             workers=IN_FLIGHT,

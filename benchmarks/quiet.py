@@ -86,7 +86,14 @@ def _hole() -> Iterator[Blackhole]:
 
 
 def _job(hole: Blackhole, memory: Path, disk: Path) -> Job:
-    return Job(directory=memory, files=0, sink=Sink(endpoint_url=hole.endpoint_url), memory=memory, disk=disk)
+    return Job(
+        directory=memory,
+        files=0,
+        prefix="",
+        sink=Sink(endpoint_url=hole.endpoint_url),
+        memory=memory,
+        disk=disk,
+    )
 
 
 def _answered_s(hole: Blackhole, name: str) -> float:

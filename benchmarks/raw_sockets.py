@@ -13,7 +13,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 
-def main(endpoint_url: str, bucket: str, directory: str, in_flight: int) -> None:
+def main(endpoint_url: str, bucket: str, prefix: str, directory: str, in_flight: int) -> None:
     url = urlsplit(endpoint_url)
     waiting = list(Path(directory).iterdir())
     selector = selectors.DefaultSelector()
@@ -25,9 +25,8 @@ def main(endpoint_url: str, bucket: str, directory: str, in_flight: int) -> None
             return
         path = waiting.pop()
         body = path.read_bytes()
-        head = (
-            f"PUT /{bucket}/{path.name} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
+        target = f"/{bucket}/{prefix}{path.name}"
+        head = f"PUT {target} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
 
     for _ in range(min(in_flight, len(waiting))):
@@ -47,4 +46,4 @@ def main(endpoint_url: str, bucket: str, directory: str, in_flight: int) -> None
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))

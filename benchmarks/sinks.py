@@ -49,7 +49,6 @@ http {{
         add_header x-amz-bucket-region us-east-1 always;
         add_header x-amz-checksum-crc64nvme $http_x_amz_checksum_crc64nvme always;
         add_header ETag '"00000000000000000000000000000000"' always;
-        location = /-/counters {{ stub_status; }}
         location / {{
             default_type application/xml;
             if ($request_method != PUT) {{ return 200 '{listing}'; }}
@@ -58,6 +57,10 @@ http {{
             echo_exec @answer;
         }}
         location @answer {{ return 200 ''; }}
+    }}
+    server {{
+        listen 127.0.0.1:{counters_port};
+        location / {{ stub_status; }}
     }}
 }}
 """
@@ -90,7 +93,7 @@ class Sink:
 def nginx(directory: Path, *, answer_s: float, tls: bool = False) -> Iterator[Sink]:
     """Answer each PUT after `answer_s`, once its body is read; anything else at once."""
     directory.mkdir()
-    port = free_port()
+    port, counters_port = free_port(), free_port()
     ca_bundle = _certificate(directory) if tls else None
     config = directory / "nginx.conf"
     config.write_text(
@@ -100,6 +103,7 @@ def nginx(directory: Path, *, answer_s: float, tls: bool = False) -> Iterator[Si
             directory=directory,
             user="user root;" if os.geteuid() == 0 else "",
             port=port,
+            counters_port=counters_port,
             tls=f"ssl; ssl_certificate {directory}/sink.pem; ssl_certificate_key {directory}/sink.key"
             if tls
             else "",
@@ -114,7 +118,7 @@ def nginx(directory: Path, *, answer_s: float, tls: bool = False) -> Iterator[Si
             endpoint_url=f"{scheme}://127.0.0.1:{port}",
             answer_s=answer_s,
             ca_bundle=ca_bundle,
-            counters_url="" if tls else f"http://127.0.0.1:{port}/-/counters",
+            counters_url=f"http://127.0.0.1:{counters_port}/",
         )
 
 

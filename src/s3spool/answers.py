@@ -48,6 +48,7 @@ class _Answers:
         with self._reader() as reader:
             counts = reader.counts()
         paused = daemon.destination.paused
+        watch = daemon.watch  # once: the supervisor may take it away at any moment
         files_per_s, bytes_per_s = self._rate.now()
         return {
             "version": __version__,
@@ -65,7 +66,7 @@ class _Answers:
             "watch": {
                 "directory": str(daemon.folder.root),
                 "backend": daemon.backend,
-                "overflows": daemon.watch.overflows if daemon.watch else 0,
+                "overflows": watch.overflows if watch else 0,
                 "files_missed": daemon.scan.missed,
             },
             "files": {
@@ -88,13 +89,16 @@ class _Answers:
 
     def list(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         state = request.get("state")
-        queued, uploading = self._daemon.inbox.listing(LISTED)
+        queued, uploading = (list(map(to_text, paths)) for paths in self._daemon.inbox.listing(LISTED))
         for name, paths in (("queued", queued), ("uploading", uploading)):
             if state in {None, name}:
-                yield from ({"path": to_text(path), "state": name} for path in paths)
+                yield from ({"path": path, "state": name} for path in paths)
         if state in {None, *view.LEDGER_STATES}:
+            underway = {*queued, *uploading}  # a file that is tried again is still in the retry list
             with self._reader() as reader:
-                yield from view.rows(reader, state)
+                for row in view.rows(reader, state):
+                    if row["state"] == "uploaded" or row["path"] not in underway:
+                        yield row
 
     def why(self, request: Mapping[str, Any]) -> dict[str, Any]:
         path = from_text(request["path"])
@@ -106,21 +110,18 @@ class _Answers:
             live = "paused"
         with self._reader() as reader:
             known = reader.known([path]).get(path)
-        return view.why(path, known, daemon.folder.identity_of(path), live=live, ours=daemon.names.file(path))
+        if known and known.receipt and known.receipt.destination != daemon.ledger.destination:
+            known = known._replace(receipt=None)  # sent to where the files went before
+        return view.why(
+            path, known, view.identity_of(daemon.folder, path), live=live, ours=daemon.names.file(path)
+        )
 
     def retry(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Make waiting and parked files due now; a paused destination is probed at once."""
         daemon = self._daemon
         paths = None if request.get("all") else [from_text(path) for path in request["paths"]]
         with self._reader() as reader:
-            if paths is None:
-                released = sum(n for state, n in reader.counts().items() if state != "uploaded")
-            else:
-                known = reader.known(paths)
-                unknown = [path for path in paths if path not in known or known[path].retry is None]
-                if unknown:
-                    raise S3SpoolError(f"{unknown[0]}: is neither waiting nor parked; see `s3spool why`")
-                released = len(paths)
+            released = view.releasable(reader, paths)
         done = threading.Event()
         daemon.ledger.release(paths, done.set)
         _durable(done)
@@ -158,6 +159,8 @@ class _Answers:
             "scan": finished,
             "left": settling + queued + in_flight + counts["waiting"],
             "parked": counts["parked"],
+            # Of a folder that is gone nobody knows what is left; a scan of it ends at once.
+            "folder_there": daemon.folder.still_there(),
         }
 
     def _reader(self) -> Reader:

@@ -79,6 +79,7 @@ class Daemon:
             self.stats,
             action=config.after.action,
             archive=config.after.archive_directory,
+            rescan=lambda reason: self.scan.want(reason),
         )
         self.sift = Sift(self.folder, self.ledger, self.inbox, self.after.finish)
         self.scan = Scan(
@@ -107,9 +108,7 @@ class Daemon:
             settle_s=config.watch.settle_s,
             rescan=self.scan.want,
         )
-        self.workers = Workers(
-            config.upload.workers, self.store, self.inbox, self.upload, self.destination, self.stats
-        )
+        self.workers = Workers(config.upload.workers, self.store, self.inbox, self.upload, self.destination, self.stats)
         self.watch: Watch | None = None
         self.backend = ""
         self._lost = False

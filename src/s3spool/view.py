@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from s3spool.errors import S3SpoolError
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, Receipt, Retry, State, to_text
+from s3spool.service.text import shown
 
-STATES = ("queued", "uploading", "waiting", "parked", "uploaded")
+if TYPE_CHECKING:
+    from s3spool.pipeline.folder import Folder
+
 LEDGER_STATES = ("waiting", "parked", "uploaded")
 
 
@@ -53,7 +57,9 @@ def of_receipt(receipt: Receipt) -> dict[str, Any]:
     }
 
 
-def why(path: str, known: Known | None, identity: Identity | None, *, live: str | None, ours: bool) -> dict[str, Any]:
+def why(
+    path: str, known: Known | None, identity: Identity | None, *, live: str | None, ours: bool
+) -> dict[str, Any]:
     """State of one file and one sentence that explains it.
 
     `identity` is the file's now (None: no such file), `live` its place in a running daemon ("queued", ...),
@@ -63,24 +69,49 @@ def why(path: str, known: Known | None, identity: Identity | None, *, live: str 
     retry = known.retry if known else None
     answer: dict[str, Any] = {"path": to_text(path)}
     if live:
-        answer |= {"state": live, "why": _LIVE[live]}
-    elif retry and retry.state is State.PARKED:
-        answer |= of_retry(retry) | {"why": f"parked after {retry.attempts} attempts: {retry.error}"}
-    elif retry:
-        text = f"attempt {retry.attempts} failed: {retry.error_code}: {retry.error}; next try at {iso(retry.next_attempt)}"
-        answer |= of_retry(retry) | {"why": text}
-    elif receipt and (identity is None or _same(receipt.identity, identity)):
+        return answer | {"state": live, "why": _LIVE[live]}
+    if retry and _is(retry.identity, identity):
+        if retry.state is State.PARKED:
+            text = f"parked after {retry.attempts} attempt{'' if retry.attempts == 1 else 's'}: {retry.error}"
+        else:
+            text = f"attempt {retry.attempts} failed: {retry.error_code}: {retry.error}"
+            text += f"; next try at {iso(retry.next_attempt)}"
+        return answer | of_retry(retry) | {"why": text}
+    if receipt and _is(receipt.identity, identity):
         gone = "; the local file is gone" if identity is None else ""
-        answer |= of_receipt(receipt) | {"why": f"uploaded to {receipt.key} at {iso(receipt.uploaded_at)}{gone}"}
-    elif identity is None:
-        answer |= {"state": "unknown", "why": "no such file in the folder, and none in the ledger"}
-    elif not ours:
-        answer |= {"state": "excluded", "why": "watch.include and watch.exclude leave it out"}
-    elif receipt:
-        answer |= {"state": "changed", "why": f"changed since it was uploaded at {iso(receipt.uploaded_at)}: to be sent again"}
-    else:
-        answer |= {"state": "unsent", "why": "not seen yet: a running daemon finds it at its next scan (`s3spool rescan`)"}
-    return answer
+        text = f"uploaded to {receipt.key} at {iso(receipt.uploaded_at)}{gone}"
+        return answer | of_receipt(receipt) | {"why": text}
+    if identity is None:
+        return answer | {"state": "unknown", "why": "no such file in the folder, and none in the ledger"}
+    if not ours:
+        return answer | {"state": "excluded", "why": "watch.include and watch.exclude leave it out"}
+    if retry:
+        text = f"changed since it failed at {iso(retry.last_error_at)}: to be sent again"
+        return answer | {"state": "changed", "why": text}
+    if receipt:
+        text = f"changed since it was uploaded at {iso(receipt.uploaded_at)}: to be sent again"
+        return answer | {"state": "changed", "why": text}
+    text = "not seen yet: a running daemon finds it at its next scan (`s3spool rescan`)"
+    return answer | {"state": "unsent", "why": text}
+
+
+def releasable(reader: Reader, paths: Sequence[str] | None) -> int:
+    """How many files `retry` is about to release: these, or all. Raises S3SpoolError where one of them is not."""
+    if paths is None:
+        return sum(count for state, count in reader.counts().items() if state != "uploaded")
+    known = reader.known(paths)
+    for path in paths:
+        if path not in known or known[path].retry is None:
+            raise S3SpoolError(f"{shown(path)}: is neither waiting nor parked; see `s3spool why`")
+    return len(set(paths))
+
+
+def identity_of(folder: Folder, path: str) -> Identity | None:
+    """Like Folder.identity_of, but raises S3SpoolError."""
+    try:
+        return folder.identity_of(path)
+    except OSError as exc:
+        raise S3SpoolError(f"{shown(path)}: cannot be looked at: {exc.strerror}") from exc
 
 
 _LIVE = {
@@ -91,8 +122,9 @@ _LIVE = {
 }
 
 
-def _same(one: Identity, other: Identity) -> bool:
-    return one == other or one.differs_only_in_ctime(other)
+def _is(recorded: Identity, identity: Identity | None) -> bool:
+    """Whether the record speaks of the file as it is now, or as it was when it went away."""
+    return identity is None or recorded == identity or recorded.differs_only_in_ctime(identity)
 
 
 def iso(time_s: float) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -25,8 +26,9 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     The connection may be handed to another thread, but only one may use it at a time.
     """
     fresh = not path.exists() or path.stat().st_size == 0
-    try:
+    with speaking_of(path), contextlib.ExitStack() as stack:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        stack.callback(connection.close)
         if fresh:
             path.chmod(0o600)
         else:
@@ -37,8 +39,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA cache_size = -4096")
         connection.execute("PRAGMA journal_size_limit = 16777216")
         _migrate(connection, fresh=fresh)
-    except sqlite3.Error as exc:
-        raise _translated(exc, path) from exc
+        stack.pop_all()
     return connection
 
 
@@ -47,14 +48,23 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
     Raises LedgerError. The connection belongs to the calling thread.
     """
-    try:
+    with speaking_of(path), contextlib.ExitStack() as stack:
         uri = f"file:{_uri_quoted(path)}?mode=ro"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)
+        stack.callback(connection.close)
         connection.execute("PRAGMA cache_size = -2048")
         _check(connection, path)
+        stack.pop_all()
+    return connection
+
+
+@contextlib.contextmanager
+def speaking_of(path: Path) -> Iterator[None]:
+    """What SQLite says, as a LedgerError: one line that says what to do."""
+    try:
+        yield
     except sqlite3.Error as exc:
         raise _translated(exc, path) from exc
-    return connection
 
 
 class DirectoryLock:
@@ -64,20 +74,35 @@ class DirectoryLock:
         """Raises AlreadyRunningError, which names the process that holds the directory."""
         self.path = directory / "daemon.lock"
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked(self._fd):
             pid = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._fd)
             raise AlreadyRunningError(
                 f"state.directory = {directory}: another s3spool (pid {pid}) uses it; stop that one,"
                 " or give this one a state directory of its own"
-            ) from None
+            )
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         os.close(self._fd)
+
+
+def _locked(fd: int) -> bool:
+    while not _flocked(fd, fcntl.LOCK_EX):
+        if not _flocked(fd, fcntl.LOCK_SH):
+            return False
+        # No daemon: only somebody who asked who it is (see `holder`) was in the way for a moment.
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    return True
+
+
+def _flocked(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def holder(directory: Path) -> int | None:
@@ -87,12 +112,10 @@ def holder(directory: Path) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+        if _flocked(fd, fcntl.LOCK_SH):
+            return None
         text = os.pread(fd, 32, 0).decode(errors="replace").strip()
         return int(text) if text.isdigit() else None
-    else:
-        return None
     finally:
         os.close(fd)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from s3spool.ledger.database import open_for_reading
+from s3spool.ledger.database import open_for_reading, speaking_of
 from s3spool.ledger.rows import Identity, Multipart, Part, Receipt, Retry, State, from_text, to_text
 
 _RECEIPT = (
@@ -18,8 +18,7 @@ _RETRY = (
     " hint, next_attempt, state"
 )
 _MULTIPART = (
-    "path, dev, inode, size, mtime_ns, ctime_ns, destination, bucket, key, upload_id, part_size, algorithm,"
-    " started_at"
+    "path, dev, inode, size, mtime_ns, ctime_ns, destination, bucket, key, upload_id, part_size, algorithm, started_at"
 )
 LOOKUP_ROWS = 500  # statements of one size stay in sqlite3's cache
 
@@ -32,16 +31,17 @@ class Known(NamedTuple):
 
 
 class Reader:
-    """One read-only connection. Not thread-safe: each thread opens its own."""
+    """One read-only connection. Not thread-safe: each thread opens its own. All questions raise LedgerError."""
 
     def __init__(self, path: Path) -> None:
         """Raises LedgerError."""
+        self._path = path
         self._db = open_for_reading(path)
 
     def close(self) -> None:
         self._db.close()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,10 +54,10 @@ class Reader:
             texts = [to_text(path) for path in paths[start : start + LOOKUP_ROWS]]
             texts += [""] * (LOOKUP_ROWS - len(texts) if len(texts) > 1 else 0)  # no path is empty
             marks = ",".join("?" * len(texts))
-            for row in self._db.execute(f"SELECT {_RECEIPT} FROM receipts WHERE path IN ({marks})", texts):  # noqa: S608 - constants
+            for row in self._rows(f"SELECT {_RECEIPT} FROM receipts WHERE path IN ({marks})", texts):  # noqa: S608 - constants
                 receipt = _receipt(row)
                 found[receipt.path] = Known(receipt, None)
-            for row in self._db.execute(f"SELECT {_RETRY} FROM retries WHERE path IN ({marks})", texts):  # noqa: S608 - constants
+            for row in self._rows(f"SELECT {_RETRY} FROM retries WHERE path IN ({marks})", texts):  # noqa: S608 - constants
                 retry = _retry(row)
                 before = found.get(retry.path)
                 found[retry.path] = Known(before.receipt if before else None, retry)
@@ -65,7 +65,7 @@ class Reader:
 
     def due(self, now: float, limit: int) -> list[Retry]:
         """Waiting retries whose time has come and that no worker has yet, the longest due first."""
-        rows = self._db.execute(
+        rows = self._rows(
             f"SELECT {_RETRY} FROM retries WHERE state = 'waiting' AND claimed = 0 AND next_attempt <= ?"  # noqa: S608 - constants
             " ORDER BY next_attempt LIMIT ?",
             (now, limit),
@@ -74,39 +74,35 @@ class Reader:
 
     def next_due(self) -> float | None:
         """When the next waiting retry is due, in Unix seconds."""
-        row = self._db.execute(
-            "SELECT min(next_attempt) FROM retries WHERE state = 'waiting' AND claimed = 0"
-        ).fetchone()
+        row = next(self._rows("SELECT min(next_attempt) FROM retries WHERE state = 'waiting' AND claimed = 0"))
         return None if row[0] is None else float(row[0])
 
     def retries(self, state: State | None = None) -> Iterator[Retry]:
         where = "" if state is None else "WHERE state = ?"
         args = () if state is None else (state.value,)
-        for row in self._db.execute(f"SELECT {_RETRY} FROM retries {where} ORDER BY path", args):  # noqa: S608 - constants
+        for row in self._rows(f"SELECT {_RETRY} FROM retries {where} ORDER BY path", args):  # noqa: S608 - constants
             yield _retry(row)
 
     def receipts(self) -> Iterator[Receipt]:
         """All receipts, streamed in the order of their paths."""
-        for row in self._db.execute(f"SELECT {_RECEIPT} FROM receipts ORDER BY path"):  # noqa: S608 - constants
+        for row in self._rows(f"SELECT {_RECEIPT} FROM receipts ORDER BY path"):  # noqa: S608 - constants
             yield _receipt(row)
 
     def receipts_before(self, time_s: float) -> Iterator[Receipt]:
         """Receipts of uploads that ended before this moment."""
-        for row in self._db.execute(f"SELECT {_RECEIPT} FROM receipts WHERE uploaded_at < ?", (time_s,)):  # noqa: S608 - constants
+        for row in self._rows(f"SELECT {_RECEIPT} FROM receipts WHERE uploaded_at < ?", (time_s,)):  # noqa: S608 - constants
             yield _receipt(row)
 
     def multiparts(self) -> list[Multipart]:
-        return [_multipart(row) for row in self._db.execute(f"SELECT {_MULTIPART} FROM multiparts")]  # noqa: S608 - constants
+        return [_multipart(row) for row in self._rows(f"SELECT {_MULTIPART} FROM multiparts")]  # noqa: S608 - constants
 
     def multipart(self, path: str) -> Multipart | None:
-        row = self._db.execute(
-            f"SELECT {_MULTIPART} FROM multiparts WHERE path = ?",  # noqa: S608 - constants
-            (to_text(path),),
-        ).fetchone()
+        statement = f"SELECT {_MULTIPART} FROM multiparts WHERE path = ?"  # noqa: S608 - constants
+        row = next(self._rows(statement, (to_text(path),)), None)
         return None if row is None else _multipart(row)
 
     def parts(self, upload_id: str) -> list[Part]:
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT upload_id, number, size, etag, checksum FROM parts WHERE upload_id = ? ORDER BY number",
             (upload_id,),
         )
@@ -115,15 +111,21 @@ class Reader:
     def counts(self) -> dict[str, int]:
         """How many rows of each kind: uploaded, waiting, parked."""
         counts = {"uploaded": self._count("receipts"), "waiting": 0, "parked": 0}
-        counts.update(self._db.execute("SELECT state, count(*) FROM retries GROUP BY state"))
+        counts.update(self._rows("SELECT state, count(*) FROM retries GROUP BY state"))
         return counts
 
     def last_error(self) -> Retry | None:
-        row = self._db.execute(f"SELECT {_RETRY} FROM retries ORDER BY last_error_at DESC LIMIT 1").fetchone()  # noqa: S608 - constants
+        statement = f"SELECT {_RETRY} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants
+        row = next(self._rows(statement), None)
         return None if row is None else _retry(row)
 
     def _count(self, table: str) -> int:
-        return int(self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - constants
+        return int(next(self._rows(f"SELECT count(*) FROM {table}"))[0])  # noqa: S608 - constants
+
+    def _rows(self, statement: str, args: Sequence[object] = ()) -> Iterator[Any]:
+        """Raises LedgerError: a file that could be opened may still turn out to be damaged."""
+        with speaking_of(self._path):
+            yield from self._db.execute(statement, args)
 
 
 def _identity(row: Sequence[Any]) -> Identity:
@@ -135,10 +137,8 @@ def _receipt(row: Sequence[Any]) -> Receipt:
 
 
 def _retry(row: Sequence[Any]) -> Retry:
-    return Retry(from_text(row[0]), _identity(row), *row[6:13], State(row[13]))
+    return Retry(from_text(row[0]), _identity(row), *row[6:13], State(row[13]))  # type: ignore[call-arg] # fixed width
 
 
 def _multipart(row: Sequence[Any]) -> Multipart:
     return Multipart(from_text(row[0]), _identity(row), *row[6:])
-
-

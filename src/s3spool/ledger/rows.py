@@ -7,6 +7,9 @@ from enum import Enum
 from typing import NamedTuple
 
 
+_MAX_INTEGER = 2**63 - 1  # a larger one does not fit into the ledger, and would keep all other rows out as well
+
+
 class Identity(NamedTuple):
     """One state of one file. Two equal identities mean: the same bytes (see docs/architecture.md for how far)."""
 
@@ -18,7 +21,12 @@ class Identity(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> Identity:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        inode, mtime_ns = status.st_ino, status.st_mtime_ns
+        if inode > _MAX_INTEGER or not -_MAX_INTEGER <= mtime_ns <= _MAX_INTEGER:
+            # Some file systems number their files with all 64 bits, and anyone may date a file to the year 2400.
+            inode = inode if inode <= _MAX_INTEGER else inode - 2**64
+            mtime_ns = max(-_MAX_INTEGER, min(mtime_ns, _MAX_INTEGER))
+        return cls(status.st_dev, inode, status.st_size, mtime_ns, status.st_ctime_ns)
 
     def differs_only_in_ctime(self, other: Identity) -> bool:
         """True after a chmod, a rename or a new hard link: the content may well be the same."""

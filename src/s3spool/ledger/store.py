@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -13,13 +14,15 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
-from s3spool.ledger.database import open_for_writing
+from s3spool.ledger.database import open_for_writing, speaking_of
 from s3spool.ledger.rows import Multipart, Part, Receipt, Retry, to_text
 
 GROUP_S = 0.005  # how long the first row of a group waits for company: one fsync then serves them all
 GROUP_ROWS = 1000
 
 _COLUMNS = {"receipts": 14, "retries": 14, "multiparts": 13, "parts": 5}
+
+
 # A whole batch in one statement: sqlite3 gives the GIL away once a batch instead of once a row.
 def _insert_statement(table: str, columns: int) -> str:
     values = ", ".join(f"json_extract(value, '$[{column}]')" for column in range(columns))
@@ -32,10 +35,8 @@ _PATHS = "path IN (SELECT value FROM json_each(?))"
 _FORGET_RETRY = f"DELETE FROM retries WHERE {_PATHS}"  # noqa: S608 - constants
 _FORGET_RECEIPT = f"DELETE FROM receipts WHERE {_PATHS}"  # noqa: S608 - constants
 _FORGET_MULTIPART = f"DELETE FROM multiparts WHERE {_PATHS}"  # noqa: S608 - constants
-_FORGET_PARTS = (
-    f"DELETE FROM parts WHERE upload_id IN (SELECT upload_id FROM multiparts WHERE {_PATHS})"  # noqa: S608 - constants
-)
-_CLAIM = f"UPDATE retries SET claimed = 1 WHERE {_PATHS}"  # noqa: S608 - constants
+_FORGET_PARTS = f"DELETE FROM parts WHERE upload_id IN (SELECT upload_id FROM multiparts WHERE {_PATHS})"  # noqa: S608 - constants
+_CLAIM = f"UPDATE retries SET claimed = 1 WHERE {_PATHS} AND next_attempt <= ?"  # noqa: S608 - constants
 _RELEASE = f"UPDATE retries SET state = 'waiting', next_attempt = 0, claimed = 0 WHERE {_PATHS}"  # noqa: S608 - constants
 _RELEASE_ALL = "UPDATE retries SET state = 'waiting', next_attempt = 0 WHERE claimed = 0"
 
@@ -62,14 +63,18 @@ class Ledger:
         """Open or create the file; raises LedgerError. `destination` names where receipts of this run belong."""
         self.path = path
         self._db = open_for_writing(path)  # only the ledger thread uses it once that runs
-        self._db.execute("UPDATE retries SET claimed = 0 WHERE claimed = 1")
-        self._db.execute("INSERT OR IGNORE INTO destinations (name) VALUES (?)", (destination,))
-        row = self._db.execute("SELECT id FROM destinations WHERE name = ?", (destination,)).fetchone()
+        with speaking_of(path), contextlib.ExitStack() as stack:
+            stack.callback(self._db.close)
+            self._db.execute("UPDATE retries SET claimed = 0 WHERE claimed = 1")
+            self._db.execute("INSERT OR IGNORE INTO destinations (name) VALUES (?)", (destination,))
+            row = self._db.execute("SELECT id FROM destinations WHERE name = ?", (destination,)).fetchone()
+            stack.pop_all()
         self.destination = int(row[0])
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._closing = threading.Event()
         self.failing_since: float | None = None
+        self._gave_up = False  # closed while the disk was full or broken
         self.beats = 0  # groups committed or tried; grows while the thread lives and has work
 
     def start(self) -> None:
@@ -83,7 +88,7 @@ class Ledger:
         self._closing.set()
         self._inbox.put(None)
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return not (self._thread.is_alive() or self._gave_up)
 
     def record_receipt(self, receipt: Receipt, committed: Committed | None = None) -> None:
         """The file is in S3; whatever was waiting or half sent for this path is over."""
@@ -91,7 +96,8 @@ class Ledger:
         self._put("receipts", "", (to_text(receipt.path), *identity, *receipt[2:]), committed)
 
     def record_retry(self, retry: Retry, committed: Committed | None = None) -> None:
-        row = (to_text(retry.path), *retry.identity, *retry[2:9], retry.state.value)
+        error, hint = _storable(retry.error), _storable(retry.hint)
+        row = (to_text(retry.path), *retry.identity, *retry[2:6], error, hint, retry.next_attempt, retry.state.value)
         self._put("retries", "", row, committed)
 
     def record_multipart(self, multipart: Multipart, committed: Committed | None = None) -> None:
@@ -105,9 +111,12 @@ class Ledger:
         self._put("", _FORGET_PARTS, (_paths(path),), None)
         self._put("", _FORGET_MULTIPART, (_paths(path),), committed)
 
-    def claim(self, paths: Sequence[str], committed: Committed | None = None) -> None:
-        """These waiting files are with the workers now; `due` leaves them out until they fail again."""
-        self._put("", _CLAIM, (_paths(*paths),), committed)
+    def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
+        """These files, due at `now`, are with the workers; `due` leaves them out until they fail again.
+
+        One that failed again in the meantime has a new row, due later, which is not to be claimed.
+        """
+        self._put("", _CLAIM, (_paths(*paths), now), committed)
 
     def release(self, paths: Sequence[str] | None, committed: Committed | None = None) -> None:
         """Make waiting and parked files due at once: these, or all."""
@@ -162,6 +171,7 @@ class Ledger:
                 break
             group.append(work)
         if not self._commit_until_done(group):
+            self._gave_up = True
             return False
         for work in group:
             if work.committed is not None:
@@ -221,7 +231,10 @@ class Ledger:
                 log.debug("ledger.rollback_failed", error=str(exc))
 
 
+def _storable(text: str) -> str:
+    """An error's words may hold a name that is not UTF-8; that must not cost the ledger's thread its life."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def _paths(*paths: str) -> str:
     return msgspec.json.encode([to_text(path) for path in paths]).decode()
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,15 @@ class After:
     """
 
     def __init__(
-        self, folder: Folder, inbox: Inbox, settle: Settle, stats: Stats, *, action: str, archive: Path | None
+        self,
+        folder: Folder,
+        inbox: Inbox,
+        settle: Settle,
+        stats: Stats,
+        *,
+        action: str,
+        archive: Path | None,
+        rescan: Callable[[str], None],
     ) -> None:
         self._folder = folder
         self._inbox = inbox
@@ -42,6 +51,7 @@ class After:
         self._stats = stats
         self.action = action
         self.archive = archive
+        self._rescan = rescan
         self._queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="after", daemon=True)
 
@@ -73,8 +83,9 @@ class After:
                 log.exception("file.failed", path=sent.receipt.path, operation=sent.receipt.after)
             finally:
                 # In this order: what is offered again must not be refused because it is still in flight.
-                if self._inbox.done(sent.receipt.path) or again:
-                    self._settle.touch(sent.receipt.path, Quiet.CHANGED)
+                again = self._inbox.done(sent.receipt.path) or again
+                if again and not self._settle.touch(sent.receipt.path, Quiet.CHANGED):
+                    self._rescan("full")
 
     def _step(self, sent: Sent) -> bool:
         """True when the file is no longer what was sent, and has to be sent again."""
@@ -121,5 +132,3 @@ class After:
         if self.archive is None:
             return True  # was to be archived once, but the configuration has no archive any more: keep
         return self._folder.move_if_same(receipt.path, receipt.identity, self.archive) is not None
-
-

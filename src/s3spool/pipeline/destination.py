@@ -88,6 +88,8 @@ class Destination:
         if self._open:
             return
         with self._lock:
+            if self._open:
+                return  # another worker's file passed at the same moment
             self._open = True
             self._probing = False
             self._probes = 0

@@ -69,6 +69,9 @@ class Folder:
         Raises NotAFileError, or OSError (FileNotFoundError where it is gone).
         """
         with self._parent(path) as (parent_fd, name):
+            # Looked at first: opening alone lets a FIFO's writer through, and has effects of its own on devices.
+            if not stat.S_ISREG(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
+                raise NotAFileError(path)
             try:
                 fd = os.open(name, OPEN_FLAGS, dir_fd=parent_fd)
             except OSError as exc:
@@ -169,9 +172,7 @@ def release(fd: int) -> None:
 
 
 def _rename_noreplace(parent_fd: int, name: str, target: Path) -> None:
-    result = _libc.renameat2(
-        parent_fd, os.fsencode(name), -100, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE)
-    )
+    result = _libc.renameat2(parent_fd, os.fsencode(name), -100, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE))
     if result == 0:
         return
     code = ctypes.get_errno()

@@ -16,32 +16,24 @@ class Names:
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
         self._everything = "*" in include
-        self._include = _compiled(include, r"(?:^|.*/)")
-        self._exclude = _compiled(exclude, r"(?:^|.*/)") if exclude else None
+        self._include = _compiled(include)
+        # What is below an excluded directory is excluded.
+        self._exclude = _compiled(exclude, below=r"(?:/.*)?") if exclude else None
 
     def file(self, path: str) -> bool:
-        if not self._everything and not self._include.match(path):
-            return False
-        return self._exclude is None or not self._excluded(path)
+        return (self._everything or self._include.match(path) is not None) and self.directory(path)
 
     def directory(self, path: str) -> bool:
         """Whether to look into this directory."""
-        return self._exclude is None or not self._excluded(path)
-
-    def _excluded(self, path: str) -> bool:
-        assert self._exclude is not None  # noqa: S101 - for the type checker
-        if self._exclude.match(path):
-            return True
-        parent, slash, _ = path.rpartition("/")
-        return bool(slash) and self._excluded(parent)
+        return self._exclude is None or self._exclude.match(path) is None
 
 
-def _compiled(patterns: Sequence[str], any_parent: str) -> re.Pattern[str]:
+def _compiled(patterns: Sequence[str], below: str = "") -> re.Pattern[str]:
     whole = [_translate(p.strip("/")) for p in patterns if "/" in p.strip("/")]
     single = [_translate(p.strip("/")) for p in patterns if "/" not in p.strip("/")]
     if single:
-        whole.append(f"{any_parent}(?:{'|'.join(single)})")
-    return re.compile(rf"(?:{'|'.join(whole)})\Z" if whole else r"(?!)", re.DOTALL)
+        whole.append(f"(?:.*/)?(?:{'|'.join(single)})")
+    return re.compile(rf"(?:{'|'.join(whole)}){below}\Z" if whole else r"(?!)", re.DOTALL)
 
 
 def _translate(glob: str) -> str:
@@ -56,8 +48,22 @@ def _translate(glob: str) -> str:
         elif token == "?":  # noqa: S105 - the same
             out.append("[^/]")
         elif token.startswith("[") and len(token) > 2:  # noqa: PLR2004 - "[x]"
-            inner = token[1:-1].replace("\\", r"\\")
-            out.append(f"[{'^' + inner[1:] if inner.startswith('!') else inner}]")
+            out.append(_class(token[1:-1]))
         else:
             out.append(re.escape(token))
     return "".join(out)
+
+
+def _class(inner: str) -> str:
+    """`[...]` as a regular expression: it never takes a slash, and its signs mean nothing but themselves."""
+    negated = inner.startswith("!")
+    inner = inner.removeprefix("!")
+    members = []
+    for first, last, single in re.findall(r"(.)-(.)|(.)", inner, re.DOTALL):
+        if single:
+            members.append(re.escape(single))
+        elif first <= last:
+            members.append(f"{re.escape(first)}-{re.escape(last)}")
+    if not members:
+        return "[^/]" if negated else "(?!)"
+    return f"(?!/)[{'^' if negated else ''}{''.join(members)}]"

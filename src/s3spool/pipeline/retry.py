@@ -53,9 +53,7 @@ def backoff_s(attempt: int, *, initial_s: float, max_s: float, rng: random.Rando
     return rng.uniform(min(0.1, cap_s), cap_s)
 
 
-def decide(
-    error: UploadError, attempts: int, *, policy: Policy, countable: bool, rng: random.Random
-) -> Delay | Park:
+def decide(error: UploadError, attempts: int, *, policy: Policy, countable: bool, rng: random.Random) -> Delay | Park:
     """What follows from this error, the file's `attempts`-th in a row.
 
     `countable` is False while the destination itself may be to blame: then no number of attempts parks the file.
@@ -106,7 +104,7 @@ class RetryThread:
         if accepted:
             # Durable before the next look, or the same rows would be found due again.
             committed = threading.Event()
-            self._ledger.claim([item.path for item in items[:accepted]], committed.set)
+            self._ledger.claim([item.path for item in items[:accepted]], now, committed.set)
             while not committed.wait(1.0) and not self._closing and self._ledger.alive():
                 pass
         if accepted < len(items):

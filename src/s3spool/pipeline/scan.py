@@ -106,7 +106,8 @@ class Scan:
             except (LedgerError, OSError) as exc:
                 log.warning("scan.finished", error=str(exc), reason=",".join(sorted(reasons)))
                 self._stop.wait(ERROR_S)
-                self.want("error")
+                for reason in reasons:
+                    self.want(reason)
             self.finished = self.started
 
     def _scan(self, reasons: set[str]) -> None:
@@ -180,5 +181,3 @@ class Scan:
                 ready.append(item)
         self._inbox.offer(ready)
         return len(items)
-
-

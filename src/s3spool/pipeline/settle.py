@@ -107,7 +107,6 @@ class Settle:
         with self._lock:
             return list(self._lane_of)[:limit]
 
-
     def __len__(self) -> int:
         return len(self._lane_of)
 

@@ -116,6 +116,8 @@ class Upload:
             if item.receipt is not None and self._unchanged(content, item.receipt):
                 self._record(job, item.receipt.key, item.receipt, attempt=0)
                 self._close(content)
+                if job.probe:
+                    self._destination.release_probe()  # S3 was not asked
                 return False
             job.request = self._bucket.request(content)
             sender.prepare(job.request)
@@ -312,7 +314,9 @@ def _translated(exc: Exception, path: str) -> UploadError:
         return exc
     if not isinstance(exc, OSError):
         log.error("file.failed", path=path, operation="read", error_code=type(exc).__name__, exc_info=exc)
-        return UploadError("read", path, type(exc).__name__, str(exc), hint="this is a bug in s3spool: please report it")
+        return UploadError(
+            "read", path, type(exc).__name__, str(exc), hint="this is a bug in s3spool: please report it"
+        )
     permanent = isinstance(exc, PermissionError)
     hint = "give the daemon's user read access to it, then `s3spool retry`" if permanent else ""
     code = type(exc).__name__ if type(exc) is not OSError else f"errno {exc.errno}"

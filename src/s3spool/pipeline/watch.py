@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,8 @@ class Watch(WatchCallback):
     def on_queue_overflow(self) -> None:
         self.overflows += 1
         log.warning("watch.overflowed", overflows=self.overflows)
+        # A rename may be among what was lost: trust no directory's name until the scan has come to it (`ensure`).
+        self._disarm("")
         self._rescan("overflow")
 
     def _handle(self, event: InotifyEvent) -> None:
@@ -157,6 +160,8 @@ class Watch(WatchCallback):
             return
         if mask & MOVED_FROM:
             self._disarm(f"{path}/")
+        elif mask & CREATE and f"{path}/" in self._watch_of:
+            return  # who armed it has looked: a deep new tree is not walked again from each of its levels
         elif mask & (CREATE | MOVED_TO) and self.names.directory(path):
             # Files may have arrived before the watch did, and make no event of their own.
             self._arm(f"{path}/", hint_files=True)
@@ -188,30 +193,42 @@ class Watch(WatchCallback):
             if directory in self._watch_of:
                 return True
             try:
-                wd = inotify.add_callback(
-                    (self._root + b"/" + os.fsencode(directory)).rstrip(b"/"), MASK, self, CallbackId(id(self))
-                )
+                path = (self._root + b"/" + os.fsencode(directory)).rstrip(b"/")
+                wd = inotify.add_callback(path, MASK, self, _callback_id(directory))
             except OSError as exc:
                 if exc.errno in {errno.ENOSPC, errno.ENOMEM}:
                     self.exhausted = _limit_hint(exc)
                     self._rescan("limit")
                 return False  # ENOENT, ENOTDIR: gone, or swapped for a symlink
             if wd < 0:
-                return False  # watchdog passes over EACCES; the scan reports the directory
+                # watchdog passes over EACCES, and notes a watch all the same; the scan reports the directory.
+                inotify.remove_callbacks([(wd, _callback_id(directory))])
+                return False
+            before = self._directory_of.get(wd)
+            if before is not None:
+                # The scan came to the new name of a renamed directory before its events did.
+                del self._watch_of[before]
+                inotify.remove_callbacks([(wd, _callback_id(before))])
             self._directory_of[wd] = directory
             self._watch_of[directory] = wd
         return True
 
     def _disarm(self, directory: str) -> None:
+        """Forget this directory ("a/b/") and all below it; "" stands for all below the root."""
         inotify = self._inotify
         with self._lock:
-            gone = [(path, wd) for path, wd in self._watch_of.items() if path.startswith(directory)]
+            gone = [(path, wd) for path, wd in self._watch_of.items() if path and path.startswith(directory)]
             for path, wd in gone:
                 del self._watch_of[path]
                 self._directory_of.pop(wd, None)
         if inotify is not None and gone:
             with contextlib.suppress(OSError):
-                inotify.remove_callbacks([(wd, CallbackId(id(self))) for _, wd in gone])
+                inotify.remove_callbacks([(wd, _callback_id(path)) for path, wd in gone])
+
+
+def _callback_id(directory: str) -> CallbackId:
+    """One for each name: a renamed directory keeps its watch, which then has two names for a moment."""
+    return CallbackId(hash(directory))
 
 
 def remote_file_system(root: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
@@ -219,7 +236,7 @@ def remote_file_system(root: Path, mounts: Path = Path("/proc/self/mountinfo")) 
     best, kind = "", ""
     for line in mounts.read_text(errors="surrogateescape").splitlines():
         left, _, right = line.partition(" - ")
-        point = left.split(" ")[4].encode("latin-1", "replace").decode("unicode_escape")
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), left.split(" ")[4])
         inside = str(root) == point or str(root).startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, right.split(" ")[0]

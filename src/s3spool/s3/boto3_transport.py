@@ -120,7 +120,10 @@ def translated(exc: Exception, path: str, operation: str = "upload") -> UploadEr
     if isinstance(exc, OSError):
         return UploadError(operation, path, type(exc).__name__, str(exc))
     sudden = isinstance(
-        exc, botocore.exceptions.EndpointConnectionError | botocore.exceptions.SSLError | botocore.exceptions.ProxyConnectionError
+        exc,
+        botocore.exceptions.EndpointConnectionError
+        | botocore.exceptions.SSLError
+        | botocore.exceptions.ProxyConnectionError,
     )
     return UploadError(operation, path, type(exc).__name__, str(exc), scope=Scope.DESTINATION, sudden=sudden)
 

@@ -55,7 +55,9 @@ def client(boto: boto3.Session, connection: Connection, region: str, *, connecti
 def endpoint(boto: boto3.Session, connection: Connection, region: str) -> Endpoint:
     """Let botocore's own rules (addressing style, dual stack, access points) say where an object goes."""
     try:
-        unsigned = boto.client("s3", config=_config(connection, signature_version=UNSIGNED), **_arguments(connection, region))
+        unsigned = boto.client(
+            "s3", config=_config(connection, signature_version=UNSIGNED), **_arguments(connection, region)
+        )
         url = unsigned.generate_presigned_url(
             "put_object", Params={"Bucket": connection.bucket, "Key": _PROBE_KEY}, ExpiresIn=60
         )
@@ -78,7 +80,7 @@ def _arguments(connection: Connection, region: str) -> dict[str, Any]:
 
 
 def _config(connection: Connection, *, connections: int = 1, **more: Any) -> Any:
-    style = connection.addressing_style
+    style: Any = connection.addressing_style
     if style == "auto":
         # Stores at an address of their own rarely have DNS for bucket names; AWS wants them.
         style = "path" if connection.endpoint_url else "auto"

@@ -82,4 +82,4 @@ class Credentials:
 
     def _forget_cached(self) -> None:
         """A file or the environment may hold new keys: botocore caches the first it found in its session."""
-        self._session._session._credentials = None  # noqa: SLF001 - botocore has no public way
+        self._session._session._credentials = None  # type: ignore[attr-defined] # noqa: SLF001 - no public way

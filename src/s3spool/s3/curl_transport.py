@@ -85,7 +85,8 @@ class CurlTransport:
         try:
             self._curl.perform()
         except pycurl.error as exc:
-            self._error = (exc.args[0], str(exc.args[1]))
+            number, message = exc.args[:2]
+            self._error = (int(number), str(message))
 
     def answer(self) -> Answer:
         request = self._request
@@ -100,9 +101,7 @@ class CurlTransport:
             early = number in {pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR} and status >= 300  # noqa: PLR2004
             if not early:
                 return Answer(0, {}, b"", from_curl(number, message, path))
-        return Answer(
-            self._curl.getinfo(pycurl.RESPONSE_CODE), _parsed(self._headers), b"".join(self._body), None
-        )
+        return Answer(self._curl.getinfo(pycurl.RESPONSE_CODE), _parsed(self._headers), b"".join(self._body), None)
 
     def close(self) -> None:
         self._curl.close()

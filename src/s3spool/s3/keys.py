@@ -73,8 +73,11 @@ def _needs_encoding(path: str) -> bool:
 
 
 def _has_dot_segments(path: str) -> bool:
-    return path.startswith(".") and any(s in {".", ".."} for s in path.split("/")) or "/." in path and any(
-        s in {".", ".."} for s in path.split("/")
+    return (
+        path.startswith(".")
+        and any(s in {".", ".."} for s in path.split("/"))
+        or "/." in path
+        and any(s in {".", ".."} for s in path.split("/"))
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 import botocore.exceptions
@@ -21,11 +21,24 @@ from s3spool.s3.errors import from_answer, untrusted
 from s3spool.s3.keys import Prefix, key_of
 from s3spool.s3.transport import Answer, Request, Transport
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 _MD5_ETAG = re.compile(r"[0-9a-f]{32}\Z")
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+\Z")
 _CHECKSUM_REFUSED = {"InvalidRequest", "InvalidArgument", "NotImplemented", "BadRequest", "MalformedHeader"}
 _STALE_KEYS = {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"}
+MIB = 1024 * 1024
 log = structlog.get_logger()
+
+
+class Found(NamedTuple):
+    """What a HEAD says of an object. `checksums` by algorithm, base64, "" where the store has none."""
+
+    size: int
+    etag: str
+    checksums: Mapping[str, str]
+    version_id: str
 
 
 class ObjectOptions(NamedTuple):
@@ -46,7 +59,9 @@ class ObjectOptions(NamedTuple):
 class Store:
     """Thread-safe. Nothing here touches the network but `transport().send` and `judge` with `may_ask`."""
 
-    def __init__(self, connection: Connection, options: ObjectOptions, *, pace: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, connection: Connection, options: ObjectOptions, *, pace: Callable[[int], None] | None = None
+    ) -> None:
         """Raises ConfigError; asks the credential chain, but not S3."""
         self._connection = connection
         self._options = options
@@ -60,7 +75,7 @@ class Store:
         self._prefix = Prefix(options.prefix)
         self._headers = tuple(_constant_headers(options))
         self.algorithm = "crc64nvme" if options.checksum == "auto" else options.checksum
-        self._never = options.overwrite == "never"
+        self.never = options.overwrite == "never"
         self._curl = _curl_transport()
 
     @property
@@ -114,7 +129,7 @@ class Store:
             (checksums.header_of(algorithm), value),
             ("x-amz-meta-mtime", mtime_text(content.identity.mtime_ns)),
         ]
-        if self._never:
+        if self.never:
             headers.append(("If-None-Match", "*"))
         return Request(key, "", tuple(headers), content.body, content.fd, 0, content.size, checksum, content.path)
 
@@ -124,14 +139,13 @@ class Store:
         Raises UploadError; MustAskError where only another request or another read could tell and `may_ask` is
         False.
         """
-        if answer.error is not None:
-            raise self._noticed(answer.error)
-        if answer.status == 412 and self._never:  # noqa: PLR2004 - Precondition Failed
-            return self._own_or_conflict(content, request, may_ask=may_ask)
-        if answer.status != 200:  # noqa: PLR2004 - S3 knows no other success for a PUT
-            raise self._refused(request, answer)
+        if answer.status == 412 and self.never:  # noqa: PLR2004 - Precondition Failed
+            if not may_ask:
+                raise MustAskError
+            # Somebody's object is there. If its content is ours, our own earlier answer was lost.
+            return self._compare(content, request, "", conflict=True)
+        headers = self.accepted(request, answer)
         algorithm, _, value = request.checksum.partition(":")
-        headers = answer.headers
         etag = headers.get("etag", "").strip('"')
         stored = Stored(request.key, etag, request.checksum, headers.get("x-amz-version-id", ""))
         if algorithm != "md5":
@@ -139,7 +153,7 @@ class Store:
             if echoed == value:
                 return stored
             if echoed is not None:
-                raise _mismatch(request, f"its {algorithm} is {echoed}, ours {value}")
+                raise self.mismatch(request, f"its {algorithm} is {echoed}, ours {value}")
         if content.body is None and algorithm != "md5" and not may_ask:
             raise MustAskError
         md5 = checksums.md5_hex(value if algorithm == "md5" else self.digest(content, "md5").partition(":")[2])
@@ -148,58 +162,76 @@ class Store:
             return stored
         if not may_ask:
             raise MustAskError
-        if not etag:
-            found = self._look(request)
-            if found is None:
-                raise untrusted(request, "the object is not there")
         return self._compare(content, request, etag or "none", conflict=False)
 
-    def _own_or_conflict(self, content: Content, request: Request, *, may_ask: bool) -> Stored:
-        """412: somebody's object is there. If its content is ours, our own earlier answer was lost."""
-        if not may_ask:
-            raise MustAskError
-        return self._compare(content, request, "", conflict=True)
+    def accepted(self, request: Request, answer: Answer) -> Mapping[str, str]:
+        """The headers of a success; raises UploadError for anything else."""
+        if answer.error is not None:
+            raise self.refused(answer.error)
+        if answer.status != 200:  # noqa: PLR2004 - S3 knows no other success for a PUT
+            raise self._refusal(request, answer)
+        return answer.headers
+
+    def create_arguments(self, mtime: str) -> dict[str, Any]:
+        """The object's options as boto3's create_multipart_upload takes them."""
+        options = self._options
+        arguments = {
+            "StorageClass": options.storage_class,
+            "ServerSideEncryption": options.sse,
+            "SSEKMSKeyId": options.kms_key_id,
+            "ACL": options.acl,
+            "ExpectedBucketOwner": options.expected_bucket_owner,
+            "Tagging": urlencode(options.tags, quote_via=quote),
+            "Metadata": {**{name.lower(): value for name, value in options.metadata.items()}, "mtime": mtime},
+        }
+        return {name: value for name, value in arguments.items() if value}
+
+    @property
+    def owner_headers(self) -> tuple[tuple[str, str], ...]:
+        """The one constant header that parts take as well."""
+        return tuple(header for header in self._headers if header[0] == "x-amz-expected-bucket-owner")
+
+    def refused(self, error: UploadError) -> UploadError:
+        """The same error, after what it tells us about our credentials has been heard."""
+        if error.code in _STALE_KEYS or error.code == "NoCredentials":
+            self.credentials.refresh_soon()
+        return error
+
+    @staticmethod
+    def unconfirmed(request: Request, why: str) -> UploadError:
+        return untrusted(request, why)
+
+    @staticmethod
+    def mismatch(request: Request, why: str) -> UploadError:
+        return UploadError("confirm", request.path, "BadDigest", f"S3 has other bytes than were read: {why}")
+
+    @staticmethod
+    def conflict(path: str, key: str) -> UploadError:
+        return UploadError(
+            "upload",
+            path,
+            "PreconditionFailed",
+            f'another object is at {key} and destination.overwrite = "never"',
+            permanent=True,
+            hint="rename the file, or remove the object",
+        )
 
     def _compare(self, content: Content, request: Request, etag: str, *, conflict: bool) -> Stored:
         """Ask with HEAD for size and checksum and compare them with what was read."""
-        found = self._look(request)
+        found = look(self.client, self.bucket, request.key, request.path)
         if found is None:
             raise untrusted(request, "a HEAD does not find the object")
         algorithm, _, value = request.checksum.partition(":")
-        size, found_etag, found_checksums, version_id = found
-        proven = algorithm != "md5" and found_checksums.get(algorithm) == value
+        proven = algorithm != "md5" and found.checksums.get(algorithm) == value
         if not proven:
-            proven = found_etag == checksums.md5_hex(self.digest(content, "md5").partition(":")[2])
-        if size == content.size and proven:
-            return Stored(request.key, found_etag, request.checksum, version_id)
+            proven = found.etag == checksums.md5_hex(self.digest(content, "md5").partition(":")[2])
+        if found.size == content.size and proven:
+            return Stored(request.key, found.etag, request.checksum, found.version_id)
         if conflict:
-            raise UploadError(
-                "upload",
-                request.path,
-                "PreconditionFailed",
-                f'another object is at {request.key} and destination.overwrite = "never"',
-                permanent=True,
-                hint="rename the file, or remove the object",
-            )
+            raise self.conflict(request.path, request.key)
         raise untrusted(request, f"neither checksum nor ETag ({etag}) is that of the file")
 
-    def _look(self, request: Request) -> tuple[int, str, dict[str, str], str] | None:
-        """(size, ETag, checksums by algorithm, version id) of the object, None when there is none."""
-        try:
-            head = self.client.head_object(Bucket=self.bucket, Key=request.key, ChecksumMode="ENABLED")
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as exc:
-            error = translated(exc, request.path, "confirm")
-            if error.code in {"HTTP404", "NoSuchKey", "404"}:
-                return None
-            raise error from exc
-        found = {
-            "crc64nvme": head.get("ChecksumCRC64NVME", ""),
-            "crc32": head.get("ChecksumCRC32", ""),
-            "sha256": head.get("ChecksumSHA256", ""),
-        }
-        return head["ContentLength"], head["ETag"].strip('"'), found, head.get("VersionId", "")
-
-    def _refused(self, request: Request, answer: Answer) -> UploadError:
+    def _refusal(self, request: Request, answer: Answer) -> UploadError:
         error = from_answer(request, answer)
         region = answer.headers.get("x-amz-bucket-region", "")
         if region != self._region and _REGION.match(region) and not self._connection.endpoint_url:
@@ -209,12 +241,7 @@ class Store:
         if checksum_refused and self._options.checksum == "auto" and self.algorithm != "md5":
             self._prefer_md5()
             error.permanent = False
-        return self._noticed(error)
-
-    def _noticed(self, error: UploadError) -> UploadError:
-        if error.code in _STALE_KEYS or error.code == "NoCredentials":
-            self.credentials.refresh_soon()
-        return error
+        return self.refused(error)
 
     def _prefer_md5(self) -> None:
         """The store does not repeat our checksum: send the one whose result its ETag shows."""
@@ -237,8 +264,21 @@ def mtime_text(mtime_ns: int) -> str:
     return f"{mtime_ns // 10**9}.{mtime_ns % 10**9:09d}"
 
 
-def _mismatch(request: Request, why: str) -> UploadError:
-    return UploadError("confirm", request.path, "BadDigest", f"S3 has other bytes than were read: {why}")
+def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:
+    """Ask for an object with HEAD; None when there is none. Blocks; raises UploadError."""
+    try:
+        head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as exc:
+        error = translated(exc, path, "confirm")
+        if error.code in {"HTTP404", "NoSuchKey"}:
+            return None
+        raise error from exc
+    found = {
+        "crc64nvme": head.get("ChecksumCRC64NVME", ""),
+        "crc32": head.get("ChecksumCRC32", ""),
+        "sha256": head.get("ChecksumSHA256", ""),
+    }
+    return Found(head["ContentLength"], head["ETag"].strip('"'), found, head.get("VersionId", ""))
 
 
 def _constant_headers(options: ObjectOptions) -> list[tuple[str, str]]:

@@ -5,4 +5,6 @@ logs.py     structlog set up so that a log call costs microseconds; the thread t
 text.py     hostile names made visible, secrets masked, objects made plain
 journal.py  log events as native journal entries
 systemd.py  sd_notify: READY=1, STATUS=, WATCHDOG=1
+control.py  questions and orders to a running daemon, over a Unix socket
+seaweed.py  an S3 server on loopback, for `s3spool demo` and the tests
 """

@@ -7,19 +7,20 @@ import os
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
 from s3spool.errors import S3SpoolError
+from s3spool.service.text import legible
 
 MAX_REQUEST_BYTES = 1024 * 1024
 MAX_CLIENTS = 8
 TIMEOUT_S = 30.0
-log = structlog.get_logger()
+ACCEPT_PAUSE_S = 0.1  # out of descriptors: do not spin
 
 Handler = Callable[[Mapping[str, Any]], Any]
 
@@ -74,23 +75,28 @@ class ControlServer:
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     block_on_close = False
+    _stopping = False
 
-    def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Without the stock loop's wake-ups: shutdown() closes the listening socket under accept()."""
-        self._stopping = False
+    def serve_forever(self, poll_interval: float = 0.5) -> None:  # noqa: ARG002 - the stock signature
+        """Without the stock loop's wake-ups: shutdown() ends the listening socket under accept()."""
         while not self._stopping:
-            try:
-                self._handle_request_noblock()  # type: ignore[attr-defined] # in typeshed's blind spot
-            except OSError:
-                return
+            self._handle_request_noblock()  # type: ignore[attr-defined] # in typeshed's blind spot
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            if not self._stopping:
+                time.sleep(ACCEPT_PAUSE_S)
+            raise  # the stock code passes over it
 
     def shutdown(self) -> None:
         self._stopping = True
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.exception("library.warning", logger="control", message="a control request failed")
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the stock signature
+        _log_exception("a control request failed")
 
 
 def ask(path: Path, command: str, **arguments: Any) -> Any:
@@ -100,17 +106,10 @@ def ask(path: Path, command: str, **arguments: Any) -> Any:
 
 
 def stream(path: Path, command: str, **arguments: Any) -> Iterator[Any]:
-    """The rows of the daemon's answer as they come. Raises like `ask`."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(TIMEOUT_S)
+    """The rows of the daemon's answer as they come. Raises like `ask`, NoDaemonError only before the first row."""
+    with _connected(path) as connection, connection.makefile("rb") as lines:
         try:
-            connection.connect(str(path))
-        except OSError as exc:
-            if isinstance(exc, PermissionError):
-                raise S3SpoolError(f"{path}: permission denied; use sudo, or join the socket's group") from exc
-            raise NoDaemonError(f"{path}: no daemon answers ({exc.strerror})") from exc
-        connection.sendall(msgspec.json.encode({"command": command, **arguments}) + b"\n")
-        with connection.makefile("rb") as lines:
+            connection.sendall(_line({"command": command, **arguments}))
             for line in lines:
                 answer = msgspec.json.decode(line)
                 if "error" in answer:
@@ -118,14 +117,32 @@ def stream(path: Path, command: str, **arguments: Any) -> Iterator[Any]:
                 if "end" in answer:
                     return
                 yield answer["row"]
-        raise S3SpoolError(f"{path}: the daemon went away in the middle of its answer")
+        except (OSError, msgspec.DecodeError) as exc:
+            raise S3SpoolError(f"{path}: the daemon does not answer as it should: {exc}") from exc
+    raise S3SpoolError(f"{path}: the daemon went away in the middle of its answer")
+
+
+@contextlib.contextmanager
+def _connected(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_S)
+        try:
+            connection.connect(str(path))
+        except PermissionError as exc:
+            raise S3SpoolError(f"{path}: permission denied; use sudo, or join the socket's group") from exc
+        except TimeoutError as exc:
+            raise S3SpoolError(f"{path}: the daemon does not answer within {TIMEOUT_S:g} s") from exc
+        except OSError as exc:
+            raise NoDaemonError(f"no daemon runs: nobody answers at {path} ({exc.strerror})") from exc
+        yield connection
 
 
 def _answers(handlers: Mapping[str, Handler], line: bytes) -> Iterator[bytes]:
+    """One line a row, and a last one that says how it ended: whoever reads knows whether it is complete."""
     try:
         request = msgspec.json.decode(line, type=dict[str, Any])
         handler = handlers[request.pop("command")]
-    except (msgspec.DecodeError, KeyError) as exc:
+    except (msgspec.DecodeError, KeyError, TypeError) as exc:
         yield _line({"error": f"not a request this daemon knows: {exc}"})
         return
     try:
@@ -133,15 +150,19 @@ def _answers(handlers: Mapping[str, Handler], line: bytes) -> Iterator[bytes]:
         for row in answer if isinstance(answer, Iterator) else [answer]:
             yield _line({"row": row})
     except S3SpoolError as exc:
-        yield _line({"error": str(exc)})
-    except OSError:
-        raise
-    except Exception as exc:
-        log.exception("library.warning", logger="control", message=str(exc))
-        yield _line({"error": f"{type(exc).__name__}: {exc}"})
+        yield _line({"error": legible(str(exc))})
+    except Exception as exc:  # noqa: BLE001 - whatever went wrong, the one who asked is told
+        _log_exception(str(exc))
+        yield _line({"error": legible(f"{type(exc).__name__}: {exc}")})
     else:
         yield _line({"end": True})
 
 
 def _line(value: Any) -> bytes:
     return msgspec.json.encode(value) + b"\n"
+
+
+def _log_exception(message: str) -> None:
+    import structlog  # noqa: PLC0415 - a tenth of a second that those who only ask need not wait
+
+    structlog.get_logger().exception("library.warning", logger="control", message=message)

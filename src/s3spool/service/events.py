@@ -34,16 +34,18 @@ EVENTS: dict[str, EventSpec] = {
         "ready[: everything dropped into {directory} goes to s3://{bucket}/[{prefix}]]",
         "96f1ecfaad574d76826c4c4680ad5ed2",
     ),
-    "daemon.reloaded": EventSpec("info", "configuration read again[, changed: {changed}]"),
+    "daemon.reloaded": EventSpec(
+        "info", "configuration read again[, changed: {changed}][, only after a restart: {refused}]"
+    ),
     "daemon.draining": EventSpec("info", "stopping, uploads in flight may finish[ within {drain_s}]"),
     "daemon.stopped": EventSpec(
         "info",
-        "stopped[ after {duration_s}][, {unsent} files not sent yet stay in the folder]",
+        "stopped[ after {duration_s}][, {uploaded} files uploaded]",
         "6a67e91a91ae42b9a29c95646e7d2fed",
     ),
-    "config.refused": EventSpec("error", "the configuration was refused[: {error}]"),
+    "config.refused": EventSpec("error", "the configuration was refused and the old one stays[: {error}]"),
     "systemd.missing": EventSpec(
-        "warning", "the module systemd is missing[: {reason}]; logs and notifications take a plainer way"
+        "warning", "no native journal entries or notifications[: {reason}][; {hint}]"
     ),
     "transport.fallback": EventSpec("warning", "uploading through boto3, which is slower[: {reason}]"),
     "watch.started": EventSpec("info", "watching[ {directory}][ by {backend}]"),
@@ -54,18 +56,17 @@ EVENTS: dict[str, EventSpec] = {
     ),
     "watch.lost": EventSpec(
         "error",
-        "the folder is gone[: {directory}][ ({error})]; waiting for it to come back",
+        "the folder is gone[: {directory}][; {hint}]; waiting for it to come back",
         "c9d4ba881f2e4e148c3a1e9d6e5dcbf7",
     ),
     "watch.restored": EventSpec(
         "info", "the folder is back[: {directory}]; scanning it", "38a178a210a7499e9fe957f055ced055"
     ),
-    "watch.polling": EventSpec(
-        "warning", "no file events here, scanning[ every {rescan_s}] instead[: {reason}][ ({hint})]"
-    ),
+    "watch.polling": EventSpec("warning", "no file events here, scanning[ {directory}] instead[: {reason}]"),
     "scan.started": EventSpec("debug", "scanning the folder[ ({reason})]"),
     "scan.finished": EventSpec(
-        "info", "scanned[ {files} files][ in {duration_s}][, {offered} to send][, stopped by: {error}]"
+        "info",
+        "scanned[ {path}][ {files} files][ in {duration_s}][, {offered} to send][, stopped by: {error}]",
     ),
     "file.uploaded": EventSpec(
         "info", "uploaded {path}[ to s3://{bucket}/{key}][, {bytes}][ in {duration_s}]"
@@ -79,7 +80,7 @@ EVENTS: dict[str, EventSpec] = {
         "gave up on {path}[: {error_code}][: {error}][; {hint}]; it stays in the folder",
         "ce5eebd821044193ab4da738d1e0151d",
     ),
-    "file.vanished": EventSpec("warning", "{path} was removed by somebody else before it was sent"),
+    "file.vanished": EventSpec("info", "{path} was removed by somebody else before it was sent"),
     "file.changed": EventSpec("info", "{path} changed while it was read; it is sent again"),
     "file.skipped": EventSpec("debug", "skipped {path}[: {reason}]"),
     "multipart.started": EventSpec("info", "sending {path} in[ {parts}] parts[, {bytes}]"),

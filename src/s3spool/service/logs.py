@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from queue import SimpleQueue
@@ -124,7 +124,7 @@ class LogWriter:
         """Lines lost since the start."""
         return self._dropped
 
-    def __call__(self, _logger: object, level: str, fields: MutableMapping[str, Any]) -> NoReturn:
+    def __call__(self, _logger: object, level: str, fields: dict[str, Any]) -> NoReturn:
         """Take an event off the calling thread; the end of structlog's chain."""
         time_ns = time.time_ns()
         exc_info = fields.pop("exc_info", None)
@@ -134,7 +134,7 @@ class LogWriter:
         if self._closed or self._queue.qsize() >= QUEUE_LINES:
             self._lost(1)
         else:
-            self._queue.put(Entry(time_ns, level, fields.pop("event", ""), dict(fields)))
+            self._queue.put(Entry(time_ns, level, fields.pop("event", ""), fields))
         raise structlog.DropEvent
 
     def set_level(self, level: str) -> None:

@@ -1,0 +1,45 @@
+# Thin and obvious: each target is one command a person could type.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint types bench clean
+
+run: $(VENV)/.demo
+	$(BIN)/s3spool demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+# systemd-python has no wheel: it is installed only where it can be built.
+$(VENV)/.demo: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	@if pkg-config --exists libsystemd 2>/dev/null; then $(BIN)/pip install --quiet --editable '.[systemd]'; \
+	else echo "libsystemd-dev is not installed: going on without the extra 'systemd' (native journal fields)"; fi
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.demo
+	$(BIN)/pip install --quiet --group test --group lint --group types
+	touch $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.dev
+	$(BIN)/pip install --quiet --group bench
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist

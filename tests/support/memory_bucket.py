@@ -1,0 +1,116 @@
+"""A bucket in memory that follows content.Bucket: real reads of real files, answers as scripted."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from s3spool.content import MustAskError, Stored
+from s3spool.s3.keys import key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from s3spool.content import Content
+    from s3spool.errors import UploadError
+
+CHUNK = 1024 * 1024
+
+
+class Put(NamedTuple):
+    """A prepared request."""
+
+    content: Content
+    checksum: str
+
+
+class Answer(NamedTuple):
+    """What came of it."""
+
+    error: UploadError | None
+    proven: bool
+
+
+class MemoryBucket:
+    """Thread-safe. Set `before_put` to do something, or to block, while a file is being sent."""
+
+    bucket = "memory"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.puts: list[str] = []
+        self.refusals: dict[str, list[UploadError]] = {}  # path -> for its next attempts, in order
+        self.down: UploadError | None = None  # the answer to everything
+        self.must_ask = False  # whether an answer alone proves nothing
+        self.deaths: set[str] = set()  # sending these once kills the worker
+        self.before_put: Callable[[str], None] = lambda _: None
+        self.open_senders = 0
+        self.lock = threading.Lock()
+
+    def transport(self) -> MemorySender:
+        with self.lock:
+            self.open_senders += 1
+        return MemorySender(self)
+
+    def request(self, content: Content) -> Put:
+        return Put(content, self.digest(content))
+
+    def digest(self, content: Content, algorithm: str = "md5") -> str:
+        return "md5:" + base64.b64encode(hashlib.md5(body_of(content)).digest()).decode()  # noqa: S324 - a checksum
+
+    def judge(self, content: Content, request: Put, answer: Answer, *, may_ask: bool) -> Stored:
+        if answer.error is not None:
+            raise answer.error
+        if not answer.proven and not may_ask:
+            raise MustAskError
+        return Stored(key_of(content.path, "in/"), '"etag"', request.checksum, "v1")
+
+    def put(self, request: Put) -> Answer:
+        path = request.content.path
+        self.before_put(path)
+        body = body_of(request.content)
+        with self.lock:
+            self.puts.append(path)
+            if path in self.deaths:
+                self.deaths.remove(path)
+                raise RuntimeError(f"a worker dies over {path}")
+            script = self.refusals.get(path)
+            error = script.pop(0) if script else self.down
+            if error is None:
+                self.objects[path] = body
+            return Answer(error, not self.must_ask)
+
+
+class MemorySender:
+    """A worker's connection."""
+
+    def __init__(self, bucket: MemoryBucket) -> None:
+        self.bucket = bucket
+        self.prepared: Put | None = None
+        self.answered: Answer | None = None
+
+    def prepare(self, request: Put) -> None:
+        self.prepared = request
+
+    def send(self) -> None:
+        assert self.prepared is not None
+        self.answered = self.bucket.put(self.prepared)
+
+    def answer(self) -> Answer | None:
+        return self.answered
+
+    def close(self) -> None:
+        with self.bucket.lock:
+            self.bucket.open_senders -= 1
+
+
+def body_of(content: Content) -> bytes:
+    if content.body is not None:
+        return content.body
+    body = bytearray()
+    while chunk := os.pread(content.fd, CHUNK, len(body)):
+        body += chunk
+    return bytes(body)

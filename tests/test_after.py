@@ -1,0 +1,227 @@
+"""The last step: what is durable is kept, deleted or archived, and nothing else is touched."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from s3spool.pipeline.after import Sent
+from support.house import House
+from support.lines import Lines, recorded
+from support.rows import a_receipt
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from s3spool.ledger.rows import Receipt
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with recorded() as lines:
+        yield lines
+
+
+@pytest.fixture
+def house(tmp_path: Path, lines: Lines) -> Iterator[House]:
+    house = House(tmp_path, size=3)
+    house.start(house.after)
+    yield house
+    house.close()
+
+
+def receipt_of(house: House, path: str, after: str) -> Receipt:
+    return a_receipt(path, identity=house.identity(path), after=after)
+
+
+def committed(house: House, receipt: Receipt, *, attempt: int = 2) -> None:
+    """As a worker and the ledger would: the path is in flight, the receipt durable."""
+    assert house.inbox.claim(receipt.path)
+    house.after.committed(Sent(receipt, "memory", 0.5, attempt))
+
+
+def done(house: House) -> None:
+    eventually(lambda: house.inbox.counts() == (0, 0))
+
+
+@pytest.mark.parametrize("after", ["keep", "delete", "archive"])
+def test_after_a_receipt(house: House, lines: Lines, after: str) -> None:
+    """One line says that it was sent; then the file is where it should be, and nowhere else."""
+    file = house.drop("sub/a", b"hello")
+
+    committed(house, receipt_of(house, "sub/a", after))
+    done(house)
+
+    assert file.exists() is (after == "keep")
+    assert (house.archive / "sub/a").exists() is (after == "archive")
+    (line,) = lines
+    assert line == {
+        "event": "file.uploaded",
+        "level": "info",
+        "path": "sub/a",
+        "key": "in/sub/a",
+        "bucket": "memory",
+        "bytes": 5,
+        "duration_s": 0.5,
+        "attempt": 2,
+        "etag": a_receipt().etag,
+        "checksum": a_receipt().checksum,
+        "version_id": "v1",
+    }
+    assert (house.stats.uploaded, house.stats.bytes_uploaded) == (1, 5)
+
+
+@pytest.mark.parametrize("after", ["keep", "delete", "archive"])
+def test_what_was_sent_by_an_earlier_process_is_finished(house: House, lines: Lines, after: str) -> None:
+    """The removal that a crash prevented is made up for, silently and without counting an upload."""
+    file = house.drop("a")
+    assert house.inbox.claim("a")
+
+    house.after.finish(receipt_of(house, "a", after))
+    done(house)
+
+    assert file.exists() is (after == "keep")
+    assert lines == []
+    assert house.stats.uploaded == 0
+
+
+@pytest.mark.parametrize("after", ["delete", "archive"])
+def test_a_changed_file_stays_and_is_sent_again(house: House, lines: Lines, after: str) -> None:
+    """What was written to between upload and removal is not what S3 has."""
+    file = house.drop("a")
+    receipt = receipt_of(house, "a", after)
+    house.drop("a", b"changed", mtime_ns=2 * 10**18)
+
+    committed(house, receipt)
+    done(house)
+
+    assert file.read_bytes() == b"changed"
+    assert house.settle.knows(["a"]) == {"a"}
+    assert [line["event"] for line in lines] == ["file.uploaded", "file.changed"]
+
+
+@pytest.mark.parametrize("after", ["keep", "delete"])
+def test_what_was_offered_again_meanwhile_is_looked_at_again(house: House, after: str) -> None:
+    """An event during the upload is remembered until here, and then starts the way anew."""
+    house.drop("a")
+    receipt = receipt_of(house, "a", after)
+    assert house.inbox.claim("a")
+    assert house.inbox.knows(["a"])
+
+    house.after.committed(Sent(receipt, "memory", 0.5, 1))
+    done(house)
+
+    eventually(lambda: house.settle.knows(["a"]) == {"a"})
+
+
+def test_no_room_to_settle_asks_for_a_scan(house: House) -> None:
+    """What has to be looked at again but finds no room must not be forgotten."""
+    house.drop("a")
+    receipt = receipt_of(house, "a", "delete")
+    house.drop("a", b"changed", mtime_ns=2 * 10**18)
+    for number in range(3):
+        house.settle.touch(str(number))
+
+    committed(house, receipt)
+
+    eventually(lambda: house.rescans == ["full"])
+
+
+@pytest.mark.parametrize("what", ["gone", "symlink", "directory", "parent is a symlink"])
+@pytest.mark.parametrize("after", ["delete", "archive"])
+def test_what_is_no_longer_the_file_is_left_alone(
+    house: House, tmp_path: Path, after: str, what: str
+) -> None:
+    """Somebody else has removed or replaced it: nothing is removed in its place."""
+    file = house.drop("sub/a")
+    receipt = receipt_of(house, "sub/a", after)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    os.link(file, elsewhere / "a")
+    file.unlink()
+    match what:
+        case "symlink":
+            file.symlink_to(elsewhere / "a")
+        case "directory":
+            file.mkdir()
+        case "parent is a symlink":
+            file.parent.rmdir()
+            file.parent.symlink_to(elsewhere)
+
+    committed(house, receipt)
+    done(house)
+
+    assert (elsewhere / "a").exists()
+    assert os.path.lexists(file) is (what != "gone")
+    assert house.after.alive()
+
+
+def test_a_removal_that_fails_says_what_to_do(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No right to remove: the file stays, a line and the status tell, the next file goes on."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", "a")
+
+    file = house.drop("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        committed(house, receipt_of(house, "a", "delete"))
+        done(house)
+
+    assert file.exists()
+    (line,) = lines.named("file.failed")
+    assert (line["error_code"], line["operation"]) == ("PermissionError", "delete")
+    assert "write access" in line["hint"]
+    assert house.stats.last_error == "delete a: Permission denied"
+    other = house.drop("b")
+    committed(house, receipt_of(house, "b", "delete"))
+    eventually(lambda: not other.exists())
+
+
+def test_one_odd_file_does_not_end_the_thread(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug met by one file costs a line with a traceback; its path is free again and the others go on."""
+
+    def bug(*_: Any) -> bool:
+        raise ZeroDivisionError
+
+    house.drop("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(house.folder, "unlink_if_same", bug)
+        committed(house, receipt_of(house, "a", "delete"))
+        done(house)
+
+    assert [line["event"] for line in lines] == ["file.uploaded", "file.failed"]
+    other = house.drop("b")
+    committed(house, receipt_of(house, "b", "delete"))
+    eventually(lambda: not other.exists())
+
+
+def test_an_archive_that_is_configured_no_more(house: House) -> None:
+    """A file that was to be archived under an earlier configuration is kept where it is."""
+    house.after.archive = None
+    file = house.drop("a")
+
+    committed(house, receipt_of(house, "a", "archive"))
+    done(house)
+
+    assert file.exists()
+
+
+def test_close_finishes_what_is_durable(house: House) -> None:
+    """A shutdown removes what is in S3 already, rather than leaving it for the next start."""
+    files = [house.drop(str(number)) for number in range(50)]
+    for file in files:
+        committed(house, receipt_of(house, file.name, "delete"))
+
+    assert house.after.close(10)
+
+    assert not [file for file in files if file.exists()]
+    assert not house.after.alive()

@@ -1,0 +1,360 @@
+"""The valve in front of the workers: whose fault an error is, and who may try whether it works again."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from s3spool.errors import Scope, UploadError
+from s3spool.pipeline.destination import STREAK, Destination
+from s3spool.pipeline.item import Item
+from support.lines import Lines, recorded
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NEVER_S = 3600.0
+
+
+def denied(**fields: object) -> UploadError:
+    error = UploadError("put", "a", "AccessDenied", "no", scope=Scope.DESTINATION, hint="grant s3:PutObject")
+    for name, value in fields.items():
+        setattr(error, name, value)
+    return error
+
+
+def slow_down() -> UploadError:
+    return denied(code="SlowDown", sudden=False)
+
+
+def refused(operation: str = "put") -> UploadError:
+    return UploadError(operation, "a", "BadDigest", "not what was announced")
+
+
+class Top(random.Random):
+    """No jitter: always the cap."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with recorded() as lines:
+        yield lines
+
+
+@pytest.fixture
+def destination(lines: Lines) -> Destination:
+    """One that never becomes due for a probe by itself."""
+    return Destination("s3://bucket/in/", initial_s=NEVER_S, max_s=NEVER_S, rng=Top())
+
+
+@pytest.fixture
+def admit() -> Iterator[Callable[[Destination], list[bool]]]:
+    """Ask for admission in a thread; the list holds the answer once there is one."""
+    threads: list[threading.Thread] = []
+
+    def run(destination: Destination) -> list[bool]:
+        answers: list[bool] = []
+        threads.append(threading.Thread(target=lambda: answers.append(destination.admit())))
+        threads[-1].start()
+        return answers
+
+    yield run
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def paused(destination: Destination) -> Destination:
+    assert destination.failed(Item("a"), denied(), probe=False) is Scope.DESTINATION
+    assert destination.paused
+    return destination
+
+
+def test_open_lets_everybody_through(destination: Destination) -> None:
+    """While nothing is wrong nobody waits and nobody is a probe."""
+    assert not destination.paused
+    assert [destination.admit() for _ in range(3)] == [False] * 3
+    assert destination.next_probe_s == 0
+
+
+def test_a_sudden_error_pauses_at_once(destination: Destination, lines: Lines) -> None:
+    """403 needs no streak: one line says what is wrong and what to do, and the next try is scheduled."""
+    scope = destination.failed(Item("a"), denied(), probe=False)
+
+    assert scope is Scope.DESTINATION
+    assert destination.paused
+    assert destination.paused_at == pytest.approx(time.time(), abs=60)
+    assert destination.reason == denied()
+    assert destination.next_probe_s > NEVER_S / 2
+    assert lines == [
+        {
+            "event": "destination.paused",
+            "level": "error",
+            "destination": "s3://bucket/in/",
+            "error_code": "AccessDenied",
+            "error": "no",
+            "hint": "grant s3:PutObject",
+            "path": "a",
+            "next_attempt_s": NEVER_S,
+        }
+    ]
+
+
+def test_transient_errors_pause_after_a_streak(destination: Destination) -> None:
+    """A few 503s are each file's own business; so many without one success between them are not."""
+    scopes = [destination.failed(Item(str(n)), slow_down(), probe=False) for n in range(STREAK)]
+
+    assert scopes == [Scope.FILE] * (STREAK - 1) + [Scope.DESTINATION]
+    assert destination.paused
+
+
+def test_a_success_ends_the_streak(destination: Destination) -> None:
+    """One file that passes shows that the destination works."""
+    for n in range(STREAK - 1):
+        destination.failed(Item(str(n)), slow_down(), probe=False)
+
+    destination.succeeded()
+
+    assert destination.failed(Item("z"), slow_down(), probe=False) is Scope.FILE
+    assert not destination.paused
+
+
+def test_an_answer_about_one_file_ends_the_streak(destination: Destination) -> None:
+    """S3 that refuses one file's checksum is an S3 that works."""
+    for n in range(STREAK - 1):
+        destination.failed(Item(str(n)), slow_down(), probe=False)
+
+    scope = destination.failed(Item("bad"), refused(), probe=False)
+
+    assert scope is Scope.FILE
+    assert destination.failed(Item("z"), slow_down(), probe=False) is Scope.FILE
+    assert not destination.paused
+
+
+def test_a_local_error_says_nothing_about_s3(destination: Destination) -> None:
+    """A file that cannot be read here neither resumes a paused destination nor counts for one."""
+    paused(destination)
+
+    scopes = [destination.failed(Item("a"), refused(operation), probe=False) for operation in ("read", "map")]
+
+    assert scopes == [Scope.FILE, Scope.FILE]
+    assert destination.paused
+
+
+def test_one_line_for_a_hundred_failures_in_flight(destination: Destination, lines: Lines) -> None:
+    """Those that were in flight when it was paused go back uncounted, without a line or a new delay."""
+    paused(destination)
+    due = destination._next_probe
+
+    scopes = {destination.failed(Item(str(n)), denied(), probe=False) for n in range(99)}
+
+    assert scopes == {Scope.DESTINATION}
+    assert len(lines.named("destination.paused")) == 1
+    assert destination._next_probe == due
+
+
+def test_resumes_with_one_line(destination: Destination, lines: Lines) -> None:
+    """When a file passes, everything flows again, and the log says how long it took."""
+    paused(destination)
+
+    destination.succeeded()
+    destination.succeeded()
+
+    assert not destination.paused
+    assert destination.reason is None
+    assert destination.paused_at is None
+    assert not destination.admit()
+    (line,) = lines.named("destination.resumed")
+    assert 0 <= line["duration_s"] < 60
+
+
+def test_race_two_workers_resume_at_once(destination: Destination, lines: Lines) -> None:
+    """Two files that pass at the same moment are one resumption: one line, one call of each listener."""
+    paused(destination)
+    calls: list[bool] = []
+    destination.on_change(lambda: calls.append(destination.paused))
+    lock = destination._lock
+    both_saw_it_paused = threading.Barrier(2)
+
+    class Meeting:
+        def __enter__(self) -> None:
+            both_saw_it_paused.wait(10)
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    destination._lock = Meeting()  # type: ignore[assignment]
+
+    threads = [threading.Thread(target=destination.succeeded) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+    assert len(lines.named("destination.resumed")) == 1
+    assert calls == [False]
+
+
+def test_listeners_hear_of_pause_and_resumption(destination: Destination) -> None:
+    """Who shows the state is told when it changes, after it has changed."""
+    states: list[bool] = []
+    destination.on_change(lambda: states.append(destination.paused))
+
+    paused(destination)
+    destination.succeeded()
+    destination.succeeded()
+
+    assert states == [True, False]
+
+
+def test_a_hundred_wait_and_one_is_sent_ahead(
+    destination: Destination, admit: Callable[[Destination], list[bool]]
+) -> None:
+    """A paused destination is asked by one worker, not by a hundred; when that one passes all go on."""
+    paused(destination)
+    answers = [admit(destination) for _ in range(100)]
+    eventually(lambda: len(destination._turned._waiters) == 100)  # type: ignore[attr-defined]
+    assert answers == [[]] * 100
+
+    destination.probe_now()
+
+    eventually(lambda: [True] in answers)
+    eventually(lambda: len(destination._turned._waiters) == 99)  # type: ignore[attr-defined]
+    assert answers.count([True]) == 1
+    destination.succeeded()
+    eventually(lambda: answers.count([False]) == 99)
+
+
+def test_the_next_probe_comes_by_itself(admit: Callable[[Destination], list[bool]]) -> None:
+    """Nobody has to wake the waiting: when the backoff is over one of them goes."""
+    destination = Destination("d", initial_s=0.05, max_s=0.05, rng=Top())
+    paused(destination)
+
+    answers = [admit(destination) for _ in range(3)]
+
+    eventually(lambda: [True] in answers)
+    assert answers.count([]) == 2
+    destination.close()
+
+
+def test_failed_probes_back_off_and_take_turns(lines: Lines) -> None:
+    """Each failed probe doubles the wait up to the cap, silently; then another worker may try."""
+    destination = Destination("d", initial_s=1.0, max_s=5.0, rng=Top())
+    paused(destination)
+    waits = [destination.next_probe_s]
+
+    for n in range(4):
+        destination.probe_now()
+        assert destination.admit()
+        assert destination.failed(Item(str(n)), denied(), probe=True) is Scope.DESTINATION
+        waits.append(destination.next_probe_s)
+
+    for wait, most in zip(waits, [1, 2, 4, 5, 5], strict=True):
+        assert most - 1 < wait <= most
+    assert len(lines) == 1
+
+
+def test_a_second_pause_starts_with_short_waits_again() -> None:
+    """A success resets the backoff."""
+    destination = Destination("d", initial_s=1.0, max_s=300.0, rng=Top())
+    paused(destination)
+    for _ in range(5):
+        destination.failed(Item("a"), denied(), probe=True)
+    destination.succeeded()
+
+    paused(destination)
+
+    assert destination.next_probe_s <= 1.0
+
+
+@pytest.mark.parametrize(("wish_s", "wait_s"), [(30.0, 30.0), (0.0, 1.0), (9000.0, 60.0)])
+def test_retry_after_is_honoured_within_reason(wish_s: float, wait_s: float) -> None:
+    """The server's wish lengthens the wait, but not beyond retry.max_s, and never shortens it."""
+    destination = Destination("d", initial_s=1.0, max_s=60.0, rng=Top())
+
+    destination.failed(Item("a"), denied(retry_after_s=wish_s), probe=False)
+
+    assert wait_s - 1 < destination.next_probe_s <= wait_s
+
+
+@pytest.mark.parametrize("what", ["released", "local error", "file's own fault"])
+def test_a_probe_that_asked_nothing_gives_its_turn_away(
+    what: str, destination: Destination, admit: Callable[[Destination], list[bool]]
+) -> None:
+    """A probe whose file had vanished or was unreadable must not leave the others waiting."""
+    blamed_at = time.time()
+    destination.succeeded()
+    paused(destination)
+    destination.probe_now()
+    assert destination.admit()
+    other = admit(destination)
+
+    if what == "released":
+        destination.release_probe()
+    elif what == "local error":
+        assert destination.failed(Item("a"), refused("read"), probe=True) is Scope.FILE
+    else:
+        bad = Item("a", blamed_at=blamed_at - 1)
+        assert destination.failed(bad, denied(), probe=True) is Scope.FILE
+
+    eventually(lambda: other == [True])
+    assert destination.paused
+
+
+def test_a_probe_that_s3_refuses_has_passed(destination: Destination) -> None:
+    """An answer about this one file, even a no, comes from a destination that works."""
+    paused(destination)
+    destination.probe_now()
+    destination.admit()
+
+    scope = destination.failed(Item("a"), refused(), probe=True)
+
+    assert scope is Scope.FILE
+    assert not destination.paused
+
+
+def test_a_file_that_always_fails_alone_is_blamed(destination: Destination) -> None:
+    """It paused the destination, others passed, it fails again: now it backs off and the others go on."""
+    item = Item("bad")
+    assert destination.failed(item, denied(), probe=False) is Scope.DESTINATION
+    item = item._replace(blamed_at=time.time())
+    assert destination.failed(item, denied(), probe=True) is Scope.DESTINATION
+    eventually(lambda: time.time() > item.blamed_at)
+    destination.succeeded()
+
+    scope = destination.failed(item, denied(), probe=False)
+
+    assert scope is Scope.FILE
+    assert not destination.paused
+
+
+def test_countable_only_where_it_has_worked_since(destination: Destination) -> None:
+    """Attempts count against a file only if the destination took others meanwhile."""
+    before = time.time() - 1
+
+    assert not destination.countable(before)
+    destination.succeeded()
+
+    assert destination.countable(before)
+    assert not destination.countable(time.time() + 60)
+
+
+def test_close_unblocks_all(destination: Destination, admit: Callable[[Destination], list[bool]]) -> None:
+    """Shutdown does not wait for a destination that is down."""
+    paused(destination)
+    answers = [admit(destination) for _ in range(10)]
+    eventually(lambda: len(destination._turned._waiters) == 10)  # type: ignore[attr-defined]
+
+    destination.close()
+
+    eventually(lambda: answers == [[False]] * 10)
+    assert destination.admit() is False

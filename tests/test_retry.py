@@ -1,0 +1,368 @@
+"""When a failed file is tried again: the pure decision, and the thread that acts on it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+import sqlite3
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3spool.errors import LedgerError, Scope, UploadError
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.rows import State
+from s3spool.ledger.store import Ledger
+from s3spool.pipeline import retry as retry_module
+from s3spool.pipeline.inbox import Inbox
+from s3spool.pipeline.item import Item, Lane
+from s3spool.pipeline.retry import Delay, Park, Policy, RetryThread, backoff_s, decide
+from support.lines import Lines, recorded
+from support.rows import a_retry
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+POLICY = Policy(initial_s=1.0, max_s=300.0, max_attempts=0)
+
+
+class Share(random.Random):
+    """Jitter that always lies at the same share of the range."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def uniform(self, a: float, b: float) -> float:
+        return a + (b - a) * self.share
+
+
+def error(**fields: Any) -> UploadError:
+    return UploadError(
+        **{"operation": "put", "path": "a", "code": "SlowDown", "cause": "slow down", **fields}
+    )
+
+
+SECONDS = st.floats(0.0, 1e6)
+
+
+@given(st.integers(1, 10**6), SECONDS, SECONDS, st.floats(0.0, 1.0))
+def test_backoff_is_clamped(attempt: int, initial_s: float, max_s: float, share: float) -> None:
+    """Whatever the attempt, the delay lies between nothing and max_s."""
+    delay_s = backoff_s(attempt, initial_s=initial_s, max_s=max_s, rng=Share(share))
+
+    assert 0.0 <= delay_s <= max_s
+
+
+@given(st.integers(1, 200), SECONDS, SECONDS)
+def test_the_cap_never_falls(attempt: int, initial_s: float, max_s: float) -> None:
+    """The longest possible delay grows with the attempts until it reaches max_s."""
+    caps = [backoff_s(n, initial_s=initial_s, max_s=max_s, rng=Share(1.0)) for n in (attempt, attempt + 1)]
+
+    assert caps[0] <= caps[1]
+
+
+def test_backoff_doubles_and_never_is_zero() -> None:
+    """1, 2, 4 ... seconds at most, and at least a tenth, so that no file is tried in a tight loop."""
+    most = [backoff_s(n, initial_s=1.0, max_s=300.0, rng=Share(1.0)) for n in (1, 2, 3, 9, 10, 1000)]
+    least = [backoff_s(n, initial_s=1.0, max_s=300.0, rng=Share(0.0)) for n in (1, 2, 3, 9, 10, 1000)]
+
+    assert most == [1, 2, 4, 256, 300, 300]
+    assert least == [0.1] * 6
+
+
+def test_jitter_spreads_what_failed_together() -> None:
+    """A thousand files that failed at once do not come back at once."""
+    rng = random.Random(7)  # noqa: S311 - jitter
+
+    delays = {round(backoff_s(5, initial_s=1.0, max_s=300.0, rng=rng)) for _ in range(1000)}
+
+    assert len(delays) > 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "attempts", "max_attempts", "countable", "expected"),
+    [
+        ({}, 1, 0, True, Delay(1.0)),
+        ({}, 3, 0, True, Delay(4.0)),
+        ({}, 10**6, 0, True, Delay(300.0)),
+        ({}, 2, 3, True, Delay(2.0)),
+        (
+            {},
+            3,
+            3,
+            True,
+            Park("3 attempts failed (retry.max_attempts), the last one with SlowDown: slow down"),
+        ),
+        (
+            {},
+            9,
+            3,
+            True,
+            Park("9 attempts failed (retry.max_attempts), the last one with SlowDown: slow down"),
+        ),
+        ({}, 9, 3, False, Delay(256.0)),
+        ({"retry_after_s": 20.0}, 1, 0, True, Delay(20.0)),
+        ({"retry_after_s": 0.0}, 1, 0, True, Delay(1.0)),
+        ({"retry_after_s": 86400.0}, 1, 0, True, Delay(300.0)),
+        ({"retry_after_s": 20.0}, 3, 3, True, Park),
+        ({"permanent": True, "cause": "too long"}, 1, 0, True, Park("too long")),
+        ({"permanent": True, "cause": "too long"}, 1, 0, False, Park("too long")),
+        ({"permanent": True, "retry_after_s": 5.0}, 1, 9, False, Park("slow down")),
+        ({"scope": Scope.DESTINATION}, 2, 0, False, Delay(2.0)),
+    ],
+)
+def test_decisions(
+    fields: dict[str, Any], attempts: int, max_attempts: int, countable: bool, expected: object
+) -> None:
+    """Delay or park, from the error, the attempts and the policy alone."""
+    policy = Policy(initial_s=1.0, max_s=300.0, max_attempts=max_attempts)
+
+    decision = decide(error(**fields), attempts, policy=policy, countable=countable, rng=Share(1.0))
+
+    assert decision == expected or type(decision) is expected
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "ledger.sqlite3", destination="d")
+    ledger.start()
+    yield ledger
+    ledger.close(10)
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with recorded() as lines:
+        yield lines
+
+
+def waiting(ledger: Ledger, *paths: str, next_attempt: float = 100.0, **fields: Any) -> None:
+    for path in paths:
+        ledger.record_retry(a_retry(path, next_attempt=next_attempt, **fields))
+    assert ledger.flush(10)
+
+
+def test_a_tick_hands_over_what_is_due(ledger: Ledger) -> None:
+    """Due files go to the inbox with their history; those that are not yet due, or parked, stay."""
+    waiting(ledger, "b", next_attempt=99.0, attempts=3, first_error_at=50.0)
+    waiting(ledger, "a", next_attempt=100.0, attempts=1, first_error_at=60.0)
+    waiting(ledger, "later", next_attempt=107.0)
+    waiting(ledger, "parked", next_attempt=0.0, state=State.PARKED)
+    inbox = Inbox(10, 2)
+    thread = RetryThread(ledger, inbox, POLICY)
+
+    with Reader(ledger.path) as reader:
+        wait_s = thread.tick(reader, 100.0)
+        again_s = thread.tick(reader, 100.0)
+
+    assert (wait_s, again_s) == (7.0, 7.0)
+    assert inbox.take_nowait() == Item("b", Lane.RETRY, 3, 50.0)
+    assert inbox.take_nowait() == Item("a", Lane.RETRY, 1, 60.0)
+    assert inbox.take_nowait() is None
+
+
+def test_an_empty_list_needs_no_look(ledger: Ledger) -> None:
+    """With nothing waiting the thread sleeps until it is woken."""
+    with Reader(ledger.path) as reader:
+        assert RetryThread(ledger, Inbox(10, 2), POLICY).tick(reader, 100.0) is None
+
+
+def test_a_clock_set_back_postpones_by_max_s_at_most(ledger: Ledger) -> None:
+    """Times in the ledger are the wall clock's; when that jumps back a year, files do not wait a year."""
+    waiting(ledger, "a", next_attempt=3e7)
+
+    with Reader(ledger.path) as reader:
+        assert RetryThread(ledger, Inbox(10, 2), POLICY).tick(reader, 100.0) == POLICY.max_s
+
+
+def test_a_full_inbox_leaves_the_rest_for_later(ledger: Ledger) -> None:
+    """Only what found room is claimed; the rest is due still, and asked for again soon."""
+    waiting(ledger, "a", "b", "c")
+    inbox = Inbox(2, 2)
+    thread = RetryThread(ledger, inbox, POLICY)
+
+    with Reader(ledger.path) as reader:
+        wait_s = thread.tick(reader, 100.0)
+        taken = [inbox.take_nowait(), inbox.take_nowait()]
+        left = [row.path for row in reader.due(100.0, 10)]
+        thread.tick(reader, 100.0)
+
+    assert wait_s is not None
+    assert 0 < wait_s <= 5
+    assert [item.path for item in taken if item] == ["a", "b"]
+    assert left == ["c"]
+    assert inbox.take_nowait() == Item("c", Lane.RETRY, 2, a_retry().first_error_at)
+
+
+def test_an_inbox_without_any_room(ledger: Ledger) -> None:
+    """Nothing is claimed where nothing was accepted."""
+    waiting(ledger, "a")
+    inbox = Inbox(1, 2)
+    inbox.offer([Item("other")])
+
+    with Reader(ledger.path) as reader:
+        RetryThread(ledger, inbox, POLICY).tick(reader, 100.0)
+        left = [row.path for row in reader.due(100.0, 10)]
+
+    assert left == ["a"]
+
+
+def test_more_than_a_batch_is_looked_at_again_at_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long list is handed over in batches without a pause between them."""
+    monkeypatch.setattr(retry_module, "BATCH", 2)
+    waiting(ledger, "a", "b", "c")
+    thread = RetryThread(ledger, Inbox(10, 2), POLICY)
+
+    with Reader(ledger.path) as reader:
+        waits = [thread.tick(reader, 100.0), thread.tick(reader, 100.0)]
+
+    assert waits == [0.0, None]
+
+
+def test_race_a_worker_fails_again_before_the_claim(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that fails at once, before its claim is in the ledger, must still come due again."""
+    waiting(ledger, "a", "b")
+    inbox = Inbox(10, 2)
+    offer = inbox.offer_nowait
+
+    def free(path: str) -> None:
+        inbox.done(path)
+
+    def a_quick_worker(items: Sequence[Item]) -> int:
+        accepted = offer(items)
+        while (item := inbox.take_nowait()) is not None:
+            state = State.WAITING if item.path == "a" else State.PARKED
+            row = a_retry(item.path, attempts=3, next_attempt=101.0, state=state)
+            ledger.record_retry(row, functools.partial(free, item.path))
+        return accepted
+
+    monkeypatch.setattr(inbox, "offer_nowait", a_quick_worker)
+    thread = RetryThread(ledger, inbox, POLICY)
+
+    with Reader(ledger.path) as reader:
+        wait_s = thread.tick(reader, 100.0)
+        due = [row.path for row in reader.due(101.0, 10)]
+        ledger.release(None)
+        assert ledger.flush(10)
+        released = {row.path for row in reader.due(101.0, 10)}
+
+    assert due == ["a"]
+    assert wait_s == 1.0
+    assert released == {"a", "b"}
+
+
+def test_the_thread_sleeps_until_woken(ledger: Ledger) -> None:
+    """A new row and a wake are enough: the file comes to the inbox."""
+    inbox = Inbox(10, 2)
+    thread = RetryThread(ledger, inbox, POLICY)
+    thread.start()
+    eventually(lambda: thread.beats == 1)
+
+    waiting(ledger, "a")
+    thread.wake()
+
+    item = inbox.take()
+    assert item is not None
+    assert item.path == "a"
+    assert thread.alive()
+    thread.close(10)
+    assert not thread.alive()
+
+
+def test_the_thread_wakes_by_itself_when_a_file_is_due(ledger: Ledger) -> None:
+    """Nobody has to remind it of a file that was not due when it looked."""
+    waiting(ledger, "a", next_attempt=time.time() + 0.05)
+    inbox = Inbox(10, 2)
+    thread = RetryThread(ledger, inbox, POLICY)
+
+    thread.start()
+
+    item = inbox.take()
+    assert item is not None
+    assert item.path == "a"
+    thread.close(10)
+
+
+def test_the_thread_outlives_a_broken_ledger(
+    ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ledger that cannot be read for a while costs a line and a pause, not the thread."""
+    monkeypatch.setattr(retry_module, "ROOM_S", 0.001)
+    waiting(ledger, "a")
+    hidden = ledger.path.with_name("hidden")
+    ledger.path.rename(hidden)
+    inbox = Inbox(10, 2)
+    thread = RetryThread(ledger, inbox, POLICY)
+    thread.start()
+    eventually(lambda: lines.named("ledger.failed"))
+
+    hidden.rename(ledger.path)
+
+    eventually(lambda: inbox.counts() == (1, 0))
+    thread.close(10)
+
+
+def test_the_thread_outlives_an_error_in_a_query(
+    ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ledger that breaks while it is open (a bad block) does not end the thread either."""
+    monkeypatch.setattr(retry_module, "ROOM_S", 0.001)
+    due = Reader.due
+    broken = [True]
+
+    def bad_block(reader: Reader, now: float, limit: int) -> Any:
+        if broken:
+            raise LedgerError(broken.pop())
+        return due(reader, now, limit)
+
+    monkeypatch.setattr(Reader, "due", bad_block)
+    waiting(ledger, "a")
+    inbox = Inbox(10, 2)
+    thread = RetryThread(ledger, inbox, POLICY)
+
+    thread.start()
+
+    eventually(lambda: inbox.counts() == (1, 0))
+    assert len(lines.named("ledger.failed")) == 1
+    thread.close(10)
+
+
+def test_closing_does_not_wait_for_a_claim(ledger: Ledger, lines: Lines) -> None:
+    """A ledger that cannot write does not hold the shutdown up, and nothing is handed over twice."""
+    waiting(ledger, "a")
+    with contextlib.closing(sqlite3.connect(ledger.path)) as other:
+        other.execute("CREATE TRIGGER full BEFORE UPDATE ON retries BEGIN SELECT RAISE(FAIL, 'full'); END")
+    inbox = Inbox(10, 2)
+    thread = RetryThread(ledger, inbox, POLICY)
+    thread.start()
+    eventually(lambda: inbox.take_nowait() == Item("a", Lane.RETRY, 2, a_retry().first_error_at))
+    tried = ledger.beats
+    eventually(lambda: ledger.beats >= tried + 3)  # 1.5 seconds of trying
+
+    thread.close(10)
+
+    assert not thread.alive()
+    assert (thread.beats, inbox.counts()) == (1, (0, 1))
+
+
+def test_closing_while_the_ledger_cannot_be_read(
+    ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause after a failure ends with the daemon."""
+    ledger.path.rename(ledger.path.with_name("hidden"))
+    thread = RetryThread(ledger, Inbox(10, 2), POLICY)
+    thread.start()
+    eventually(lambda: lines.named("ledger.failed"))
+
+    thread.close(10)
+
+    assert not thread.alive()

@@ -1,0 +1,443 @@
+"""Walking the folder: finds what no event told of, in bounded memory, and keeps honest count of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from s3spool.ledger.rows import State
+from s3spool.pipeline import scan as scan_module
+from s3spool.pipeline.item import Item
+from s3spool.pipeline.names import Names
+from s3spool.pipeline.watch import Watch
+from support.house import House
+from support.lines import Lines, recorded
+from support.rows import a_receipt, a_retry
+from support.trees import deep_tree
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with recorded() as lines:
+        yield lines
+
+
+@pytest.fixture
+def build(tmp_path: Path, lines: Lines) -> Iterator[Callable[..., House]]:
+    """A house whose ledger runs."""
+    houses: list[House] = []
+
+    def house(**settings: Any) -> House:
+        houses.append(House(tmp_path, **settings))
+        houses[-1].start(houses[-1].ledger)
+        return houses[-1]
+
+    yield house
+    for each in houses:
+        each.close()
+
+
+@pytest.fixture
+def house(build: Callable[..., House]) -> House:
+    return build()
+
+
+def scan(house: House, reason: str = "start") -> None:
+    """Ask for a scan, and wait for its end."""
+    if house.scan not in house._running:
+        house.start(house.scan)
+    number = house.scan.started + 1
+    house.scan.want(reason)
+    eventually(lambda: house.scan.finished >= number)
+
+
+def taken(house: House) -> set[str]:
+    """All that is queued, taken and done with."""
+    paths = set()
+    while (item := house.inbox.take_nowait()) is not None:
+        house.inbox.done(item.path)
+        paths.add(item.path)
+    return paths
+
+
+def test_finds_every_file_and_nothing_else(house: House, lines: Lines) -> None:
+    """Regular files at any depth and of any name; no links, FIFOs or hidden ones."""
+    names = {"a", "x/b", "x/y/z/c", "two\nlines", os.fsdecode(b"x/latin-\xff"), "ü/日本"}
+    for name in [*names, ".hidden", ".git/config", "x/.git/y/z"]:
+        house.drop(name)
+    (house.root / "link").symlink_to(house.root / "a")
+    (house.root / "circle").symlink_to(house.root)
+    os.mkfifo(house.root / "fifo")
+    (house.root / "empty").mkdir()
+
+    scan(house)
+
+    assert taken(house) == names
+    (line,) = lines.named("scan.finished")
+    assert (line["reason"], line["files"], line["offered"], line["files_missed_by_watch"]) == (
+        "start",
+        6,
+        6,
+        0,
+    )
+
+
+def test_not_recursive(build: Callable[..., House]) -> None:
+    """Without `recursive` only the folder itself is looked at."""
+    house = build(recursive=False)
+    house.drop("a")
+    house.drop("sub/b")
+
+    scan(house)
+
+    assert taken(house) == {"a"}
+
+
+def test_a_new_list_of_names_counts_from_the_next_scan(house: House) -> None:
+    """A reload exchanges the patterns."""
+    house.drop("a.csv")
+    house.drop("a.txt")
+    house.scan.names = Names(["*.csv"], [])
+
+    scan(house)
+
+    assert taken(house) == {"a.csv"}
+
+
+def test_a_tree_deeper_than_the_stack(house: House) -> None:
+    """1,200 directories one in another are walked like any others, and the thread lives."""
+    with deep_tree(house.root, levels=1200) as path:
+        scan(house)
+
+        assert taken(house) == {path}
+        assert house.scan.alive()
+
+
+def test_a_full_inbox_holds_the_walk_back(
+    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many files wait: never more in memory than a batch and an inbox, and none is left out."""
+    monkeypatch.setattr(scan_module, "BATCH", 10)
+    house = build(size=5)
+    names = {house.drop(f"{number:03d}").name for number in range(100)}
+    listed = []
+    look = os.scandir
+
+    def counted(path: Any) -> Any:
+        @contextlib.contextmanager
+        def entries() -> Iterator[Iterator[os.DirEntry[str]]]:
+            with look(path) as real:
+                yield (listed.append(entry.name) or entry for entry in real)  # type: ignore[func-returns-value]
+
+        return entries()
+
+    monkeypatch.setattr(os, "scandir", counted)
+    house.start(house.scan)
+    house.scan.want("start")
+    eventually(lambda: house.inbox._waiting_offers)
+    held_back = len(listed)
+
+    found: set[str] = set()
+    while len(found) < 100:
+        item = house.inbox.take()
+        assert item is not None
+        assert house.inbox.counts()[0] <= 5
+        house.inbox.done(item.path)
+        found.add(item.path)
+
+    assert found == names
+    assert held_back == 10
+    eventually(lambda: house.scan.finished == 1)
+
+
+def test_what_is_on_its_way_is_not_offered_again(house: House, lines: Lines) -> None:
+    """Queued, in flight or settling: known already, and no miss of the watcher."""
+    for name in ("queued", "in flight", "settling"):
+        house.drop(name)
+    house.offer("in flight")
+    house.inbox.take()
+    house.offer("queued")
+    house.settle.touch("settling")
+
+    scan(house, "timer")
+
+    assert house.inbox.counts() == (1, 1)
+    assert house.scan.missed == 0
+    assert house.inbox.done("in flight")  # it may have changed since it was read
+
+
+def test_what_the_ledger_knows_is_not_offered(house: House) -> None:
+    """Sent and unchanged, or in the retry list: not offered; changed: offered."""
+    here = house.ledger.destination
+    for name in ("sent", "rewritten", "waiting", "parked"):
+        house.drop(name)
+    for name in ("sent", "rewritten"):
+        house.ledger.record_receipt(a_receipt(name, identity=house.identity(name), destination=here))
+    house.ledger.record_retry(a_retry("waiting", identity=house.identity("waiting")))
+    house.ledger.record_retry(a_retry("parked", identity=house.identity("parked"), state=State.PARKED))
+    assert house.ledger.flush(10)
+    house.drop("rewritten", b"other")
+
+    scan(house)
+
+    assert taken(house) == {"rewritten"}
+
+
+def test_a_touched_file_is_offered_with_its_receipt(house: House) -> None:
+    """Only ctime differs: the worker compares the checksum."""
+    house.drop("a")
+    receipt = a_receipt("a", identity=house.identity("a"), destination=house.ledger.destination)
+    house.ledger.record_receipt(receipt)
+    assert house.ledger.flush(10)
+    (house.root / "a").chmod(0o600)
+
+    scan(house)
+
+    assert house.inbox.take_nowait() == Item("a", receipt=receipt)
+
+
+def test_finishes_what_a_dead_process_left(build: Callable[..., House]) -> None:
+    """Receipts with after = delete whose files are still here: removed, not sent."""
+    house = build(action="delete")
+    for name in ("a", "sub/b"):
+        house.drop(name)
+        house.ledger.record_receipt(
+            a_receipt(
+                name,
+                identity=house.identity(name),
+                destination=house.ledger.destination,
+                after="delete",
+                read_at=2e9,
+            )
+        )
+    assert house.ledger.flush(10)
+    house.start(house.after)
+
+    scan(house)
+
+    eventually(lambda: not list(house.root.rglob("?")))
+    eventually(lambda: house.inbox.counts() == (0, 0))
+    assert house.stats.uploaded == 0
+
+
+def test_fresh_files_settle_first(build: Callable[..., House]) -> None:
+    """A file written a moment ago may still be written to: it waits, and how it looked is remembered."""
+    house = build(settle_s=60.0)
+    house.drop("old")
+    house.drop("fresh", mtime_ns=None)
+
+    scan(house)
+
+    assert taken(house) == {"old"}
+    assert house.settle._lanes[next(iter(house.settle._lanes))]["fresh"][1] == house.identity("fresh")
+
+
+def test_fresh_files_without_room_to_settle_go_to_the_workers(build: Callable[..., House]) -> None:
+    """A full settle does not lose what the scan found."""
+    house = build(settle_s=60.0, size=1)
+    house.settle.touch("other")
+    house.drop("fresh", mtime_ns=None)
+
+    scan(house)
+
+    assert taken(house) == {"fresh"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "missed"),
+    [
+        ("start", 0),
+        ("full", 0),
+        ("ledger", 0),
+        ("poll", 0),
+        ("restored", 0),
+        ("timer", 2),
+        ("overflow", 2),
+        ("asked", 2),
+    ],
+)
+def test_only_what_events_should_have_told_counts_as_missed(
+    house: House, lines: Lines, reason: str, missed: int
+) -> None:
+    """The count measures the watcher's honesty, so a first scan or a full queue is not held against it."""
+    house.drop("a")
+    house.drop("b")
+
+    scan(house, reason)
+    scan(house, reason)
+
+    assert house.scan.missed == missed
+    assert [line["files_missed_by_watch"] for line in lines.named("scan.finished")] == [missed, 0]
+
+
+def test_a_watch_that_is_missing_is_armed(house: House) -> None:
+    """Directories the events did not tell of are watched from the scan on."""
+    house.drop("sub/deep/a")
+    watch = Watch(
+        house.root,
+        house.scan.names,
+        recursive=True,
+        hint=lambda *_: None,
+        rescan=lambda _: None,
+        lost=lambda: None,
+    )
+    watch.start()
+    watch._disarm("sub/")
+    house.scan.watch = watch
+
+    scan(house)
+
+    assert watch.directories() == 3
+    watch.stop()
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")]
+)
+def test_an_unreadable_directory_does_not_stop_the_scan(
+    house: House, lines: Lines, error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can be read is found; what cannot is said once, not for each directory."""
+    for name in ("a/1", "bad/2", "bad too/3", "z/4", "5"):
+        house.drop(name)
+    look = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if "bad" in Path(path).name:
+            raise error
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    scan(house)
+
+    assert taken(house) == {"a/1", "z/4", "5"}
+    (line,) = [line for line in lines.named("scan.finished") if line["reason"] == "unreadable directory"]
+    assert "bad" in line["path"]
+
+
+def test_what_vanishes_during_the_walk_is_passed_over(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and directories that go between the listing and the look are no trouble."""
+    for name in ("gone", "stays", "d/below"):
+        house.drop(name)
+    look = os.scandir
+
+    def racing(path: Any) -> Any:
+        @contextlib.contextmanager
+        def entries() -> Iterator[Iterator[os.DirEntry[str]]]:
+            with look(path) as real:
+                listed = list(real)
+            (house.root / "gone").unlink(missing_ok=True)
+            if (house.root / "d").exists():
+                (house.root / "d" / "below").unlink()
+                (house.root / "d").rmdir()
+            yield iter(listed)
+
+        return entries()
+
+    monkeypatch.setattr(os, "scandir", racing)
+
+    scan(house)
+
+    assert taken(house) == {"stays"}
+
+
+def test_a_root_that_is_gone_is_tried_again(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread outlives a vanished folder, and finds what is in it when it is back; that is no miss."""
+    monkeypatch.setattr(scan_module, "ERROR_S", 0.01)
+    house.drop("a")
+    away = house.root.with_name("away")
+    house.root.rename(away)
+    house.start(house.scan)
+    house.scan.want("start")
+    eventually(lambda: lines.named("scan.finished"))
+
+    away.rename(house.root)
+
+    eventually(lambda: taken(house) == {"a"})
+    eventually(lambda: "files" in lines.named("scan.finished")[-1])
+    assert house.scan.missed == 0
+
+
+def test_a_ledger_that_is_broken_is_tried_again(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the ledger nothing can be told apart; the scan waits until it can."""
+    monkeypatch.setattr(scan_module, "ERROR_S", 0.01)
+    house.drop("a")
+    hidden = house.ledger.path.with_name("hidden")
+    house.ledger.path.rename(hidden)
+    house.start(house.scan)
+    house.scan.want("start")
+    eventually(lambda: lines.named("scan.finished"))
+
+    hidden.rename(house.ledger.path)
+
+    eventually(lambda: taken(house) == {"a"})
+
+
+def test_polling_is_as_frequent_as_the_walk_is_short(build: Callable[..., House]) -> None:
+    """Without inotify the scan is the only source: often, but never more than a tenth of the time."""
+    house = build(rescan_s=300.0, settle_s=2.0)
+
+    idle = house.scan._interval_s()
+    house.scan._last_duration_s = 7.0
+    busy = house.scan._interval_s()
+    house.scan._last_duration_s = 7000.0
+    endless = house.scan._interval_s()
+    house.scan.watch = object()  # type: ignore[assignment]
+
+    assert (idle, busy, endless, house.scan._interval_s()) == (2.0, 70.0, 300.0, 300.0)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_scans_by_itself_from_time_to_time(build: Callable[..., House], lines: Lines, watched: bool) -> None:
+    """Nobody has to ask: with a watch to check on it, without one to replace it."""
+    house = build(rescan_s=0.01)
+    house.drop("a")
+    if watched:
+        house.scan.watch = Watch(
+            house.root,
+            house.scan.names,
+            recursive=True,
+            hint=lambda *_: None,
+            rescan=lambda _: None,
+            lost=lambda: None,
+        )
+
+    house.start(house.scan)
+
+    eventually(lambda: house.scan.finished >= 2)
+    assert lines.named("scan.finished")[0]["reason"] == ("timer" if watched else "poll")
+    assert house.scan.missed == (1 if watched else 0)
+
+
+@pytest.mark.parametrize("waits_for", ["room", "the next time"])
+def test_close_does_not_wait(
+    build: Callable[..., House], waits_for: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a full inbox nor a long interval holds the shutdown up."""
+    monkeypatch.setattr(scan_module, "BATCH", 1)
+    house = build(size=1)
+    if waits_for == "room":
+        for number in range(5):
+            house.drop(str(number))
+        house.start(house.scan)
+        house.scan.want("start")
+        eventually(lambda: house.inbox._waiting_offers)
+    else:
+        scan(house)
+
+    house.close()
+
+    assert not house.scan.alive()

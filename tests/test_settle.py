@@ -1,0 +1,247 @@
+"""Waiting until a file is left alone: who is due when, and that the settle thread is woken for it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from s3spool.ledger.rows import Identity
+from s3spool.pipeline.settle import BATCH, BUSY_S, CREATED_S, Quiet, Settle
+from support.rows import SOME
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from s3spool.pipeline.settle import Ripe
+
+PATHS = st.sampled_from(["a", "b", "c", "d", "e", "f"])
+SEEN = st.sampled_from([None, SOME, Identity(1, 2, 3, 4, 5)])
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class SettleAgainstModel(RuleBasedStateMachine):
+    """Settle is a dict of path -> (why, due, seen), and nothing more."""
+
+    @initialize(settle_s=st.sampled_from([0.0, 0.05, 1.0, 60.0]), size=st.integers(1, 5))
+    def start(self, settle_s: float, size: int) -> None:
+        self.clock = Clock()
+        self.size = size
+        self.settle = Settle(settle_s, size, clock=self.clock)
+        self.delays = {
+            Quiet.CHANGED: settle_s,
+            Quiet.CREATED: max(settle_s, CREATED_S),
+            Quiet.BUSY: max(settle_s, BUSY_S),
+        }
+        self.model: dict[str, tuple[Quiet, float, Identity | None]] = {}
+
+    @rule(path=PATHS, quiet=st.sampled_from(Quiet), seen=SEEN)
+    def touch(self, path: str, quiet: Quiet, seen: Identity | None) -> None:
+        accepted = self.settle.touch(path, quiet, seen)
+
+        before = self.model.get(path)
+        assert accepted is (before is not None or len(self.model) < self.size)
+        weaker = quiet is Quiet.BUSY or (
+            quiet is Quiet.CREATED and before is not None and before[0] is Quiet.CHANGED
+        )
+        if accepted and (before is None or not weaker):
+            self.model[path] = (quiet, self.clock.now + self.delays[quiet], seen)
+
+    @rule(seconds=st.sampled_from([0.0, 0.01, 0.09, 0.5, 1.0, 4.0, 60.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def take_what_is_due(self) -> None:
+        ripe, upcoming = self.settle.due(self.clock.now)
+
+        due = {path: seen for path, (_, due_at, seen) in self.model.items() if due_at <= self.clock.now}
+        assert dict(ripe) == due
+        assert len(ripe) == len(due)
+        for path in due:
+            del self.model[path]
+        assert upcoming == min((due_at for _, due_at, _ in self.model.values()), default=None)
+
+    @invariant()
+    def knows_the_same_paths(self) -> None:
+        if hasattr(self, "model"):
+            assert self.settle.knows("abcdef") == set(self.model)
+            assert len(self.settle) == len(self.model) <= self.size
+            assert set(self.settle.paths(100)) == set(self.model)
+            assert len(self.settle.paths(2)) == min(2, len(self.model))
+
+
+TestSettleAgainstModel = SettleAgainstModel.TestCase
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def waiting() -> Iterator[list[threading.Thread]]:
+    """Threads a test started; they have to end with it."""
+    threads: list[threading.Thread] = []
+    yield threads
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def consume(settle: Settle, threads: list[threading.Thread]) -> list[list[Ripe]]:
+    """A settle thread of the test's own: collects what `wait_due` returns until it says closed."""
+    batches: list[list[Ripe]] = []
+
+    def run() -> None:
+        while batch := settle.wait_due():
+            batches.append(batch)
+        batches.append([])
+
+    threads.append(threading.Thread(target=run))
+    threads[-1].start()
+    return batches
+
+
+def test_first_come_first_due(clock: Clock) -> None:
+    """What was left alone the longest comes out first."""
+    settle = Settle(1.0, 10, clock=clock)
+    for path in ("b", "a", "c"):
+        settle.touch(path)
+        clock.now += 0.1
+    settle.touch("b")
+
+    ripe, upcoming = settle.due(clock.now + 1)
+
+    assert [path for path, _ in ripe] == ["a", "c", "b"]
+    assert upcoming is None
+
+
+def test_a_batch_is_bounded_and_the_rest_stays_due(clock: Clock) -> None:
+    """Ten thousand files that are due at once come out in batches, none is left behind."""
+    settle = Settle(0.0, 3 * BATCH, clock=clock)
+    for number in range(2 * BATCH + 1):
+        settle.touch(str(number))
+
+    sizes = [len(settle.due(clock.now)[0]) for _ in range(4)]
+
+    assert sizes == [BATCH, BATCH, 1, 0]
+
+
+@given(st.sampled_from(Quiet))
+def test_full_means_no_but_what_is_known_may_change(quiet: Quiet) -> None:
+    """Without room a new path is refused, so that the caller asks for a scan; a known one needs no room."""
+    settle = Settle(1.0, 1)
+    settle.touch("a", quiet)
+
+    assert settle.touch("a", Quiet.CHANGED)
+    assert not settle.touch("b", Quiet.CHANGED)
+    assert settle.knows(["a", "b"]) == {"a"}
+
+
+def test_a_sleeper_is_woken_for_the_first_path(waiting: list[threading.Thread]) -> None:
+    """An idle settle thread sleeps without a time-out, so a hint has to wake it."""
+    settle = Settle(0.0, 10)
+    batches = consume(settle, waiting)
+    eventually(lambda: settle._sleeping)
+
+    settle.touch("a", seen=SOME)
+
+    eventually(lambda: batches == [[("a", SOME)]])
+    settle.close()
+
+
+def test_a_sleeper_is_woken_for_what_is_due_sooner(waiting: list[threading.Thread]) -> None:
+    """Sleeping until a far away time does not hold up a path that is due before."""
+    settle = Settle(0.0, 10)
+    settle.touch("busy", Quiet.BUSY)
+    batches = consume(settle, waiting)
+    eventually(lambda: settle._sleeping)
+
+    settle.touch("closed", Quiet.CHANGED)
+
+    eventually(lambda: batches == [[("closed", None)]])
+    assert settle.knows(["busy"]) == {"busy"}
+    settle.close()
+
+
+def test_a_path_that_comes_between_looking_and_sleeping_is_not_slept_over(
+    waiting: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The race: nothing was due, then a path came in, then the thread would have gone to sleep."""
+    settle = Settle(0.0, 10)
+    look = settle.due
+    late = iter(["late"])
+
+    def looked_then_it_came(now: float) -> tuple[list[Ripe], float | None]:
+        result = look(now)
+        for path in late:
+            settle.touch(path)
+        return result
+
+    monkeypatch.setattr(settle, "due", looked_then_it_came)
+
+    batches = consume(settle, waiting)
+
+    eventually(lambda: batches == [[("late", None)]])
+    settle.close()
+
+
+def test_waits_until_the_time_has_come(waiting: list[threading.Thread]) -> None:
+    """A path that is due later comes out without any further hint."""
+    settle = Settle(0.05, 10)
+    settle.touch("a")
+
+    batches = consume(settle, waiting)
+
+    eventually(lambda: batches == [[("a", None)]])
+    settle.close()
+
+
+@pytest.mark.parametrize("when", ["before", "asleep"])
+def test_close_ends_the_waiting(when: str, waiting: list[threading.Thread]) -> None:
+    """A closed Settle answers an empty list at once, whatever is still in it."""
+    settle = Settle(60.0, 10)
+    settle.touch("a")
+    if when == "before":
+        settle.close()
+
+    batches = consume(settle, waiting)
+    if when == "asleep":
+        eventually(lambda: settle._sleeping)
+        settle.close()
+
+    eventually(lambda: batches == [[]])
+
+
+def test_closed_between_looking_and_sleeping(
+    waiting: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The race: closed after the look; the thread must not go to sleep for ever."""
+    settle = Settle(60.0, 10)
+    look = settle.due
+
+    def looked_then_closed(now: float) -> tuple[list[Ripe], float | None]:
+        result = look(now)
+        settle.close()
+        return result
+
+    monkeypatch.setattr(settle, "due", looked_then_closed)
+
+    batches = consume(settle, waiting)
+
+    eventually(lambda: batches == [[]])

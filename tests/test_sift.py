@@ -1,0 +1,238 @@
+"""What the ledger knows already is not sent again; everything else is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from s3spool.errors import LedgerError
+from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.rows import Identity, State
+from s3spool.pipeline.item import Item
+from s3spool.pipeline.settle import Quiet
+from s3spool.pipeline.sift import RACY_S, Verdict, verdict
+from support.house import House
+from support.lines import Lines, recorded
+from support.rows import SOME, a_receipt, a_retry
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MTIME_S = SOME.mtime_ns / 1e9
+SETTLED = MTIME_S + 60
+CHMOD = SOME._replace(ctime_ns=SOME.ctime_ns + 1)
+REWRITTEN = SOME._replace(mtime_ns=SOME.mtime_ns + 1, ctime_ns=SOME.ctime_ns + 1)
+REPLACED = SOME._replace(inode=SOME.inode + 1, ctime_ns=SOME.ctime_ns + 1)
+
+
+@pytest.mark.parametrize(
+    ("receipt", "retry", "identity", "hinted", "expected"),
+    [
+        # In the retry list: its turn comes by itself, unless it has changed.
+        (None, {}, SOME, False, Verdict.SKIP),
+        (None, {}, SOME, True, Verdict.SKIP),
+        (None, {"state": State.PARKED}, SOME, True, Verdict.SKIP),
+        (None, {"state": State.PARKED}, REWRITTEN, True, Verdict.SEND),
+        (None, {"state": State.PARKED}, CHMOD, False, Verdict.SEND),
+        (None, {}, REPLACED, False, Verdict.SEND),
+        ({}, {}, SOME, False, Verdict.SKIP),
+        ({}, {}, REWRITTEN, False, Verdict.SEND),
+        # Sent before, to here.
+        ({"read_at": SETTLED}, None, SOME, False, Verdict.SKIP),
+        ({"read_at": SETTLED}, None, SOME, True, Verdict.SKIP),
+        ({"read_at": SETTLED, "after": "delete"}, None, SOME, False, Verdict.FINISH),
+        ({"read_at": SETTLED, "after": "archive"}, None, SOME, True, Verdict.FINISH),
+        ({"read_at": SETTLED}, None, CHMOD, False, Verdict.CHECK),
+        ({"read_at": SETTLED, "after": "delete"}, None, CHMOD, True, Verdict.CHECK),
+        ({"read_at": SETTLED}, None, REWRITTEN, False, Verdict.SEND),
+        ({"read_at": SETTLED}, None, REPLACED, False, Verdict.SEND),
+        # Written while or just before it was read: the clock may have stood still, and a hint says it moved.
+        ({"read_at": MTIME_S + RACY_S / 2}, None, SOME, True, Verdict.CHECK),
+        ({"read_at": MTIME_S + RACY_S / 2}, None, SOME, False, Verdict.SKIP),
+        ({"read_at": MTIME_S - 5, "after": "delete"}, None, SOME, True, Verdict.CHECK),
+        ({"read_at": MTIME_S + RACY_S * 2}, None, SOME, True, Verdict.SKIP),
+        # Sent before, but elsewhere.
+        ({"read_at": SETTLED, "destination": 2}, None, SOME, False, Verdict.SEND),
+        ({"read_at": SETTLED, "destination": 2, "after": "delete"}, None, SOME, False, Verdict.SEND),
+        ({"read_at": SETTLED, "destination": 2}, None, CHMOD, True, Verdict.SEND),
+    ],
+)
+def test_verdicts(
+    receipt: dict[str, Any] | None,
+    retry: dict[str, Any] | None,
+    identity: Identity,
+    hinted: bool,
+    expected: Verdict,
+) -> None:
+    """The whole table of what is known, how the file looks, and whether something happened to it."""
+    known = Known(
+        None if receipt is None else a_receipt(**receipt), None if retry is None else a_retry(**retry)
+    )
+
+    assert verdict(known, identity, destination=1, hinted=hinted) is expected
+
+
+@pytest.mark.parametrize("known", [None, Known(None, None)])
+def test_the_unknown_is_sent(known: Known | None) -> None:
+    """When in doubt a file is sent: at least once is the promise."""
+    assert verdict(known, SOME, destination=1, hinted=False) is Verdict.SEND
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with recorded() as lines:
+        yield lines
+
+
+@pytest.fixture
+def house(tmp_path: Path, lines: Lines) -> Iterator[House]:
+    house = House(tmp_path, action="delete")
+    house.start(house.ledger)
+    yield house
+    house.close()
+
+
+def sort(house: House, *paths: str, hinted: bool = False) -> list[Item]:
+    with Reader(house.ledger.path) as reader:
+        return house.sift.sort([(path, None, None) for path in paths], reader, hinted=hinted)
+
+
+def test_sorting_a_mixed_lot(house: House, lines: Lines) -> None:
+    """Of many candidates just those are offered that have to be sent, in their order."""
+    for name in ("new", "sent", "waiting", "touched", "rewritten"):
+        house.drop(name)
+    here = house.ledger.destination
+    for name in ("sent", "touched", "rewritten"):
+        house.ledger.record_receipt(
+            a_receipt(name, identity=house.identity(name), destination=here, read_at=2e9)
+        )
+    house.ledger.record_receipt(a_receipt("gone", destination=here))
+    house.ledger.record_retry(a_retry("waiting", identity=house.identity("waiting")))
+    assert house.ledger.flush(10)
+    (house.root / "touched").chmod(0o600)
+    house.drop("rewritten", b"other", mtime_ns=2 * 10**18)
+    receipt = a_receipt("touched", identity=house.identity("touched"), destination=here, read_at=2e9)
+
+    items = sort(house, "new", "sent", "waiting", "touched", "rewritten", "gone", "vanished")
+
+    assert [item.path for item in items] == ["new", "touched", "rewritten", "vanished"]
+    checked = items[1].receipt
+    assert checked is not None
+    assert checked._replace(identity=receipt.identity) == receipt
+    assert {line["path"]: line["reason"] for line in lines.named("file.skipped")} == {
+        "sent": "uploaded",
+        "waiting": "waiting",
+    }
+
+
+def test_what_was_seen_travels_with_the_item(house: House) -> None:
+    """The worker compares with how the file looked one settle time ago."""
+    house.drop("a")
+    house.drop("b")
+    house.ledger.record_retry(a_retry("b"))
+    assert house.ledger.flush(10)
+
+    with Reader(house.ledger.path) as reader:
+        items = house.sift.sort([("a", None, SOME), ("b", None, SOME)], reader, hinted=True)
+
+    assert items == [Item("a", seen=SOME), Item("b", seen=SOME)]
+
+
+def test_what_was_sent_but_not_removed_is_finished(house: House) -> None:
+    """The process died between receipt and removal: the file is removed now, once, and not sent again."""
+    file = house.drop("a")
+    receipt = a_receipt(
+        "a", identity=house.identity("a"), destination=house.ledger.destination, after="delete", read_at=2e9
+    )
+    house.ledger.record_receipt(receipt)
+    assert house.ledger.flush(10)
+
+    items = sort(house, "a") + sort(house, "a")
+    in_flight = house.inbox.counts()
+    house.start(house.after)
+
+    assert items == []
+    assert in_flight == (0, 1)
+    eventually(lambda: not file.exists())
+    eventually(lambda: house.inbox.counts() == (0, 0))
+    assert house.stats.uploaded == 0
+
+
+def test_a_file_that_cannot_be_looked_at_goes_to_a_worker(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker finds out what is wrong with it, and says so."""
+    house.drop("a")
+    house.ledger.record_receipt(a_receipt("a", destination=house.ledger.destination))
+    assert house.ledger.flush(10)
+
+    def refuse(_: str) -> Identity:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(house.folder, "identity_of", refuse)
+
+    assert sort(house, "a") == [Item("a")]
+
+
+def test_the_settle_thread_offers_what_is_ripe(house: House) -> None:
+    """From hint to inbox, without what is known."""
+    house.drop("sent")
+    house.ledger.record_receipt(
+        a_receipt("sent", identity=house.identity("sent"), destination=house.ledger.destination, read_at=2e9)
+    )
+    assert house.ledger.flush(10)
+    house.start(house.settle_thread)
+
+    house.settle.touch("sent")
+    house.settle.touch("a", Quiet.CHANGED, SOME)
+
+    assert house.inbox.take() == Item("a", seen=SOME)
+    eventually(lambda: not len(house.settle))
+    assert house.inbox.counts() == (0, 1)
+
+
+@pytest.mark.parametrize("when", ["opening", "asking"])
+def test_the_settle_thread_outlives_a_broken_ledger(
+    house: House, lines: Lines, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hints that cannot be looked up are left to a scan; the next ones are handled again."""
+    hidden = house.ledger.path.with_name("hidden")
+    known = Reader.known
+    broken = [True]
+
+    def damaged(reader: Reader, paths: list[str]) -> dict[str, Known]:
+        if when == "asking" and broken:
+            raise LedgerError(broken.pop())
+        return known(reader, paths)
+
+    monkeypatch.setattr(Reader, "known", damaged)
+    if when == "opening":
+        house.ledger.path.rename(hidden)
+    house.start(house.settle_thread)
+    house.settle.touch("lost hint")
+    eventually(lambda: house.rescans == ["ledger"])
+    if when == "opening":
+        hidden.rename(house.ledger.path)
+
+    house.settle.touch("next hint")
+
+    assert house.inbox.take() == Item("next hint")
+    assert house.settle_thread.alive()
+    assert len(lines.named("ledger.failed")) == 1
+
+
+def test_closing_ends_the_settle_thread_whatever_it_has(tmp_path: Path) -> None:
+    """Neither an idle thread nor one that waits for room in the inbox holds the shutdown up."""
+    house = House(tmp_path, size=1)
+    house.start(house.ledger, house.settle_thread)
+    house.settle.touch("a")
+    eventually(lambda: house.inbox.counts() == (1, 0))
+    house.settle.touch("b")
+    eventually(lambda: house.inbox._waiting_offers)
+
+    house.close()
+
+    assert not house.settle_thread.alive()

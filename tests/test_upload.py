@@ -1,0 +1,953 @@
+"""A file's way through a worker: real files, leases, threads and ledger before a bucket in memory."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from s3spool.errors import Scope, UploadError
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.rows import State
+from s3spool.pipeline import upload as upload_module
+from s3spool.pipeline.destination import STREAK, Destination
+from s3spool.pipeline.folder import Lease
+from s3spool.pipeline.item import Item
+from s3spool.pipeline.retry import Policy
+from s3spool.pipeline.settle import BUSY_S, Quiet
+from s3spool.pipeline.upload import SMALL_BYTES
+from support.house import House
+from support.lines import Lines, recorded
+from support.rows import a_receipt, a_retry
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from s3spool.ledger.rows import Identity
+
+LARGE = SMALL_BYTES + 1
+WRITER = """
+import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+print("open", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with recorded() as lines:
+        yield lines
+
+
+@pytest.fixture
+def build(tmp_path: Path, lines: Lines) -> Iterator[Callable[..., House]]:
+    houses: list[House] = []
+
+    def house(**settings: Any) -> House:
+        houses.append(House(tmp_path, **settings))
+        return houses[-1]
+
+    yield house
+    for each in houses:
+        each.close()
+
+
+@pytest.fixture
+def house(build: Callable[..., House]) -> House:
+    """All of it runs."""
+    house = build()
+    house.start()
+    return house
+
+
+def wait(event: threading.Event) -> None:
+    """Hold the caller up until the test lets it go on."""
+    assert event.wait(60)
+
+
+def denied(**fields: Any) -> UploadError:
+    return UploadError("put", "a", "AccessDenied", "no", scope=Scope.DESTINATION, **fields)
+
+
+def refused(**fields: Any) -> UploadError:
+    return UploadError("put", "a", "BadDigest", "not what was announced", **fields)
+
+
+def sent(house: House, *paths: str) -> None:
+    eventually(lambda: set(paths) <= set(house.bucket.objects))
+    house.quiet()
+
+
+# What goes well
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL_BYTES, LARGE, 3 * 1024 * 1024])
+def test_a_file_of_any_size_arrives_as_it_is(house: House, lines: Lines, size: int) -> None:
+    """Empty, small in one read, large as a stream: the object has the file's bytes, the ledger a receipt."""
+    content = random.Random(size).randbytes(size)  # noqa: S311 - any bytes
+    house.drop("a", content)
+
+    house.offer("a")
+    sent(house, "a")
+
+    assert house.bucket.objects == {"a": content}
+    known = house.known("a")
+    assert known is not None
+    assert known.receipt is not None
+    assert (known.receipt.identity, known.receipt.after) == (house.identity("a"), "keep")
+    assert (house.stats.uploaded, house.stats.bytes_uploaded) == (1, size)
+    assert [line["event"] for line in lines] == ["file.uploaded"]
+    assert house.open_files() == []
+
+
+@pytest.mark.parametrize("name", ["two\nlines", os.fsdecode(b"sub/latin-\xff"), "ü/日本", "%41", " "])
+def test_files_of_any_name(house: House, name: str) -> None:
+    """No name is too odd to be sent and remembered."""
+    house.drop(name)
+
+    house.offer(name)
+    sent(house, name)
+
+    assert house.known(name) is not None
+
+
+def test_many_files_many_workers(build: Callable[..., House]) -> None:
+    """Each file once, whatever worker it falls to; afterwards nothing is open and nothing runs."""
+    house = build(workers=50, action="delete")
+    house.start()
+    names = [f"{number:04d}" for number in range(500)]
+    for name in names:
+        house.drop(name, name.encode() * 10)
+
+    house.offer(*names)
+    sent(house, *names)
+
+    assert sorted(house.bucket.puts) == names
+    assert all(house.bucket.objects[name] == name.encode() * 10 for name in names)
+    eventually(lambda: not any(house.root.iterdir()))
+    house.close()
+    assert house.bucket.open_senders == 0
+    assert house.open_files() == []
+
+
+def test_the_receipt_is_durable_before_the_file_goes(
+    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent, recorded, removed: in this order, or a crash between would lose what only the folder knew."""
+    house = build(action="delete")
+    order: list[str] = []
+    house.bucket.before_put = lambda _: order.append(f"put, receipt {house.known('a') is not None}")
+    remove = house.folder.unlink_if_same
+
+    def observed(path: str, identity: Identity) -> bool:
+        order.append(f"remove, receipt {house.known(path) is not None}")
+        return remove(path, identity)
+
+    monkeypatch.setattr(house.folder, "unlink_if_same", observed)
+    file = house.drop("a")
+    house.start()
+
+    house.offer("a")
+    eventually(lambda: not file.exists())
+
+    assert order == ["put, receipt False", "remove, receipt True"]
+
+
+def test_a_path_stays_in_flight_until_its_receipt_is_durable(build: Callable[..., House]) -> None:
+    """A scan must not find a file in between, neither on its way nor known."""
+    house = build()
+    house.start(house.workers, house.after)
+    house.drop("a")
+
+    house.offer("a")
+    eventually(lambda: house.bucket.objects)
+    eventually(lambda: not house.workers.jobs())
+    before = house.inbox.counts()
+    house.start(house.ledger)
+
+    house.quiet()
+    assert before == (0, 1)
+
+
+def test_an_answer_that_proves_nothing_alone_is_asked_about(house: House) -> None:
+    """The worker asks S3 outside the gate, then the file counts as sent."""
+    house.bucket.must_ask = True
+    house.drop("a")
+    house.drop("large", b"x" * LARGE)
+
+    house.offer("a", "large")
+    sent(house, "a", "large")
+
+    assert house.stats.uploaded == 2
+
+
+# What is known already
+
+
+@pytest.mark.parametrize("size", [7, LARGE])
+def test_a_touched_file_is_compared_not_sent(house: House, size: int) -> None:
+    """After a chmod the checksum decides: same content, no request, a receipt of the new look."""
+    house.drop("a", b"x" * size)
+    house.offer("a")
+    sent(house, "a")
+    (house.root / "a").chmod(0o600)
+
+    house.settle.touch("a")
+    eventually(
+        lambda: (
+            (known := house.known("a")) and known.receipt and known.receipt.identity == house.identity("a")
+        )
+    )
+    house.quiet()
+
+    assert house.bucket.puts == ["a"]
+    assert house.stats.uploaded == 1
+
+
+def test_a_touched_file_with_other_content_is_sent(house: House) -> None:
+    """Who sets size and mtime back does not fool the checksum."""
+    house.drop("a", b"one")
+    house.offer("a")
+    sent(house, "a")
+    house.drop("a", b"two")
+
+    house.settle.touch("a")
+    eventually(lambda: house.bucket.objects["a"] == b"two")
+    house.quiet()
+
+    assert house.bucket.puts == ["a", "a"]
+
+
+# What changes meanwhile
+
+
+def test_a_large_file_that_changes_while_it_is_sent_is_sent_again(house: House, lines: Lines) -> None:
+    """The torn attempt counts for nothing, and what is remembered is the last state."""
+    file = house.drop("a", b"x" * LARGE)
+
+    def change(_: str) -> None:
+        house.bucket.before_put = lambda _: None
+        file.write_bytes(b"y" * LARGE)
+
+    house.bucket.before_put = change
+
+    house.offer("a")
+    eventually(lambda: house.bucket.puts == ["a", "a"])
+    house.quiet()
+
+    assert house.bucket.objects["a"] == b"y" * LARGE
+    assert [line["event"] for line in lines] == ["file.changed", "file.uploaded"]
+    known = house.known("a")
+    assert known is not None
+    assert known.receipt is not None
+    assert known.receipt.identity == house.identity("a")
+    assert house.stats.uploaded == 1
+
+
+def test_a_refusal_of_a_torn_file_is_no_failure(house: House, lines: Lines) -> None:
+    """S3 refuses the checksum because the file changed: sent again, not put into the retry list."""
+    file = house.drop("a", b"x" * LARGE)
+    house.bucket.refusals["a"] = [refused()]
+
+    def change(_: str) -> None:
+        house.bucket.before_put = lambda _: None
+        file.write_bytes(b"y" * LARGE)
+
+    house.bucket.before_put = change
+
+    house.offer("a")
+    sent(house, "a")
+
+    assert [line["event"] for line in lines] == ["file.changed", "file.uploaded"]
+    assert house.stats.failed == 0
+
+
+def test_a_small_file_that_shrinks_under_the_reader(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no lease keeps writers out, what was read has to be what was seen."""
+    monkeypatch.setattr(upload_module, "lease", lambda _: Lease.UNKNOWN)
+    file = house.drop("a", b"0123456789")
+    read = os.read
+    lengths: list[int] = []
+
+    def racing(fd: int, length: int) -> bytes:
+        if length == 11:
+            lengths.append(length)
+            file.write_bytes(b"01234")
+        return read(fd, length)
+
+    monkeypatch.setattr(os, "read", racing)
+
+    house.offer("a")
+    sent(house, "a")
+
+    assert lengths == [11]
+    assert house.bucket.objects == {"a": b"01234"}
+
+
+def test_a_change_during_a_small_upload_is_sent_again(house: House) -> None:
+    """The watcher's hint comes while the old content is on its way: afterwards the new one follows."""
+    file = house.drop("a", b"old")
+
+    def change(_: str) -> None:
+        house.bucket.before_put = lambda _: None
+        file.write_bytes(b"new!")
+        house.settle.touch("a")
+        eventually(lambda: not len(house.settle) and house.inbox._in_flight.get("a"))
+
+    house.bucket.before_put = change
+
+    house.offer("a")
+    eventually(lambda: house.bucket.objects.get("a") == b"new!")
+    house.quiet()
+
+    assert house.bucket.puts == ["a", "a"]
+
+
+def test_a_file_that_vanished_is_counted_and_forgotten(house: House, lines: Lines) -> None:
+    """Somebody removed it before it was taken: one line, and nothing is tried again."""
+    house.ledger.record_retry(a_retry("a", next_attempt=0.0))
+    assert house.ledger.flush(10)
+
+    house.retry.wake()
+
+    eventually(lambda: house.known("a") is None)
+    house.quiet()
+    assert house.stats.vanished == 1
+    assert [(line["event"], line["path"]) for line in lines] == [("file.vanished", "a")]
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "directory", "symlinked parent"])
+def test_what_is_no_regular_file_is_dropped(house: House, tmp_path: Path, lines: Lines, kind: str) -> None:
+    """Never sent, never tried again, nothing to report about it."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "a").write_bytes(b"secret")
+    path = "sub/a" if kind == "symlinked parent" else "a"
+    match kind:
+        case "symlink":
+            (house.root / "a").symlink_to(tmp_path / "secret" / "a")
+        case "fifo":
+            os.mkfifo(house.root / "a")
+        case "directory":
+            (house.root / "a").mkdir()
+        case _:
+            (house.root / "sub").symlink_to(tmp_path / "secret")
+
+    house.offer(path)
+    eventually(lambda: lines.named("file.skipped"))
+    house.quiet()
+
+    assert house.bucket.puts == []
+    assert house.known(path) is None
+
+
+# What is not complete
+
+
+@pytest.fixture
+def writer() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+    """Start a process that has a file open for writing until a line comes on its stdin."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(file: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WRITER, str(file)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.communicate("go\n", timeout=10)
+
+
+def test_a_file_with_a_writer_waits_for_its_close(
+    house: House, writer: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    """A file that is open for writing anywhere is not taken, however old it looks; its close wakes it."""
+    process = writer(house.drop("a", b"begun"))
+
+    house.offer("a")
+    eventually(lambda: house.settle.knows(["a"]))
+    eventually(lambda: house.inbox.counts() == (0, 0))
+    while_open = (list(house.bucket.puts), house.settle._lane_of["a"])
+    process.communicate("close\n", timeout=10)
+    house.settle.touch("a")  # as the watch does on close
+
+    sent(house, "a")
+    assert while_open == ([], Quiet.BUSY)
+    assert house.settle._delays_s[Quiet.BUSY] == BUSY_S
+
+
+def test_a_retry_that_finds_a_writer_starts_anew(
+    build: Callable[..., House], writer: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    """Its row in the retry list goes first, or it would be taken for one that waits for its turn."""
+    house = build()
+    file = house.drop("a")
+    house.start()
+    process = writer(file)
+    house.ledger.record_retry(a_retry("a", identity=house.identity("a"), next_attempt=0.0))
+    assert house.ledger.flush(10)
+
+    house.retry.wake()
+    eventually(lambda: house.settle.knows(["a"]))
+
+    assert house.known("a") is None
+    process.communicate("close\n", timeout=10)
+    house.settle.touch("a")
+    sent(house, "a")
+
+
+def test_a_fresh_file_goes_back_to_settle(build: Callable[..., House]) -> None:
+    """Changed less than the settle time ago: it waits that long, with the look it had."""
+    house = build(settle_s=60.0)
+    house.start()
+    house.drop("a", mtime_ns=None)
+
+    house.offer("a")
+    eventually(lambda: house.settle.knows(["a"]))
+
+    assert house.settle._lanes[Quiet.CHANGED]["a"][1] == house.identity("a")
+    assert house.bucket.puts == []
+
+
+def test_a_file_from_the_future_is_sent_once_it_looks_the_same_twice(build: Callable[..., House]) -> None:
+    """A clock that is ahead must not keep a file for ever."""
+    house = build(settle_s=0.05)
+    house.start()
+    house.drop("a", mtime_ns=4 * 10**18)
+
+    house.offer("a")
+    sent(house, "a")
+
+    assert house.bucket.puts == ["a"]
+
+
+def test_no_room_to_settle_asks_for_a_scan(build: Callable[..., House]) -> None:
+    """A file that is not ready, and finds no room to wait in, is found again by a scan."""
+    house = build(settle_s=60.0, size=1)
+    house.settle.touch("other")
+    house.start()
+    house.drop("a", mtime_ns=None)
+
+    house.offer("a")
+
+    eventually(lambda: house.rescans == ["full"])
+    assert house.inbox.counts() == (0, 0)
+
+
+# What fails
+
+
+def test_a_refused_file_backs_off_and_is_sent_later(house: House, lines: Lines) -> None:
+    """Each failure is a line and a row; the success ends both."""
+    house.bucket.refusals["a"] = [refused(), refused()]
+    house.drop("a")
+
+    house.offer("a")
+    sent(house, "a")
+
+    assert house.bucket.puts == ["a"] * 3
+    known = house.known("a")
+    assert known is not None
+    assert known.retry is None
+    assert [(line["event"], line["attempt"]) for line in lines] == [
+        ("file.failed", 1),
+        ("file.failed", 2),
+        ("file.uploaded", 3),
+    ]
+    assert (house.stats.failed, house.stats.uploaded) == (2, 1)
+
+
+def test_what_cannot_succeed_is_parked(house: House, lines: Lines) -> None:
+    """A conflict (412), a name too long: parked with its reason, and left alone until it changes."""
+    house.bucket.refusals["a"] = [refused(permanent=True, hint="rename it")]
+    house.drop("a")
+
+    house.offer("a")
+    eventually(lambda: lines.named("file.parked"))
+    house.quiet()
+    house.settle.touch("a")
+    house.quiet()
+
+    known = house.known("a")
+    assert known is not None
+    assert known.retry is not None
+    assert (known.retry.state, known.retry.error_code, known.retry.hint) == (
+        State.PARKED,
+        "BadDigest",
+        "rename it",
+    )
+    assert known.retry.identity == house.identity("a")
+    assert house.bucket.puts == ["a"]
+    assert len(lines.named("file.parked")) == 1
+    house.drop("a", b"changed")
+    house.settle.touch("a")
+    sent(house, "a")
+
+
+def test_max_attempts_parks(build: Callable[..., House], lines: Lines) -> None:
+    """After so many attempts, where that is configured, a person has to look."""
+    house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=3))
+    house.start()
+    house.bucket.refusals["a"] = [refused() for _ in range(9)]
+    house.drop("a")
+
+    house.offer("a")
+    eventually(lambda: lines.named("file.parked"))
+    house.quiet()
+
+    assert house.bucket.puts == ["a"] * 3
+    assert len(lines.named("file.failed")) == 2
+
+
+def test_one_bad_file_does_not_stop_the_others(build: Callable[..., House], lines: Lines) -> None:
+    """A file that always fails backs off by itself while all others pass."""
+    house = build(policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0))
+    house.start()
+    names = [house.drop(f"{number:02d}").name for number in range(50)]
+    house.bucket.refusals["07"] = [refused() for _ in range(1000)]
+
+    house.offer(*names)
+    good = [name for name in names if name != "07"]
+    sent(house, *good)
+
+    assert not house.destination.paused
+    assert [line["path"] for line in lines.named("file.failed")] == ["07"]
+
+
+def test_an_unreadable_file_is_parked_with_advice(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No right to read it: the reason and what to do about it, and the destination is not blamed."""
+    opened = house.folder.open
+
+    def refuse(path: str) -> tuple[int, os.stat_result]:
+        if path == "secret":
+            raise PermissionError(13, "Permission denied")
+        return opened(path)
+
+    monkeypatch.setattr(house.folder, "open", refuse)
+    house.drop("secret")
+    house.drop("a")
+
+    house.offer("secret", "a")
+    sent(house, "a")
+    eventually(lambda: lines.named("file.parked"))
+
+    (line,) = lines.named("file.parked")
+    assert (line["path"], line["error_code"], line["operation"]) == ("secret", "PermissionError", "read")
+    assert "read access" in line["hint"]
+    assert house.stats.last_error == "read secret: PermissionError: Permission denied (" + line["hint"] + ")"
+
+
+@pytest.mark.parametrize("size", [7, LARGE])
+def test_a_bad_block_backs_off(
+    house: House, lines: Lines, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that cannot be read to its end is tried again later; no descriptor is left open."""
+    digest = house.bucket.digest
+    broken = [OSError(5, "Input/output error")]
+
+    def read(content: Any, algorithm: str = "md5") -> str:
+        if broken:
+            raise broken.pop()
+        return digest(content, algorithm)
+
+    monkeypatch.setattr(house.bucket, "digest", read)
+    house.drop("a", b"x" * size)
+
+    house.offer("a")
+    sent(house, "a")
+
+    (line,) = lines.named("file.failed")
+    assert (line["error_code"], line["error"]) == ("errno 5", "Input/output error")
+    assert house.open_files() == []
+
+
+def test_a_bug_met_by_one_file_is_that_files_trouble(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is raised while a file is judged: it backs off, the worker lives, a traceback is logged."""
+    judge = house.bucket.judge
+
+    def buggy(content: Any, request: Any, answer: Any, *, may_ask: bool) -> Any:
+        if content.path == "a" and house.bucket.puts.count("a") == 1:
+            raise ZeroDivisionError
+        return judge(content, request, answer, may_ask=may_ask)
+
+    monkeypatch.setattr(house.bucket, "judge", buggy)
+    house.drop("a")
+
+    house.offer("a")
+    eventually(lambda: house.bucket.puts == ["a", "a"])
+    house.quiet()
+
+    assert house.stats.uploaded == 1
+    assert lines.named("file.failed")[0]["exc_info"]
+    assert house.workers.alive() == 4
+
+
+# When the destination fails
+
+
+def test_a_destination_that_is_down_costs_no_file_anything(build: Callable[..., House], lines: Lines) -> None:
+    """Everything waits, nothing is counted or parked; one line when it pauses, one when it resumes."""
+    house = build(workers=20, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
+    house.bucket.down = denied()
+    house.start()
+    names = [house.drop(f"{number:03d}").name for number in range(100)]
+
+    house.offer(*names)
+    eventually(lambda: len(house.bucket.puts) > 40)  # some probes later
+    house.bucket.down = None
+    sent(house, *names)
+
+    assert [line["event"] for line in lines if not line["event"].startswith("file.")] == [
+        "destination.paused",
+        "destination.resumed",
+    ]
+    assert house.stats.failed == 0
+    assert sorted(house.bucket.objects) == names
+    with Reader(house.ledger.path) as reader:
+        assert list(reader.retries()) == []
+
+
+def test_only_one_probe_is_under_way(build: Callable[..., House]) -> None:
+    """While it is paused S3 hears of one file at a time."""
+    house = build(workers=20)
+    house.bucket.down = denied()
+    house.start()
+    names = [house.drop(f"{number:03d}").name for number in range(50)]
+    house.offer(*names)
+    eventually(lambda: house.destination.paused and not house.workers.jobs())
+    under_way: list[int] = []
+    house.bucket.before_put = lambda _: under_way.append(len(house.workers.jobs()))
+
+    eventually(lambda: len(under_way) >= 10)
+    house.bucket.down = None
+
+    sent(house, *names)
+    assert set(under_way[:10]) == {1}
+
+
+@pytest.mark.parametrize("how", ["touched", "vanished", "unreadable", "no file"])
+def test_a_probe_that_needs_no_request_does_not_stop_the_probing(
+    build: Callable[..., House], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that was to be the probe need not be sent: the next one is the probe then, not nobody."""
+    house = build(workers=2)
+    touched = house.drop("first")
+    receipt = None
+    if how == "touched":
+        checksum = "md5:mgNkuembtIDdJevU4ICg1A=="
+        receipt = a_receipt("first", destination=house.ledger.destination, checksum=checksum)
+        assert touched.read_bytes() == b"content"
+        monkeypatch.setattr(house.bucket, "digest", lambda *_: checksum)
+    elif how == "vanished":
+        touched.unlink()
+    elif how == "no file":
+        touched.unlink()
+        touched.mkdir()
+    else:
+        opened = house.folder.open
+
+        def refuse(path: str) -> tuple[int, os.stat_result]:
+            if path == "first":
+                raise PermissionError(13, "Permission denied")
+            return opened(path)
+
+        monkeypatch.setattr(house.folder, "open", refuse)
+    house.drop("second")
+    assert house.destination.failed(Item("earlier"), denied(), probe=False) is Scope.DESTINATION
+    house.inbox.offer([Item("first", receipt=receipt), Item("second")])
+
+    house.start()
+
+    sent(house, "second")
+    assert not house.destination.paused
+
+
+def test_a_file_that_takes_the_destination_down_alone_is_found_out(
+    build: Callable[..., House], lines: Lines
+) -> None:
+    """S3 answers 403 for this one only: once others have passed, it backs off by itself."""
+    house = build(workers=1, policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0))
+    house.start()
+    house.bucket.refusals["bad"] = [denied() for _ in range(1000)]
+    names = [house.drop(name).name for name in ("bad", "good", "better", "best")]
+
+    house.offer(*names)
+    sent(house, "good", "better", "best")
+    eventually(lambda: lines.named("file.failed"))
+    house.quiet()
+
+    assert not house.destination.paused
+    (line,) = lines.named("file.failed")
+    assert line["path"] == "bad"
+    assert len(lines.named("destination.paused")) == 1
+
+
+def test_a_streak_of_transient_errors_pauses(build: Callable[..., House], lines: Lines) -> None:
+    """503 after 503 without a success between them is a storm, not many bad files."""
+    house = build(workers=1, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=0))
+    storm = UploadError("put", "a", "SlowDown", "slow down", scope=Scope.DESTINATION, sudden=False)
+    house.bucket.down = storm
+    house.start()
+    names = [house.drop(f"{number:02d}").name for number in range(2 * STREAK)]
+
+    house.offer(*names)
+    eventually(lambda: lines.named("destination.paused"))
+    house.bucket.down = None
+    sent(house, *names)
+
+    assert house.stats.failed == STREAK - 1
+    assert not lines.named("file.parked")
+
+
+# Workers
+
+
+def test_a_dead_worker_is_replaced_and_its_file_sent(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that dies over a file costs neither the file nor a place in the pool, nor a descriptor."""
+    deaths: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", deaths.append)
+    house.drop("a")
+    house.drop("large", b"x" * LARGE)
+    house.bucket.deaths = {"a", "large"}
+    house.offer("a", "large")
+    eventually(lambda: house.workers.alive() == 2)
+
+    replaced = house.workers.replace_dead()
+
+    assert replaced == 2
+    sent(house, "a", "large")
+    assert house.workers.alive() == 4
+    assert house.workers.replace_dead() == 0
+    assert house.stats.workers_replaced == 2
+    assert {line["worker"] for line in lines.named("worker.replaced")} <= {
+        f"upload-{n:03d}" for n in range(4)
+    }
+    assert house.open_files() == []
+    assert house.bucket.open_senders == 4
+
+
+def test_a_worker_that_dies_as_the_probe_is_followed_by_another_probe(
+    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turn to probe does not die with the worker that had it."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    house = build(workers=2)
+    assert house.destination.failed(Item("earlier"), denied(), probe=False) is Scope.DESTINATION
+    house.bucket.deaths = {"a"}
+    house.drop("a")
+    house.start()
+    house.offer("a")
+    eventually(lambda: house.workers.alive() == 1)
+
+    house.workers.replace_dead()
+
+    sent(house, "a")
+
+
+def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Callable[..., House]) -> None:
+    """Idle workers sleep; closing the inbox ends them all."""
+    house = build(workers=100)
+    house.start()
+    eventually(lambda: house.inbox._waiting_takes == 100)
+
+    house.close()
+
+    assert house.workers.alive() == 0
+    assert house.bucket.open_senders == 0
+
+
+def test_stopping_lets_uploads_finish(house: House) -> None:
+    """What is being sent when the daemon stops is sent to the end, and recorded."""
+    go_on = threading.Event()
+    house.bucket.before_put = lambda _: wait(go_on)
+    house.drop("a")
+    house.drop("b")
+    house.offer("a")
+    eventually(house.workers.jobs)
+    house.inbox.close()
+
+    too_early = house.workers.close(lambda: 0.0)
+    go_on.set()
+
+    assert too_early is False
+    assert house.workers.close(lambda: 10.0)
+    assert house.workers.replace_dead() == 0
+    assert house.ledger.flush(10)
+    assert house.known("a") is not None
+
+
+@pytest.mark.parametrize("probing", [True, False])
+def test_stopping_while_the_destination_is_down(build: Callable[..., House], probing: bool) -> None:
+    """Workers that wait for the destination, or for a file to probe with, are let go."""
+    never = Destination("memory", initial_s=3600.0, max_s=3600.0)
+    house = build(workers=10, destination=None if probing else never)
+    assert house.destination.failed(Item("a"), denied(), probe=False) is Scope.DESTINATION
+    house.start()
+    if probing:
+        eventually(lambda: house.inbox._waiting_takes == 1)
+    else:
+        eventually(lambda: len(house.destination._turned._waiters) == 10)  # type: ignore[attr-defined]
+
+    house.close()
+
+    assert house.workers.alive() == 0
+
+
+def test_race_paused_while_a_worker_waits_for_a_file(build: Callable[..., House]) -> None:
+    """A worker that fell asleep before the pause must not send what then comes: that is for the probe."""
+    never = Destination("memory", initial_s=3600.0, max_s=3600.0)
+    house = build(workers=3, destination=never)
+    house.start()
+    eventually(lambda: house.inbox._waiting_takes == 3)
+    assert house.destination.failed(Item("earlier"), denied(), probe=False) is Scope.DESTINATION
+    house.drop("a")
+
+    house.offer("a")
+    eventually(lambda: len(never._turned._waiters) == 3)  # type: ignore[attr-defined]
+
+    assert house.bucket.puts == []
+    assert house.inbox.counts() == (1, 0)
+    never.probe_now()
+    sent(house, "a")
+
+
+def test_a_retry_keeps_its_history(house: House, lines: Lines) -> None:
+    """What comes from the retry list counts on from there."""
+    house.drop("a")
+    house.bucket.refusals["a"] = [refused()]
+    row = a_retry("a", identity=house.identity("a"), attempts=5, next_attempt=0.0)
+    house.ledger.record_retry(row)
+    assert house.ledger.flush(10)
+
+    house.retry.wake()
+    sent(house, "a")
+
+    assert [(line["event"], line["attempt"]) for line in lines] == [("file.failed", 6), ("file.uploaded", 7)]
+
+
+def test_a_hint_during_a_failure_is_not_lost(house: House, lines: Lines) -> None:
+    """The file changed while it was being refused: once the failure is durable it is looked at again."""
+    file = house.drop("a")
+    house.bucket.refusals["a"] = [refused(permanent=True)]
+
+    def change(_: str) -> None:
+        house.bucket.before_put = lambda _: None
+        file.write_bytes(b"better")
+        house.settle.touch("a")
+        eventually(lambda: house.inbox._in_flight.get("a"))
+
+    house.bucket.before_put = change
+
+    house.offer("a")
+
+    sent(house, "a")
+    assert house.bucket.objects == {"a": b"better"}
+
+
+def test_race_a_file_comes_back_while_its_absence_is_noticed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone when it was opened, there again a moment later, with a hint in between: it is sent."""
+    opened = house.folder.open
+    absent = [True]
+
+    def racing(path: str) -> tuple[int, os.stat_result]:
+        if absent:
+            absent.pop()
+            house.drop(path)
+            house.inbox.offer([Item(path)])
+            raise FileNotFoundError(2, "No such file or directory")
+        return opened(path)
+
+    monkeypatch.setattr(house.folder, "open", racing)
+
+    house.offer("a")
+
+    sent(house, "a")
+
+
+def test_a_file_that_can_neither_be_opened_nor_looked_at(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that went bad: the file waits in the retry list all the same."""
+    broken = [True]
+
+    def bad(real: Any) -> Any:
+        def call(path: str) -> Any:
+            if broken:
+                raise OSError(5, "Input/output error")
+            return real(path)
+
+        return call
+
+    monkeypatch.setattr(house.folder, "open", bad(house.folder.open))
+    monkeypatch.setattr(house.folder, "identity_of", bad(house.folder.identity_of))
+    house.drop("a")
+    house.offer("a")
+    eventually(lambda: lines.named("file.failed"))
+
+    broken.clear()
+
+    sent(house, "a")
+
+
+def test_a_worker_goes_straight_on_after_a_vanished_file(build: Callable[..., House], lines: Lines) -> None:
+    """The next file in the queue is gone: the worker takes the one after it."""
+    house = build(workers=1)
+    queued = threading.Event()
+    house.bucket.before_put = lambda _: wait(queued)
+    house.start()
+    house.drop("a")
+    house.drop("c")
+    house.offer("a")
+    eventually(house.workers.jobs)
+
+    house.offer("b", "c")
+    queued.set()
+
+    sent(house, "a", "c")
+    assert house.stats.vanished == 1
+
+
+def test_a_worker_that_dies_without_a_file_is_replaced(
+    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one that could not open its connection."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    house = build(workers=1)
+    transport = house.bucket.transport
+    broken = [True]
+
+    def fail() -> Any:
+        if broken:
+            broken.pop()
+            raise MemoryError
+        return transport()
+
+    monkeypatch.setattr(house.bucket, "transport", fail)
+    house.start()
+    eventually(lambda: house.workers.alive() == 0)
+    house.drop("a")
+    house.offer("a")
+
+    assert house.workers.replace_dead() == 1
+
+    sent(house, "a")

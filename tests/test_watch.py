@@ -1,0 +1,598 @@
+"""Watching with real inotify: every way to arrive gives a hint, and misses are owned up to."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from watchdog.observers import inotify_c
+from watchdog.observers.inotify_c import InotifyFD
+
+from s3spool.pipeline.names import Names
+from s3spool.pipeline.settle import Quiet
+from s3spool.pipeline.watch import Watch, WatchUnavailableError, remote_file_system
+from support.lines import Lines, recorded
+from support.trees import deep_tree
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def wait(event: threading.Event) -> None:
+    """Hold the caller up until the test lets it go on."""
+    assert event.wait(60)
+
+
+class Watched:
+    """A watch over a folder, and what it said."""
+
+    def __init__(self, root: Path, *, recursive: bool = True, names: Names | None = None) -> None:
+        self.root = root
+        self.hints: list[tuple[str, Quiet]] = []
+        self.rescans: list[str] = []
+        self.losses = 0
+        self.before_hint: Callable[[str], None] = lambda _: None
+        self.watch = Watch(
+            root,
+            names or Names(["*"], [".*", "*.part"]),
+            recursive=recursive,
+            hint=self.hint,
+            rescan=self.rescans.append,
+            lost=self.lost,
+        )
+
+    def hint(self, path: str, quiet: Quiet) -> None:
+        self.before_hint(path)
+        self.hints.append((path, quiet))
+
+    def lost(self) -> None:
+        self.losses += 1
+
+    def paths(self) -> set[str]:
+        return {path for path, _ in list(self.hints)}
+
+    def expect(self, *paths: str) -> None:
+        """Wait for hints about these, and about no others."""
+        eventually(lambda: set(paths) <= self.paths(), message=f"hints for {paths}, not only {self.paths()}")
+        self.catch_up()
+        assert self.paths() == set(paths)
+
+    def catch_up(self) -> None:
+        """Wait until all that has happened so far has been handled: events come in order."""
+        marker = self.root / "marker"
+        marker.touch()
+        eventually(lambda: ("marker", Quiet.CHANGED) in list(self.hints))
+        marker.unlink()
+        self.hints[:] = [hint for hint in self.hints if hint[0] != "marker"]
+
+    def forget(self) -> None:
+        self.catch_up()
+        self.hints.clear()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "spool"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def watched(root: Path) -> Iterator[Watched]:
+    watched = Watched(root)
+    watched.watch.start()
+    yield watched
+    watched.watch.stop()
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    return outside
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with recorded() as lines:
+        yield lines
+
+
+def tree(top: Path) -> Path:
+    (top / "x" / "y").mkdir(parents=True)
+    for name in ("1", "x/2", "x/y/3"):
+        (top / name).write_text(name)
+    return top
+
+
+# Ways to arrive
+
+
+@pytest.mark.parametrize("name", ["a", "two\nlines", os.fsdecode(b"latin-\xff"), "ü", " "])
+def test_a_file_that_is_written(watched: Watched, root: Path, name: str) -> None:
+    """The close is what counts: it says that the file has changed."""
+    (root / name).write_text("content")
+
+    watched.expect(name)
+    assert watched.hints[-1] == (name, Quiet.CHANGED)
+
+
+def test_a_file_that_is_being_written_is_only_announced(watched: Watched, root: Path) -> None:
+    """An open file is a name that appeared, no more; its close comes as a change."""
+    with (root / "a").open("w") as file:
+        eventually(lambda: watched.hints == [("a", Quiet.CREATED)])
+        file.write("content")
+
+    eventually(lambda: watched.hints == [("a", Quiet.CREATED), ("a", Quiet.CHANGED)])
+
+
+def test_a_file_that_is_moved_in(watched: Watched, root: Path, outside: Path) -> None:
+    """A rename from elsewhere has no close, and is complete at once."""
+    (outside / "a").write_text("content")
+
+    (outside / "a").rename(root / "a")
+
+    watched.expect("a")
+    assert watched.hints == [("a", Quiet.CHANGED)]
+
+
+def test_a_file_that_is_renamed_inside(watched: Watched, root: Path) -> None:
+    """Writing under an excluded name and renaming then is the best way to drop: one hint, at the end."""
+    (root / "a.part").write_text("content")
+
+    (root / "a.part").rename(root / "a")
+
+    watched.expect("a")
+
+
+def test_a_hard_link(watched: Watched, root: Path, outside: Path) -> None:
+    """A link makes only a create event."""
+    (outside / "a").write_text("content")
+
+    os.link(outside / "a", root / "a")
+
+    watched.expect("a")
+    assert watched.hints == [("a", Quiet.CREATED)]
+
+
+def test_a_tree_that_is_moved_in(watched: Watched, root: Path, outside: Path) -> None:
+    """Its files make no events of their own; and it is watched from then on."""
+    tree(outside / "t").rename(root / "t")
+
+    watched.expect("t/1", "t/x/2", "t/x/y/3")
+    watched.forget()
+    (root / "t/x/y/new").touch()
+    watched.expect("t/x/y/new")
+
+
+def test_a_file_in_a_directory_made_a_moment_ago(watched: Watched, root: Path) -> None:
+    """mkdir -p and a file in it at once, faster than any watch can be armed."""
+    for number in range(20):
+        deep = root / str(number) / "a" / "b" / "c"
+        deep.mkdir(parents=True)
+        (deep / "file").write_text("content")
+
+    watched.expect(*(f"{number}/a/b/c/file" for number in range(20)))
+
+
+def test_600_files_in_a_fresh_directory(watched: Watched, root: Path) -> None:
+    """Whichever of them came before the watch was armed: none is missing."""
+    (root / "fresh").mkdir()
+    for number in range(600):
+        (root / "fresh" / str(number)).touch()
+
+    watched.expect(*(f"fresh/{number}" for number in range(600)))
+
+
+def test_what_was_there_before_is_the_scans(root: Path) -> None:
+    """At start all directories are armed, however deep, but nothing is hinted at."""
+    tree(root / "t")
+    watched = Watched(root)
+
+    watched.watch.start()
+
+    assert watched.watch.directories() == 4
+    (root / "t/x/y/new").touch()
+    watched.expect("t/x/y/new")
+    watched.watch.stop()
+
+
+def test_a_rewritten_file(watched: Watched, root: Path) -> None:
+    """A file that is sent already and written again is a change."""
+    (root / "a").write_text("one")
+    watched.forget()
+
+    with (root / "a").open("a") as file:
+        file.write("two")
+
+    watched.expect("a")
+    assert watched.hints == [("a", Quiet.CHANGED)]
+
+
+# Directories come and go
+
+
+def test_a_renamed_directory_has_new_paths(watched: Watched, root: Path) -> None:
+    """Its files are hinted at under the new name, and so are those that come later, at every depth."""
+    tree(root / "old")
+    watched.forget()
+
+    (root / "old").rename(root / "new")
+
+    watched.expect("new/1", "new/x/2", "new/x/y/3")
+    watched.forget()
+    (root / "new/x/y/later").touch()
+    (root / "new/later").touch()
+    watched.expect("new/x/y/later", "new/later")
+    assert watched.watch.directories() == 4
+
+
+def test_two_directories_swap_names(watched: Watched, root: Path) -> None:
+    """Log rotation by directories: each hint carries the name of now."""
+    (root / "a").mkdir()
+    (root / "b").mkdir()
+    watched.forget()
+
+    (root / "a").rename(root / "c")
+    (root / "b").rename(root / "a")
+    (root / "c").rename(root / "b")
+    watched.forget()
+    (root / "a/was-b").touch()
+    (root / "b/was-a").touch()
+
+    watched.expect("a/was-b", "b/was-a")
+
+
+def test_a_directory_that_is_moved_out_is_not_watched(watched: Watched, root: Path, outside: Path) -> None:
+    """What happens elsewhere is not hinted at, at no depth."""
+    tree(root / "t")
+    watched.forget()
+
+    (root / "t").rename(outside / "t")
+    watched.catch_up()
+    (outside / "t/x/y/new").touch()
+    (outside / "t/new").touch()
+
+    watched.expect()
+    assert watched.watch.directories() == 1
+
+
+def test_a_deleted_directory_is_forgotten_and_may_come_again(watched: Watched, root: Path) -> None:
+    """Watches do not pile up, and the same name is watched anew."""
+    for _ in range(3):
+        tree(root / "t")
+        watched.forget()
+        assert watched.watch.directories() == 4
+        shutil.rmtree(root / "t")
+        eventually(lambda: watched.watch.directories() == 1)
+    tree(root / "t")
+
+    watched.expect("t/1", "t/x/2", "t/x/y/3")
+    assert watched.losses == 0
+
+
+def test_an_excluded_directory_is_not_watched(watched: Watched, root: Path, outside: Path) -> None:
+    """Neither what is made, nor what is moved in, nor what lies below it."""
+    tree(root / ".git")
+    tree(outside / "t").rename(root / ".t")
+    (root / "ok" / ".hidden").mkdir(parents=True)
+    (root / "ok" / ".hidden" / "a").touch()
+
+    watched.expect()
+    assert watched.watch.directories() == 2
+
+
+def test_a_directory_whose_new_name_is_excluded_is_left(watched: Watched, root: Path) -> None:
+    """Hiding a directory takes it out; naming it openly again takes it up with all that is in it."""
+    tree(root / "t")
+    watched.forget()
+
+    (root / "t").rename(root / ".t")
+    watched.catch_up()
+    hidden = watched.watch.directories()
+    (root / ".t").rename(root / "t")
+
+    watched.expect("t/1", "t/x/2", "t/x/y/3")
+    assert hidden == 1
+
+
+def test_symlinked_directories_are_not_followed(watched: Watched, root: Path, outside: Path) -> None:
+    """A symlink leads out of the folder or in circles."""
+    tree(outside / "t")
+    (root / "link").symlink_to(outside / "t")
+    (root / "sub").mkdir()
+    (root / "sub" / "circle").symlink_to(root)
+    watched.catch_up()
+    watched.hints.clear()  # a symlink's name may be hinted at; the worker refuses it
+
+    (outside / "t/new").touch()
+    (outside / "t/x/new").touch()
+    watched.watch.ensure("link/")
+    (outside / "t/newer").touch()
+
+    watched.expect()
+    assert watched.watch.directories() == 2
+
+
+def test_not_recursive(root: Path, outside: Path) -> None:
+    """Without `recursive` only the folder itself is watched."""
+    tree(root / "before")
+    watched = Watched(root, recursive=False)
+    watched.watch.start()
+
+    tree(root / "after")
+    tree(outside / "t").rename(root / "moved")
+    (root / "before/x/new").touch()
+    (root / "a").touch()
+
+    watched.expect("a")
+    assert watched.watch.directories() == 1
+    watched.watch.stop()
+
+
+def test_a_tree_deeper_than_the_stack(watched: Watched, root: Path) -> None:
+    """1,200 directories one in another are watched like any others."""
+    with deep_tree(root, levels=1200) as path:
+        eventually(lambda: path in watched.paths())
+
+        assert watched.rescans == []
+
+
+def test_ensure_heals_a_missing_watch(watched: Watched, root: Path) -> None:
+    """What the events did not tell of is armed by the scan, once; what is gone is no error."""
+    (root / "sub").mkdir()
+    watched.forget()
+    watched.watch._disarm("sub/")
+    assert watched.watch.directories() == 1
+
+    for directory in ("", "sub/", "sub/", "missing/"):
+        watched.watch.ensure(directory)
+
+    (root / "sub/a").touch()
+    watched.expect("sub/a")
+    assert watched.watch.directories() == 2
+
+
+def test_race_the_scan_ensures_a_renamed_directory_first(watched: Watched, root: Path) -> None:
+    """The scan comes to the new name before the rename's events are handled: it stays watched."""
+    tree(root / "old")
+    watched.forget()
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold(path: str) -> None:
+        if path == "held":
+            held.set()
+            go_on.wait(10)
+
+    watched.before_hint = hold
+    (root / "held").touch()
+    assert held.wait(10)
+    (root / "old").rename(root / "new")
+
+    watched.watch.ensure("new/")
+    watched.watch.ensure("new/x/")
+    go_on.set()
+    watched.forget()
+    for name in ("new/later", "new/x/later", "new/x/y/later"):
+        (root / name).touch()
+
+    watched.expect("new/later", "new/x/later", "new/x/y/later")
+    assert watched.rescans == []
+    assert watched.watch.directories() == 4
+
+
+# What goes wrong
+
+
+def test_an_overflow_asks_for_a_scan(watched: Watched, root: Path, lines: Lines) -> None:
+    """When the kernel drops events, because we were too slow, we say so; and go on."""
+    room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    go_on = threading.Event()
+    watched.before_hint = lambda _: wait(go_on)
+    try:
+        for number in range(room + inotify_c.DEFAULT_NUM_EVENTS * 2):
+            # The same event twice in a row would be one.
+            os.close(os.open(root / "ab"[number % 2], os.O_WRONLY | os.O_CREAT))
+    finally:
+        go_on.set()
+
+    eventually(lambda: watched.rescans == ["overflow"])
+
+    assert watched.watch.overflows == 1
+    assert len(lines.named("watch.overflowed")) == 1
+    watched.hints.clear()
+    (root / "after").touch()
+    eventually(lambda: "after" in watched.paths())
+
+
+def test_names_are_right_again_after_an_overflow(watched: Watched, root: Path, lines: Lines) -> None:
+    """A rename among the lost events, and another directory in its place: a scan puts the names right."""
+    (root / "in").mkdir()
+    watched.forget()
+    room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    go_on = threading.Event()
+    watched.before_hint = lambda _: wait(go_on)
+    try:
+        for number in range(room + inotify_c.DEFAULT_NUM_EVENTS * 2):
+            os.close(os.open(root / "ab"[number % 2], os.O_WRONLY | os.O_CREAT))
+        (root / "in").rename(root / "taken")
+        (root / "in").mkdir()
+    finally:
+        go_on.set()
+    eventually(lambda: watched.rescans == ["overflow"])
+
+    for directory in ("", "in/", "taken/"):
+        watched.watch.ensure(directory)
+    watched.forget()
+    (root / "in/new").touch()
+    (root / "taken/new").touch()
+
+    watched.expect("in/new", "taken/new")
+
+
+def test_an_exception_in_a_hint_does_not_end_the_watching(watched: Watched, root: Path, lines: Lines) -> None:
+    """One event that cannot be handled costs a rescan, not the thread."""
+
+    def fail(path: str) -> None:
+        if path == "bad":
+            raise RuntimeError(path)
+
+    watched.before_hint = fail
+    (root / "bad").touch()
+    eventually(lambda: watched.rescans)
+
+    (root / "good").touch()
+
+    watched.expect("good")
+    assert watched.watch.alive()
+    assert set(watched.rescans) == {"error"}
+
+
+@pytest.mark.parametrize("how", ["deleted", "renamed"])
+def test_a_root_that_goes_is_reported(watched: Watched, root: Path, how: str) -> None:
+    """The folder itself is deleted or moved away: inotify says nothing more, so this has to be noticed."""
+    if how == "deleted":
+        root.rmdir()
+    else:
+        root.rename(root.with_name("away"))
+
+    eventually(lambda: watched.losses)
+
+
+def test_stop_leaves_nothing_behind(root: Path) -> None:
+    """Thread and descriptors are gone after stop, and a second stop is no error."""
+    tree(root / "t")
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    threads = threading.active_count()
+    for _ in range(3):
+        watched = Watched(root)
+        watched.watch.start()
+        assert watched.watch.alive()
+        (root / "a").touch()
+
+        watched.watch.stop()
+        watched.watch.stop()
+
+        assert not watched.watch.alive()
+        assert watched.watch.directories() == 0
+        watched.watch.ensure("t/")
+        watched.watch._disarm("t/")
+
+    assert threading.active_count() == threads
+    eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) == descriptors)
+
+
+def test_a_root_that_cannot_be_watched(root: Path) -> None:
+    """No directory, no watch; and no thread stays behind."""
+    threads = threading.active_count()
+    watched = Watched(root / "missing")
+
+    with pytest.raises(WatchUnavailableError, match="missing cannot be watched"):
+        watched.watch.start()
+
+    assert threading.active_count() == threads
+
+
+def test_no_inotify_instance_left(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of instances is named with the sysctl that raises it."""
+
+    def refuse(_: object) -> None:
+        raise OSError(errno.EMFILE, "inotify instance limit reached")
+
+    monkeypatch.setattr(InotifyFD, "__init__", refuse)
+
+    with pytest.raises(WatchUnavailableError, match=r"fs\.inotify\.max_user_instances"):
+        Watched(root).watch.start()
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [(errno.ENOSPC, r"fs\.inotify\.max_user_watches"), (errno.ENOMEM, "inotify: Cannot allocate memory")],
+)
+def test_no_watch_left(root: Path, code: int, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of watches, which watchdog's Observer passes over, is reported, at start and later."""
+    late = Watched(root)
+    late.watch.start()
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(InotifyFD, "_get_or_create_watch", refuse)
+
+    with pytest.raises(WatchUnavailableError, match=hint):
+        Watched(root).watch.start()
+    (root / "sub").mkdir()
+    eventually(lambda: late.rescans == ["limit"])
+    assert late.watch.exhausted
+    late.watch.ensure("sub/")
+    late.watch.stop()
+    assert late.rescans == ["limit"]
+
+
+def test_a_directory_that_may_not_be_read(
+    watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EACCES, which watchdog answers with no watch at all, leaves the others watched."""
+    real = inotify_c.inotify_add_watch
+
+    def add(fd: int, path: bytes, mask: int) -> inotify_c.WatchDescriptor:
+        if b"secret" in path:
+            ctypes.set_errno(errno.EACCES)
+            return inotify_c.WatchDescriptor(-1)
+        return real(fd, path, mask)
+
+    monkeypatch.setattr(inotify_c, "inotify_add_watch", add)
+    for name in ("secret 1", "secret 2", "open"):
+        (root / name).mkdir()
+    watched.catch_up()
+    watched.watch.ensure("secret 1/")
+
+    (root / "open/a").touch()
+
+    eventually(lambda: "open/a" in watched.paths())
+    assert watched.rescans == []
+    assert watched.watch.directories() == 2
+
+
+# Where inotify is blind
+
+
+@pytest.mark.parametrize(
+    ("root", "kind"),
+    [
+        ("/", ""),
+        ("/data/spool", ""),
+        ("/mnt/share", "nfs4"),
+        ("/mnt/share/deep/spool", "nfs4"),
+        ("/mnt/shared", ""),
+        ("/mnt/share/local", ""),
+        ("/mnt/with space", "cifs"),
+        ("/mnt/fuse", "fuse.sshfs"),
+        ("/mnt/\u65e5\u672c/x", "9p"),
+    ],
+)
+def test_remote_file_systems_are_recognised(root: str, kind: str, tmp_path: Path) -> None:
+    """What others do on a network share makes no events here, so the mount below the folder decides."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_bytes(
+        b"1 0 8:1 / / rw - ext4 /dev/sda rw\n"
+        b"2 1 0:30 / /mnt/share rw,relatime shared:7 - nfs4 server:/x rw\n"
+        b"3 2 8:2 / /mnt/share/local rw - xfs /dev/sdb rw\n"
+        b"4 1 0:31 / /mnt/with\\040space rw - cifs //s/x rw\n"
+        b"5 1 0:32 / /mnt/fuse rw - fuse.sshfs s:/x rw\n"
+        b"6 1 0:33 / /mnt/\xe6\x97\xa5\xe6\x9c\xac rw - 9p x rw\n"
+    )
+
+    assert remote_file_system(Path(root), mounts) == kind
+
+
+def test_this_machines_own_mounts_can_be_read(tmp_path: Path) -> None:
+    """The kernel's real list is understood."""
+    assert remote_file_system(tmp_path) == ""
