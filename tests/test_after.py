@@ -133,9 +133,7 @@ def test_no_room_to_settle_asks_for_a_scan(house: House) -> None:
 
 @pytest.mark.parametrize("what", ["gone", "symlink", "directory", "parent is a symlink"])
 @pytest.mark.parametrize("after", ["delete", "archive"])
-def test_what_is_no_longer_the_file_is_left_alone(
-    house: House, tmp_path: Path, after: str, what: str
-) -> None:
+def test_what_is_no_longer_the_file_is_left_alone(house: House, tmp_path: Path, after: str, what: str) -> None:
     """Somebody else has removed or replaced it: nothing is removed in its place."""
     file = house.drop("sub/a")
     receipt = receipt_of(house, "sub/a", after)
@@ -160,9 +158,7 @@ def test_what_is_no_longer_the_file_is_left_alone(
     assert house.after.alive()
 
 
-def test_a_removal_that_fails_says_what_to_do(
-    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removal_that_fails_says_what_to_do(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """No right to remove: the file stays, a line and the status tell, the next file goes on."""
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -184,9 +180,7 @@ def test_a_removal_that_fails_says_what_to_do(
     eventually(lambda: not other.exists())
 
 
-def test_one_odd_file_does_not_end_the_thread(
-    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_odd_file_does_not_end_the_thread(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug met by one file costs a line with a traceback; its path is free again and the others go on."""
 
     def bug(*_: Any) -> bool:

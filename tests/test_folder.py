@@ -105,9 +105,7 @@ def test_a_symlinked_root_is_resolved(root: Path, tmp_path: Path) -> None:
     folder.close()
 
 
-@pytest.mark.parametrize(
-    "name", ["a", "x/y/z", "two\nlines", os.fsdecode(b"latin-\xff/\xfe"), "ü", " ", "-rf", "*"]
-)
+@pytest.mark.parametrize("name", ["a", "x/y/z", "two\nlines", os.fsdecode(b"latin-\xff/\xfe"), "ü", " ", "-rf", "*"])
 def test_files_of_any_name(folder: Folder, root: Path, name: str) -> None:
     """A file is opened, identified and removed under whatever name it has."""
     file = root / name
@@ -266,9 +264,7 @@ def test_a_file_in_the_place_of_a_directory(folder: Folder, root: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["append", "rewrite", "replace", "chmod", "touch", "link"])
-def test_what_changed_is_neither_removed_nor_moved(
-    folder: Folder, root: Path, tmp_path: Path, change: str
-) -> None:
+def test_what_changed_is_neither_removed_nor_moved(folder: Folder, root: Path, tmp_path: Path, change: str) -> None:
     """A file that is not exactly what was sent stays where it is, untouched."""
     file = root / "a"
     file.write_bytes(b"sent")
@@ -298,9 +294,7 @@ def test_what_changed_is_neither_removed_nor_moved(
     assert file.read_bytes() == content
 
 
-def test_move_keeps_the_relative_path_and_never_overwrites(
-    folder: Folder, root: Path, tmp_path: Path
-) -> None:
+def test_move_keeps_the_relative_path_and_never_overwrites(folder: Folder, root: Path, tmp_path: Path) -> None:
     """Archived files of one name stand side by side; none replaces another."""
     archive = tmp_path / "archive"
     file = root / "sub" / "two\nlines"
@@ -316,9 +310,7 @@ def test_move_keeps_the_relative_path_and_never_overwrites(
     assert not file.exists()
 
 
-def test_move_does_not_follow_a_dangling_symlink_in_the_archive(
-    folder: Folder, root: Path, tmp_path: Path
-) -> None:
+def test_move_does_not_follow_a_dangling_symlink_in_the_archive(folder: Folder, root: Path, tmp_path: Path) -> None:
     """A symlink of that name counts as taken, wherever it leads."""
     archive = tmp_path / "archive"
     archive.mkdir()
@@ -444,9 +436,7 @@ def writer(root: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_lease_sees_another_processs_writer(
-    folder: Folder, root: Path, writer: subprocess.Popen[str]
-) -> None:
+def test_a_lease_sees_another_processs_writer(folder: Folder, root: Path, writer: subprocess.Popen[str]) -> None:
     """Busy while it is open for writing anywhere, under any of its names; free once it is closed."""
     os.link(root / "a", root / "hard link")
     fd, _ = folder.open("a")

@@ -24,9 +24,7 @@ NAMES = (
     .filter(lambda name: name not in {b".", b".."})
 )
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map(b"/".join).map(os.fsdecode)
-ANY_SEGMENTS = st.lists(
-    st.sampled_from(["", ".", "..", "a", "%", "%2E", "...", ".a", "a.", "\n"]), min_size=1
-)
+ANY_SEGMENTS = st.lists(st.sampled_from(["", ".", "..", "a", "%", "%2E", "...", ".a", "a.", "\n"]), min_size=1)
 
 
 @given(PATHS)

@@ -68,9 +68,7 @@ def run_python(code: str, *args: object) -> subprocess.CompletedProcess[str]:
         "-c",
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{code}",
     ]
-    return subprocess.run(
-        [*command, *map(str, args)], capture_output=True, text=True, timeout=60, check=False
-    )
+    return subprocess.run([*command, *map(str, args)], capture_output=True, text=True, timeout=60, check=False)
 
 
 # Rows
@@ -381,9 +379,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         assert self.told == self.calls
         with Reader(self.path) as reader:
             assert {row.path: row for row in reader.receipts()} == self.receipts
-            assert {row.path: row for row in reader.retries()} == {
-                p: row for p, (row, _) in self.retries.items()
-            }
+            assert {row.path: row for row in reader.retries()} == {p: row for p, (row, _) in self.retries.items()}
             due = {row.path for row in reader.due(1e9, 100)}
             assert due == {
                 p for p, (row, claimed) in self.retries.items() if row.state is State.WAITING and not claimed
@@ -508,9 +504,7 @@ def test_closing_on_a_full_disk_says_so(path: Path, lines: Lines) -> None:
 def test_a_commit_that_fails_is_taken_back(ledger: Ledger, lines: Lines) -> None:
     """A statement that fails in the middle of a group leaves no open transaction and no half group behind."""
     with contextlib.closing(sqlite3.connect(ledger.path)) as other:
-        other.execute(
-            "CREATE TRIGGER bad BEFORE INSERT ON retries BEGIN SELECT RAISE(FAIL, 'bad block'); END"
-        )
+        other.execute("CREATE TRIGGER bad BEFORE INSERT ON retries BEGIN SELECT RAISE(FAIL, 'bad block'); END")
         ledger.record_receipt(a_receipt("a"))
         ledger.record_retry(a_retry("b"))
         eventually(lambda: ledger.failing_since)
@@ -542,9 +536,7 @@ def test_a_database_that_stays_locked_keeps_the_rows(path: Path, lines: Lines) -
         assert reader.counts()["uploaded"] == 1
 
 
-def test_a_rollback_that_fails_is_not_the_end(
-    ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rollback_that_fails_is_not_the_end(ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where even the rollback fails the thread lives on and tries again."""
 
     class Broken:
@@ -595,9 +587,7 @@ def test_a_file_from_the_far_future_does_not_stop_the_others(
 
 def test_an_inode_number_of_64_bits_does_not_stop_the_others(ledger: Ledger, lines: Lines) -> None:
     """Network and overlay file systems use all 64 bits of an inode number; SQLite's integers have a sign."""
-    status = os.stat_result(
-        (0o100644, 2**64 - 7, 1, 1, 0, 0, 5, 0, 0, 0), {"st_mtime_ns": 5, "st_ctime_ns": 6}
-    )
+    status = os.stat_result((0o100644, 2**64 - 7, 1, 1, 0, 0, 5, 0, 0, 0), {"st_mtime_ns": 5, "st_ctime_ns": 6})
 
     ledger.record_receipt(a_receipt("a", identity=Identity.of(status)))
 
@@ -621,9 +611,7 @@ def test_words_that_are_not_utf8_do_not_end_the_thread(ledger: Ledger) -> None:
 # Opening
 
 
-def refusal(
-    path: Path, opener: Callable[[Path], object] = lambda path: Ledger(path, destination="here")
-) -> str:
+def refusal(path: Path, opener: Callable[[Path], object] = lambda path: Ledger(path, destination="here")) -> str:
     with pytest.raises(LedgerError) as raised:
         opener(path)
     message = str(raised.value)
@@ -720,9 +708,7 @@ for opener in (lambda path: Ledger(path, destination="here"), Reader):
 
         done = run_python(code, path)
 
-    assert done.stdout.count("cannot be opened (unable to open database file); check state.directory") == 2, (
-        done
-    )
+    assert done.stdout.count("cannot be opened (unable to open database file); check state.directory") == 2, done
 
 
 def test_a_damaged_page_is_an_error_of_the_ledger(path: Path) -> None:
@@ -795,9 +781,7 @@ def test_a_locked_database_is_one_line(path: Path, monkeypatch: pytest.MonkeyPat
     """Somebody else writes into the ledger (a backup, a person with sqlite3): one line, no traceback."""
     Ledger(path, destination="here")._db.close()
     connect = sqlite3.connect
-    monkeypatch.setattr(
-        sqlite3, "connect", lambda *args, **kwargs: connect(*args, **{**kwargs, "timeout": 0.0})
-    )
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, **{**kwargs, "timeout": 0.0}))
     with contextlib.closing(connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
 

@@ -44,9 +44,7 @@ class Share(random.Random):
 
 
 def error(**fields: Any) -> UploadError:
-    return UploadError(
-        **{"operation": "put", "path": "a", "code": "SlowDown", "cause": "slow down", **fields}
-    )
+    return UploadError(**{"operation": "put", "path": "a", "code": "SlowDown", "cause": "slow down", **fields})
 
 
 SECONDS = st.floats(0.0, 1e6)
@@ -118,9 +116,7 @@ def test_jitter_spreads_what_failed_together() -> None:
         ({"scope": Scope.DESTINATION}, 2, 0, False, Delay(2.0)),
     ],
 )
-def test_decisions(
-    fields: dict[str, Any], attempts: int, max_attempts: int, countable: bool, expected: object
-) -> None:
+def test_decisions(fields: dict[str, Any], attempts: int, max_attempts: int, countable: bool, expected: object) -> None:
     """Delay or park, from the error, the attempts and the policy alone."""
     policy = Policy(initial_s=1.0, max_s=300.0, max_attempts=max_attempts)
 
@@ -214,9 +210,7 @@ def test_an_inbox_without_any_room(ledger: Ledger) -> None:
     assert left == ["a"]
 
 
-def test_more_than_a_batch_is_looked_at_again_at_once(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_than_a_batch_is_looked_at_again_at_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long list is handed over in batches without a pause between them."""
     monkeypatch.setattr(retry_module, "BATCH", 2)
     waiting(ledger, "a", "b", "c")
@@ -292,9 +286,7 @@ def test_the_thread_wakes_by_itself_when_a_file_is_due(ledger: Ledger) -> None:
     thread.close(10)
 
 
-def test_the_thread_outlives_a_broken_ledger(
-    ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_thread_outlives_a_broken_ledger(ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ledger that cannot be read for a while costs a line and a pause, not the thread."""
     monkeypatch.setattr(retry_module, "ROOM_S", 0.001)
     waiting(ledger, "a")
@@ -311,9 +303,7 @@ def test_the_thread_outlives_a_broken_ledger(
     thread.close(10)
 
 
-def test_the_thread_outlives_an_error_in_a_query(
-    ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_thread_outlives_an_error_in_a_query(ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ledger that breaks while it is open (a bad block) does not end the thread either."""
     monkeypatch.setattr(retry_module, "ROOM_S", 0.001)
     due = Reader.due
@@ -354,9 +344,7 @@ def test_closing_does_not_wait_for_a_claim(ledger: Ledger, lines: Lines) -> None
     assert (thread.beats, inbox.counts()) == (1, (0, 1))
 
 
-def test_closing_while_the_ledger_cannot_be_read(
-    ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_while_the_ledger_cannot_be_read(ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pause after a failure ends with the daemon."""
     ledger.path.rename(ledger.path.with_name("hidden"))
     thread = RetryThread(ledger, Inbox(10, 2), POLICY)

@@ -121,9 +121,7 @@ def test_a_tree_deeper_than_the_stack(house: House) -> None:
         assert house.scan.alive()
 
 
-def test_a_full_inbox_holds_the_walk_back(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_inbox_holds_the_walk_back(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
     """However many files wait: never more in memory than a batch and an inbox, and none is left out."""
     monkeypatch.setattr(scan_module, "BATCH", 10)
     house = build(size=5)
@@ -299,9 +297,7 @@ def test_a_watch_that_is_missing_is_armed(house: House) -> None:
     watch.stop()
 
 
-@pytest.mark.parametrize(
-    "error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")]
-)
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
 def test_an_unreadable_directory_does_not_stop_the_scan(
     house: House, lines: Lines, error: OSError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,9 +346,7 @@ def test_what_vanishes_during_the_walk_is_passed_over(house: House, monkeypatch:
     assert taken(house) == {"stays"}
 
 
-def test_a_root_that_is_gone_is_tried_again(
-    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_root_that_is_gone_is_tried_again(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread outlives a vanished folder, and finds what is in it when it is back; that is no miss."""
     monkeypatch.setattr(scan_module, "ERROR_S", 0.01)
     house.drop("a")
@@ -369,9 +363,7 @@ def test_a_root_that_is_gone_is_tried_again(
     assert house.scan.missed == 0
 
 
-def test_a_ledger_that_is_broken_is_tried_again(
-    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_ledger_that_is_broken_is_tried_again(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the ledger nothing can be told apart; the scan waits until it can."""
     monkeypatch.setattr(scan_module, "ERROR_S", 0.01)
     house.drop("a")
@@ -423,9 +415,7 @@ def test_scans_by_itself_from_time_to_time(build: Callable[..., House], lines: L
 
 
 @pytest.mark.parametrize("waits_for", ["room", "the next time"])
-def test_close_does_not_wait(
-    build: Callable[..., House], waits_for: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_close_does_not_wait(build: Callable[..., House], waits_for: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a full inbox nor a long interval holds the shutdown up."""
     monkeypatch.setattr(scan_module, "BATCH", 1)
     house = build(size=1)

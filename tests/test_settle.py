@@ -55,9 +55,7 @@ class SettleAgainstModel(RuleBasedStateMachine):
 
         before = self.model.get(path)
         assert accepted is (before is not None or len(self.model) < self.size)
-        weaker = quiet is Quiet.BUSY or (
-            quiet is Quiet.CREATED and before is not None and before[0] is Quiet.CHANGED
-        )
+        weaker = quiet is Quiet.BUSY or (quiet is Quiet.CREATED and before is not None and before[0] is Quiet.CHANGED)
         if accepted and (before is None or not weaker):
             self.model[path] = (quiet, self.clock.now + self.delays[quiet], seen)
 
@@ -228,9 +226,7 @@ def test_close_ends_the_waiting(when: str, waiting: list[threading.Thread]) -> N
     eventually(lambda: batches == [[]])
 
 
-def test_closed_between_looking_and_sleeping(
-    waiting: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closed_between_looking_and_sleeping(waiting: list[threading.Thread], monkeypatch: pytest.MonkeyPatch) -> None:
     """The race: closed after the look; the thread must not go to sleep for ever."""
     settle = Settle(60.0, 10)
     look = settle.due

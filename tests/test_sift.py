@@ -68,9 +68,7 @@ def test_verdicts(
     expected: Verdict,
 ) -> None:
     """The whole table of what is known, how the file looks, and whether something happened to it."""
-    known = Known(
-        None if receipt is None else a_receipt(**receipt), None if retry is None else a_retry(**retry)
-    )
+    known = Known(None if receipt is None else a_receipt(**receipt), None if retry is None else a_retry(**retry))
 
     assert verdict(known, identity, destination=1, hinted=hinted) is expected
 
@@ -106,9 +104,7 @@ def test_sorting_a_mixed_lot(house: House, lines: Lines) -> None:
         house.drop(name)
     here = house.ledger.destination
     for name in ("sent", "touched", "rewritten"):
-        house.ledger.record_receipt(
-            a_receipt(name, identity=house.identity(name), destination=here, read_at=2e9)
-        )
+        house.ledger.record_receipt(a_receipt(name, identity=house.identity(name), destination=here, read_at=2e9))
     house.ledger.record_receipt(a_receipt("gone", destination=here))
     house.ledger.record_retry(a_retry("waiting", identity=house.identity("waiting")))
     assert house.ledger.flush(10)
@@ -161,9 +157,7 @@ def test_what_was_sent_but_not_removed_is_finished(house: House) -> None:
     assert house.stats.uploaded == 0
 
 
-def test_a_file_that_cannot_be_looked_at_goes_to_a_worker(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_cannot_be_looked_at_goes_to_a_worker(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker finds out what is wrong with it, and says so."""
     house.drop("a")
     house.ledger.record_receipt(a_receipt("a", destination=house.ledger.destination))

@@ -201,11 +201,7 @@ def test_a_touched_file_is_compared_not_sent(house: House, size: int) -> None:
     (house.root / "a").chmod(0o600)
 
     house.settle.touch("a")
-    eventually(
-        lambda: (
-            (known := house.known("a")) and known.receipt and known.receipt.identity == house.identity("a")
-        )
-    )
+    eventually(lambda: (known := house.known("a")) and known.receipt and known.receipt.identity == house.identity("a"))
     house.quiet()
 
     assert house.bucket.puts == ["a"]
@@ -526,9 +522,7 @@ def test_one_bad_file_does_not_stop_the_others(build: Callable[..., House], line
     assert [line["path"] for line in lines.named("file.failed")] == ["07"]
 
 
-def test_an_unreadable_file_is_parked_with_advice(
-    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_is_parked_with_advice(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """No right to read it: the reason and what to do about it, and the destination is not blamed."""
     opened = house.folder.open
 
@@ -552,9 +546,7 @@ def test_an_unreadable_file_is_parked_with_advice(
 
 
 @pytest.mark.parametrize("size", [7, LARGE])
-def test_a_bad_block_backs_off(
-    house: House, lines: Lines, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_block_backs_off(house: House, lines: Lines, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that cannot be read to its end is tried again later; no descriptor is left open."""
     digest = house.bucket.digest
     broken = [OSError(5, "Input/output error")]
@@ -678,9 +670,7 @@ def test_a_probe_that_needs_no_request_does_not_stop_the_probing(
     assert not house.destination.paused
 
 
-def test_a_file_that_takes_the_destination_down_alone_is_found_out(
-    build: Callable[..., House], lines: Lines
-) -> None:
+def test_a_file_that_takes_the_destination_down_alone_is_found_out(build: Callable[..., House], lines: Lines) -> None:
     """S3 answers 403 for this one only: once others have passed, it backs off by itself."""
     house = build(workers=1, policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0))
     house.start()
@@ -737,9 +727,7 @@ def test_a_dead_worker_is_replaced_and_its_file_sent(
     assert house.workers.alive() == 4
     assert house.workers.replace_dead() == 0
     assert house.stats.workers_replaced == 2
-    assert {line["worker"] for line in lines.named("worker.replaced")} <= {
-        f"upload-{n:03d}" for n in range(4)
-    }
+    assert {line["worker"] for line in lines.named("worker.replaced")} <= {f"upload-{n:03d}" for n in range(4)}
     assert house.open_files() == []
     assert house.bucket.open_senders == 4
 
@@ -862,9 +850,7 @@ def test_a_hint_during_a_failure_is_not_lost(house: House, lines: Lines) -> None
     assert house.bucket.objects == {"a": b"better"}
 
 
-def test_race_a_file_comes_back_while_its_absence_is_noticed(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_race_a_file_comes_back_while_its_absence_is_noticed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gone when it was opened, there again a moment later, with a hint in between: it is sent."""
     opened = house.folder.open
     absent = [True]

@@ -278,6 +278,39 @@ def test_a_deleted_directory_is_forgotten_and_may_come_again(watched: Watched, r
     assert watched.losses == 0
 
 
+def test_a_directory_renamed_over_another(watched: Watched, root: Path) -> None:
+    """The empty directory that was there is gone; the one in its place is watched."""
+    (root / "a").mkdir()
+    (root / "b").mkdir()
+    watched.forget()
+
+    (root / "b").rename(root / "a")
+    watched.forget()
+    (root / "a/new").touch()
+
+    watched.expect("a/new")
+    assert watched.watch.directories() == 2
+    assert watched.losses == 0
+
+
+def test_a_directory_made_anew_while_the_old_one_is_in_use(watched: Watched, root: Path) -> None:
+    """A shell still stands in the deleted directory, so its watch lives on; the new one has to have its own."""
+    (root / "a").mkdir()
+    watched.forget()
+    in_use = os.open(root / "a", os.O_RDONLY)
+
+    (root / "a").rmdir()
+    (root / "a").mkdir()
+    (root / "a/early").touch()
+    watched.expect("a/early")
+    watched.forget()
+    os.close(in_use)
+    (root / "a/later").touch()
+
+    watched.expect("a/later")
+    assert watched.watch.directories() == 2
+
+
 def test_an_excluded_directory_is_not_watched(watched: Watched, root: Path, outside: Path) -> None:
     """Neither what is made, nor what is moved in, nor what lies below it."""
     tree(root / ".git")
@@ -536,9 +569,7 @@ def test_no_watch_left(root: Path, code: int, hint: str, monkeypatch: pytest.Mon
     assert late.rescans == ["limit"]
 
 
-def test_a_directory_that_may_not_be_read(
-    watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_that_may_not_be_read(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """EACCES, which watchdog answers with no watch at all, leaves the others watched."""
     real = inotify_c.inotify_add_watch
 

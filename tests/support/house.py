@@ -80,12 +80,8 @@ class House:
             sift=self.sift,
             ledger=self.ledger,
         )
-        self.settle_thread = SettleThread(
-            self.settle, self.sift, self.ledger, self.inbox, self.rescans.append
-        )
-        self.retry = RetryThread(
-            self.ledger, self.inbox, policy or Policy(initial_s=0.01, max_s=0.02, max_attempts=0)
-        )
+        self.settle_thread = SettleThread(self.settle, self.sift, self.ledger, self.inbox, self.rescans.append)
+        self.retry = RetryThread(self.ledger, self.inbox, policy or Policy(initial_s=0.01, max_s=0.02, max_attempts=0))
         self.upload = Upload(
             self.folder,
             self.bucket,
@@ -101,9 +97,7 @@ class House:
         )
         self.workers = Workers(workers, self.bucket, self.inbox, self.upload, self.destination, self.stats)
         self._running: list[Any] = []
-        self._sigio = signal.signal(
-            signal.SIGIO, signal.SIG_IGN
-        )  # as the daemon does: a broken lease sends it
+        self._sigio = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as the daemon does: a broken lease sends it
 
     def start(self, *rooms: Any) -> None:
         """Without names: all but the scan."""

@@ -8,9 +8,7 @@ from urllib.parse import quote
 
 from s3spool.ledger.rows import Identity, Multipart, Part, Receipt, Retry, State
 
-SOME = Identity(
-    dev=64768, inode=1234, size=5, mtime_ns=1_700_000_000_000_000_001, ctime_ns=1_700_000_000_000_000_002
-)
+SOME = Identity(dev=64768, inode=1234, size=5, mtime_ns=1_700_000_000_000_000_001, ctime_ns=1_700_000_000_000_000_002)
 
 
 def a_receipt(path: str = "a.txt", **fields: Any) -> Receipt:

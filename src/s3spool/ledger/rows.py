@@ -6,7 +6,6 @@ import os
 from enum import Enum
 from typing import NamedTuple
 
-
 _MAX_INTEGER = 2**63 - 1  # a larger one does not fit into the ledger, and would keep all other rows out as well
 
 

@@ -82,6 +82,7 @@ class Watch(WatchCallback):
         self._lock = threading.RLock()
         self._directory_of: dict[WatchDescriptor, str] = {}  # "" or "a/b/"
         self._watch_of: dict[str, WatchDescriptor] = {}
+        self._inode_of: dict[WatchDescriptor, int] = {}
         self._inotify: InotifyFD | None = None
         self.overflows = 0
         self.exhausted = ""  # why not all directories could be watched
@@ -105,6 +106,7 @@ class Watch(WatchCallback):
         with self._lock:
             self._directory_of.clear()
             self._watch_of.clear()
+            self._inode_of.clear()
 
     def alive(self) -> bool:
         return self._inotify is not None and self._inotify.is_alive()
@@ -128,6 +130,7 @@ class Watch(WatchCallback):
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         with self._lock:
+            self._inode_of.pop(wd, None)
             directory = self._directory_of.pop(wd, None)
             if directory is not None and self._watch_of.get(directory) == wd:
                 del self._watch_of[directory]
@@ -160,9 +163,12 @@ class Watch(WatchCallback):
             return
         if mask & MOVED_FROM:
             self._disarm(f"{path}/")
-        elif mask & CREATE and f"{path}/" in self._watch_of:
-            return  # who armed it has looked: a deep new tree is not walked again from each of its levels
         elif mask & (CREATE | MOVED_TO) and self.names.directory(path):
+            if f"{path}/" in self._watch_of:
+                if mask & CREATE and self._is_current(f"{path}/"):
+                    return  # who armed it has looked: a deep new tree is not walked again from each of its levels
+                # Another directory had this name; its watch may live on for as long as somebody has it open.
+                self._disarm(f"{path}/")
             # Files may have arrived before the watch did, and make no event of their own.
             self._arm(f"{path}/", hint_files=True)
 
@@ -193,7 +199,7 @@ class Watch(WatchCallback):
             if directory in self._watch_of:
                 return True
             try:
-                path = (self._root + b"/" + os.fsencode(directory)).rstrip(b"/")
+                path = self._path(directory)
                 wd = inotify.add_callback(path, MASK, self, _callback_id(directory))
             except OSError as exc:
                 if exc.errno in {errno.ENOSPC, errno.ENOMEM}:
@@ -211,7 +217,22 @@ class Watch(WatchCallback):
                 inotify.remove_callbacks([(wd, _callback_id(before))])
             self._directory_of[wd] = directory
             self._watch_of[directory] = wd
+            with contextlib.suppress(OSError):
+                self._inode_of[wd] = os.lstat(path).st_ino
         return True
+
+    def _is_current(self, directory: str) -> bool:
+        """Whether what is watched under this name is the directory that has it now."""
+        try:
+            inode = os.lstat(self._path(directory)).st_ino
+        except OSError:
+            return False
+        with self._lock:
+            wd = self._watch_of.get(directory)
+            return wd is not None and self._inode_of.get(wd) == inode
+
+    def _path(self, directory: str) -> bytes:
+        return (self._root + b"/" + os.fsencode(directory)).rstrip(b"/")
 
     def _disarm(self, directory: str) -> None:
         """Forget this directory ("a/b/") and all below it; "" stands for all below the root."""
@@ -221,6 +242,7 @@ class Watch(WatchCallback):
             for path, wd in gone:
                 del self._watch_of[path]
                 self._directory_of.pop(wd, None)
+                self._inode_of.pop(wd, None)
         if inotify is not None and gone:
             with contextlib.suppress(OSError):
                 inotify.remove_callbacks([(wd, _callback_id(path)) for path, wd in gone])
