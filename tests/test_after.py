@@ -35,6 +35,7 @@ def house(tmp_path: Path, lines: Lines) -> Iterator[House]:
 
 
 def receipt_of(house: House, path: str, after: str) -> Receipt:
+    house.after.action = after
     return a_receipt(path, identity=house.identity(path), after=after)
 
 
@@ -178,6 +179,48 @@ def test_a_removal_that_fails_says_what_to_do(house: House, lines: Lines, monkey
     other = house.drop("b")
     committed(house, receipt_of(house, "b", "delete"))
     eventually(lambda: not other.exists())
+
+
+def test_a_folder_that_became_read_only_is_said_once(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred thousand files that cannot be removed are one line, and another one after it has worked again."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", "a")
+
+    def warnings() -> int:
+        return len([line for line in lines.named("file.failed") if line["level"] == "warning"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        for name in "abc":
+            house.drop(name)
+            committed(house, receipt_of(house, name, "delete"))
+            done(house)
+        assert warnings() == 1
+    house.drop("d")
+    committed(house, receipt_of(house, "d", "delete"))
+    done(house)
+    monkeypatch.setattr(os, "unlink", refuse)
+    house.drop("e")
+    committed(house, receipt_of(house, "e", "delete"))
+    done(house)
+
+    assert warnings() == 2
+
+
+def test_who_says_keep_now_keeps_what_was_sent_before(house: House) -> None:
+    """Sent under "delete", the process died before the removal, and the person changed the configuration."""
+    file = house.drop("a")
+    receipt = receipt_of(house, "a", "delete")
+    house.after.action = "keep"
+    assert house.inbox.claim("a")
+
+    house.after.finish(receipt)
+    done(house)
+
+    assert file.exists()
 
 
 def test_one_odd_file_does_not_end_the_thread(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from s3spool.pipeline import inbox as inbox_module
-from s3spool.pipeline.inbox import TURNS, Inbox
+from s3spool.pipeline.inbox import LARGE_SHARE, TURNS, Inbox
 from s3spool.pipeline.item import Item, Lane
 from support.waiting import eventually
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PATHS = st.sampled_from(["a", "b", "c", "d", "e", "f", "g", "h"])
-ITEMS = st.builds(Item, path=PATHS, lane=st.sampled_from(Lane), attempts=st.integers(0, 3))
+ARRIVING = [Lane.NEW, Lane.RETRY]
+ITEMS = st.builds(Item, path=PATHS, lane=st.sampled_from(ARRIVING), attempts=st.integers(0, 3))
 MAX_IN_FLIGHT = 4
 
 
@@ -53,7 +54,11 @@ class InboxAgainstModel(RuleBasedStateMachine):
         elif item.path not in self.queued:
             self.lanes[item.lane].append(item)
 
-    @precondition(lambda self: len(self.queued) < self.size)
+    def full(self) -> bool:
+        aside = len(self.lanes[Lane.LARGE])
+        return len(self.queued) - min(aside, LARGE_SHARE * self.size) >= self.size
+
+    @precondition(lambda self: not self.full())
     @rule(item=ITEMS)
     def offer(self, item: Item) -> None:
         assert self.inbox.offer([item])
@@ -65,7 +70,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
         accepted = self.inbox.offer_nowait(items)
 
         for count, item in enumerate(items):
-            if len(self.queued) >= self.size:
+            if self.full():
                 assert accepted == count
                 return
             self.add(item)
@@ -80,20 +85,21 @@ class InboxAgainstModel(RuleBasedStateMachine):
             return
         wanted = TURNS[self.turn % len(TURNS)]
         self.turn += 1
-        expected = (self.lanes[wanted] or self.lanes[Lane.NEW] or self.lanes[Lane.RETRY]).popleft()
+        lanes = self.lanes
+        expected = (lanes[wanted] or lanes[Lane.NEW] or lanes[Lane.RETRY] or lanes[Lane.LARGE]).popleft()
         assert item == expected
         self.in_flight[expected.path] = False
         self.taken[expected.path] = expected
 
     @precondition(lambda self: self.taken)
-    @rule(data=st.data(), first=st.booleans())
-    def put_back(self, data: st.DataObject, first: bool) -> None:
-        item = self.taken.pop(data.draw(st.sampled_from(sorted(self.taken))))
+    @rule(data=st.data(), first=st.booleans(), large=st.booleans())
+    def put_back(self, data: st.DataObject, first: bool, large: bool) -> None:
+        item = self.taken.pop(data.draw(st.sampled_from(sorted(self.taken))))._replace(large=large)
 
         self.inbox.put_back(item, first=first)
 
         del self.in_flight[item.path]
-        lane = self.lanes[item.lane]
+        lane = self.lanes[Lane.LARGE if large else item.lane]
         (lane.appendleft if first else lane.append)(item)
 
     @rule(path=PATHS)
@@ -107,7 +113,8 @@ class InboxAgainstModel(RuleBasedStateMachine):
     def claim(self, path: str) -> None:
         claimed = self.inbox.claim(path)
 
-        assert claimed is (path not in self.queued and path not in self.in_flight)
+        room = len(self.in_flight) < MAX_IN_FLIGHT
+        assert claimed is (room and path not in self.queued and path not in self.in_flight)
         if claimed:
             self.in_flight[path] = False
 
@@ -136,7 +143,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
     def queued_is_bounded(self) -> None:
         # What comes back from a worker needs no room: as many more as there were in flight.
         if hasattr(self, "inbox"):
-            assert len(self.queued) <= self.size + MAX_IN_FLIGHT
+            assert len(self.queued) <= (1 + LARGE_SHARE) * self.size + MAX_IN_FLIGHT
 
 
 TestInboxAgainstModel = InboxAgainstModel.TestCase
@@ -264,10 +271,10 @@ def test_a_lone_lane_is_not_held_back_by_turns() -> None:
     assert [inbox.take_nowait() for _ in range(7)] == [*retries, None]
 
 
-@pytest.mark.parametrize("lane", Lane)
+@pytest.mark.parametrize("lane", ARRIVING)
 def test_neither_lane_starves(lane: Lane) -> None:
     """Among the first four taken there is one of each kind, however many of the other kind wait."""
-    other = next(each for each in Lane if each is not lane)
+    other = next(each for each in ARRIVING if each is not lane)
     inbox = Inbox(100, 10)
     inbox.offer([Item(f"other {number}", other) for number in range(50)])
     inbox.offer([Item("mine", lane)])

@@ -316,7 +316,7 @@ def test_an_unreadable_directory_does_not_stop_the_scan(
     scan(house)
 
     assert taken(house) == {"a/1", "z/4", "5"}
-    (line,) = [line for line in lines.named("scan.finished") if line["reason"] == "unreadable directory"]
+    (line,) = [line for line in lines.named("scan.failed") if line["reason"] == "unreadable directory"]
     assert "bad" in line["path"]
 
 
@@ -354,12 +354,12 @@ def test_a_root_that_is_gone_is_tried_again(house: House, lines: Lines, monkeypa
     house.root.rename(away)
     house.start(house.scan)
     house.scan.want("start")
-    eventually(lambda: lines.named("scan.finished"))
+    eventually(lambda: lines.named("scan.failed"))
 
     away.rename(house.root)
 
     eventually(lambda: taken(house) == {"a"})
-    eventually(lambda: "files" in lines.named("scan.finished")[-1])
+    eventually(lambda: lines.named("scan.finished"))
     assert house.scan.missed == 0
 
 
@@ -371,7 +371,7 @@ def test_a_ledger_that_is_broken_is_tried_again(house: House, lines: Lines, monk
     house.ledger.path.rename(hidden)
     house.start(house.scan)
     house.scan.want("start")
-    eventually(lambda: lines.named("scan.finished"))
+    eventually(lambda: lines.named("scan.failed"))
 
     hidden.rename(house.ledger.path)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from s3spool.ledger.rows import Identity
+from s3spool.ledger.rows import Identity, Multipart, Part
 
 
 class Content(NamedTuple):
@@ -47,6 +48,33 @@ class Sender(Protocol):
     def answer(self) -> Any: ...
 
     def close(self) -> None: ...
+
+
+class PartBucket(Protocol):
+    """Uploads in parts as the pipeline sees them (see s3/multipart.py). Thread-safe; blocks but for `judge_part`.
+
+    Everything raises UploadError; what reads the file raises OSError as well.
+    """
+
+    def check_size(self, path: str, size: int) -> None: ...
+
+    def part_size(self, size: int, wanted: int) -> int: ...
+
+    def create(self, path: str, identity: Identity, destination: int, part_size: int) -> Multipart: ...
+
+    def listed(self, upload: Multipart) -> Mapping[int, Mapping[str, Any]] | None: ...
+
+    def matches(
+        self, upload: Multipart, content: Content, number: int, there: Mapping[str, Any], ours: Part | None
+    ) -> Part | None: ...
+
+    def part_request(self, upload: Multipart, content: Content, number: int) -> Any: ...
+
+    def judge_part(self, upload: Multipart, request: Any, answer: Any, number: int) -> Part: ...
+
+    def complete(self, upload: Multipart, content: Content, parts: Sequence[Part]) -> Stored: ...
+
+    def abort(self, upload: Multipart) -> None: ...
 
 
 class Bucket(Protocol):

@@ -24,7 +24,9 @@ from s3spool.pipeline.after import After
 from s3spool.pipeline.destination import Destination
 from s3spool.pipeline.folder import Folder
 from s3spool.pipeline.inbox import Inbox
+from s3spool.pipeline.large import Large
 from s3spool.pipeline.names import Names
+from s3spool.pipeline.outcome import Outcome
 from s3spool.pipeline.retry import Policy, RetryThread
 from s3spool.pipeline.scan import Scan
 from s3spool.pipeline.settle import Quiet, Settle
@@ -34,6 +36,7 @@ from s3spool.pipeline.upload import Upload
 from s3spool.pipeline.watch import Watch, WatchUnavailableError, remote_file_system
 from s3spool.pipeline.workers import Workers
 from s3spool.s3.client import Connection
+from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.store import ObjectOptions, Store
 from s3spool.service.control import ControlServer
 from s3spool.service.logs import LogWriter
@@ -79,7 +82,7 @@ class Daemon:
             self.stats,
             action=config.after.action,
             archive=config.after.archive_directory,
-            rescan=lambda reason: self.scan.want(reason),
+            rescan=lambda reason: self.scan.want(reason),  # noqa: PLW0108 - there is no scan yet
         )
         self.sift = Sift(self.folder, self.ledger, self.inbox, self.after.finish)
         self.scan = Scan(
@@ -95,8 +98,7 @@ class Daemon:
         )
         self.settle_thread = SettleThread(self.settle, self.sift, self.ledger, self.inbox, self.scan.want)
         self.retry = RetryThread(self.ledger, self.inbox, policy)
-        self.upload = Upload(
-            self.folder,
+        outcome = Outcome(
             self.store,
             self.ledger,
             self.inbox,
@@ -105,8 +107,27 @@ class Daemon:
             self.after,
             self.retry,
             self.stats,
-            settle_s=config.watch.settle_s,
             rescan=self.scan.want,
+        )
+        self.large = Large(
+            self.folder,
+            MultipartStore(self.store),
+            self.ledger,
+            self.inbox,
+            self.destination,
+            outcome,
+            threshold=config.upload.multipart_threshold,
+            part_size=config.upload.part_size,
+            limit=config.upload.workers,
+        )
+        self.upload = Upload(
+            self.folder,
+            self.store,
+            self.inbox,
+            self.destination,
+            outcome,
+            self.large,
+            settle_s=config.watch.settle_s,
         )
         self.workers = Workers(config.upload.workers, self.store, self.inbox, self.upload, self.destination, self.stats)
         self.watch: Watch | None = None
@@ -290,7 +311,8 @@ class Daemon:
             self.scan.want("restored")
 
     def _clean(self) -> None:
-        """Once a day: forget receipts of files that left the folder long ago."""
+        """At start and once a day: drop what the ledger knows of files and uploads that are long gone."""
+        self.large.sweep(time.time() - self.config.state.abort_stale_multipart_days * DAY_S)
         limit = time.time() - self.config.state.receipt_days * DAY_S
         with Reader(self.ledger.path) as reader:
             batch: list[str] = []

@@ -16,7 +16,9 @@ from s3spool.pipeline.destination import Destination
 from s3spool.pipeline.folder import Folder
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
+from s3spool.pipeline.large import Large
 from s3spool.pipeline.names import Names
+from s3spool.pipeline.outcome import Outcome
 from s3spool.pipeline.retry import Policy, RetryThread
 from s3spool.pipeline.scan import Scan
 from s3spool.pipeline.settle import Settle
@@ -47,6 +49,8 @@ class House:
         names: Names | None = None,
         policy: Policy | None = None,
         destination: Destination | None = None,
+        threshold: int = 2**30,
+        part_size: int = 2**20,
     ) -> None:
         self.root = directory / "spool"
         self.archive = directory / "archive"
@@ -82,8 +86,7 @@ class House:
         )
         self.settle_thread = SettleThread(self.settle, self.sift, self.ledger, self.inbox, self.rescans.append)
         self.retry = RetryThread(self.ledger, self.inbox, policy or Policy(initial_s=0.01, max_s=0.02, max_attempts=0))
-        self.upload = Upload(
-            self.folder,
+        self.outcome = Outcome(
             self.bucket,
             self.ledger,
             self.inbox,
@@ -92,8 +95,21 @@ class House:
             self.after,
             self.retry,
             self.stats,
-            settle_s=settle_s,
             rescan=self.rescans.append,
+        )
+        self.large = Large(
+            self.folder,
+            self.bucket.parts,
+            self.ledger,
+            self.inbox,
+            self.destination,
+            self.outcome,
+            threshold=threshold,
+            part_size=part_size,
+            limit=workers,
+        )
+        self.upload = Upload(
+            self.folder, self.bucket, self.inbox, self.destination, self.outcome, self.large, settle_s=settle_s
         )
         self.workers = Workers(workers, self.bucket, self.inbox, self.upload, self.destination, self.stats)
         self._running: list[Any] = []

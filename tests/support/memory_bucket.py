@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from s3spool.content import MustAskError, Stored
 from s3spool.s3.keys import key_of
+from support.memory_parts import MemoryParts, PartPut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +50,7 @@ class MemoryBucket:
         self.before_put: Callable[[str], None] = lambda _: None
         self.open_senders = 0
         self.lock = threading.Lock()
+        self.parts = MemoryParts(self)
 
     def transport(self) -> MemorySender:
         with self.lock:
@@ -68,10 +70,10 @@ class MemoryBucket:
             raise MustAskError
         return Stored(key_of(content.path, "in/"), '"etag"', request.checksum, "v1")
 
-    def put(self, request: Put) -> Answer:
+    def put(self, request: Put | PartPut) -> Answer:
         path = request.content.path
         self.before_put(path)
-        body = body_of(request.content)
+        body = body_of(request.content) if isinstance(request, Put) else b""
         with self.lock:
             self.puts.append(path)
             if path in self.deaths:
@@ -79,7 +81,9 @@ class MemoryBucket:
                 raise RuntimeError(f"a worker dies over {path}")
             script = self.refusals.get(path)
             error = script.pop(0) if script else self.down
-            if error is None:
+            if error is None and isinstance(request, PartPut):
+                error = self.parts.put(request)
+            elif error is None:
                 self.objects[path] = body
             return Answer(error, not self.must_ask)
 
@@ -89,10 +93,10 @@ class MemorySender:
 
     def __init__(self, bucket: MemoryBucket) -> None:
         self.bucket = bucket
-        self.prepared: Put | None = None
+        self.prepared: Put | PartPut | None = None
         self.answered: Answer | None = None
 
-    def prepare(self, request: Put) -> None:
+    def prepare(self, request: Put | PartPut) -> None:
         self.prepared = request
 
     def send(self) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mypy_boto3_s3.client import S3Client
+
+
+def content_of(size: int, seed: int = 0) -> bytes:
+    """The same bytes for the same arguments, and no two parts of it alike."""
+    return random.Random(seed).randbytes(size)  # noqa: S311 - any bytes
 
 
 def keys(s3: S3Client, bucket: str, prefix: str = "") -> set[str]:

@@ -40,6 +40,9 @@ _CLAIM = f"UPDATE retries SET claimed = 1 WHERE {_PATHS} AND next_attempt <= ?" 
 _RELEASE = f"UPDATE retries SET state = 'waiting', next_attempt = 0, claimed = 0 WHERE {_PATHS}"  # noqa: S608 - constants
 _RELEASE_ALL = "UPDATE retries SET state = 'waiting', next_attempt = 0 WHERE claimed = 0"
 
+# Errors of a row, not of the disk: trying again is no use.
+_HOPELESS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, ValueError, TypeError)
+
 Committed = Callable[[], None]
 log = structlog.get_logger()
 
@@ -91,7 +94,7 @@ class Ledger:
         return not (self._thread.is_alive() or self._gave_up)
 
     def record_receipt(self, receipt: Receipt, committed: Committed | None = None) -> None:
-        """The file is in S3; whatever was waiting or half sent for this path is over."""
+        """The file is in S3; whatever was waiting for this path is over."""
         identity = receipt.identity
         self._put("receipts", "", (to_text(receipt.path), *identity, *receipt[2:]), committed)
 
@@ -184,8 +187,14 @@ class Ledger:
             self.beats += 1
             try:
                 self._commit(group)
-            except sqlite3.Error as exc:
+            except (sqlite3.Error, ValueError, TypeError) as exc:
                 self._rollback()
+                if isinstance(exc, _HOPELESS) and len(group) > 1:
+                    return self._commit_one_by_one(group)
+                if isinstance(exc, _HOPELESS):
+                    log.error("ledger.failed", path=str(self.path), error=f"a row was refused: {exc}", exc_info=exc)
+                    group[0] = group[0]._replace(committed=None)  # it is not durable, so nobody is told so
+                    return True
                 if self.failing_since is None:
                     self.failing_since = time.time()
                     log.error("ledger.failed", path=str(self.path), error=str(exc), exc_info=False)
@@ -198,6 +207,15 @@ class Ledger:
                     self.failing_since = None
                     log.info("ledger.recovered", path=str(self.path), duration_s=duration_s)
                 return True
+
+    def _commit_one_by_one(self, group: list[_Work]) -> bool:
+        """One row cannot be stored, ever: it must not keep the others out."""
+        for index, work in enumerate(group):
+            alone = [work]
+            if not self._commit_until_done(alone):
+                return False
+            group[index] = alone[0]
+        return True
 
     def _commit(self, group: list[_Work]) -> None:
         """Apply in order: runs of rows for one table go as one statement."""
@@ -220,8 +238,6 @@ class Ledger:
         if table == "receipts":
             paths = msgspec.json.encode([row[0] for row in rows]).decode()
             self._db.execute(_FORGET_RETRY, (paths,))
-            self._db.execute(_FORGET_PARTS, (paths,))
-            self._db.execute(_FORGET_MULTIPART, (paths,))
 
     def _rollback(self) -> None:
         if self._db.in_transaction:

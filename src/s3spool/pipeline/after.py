@@ -52,6 +52,7 @@ class After:
         self.action = action
         self.archive = archive
         self._rescan = rescan
+        self._complaint = ""  # the last error; a folder that became read-only is said once, not for each file
         self._queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="after", daemon=True)
 
@@ -105,26 +106,32 @@ class After:
                 checksum=receipt.checksum,
                 version_id=receipt.version_id,
             )
-        if receipt.after == "keep":
-            return False
+        if "keep" in {receipt.after, self.action}:
+            return False  # who says keep today means the files of yesterday as well
         try:
             removed = self._remove(receipt)
         except (FileNotFoundError, NotAFileError):
             return False  # somebody else removed or replaced it; what was there is in S3
         except OSError as exc:
-            self._stats.last_error = f"{receipt.after} {receipt.path}: {exc.strerror}"
-            log.warning(
-                "file.failed",
-                path=receipt.path,
-                operation=receipt.after,
-                error_code=type(exc).__name__,
-                error=str(exc),
-                hint="the file is in S3 but cannot be removed here: give the daemon write access to its directory",
-            )
+            self._complain(receipt, exc)
             return False
+        self._complaint = ""
         if not removed:
             log.info("file.changed", path=receipt.path, operation=receipt.after)
         return not removed
+
+    def _complain(self, receipt: Receipt, exc: OSError) -> None:
+        error = exc.strerror or str(exc)
+        self._stats.last_error = f"{receipt.after} {receipt.path}: {error}"
+        (log.debug if error == self._complaint else log.warning)(
+            "file.failed",
+            path=receipt.path,
+            operation=receipt.after,
+            error_code=type(exc).__name__,
+            error=error,
+            hint="it is in S3 but cannot be removed here: give the daemon write access to its directory",
+        )
+        self._complaint = error
 
     def _remove(self, receipt: Receipt) -> bool:
         if receipt.after == "delete":

@@ -14,7 +14,7 @@ from s3spool.pipeline.item import Item
 from s3spool.pipeline.retry import backoff_s
 
 STREAK = 8  # so many transient failures without a success between them are no accident
-LOCAL = {"read", "map"}  # operations that fail before S3 is asked
+LOCAL = {"read", "map", "send"}  # operations that fail before S3 has been heard
 log = structlog.get_logger()
 
 
@@ -81,15 +81,18 @@ class Destination:
             self._probing = False
             self._turned.notify()
 
-    def succeeded(self) -> None:
-        """S3 has dealt with a file (taken it, or refused that one alone): the destination works."""
+    def succeeded(self, *, probe: bool) -> None:
+        """S3 has dealt with a file (taken it, or refused that one alone): the destination works.
+
+        While paused only the probe tells: the others were under way before, and say nothing of now.
+        """
+        if not (self._open or probe):
+            return
         self._succeeded_at = time.time()
         self._streak = 0
         if self._open:
             return
         with self._lock:
-            if self._open:
-                return  # another worker's file passed at the same moment
             self._open = True
             self._probing = False
             self._probes = 0
@@ -100,14 +103,12 @@ class Destination:
 
     def failed(self, item: Item, error: UploadError, *, probe: bool) -> Scope:
         """Whom this error concerns. DESTINATION: put the file back uncounted; FILE: it backs off or is parked."""
-        if error.scope is Scope.FILE:
-            if error.operation not in LOCAL:
-                self.succeeded()
-            elif probe:
-                self.release_probe()
+        if error.scope is Scope.FILE and error.operation not in LOCAL:
+            self.succeeded(probe=probe)
             return Scope.FILE
-        if item.blamed_at and self._succeeded_at > item.blamed_at:
-            # It paused the destination before, others have passed since: it is this file after all.
+        # It paused the destination before, others have passed since: it is this file after all.
+        exposed = item.blamed_at and self._succeeded_at > item.blamed_at
+        if error.scope is Scope.FILE or exposed:
             if probe:
                 self.release_probe()
             return Scope.FILE
@@ -119,17 +120,7 @@ class Destination:
             elif not probe:
                 return Scope.DESTINATION  # one of those in flight when it was paused: nothing new
             first = self._open
-            self._open = False
-            self._probing = False
-            self._probes += 1
-            self.reason = error
-            delay_s = backoff_s(self._probes, initial_s=self.initial_s, max_s=self.max_s, rng=self._rng)
-            if error.retry_after_s is not None:
-                delay_s = max(delay_s, min(error.retry_after_s, self.max_s))
-            self._next_probe = time.monotonic() + delay_s
-            if first:
-                self.paused_at = time.time()
-            self._turned.notify()
+            delay_s = self._close_valve(error)
         if first:
             log.error(
                 "destination.paused",
@@ -142,6 +133,21 @@ class Destination:
             )
         self._tell()
         return Scope.DESTINATION
+
+    def _close_valve(self, error: UploadError) -> float:
+        """Pause, or go on pausing; returns the seconds until the next probe. The caller holds the lock."""
+        if self._open:
+            self._open = False
+            self.paused_at = time.time()
+        self._probing = False
+        self._probes += 1
+        self.reason = error
+        delay_s = backoff_s(self._probes, initial_s=self.initial_s, max_s=self.max_s, rng=self._rng)
+        if error.retry_after_s is not None:
+            delay_s = max(delay_s, min(error.retry_after_s, self.max_s))
+        self._next_probe = time.monotonic() + delay_s
+        self._turned.notify()
+        return delay_s
 
     def countable(self, since: float) -> bool:
         """Whether the destination has worked since `since` (Unix seconds), so that a failure is the file's own."""

@@ -8,8 +8,11 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from s3spool.pipeline.item import Item, Lane
+from s3spool.pipeline.parts import PartItem, PartQueue
 
 TURNS = (Lane.NEW, Lane.NEW, Lane.NEW, Lane.RETRY)  # neither lane starves the other
+PART_TURN = 8  # every eighth take asks the large files' parts first; all others ask them last
+LARGE_SHARE = 4  # so many times the size may be put aside as large before they take the others' room
 SETTLING_DOWN = 4096  # sent, and waiting for the ledger and the step after it
 
 
@@ -19,6 +22,8 @@ class Inbox:
     A path is *queued*, then *in flight* from `take` until `done`. Offered again while queued it changes nothing;
     offered again while in flight it is remembered, and `done` says so: the file may have changed under the
     worker's hands.
+
+    Parts of large files come out of here too, but after the files: none waits longer for a worker than a part takes.
     """
 
     def __init__(self, size: int, workers: int) -> None:
@@ -29,6 +34,8 @@ class Inbox:
         self._queued: set[str] = set()
         self._in_flight: dict[str, bool] = {}  # path -> offered again meanwhile
         self._turns = itertools.cycle(TURNS)
+        self._takes = 0
+        self.parts = PartQueue()
         self._lock = threading.Lock()
         self._filled = threading.Condition(self._lock)
         self._drained = threading.Condition(self._lock)
@@ -40,7 +47,7 @@ class Inbox:
         """Queue these, waiting for room; False when the inbox was closed before all had found some."""
         with self._lock:
             for item in items:
-                while len(self._queued) >= self._size and not self._closed:
+                while self._full() and not self._closed:
                     self._waiting_offers += 1
                     self._drained.wait()
                     self._waiting_offers -= 1
@@ -53,24 +60,34 @@ class Inbox:
         """Queue as many of these as there is room for; returns how many were accepted (or were here already)."""
         with self._lock:
             for count, item in enumerate(items):
-                if self._closed or len(self._queued) >= self._size:
+                if self._closed or self._full():
                     return count
                 self._add(item)
         return len(items)
 
-    def put_back(self, item: Item, *, first: bool) -> None:
+    def put_back(self, item: Item | PartItem, *, first: bool) -> None:
         """A worker returns what it had taken, unsent; never blocks, its room is still its own."""
         with self._lock:
+            if isinstance(item, PartItem):
+                self.parts.put_back(item)
+                self.parts.release(item)
+                self._filled.notify()
+                return
             self._in_flight.pop(item.path, None)
             self._queued.add(item.path)
-            lane = self._lanes[item.lane]
+            lane = self._lanes[Lane.LARGE if item.large else item.lane]
             if first:
                 lane.appendleft(item)
             else:
                 lane.append(item)
             self._filled.notify()
 
-    def take(self) -> Item | None:
+    def wake(self, count: int) -> None:
+        """So many parts have become available."""
+        with self._lock:
+            self._filled.notify(count)
+
+    def take(self) -> Item | PartItem | None:
         """The next item, waiting for one; None when the inbox is closed."""
         with self._lock:
             while True:
@@ -83,14 +100,14 @@ class Inbox:
                 self._filled.wait()
                 self._waiting_takes -= 1
 
-    def take_nowait(self) -> Item | None:
+    def take_nowait(self) -> Item | PartItem | None:
         with self._lock:
             return None if self._closed else self._next()
 
     def claim(self, path: str) -> bool:
-        """Put a path in flight without queueing it; False if it is queued or in flight already."""
+        """Put a path in flight without queueing it; False if it is queued or in flight already, or too much is."""
         with self._lock:
-            if path in self._queued or path in self._in_flight:
+            if path in self._queued or path in self._in_flight or len(self._in_flight) >= self._max_in_flight:
                 return False
             self._in_flight[path] = False
             return True
@@ -158,10 +175,24 @@ class Inbox:
             if self._waiting_takes:
                 self._filled.notify()
 
-    def _next(self) -> Item | None:
+    def _full(self) -> bool:
+        aside = len(self._lanes[Lane.LARGE])
+        return len(self._queued) - min(aside, LARGE_SHARE * self._size) >= self._size
+
+    def _next(self) -> Item | PartItem | None:
+        self._takes += 1
+        if self._takes % PART_TURN == 0:
+            return self.parts.take() or self._next_file()
+        return self._next_file() or self.parts.take()
+
+    def _next_file(self) -> Item | None:
         if not self._queued or len(self._in_flight) >= self._max_in_flight:
             return None
         lane = self._lanes[next(self._turns)] or self._lanes[Lane.NEW] or self._lanes[Lane.RETRY]
+        if not lane:
+            if self.parts.waiting():
+                return None
+            lane = self._lanes[Lane.LARGE]
         item = lane.popleft()
         self._queued.discard(item.path)
         self._in_flight[item.path] = False

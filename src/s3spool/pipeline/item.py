@@ -13,6 +13,7 @@ class Lane(Enum):
 
     NEW = "new"  #: hinted by the watcher or found by a scan
     RETRY = "retry"  #: failed before and due again
+    LARGE = "large"  #: found to be large, and put aside until the large files before it are taken
 
 
 class Item(NamedTuple):
@@ -25,3 +26,4 @@ class Item(NamedTuple):
     seen: Identity | None = None  # as it looked one settle time ago
     blamed_at: float = 0.0  # Unix seconds: when its failure paused the destination
     receipt: Receipt | None = None  # sent before, and the checksum decides whether it has changed
+    large: bool = False  # put aside: waits in the lane for large files, whatever lane it came from

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import structlog
@@ -103,7 +106,7 @@ class Scan:
             try:
                 self._scan(reasons)
             except (LedgerError, OSError) as exc:
-                log.warning("scan.finished", error=str(exc), reason=",".join(sorted(reasons)))
+                log.warning("scan.failed", error=str(exc), reason=",".join(sorted(reasons)))
                 self._stop.wait(ERROR_S)
                 for reason in reasons:
                     self.want(reason)
@@ -111,59 +114,60 @@ class Scan:
 
     def _scan(self, reasons: set[str]) -> None:
         start = time.monotonic()
-        log.debug("scan.started", reason=",".join(sorted(reasons)))
-        files = offered = unreadable = 0
+        reason = ",".join(sorted(reasons))
+        log.debug("scan.started", reason=reason)
+        files = offered = 0
         with Reader(self._ledger.path) as reader:
-            batch: list[Found] = []
-            pending = [""]
-            while pending and not self._stop.is_set():
-                directory = pending.pop()
-                if self.watch is not None:
-                    self.watch.ensure(directory)
-                try:
-                    with os.scandir(os.path.join(self._folder.root, directory)) as entries:
-                        for entry in entries:
-                            path = directory + entry.name
-                            if entry.is_dir(follow_symlinks=False):
-                                if self._recursive and self.names.directory(path):
-                                    pending.append(f"{path}/")
-                                continue
-                            if not entry.is_file(follow_symlinks=False) or not self.names.file(path):
-                                continue
-                            files += 1
-                            try:
-                                batch.append((path, Identity.of(entry.stat(follow_symlinks=False))))
-                            except OSError:
-                                continue  # gone between the listing and the look
-                            if len(batch) >= BATCH:
-                                offered += self._offer(batch, reader)
-                                batch.clear()
-                                if self._stop.is_set():
-                                    return
-                except (FileNotFoundError, NotADirectoryError):
-                    if directory == "":
-                        raise
-                except OSError as exc:
-                    unreadable += 1
-                    if unreadable == 1:
-                        log.warning("scan.finished", path=directory, error=str(exc), reason="unreadable directory")
-            offered += self._offer(batch, reader)
+            found = self._walk()
+            while batch := list(itertools.islice(found, BATCH)):
+                files += len(batch)
+                offered += self._offer(batch, reader)
+                if self._stop.is_set():
+                    return
         self._last_duration_s = time.monotonic() - start
         missed = 0 if reasons & EXPECTED else offered
         self.missed += missed
         log.info(
             "scan.finished",
-            reason=",".join(sorted(reasons)),
+            reason=reason,
             files=files,
             offered=offered,
             files_missed_by_watch=missed,
             duration_s=round(self._last_duration_s, 3),
         )
 
+    def _walk(self) -> Iterator[Found]:
+        """Every file that include and exclude let through, streamed. Raises OSError where the root is gone."""
+        unreadable = False
+        pending = [""]
+        while pending and not self._stop.is_set():
+            directory = pending.pop()
+            if self.watch is not None:
+                self.watch.ensure(directory)
+            try:
+                yield from self._listed(directory, pending)
+            except (FileNotFoundError, NotADirectoryError):
+                if directory == "":
+                    raise
+            except OSError as exc:
+                if not unreadable:
+                    log.warning("scan.failed", path=directory, error=str(exc), reason="unreadable directory")
+                unreadable = True
+
+    def _listed(self, directory: str, pending: list[str]) -> Iterator[Found]:
+        """The files of one directory; its subdirectories go to `pending`. Raises OSError."""
+        with os.scandir(os.path.join(self._folder.root, directory)) as entries:
+            for entry in entries:
+                path = directory + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if self._recursive and self.names.directory(path):
+                        pending.append(f"{path}/")
+                elif entry.is_file(follow_symlinks=False) and self.names.file(path):
+                    with contextlib.suppress(OSError):  # gone between the listing and the look
+                        yield path, Identity.of(entry.stat(follow_symlinks=False))
+
     def _offer(self, batch: list[Found], reader: Reader) -> int:
         """Offer what is neither known to the ledger nor on its way; returns how many that were."""
-        if not batch:
-            return 0
         paths = [path for path, _ in batch]
         underway = self._settle.knows(paths) | self._inbox.knows(paths)
         identities = {path: identity for path, identity in batch if path not in underway}

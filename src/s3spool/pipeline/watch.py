@@ -59,8 +59,8 @@ class WatchUnavailableError(Exception):
 class Watch(WatchCallback):
     """Watches a directory tree.
 
-    `hint(path, quiet)`, `rescan(reason)` and `lost()` are called on watchdog's thread: they must not block. The maps are
-    guarded by a lock, because the scan arms directories that the events did not tell of.
+    `hint(path, quiet)`, `rescan(reason)` and `lost()` are called on watchdog's thread: they must not block. The maps
+    are guarded by a lock, because the scan arms directories that the events did not tell of.
     """
 
     def __init__(

@@ -11,6 +11,8 @@ from s3spool.content import Bucket, Sender
 from s3spool.pipeline.destination import Destination
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
+from s3spool.pipeline.large import PartJob
+from s3spool.pipeline.parts import PartItem
 from s3spool.pipeline.stats import Stats
 from s3spool.pipeline.upload import Job, Upload
 
@@ -37,7 +39,7 @@ class Workers:
         self._gate = threading.Lock()
         self._closing = False
         self._threads: list[threading.Thread] = []
-        self._jobs: list[Job | None] = [None] * count  # slot n belongs to worker n
+        self._jobs: list[Job | PartJob | None] = [None] * count  # slot n belongs to worker n
 
     def start(self) -> None:
         self._threads = [self._new_thread(number) for number in range(self._count)]
@@ -51,7 +53,7 @@ class Workers:
             if not thread.is_alive() and not self._closing:
                 job, self._jobs[number] = self._jobs[number], None
                 if job is not None:
-                    self._upload.abandon(job)
+                    job.abandon()
                 self._threads[number] = self._new_thread(number)
                 self._threads[number].start()
                 self._stats.workers_replaced += 1
@@ -62,7 +64,7 @@ class Workers:
     def alive(self) -> int:
         return sum(thread.is_alive() for thread in self._threads)
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[Job | PartJob]:
         """What is being sent at this moment."""
         return [job for job in self._jobs if job is not None]
 
@@ -89,52 +91,50 @@ class Workers:
             sender.close()
 
     def _loop(self, number: int, sender: Sender) -> None:
-        job: Job | None = None
+        job: Job | PartJob | None = None
         while True:
-            following: Item | None = None
+            following = None
             with self._gate:
-                if job is not None and self._upload.finish(job, sender.answer()):
-                    job = self._jobs[number] = None
-                if job is None and not self._destination.paused:
-                    following = self._inbox.take_nowait()
-                    if following is not None:
-                        job = self._jobs[number] = self._upload.begin(following, probe=False)
-                        if job is not None and job.request is not None:
-                            sender.prepare(job.request)
-            if job is not None and job.answer is not None:
+                judged = job is None or job.finish(sender.answer())
+                if judged:
+                    self._jobs[number] = None
+                    item = None if self._destination.paused else self._inbox.take_nowait()
+                    following = item and self._begin(number, sender, item, probe=False)
+            if job is not None and not judged:
                 # The answer alone did not prove it: ask S3, or read the file again, while the others go on.
-                self._upload.finish_slowly(job)
+                job.finish_slowly()
                 job = self._jobs[number] = None
                 continue
-            if job is None and following is None:
-                job = self._wait(number, sender)
-                if job is None:
-                    if self._closing:
-                        return
-                    continue
+            job = following or self._wait(number, sender)
             if job is None:
-                continue
-            if job.request is None and not self._upload.load(job, sender):
+                if self._closing:
+                    return
+            elif job.request is None and not job.load(sender):
                 job = self._jobs[number] = None
-                continue
-            sender.send()
+            else:
+                sender.send()
 
-    def _wait(self, number: int, sender: Sender) -> Job | None:
+    def _wait(self, number: int, sender: Sender) -> Job | PartJob | None:
         """Nothing to do, or nothing allowed: block until there is. None when that came to nothing."""
         probe = self._destination.admit()
         item = self._inbox.take()
+        job = None
         if item is None:
             self._closing = True
-            if probe:
-                self._destination.release_probe()
-            return None
-        if not probe and self._destination.paused:
-            self._inbox.put_back(item, first=True)
-            return None
-        with self._gate:
-            job = self._jobs[number] = self._upload.begin(item, probe=probe)
-            if job is not None and job.request is not None:
-                sender.prepare(job.request)
+        else:
+            with self._gate:
+                # Looked at under the gate, where failures are judged: none slips through behind the probe's back.
+                if self._destination.paused and not probe:
+                    self._inbox.put_back(item, first=True)
+                else:
+                    job = self._begin(number, sender, item, probe=probe)
         if job is None and probe:
             self._destination.release_probe()
+        return job
+
+    def _begin(self, number: int, sender: Sender, item: Item | PartItem, *, probe: bool) -> Job | PartJob | None:
+        """The caller holds the gate."""
+        job = self._jobs[number] = self._upload.begin(item, probe=probe)
+        if job is not None and job.request is not None:
+            sender.prepare(job.request)
         return job

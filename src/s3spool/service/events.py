@@ -66,7 +66,10 @@ EVENTS: dict[str, EventSpec] = {
     "scan.started": EventSpec("debug", "scanning the folder[ ({reason})]"),
     "scan.finished": EventSpec(
         "info",
-        "scanned[ {path}][ {files} files][ in {duration_s}][, {offered} to send][, stopped by: {error}]",
+        "scanned[ {files} files][ in {duration_s}][, {offered} to send]",
+    ),
+    "scan.failed": EventSpec(
+        "warning", "could not scan[ {path}][: {error}]; what is there is looked at again with the next scan"
     ),
     "file.uploaded": EventSpec(
         "info", "uploaded {path}[ to s3://{bucket}/{key}][, {bytes}][ in {duration_s}]"

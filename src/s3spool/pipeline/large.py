@@ -1,0 +1,309 @@
+"""A large file's way: begin or resume an upload, send its parts like small files, put them together."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from s3spool.content import Content, PartBucket, Sender
+from s3spool.errors import Scope, UploadError
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.rows import Multipart, Part
+from s3spool.ledger.store import Ledger
+from s3spool.pipeline.destination import Destination
+from s3spool.pipeline.folder import Folder
+from s3spool.pipeline.inbox import Inbox
+from s3spool.pipeline.item import Item
+from s3spool.pipeline.outcome import Outcome, translated
+from s3spool.pipeline.parts import COMPLETE, PartItem, Transfer
+
+PART_ATTEMPTS = 3  # then the whole file backs off; what S3 has of it is not sent again
+DURABLE_S = 30.0
+CHANGED, VANISHED, FINISHED = "the file changed", "the file is gone", "complete"
+_LOST = {"NoSuchUpload"}  # S3 has forgotten the upload: another one has to begin
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class PartJob:
+    """A part in a worker's hands; `request` is None until its checksum has been computed."""
+
+    owner: Large
+    item: PartItem
+    probe: bool
+    request: Any = None
+    answer: Any = None
+
+    @property
+    def size(self) -> int:
+        return 0 if self.request is None else int(self.request.length)
+
+    def load(self, sender: Sender) -> bool:
+        return self.owner.load(self, sender)
+
+    def finish(self, answer: Any) -> bool:
+        return self.owner.finish(self, answer)
+
+    def finish_slowly(self) -> None:
+        self.owner.finish_slowly(self)
+
+    def abandon(self) -> None:
+        self.owner.abandon(self)
+
+
+class Large:
+    """Steps of a worker for files above the threshold. `begin` runs under the gate, all others outside of it."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        bucket: PartBucket,
+        ledger: Ledger,
+        inbox: Inbox,
+        destination: Destination,
+        outcome: Outcome,
+        *,
+        threshold: int,
+        part_size: int,
+        limit: int,
+    ) -> None:
+        """`limit`: how many files may be under way; each holds a descriptor."""
+        self._folder = folder
+        self._bucket = bucket
+        self._ledger = ledger
+        self._inbox = inbox
+        self._destination = destination
+        self._outcome = outcome
+        self._threshold = threshold
+        self._part_size = part_size
+        self._limit = limit
+        self._queue = inbox.parts
+
+    def wants(self, size: int) -> bool:
+        return size > self._threshold
+
+    def busy(self) -> bool:
+        """Whether another large file had better wait until the parts of those before it are taken."""
+        return self._queue.waiting() > 0 or len(self._queue.transfers()) >= self._limit
+
+    def start(self, item: Item, content: Content, read_at: float) -> None:
+        """Begin, or go on where a run before this one was cut off; takes the descriptor over. Raises like S3."""
+        self._bucket.check_size(item.path, content.size)
+        upload, parts = self._resumed(content)
+        if upload is None:
+            part_size = self._bucket.part_size(content.size, self._part_size)
+            upload = self._bucket.create(item.path, content.identity, self._ledger.destination, part_size)
+            # Before the first part: an upload that nobody knows of could never be resumed, nor aborted.
+            durable = threading.Event()
+            self._ledger.record_multipart(upload, durable.set)
+            if not durable.wait(DURABLE_S):
+                raise UploadError("record", item.path, "LedgerUnavailable", "the ledger cannot be written")
+        count = -(-content.size // upload.part_size)
+        pending = deque(number for number in range(1, count + 1) if number not in parts)
+        log.info(
+            "multipart.resumed" if parts else "multipart.started",
+            path=item.path,
+            key=upload.key,
+            bytes=content.size,
+            parts=count,
+            parts_done=len(parts),
+            part_bytes=upload.part_size,
+        )
+        transfer = Transfer(
+            item, content, upload, count, read_at, time.monotonic(), parts, pending or deque([COMPLETE])
+        )
+        self._queue.add(transfer)
+        self._inbox.wake(len(transfer.pending))
+
+    def begin(self, item: PartItem, *, probe: bool) -> PartJob:
+        return PartJob(self, item, probe)
+
+    def load(self, job: PartJob, sender: Sender) -> bool:
+        """Compute the checksum; False when nothing is to be sent."""
+        transfer, number = job.item
+        sending = False
+        try:
+            if transfer.over:
+                self._free_probe(job)
+            elif number == COMPLETE:
+                self._complete(job)
+            else:
+                job.request = self._bucket.part_request(transfer.upload, transfer.content, number)
+                sender.prepare(job.request)
+                sending = True
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is this file's trouble alone
+            self._mishap(job, translated(exc, transfer.item.path))
+        if not sending:
+            self._release(job.item)
+        return sending
+
+    def finish(self, job: PartJob, answer: Any) -> bool:
+        """Always left to `finish_slowly`: a part is no matter of microseconds."""
+        job.answer = answer
+        return False
+
+    def finish_slowly(self, job: PartJob) -> None:
+        """Judge the answer, look at the file, and record the part."""
+        transfer, number = job.item
+        try:
+            part = self._bucket.judge_part(transfer.upload, job.request, job.answer, number)
+        except Exception as exc:  # noqa: BLE001 - the same
+            self._mishap(job, translated(exc, transfer.item.path))
+        else:
+            self._destination.succeeded(probe=job.probe)
+            if not self._stop_if_changed(transfer):
+                self._ledger.record_part(part)
+                self._queue.done(job.item, part)
+                if len(transfer.parts) == transfer.count:
+                    self._inbox.wake(1)
+        self._release(job.item)
+
+    def abandon(self, job: PartJob) -> None:
+        """The worker died over this part."""
+        self._free_probe(job)
+        path = job.item.transfer.item.path
+        self._queue.stop(job.item.transfer, UploadError("send", path, "WorkerDied", "the worker that sent a part died"))
+        self._release(job.item)
+
+    def sweep(self, older_than: float) -> None:
+        """Abort what we began and nobody will end: begun before this moment (Unix seconds), or of another content.
+
+        Only uploads that the ledger knows; those of others are never touched. Errors wait for the next sweep.
+        """
+        with Reader(self._ledger.path) as reader:
+            uploads = reader.multiparts()
+        for upload in uploads:
+            if not self._inbox.claim(upload.path):
+                continue  # queued or being sent: its worker decides
+            try:
+                if upload.started_at < older_than:
+                    self._abort(upload, "it is stale")
+                elif self._folder.identity_of(upload.path) != upload.identity:
+                    self._abort(upload, CHANGED)
+            except (UploadError, OSError) as exc:
+                log.warning("library.warning", logger="multipart", message=f"an upload could not be aborted: {exc}")
+            finally:
+                self._outcome.done(upload.path)
+
+    def progress(self) -> list[tuple[str, int, int]]:
+        """(path, bytes that S3 has, bytes) of each large file under way."""
+        return [(it.item.path, it.bytes_done, it.content.size) for it in self._queue.transfers()]
+
+    def _resumed(self, content: Content) -> tuple[Multipart | None, dict[int, Part]]:
+        """What an earlier run has left of this very content; what it has left of another one is aborted."""
+        with Reader(self._ledger.path) as reader:
+            upload = reader.multipart(content.path)
+            ours = {part.number: part for part in reader.parts(upload.upload_id)} if upload else {}
+        if upload is None:
+            return None, {}
+        if upload.identity != content.identity or upload.destination != self._ledger.destination:
+            self._abort(upload, CHANGED)
+            return None, {}
+        there = self._bucket.listed(upload)
+        if there is None:
+            self._forget(upload, "S3 no longer knows it")
+            return None, {}
+        parts: dict[int, Part] = {}
+        for number, listed in there.items():
+            part = self._bucket.matches(upload, content, number, listed, ours.get(number))
+            if part is not None:
+                parts[number] = part
+                if number not in ours:
+                    self._ledger.record_part(part)
+        return upload, parts
+
+    def _complete(self, job: PartJob) -> None:
+        transfer = job.item.transfer
+        if self._stop_if_changed(transfer):
+            self._free_probe(job)
+            return
+        parts = [transfer.parts[number] for number in sorted(transfer.parts)]
+        stored = self._bucket.complete(transfer.upload, transfer.content, parts)
+        self._destination.succeeded(probe=job.probe)
+        self._queue.stop(transfer, FINISHED)
+        item, content = transfer.item, transfer.content
+        self._outcome.record(
+            item, content.identity, stored.key, stored, (transfer.read_at, transfer.started), attempt=item.attempts + 1
+        )
+        self._ledger.forget_multipart(item.path)
+
+    def _stop_if_changed(self, transfer: Transfer) -> bool:
+        try:
+            identity = self._folder.identity_of(transfer.item.path)
+        except OSError as exc:
+            self._queue.stop(transfer, translated(exc, transfer.item.path))
+            return True
+        if identity == transfer.content.identity:
+            return False
+        self._queue.stop(transfer, VANISHED if identity is None else CHANGED)
+        return True
+
+    def _mishap(self, job: PartJob, error: UploadError) -> None:
+        """An error of a file that changed under our hands is no error of the file."""
+        if error.scope is Scope.FILE and self._stop_if_changed(job.item.transfer):
+            self._free_probe(job)
+        else:
+            self._failed(job, error)
+
+    def _failed(self, job: PartJob, error: UploadError) -> None:
+        """The destination's fault: again later, uncounted. The part's own: again, but not for ever."""
+        transfer, number = job.item
+        if self._destination.failed(transfer.item, error, probe=job.probe) is Scope.DESTINATION:
+            self._outcome.blame(error)
+            transfer.item = transfer.item._replace(blamed_at=time.time())
+            self._queue.put_back(job.item)
+            return
+        failures = transfer.failures[number] = transfer.failures.get(number, 0) + 1
+        if error.code in _LOST:
+            self._forget(transfer.upload, "S3 no longer knows it")
+        if error.permanent or error.code in _LOST or number == COMPLETE or failures >= PART_ATTEMPTS:
+            self._queue.stop(transfer, error)
+        else:
+            log.warning("file.failed", path=error.path, part=number, error_code=error.code, error=error.cause)
+            self._queue.put_back(job.item)
+            self._inbox.wake(1)
+
+    def _release(self, item: PartItem) -> None:
+        """The last worker that holds a part of a transfer which is over brings it to its end."""
+        if not self._queue.release(item):
+            return
+        transfer = item.transfer
+        os.close(transfer.content.fd)
+        why = transfer.over
+        if why == FINISHED:
+            return
+        if isinstance(why, UploadError):
+            parked = self._outcome.count(transfer.item, transfer.content.identity, why)
+            if parked or why.code == "BadDigest":
+                self._abort_quietly(transfer.upload, why.code)
+            return
+        self._abort_quietly(transfer.upload, why)
+        if why == VANISHED:
+            self._outcome.vanished(transfer.item)
+        else:
+            self._outcome.changed(transfer.item)
+
+    def _abort_quietly(self, upload: Multipart, reason: str) -> None:
+        try:
+            self._abort(upload, reason)
+        except UploadError as exc:
+            # It stays in the ledger: the next start of this file, or the daily sweep, tries again.
+            log.warning("library.warning", logger="multipart", message=f"an upload could not be aborted: {exc}")
+
+    def _abort(self, upload: Multipart, reason: str) -> None:
+        self._bucket.abort(upload)
+        self._forget(upload, reason)
+
+    def _forget(self, upload: Multipart, reason: str) -> None:
+        self._ledger.forget_multipart(upload.path)
+        log.info("multipart.aborted", path=upload.path, key=upload.key, upload_id=upload.upload_id, reason=str(reason))
+
+    def _free_probe(self, job: PartJob) -> None:
+        if job.probe:
+            self._destination.release_probe()

@@ -1,0 +1,189 @@
+"""What becomes of a file after its attempt: recorded, retried, parked, changed, vanished."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from s3spool.content import Bucket, Stored
+from s3spool.errors import Scope, UploadError
+from s3spool.ledger.rows import Identity, Receipt, Retry, State
+from s3spool.ledger.store import Ledger
+from s3spool.pipeline.after import After, Sent
+from s3spool.pipeline.destination import Destination
+from s3spool.pipeline.inbox import Inbox
+from s3spool.pipeline.item import Item, Lane
+from s3spool.pipeline.retry import Park, RetryThread, decide
+from s3spool.pipeline.settle import Quiet, Settle
+from s3spool.pipeline.stats import Stats
+
+log = structlog.get_logger()
+
+
+class Outcome:
+    """Each path that a worker took ends in exactly one of these. Thread-safe; nothing here blocks."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        ledger: Ledger,
+        inbox: Inbox,
+        settle: Settle,
+        destination: Destination,
+        after: After,
+        retry: RetryThread,
+        stats: Stats,
+        *,
+        rescan: Callable[[str], None],
+    ) -> None:
+        self._bucket = bucket
+        self._ledger = ledger
+        self._inbox = inbox
+        self._settle = settle
+        self._destination = destination
+        self._after = after
+        self._retry = retry
+        self._stats = stats
+        self._rescan = rescan
+        self._rng = random.Random()  # noqa: S311 - jitter, not cryptography
+
+    def record(
+        self,
+        item: Item,
+        identity: Identity,
+        key: str,
+        proof: Stored | Receipt,
+        times: tuple[float, float],
+        *,
+        attempt: int,
+    ) -> None:
+        """Hand the receipt to the ledger; once it is durable, `after` goes on.
+
+        `times`: when it was read (Unix seconds) and when the attempt began (monotonic seconds).
+        """
+        read_at, started = times
+        receipt = Receipt(
+            item.path,
+            identity,
+            self._ledger.destination,
+            key,
+            proof.etag,
+            proof.checksum,
+            proof.version_id,
+            read_at,
+            time.time(),
+            self._after.action,
+        )
+        sent = Sent(receipt, self._bucket.bucket, round(time.monotonic() - started, 6), attempt)
+        self._ledger.record_receipt(receipt, lambda: self._after.committed(sent))
+
+    def failed(self, item: Item, identity: Identity, error: UploadError, *, probe: bool) -> None:
+        """Whose fault, and what follows: the destination pauses, or the file backs off or is parked."""
+        if self._destination.failed(item, error, probe=probe) is Scope.DESTINATION:
+            self.blame(error)
+            blamed = item._replace(blamed_at=time.time())
+            # A failed probe goes to the back, so that the next one asks with another file.
+            self._inbox.put_back(blamed if probe or not item.blamed_at else item, first=not probe)
+            return
+        self.count(item, identity, error)
+
+    def blame(self, error: UploadError) -> None:
+        self._stats.last_error = str(error)
+
+    def count(self, item: Item, identity: Identity, error: UploadError) -> bool:
+        """One more failed attempt of this file; True if it is parked now."""
+        now = time.time()
+        attempts = item.attempts + 1
+        countable = error.scope is Scope.FILE or self._destination.countable(item.first_error_at or now)
+        decision = decide(error, attempts, policy=self._retry.policy, countable=countable, rng=self._rng)
+        parked = isinstance(decision, Park)
+        delay_s = 0.0 if isinstance(decision, Park) else decision.seconds
+        reason = decision.reason if isinstance(decision, Park) else error.cause
+        row = Retry(
+            item.path,
+            identity,
+            attempts,
+            item.first_error_at or now,
+            now,
+            error.code,
+            reason,
+            error.hint,
+            now + delay_s,
+            State.PARKED if parked else State.WAITING,
+        )
+        self._stats.failed += 1
+        self._stats.last_error = str(error)
+        path = item.path
+        self._ledger.record_retry(row, lambda: self._settled(path))
+        fields: dict[str, Any] = {
+            "path": path,
+            "operation": error.operation,
+            "attempt": attempts,
+            "error_code": error.code,
+            "error": reason,
+            "scope": Scope.FILE.value,
+            "hint": error.hint,
+        }
+        if parked:
+            log.error("file.parked", **fields)
+        else:
+            log.warning("file.failed", **fields, next_attempt_s=round(delay_s, 3))
+        return parked
+
+    def again(self, item: Item, quiet: Quiet, seen: Identity | None) -> None:
+        """Not ready: back to settle, where a changed file starts anew."""
+        if item.lane is Lane.RETRY:
+            # Only once its row is gone: the sift would take the file for one that waits for its retry.
+            self._ledger.forget_retry(item.path, lambda: self._resettle(item.path, quiet, seen))
+        else:
+            self._resettle(item.path, quiet, seen)
+
+    def changed(self, item: Item) -> None:
+        log.info("file.changed", path=item.path, operation="upload")
+        self.again(item, Quiet.CHANGED, None)
+
+    def vanished(self, item: Item) -> None:
+        self._stats.vanished += 1
+        log.info("file.vanished", path=item.path)
+        self._ledger.forget_retry(item.path)
+        self.done(item.path)
+
+    def drop(self, item: Item, reason: str) -> None:
+        log.debug("file.skipped", path=item.path, reason=reason)
+        self._ledger.forget_retry(item.path)
+        self.done(item.path)
+
+    def done(self, path: str) -> None:
+        """Nothing is left to do for it, unless it was offered again meanwhile."""
+        if self._inbox.done(path):
+            self._resettle(path, Quiet.CHANGED, None)
+
+    def _settled(self, path: str) -> None:
+        """On the ledger's thread: the failure is durable, the path may come again."""
+        self.done(path)
+        self._retry.wake()
+
+    def _resettle(self, path: str, quiet: Quiet, seen: Identity | None) -> None:
+        if self._inbox.done(path):
+            quiet, seen = Quiet.CHANGED, None
+        if not self._settle.touch(path, quiet, seen):
+            self._rescan("full")
+
+
+def translated(exc: Exception, path: str) -> UploadError:
+    """Whatever went wrong around one file, in our terms."""
+    if isinstance(exc, UploadError):
+        return exc
+    if not isinstance(exc, OSError):
+        log.error("file.failed", path=path, operation="read", error_code=type(exc).__name__, exc_info=exc)
+        return UploadError(
+            "read", path, type(exc).__name__, str(exc), hint="this is a bug in s3spool: please report it"
+        )
+    permanent = isinstance(exc, PermissionError)
+    hint = "give the daemon's user read access to it, then `s3spool retry`" if permanent else ""
+    code = type(exc).__name__ if type(exc) is not OSError else f"errno {exc.errno}"
+    return UploadError("read", path, code, exc.strerror or str(exc), permanent=permanent, hint=hint)

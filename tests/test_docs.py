@@ -1,0 +1,168 @@
+"""What the documents say is there, is there."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from s3spool.cli import cli
+from s3spool.config import load
+from s3spool.errors import Scope
+from s3spool.s3.errors import BY_CODE, BY_CURL, BY_STATUS, Rule
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "s3spool"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+
+
+def prose(document: Path) -> str:
+    """Without fenced code, where brackets and hashes mean something else."""
+    return re.sub(r"^ *```.*?^ *```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(document: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_resolve(document: Path) -> None:
+    """Each link leads to a file of this repository, to a heading that exists, or to the web."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = document if not name else document.parent / name
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+
+    assert broken == []
+
+
+def test_readme_shows_the_two_commands() -> None:
+    """Whoever opens the repository sees how to run and how to test it, and both targets exist."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+    for target in ("run", "test"):
+        assert f"$ make {target}\n" in README
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_named_make_targets_exist() -> None:
+    """CONTRIBUTING.md and the others name no target that the Makefile lacks."""
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = {
+        target
+        for document in DOCUMENTS
+        for line in re.findall(r"(?:`|\$ )make ((?:[a-z]+ ?)+)", document.read_text(encoding="utf-8"))
+        for target in line.split()
+    }
+
+    assert {"run", "test"} <= named
+    assert named <= targets
+
+
+def test_readme_lists_every_command() -> None:
+    """The table has the commands of cli.py, and no other is named anywhere in the documents."""
+    listed = re.findall(r"^\| `s3spool (\w+)[^`]*` \|", README, re.MULTILINE)
+    named = {
+        command
+        for document in DOCUMENTS
+        for command in re.findall(r"(?:`|\$ )s3spool ([a-z]+)", document.read_text(encoding="utf-8"))
+    }
+
+    assert sorted(listed) == sorted(cli.commands)
+    assert named <= set(cli.commands)
+
+
+def test_options_named_in_readme_exist() -> None:
+    """Each --flag that the README shows belongs to some command."""
+    known = {option for command in cli.commands.values() for parameter in command.params for option in parameter.opts}
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"systemctl .*", "", README))) - {"--help"}
+
+    assert {"--policy", "--json"} <= shown
+    assert shown <= known
+
+
+def test_exit_codes_of_readme_are_those_of_the_code() -> None:
+    """Scripts rely on them."""
+    from s3spool import cli as module  # noqa: PLC0415 - the module, whose name the group shadows
+    from s3spool.errors import ConfigError, S3SpoolError  # noqa: PLC0415 - beside its only use
+
+    line = next(line for line in README.splitlines() if line.startswith("Exit codes:"))
+    codes = {int(code): text for code, text in re.findall(r"(\d+) ([^,.]+)", line)}
+
+    assert codes[S3SpoolError.exit_code] == "error"
+    assert codes[ConfigError.exit_code] == "configuration"
+    assert "parked" in codes[module.PARKED]
+    assert "time-out" in codes[module.TIMED_OUT]
+
+
+def test_configuration_of_readme_works(tmp_path: Path) -> None:
+    """The six lines are a configuration with a folder and a bucket."""
+    (example,) = re.findall(r"^ *```toml\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "s3spool.toml"
+    file.write_text(example)
+
+    config = load(file, environ={"HOME": str(tmp_path)})
+
+    assert len(example.splitlines()) == 6
+    assert config.watch.directory == Path("/srv/drop")
+    assert config.destination.bucket == "my-bucket"
+    assert config.after.action == "delete"
+
+
+def test_architecture_names_every_module() -> None:
+    """Its tables are the map of the house: a module that is not on it cannot be found, one that is gone misleads."""
+    there = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if path.name != "__init__.py"}
+    named = set(re.findall(r"^\| `([\w/]+\.py)` \|", ARCHITECTURE, re.MULTILINE))
+    mentioned = set(re.findall(r"`((?:pipeline|ledger|s3|service)/\w+\.py|\w+\.py)`", ARCHITECTURE))
+
+    assert named - there == set(), "named in docs/architecture.md, but not in src/s3spool"
+    assert there - named == set(), "in src/s3spool, but not in the tables of docs/architecture.md"
+    assert mentioned <= there
+
+
+def test_architecture_names_the_tables_of_the_ledger() -> None:
+    """The ledger's tables are those of schema.sql."""
+    schema = (SOURCE / "ledger" / "schema.sql").read_text(encoding="utf-8")
+    section = ARCHITECTURE.partition("\n## The ledger\n")[2].partition("\n## ")[0]
+
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == re.findall(r"CREATE TABLE (\w+)", schema)
+
+
+def test_reliability_lists_every_error() -> None:
+    """The table says for each code of S3, HTTP and libcurl what the code does with it."""
+    rows = re.findall(r"^\| (the (?:file|destination)[^|]+) \| (`[^|]+`) \|$", RELIABILITY, re.MULTILINE)
+    documented = {code: what for what, codes in rows for code in re.findall(r"`([^`]+)`", codes)}
+
+    rules = {**BY_CODE, **{str(status): rule for status, rule in BY_STATUS.items()}, **dict(BY_CURL.values())}
+
+    assert documented == {code: what_follows(rule) for code, rule in rules.items()}
+
+
+def what_follows(rule: Rule) -> str:
+    if rule.scope is Scope.DESTINATION:
+        if rule.sudden:
+            return "the destination is paused at once"
+        return "the file waits, a streak of 8 pauses the destination"
+    return "the file is parked" if rule.permanent else "the file waits and is tried again"
+
+
+def test_licence_is_the_one_pyproject_names() -> None:
+    """The whole text stands in the repository, not a reference to it."""
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert project["license"] == "Apache-2.0"
+    assert project["license-files"] == ["LICENSE"]
+    assert text.lstrip().startswith("Apache License\n                           Version 2.0, January 2004\n")
+    assert "END OF TERMS AND CONDITIONS" in text

@@ -1,0 +1,410 @@
+"""Large files through the pipeline: parts as work items, resumed, changed under our hands, given up."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from s3spool.errors import Scope, UploadError
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.rows import State
+from s3spool.pipeline.large import PART_ATTEMPTS
+from s3spool.pipeline.retry import Policy
+from support.house import House
+from support.lines import Lines, recorded
+from support.objects import content_of
+from support.rows import a_multipart, a_part
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from s3spool.ledger.rows import Multipart
+
+PART = 256 * 1024
+THRESHOLD = 300 * 1024
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with recorded() as lines:
+        yield lines
+
+
+@pytest.fixture
+def build(tmp_path: Path, lines: Lines) -> Iterator[Callable[..., House]]:
+    houses: list[House] = []
+
+    def house(**settings: Any) -> House:
+        houses.append(House(tmp_path, threshold=THRESHOLD, part_size=PART, **settings))
+        return houses[-1]
+
+    yield house
+    for each in houses:
+        each.close()
+
+
+@pytest.fixture
+def house(build: Callable[..., House]) -> House:
+    house = build()
+    house.start()
+    return house
+
+
+def sent(house: House, *paths: str) -> None:
+    eventually(lambda: set(paths) <= set(house.bucket.objects), message=str(paths))
+    house.quiet()
+
+
+def known_uploads(house: House) -> list[Multipart]:
+    assert house.ledger.flush(10)
+    with Reader(house.ledger.path) as reader:
+        return reader.multiparts()
+
+
+def nothing_is_left(house: House) -> None:
+    """No upload at S3, none in the ledger, no descriptor."""
+    assert house.bucket.parts.uploads == {}
+    assert known_uploads(house) == []
+    assert house.large.progress() == []
+    eventually(lambda: house.open_files() == [])
+
+
+def events(lines: Lines) -> list[str]:
+    return [line["event"] for line in lines]
+
+
+def a_refusal(**fields: Any) -> UploadError:
+    return UploadError("upload", "big", "InternalError", "try again", **fields)
+
+
+@pytest.mark.parametrize(
+    ("size", "parts"),
+    [(THRESHOLD, 0), (THRESHOLD + 1, 2), (3 * PART, 3), (3 * PART + 1, 4), (40 * PART, 40)],
+)
+def test_it_is_cut_above_the_threshold(house: House, lines: Lines, size: int, parts: int) -> None:
+    """Up to the threshold one request; above it parts, put together to the same bytes."""
+    content = content_of(size)
+    house.drop("big", content)
+
+    house.offer("big")
+    sent(house, "big")
+
+    assert house.bucket.objects == {"big": content}
+    assert len(house.bucket.puts) == max(1, parts)
+    known = house.known("big")
+    assert known is not None
+    assert known.receipt is not None
+    assert known.receipt.identity == house.identity("big")
+    assert events(lines) == (["multipart.started"] if parts else []) + ["file.uploaded"]
+    nothing_is_left(house)
+
+
+def test_all_workers_send_parts_of_one_file(build: Callable[..., House]) -> None:
+    """Where nothing else waits, one file has them all."""
+    house = build(workers=6)
+    together = threading.Barrier(6, timeout=30)
+    house.bucket.before_put = lambda _: together.wait() and None
+    house.start()
+    house.drop("big", content_of(12 * PART))
+
+    house.offer("big")
+
+    sent(house, "big")
+
+
+def test_small_files_go_first(build: Callable[..., House]) -> None:
+    """Dropped while parts occupy every worker, they wait for one part, not for the large file."""
+    house = build(workers=2)
+    gate = threading.Semaphore(0)
+    house.bucket.before_put = lambda path: path != "big" or (gate.acquire(timeout=30) and None)
+    house.start()
+    house.drop("big", content_of(20 * PART))
+    house.offer("big")
+    eventually(lambda: len(house.workers.jobs()) == 2)
+    names = [house.drop(f"small-{number}").name for number in range(5)]
+    house.offer(*names)
+
+    gate.release(2)
+    eventually(lambda: set(names) <= set(house.bucket.objects))
+
+    assert house.bucket.puts.count("big") <= 4
+    gate.release(100)
+    sent(house, "big")
+
+
+def test_many_large_files_wait_as_names(build: Callable[..., House]) -> None:
+    """Only as many are open as may be under way, however many wait."""
+    house = build(workers=3)
+    gate = threading.Event()
+    house.bucket.before_put = lambda _: gate.wait(30) and None
+    house.start()
+    names = [house.drop(f"{number:02d}", content_of(4 * PART)).name for number in range(20)]
+    house.offer(*names)
+
+    eventually(lambda: len(house.workers.jobs()) == 3)
+    assert len(house.open_files()) <= 6
+    gate.set()
+
+    sent(house, *names)
+    nothing_is_left(house)
+
+
+def begun(house: House, content: bytes, parts: list[int]) -> str:
+    """As a run that was killed leaves it: an upload in the ledger, with these parts at S3."""
+    house.drop("big", content)
+    identity = house.identity("big")
+    upload = house.bucket.parts.create("big", identity, house.ledger.destination, PART)
+    house.ledger.record_multipart(upload)
+    for number in parts:
+        house.bucket.parts.uploads[upload.upload_id][number] = content[(number - 1) * PART : number * PART]
+    return upload.upload_id
+
+
+@pytest.mark.parametrize(("there", "missing"), [([1, 3], 2), ([1, 2, 3, 4], 0), ([], 4)])
+def test_only_what_is_missing_is_sent(
+    build: Callable[..., House], lines: Lines, there: list[int], missing: int
+) -> None:
+    """S3 says what it has of the upload that the ledger remembers."""
+    house = build()
+    content = content_of(3 * PART + 5)
+    begun(house, content, there)
+    house.start()
+    assert known_uploads(house)
+
+    house.offer("big")
+    sent(house, "big")
+
+    assert house.bucket.objects["big"] == content
+    assert len(house.bucket.puts) == missing
+    assert house.bucket.parts.begun == 1
+    assert events(lines)[0] == ("multipart.resumed" if there else "multipart.started")
+    nothing_is_left(house)
+
+
+@pytest.mark.parametrize("how", ["other content", "another destination", "forgotten by S3", "wrong bytes"])
+def test_what_cannot_be_resumed_begins_anew(build: Callable[..., House], how: str) -> None:
+    """The old upload is aborted, not left behind, and nothing of it ends up in the object."""
+    house = build()
+    content = content_of(3 * PART)
+    old = begun(house, content, [1, 2])
+    if how == "other content":
+        content = content_of(3 * PART + 7)
+        house.drop("big", content)
+    elif how == "another destination":
+        house.ledger.destination += 1
+    elif how == "forgotten by S3":
+        del house.bucket.parts.uploads[old]
+    else:
+        house.bucket.parts.uploads[old][2] = b"x" * PART
+    house.start()
+    assert known_uploads(house)
+
+    house.offer("big")
+    sent(house, "big")
+
+    assert house.bucket.objects["big"] == content
+    assert (old in house.bucket.parts.aborted) is (how in {"other content", "another destination"})
+    nothing_is_left(house)
+
+
+@pytest.mark.parametrize("how", ["rewritten", "grown", "shrunk", "replaced", "removed"])
+def test_a_file_that_changes_under_way(house: House, lines: Lines, how: str) -> None:
+    """The upload is aborted; what has changed is sent again from the start, what is gone is said to be."""
+    old, new = content_of(8 * PART), content_of(6 * PART, seed=1)
+    file = house.drop("big", old)
+
+    def change(_: str) -> None:
+        house.bucket.before_put = lambda _: None
+        if how == "rewritten":
+            file.write_bytes(content_of(8 * PART, seed=1))
+        elif how == "grown":
+            with file.open("ab") as opened:
+                opened.write(b"more")
+        elif how == "shrunk":
+            with file.open("r+b") as opened:
+                opened.truncate(PART + 1)
+        elif how == "replaced":
+            (file.parent / ".new").write_bytes(new)
+            (file.parent / ".new").replace(file)
+        else:
+            file.unlink()
+
+    house.bucket.before_put = change
+    house.offer("big")
+
+    if how == "removed":
+        eventually(lambda: "file.vanished" in events(lines))
+        house.quiet()
+        assert house.bucket.objects == {}
+    else:
+        eventually(lambda: house.bucket.objects.get("big") == file.read_bytes())
+        house.quiet()
+        assert "file.changed" in events(lines)
+    assert "multipart.aborted" in events(lines)
+    nothing_is_left(house)
+
+
+def test_a_part_that_fails_is_sent_again(house: House, lines: Lines) -> None:
+    """Not the file: one line, and the others go on."""
+    content = content_of(4 * PART)
+    house.drop("big", content)
+    house.bucket.refusals["big"] = [a_refusal()]
+
+    house.offer("big")
+    sent(house, "big")
+
+    assert house.bucket.objects["big"] == content
+    assert len(house.bucket.puts) == 5
+    assert events(lines).count("file.failed") == 1
+    nothing_is_left(house)
+
+
+def test_a_part_that_keeps_failing_makes_the_file_wait(house: House) -> None:
+    """The whole file backs off, and comes again for what is missing."""
+    content = content_of(2 * PART)
+    house.drop("big", content)
+    house.bucket.refusals["big"] = [a_refusal() for _ in range(2 * PART_ATTEMPTS)]
+
+    house.offer("big")
+    sent(house, "big")
+
+    assert house.bucket.objects["big"] == content
+    assert house.stats.failed >= 1
+    assert house.bucket.parts.begun == 1
+    nothing_is_left(house)
+
+
+@pytest.mark.parametrize("act", ["create", "complete", "list"])
+def test_an_act_that_fails_makes_the_file_wait(build: Callable[..., House], act: str) -> None:
+    """Later it goes on where it was."""
+    house = build()
+    content = content_of(3 * PART)
+    if act == "list":
+        begun(house, content, [1])
+    else:
+        house.drop("big", content)
+    house.bucket.parts.refuse[act] = [a_refusal(), a_refusal()]
+    house.start()
+    known_uploads(house)
+
+    house.offer("big")
+    sent(house, "big")
+
+    assert house.bucket.objects["big"] == content
+    assert len(house.bucket.puts) == (2 if act == "list" else 3)
+    nothing_is_left(house)
+
+
+def test_an_upload_that_s3_forgot_meanwhile_begins_anew(house: House) -> None:
+    """NoSuchUpload for a part: another upload, the same file."""
+    content = content_of(4 * PART)
+    house.drop("big", content)
+
+    def forget(_: str) -> None:
+        house.bucket.before_put = lambda _: None
+        house.bucket.parts.uploads.clear()
+
+    house.bucket.before_put = forget
+    house.offer("big")
+    sent(house, "big")
+
+    assert house.bucket.objects["big"] == content
+    assert house.bucket.parts.begun == 2
+    nothing_is_left(house)
+
+
+@pytest.mark.parametrize("act", ["part", "complete"])
+def test_giving_up_leaves_no_orphan(house: House, lines: Lines, act: str) -> None:
+    """Parked with its reason, and the upload is aborted."""
+    house.drop("big", content_of(4 * PART))
+    if act == "part":
+        house.bucket.refusals["big"] = [a_refusal(permanent=True)]
+    else:
+        house.bucket.parts.refuse["complete"] = [a_refusal(permanent=True)]
+
+    house.offer("big")
+    eventually(lambda: "file.parked" in events(lines))
+    house.quiet()
+
+    known = house.known("big")
+    assert known is not None
+    assert known.retry is not None
+    assert known.retry.state is State.PARKED
+    assert house.bucket.parts.aborted == ["upload-1"]
+    nothing_is_left(house)
+
+
+def test_an_outage_in_the_middle_costs_no_attempt(build: Callable[..., House], lines: Lines) -> None:
+    """The parts wait with everything else, a part may be the probe, and nothing is sent twice that arrived."""
+    house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
+    content = content_of(10 * PART)
+    house.drop("big", content)
+    down = UploadError("put", "a", "Unreachable", "no route", scope=Scope.DESTINATION, sudden=True)
+
+    def fail(_: str) -> None:
+        if len(house.bucket.puts) >= 4:
+            house.bucket.before_put = lambda _: None
+            house.bucket.down = down
+
+    house.bucket.before_put = fail
+    house.start()
+    house.offer("big")
+    eventually(lambda: house.destination.paused)
+    probed = len(house.bucket.puts)
+    eventually(lambda: len(house.bucket.puts) > probed + 3)
+    arrived = len(next(iter(house.bucket.parts.uploads.values())))
+    refused = len(house.bucket.puts) - arrived
+    house.bucket.down = None
+
+    sent(house, "big")
+    assert house.bucket.objects["big"] == content
+    assert len(house.bucket.puts) - refused <= 12  # a probe may have been refused at the last moment
+    assert house.stats.failed == 0
+    assert events(lines).count("destination.paused") == 1
+    assert events(lines).count("destination.resumed") == 1
+    nothing_is_left(house)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_dies_over_a_part(house: House) -> None:
+    """Replaced; the file comes again."""
+    content = content_of(4 * PART)
+    house.drop("big", content)
+    house.bucket.deaths.add("big")
+
+    house.offer("big")
+    eventually(lambda: house.workers.alive() < 4)
+    assert house.workers.replace_dead() == 1
+
+    sent(house, "big")
+    assert house.bucket.objects["big"] == content
+    nothing_is_left(house)
+
+
+def test_the_sweep_aborts_what_is_ours_and_over(build: Callable[..., House]) -> None:
+    """Old ones, and those of a content that is gone; one that can go on is left, and so is one being sent."""
+    house = build()
+    house.ledger.start()
+    house.drop("goes on", content_of(2 * PART))
+    for path in ("goes on", "stale", "gone", "under way"):
+        if path != "gone":
+            house.drop(path, content_of(2 * PART))
+            row = a_multipart(path)._replace(identity=house.identity(path), upload_id=path, started_at=2e9)
+        else:
+            row = a_multipart(path)._replace(upload_id=path, started_at=2e9)
+        house.bucket.parts.uploads[path] = {}
+        house.ledger.record_multipart(row._replace(started_at=1e9) if path in {"stale", "under way"} else row)
+        house.ledger.record_part(a_part(path))
+    house.bucket.parts.uploads["somebody else's"] = {}
+    assert house.inbox.claim("under way")
+    assert house.ledger.flush(10)
+
+    house.large.sweep(1.5e9)
+
+    assert sorted(house.bucket.parts.uploads) == ["goes on", "somebody else's", "under way"]
+    assert sorted(row.path for row in known_uploads(house)) == ["goes on", "under way"]
+    assert house.ledger.close(10)
