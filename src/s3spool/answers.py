@@ -80,10 +80,14 @@ class _Answers:
             },
             "bytes": {
                 "uploaded": daemon.stats.bytes_uploaded,
-                "in_flight": sum(job.content.size for job in jobs),
+                "in_flight": sum(job.size for job in jobs),
             },
             "rate": {"files_per_s": files_per_s, "bytes_per_s": bytes_per_s},
-            "oldest_unsent_s": self._oldest_unsent_s(),
+            "large_files": [
+                {"path": to_text(path), "bytes": size, "bytes_uploaded": done}
+                for path, done, size in daemon.large.progress()
+            ],
+            "oldest_unsent_s": daemon.oldest_unsent_s(),
             "last_error": daemon.stats.last_error,
         }
 
@@ -165,16 +169,6 @@ class _Answers:
 
     def _reader(self) -> Reader:
         return Reader(self._daemon.ledger.path)
-
-    def _oldest_unsent_s(self) -> float:
-        path = self._daemon.inbox.oldest()
-        if path is None:
-            return 0.0
-        try:
-            identity = self._daemon.folder.identity_of(path)
-        except OSError:
-            return 0.0
-        return 0.0 if identity is None else round(max(0.0, time.time() - identity.mtime_ns / 1e9), 1)
 
 
 class _Rate:

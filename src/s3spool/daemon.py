@@ -35,6 +35,7 @@ from s3spool.pipeline.stats import Stats
 from s3spool.pipeline.upload import Upload
 from s3spool.pipeline.watch import Watch, WatchUnavailableError, remote_file_system
 from s3spool.pipeline.workers import Workers
+from s3spool.pulse import Pulse
 from s3spool.s3.client import Connection
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.store import ObjectOptions, Store
@@ -130,6 +131,7 @@ class Daemon:
             settle_s=config.watch.settle_s,
         )
         self.workers = Workers(config.upload.workers, self.store, self.inbox, self.upload, self.destination, self.stats)
+        self._pulse = Pulse({"ledger": self.ledger.ping, "after": self.after.ping, "workers": self.workers.ping})
         self.watch: Watch | None = None
         self.backend = ""
         self._lost = False
@@ -259,7 +261,7 @@ class Daemon:
         self.workers.replace_dead()
         self._look_after_root()
         self._look_after_watch()
-        if self._sound():
+        if self._notifier.watchdog_interval_s and self._sound(now):
             self._notifier.watchdog()
         self._notifier.status(self.summary())
         if now - self._last_cleaning > DAY_S or not self._last_cleaning:
@@ -268,10 +270,13 @@ class Daemon:
         if self.on_tick is not None:
             self.on_tick()
 
-    def _sound(self) -> bool:
-        """Whether the threads that cannot be replaced are alive; if not, systemd's watchdog restarts us."""
+    def _sound(self, now: float) -> bool:
+        """Whether what cannot be replaced is alive and answers; if not, systemd's watchdog restarts us."""
         threads = (self.ledger, self.after, self.retry, self.settle_thread, self.scan)
-        return all(thread.alive() for thread in threads) and self.workers.alive() > 0
+        dead = [type(thread).__name__ for thread in threads if not thread.alive()] + self._pulse.silent(now)
+        if dead:
+            log.error("daemon.unsound", rooms=", ".join(dead), hint="systemd's watchdog restarts the service")
+        return not dead
 
     def _look_after_root(self) -> None:
         if self.folder.still_there():
@@ -400,7 +405,20 @@ class Daemon:
         if self.destination.paused and reason is not None and self.destination.paused_at is not None:
             since = time.strftime("%H:%M:%S", time.localtime(self.destination.paused_at))
             return f"destination paused: {reason.code} since {since}, next try in {self.destination.next_probe_s:.0f} s"
-        return f"{self.stats.uploaded:,} uploaded, {in_flight} in flight, {queued + len(self.settle)} waiting"
+        text = f"{self.stats.uploaded:,} uploaded, {in_flight} in flight, {queued + len(self.settle)} waiting"
+        oldest_s = self.oldest_unsent_s()
+        return f"{text}, oldest unsent {oldest_s:.0f} s" if oldest_s else text
+
+    def oldest_unsent_s(self) -> float:
+        """Age in seconds of the file that waits longest in the inbox; 0 if none does."""
+        path = self.inbox.oldest()
+        if path is None:
+            return 0.0
+        try:
+            identity = self.folder.identity_of(path)
+        except OSError:
+            return 0.0
+        return 0.0 if identity is None else round(max(0.0, time.time() - identity.mtime_ns / 1e9), 1)
 
 
 def ledger_path(config: Config) -> Path:

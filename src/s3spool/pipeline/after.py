@@ -53,7 +53,7 @@ class After:
         self.archive = archive
         self._rescan = rescan
         self._complaint = ""  # the last error; a folder that became read-only is said once, not for each file
-        self._queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sent | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="after", daemon=True)
 
     def start(self) -> None:
@@ -71,12 +71,19 @@ class After:
     def committed(self, sent: Sent) -> None:
         self._queue.put(sent)
 
+    def ping(self, answer: Callable[[], None]) -> None:
+        """Call back from the thread, once it has done what is before it."""
+        self._queue.put(answer)
+
     def finish(self, receipt: Receipt) -> None:
         """Sent and committed earlier, still here: only the removal is left. The path is in flight already."""
         self._queue.put(Sent(receipt, "", 0.0, 0))
 
     def _run(self) -> None:
         while (sent := self._queue.get()) is not None:
+            if not isinstance(sent, Sent):
+                sent()
+                continue
             again = False
             try:
                 again = self._step(sent)

@@ -43,6 +43,9 @@ EVENTS: dict[str, EventSpec] = {
         "stopped[ after {duration_s}][, {uploaded} files uploaded]",
         "6a67e91a91ae42b9a29c95646e7d2fed",
     ),
+    "daemon.unsound": EventSpec(
+        "error", "these rooms of the daemon do not answer: {rooms}[; {hint}]", "b9a06f1dfb3d4a0aa6b6ab8f7a0f5c13"
+    ),
     "config.refused": EventSpec("error", "the configuration was refused and the old one stays[: {error}]"),
     "systemd.missing": EventSpec(
         "warning", "no native journal entries or notifications[: {reason}][; {hint}]"

@@ -1,0 +1,27 @@
+"""Proof of life for systemd's watchdog: rooms that are asked have to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+PATIENCE_S = 60.0  # a disk may be slow for long, a deadlock lasts for ever
+
+Answer = Callable[[], None]
+
+
+class Pulse:
+    """Asks each room to call back, and says which did not. Used by the supervisor's thread alone."""
+
+    def __init__(self, asks: Mapping[str, Callable[[Answer], None]], *, patience_s: float = PATIENCE_S) -> None:
+        """`asks` by the room's name; each takes the callback, which may come from any thread, and must not block."""
+        self._asks = asks
+        self._patience_s = patience_s
+        self._pending: dict[str, float] = {}  # since when (monotonic seconds) an answer is awaited
+
+    def silent(self, now: float) -> list[str]:
+        """The rooms that were asked longer ago than one can wait; all that have answered are asked again."""
+        for name, ask in self._asks.items():
+            if name not in self._pending:
+                self._pending[name] = now
+                ask(lambda name=name: self._pending.pop(name, None))  # type: ignore[misc] # bound at once
+        return [name for name, since in self._pending.items() if now - since > self._patience_s]
