@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 PATIENCE_S = 60.0  # a disk may be slow for long, a deadlock lasts for ever
@@ -23,5 +24,8 @@ class Pulse:
         for name, ask in self._asks.items():
             if name not in self._pending:
                 self._pending[name] = now
-                ask(lambda name=name: self._pending.pop(name, None))  # type: ignore[misc] # bound at once
+                ask(functools.partial(self._answered, name))
         return [name for name, since in self._pending.items() if now - since > self._patience_s]
+
+    def _answered(self, name: str) -> None:
+        self._pending.pop(name, None)
