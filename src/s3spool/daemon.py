@@ -21,6 +21,7 @@ from s3spool.ledger.database import DirectoryLock
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.after import After
+from s3spool.pipeline.cores import Cores
 from s3spool.pipeline.destination import Destination
 from s3spool.pipeline.folder import Folder
 from s3spool.pipeline.inbox import Inbox
@@ -130,7 +131,10 @@ class Daemon:
             self.large,
             settle_s=config.watch.settle_s,
         )
-        self.workers = Workers(config.upload.workers, self.store, self.inbox, self.upload, self.destination, self.stats)
+        self.cores = Cores()
+        self.workers = Workers(
+            config.upload.workers, self.store, self.inbox, self.upload, self.destination, self.stats, self.cores
+        )
         self._pulse = Pulse({"ledger": self.ledger.ping, "after": self.after.ping, "workers": self.workers.ping})
         self.watch: Watch | None = None
         self.backend = ""
@@ -149,6 +153,7 @@ class Daemon:
         start = time.monotonic()
         log.info("daemon.starting", version=__version__, pid=os.getpid(), config=str(self.config.source or ""))
         self._install_signals()
+        self.cores.settle()  # before the threads start: they inherit it
         self.ledger.start()
         self.store.start()
         self.after.start()
@@ -261,6 +266,7 @@ class Daemon:
         self.workers.replace_dead()
         self._look_after_root()
         self._look_after_watch()
+        self.cores.look()
         if self._notifier.watchdog_interval_s and self._sound(now):
             self._notifier.watchdog()
         self._notifier.status(self.summary())
@@ -455,14 +461,6 @@ def store_of(config: Config) -> Store:
 
 def _folder(config: Config) -> Folder:
     try:
-        folder = Folder(config.watch.directory)
+        return Folder(config.watch.directory)
     except OSError as exc:
         raise ConfigError("watch.directory", str(config.watch.directory), f"cannot be opened: {exc.strerror}") from exc
-    archive = config.after.archive_directory
-    if config.after.action == "archive" and archive is not None and os.stat(archive).st_dev != folder.identity[0]:
-        raise ConfigError(
-            "after.archive_directory",
-            str(archive),
-            "is on another file system than watch.directory; a file can only be renamed within one",
-        )
-    return folder

@@ -25,7 +25,8 @@ class Pulse:
             if name not in self._pending:
                 self._pending[name] = now
                 ask(functools.partial(self._answered, name))
-        return [name for name, since in self._pending.items() if now - since > self._patience_s]
+        # A copy: answers come from other threads, at any moment.
+        return [name for name, since in list(self._pending.items()) if now - since > self._patience_s]
 
     def _answered(self, name: str) -> None:
         self._pending.pop(name, None)

@@ -12,6 +12,7 @@ from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.after import After
+from s3spool.pipeline.cores import Cores
 from s3spool.pipeline.destination import Destination
 from s3spool.pipeline.folder import Folder
 from s3spool.pipeline.inbox import Inbox
@@ -111,7 +112,7 @@ class House:
         self.upload = Upload(
             self.folder, self.bucket, self.inbox, self.destination, self.outcome, self.large, settle_s=settle_s
         )
-        self.workers = Workers(workers, self.bucket, self.inbox, self.upload, self.destination, self.stats)
+        self.workers = Workers(workers, self.bucket, self.inbox, self.upload, self.destination, self.stats, Cores())
         self._running: list[Any] = []
         self._sigio = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as the daemon does: a broken lease sends it
 

@@ -9,7 +9,11 @@ settle.py       waiting until a file is left alone
 sift.py         what the ledger knows already is not sent again
 inbox.py        the bounded queue, each path once
 workers.py      the pool of threads, and the gate
+cores.py        which CPU the threads share
 upload.py       one file's way through a worker
+large.py        a large file's way, part by part
+parts.py        the parts of large files that wait for a worker
+outcome.py      what becomes of a file after its attempt
 destination.py  whose fault is it; pauses everything while the destination is unusable
 retry.py        when a failed file is tried again
 after.py        keep, delete or archive, once the receipt is durable

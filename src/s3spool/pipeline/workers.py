@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from s3spool.content import Bucket, Sender
+from s3spool.pipeline.cores import Cores
 from s3spool.pipeline.destination import Destination
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
@@ -28,7 +29,14 @@ class Workers:
     """
 
     def __init__(
-        self, count: int, bucket: Bucket, inbox: Inbox, upload: Upload, destination: Destination, stats: Stats
+        self,
+        count: int,
+        bucket: Bucket,
+        inbox: Inbox,
+        upload: Upload,
+        destination: Destination,
+        stats: Stats,
+        cores: Cores,
     ) -> None:
         self._count = count
         self._bucket = bucket
@@ -36,6 +44,7 @@ class Workers:
         self._upload = upload
         self._destination = destination
         self._stats = stats
+        self._cores = cores
         self._gate = threading.Lock()
         self._closing = False
         self._threads: list[threading.Thread] = []
@@ -65,10 +74,13 @@ class Workers:
         return sum(thread.is_alive() for thread in self._threads)
 
     def ping(self, answer: Callable[[], None]) -> None:
-        """Call back if the gate can be had: whoever hangs in it holds all workers up."""
-        if self._gate.acquire(timeout=1.0):
-            self._gate.release()
-            answer()
+        """Call back once the gate can be had: whoever hangs in it holds all workers up."""
+
+        def ask() -> None:
+            with self._gate:
+                answer()
+
+        threading.Thread(target=ask, name="ping", daemon=True).start()
 
     def jobs(self) -> list[Job | PartJob]:
         """What is being sent at this moment."""
@@ -115,10 +127,18 @@ class Workers:
             if job is None:
                 if self._closing:
                     return
-            elif job.request is None and not job.load(sender):
-                job = self._jobs[number] = None
-            else:
+            elif job.request is not None:
                 sender.send()
+            elif not self._send_slowly(job, sender):
+                job = self._jobs[number] = None
+
+    def _send_slowly(self, job: Job | PartJob, sender: Sender) -> bool:
+        """A large body needs no GIL for most of the time: any CPU may do it. False when there was nothing to send."""
+        with self._cores.roaming():
+            loaded = job.load(sender)
+            if loaded:
+                sender.send()
+        return loaded
 
     def _wait(self, number: int, sender: Sender) -> Job | PartJob | None:
         """Nothing to do, or nothing allowed: block until there is. None when that came to nothing."""

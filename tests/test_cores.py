@@ -1,0 +1,105 @@
+"""Which CPU the threads share: real affinities, made-up loads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from s3spool.pipeline import cores as cores_module
+from s3spool.pipeline.cores import Cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+several = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU only: there is nothing to choose")
+
+
+@pytest.fixture(autouse=True)
+def everywhere() -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    yield
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), before)
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, float], float], None]:
+    """Set what the CPUs and this process have used, and that a second is over each time it is looked at."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+
+    def used(busy_s: dict[int, float], own_s: float) -> None:
+        monkeypatch.setattr(cores_module, "_busy_s", lambda: busy_s)
+        monkeypatch.setattr(time, "process_time", lambda: own_s)
+
+    return used
+
+
+def affinity_of_a_new_thread() -> set[int]:
+    found: list[set[int]] = []
+    thread = threading.Thread(target=lambda: found.append(os.sched_getaffinity(0)))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@several
+def test_all_threads_share_the_idlest(load: Callable[[dict[int, float], float], None]) -> None:
+    """Those that run already, and those that are started later; a thread may roam for a while."""
+    one, other, *rest = sorted(os.sched_getaffinity(0))
+    load({one: 9.0, other: 5.0, **dict.fromkeys(rest, 7.0)}, 0.0)
+    cores = Cores()
+
+    cores.settle()
+
+    assert cores.home == other
+    assert affinity_of_a_new_thread() == {other}
+    with cores.roaming():
+        assert os.sched_getaffinity(0) == {one, other, *rest}
+    assert os.sched_getaffinity(0) == {other}
+
+
+@several
+@pytest.mark.parametrize(
+    ("home_s", "other_s", "own_s", "moves"),
+    [(1.0, 0.0, 0.0, True), (1.0, 0.0, 0.9, False), (1.0, 0.9, 0.0, False), (0.2, 0.0, 0.0, False)],
+    ids=["crowded", "by ourselves", "no room elsewhere", "hardly used"],
+)
+def test_moves_only_away_from_a_crowd(
+    load: Callable[[dict[int, float], float], None], home_s: float, other_s: float, own_s: float, moves: bool
+) -> None:
+    """Others take the home CPU while another one is free: all threads move there."""
+    home, other, *rest = sorted(os.sched_getaffinity(0))
+    load(dict.fromkeys([home, other, *rest], 0.0), 0.0)
+    cores = Cores()
+    cores.settle()
+    assert cores.home == home
+
+    load({home: home_s, other: other_s, **dict.fromkeys(rest, 1.0)}, own_s)
+    cores.look()
+
+    assert cores.home == (other if moves else home)
+    assert os.sched_getaffinity(0) == {cores.home}
+
+
+def test_where_it_is_forbidden_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox may refuse: the threads run wherever the kernel likes."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    before = os.sched_getaffinity(0)
+    cores = Cores()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sched_setaffinity", refuse)
+        cores.settle()
+        cores.look()
+        with cores.roaming():
+            pass
+
+    assert cores.home is None
+    assert os.sched_getaffinity(0) == before
