@@ -157,10 +157,7 @@ def test_xdg_config_home_is_honoured(tmp_path: Path) -> None:
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "s3spool.toml").touch()
 
-    assert (
-        read(environ={"XDG_CONFIG_HOME": str(tmp_path / "xdg")}).source
-        == tmp_path / "xdg/s3spool/s3spool.toml"
-    )
+    assert read(environ={"XDG_CONFIG_HOME": str(tmp_path / "xdg")}).source == tmp_path / "xdg/s3spool/s3spool.toml"
     assert read(environ={"XDG_CONFIG_HOME": "xdg"}).source == tmp_path / "home/.config/s3spool/s3spool.toml"
 
 
@@ -364,9 +361,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("text", "line"), WRONG, ids=[str(number) for number in range(len(WRONG))])
-def test_a_wrong_value_is_one_line_that_says_what_to_do(
-    text: str, line: str, write: Callable[[str], Path]
-) -> None:
+def test_a_wrong_value_is_one_line_that_says_what_to_do(text: str, line: str, write: Callable[[str], Path]) -> None:
     """The dotted key, the value as it was written, and what it must be instead."""
     refusal = problem(write(text))
 
@@ -556,9 +551,7 @@ def outcome(path: Path | None, environ: dict[str, str]) -> Config | ConfigError:
 
 @given(DOCUMENTS)
 @example("watch.directory = 'tmp'\nstate.directory = '/'")
-def test_any_text_is_a_configuration_or_a_refusal(
-    tmp_path_factory: pytest.TempPathFactory, text: str
-) -> None:
+def test_any_text_is_a_configuration_or_a_refusal(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     """No file, however odd, gets past the checks as a traceback or as several lines."""
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -581,9 +574,7 @@ def test_an_empty_bucket_is_refused_only_where_one_is_needed() -> None:
     """The message names every way to give one, and the demo."""
     config = read()
 
-    with pytest.raises(
-        ConfigError, match=r"^destination\.bucket = \"\": put the bucket's name.*s3spool demo"
-    ):
+    with pytest.raises(ConfigError, match=r"^destination\.bucket = \"\": put the bucket's name.*s3spool demo"):
         require_bucket(config)
     require_bucket(read(destination__bucket="abc"))
 
@@ -619,26 +610,51 @@ def test_the_archive_is_made_when_it_is_used(tmp_path: Path) -> None:
     assert (tmp_path / "sent/old").is_dir()
 
 
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("watch.directory", "is not a directory"),
-        ("state.directory", "cannot be made a directory: File exists"),
-        ("after.archive_directory", "cannot be made a directory: File exists"),
-    ],
-)
-def test_a_file_in_a_directory_s_place_is_refused(name: str, line: str, tmp_path: Path) -> None:
-    """The message names the key whose path is taken by a file."""
+@pytest.mark.parametrize("name", ["watch.directory", "state.directory", "after.archive_directory"])
+def test_a_file_in_a_directory_s_place_is_refused(name: str, tmp_path: Path) -> None:
+    """The message names the key whose path is taken by a file, and nothing was made before that was found."""
     (tmp_path / "file").touch()
-    paths = {"watch.directory": ".", "state.directory": "/s", "after.archive_directory": "/a", name: "file"}
-    if name != "watch.directory":
-        paths["watch.directory"] = "./tmp"
+    paths = {"state.directory": "s", "after.archive_directory": "a", name: "file"}
 
     config = load(overrides={**paths, "after.action": "archive"}, environ={})
 
     with pytest.raises(ConfigError) as caught:
         check_directories(config)
-    assert str(caught.value) == f'{name} = "{tmp_path}/file": {line}'
+    assert str(caught.value) == f'{name} = "{tmp_path}/file": is not a directory'
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_what_cannot_be_made_is_refused_before_anything_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest directory there is decides: it may be a file, or not ours to write in (root always may)."""
+    (tmp_path / "file").touch()
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "closed" or not mode & os.W_OK)
+
+    for place, line in (
+        ("file/state", f"cannot be made: {tmp_path}/file is not a directory"),
+        ("closed/a/b", f"does not exist and cannot be made: {tmp_path}/closed is not writable for the user"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            check_directories(read(state__directory=place))
+        assert str(caught.value).startswith(f'state.directory = "{tmp_path}/{place}": {line}')
+    assert not (tmp_path / "tmp").exists()
+
+
+def test_the_socket_s_directory_must_be_there(tmp_path: Path) -> None:
+    """Otherwise the daemon would fail at its start, after it had touched everything else."""
+    with pytest.raises(ConfigError) as caught:
+        check_directories(read(service__control_socket="run/control.sock"))
+
+    assert str(caught.value) == (
+        f'service.control_socket = "{tmp_path}/run/control.sock": {tmp_path}/run does not exist; '
+        f"make it with: mkdir -p {tmp_path}/run"
+    )
+
+
+def test_the_archive_may_not_hold_what_the_daemon_lives_on() -> None:
+    """A name like "drop/x", archived relative to a directory above, would land in the watched folder again."""
+    assert "must not hold watch.directory" in problem(watch__directory="in/drop", after__archive_directory="in")
+    assert "must not hold state.directory" in problem(state__directory="old/s", after__archive_directory="old")
 
 
 @pytest.mark.parametrize(
@@ -689,9 +705,7 @@ def test_a_missing_ca_bundle_is_refused() -> None:
 def test_a_reload_tells_live_keys_from_the_others() -> None:
     """What may change at once and what has to wait for a restart, by dotted names in order."""
     old = read()
-    new = read(
-        log__level="debug", watch__include="*.csv", retry__max_s=9, upload__workers=3, destination__tags="a=b"
-    )
+    new = read(log__level="debug", watch__include="*.csv", retry__max_s=9, upload__workers=3, destination__tags="a=b")
 
     assert changed(old, new) == (
         ["watch.include", "retry.max_s", "log.level"],
@@ -740,9 +754,7 @@ def test_the_manual_has_every_key() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \| `(S3SPOOL_\w+)` \|$", text, re.MULTILINE)
 
     assert rows == [(o.name.split(".")[1], o.default, o.doc, o.environment) for o in options()]
-    assert re.findall(r"^- `(\w+\.\w+)`$", text, re.MULTILINE) == [
-        o.name for o in options() if o.name in LIVE
-    ]
+    assert re.findall(r"^- `(\w+\.\w+)`$", text, re.MULTILINE) == [o.name for o in options() if o.name in LIVE]
     assert set(re.findall(r"`%([A-Za-z])`", text)) == set(PREFIX_FIELDS)
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import pty
 import re
+import subprocess
 import sys
 import threading
 import types
@@ -27,6 +28,8 @@ from s3spool.service import journal, logs
 from s3spool.service.events import EVENTS, message
 from s3spool.service.logs import Entry, LogWriter, to_console, to_json
 from s3spool.service.text import masked
+from support.daemon import Daemon, to_toml
+from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -234,9 +237,7 @@ def test_non_blocking_stderr_is_waited_for(pipe: Pipe, start: Callable[..., LogW
     assert all(json.loads(line)["event"] == "x" for line in lines)
 
 
-def test_line_torn_by_a_full_disk_does_not_spoil_the_next(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_line_torn_by_a_full_disk_does_not_spoil_the_next(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a write that stopped inside a line, the next one begins on a line of its own."""
     sink = logs.StreamSink(to_json, pipe.stream)
     write = os.write
@@ -309,7 +310,7 @@ def test_exception_is_one_field_on_one_line(pipe: Pipe, start: Callable[..., Log
     writer = start()
 
     try:
-        raise ValueError("broken\nin two")  # noqa: TRY301 - it is the traceback that is tested
+        raise ValueError("broken\nin two")
     except ValueError:
         structlog.get_logger().exception("file.failed", path="a")
     structlog.get_logger().info("x", exc_info=True)
@@ -342,6 +343,84 @@ def test_warnings_of_libraries_take_the_same_way(pipe: Pipe, start: Callable[...
     assert warning["exception"] == "ValueError: the cause"
     assert error["message"] == "%s arguments do not %d match"
     assert (warning["level"], error["level"]) == ("warning", "error")
+
+
+def test_no_thread_dies_unseen(pipe: Pipe, start: Callable[..., LogWriter]) -> None:
+    """An exception that nobody caught is a line with thread and traceback; leaving on purpose is none."""
+    writer = start()
+
+    def dies(error: BaseException) -> None:
+        raise error
+
+    for name, error in (("upload-007", ValueError("the cause")), ("leaves", SystemExit(1))):
+        thread = threading.Thread(target=dies, args=(error,), name=name)
+        thread.start()
+        thread.join()
+
+    assert writer.flush(5)
+    (line,) = (json.loads(line) for line in pipe.lines())
+    assert (line["event"], line["level"], line["thread"]) == ("thread.died", "error", "upload-007")
+    assert line["error"] == "ValueError: the cause"
+    assert line["exception"].startswith("Traceback")
+
+
+def test_death_of_the_main_thread_is_logged_before_the_end() -> None:
+    """The interpreter's own traceback would be many lines without a level."""
+    program = (
+        "import sys, warnings\n"
+        "from s3spool.service import logs\n"
+        "logs.configure('json', 'info')\n"
+        "warnings.warn('old ways', UserWarning)\n"
+        "raise RuntimeError('the cause')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+
+    warned, died = (json.loads(line) for line in done.stderr.splitlines())
+    assert done.returncode == 1
+    assert (warned["event"], warned["logger"]) == ("library.warning", "py.warnings")
+    assert "old ways" in warned["message"]
+    assert (died["event"], died["thread"], died["error"]) == ("thread.died", "MainThread", "RuntimeError: the cause")
+
+
+def test_hooks_are_given_back(start: Callable[..., LogWriter]) -> None:
+    before = sys.excepthook, threading.excepthook
+
+    writer = start()
+    changed = sys.excepthook, threading.excepthook
+    writer.close()
+
+    assert all(was is not hook for was, hook in zip(before, changed, strict=True))
+    assert (sys.excepthook, threading.excepthook) == before
+
+
+@pytest.mark.parametrize("missing", ["journald", "notify"])
+def test_what_is_missing_under_systemd_is_said_once(tmp_path: Path, missing: str) -> None:
+    """`systemd.missing` has the true reason, and advises no installation where that is not what is missing."""
+    home = Daemon(tmp_path, bucket="some-bucket", log={"format": "journal" if missing == "journald" else "json"})
+    home.config_path.write_text(to_toml(home.config))
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom s3spool.service import journal\n"
+        "journal.SOCKET = Path('/nonexistent')\n"
+        "sys.modules['systemd'] = sys.modules['systemd.daemon'] = None\n"
+        f"sys.argv = ['s3spool', 'run', '--config', {str(home.config_path)!r}]\n"
+        "from s3spool.__main__ import main\nmain()"
+    )
+    address = {"NOTIFY_SOCKET": str(tmp_path / "notify")} if missing == "notify" else {}
+    with home.log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], env=home.environment | address, stdout=log, stderr=log
+        )
+    try:
+        eventually(lambda: "daemon.ready" in home.log_tail(), timeout_s=30)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+    text = home.log_tail().replace("<4>", "")
+    (said,) = (json.loads(line) for line in text.splitlines() if "systemd.missing" in line)
+    assert ("no journald listens" if missing == "journald" else "systemd-python is not installed") in said["reason"]
+    assert ("install" in said["reason"]) == (missing == "notify")
+    assert "hint" not in said
 
 
 class Colour(Enum):
@@ -427,9 +506,7 @@ def test_any_name_is_one_journal_entry(name: str, event: str) -> None:
     """MESSAGE is one printable line, names are legal, and every field is valid UTF-8."""
     for known in (event, "file.parked"):
         plain = entry(known, path=name, **{"odd name": name, "deep": [name]})
-        fields = dict(
-            field.decode().split("=", 1) for field in journal.fields("t", "info", plain.event, plain.fields)
-        )
+        fields = dict(field.decode().split("=", 1) for field in journal.fields("t", "info", plain.event, plain.fields))
 
         assert fields["MESSAGE"].isprintable()
         assert all(re.fullmatch("[A-Z][A-Z0-9_]{0,63}", field) for field in fields)
@@ -555,9 +632,7 @@ def test_journal_entry_has_native_fields(
     """PRIORITY, MESSAGE_ID and S3SPOOL_ fields are what alerts and `journalctl` queries are made of."""
     writer = start("journal")
 
-    structlog.get_logger().error(
-        "file.parked", path="a\nPRIORITY=0", error_code="AccessDenied", attempt=2, x=None
-    )
+    structlog.get_logger().error("file.parked", path="a\nPRIORITY=0", error_code="AccessDenied", attempt=2, x=None)
 
     assert writer.flush(5)
     assert (writer.format, writer.fallback) == ("journal", "")

@@ -26,7 +26,7 @@ TIMED_OUT = 4
 _config_option = click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, readable=False),  # what is wrong with it, `load` says, with exit code 78
     help="The TOML file; else ./s3spool.toml, the user's and the system's are looked for.",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -219,7 +219,9 @@ def wait(desk: Desk, files: tuple[str, ...], timeout_s: float | None) -> None:
 
     outcome = wait_for_files(desk, files, timeout_s) if files else wait_for_all(desk, timeout_s)
     if outcome:
-        click.echo("timed out" if outcome == TIMED_OUT else "some files are parked: s3spool list --state parked", err=True)
+        click.echo(
+            "timed out" if outcome == TIMED_OUT else "some files are parked: s3spool list --state parked", err=True
+        )
     sys.exit(outcome)
 
 
@@ -248,5 +250,3 @@ def _overrides(directory: str | None, destination: str | None, flags: dict[str, 
             overrides["destination.prefix"] = prefix
     overrides |= {_RUN_OPTIONS[name][0]: value for name, value in flags.items()}
     return {name: value for name, value in overrides.items() if value is not None}
-
-

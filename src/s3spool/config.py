@@ -1,15 +1,17 @@
-"""TOML, environment and command line become one frozen, checked object; config_schema.py has the keys."""
+"""TOML, environment and command line become one frozen, checked object; config_schema.py has the keys.
+
+What no file can say, whether the directories can be used, is config_directories.py's.
+"""
 
 from __future__ import annotations
 
 import os
-import shlex
-import stat
 import tomllib
-from collections.abc import Mapping  # noqa: TC003 - signatures stay readable to inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
+from s3spool.config_directories import check_directories
 from s3spool.config_schema import (
     ENVIRONMENT_PREFIX,
     FIELDS,
@@ -96,9 +98,7 @@ def load(
     )
 
     sections: dict[str, Any] = {
-        section: cls(
-            **{key: found[name] for key in cls.__struct_fields__ if (name := f"{section}.{key}") in found}
-        )
+        section: cls(**{key: found[name] for key in cls.__struct_fields__ if (name := f"{section}.{key}") in found})
         for section, cls in SECTIONS.items()
     }
     config = Config(**sections, source=source and source.absolute())
@@ -117,23 +117,6 @@ def require_bucket(config: Config) -> None:
         )
 
 
-def check_directories(config: Config) -> None:
-    """Make the directories that are ours to make, and see that the daemon can use every path it was given."""
-    watch, after, ca_bundle = config.watch.directory, config.after, config.destination.ca_bundle
-    if watch == Path("tmp").absolute():
-        _make("watch.directory", watch)
-    _require("watch.directory", watch, os.R_OK | os.X_OK, "readable")
-    if after.action != "keep":
-        _require("watch.directory", watch, os.W_OK, f'writable, for after.action = "{after.action}",')
-    _make("state.directory", config.state.directory, mode=0o700)
-    _require("state.directory", config.state.directory, os.W_OK | os.X_OK, "writable")
-    if after.action == "archive" and after.archive_directory:
-        _make("after.archive_directory", after.archive_directory)
-        _require("after.archive_directory", after.archive_directory, os.W_OK | os.X_OK, "writable")
-    if ca_bundle and not os.access(ca_bundle, os.R_OK):
-        raise ConfigError("destination.ca_bundle", str(ca_bundle), "does not exist or is not readable")
-
-
 # --- where values come from
 
 
@@ -142,7 +125,7 @@ def _find(environ: Mapping[str, str]) -> Path | None:
     if own := _xdg_directory(environ, "XDG_CONFIG_HOME", ".config"):
         places.insert(1, own / "s3spool.toml")
     # Path.is_file raises where a parent may not be searched, for instance under ProtectHome=.
-    return next((place for place in places if os.path.isfile(place)), None)  # noqa: PTH113 - see above
+    return next((place for place in places if os.path.isfile(place)), None)
 
 
 def _from_file(path: Path) -> dict[str, _Setting]:
@@ -161,9 +144,7 @@ def _from_file(path: Path) -> dict[str, _Setting]:
     except ValueError as exc:  # TOMLDecodeError, or an int of thousands of digits
         problem = f"is not TOML: {exc}"
         last_line = content.count(b"\n") + 1
-        raise ConfigError(
-            where, None, problem.replace("at end of document", f"at the end, line {last_line}")
-        ) from exc
+        raise ConfigError(where, None, problem.replace("at end of document", f"at the end, line {last_line}")) from exc
 
     settings = {}
     for section, table in document.items():
@@ -204,9 +185,7 @@ def _read(name: str, setting: _Setting) -> Any:
 
 
 def _state_directory(environ: Mapping[str, str]) -> Path:
-    own = _first_directory(environ, "STATE_DIRECTORY") or _xdg_directory(
-        environ, "XDG_STATE_HOME", ".local/state"
-    )
+    own = _first_directory(environ, "STATE_DIRECTORY") or _xdg_directory(environ, "XDG_STATE_HOME", ".local/state")
     if own is None:
         raise ConfigError("state.directory", "", "there is no home directory to default to; name one")
     return own
@@ -283,6 +262,12 @@ def _check_together(config: Config, settings: Mapping[str, _Setting]) -> None:
     if after.archive_directory and _is_inside(after.archive_directory, watch.directory):
         problem = "must not be inside watch.directory: archived files would be sent again"
         refuse("after.archive_directory", str(after.archive_directory), problem)
+    if after.archive_directory and _is_inside(watch.directory, after.archive_directory):
+        problem = "must not hold watch.directory: archived files could land in it and be sent again"
+        refuse("after.archive_directory", str(after.archive_directory), problem)
+    if after.archive_directory and _is_inside(state.directory, after.archive_directory):
+        problem = "must not hold state.directory: archived files could land beside the ledger"
+        refuse("after.archive_directory", str(after.archive_directory), problem)
     if _is_inside(state.directory, watch.directory):
         problem = "must not be inside watch.directory: the ledger would be sent, too"
         refuse("state.directory", str(state.directory), problem)
@@ -295,24 +280,3 @@ def _is_inside(path: Path, directory: Path) -> bool:
     """Whether it is, or is the same, once symbolic links are followed; neither has to exist."""
     # Path.resolve raises for loops and over-long names.
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
-
-
-def _make(name: str, path: Path, mode: int = 0o777) -> None:
-    try:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigError(name, str(path), f"cannot be made a directory: {exc.strerror}") from exc
-
-
-def _require(name: str, path: Path, access: int, adjective: str) -> None:
-    try:
-        is_directory = stat.S_ISDIR(path.stat().st_mode)
-    except FileNotFoundError as exc:
-        hint = f"does not exist; make it with: mkdir -p {shlex.quote(str(path))}"
-        raise ConfigError(name, str(path), hint) from exc
-    except OSError as exc:
-        raise ConfigError(name, str(path), f"cannot be reached: {exc.strerror}") from exc
-    if not is_directory:
-        raise ConfigError(name, str(path), "is not a directory")
-    if not os.access(path, access):
-        raise ConfigError(name, str(path), f"must be {adjective} for the user that s3spool runs as")

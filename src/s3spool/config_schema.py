@@ -6,7 +6,7 @@ tables of docs/configuration.md all follow it.
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - msgspec resolves the annotations of a Struct
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
@@ -58,14 +58,10 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     include: Annotated[tuple[str, ...], Globs("patterns on the relative path: files to take", 1)] = ("*",)
     exclude: Annotated[tuple[str, ...], Globs("patterns on the relative path: files to leave", 0)] = _EXCLUDE
     settle_s: Annotated[float, Seconds("a file is complete when unchanged for so long", 0, _DAY_S)] = 1.0
-    rescan_s: Annotated[
-        float, Seconds("how often the whole folder is compared with the ledger", 1, _DAY_S)
-    ] = 300
+    rescan_s: Annotated[float, Seconds("how often the whole folder is compared with the ledger", 1, _DAY_S)] = 300
     backend: Annotated[
         Backend,
-        Choice(
-            "where events come from: inotify, poll (network folders), or auto to choose", get_args(Backend)
-        ),
+        Choice("where events come from: inotify, poll (network folders), or auto to choose", get_args(Backend)),
     ] = "auto"
 
 
@@ -78,22 +74,14 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             values.prefix,
         ),
     ] = ""
-    endpoint_url: Annotated[
-        str, Text("where an S3-compatible store listens; empty for AWS", values.endpoint_url)
-    ] = ""
-    region: Annotated[
-        str, Text("the bucket's region; empty: from the environment or the profile", values.name)
-    ] = ""
+    endpoint_url: Annotated[str, Text("where an S3-compatible store listens; empty for AWS", values.endpoint_url)] = ""
+    region: Annotated[str, Text("the bucket's region; empty: from the environment or the profile", values.name)] = ""
     profile: Annotated[str, Text("a profile of AWS's shared files", str)] = ""
     addressing_style: Annotated[
         AddressingStyle,
-        Choice(
-            "where the bucket stands in the URL: path, virtual (host), or auto", get_args(AddressingStyle)
-        ),
+        Choice("where the bucket stands in the URL: path, virtual (host), or auto", get_args(AddressingStyle)),
     ] = "auto"
-    ca_bundle: Annotated[
-        Path | None, Place("a PEM file of certificates to trust instead of the system's")
-    ] = None
+    ca_bundle: Annotated[Path | None, Place("a PEM file of certificates to trust instead of the system's")] = None
     storage_class: Annotated[str, Text("like STANDARD_IA; empty for the bucket's own", values.name)] = ""
     sse: Annotated[
         Encryption,
@@ -101,9 +89,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = ""
     kms_key_id: Annotated[str, Text('the KMS key to encrypt with, for sse = "aws:kms"', values.name)] = ""
     acl: Annotated[CannedAcl, Choice("a canned ACL like bucket-owner-full-control", get_args(CannedAcl))] = ""
-    expected_bucket_owner: Annotated[
-        str, Text("the account that must own the bucket, 12 digits", values.account)
-    ] = ""
+    expected_bucket_owner: Annotated[str, Text("the account that must own the bucket, 12 digits", values.account)] = ""
     overwrite: Annotated[
         Overwrite,
         Choice("whether an object of the same key may be replaced: allow or never", get_args(Overwrite)),
@@ -115,9 +101,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             get_args(Checksum),
         ),
     ] = "auto"
-    tags: Annotated[
-        dict[str, str], Pairs('tags of every object, at most 10, like { team = "data" }', values.tags)
-    ] = {}
+    tags: Annotated[dict[str, str], Pairs('tags of every object, at most 10, like { team = "data" }', values.tags)] = {}
     metadata: Annotated[
         dict[str, str],
         Pairs("metadata of every object; the file's mtime is always added as mtime", values.metadata),
@@ -126,15 +110,9 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workers: Annotated[int, Whole("how many files and parts are sent at the same time", 1, 1000)] = 100
-    queue_size: Annotated[
-        int, Whole("how many names wait in memory, the rest in the folder", 1, 1_000_000)
-    ] = 10_000
-    multipart_threshold: Annotated[int, Size("files above this size are sent in parts", 5 * MIB, 5 * GIB)] = (
-        16 * MIB
-    )
-    part_size: Annotated[int, Size("the size of a part; S3 takes up to 10,000 parts", 5 * MIB, 5 * GIB)] = (
-        16 * MIB
-    )
+    queue_size: Annotated[int, Whole("how many names wait in memory, the rest in the folder", 1, 1_000_000)] = 10_000
+    multipart_threshold: Annotated[int, Size("files above this size are sent in parts", 5 * MIB, 5 * GIB)] = 16 * MIB
+    part_size: Annotated[int, Size("the size of a part; S3 takes up to 10,000 parts", 5 * MIB, 5 * GIB)] = 16 * MIB
     max_bandwidth: Annotated[
         int,
         Size(
@@ -157,9 +135,7 @@ class After(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    initial_s: Annotated[
-        float, Seconds("the longest wait before the second attempt; then it doubles", 0.1, _DAY_S)
-    ] = 1
+    initial_s: Annotated[float, Seconds("the longest wait before the second attempt; then it doubles", 0.1, _DAY_S)] = 1
     max_s: Annotated[float, Seconds("the longest wait between two attempts", 0.1, _DAY_S)] = 300
     max_attempts: Annotated[int, Whole("a file is parked after so many; 0: never", 0, 1_000_000)] = 0
 
@@ -182,9 +158,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     drain_s: Annotated[float, Seconds("how long uploads may finish when the daemon stops", 0, _DAY_S)] = 30
     control_socket: Annotated[
         Path,
-        Place(
-            "where the other commands reach the daemon; default in $RUNTIME_DIRECTORY, else state.directory"
-        ),
+        Place("where the other commands reach the daemon; default in $RUNTIME_DIRECTORY, else state.directory"),
     ]
     http_listen: Annotated[
         str, Text("serves /metrics, /healthz and the status page, like 127.0.0.1:9464", values.listen_address)
@@ -192,9 +166,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    level: Annotated[
-        Level, Choice("the least that is logged: debug, info, warning, error", get_args(Level))
-    ] = "info"
+    level: Annotated[Level, Choice("the least that is logged: debug, info, warning, error", get_args(Level))] = "info"
     format: Annotated[
         Format,
         Choice("console, json, journal; auto: what suits the place stderr leads to", get_args(Format)),
@@ -244,9 +216,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     field.name: field.type for field in msgspec.structs.fields(Config) if field.name != "source"
 }
 FIELDS = {
-    f"{section}.{field.name}": field
-    for section, cls in SECTIONS.items()
-    for field in msgspec.structs.fields(cls)
+    f"{section}.{field.name}": field for section, cls in SECTIONS.items() for field in msgspec.structs.fields(cls)
 }
 KINDS: dict[str, Kind] = {name: field.type.__metadata__[0] for name, field in FIELDS.items()}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable  # noqa: TC003 - msgspec resolves the annotations of a Struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -44,14 +44,13 @@ class BadValueError(ValueError):
     """What the value must be instead, to follow the key's name and a colon."""
 
 
-class Kind(msgspec.Struct, frozen=True):
-    """What a key means, and how its value is read and written."""
+class _Described(msgspec.Struct, frozen=True):
+    """What a key means, and how its value is written.
+
+    Each kind below adds `read`, which checks a value as tomllib gives it and returns it in its final type.
+    """
 
     doc: str
-
-    def read(self, value: object) -> object:
-        """Check a value as tomllib gives it and return it in its final type."""
-        raise NotImplementedError
 
     def from_text(self, text: str) -> object:
         """The TOML value that a variable or flag stands for; nonsense is left for `read` to refuse."""
@@ -62,7 +61,7 @@ class Kind(msgspec.Struct, frozen=True):
         return msgspec.json.encode(default).decode()
 
 
-class Switch(Kind, frozen=True):
+class Switch(_Described, frozen=True):
     def read(self, value: object) -> bool:
         if not isinstance(value, bool):
             raise BadValueError("must be true or false")
@@ -72,7 +71,7 @@ class Switch(Kind, frozen=True):
         return _toml(text)
 
 
-class Whole(Kind, frozen=True):
+class Whole(_Described, frozen=True):
     least: int
     most: int
 
@@ -87,7 +86,7 @@ class Whole(Kind, frozen=True):
         return _toml(text)
 
 
-class Seconds(Kind, frozen=True):
+class Seconds(_Described, frozen=True):
     least: float
     most: float
 
@@ -103,7 +102,7 @@ class Seconds(Kind, frozen=True):
         return _toml(text)
 
 
-class Size(Kind, frozen=True):
+class Size(_Described, frozen=True):
     """Bytes, as a number or with a unit."""
 
     least: int
@@ -135,7 +134,7 @@ class Size(Kind, frozen=True):
         raise BadValueError(f"must be a size like {example}")
 
 
-class Choice(Kind, frozen=True):
+class Choice(_Described, frozen=True):
     choices: tuple[str, ...]
 
     def read(self, value: object) -> str:
@@ -146,7 +145,7 @@ class Choice(Kind, frozen=True):
         return value
 
 
-class Text(Kind, frozen=True):
+class Text(_Described, frozen=True):
     check: Callable[[str], str]  #: returns the text to keep, or raises ValueError; not asked about ""
 
     def read(self, value: object) -> str:
@@ -157,7 +156,7 @@ class Text(Kind, frozen=True):
         return self.check(value) if value else ""
 
 
-class Place(Kind, frozen=True):
+class Place(_Described, frozen=True):
     """A path; relative to the current directory, `~` is the home directory."""
 
     default: str = ""  #: where it is empty, an empty value is fine too and gives None
@@ -181,7 +180,7 @@ class Place(Kind, frozen=True):
         return _quoted(self.default)
 
 
-class Globs(Kind, frozen=True):
+class Globs(_Described, frozen=True):
     least: int  #: how many patterns there must be
 
     def read(self, value: object) -> tuple[str, ...]:
@@ -201,7 +200,7 @@ class Globs(Kind, frozen=True):
         return f"[{', '.join(map(_quoted, cast('tuple[str, ...]', default)))}]"
 
 
-class Pairs(Kind, frozen=True):
+class Pairs(_Described, frozen=True):
     check: Callable[[dict[str, str]], None]
 
     def read(self, value: object) -> dict[str, str]:
@@ -222,20 +221,17 @@ class Pairs(Kind, frozen=True):
         return {key.strip(): value.strip() for key, _, value in pairs}
 
 
+Kind = Switch | Whole | Seconds | Size | Choice | Text | Place | Globs | Pairs
+
+
 def bucket(text: str) -> str:
     """A general purpose bucket's name, or the ARN of an access point (of S3, Object Lambda or Outposts)."""
     if text.startswith("s3://"):
-        raise BadValueError(
-            "must be the name alone, without s3://; what follows it belongs in destination.prefix"
-        )
+        raise BadValueError("must be the name alone, without s3://; what follows it belongs in destination.prefix")
     if text.startswith("arn:"):
         service = r"arn:aws[a-z-]*:s3(-object-lambda|-outposts)?:[a-z0-9-]*:[0-9]{12}"
-        if not re.fullmatch(
-            service + r"(:outpost[/:][\w-]{1,63})?[/:]accesspoint[/:][\w.-]{1,63}", text, re.ASCII
-        ):
-            raise BadValueError(
-                "must be the ARN of an access point, arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME"
-            )
+        if not re.fullmatch(service + r"(:outpost[/:][\w-]{1,63})?[/:]accesspoint[/:][\w.-]{1,63}", text, re.ASCII):
+            raise BadValueError("must be the ARN of an access point, arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME")
         return text
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text) or ".." in text:
         raise BadValueError(
@@ -329,9 +325,7 @@ def metadata(pairs: dict[str, str]) -> None:
         if not (value.isascii() and value.isprintable() and value == value.strip()):
             raise BadValueError(f"the value of {key!r} must be printable ASCII without spaces at its ends")
     if sum(len(key) + len(value) for key, value in pairs.items()) > _METADATA_BYTES:
-        raise BadValueError(
-            f"must not be longer than {_METADATA_BYTES} bytes together, S3's 2 KB less our 'mtime'"
-        )
+        raise BadValueError(f"must not be longer than {_METADATA_BYTES} bytes together, S3's 2 KB less our 'mtime'")
 
 
 def _toml(text: str) -> object:

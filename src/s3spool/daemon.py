@@ -141,6 +141,7 @@ class Daemon:
         self._lost = False
         self._last_cleaning = 0.0
         self._signals: list[int] = []
+        self._on_terminal = os.isatty(0)
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._notifier = Notifier()
         self._control: ControlServer | None = None
@@ -153,6 +154,7 @@ class Daemon:
         start = time.monotonic()
         log.info("daemon.starting", version=__version__, pid=os.getpid(), config=str(self.config.source or ""))
         self._install_signals()
+        self._start_control()
         self.cores.settle()  # before the threads start: they inherit it
         self.ledger.start()
         self.store.start()
@@ -161,7 +163,6 @@ class Daemon:
         self.retry.start()
         self.settle_thread.start()
         self._start_watch()
-        self._start_control()
         self.scan.want("start")
         self.scan.start()
         self.state = "running"
@@ -226,8 +227,12 @@ class Daemon:
     def _start_control(self) -> None:
         from s3spool.answers import handlers  # noqa: PLC0415 - knows this class
 
-        self._control = ControlServer(self.config.service.control_socket, handlers(self))
-        self._control.start()
+        path = self.config.service.control_socket
+        self._control = ControlServer(path, handlers(self))
+        try:
+            self._control.start()
+        except OSError as exc:
+            raise ConfigError("service.control_socket", str(path), f"cannot be made: {exc.strerror or exc}") from exc
 
     # Supervise
 
@@ -252,10 +257,9 @@ class Daemon:
             if ready:
                 os.read(self._wake_r, 4096)
             while self._signals:
-                if self._signals.pop(0) == signal.SIGHUP:
-                    self._reload()
-                else:
-                    return
+                if self._signals.pop(0) != signal.SIGHUP or (self._on_terminal and not os.isatty(0)):
+                    return  # told to, or the terminal it was started on is gone
+                self._reload()
             self.tick(time.monotonic())
 
     def _tick_s(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from s3spool import config as configuration
+from s3spool.config import Config
 from s3spool.errors import S3SpoolError
 
 SWITCH_S = 0.001  # a thread that comes back from the kernel waits so long at most for a busy one
@@ -17,16 +19,21 @@ SWITCH_S = 0.001  # a thread that comes back from the kernel waits so long at mo
 
 def run_daemon(config_file: Path | None, overrides: Mapping[str, object]) -> int:
     """Blocks until a signal. Raises ConfigError before anything is touched; other errors are logged."""
-    config = configuration.load(config_file, overrides=overrides)
+    return run(configuration.load(config_file, overrides=overrides), overrides)
+
+
+def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
+    """The same for a configuration that is loaded already; a reload applies `overrides` again."""
     configuration.require_bucket(config)
     configuration.check_directories(config)
 
-    from s3spool.service import logs  # noqa: PLC0415 - after what may still fail in one line
+    from s3spool.service import logs, systemd  # noqa: PLC0415 - after what may still fail in one line
 
+    raise_open_files(config.upload.workers)
     writer = logs.configure(config.log.format, config.log.level)
-    log = structlog.get_logger()
-    if writer.fallback:
-        log.warning("systemd.missing", reason=writer.fallback, hint="pip install 's3spool[systemd]'")
+    missing = writer.fallback or (systemd.MISSING if systemd.Notifier().missing else "")
+    if missing:
+        structlog.get_logger().warning("systemd.missing", reason=missing)
     try:
         from s3spool.daemon import Daemon  # noqa: PLC0415 - boto3 and pycurl are heavy
 
@@ -34,8 +41,31 @@ def run_daemon(config_file: Path | None, overrides: Mapping[str, object]) -> int
     except S3SpoolError:
         writer.close(1.0)
         raise
+    except OSError as exc:
+        writer.close(1.0)
+        raise S3SpoolError(f"{exc.filename or 'the daemon cannot start'}: {exc.strerror}") from exc
+    if writer.show_summary(daemon.summary):
+        daemon.on_tick = writer.refresh
     # What stands now stands for good: keep it out of the collector's way.
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(SWITCH_S)
-    return daemon.run()
+    try:
+        return daemon.run()
+    except S3SpoolError:
+        writer.close(1.0)
+        raise
+
+
+def open_files_needed(workers: int) -> int:
+    """A connection and a file for each worker, as many large files begun, and some for ledger, log and control."""
+    return 3 * workers + 100
+
+
+def raise_open_files(workers: int) -> None:
+    """Ask for no more than needed: a soft limit above 1,024 breaks select(2) in what others have loaded."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = open_files_needed(workers)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

@@ -124,7 +124,7 @@ _LIVE = {
 
 def _is(recorded: Identity, identity: Identity | None) -> bool:
     """Whether the record speaks of the file as it is now, or as it was when it went away."""
-    return identity is None or recorded == identity or recorded.differs_only_in_ctime(identity)
+    return identity is None or recorded == identity or recorded.may_hold_the_same(identity)
 
 
 def iso(time_s: float) -> str:

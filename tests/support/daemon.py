@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-_S3SPOOL = (sys.executable, "-m", "s3spool")
+_S3SPOOL: tuple[str, ...] = (sys.executable, "-m", "s3spool")
 
 Event = dict[str, Any]
 
@@ -55,6 +55,7 @@ class Daemon:
         }
         for name, options in sections.items():
             self.config.setdefault(name, {}).update(options)
+        self.program = _S3SPOOL  #: what `start` puts before "run"
         self.environment = _without_settings(os.environ) | dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._runs_before_bytes = 0
@@ -76,7 +77,7 @@ class Daemon:
             log.write(b"\n")  # a killed run may have left half a line
             self._runs_before_bytes = log.tell()
             self._process = subprocess.Popen(
-                [*_S3SPOOL, "run", "--config", str(self.config_path)],
+                [*self.program, "run", "--config", str(self.config_path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

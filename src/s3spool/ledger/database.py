@@ -71,9 +71,14 @@ class DirectoryLock:
     """Held while a daemon uses a state directory; the kernel drops it when the process dies, however it dies."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises AlreadyRunningError, which names the process that holds the directory."""
+        """Raises AlreadyRunningError, which names the process that holds the directory; LedgerError."""
         self.path = directory / "daemon.lock"
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise LedgerError(
+                f"{self.path}: cannot be opened: {exc.strerror}; it must belong to the user that s3spool runs as"
+            ) from exc
         if not _locked(self._fd):
             pid = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._fd)

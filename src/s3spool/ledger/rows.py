@@ -27,9 +27,9 @@ class Identity(NamedTuple):
             mtime_ns = max(-_MAX_INTEGER, min(mtime_ns, _MAX_INTEGER))
         return cls(status.st_dev, inode, status.st_size, mtime_ns, status.st_ctime_ns)
 
-    def differs_only_in_ctime(self, other: Identity) -> bool:
-        """True after a chmod, a rename or a new hard link: the content may well be the same."""
-        return self != other and self[:4] == other[:4]
+    def may_hold_the_same(self, other: Identity) -> bool:
+        """True where only ctime differs (chmod, rename, a new hard link) or dev (disks are numbered anew at boot)."""
+        return self != other and self[1:4] == other[1:4]
 
 
 class State(Enum):

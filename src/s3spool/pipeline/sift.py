@@ -45,7 +45,7 @@ def verdict(known: Known | None, identity: Identity, *, destination: int, hinted
         if hinted and receipt.read_at - identity.mtime_ns / 1e9 < RACY_S:
             return Verdict.CHECK
         return Verdict.SKIP if receipt.after == "keep" else Verdict.FINISH
-    return Verdict.CHECK if receipt.identity.differs_only_in_ctime(identity) else Verdict.SEND
+    return Verdict.CHECK if receipt.identity.may_hold_the_same(identity) else Verdict.SEND
 
 
 class Sift:

@@ -33,6 +33,7 @@ class Credentials:
         self._session = session
         self.current: Snapshot | None = None
         self.error = ""
+        self.source = ""  #: the link of boto3's chain that had them, in botocore's words
         self._asked = threading.Event()
         self._closing = False
         self._refreshable = False
@@ -59,6 +60,7 @@ class Credentials:
             if found is None:
                 self.current, self.error = None, "no credentials found by boto3's chain"
                 return
+            self.source = getattr(found, "method", "")
             self._refreshable = hasattr(found, "refresh_needed")
             frozen = found.get_frozen_credentials()
             self.current = Snapshot(frozen.access_key, frozen.secret_key, frozen.token or "")

@@ -47,9 +47,7 @@ EVENTS: dict[str, EventSpec] = {
         "error", "these rooms of the daemon do not answer: {rooms}[; {hint}]", "b9a06f1dfb3d4a0aa6b6ab8f7a0f5c13"
     ),
     "config.refused": EventSpec("error", "the configuration was refused and the old one stays[: {error}]"),
-    "systemd.missing": EventSpec(
-        "warning", "no native journal entries or notifications[: {reason}][; {hint}]"
-    ),
+    "systemd.missing": EventSpec("warning", "no native journal entries or notifications[: {reason}]"),
     "transport.fallback": EventSpec("warning", "uploading through boto3, which is slower[: {reason}]"),
     "watch.started": EventSpec("info", "watching[ {directory}][ by {backend}]"),
     "watch.overflowed": EventSpec(
@@ -74,9 +72,7 @@ EVENTS: dict[str, EventSpec] = {
     "scan.failed": EventSpec(
         "warning", "could not scan[ {path}][: {error}]; what is there is looked at again with the next scan"
     ),
-    "file.uploaded": EventSpec(
-        "info", "uploaded {path}[ to s3://{bucket}/{key}][, {bytes}][ in {duration_s}]"
-    ),
+    "file.uploaded": EventSpec("info", "uploaded {path}[ to s3://{bucket}/{key}][, {bytes}][ in {duration_s}]"),
     "file.failed": EventSpec(
         "warning",
         "could not upload {path}[: {error_code}][: {error}][; {hint}][; next try in {next_attempt_s}]",
@@ -91,9 +87,7 @@ EVENTS: dict[str, EventSpec] = {
     "file.skipped": EventSpec("debug", "skipped {path}[: {reason}]"),
     "multipart.started": EventSpec("info", "sending {path} in[ {parts}] parts[, {bytes}]"),
     "multipart.resumed": EventSpec("info", "going on with {path}[, {parts_done} of {parts} parts are there]"),
-    "multipart.aborted": EventSpec(
-        "info", "dropped an unfinished multipart upload[ of {path}][ to {key}][: {reason}]"
-    ),
+    "multipart.aborted": EventSpec("info", "dropped an unfinished multipart upload[ of {path}][ to {key}][: {reason}]"),
     "destination.paused": EventSpec(
         "error",
         "[{destination} ]takes nothing[: {error_code}][: {error}][; {hint}][; next try in {next_attempt_s}]",
@@ -104,6 +98,9 @@ EVENTS: dict[str, EventSpec] = {
     ),
     "worker.replaced": EventSpec(
         "error", "a worker died and was replaced[: {worker}][: {error}]", "476d79b67d5e4d81a6d4366677525d84"
+    ),
+    "thread.died": EventSpec(
+        "error", "an error that nobody expected ended {thread}[: {error}]", "3c0e7b1f3a5d4a0f9d0f6a4a1b8c2e57"
     ),
     "ledger.failed": EventSpec(
         "error", "the ledger cannot be written[: {path}][: {error}]", "dd30828904304b429015c89f6b0f19b5"

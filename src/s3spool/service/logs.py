@@ -8,27 +8,28 @@ fills the queue; from then on lines are counted instead of kept, and one `log.dr
 from __future__ import annotations
 
 import atexit
+import contextlib
+import functools
 import logging
 import os
-import select
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import lru_cache
 from queue import SimpleQueue
-from typing import Any, NamedTuple, NoReturn, Protocol, TextIO
+from typing import Any, NoReturn, TextIO
 
 import msgspec
 import structlog
 
-from s3spool.service import journal
+from s3spool.service import deaths, journal
 from s3spool.service.events import EVENTS, EventSpec, message, readable
+from s3spool.service.sinks import Entry, JournalSink, Sink, StreamSink, TerminalSink, timestamp
 from s3spool.service.text import legible, plain, plain_fields, printable, shown
 
-__all__ = ["EVENTS", "EventSpec", "LogWriter", "configure"]
+__all__ = ["EVENTS", "Entry", "EventSpec", "LogWriter", "StreamSink", "configure", "to_console", "to_json"]
 
 QUEUE_LINES = 10_000
 BATCH_LINES = 500
@@ -45,24 +46,6 @@ _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _processors: list[Any] = []
 _Logger: Any = type("_Logger", (structlog.make_filtering_bound_logger("info"),), {})
 _log = structlog.get_logger()
-
-
-class Entry(NamedTuple):
-    """One event; `fields` are raw on the queue and plain (see text.py) from `_tidy` on."""
-
-    time_ns: int
-    level: str
-    event: str
-    fields: dict[str, Any]
-
-
-Render = Callable[[Entry], str]
-
-
-class Sink(Protocol):
-    """Where entries go. Only the log thread calls it; OSError means that the batch is lost. May block."""
-
-    def write(self, entries: list[Entry]) -> None: ...
 
 
 def configure(
@@ -84,7 +67,9 @@ def configure(
         sink = JournalSink(send) if send else StreamSink(_to_prefixed_json, stream)
     elif format == "console":
         colours = stream.isatty() and not os.environ.get("NO_COLOR")
-        sink = StreamSink(lambda entry: to_console(entry, colours=colours), stream)
+        render = functools.partial(to_console, colours=colours)
+        controllable = stream.isatty() and os.environ.get("TERM") != "dumb"
+        sink = TerminalSink(render, stream, colours=colours) if controllable else StreamSink(render, stream)
     else:
         sink = StreamSink(to_json, stream)
 
@@ -99,6 +84,7 @@ def configure(
         cache_logger_on_first_use=True,
     )
     logging.getLogger().addHandler(_bridge)
+    deaths.tell()
     return writer
 
 
@@ -141,6 +127,20 @@ class LogWriter:
         """Change the least level that is logged; loggers in use follow at once."""
         _Logger.__bases__ = (structlog.make_filtering_bound_logger(level),)
 
+    def show_summary(self, summary: Callable[[], str]) -> bool:
+        """Keep one line up to date below the others; False where there is no terminal to keep it on.
+
+        `summary` is asked on the log thread, with each batch of lines and each `refresh`.
+        """
+        if isinstance(self._sink, TerminalSink):
+            self._sink.summary = summary
+            return True
+        return False
+
+    def refresh(self) -> None:
+        """Draw the summary again; does not wait for it."""
+        self._queue.put(threading.Event())
+
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was logged before is written; False if that took too long, or after `close`."""
         written = threading.Event()
@@ -154,6 +154,7 @@ class LogWriter:
         """
         atexit.unregister(self.close)
         logging.getLogger().removeHandler(_bridge)
+        deaths.tell_no_more()
         if not self._closed:
             self._closed = True
             self._queue.put(None)
@@ -163,6 +164,9 @@ class LogWriter:
     def _run(self) -> None:
         while self._step():
             pass
+        if isinstance(self._sink, TerminalSink):
+            with contextlib.suppress(OSError):
+                self._sink.end()
 
     def _step(self) -> bool:
         """Write one batch, however long it takes to come; False after the last."""
@@ -192,46 +196,6 @@ class LogWriter:
             self._dropped += lines
 
 
-class StreamSink:
-    """Lines to a file, pipe or terminal; one write() a batch."""
-
-    def __init__(self, render: Render, stream: TextIO) -> None:
-        self._render = render
-        self._stream = stream
-        self._torn = False  # the last write ended inside a line
-        try:
-            self._descriptor = stream.fileno()
-        except (OSError, ValueError):  # not a real file
-            self._descriptor = -1
-
-    def write(self, entries: list[Entry]) -> None:
-        text = "".join([self._render(entry) + "\n" for entry in entries])
-        if self._descriptor < 0:
-            self._stream.write(text)
-            self._stream.flush()
-            return
-        rest = memoryview((("\n" if self._torn else "") + text).encode())
-        while rest:
-            try:
-                rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # a terminal or pipe that somebody else has made non-blocking
-                poll = select.poll()
-                poll.register(self._descriptor, select.POLLOUT)
-                poll.poll()
-            self._torn = bool(rest)
-
-
-class JournalSink:
-    """Native entries to journald."""
-
-    def __init__(self, send: journal.Send) -> None:
-        self._send = send
-
-    def write(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self._send(*journal.fields(_timestamp(entry.time_ns), entry.level, entry.event, entry.fields))
-
-
 class _Bridge(logging.Handler):
     """Warnings of boto3, urllib3 and others, which know only the standard library's logging."""
 
@@ -250,7 +214,7 @@ _bridge = _Bridge(logging.WARNING)
 def to_json(entry: Entry) -> str:
     """One JSON object on one line, whatever the values hold and however the reader splits lines."""
     time_ns, level, event, fields = entry
-    line = {"timestamp": _timestamp(time_ns), "level": level, "event": event, **fields}
+    line = {"timestamp": timestamp(time_ns), "level": level, "event": event, **fields}
     try:
         text = msgspec.json.encode(line).decode()
     except UnicodeEncodeError:  # a name that is not UTF-8
@@ -266,9 +230,7 @@ def to_console(entry: Entry, *, colours: bool) -> str:
     if entry.level != "info":
         words.append(f"[{entry.level}]")
     words += [sentence] if sentence else []
-    rest = [
-        f"{shown(name)}={readable('', value)}" for name, value in entry.fields.items() if name not in used
-    ]
+    rest = [f"{shown(name)}={readable('', value)}" for name, value in entry.fields.items() if name not in used]
     clock, text, more = _clock(entry.time_ns // 1_000_000_000), " ".join(words), " ".join(rest)
     if colours:
         text = f"{_COLOURS[entry.level]}{text}{_PLAIN}" if entry.level in _COLOURS else text
@@ -307,16 +269,6 @@ def _traceback(exc_info: object) -> str:
     if not isinstance(exc_info, BaseException):
         return ""  # exc_info=True outside of an except block
     return "".join(traceback.format_exception(exc_info)).rstrip()
-
-
-def _timestamp(time_ns: int) -> str:
-    seconds, rest_ns = divmod(time_ns, 1_000_000_000)
-    return f"{_second(seconds)}.{rest_ns // 1000:06}Z"
-
-
-@lru_cache(maxsize=2)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 @lru_cache(maxsize=2)

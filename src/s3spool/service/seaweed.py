@@ -256,6 +256,14 @@ class _PortBlock:
         self._lock.close()
 
 
+def free_port(first: int, *, attempts: int = 100) -> int:
+    """The first free port on loopback from `first` on; SeaweedError where there is none near."""
+    for port in range(first, min(first + attempts, 65536)):
+        if _is_free(port):
+            return port
+    raise SeaweedError(f"no free port from {first} on for the S3 server: choose another one")
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         # As servers do: a connection in TIME_WAIT does not occupy the port.

@@ -17,6 +17,8 @@ from s3spool.service.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+MISSING = "systemd-python is not installed (the extra s3spool[systemd], Debian: python3-systemd)"
+
 
 class Notifier:
     """Speaks to the service manager; silent where there is none (NOTIFY_SOCKET unset).

@@ -1,0 +1,37 @@
+"""What `s3spool check` has to say about one thing."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Level = Literal["ok", "warning", "error"]
+
+
+class Finding(NamedTuple):
+    """One line. `error`: the daemon would not work; `warning`: it would, but not as well as it could."""
+
+    level: Level
+    subject: str
+    text: str
+
+    @property
+    def mark(self) -> str:
+        """The level as a column of even width, in letters that every terminal has."""
+        return f"{self.level:7}"
+
+
+def ok(subject: str, text: str) -> Finding:
+    return Finding("ok", subject, _line(text))
+
+
+def warning(subject: str, text: str) -> Finding:
+    return Finding("warning", subject, _line(text))
+
+
+def error(subject: str, text: str) -> Finding:
+    return Finding("error", subject, _line(text))
+
+
+def _line(text: str) -> str:
+    """File names and servers' messages may hold anything: one printable line is what comes out."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in " ".join(text.split()))

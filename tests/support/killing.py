@@ -1,0 +1,98 @@
+"""The real program, which kills itself at a named step: `python -m support.killing STEP COUNT -- run ...`.
+
+STEP is "before:NAME" or "after:NAME" of a name in STEPS; SIGKILL comes around the COUNT-th such call. The product
+knows nothing of this: its own functions are wrapped before its command line runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Step(NamedTuple):
+    """A function of the product (or one it calls) as "module:attribute", and which of its calls count."""
+
+    function: str
+    counts: Callable[..., bool] = lambda *_, **__: True
+
+
+def _has_receipt(_ledger: object, group: list[Any], *_: object) -> bool:
+    return any(work.table == "receipts" for work in group)
+
+
+def _is_receipts(_ledger: object, table: str, *_: object) -> bool:
+    return table == "receipts"
+
+
+def _is_by_descriptor(*_: object, dir_fd: int | None = None, **__: object) -> bool:
+    return dir_fd is not None  # as only the spool folder's files are removed
+
+
+STEPS = {
+    # One file's way, in its order.
+    "send": Step("s3spool.s3.curl_transport:CurlTransport.send"),
+    "record": Step("s3spool.ledger.store:Ledger.record_receipt"),
+    "commit": Step("s3spool.ledger.store:Ledger._commit", _has_receipt),
+    "insert": Step("s3spool.ledger.store:Ledger._insert", _is_receipts),  # inside the commit's transaction
+    "committed": Step("s3spool.pipeline.after:After.committed"),
+    "compare+unlink": Step("s3spool.pipeline.folder:Folder.unlink_if_same"),
+    "unlink": Step("os:unlink", _is_by_descriptor),
+    "compare+rename": Step("s3spool.pipeline.folder:Folder.move_if_same"),
+    "rename": Step("s3spool.pipeline.folder:_rename_noreplace"),
+    "finished": Step("s3spool.pipeline.after:After._step"),
+    # The start, in its order.
+    "lock": Step("s3spool.ledger.database:DirectoryLock.__init__"),
+    "migrate": Step("s3spool.ledger.database:_migrate"),
+    "ledger": Step("s3spool.ledger.store:Ledger.__init__"),
+    "watch": Step("s3spool.pipeline.watch:Watch.start"),
+    "control": Step("s3spool.service.control:ControlServer.start"),
+    "scan": Step("s3spool.pipeline.scan:Scan._scan"),
+}
+
+
+def program(step: str, count: int = 1) -> tuple[str, ...]:
+    """For `Daemon.program`; needs PYTHONPATH to lead to the tests."""
+    return (sys.executable, "-m", "support.killing", step, str(count), "--")
+
+
+def _wrap(when: str, step: Step, count: int) -> None:
+    module, _, dotted = step.function.partition(":")
+    *owners, name = dotted.split(".")
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
+    function = getattr(owner, name)
+    calls = itertools.count(1)  # its next() is atomic: a hundred workers may call at once
+
+    @functools.wraps(function)
+    def killing(*args: Any, **kwargs: Any) -> Any:
+        fatal = step.counts(*args, **kwargs) and next(calls) == count
+        if fatal and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args, **kwargs)
+        if fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, killing)
+
+
+def main() -> None:
+    step, count, dashes, *arguments = sys.argv[1:]
+    when, _, name = step.partition(":")
+    if when not in {"before", "after"} or dashes != "--":
+        raise SystemExit("usage: python -m support.killing before:NAME|after:NAME COUNT -- ARGUMENTS OF s3spool")
+    _wrap(when, STEPS[name], int(count))
+
+    from s3spool.cli import cli  # noqa: PLC0415 - as late as the program itself does it
+
+    cli(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,484 @@
+"""`s3spool check`: what it finds, what it leaves behind, and the policy it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from s3spool import checks
+from s3spool import config as configuration
+from s3spool.finding import ok
+from s3spool.policy import policy
+from support.daemon import Daemon
+from support.faults import HtmlOk, Redirect, Status, WrongChecksum
+from support.faulty import FaultyS3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mypy_boto3_s3.client import S3Client
+
+    from s3spool.service.seaweed import Seaweed
+    from support.s3_messages import Request
+
+pytestmark = pytest.mark.integration
+
+Lines = dict[str, tuple[str, str]]  # subject to level and text
+
+
+def check(daemon: Daemon, *arguments: str) -> tuple[int, Lines]:
+    """Exit code and findings; a daemon that was never started is a home with a config file."""
+    done = cli(daemon, *arguments)
+    assert "Traceback" not in done.stderr, done.stderr
+    found: Lines = {}
+    for line in done.stdout.splitlines():
+        level, rest = line[:7].strip(), line[8:]
+        subject, _, text = rest.partition(": ")
+        assert level in {"ok", "warning", "error"}, line
+        found[subject] = (level, text)
+    assert (done.returncode != 0) == any(level == "error" for level, _ in found.values()), done
+    return done.returncode, found
+
+
+def cli(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+    from support.daemon import to_toml  # noqa: PLC0415 - only here
+
+    daemon.config_path.write_text(to_toml(daemon.config))
+    return daemon.cli("check", *arguments)
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+def home(tmp_path: Path, server: FaultyS3, **sections: dict[str, Any]) -> Daemon:
+    return Daemon(tmp_path, bucket=server.bucket, environment=server.environment(), **sections)
+
+
+def test_all_is_well_and_nothing_is_left_behind(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
+    """Against a real server: exit code 0, and neither an object nor an upload nor a directory is new."""
+    state = tmp_path / "later" / "state"
+    daemon = Daemon(
+        tmp_path,
+        bucket=bucket,
+        environment=seaweed.environment(),
+        destination={"prefix": "in/%Y/"},
+        state={"directory": str(state)},
+    )
+
+    code, found = check(daemon)
+
+    assert code == 0, found
+    assert {level for subject, (level, _) in found.items() if subject != "lifecycle"} == {"ok"}
+    assert found["configuration"][1] == str(daemon.config_path)
+    assert found["credentials"] == ("ok", "from the environment (AWS_ACCESS_KEY_ID)")
+    assert "crc64nvme" in found["checksum"][1]
+    assert "/s3spool-check-" in found["upload"][1]
+    assert "is not there yet" in found["state"][1]
+    assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=bucket)
+    assert not state.parent.exists()
+
+
+def test_no_secret_is_printed(tmp_path: Path, seaweed: Seaweed, bucket: str) -> None:
+    """Neither key is in any line, not even where it is refused."""
+    wrong = seaweed.environment() | {"AWS_SECRET_ACCESS_KEY": "a-wrong-secret"}
+    done = cli(Daemon(tmp_path, bucket=bucket, environment=wrong))
+
+    assert done.returncode == 1
+    assert "SignatureDoesNotMatch" in done.stdout
+    assert "a-wrong-secret" not in done.stdout + done.stderr
+    assert "AKTEST" not in done.stdout + done.stderr
+
+
+def test_missing_bucket_is_named(tmp_path: Path, seaweed: Seaweed) -> None:
+    code, found = check(Daemon(tmp_path, bucket="no-such-bucket", environment=seaweed.environment()))
+
+    assert code == 1
+    assert found["bucket"][0] == "error"
+    assert "no-such-bucket" in found["bucket"][1]
+    assert "create it" in found["bucket"][1]
+
+
+def test_no_bucket_configured_is_the_last_finding(tmp_path: Path) -> None:
+    """What is on this machine is looked at all the same."""
+    code, found = check(Daemon(tmp_path))
+
+    assert code == 1
+    assert found["destination"][0] == "error"
+    assert "destination.bucket" in found["destination"][1]
+    assert found["open files"][0] == "ok"
+
+
+def test_no_credentials(tmp_path: Path) -> None:
+    code, found = check(Daemon(tmp_path, bucket="some-bucket"))
+
+    assert code == 1
+    assert found["credentials"][0] == "error"
+    assert "no credentials found" in found["credentials"][1]
+
+
+def test_nobody_listens(tmp_path: Path, faulty: FaultyS3) -> None:
+    """The address is in the line, and no traceback."""
+    daemon = home(tmp_path, faulty)
+    daemon.environment["AWS_ENDPOINT_URL_S3"] = "http://127.0.0.1:9"
+
+    code, found = check(daemon)
+
+    assert code == 1
+    assert "http://127.0.0.1:9" in found["endpoint"][1]
+
+
+@pytest.mark.parametrize(("skew_s", "level"), [(0, "ok"), (300, "warning"), (-300, "warning"), (-1200, "error")])
+def test_clock_is_compared_with_the_servers(tmp_path: Path, faulty: FaultyS3, skew_s: float, level: str) -> None:
+    faulty.set_date_skew(skew_s)
+
+    code, found = check(home(tmp_path, faulty))
+
+    assert found["clock"][0] == level
+    if level != "ok":
+        assert ("behind" if skew_s > 0 else "ahead of") in found["clock"][1]
+    assert code == (1 if level == "error" else 0)
+
+
+def test_refused_upload_says_what_to_grant(tmp_path: Path, faulty: FaultyS3) -> None:
+    """HEAD of the bucket may be forbidden and all is well; the upload may not."""
+    faulty.script(Status(code=403), times=None, match="^HEAD $|^HEAD /?$")
+    assert check(home(tmp_path, faulty))[0] == 0
+
+    faulty.script(Status(code=403, error_code="AccessDenied"), times=None, match=r"^POST .*uploads")
+    code, found = check(home(tmp_path, faulty))
+
+    assert code == 1
+    assert found["upload"][0] == "error"
+    assert "AccessDenied" in found["upload"][1]
+    assert "grant s3:PutObject" in found["upload"][1]
+
+
+def test_refused_questions_are_told_apart(tmp_path: Path, faulty: FaultyS3) -> None:
+    """Without HEAD most things work, without ListParts a restart does not, without Abort something stays."""
+    denied = Status(code=403, error_code="AccessDenied")
+
+    faulty.script(Status(code=403), times=None, match="^HEAD .*s3spool-check-")
+    code, found = check(home(tmp_path, faulty))
+    assert (code, found["confirm"][0]) == (0, "warning")
+    code, found = check(home(tmp_path, faulty, destination={"overwrite": "never"}))
+    assert (code, found["confirm"][0]) == (1, "error")
+
+    faulty.behave()
+    faulty.script(denied, times=None, match="^GET .*uploadId")
+    code, found = check(home(tmp_path, faulty))
+    assert (code, found["resume"][0]) == (1, "error")
+    assert "s3:ListMultipartUploadParts" in found["resume"][1]
+
+    faulty.behave()
+    faulty.script(denied, times=None, match="^DELETE ")
+    code, found = check(home(tmp_path, faulty))
+    assert (code, found["abort"][0]) == (0, "warning")
+    assert "s3:AbortMultipartUpload" in found["abort"][1]
+    assert len(faulty.store.uploads) == 1
+    assert not faulty.objects
+
+
+def test_upload_is_aborted_where_the_part_is_refused(tmp_path: Path, faulty: FaultyS3) -> None:
+    faulty.script(WrongChecksum(), times=None, match="^PUT ")
+
+    code, found = check(home(tmp_path, faulty))
+
+    assert code == 1
+    assert found["upload"][0] == "error"
+    assert "BadDigest" in found["upload"][1]
+    assert not faulty.store.uploads
+
+
+def test_store_without_our_checksum_gets_md5(tmp_path: Path, faulty: FaultyS3) -> None:
+    """`auto` learns it from the refusal, as the daemon does; a checksum that was asked for is an error."""
+
+    def has_checksum(request: Request) -> bool:
+        return request.method == "PUT" and "x-amz-checksum-crc64nvme" in request.headers
+
+    body = b"<Error><Code>InvalidRequest</Code><Message>unknown checksum header</Message></Error>"
+    faulty.script(Status(code=400, body=body), times=None, match=has_checksum)
+
+    code, found = check(home(tmp_path, faulty))
+    assert code == 0, found
+    assert "MD5" in found["checksum"][1]
+    assert not faulty.store.uploads
+
+    code, found = check(home(tmp_path, faulty, destination={"checksum": "crc64nvme"}))
+    assert code == 1
+    assert "unknown checksum header" in found["upload"][1]
+
+
+def test_captive_portal_is_no_bucket(tmp_path: Path, faulty: FaultyS3) -> None:
+    faulty.script(HtmlOk(), times=None)
+
+    code, _ = check(home(tmp_path, faulty))
+
+    assert code == 1
+
+
+def test_redirect_elsewhere_is_not_followed(tmp_path: Path, faulty: FaultyS3) -> None:
+    """The Location of an answer is nowhere asked."""
+    with FaultyS3() as elsewhere:
+        faulty.script(Redirect(location=elsewhere.endpoint_url, region="us-east-1"), times=None)
+
+        code, _ = check(home(tmp_path, faulty))
+
+        assert code == 1
+        assert not elsewhere.requests
+
+
+@pytest.mark.parametrize(
+    ("answer", "level"),
+    [
+        (Status(code=404, error_code="NoSuchLifecycleConfiguration"), "warning"),
+        (Status(code=403, error_code="AccessDenied"), None),
+        (Status(code=501, error_code="NotImplemented"), None),
+    ],
+    ids=["none", "may-not-look", "unknown"],
+)
+def test_lifecycle_is_asked_for_but_not_needed(
+    tmp_path: Path, faulty: FaultyS3, answer: Status, level: str | None
+) -> None:
+    faulty.script(answer, times=None, match=r"\?lifecycle")
+
+    code, found = check(home(tmp_path, faulty))
+
+    assert code == 0
+    assert found.get("lifecycle", (None,))[0] == level
+
+
+@pytest.mark.parametrize(("covered", "level"), [("", "ok"), ("in/", "ok"), ("out/", "warning")])
+def test_lifecycle_rule_has_to_cover_the_prefix(tmp_path: Path, faulty: FaultyS3, covered: str, level: str) -> None:
+    rule = (
+        f"<Rule><ID>a</ID><Filter><Prefix>{covered}</Prefix></Filter><Status>Enabled</Status>"
+        "<AbortIncompleteMultipartUpload><DaysAfterInitiation>7</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>"
+    )
+    body = f"<LifecycleConfiguration>{rule}</LifecycleConfiguration>".encode()
+    faulty.script(Status(code=200, body=body), times=None, match=r"\?lifecycle")
+
+    _, found = check(home(tmp_path, faulty, destination={"prefix": "in/{hostname}/"}))
+
+    assert found["lifecycle"][0] == level
+
+
+def test_folder_that_is_missing_is_not_made(tmp_path: Path, faulty: FaultyS3) -> None:
+    """The line has the field, the path and the command."""
+    folder = tmp_path / "no" / "folder"
+
+    code, found = check(home(tmp_path, faulty, watch={"directory": str(folder)}))
+
+    assert code == 1
+    assert found["folder"] == ("error", f"watch.directory = {folder}: does not exist; make it with: mkdir -p {folder}")
+    assert not folder.exists()
+
+
+def test_archive_on_another_file_system_is_an_error(tmp_path: Path, faulty: FaultyS3) -> None:
+    memory = "/dev/shm"  # noqa: S108 - mounted by every Linux; nothing is written there
+    if os.stat(memory).st_dev == tmp_path.stat().st_dev:
+        pytest.skip("one file system only")
+    after = {"action": "archive", "archive_directory": f"{memory}/s3spool-archive"}
+
+    code, found = check(home(tmp_path, faulty, after=after))
+
+    assert (code, found["archive"][0]) == (1, "error")
+    assert "another file system" in found["archive"][1]
+
+
+def test_foreign_ledger_is_an_error(tmp_path: Path, faulty: FaultyS3) -> None:
+    daemon = home(tmp_path, faulty)
+    (daemon.state_directory / "ledger.sqlite3").write_bytes(b"not a database, " * 100)
+
+    code, found = check(daemon)
+
+    assert (code, found["ledger"][0]) == (1, "error")
+    assert "move it away" in found["ledger"][1]
+
+
+def test_state_directory_is_left_as_it_was(tmp_path: Path, faulty: FaultyS3) -> None:
+    """SQLite is tried there, and nothing of it stays."""
+    daemon = home(tmp_path, faulty)
+
+    code, found = check(daemon)
+
+    assert (code, found["ledger"][0]) == (0, "ok")
+    assert not list(daemon.state_directory.iterdir())
+
+
+def test_beside_a_running_daemon(tmp_path: Path, faulty: FaultyS3) -> None:
+    """Both go on, and the check says who runs."""
+    with home(tmp_path, faulty) as daemon:
+        daemon.wait_ready(30)
+
+        code, found = check(daemon)
+
+        assert code == 0
+        assert f"pid {daemon.pid}" in found["ledger"][1]
+        assert "version 1" in found["ledger"][1]
+        daemon.drop("a.txt")
+        daemon.wait_uploaded(1)
+
+
+def test_too_few_open_files_for_the_workers(tmp_path: Path, faulty: FaultyS3) -> None:
+    daemon = home(tmp_path, faulty)
+    cli(daemon)  # writes the config file
+    limited = f"ulimit -n 200; exec {sys.executable} -m s3spool check --config {daemon.config_path}"
+    done = subprocess.run(["sh", "-c", limited], env=daemon.environment, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "100 workers need 400, the limit is 200" in done.stdout
+
+
+def local(tmp_path: Path, **overrides: object) -> configuration.Config:
+    """A configuration for the checks that ask nobody."""
+    (tmp_path / "spool").mkdir(exist_ok=True)
+    names = {"watch.directory": str(tmp_path / "spool"), "state.directory": str(tmp_path / "state")}
+    return configuration.load(None, overrides=names | overrides, environ={"HOME": "/nonexistent"})
+
+
+def test_more_directories_than_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Excluded ones do not count, and without recursion there is only one."""
+    limit = tmp_path / "max_user_watches"
+    limit.write_text("3\n")
+    monkeypatch.setattr(checks, "WATCHES", limit)
+    for name in ("a", "a/b", ".hidden", ".hidden/c"):
+        (tmp_path / "spool" / name).mkdir(parents=True)
+
+    (_, watch) = checks._folder(local(tmp_path))
+    assert (watch.level, watch.text.partition(" inotify")[0]) == ("warning", "3 of 3")
+    (_, watch) = checks._folder(local(tmp_path, **{"watch.recursive": False}))
+    assert (watch.level, watch.text.partition(" inotify")[0]) == ("ok", "1 of 3")
+
+
+@pytest.mark.parametrize(("backend", "level"), [("auto", "warning"), ("poll", "ok")])
+def test_network_file_system_is_scanned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, level: str
+) -> None:
+    """Chosen by itself it is worth a warning, asked for it is fine."""
+    monkeypatch.setattr("s3spool.pipeline.watch.remote_file_system", lambda _: "nfs4")
+
+    (_, watch) = checks._folder(local(tmp_path, **{"watch.backend": backend}))
+
+    assert watch.level == level
+    assert "nfs4" in watch.text
+    assert "every 300 s" in watch.text
+
+
+@pytest.mark.parametrize(("free_mib", "level"), [(8, "error"), (100, "warning"), (1000, "ok")])
+def test_room_for_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mib: int, level: str) -> None:
+    space = type("Space", (), {"f_bavail": free_mib * 256, "f_frsize": 4096})
+    monkeypatch.setattr(os, "statvfs", lambda _: space)
+
+    (state,) = checks._state(local(tmp_path))
+
+    assert state.level == level
+    assert f"{free_mib} MiB free" in state.text
+
+
+def test_odd_names_are_one_line() -> None:
+    assert ok("folder", "two\nlines \x1b[2J \udce9").text == "two lines \\x1b[2J \\xdce9"
+
+
+# --- the policy
+
+
+def policy_of(**settings: str | dict[str, str]) -> dict[str, dict[str, Any]]:
+    """The statements by Sid."""
+    overrides = {"destination.bucket": "pail"} | {f"destination.{name}": value for name, value in settings.items()}
+    document = json.loads(policy(configuration.load(None, overrides=overrides, environ={"HOME": "/nonexistent"})))
+    assert document["Version"] == "2012-10-17"
+    return {statement["Sid"]: statement for statement in document["Statement"]}
+
+
+@pytest.fixture(autouse=True)
+def _no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def test_policy_is_what_the_code_calls() -> None:
+    """Nothing that deletes, nothing that is not used."""
+    statements = policy_of(region="eu-central-1")
+
+    assert {action for s in statements.values() for action in s["Action"]} == {
+        "s3:PutObject",
+        "s3:AbortMultipartUpload",
+        "s3:ListMultipartUploadParts",
+        "s3:GetObject",
+        "s3:ListBucket",
+    }
+    assert statements["Upload"]["Resource"] == "arn:aws:s3:::pail/*"
+    assert statements["TellAbsentFromForbidden"]["Resource"] == "arn:aws:s3:::pail"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "pattern"),
+    [
+        ("in/", "in/*"),
+        ("logs/%Y/%m/", "logs/*"),
+        ("{hostname}/in/", "*"),
+        ("a{hostname}", "a*"),
+        ("100%%/x/", "100%/x/*"),
+        ("100%%/%d/", "100%/*"),
+        ("what?*/$1/", "what${?}${*}/${$}1/*"),
+        ("mañana/文/", "mañana/*/*"),
+    ],
+)
+def test_policy_has_the_prefix_up_to_its_first_template(prefix: str, pattern: str) -> None:
+    assert policy_of(prefix=prefix)["Upload"]["Resource"] == f"arn:aws:s3:::pail/{pattern}"
+
+
+def test_policy_follows_the_options() -> None:
+    key = "arn:aws:kms:eu-central-1:111122223333:key/abcd"
+    statements = policy_of(acl="private", tags={"a": "b"}, sse="aws:kms", kms_key_id=key)
+
+    assert {"s3:PutObjectAcl", "s3:PutObjectTagging"} <= set(statements["Upload"]["Action"])
+    assert statements["Encrypt"]["Action"] == ["kms:GenerateDataKey", "kms:Decrypt"]
+    assert statements["Encrypt"]["Resource"] == key
+
+
+@pytest.mark.parametrize(
+    ("key", "resource", "alias"),
+    [
+        ("abcd-1234", "arn:aws:kms:*:*:key/abcd-1234", None),
+        ("alias/mine", "arn:aws:kms:*:*:key/*", "alias/mine"),
+        ("arn:aws:kms:eu-west-1:111122223333:alias/mine", "arn:aws:kms:eu-west-1:111122223333:key/*", "alias/mine"),
+    ],
+)
+def test_policy_knows_the_ways_to_name_a_key(key: str, resource: str, alias: str | None) -> None:
+    """An alias cannot be the resource of kms:GenerateDataKey."""
+    statement = policy_of(sse="aws:kms", kms_key_id=key)["Encrypt"]
+
+    assert statement["Resource"] == resource
+    condition = statement.get("Condition")
+    assert condition == (alias and {"ForAnyValue:StringEquals": {"kms:ResourceAliases": alias}})
+
+
+def test_policy_of_other_partitions_and_access_points() -> None:
+    assert policy_of(region="cn-north-1")["Upload"]["Resource"] == "arn:aws-cn:s3:::pail/*"
+    arn = "arn:aws:s3:eu-west-1:111122223333:accesspoint:door"
+    statements = policy_of(bucket=arn, region="eu-west-1", prefix="in/")
+    slashed = arn.replace("accesspoint:", "accesspoint/")
+    assert statements["Upload"]["Resource"] == f"{slashed}/object/in/*"
+    assert statements["TellAbsentFromForbidden"]["Resource"] == slashed
+
+
+def test_policy_command_prints_json_alone(tmp_path: Path, faulty: FaultyS3) -> None:
+    """So that it can be piped; nothing is asked of the network."""
+    done = cli(home(tmp_path, faulty), "--policy")
+
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["Statement"]
+    assert not faulty.requests
