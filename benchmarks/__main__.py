@@ -79,8 +79,7 @@ def _measure_row(
         scratch = _scratch(stack, memory)
         sink = stack.enter_context(row.sink(scratch / "sink"))
         files = {
-            client.name: min(row.files, options.slow_files if client.name in SLOW else row.files)
-            for client in clients
+            client.name: min(row.files, options.slow_files if client.name in SLOW else row.files) for client in clients
         }
         for count in set(files.values()):
             prepare(scratch / f"files-{count}", files=count, size_bytes=row.size_bytes)

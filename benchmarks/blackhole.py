@@ -89,9 +89,7 @@ class Connection(socketserver.BaseRequestHandler):
                 "</CompleteMultipartUploadResult>"
             )
         elif method == "GET":
-            xml = (
-                "<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
-            )
+            xml = "<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
         elif method == "DELETE":
             status = HTTPStatus.NO_CONTENT
         if method in {"PUT", "POST"} and checksum:

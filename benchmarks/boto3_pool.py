@@ -15,8 +15,7 @@ def main(endpoint_url: str, bucket: str, prefix: str, directory: str, workers: i
     s3 = boto3.client("s3", endpoint_url=endpoint_url, region_name="us-east-1", config=config)
     with ThreadPoolExecutor(workers) as pool:
         for upload in [
-            pool.submit(s3.upload_file, str(path), bucket, prefix + path.name)
-            for path in Path(directory).iterdir()
+            pool.submit(s3.upload_file, str(path), bucket, prefix + path.name) for path in Path(directory).iterdir()
         ]:
             upload.result()
 

@@ -131,9 +131,7 @@ def environment(job: Job) -> dict[str, str]:
         if not name.startswith(("AWS_", "S3SPOOL_", "RCLONE_")) and not name.lower().endswith("_proxy")
     }
     aws_config = job.disk / "aws.ini"
-    aws_config.write_text(
-        f"[default]\ns3 =\n  max_concurrent_requests = {IN_FLIGHT}\n  addressing_style = path\n"
-    )
+    aws_config.write_text(f"[default]\ns3 =\n  max_concurrent_requests = {IN_FLIGHT}\n  addressing_style = path\n")
     ours = {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,

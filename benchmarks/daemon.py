@@ -97,9 +97,7 @@ class S3Spool:
             cpu_before_s = proc.cpu_s(daemon.pid)
             switches_before = proc.voluntary_switches(daemon.pid)
             command = [sys.executable, "-m", "benchmarks.drop", job.drop, str(staged), str(daemon.folder)]
-            with subprocess.Popen(
-                command, stdout=subprocess.PIPE, text=True, env=environment(job)
-            ) as dropper:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(job)) as dropper:
                 if dropper.stdout is None:
                     raise RuntimeError("no pipe from the dropper")
                 first_drop_s = float(dropper.stdout.readline())
@@ -168,7 +166,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
 def _wait_until_empty(folder: Path) -> None:
     """A receipt comes before the deletion; what stays behind would be a bug worth failing for."""
     deadline = time.monotonic() + STALL_TIMEOUT_S
-    while left := os.listdir(folder):  # noqa: PTH208 - names will do
+    while left := os.listdir(folder):
         if time.monotonic() > deadline:
             raise RuntimeError(f"{len(left)} files were confirmed but not deleted")
         time.sleep(0.05)

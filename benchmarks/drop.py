@@ -9,11 +9,11 @@ from pathlib import Path
 
 
 def main(how: str, prepared: str, folder: str) -> None:
-    moves = [(path, os.path.join(folder, path.name)) for path in sorted(Path(prepared).iterdir())]  # noqa: PTH118
+    moves = [(path, os.path.join(folder, path.name)) for path in sorted(Path(prepared).iterdir())]
     first_drop_s = time.monotonic()
     if how == "rename":
         for source, target in moves:
-            os.rename(source, target)  # noqa: PTH104 - the plain call, thousands of times
+            os.rename(source, target)
     else:
         for source, target in moves:
             Path(target).write_bytes(source.read_bytes())

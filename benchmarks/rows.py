@@ -48,9 +48,7 @@ ROWS: tuple[Row, ...] = (
         sink=partial(sinks.nginx, answer_s=0.03),
         raw_possible=True,
     ),
-    Row(
-        name="small-0ms", title="S3 answers at once", sink=partial(sinks.nginx, answer_s=0), raw_possible=True
-    ),
+    Row(name="small-0ms", title="S3 answers at once", sink=partial(sinks.nginx, answer_s=0), raw_possible=True),
     Row(name="small-tls", title="TLS, after 30 ms", sink=partial(sinks.nginx, answer_s=0.03, tls=True)),
     Row(name="small-seaweed", title="SeaweedFS", sink=sinks.seaweedfs),
     Row(name="large-1x4gib", title="1 x 4 GiB", sink=sinks.blackhole, files=1, size_bytes=4 * GIB),

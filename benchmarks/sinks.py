@@ -104,9 +104,7 @@ def nginx(directory: Path, *, answer_s: float, tls: bool = False) -> Iterator[Si
             user="user root;" if os.geteuid() == 0 else "",
             port=port,
             counters_port=counters_port,
-            tls=f"ssl; ssl_certificate {directory}/sink.pem; ssl_certificate_key {directory}/sink.key"
-            if tls
-            else "",
+            tls=f"ssl; ssl_certificate {directory}/sink.pem; ssl_certificate_key {directory}/sink.key" if tls else "",
             listing=EMPTY_LISTING,
             sleep=f"echo_sleep {answer_s};" if answer_s else "",
         ),
@@ -201,7 +199,5 @@ def _certificate(directory: Path) -> Path:
     server += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"]
     for path, options in ((ca, authority), (sink, server)):
         output = ("-keyout", f"{path}.key", "-out", f"{path}.pem")
-        subprocess.run(
-            ["openssl", "req", "-x509", *new_key, *output, *options], check=True, capture_output=True
-        )
+        subprocess.run(["openssl", "req", "-x509", *new_key, *output, *options], check=True, capture_output=True)
     return ca.with_suffix(".pem")

@@ -107,7 +107,7 @@ def test_all_workers_send_parts_of_one_file(build: Callable[..., House]) -> None
     """Where nothing else waits, one file has them all."""
     house = build(workers=6)
     together = threading.Barrier(6, timeout=30)
-    house.bucket.before_put = lambda _: together.wait() and None
+    house.bucket.before_put = lambda _: together.wait()
     house.start()
     house.drop("big", content_of(12 * PART))
 
@@ -120,7 +120,7 @@ def test_small_files_go_first(build: Callable[..., House]) -> None:
     """Dropped while parts occupy every worker, they wait for one part, not for the large file."""
     house = build(workers=2)
     gate = threading.Semaphore(0)
-    house.bucket.before_put = lambda path: path != "big" or (gate.acquire(timeout=30) and None)
+    house.bucket.before_put = lambda path: path != "big" or (gate.acquire(timeout=30))
     house.start()
     house.drop("big", content_of(20 * PART))
     house.offer("big")
@@ -140,7 +140,7 @@ def test_many_large_files_wait_as_names(build: Callable[..., House]) -> None:
     """Only as many are open as may be under way, however many wait."""
     house = build(workers=3)
     gate = threading.Event()
-    house.bucket.before_put = lambda _: gate.wait(30) and None
+    house.bucket.before_put = lambda _: gate.wait(30)
     house.start()
     names = [house.drop(f"{number:02d}", content_of(4 * PART)).name for number in range(20)]
     house.offer(*names)

@@ -197,13 +197,9 @@ def test_faulty_assembles_parts(faulty: FaultyS3, client: S3Client, algorithm: A
     place: dict[str, Any] = {"Bucket": "test-bucket", "Key": "large"}
     upload_id = client.create_multipart_upload(**place, ChecksumAlgorithm=algorithm)["UploadId"]
     for number in (1, 2, 3):
-        client.upload_part(
-            **place, UploadId=upload_id, PartNumber=number, Body=BODY, ChecksumAlgorithm=algorithm
-        )
+        client.upload_part(**place, UploadId=upload_id, PartNumber=number, Body=BODY, ChecksumAlgorithm=algorithm)
     assert client.list_multipart_uploads(Bucket="test-bucket")["Uploads"][0]["UploadId"] == upload_id
-    pages = client.get_paginator("list_parts").paginate(
-        **place, UploadId=upload_id, PaginationConfig={"PageSize": 2}
-    )
+    pages = client.get_paginator("list_parts").paginate(**place, UploadId=upload_id, PaginationConfig={"PageSize": 2})
     parts: list[Any] = [
         {"PartNumber": part["PartNumber"], "ETag": part["ETag"]} for page in pages for part in page["Parts"]
     ]

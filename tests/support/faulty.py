@@ -42,9 +42,7 @@ class _Script:
     def applies(self, request: Request) -> bool:
         if self.times_left == 0:
             return False
-        return (
-            bool(re.search(self.match, request.line)) if isinstance(self.match, str) else self.match(request)
-        )
+        return bool(re.search(self.match, request.line)) if isinstance(self.match, str) else self.match(request)
 
 
 class FaultyS3:
@@ -117,9 +115,7 @@ class FaultyS3:
             config=Config(s3={"addressing_style": "path"}, **options),
         )
 
-    def script(
-        self, fault: Fault, *, times: int | None = 1, match: str | Callable[[Request], bool] = ""
-    ) -> None:
+    def script(self, fault: Fault, *, times: int | None = 1, match: str | Callable[[Request], bool] = "") -> None:
         """Apply the fault to the next `times` (None: all) requests that match; scripts are tried in order.
 
         A pattern is searched for in `Request.line`: "PUT a.txt", "PUT a.txt?partNumber&uploadId".

@@ -47,7 +47,7 @@ class MemoryBucket:
         self.down: UploadError | None = None  # the answer to everything
         self.must_ask = False  # whether an answer alone proves nothing
         self.deaths: set[str] = set()  # sending these once kills the worker
-        self.before_put: Callable[[str], None] = lambda _: None
+        self.before_put: Callable[[str], object] = lambda _: None
         self.open_senders = 0
         self.lock = threading.Lock()
         self.parts = MemoryParts(self)

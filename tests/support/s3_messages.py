@@ -49,9 +49,7 @@ class Answer:
     body: bytes = b""
 
     @classmethod
-    def error(
-        cls, status: int, code: str, message: str = "", headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    def error(cls, status: int, code: str, message: str = "", headers: Mapping[str, str] | None = None) -> Answer:
         body = xml("Error", [("Code", code), ("Message", message or code), ("RequestId", "FAULTY")])
         return cls(status=status, headers={"Content-Type": "application/xml", **(headers or {})}, body=body)
 

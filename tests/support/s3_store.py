@@ -65,9 +65,7 @@ class Store:
     def handle(self, request: Request) -> Answer:
         with self._lock:
             if self._is_skewed(request):
-                return Answer.error(
-                    403, "RequestTimeTooSkewed", "The difference between the clocks is too large"
-                )
+                return Answer.error(403, "RequestTimeTooSkewed", "The difference between the clocks is too large")
             if request.bucket != self.bucket:
                 return Answer.error(404, "NoSuchBucket", "The specified bucket does not exist")
             operation = self._operation(request)
@@ -164,10 +162,7 @@ class Store:
         for number in numbers[:limit]:
             part = parts[number]
             entry = [("PartNumber", number), ("Size", len(part.body)), ("ETag", part.etag)]
-            entry += [
-                (f"Checksum{name.rpartition('-')[2].upper()}", value)
-                for name, value in part.checksums.items()
-            ]
+            entry += [(f"Checksum{name.rpartition('-')[2].upper()}", value) for name, value in part.checksums.items()]
             children.append(("Part", [*entry, ("LastModified", _iso(part.modified))]))
         return Answer.document("ListPartsResult", children)
 
@@ -185,9 +180,7 @@ class Store:
             return refused
         algorithm = upload.headers.get("x-amz-checksum-algorithm", "").lower()
         stored = self._stored(whole)
-        stored.etag = (
-            f'"{md5_hex(b"".join(bytes.fromhex(part.etag.strip(chr(34))) for part in parts))}-{len(parts)}"'
-        )
+        stored.etag = f'"{md5_hex(b"".join(bytes.fromhex(part.etag.strip(chr(34))) for part in parts))}-{len(parts)}"'
         stored.headers = _kept(upload.headers)
         if algorithm == "crc64nvme" or upload.headers.get("x-amz-checksum-type") == "FULL_OBJECT":
             stored.checksums = {f"x-amz-checksum-{algorithm}": checksum(algorithm, whole.body)}
@@ -201,9 +194,7 @@ class Store:
             ("Key", request.key),
             ("ETag", stored.etag),
         ]
-        children += [
-            (f"Checksum{name.rpartition('-')[2].upper()}", value) for name, value in stored.checksums.items()
-        ]
+        children += [(f"Checksum{name.rpartition('-')[2].upper()}", value) for name, value in stored.checksums.items()]
         return Answer.document("CompleteMultipartUploadResult", children)
 
     def _abort_upload(self, request: Request) -> Answer:
@@ -231,9 +222,7 @@ def _refusal(request: Request) -> Answer | None:
     for name, value in request.headers.items():
         algorithm = _algorithm(name)
         if algorithm and value != checksum(algorithm, request.body):
-            return Answer.error(
-                400, "BadDigest", f"The {algorithm} you specified did not match what we received"
-            )
+            return Answer.error(400, "BadDigest", f"The {algorithm} you specified did not match what we received")
     if request.headers.get("content-md5", md5_base64(request.body)) != md5_base64(request.body):
         return Answer.error(400, "BadDigest", "The Content-MD5 you specified did not match what we received")
     return None

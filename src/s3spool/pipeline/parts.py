@@ -42,6 +42,10 @@ class PartItem(NamedTuple):
     transfer: Transfer
     number: int
 
+    @property
+    def path(self) -> str:
+        return self.transfer.item.path
+
 
 class PartQueue:
     """The transfers under way, oldest first. Thread-safe; nothing blocks."""
