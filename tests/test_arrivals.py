@@ -1,0 +1,292 @@
+"""Every way in which a file arrives: its bytes end up in the bucket, once, and the watch alone has found it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from s3spool.ledger.reader import Reader
+from support.daemon import Daemon
+from support.faults import HoldUntil
+from support.faulty import FaultyS3
+from support.objects import content_of, folder_files, objects
+from support.s3_messages import md5_hex
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+    from s3spool.service.seaweed import Seaweed
+
+pytestmark = pytest.mark.integration
+
+WAIT_S = 30.0
+
+
+@dataclass
+class Scene:
+    """Where a file arrives: a directory in the watched folder, and one outside of it on the same file system."""
+
+    daemon: Daemon
+    folder: Path
+    outside: Path
+
+    def path(self, name: str) -> str:
+        """As the log and the bucket call it."""
+        return str((self.folder / name).relative_to(self.daemon.folder))
+
+    def sent(self, name: str) -> int:
+        return len(self.daemon.events("file.uploaded", path=self.path(name)))
+
+    def wait_sent(self, name: str, count: int = 1) -> None:
+        eventually(lambda: self.sent(name) >= count, timeout_s=WAIT_S, message=f"{name} sent {count} times")
+
+
+Sends = dict[str, int]  # how often each path has to be sent, where that is not once
+Arrival = Callable[[Scene], Sends]
+
+
+def written_in_place(scene: Scene) -> Sends:
+    (scene.folder / "a.bin").write_bytes(content_of(1_000_000))
+    return {}
+
+
+def written_slowly(scene: Scene) -> Sends:
+    """Each pause lasts until a file that was dropped in it is sent: longer than settle_s."""
+    with (scene.folder / "slow.bin").open("wb", buffering=0) as writer:
+        for pause in range(3):
+            writer.write(content_of(1000, pause))
+            (scene.folder / f"witness {pause}").write_bytes(b"settled")
+            scene.wait_sent(f"witness {pause}")
+            assert scene.sent("slow.bin") == 0, "taken while its writer had it open"
+    return {}
+
+
+def moved_in(scene: Scene) -> Sends:
+    (scene.outside / "in.bin").write_bytes(content_of(5000, 1))
+    (scene.outside / "in.bin").rename(scene.folder / "in.bin")
+    return {}
+
+
+def renamed_from_an_excluded_name(scene: Scene) -> Sends:
+    (scene.folder / "x.part").write_bytes(content_of(5000, 2))
+    (scene.folder / "x.part").rename(scene.folder / "x")
+    return {}
+
+
+def renamed_directory_from_an_excluded_name(scene: Scene) -> Sends:
+    (scene.folder / ".incoming/deep").mkdir(parents=True)
+    (scene.folder / ".incoming/deep/x").write_bytes(content_of(500, 3))
+    (scene.folder / ".incoming").rename(scene.folder / "incoming")
+    return {}
+
+
+def hard_linked_in(scene: Scene) -> Sends:
+    (scene.outside / "linked").write_bytes(content_of(5000, 4))
+    (scene.folder / "linked").hardlink_to(scene.outside / "linked")
+    return {}
+
+
+def a_tree_moved_in(scene: Scene) -> Sends:
+    for number, name in enumerate(("one", "b/two", "b/c/three", "b/c/four")):
+        file = scene.outside / "tree" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content_of(2000, number))
+    (scene.outside / "tree").rename(scene.folder / "tree")
+    return {}
+
+
+def directories_and_a_file_at_once(scene: Scene) -> Sends:
+    (scene.folder / "a/b/c").mkdir(parents=True)
+    (scene.folder / "a/b/c/file").write_bytes(b"deep")
+    return {}
+
+
+def many_in_a_new_directory(scene: Scene) -> Sends:
+    new = scene.folder / "new"
+    new.mkdir()
+    for number in range(600):
+        (new / f"{number:03d}").write_bytes(b"%d" % number)
+    return {}
+
+
+def without_a_byte(scene: Scene) -> Sends:
+    (scene.folder / "empty").touch()
+    return {}
+
+
+def one_name_twice(scene: Scene) -> Sends:
+    scene.daemon.drop(scene.path("again"), b"first")
+    scene.wait_sent("again")
+    scene.daemon.drop(scene.path("again"), b"other")
+    return {scene.path("again"): 2}
+
+
+ARRIVALS: list[Arrival] = [
+    written_in_place,
+    written_slowly,
+    moved_in,
+    renamed_from_an_excluded_name,
+    renamed_directory_from_an_excluded_name,
+    hard_linked_in,
+    a_tree_moved_in,
+    directories_and_a_file_at_once,
+    many_in_a_new_directory,
+    without_a_byte,
+    one_name_twice,
+]
+WHILE_DOWN: list[Arrival] = [written_in_place, hard_linked_in, a_tree_moved_in, many_in_a_new_directory, without_a_byte]
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+def a_daemon(home: Path, **options: Any) -> Daemon:
+    """Its scans are an hour apart: what it finds, the watch has told it."""
+    return Daemon(home, watch={"settle_s": 0.2, "rescan_s": 3600}, upload={"workers": 8}, **options)
+
+
+def begin(daemon: Daemon) -> Daemon:
+    """Start, and let the first scan pass: it must not be what finds the file."""
+    if not daemon.alive:
+        daemon.start()
+    daemon.wait_event("scan.finished", timeout_s=WAIT_S)
+    return daemon
+
+
+def finish(daemon: Daemon) -> None:
+    """All that was dropped before is through when this file is; then the daemon ends by itself."""
+    daemon.drop("last", b"last")
+    daemon.wait_event("file.uploaded", timeout_s=2 * WAIT_S, path="last")
+    assert daemon.stop() == 0
+    scans = [event["reason"] for event in daemon.events("scan.finished")]
+    assert set(scans) == {"start"}, "a scan has helped the watch"
+
+
+def ours(folder: Path) -> dict[str, bytes]:
+    """What has to be in the bucket: the regular files that no exclude holds back."""
+    files = folder_files(folder)
+    return {path: content for path, content in files.items() if not path.endswith(".part")}
+
+
+@pytest.mark.parametrize(
+    ("when", "arrive"),
+    [("running", arrive) for arrive in ARRIVALS]
+    + [(when, arrive) for when in ("before", "stopped", "killed") for arrive in WHILE_DOWN],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_each_arrival_is_sent_once(when: str, arrive: Arrival, tmp_path: Path, faulty: FaultyS3) -> None:
+    """However it came, and whenever: the object is the file, after one request and one line in the log."""
+    daemon = a_daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment())
+    scene = Scene(daemon, daemon.folder, tmp_path / "outside")
+    scene.outside.mkdir()
+
+    with ExitStack() as stack:
+        stack.push(daemon)  # ended, whatever happens; but each row says when it starts
+        if when != "before":
+            begin(daemon)
+        if when in {"stopped", "killed"}:
+            daemon.drop("early", b"early")
+            eventually(lambda: receipts(daemon) == 1, timeout_s=WAIT_S)
+            daemon.stop() if when == "stopped" else daemon.kill()
+        sends = arrive(scene)
+        if when != "running":
+            begin(daemon)
+        finish(daemon)
+
+    expected = ours(daemon.folder)
+    assert faulty.contents() == expected
+    once = Counter(dict.fromkeys(expected, 1)) | Counter(sends)
+    assert Counter(request.key for request in faulty.requests if request.method == "PUT") == once
+    # A log line that was in memory when the process was killed is gone; the request was not repeated for that.
+    logged = Counter(event["path"] for event in daemon.events("file.uploaded")) | Counter(
+        ["early"] * (when == "killed")
+    )
+    assert logged == once
+
+
+def test_all_arrivals_reach_a_real_s3_server(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
+    """The same ways, in directories of their own and one daemon, and a server that checks what it is sent."""
+    daemon = a_daemon(tmp_path, bucket=bucket, environment=seaweed.environment())
+    sends: Counter[str] = Counter()
+
+    with daemon:
+        begin(daemon)
+        for arrive in ARRIVALS:
+            scene = Scene(daemon, daemon.folder / arrive.__name__, tmp_path / f"outside {arrive.__name__}")
+            scene.folder.mkdir()
+            scene.outside.mkdir()
+            sends |= Counter(arrive(scene))
+        finish(daemon)
+
+    expected = ours(daemon.folder)
+    assert objects(s3, bucket) == expected
+    assert (
+        Counter(event["path"] for event in daemon.events("file.uploaded"))
+        == Counter(dict.fromkeys(expected, 1)) | sends
+    )
+
+
+@pytest.mark.parametrize("action", ["keep", "delete"])
+@pytest.mark.parametrize("how", ["in place", "replaced"])
+@pytest.mark.parametrize("size", [10, 300_000], ids=["small", "streamed"])
+def test_what_is_rewritten_in_flight_is_sent_again(
+    size: int, how: str, action: str, tmp_path: Path, faulty: FaultyS3
+) -> None:
+    """The last content wins, and the answer for the one before it removes nothing."""
+    held = HoldUntil()
+    faulty.script(held, match="^PUT busy")
+    daemon = a_daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment(), after={"action": action})
+
+    with daemon:
+        begin(daemon)
+        busy = daemon.drop("busy", content_of(size, 1))
+        eventually(lambda: faulty.in_flight == 1, timeout_s=WAIT_S)
+        if how == "in place":
+            busy.write_bytes(content_of(size, 2))
+        else:
+            daemon.drop("busy", content_of(size, 2))
+        held.release()
+        eventually(lambda: faulty.count("^PUT busy") == 2, timeout_s=WAIT_S)
+        finish(daemon)
+
+    assert faulty.contents()["busy"] == content_of(size, 2)
+    assert faulty.count("^PUT busy") == 2
+    assert busy.exists() == (action == "keep")
+
+
+def test_twenty_thousand_files_at_once(seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
+    """More than the kernel's queue holds: what overflows there, the scan that follows finds."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as home:  # noqa: S108
+        daemon = Daemon(Path(home), bucket=bucket, environment=seaweed.environment(), watch={"rescan_s": 3600})
+        with daemon:
+            daemon.wait_event("scan.finished", timeout_s=WAIT_S)
+            md5 = {}
+            for number in range(20_000):
+                name, content = f"{number % 20:02d}/{number:05d}", b"%0100d" % number
+                if number < 20:
+                    (daemon.folder / name).parent.mkdir()
+                (daemon.folder / name).write_bytes(content)
+                md5[name] = f'"{md5_hex(content)}"'
+            eventually(lambda: receipts(daemon) == 20_000, timeout_s=90, message="20,000 receipts")
+            assert daemon.stop() == 0
+
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        assert {entry["Key"]: entry["ETag"] for page in pages for entry in page["Contents"]} == md5
+        assert Counter(event["path"] for event in daemon.events("file.uploaded")) == Counter(dict.fromkeys(md5, 1))
+
+
+def receipts(daemon: Daemon) -> int:
+    with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
+        return reader.counts()["uploaded"]

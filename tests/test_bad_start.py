@@ -1,0 +1,410 @@
+"""A start that cannot work is refused in one line that names field, value and remedy, and touches nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from s3spool.ledger import database
+from support.daemon import Daemon, to_toml
+from support.faulty import FaultyS3
+
+pytestmark = pytest.mark.integration
+
+WAIT_S = 30.0
+CONFIGURATION = 78
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
+
+Prepare = Callable[[Daemon], None]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Daemon:
+    """A configuration that would work (its S3 server is never asked), for the tests to spoil."""
+    environment = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1", "HOME": "/none"}
+    made = Daemon(
+        tmp_path, bucket="a-bucket", environment=environment, destination={"endpoint_url": "http://127.0.0.1:9"}
+    )
+    (made.folder / "waiting").write_bytes(b"not to be touched")
+    return made
+
+
+def start(daemon: Daemon, *prefix: str) -> subprocess.CompletedProcess[str]:
+    """`s3spool run`, which is to end by itself."""
+    return subprocess.run(
+        [*prefix, sys.executable, "-m", "s3spool", "run", "--config", str(daemon.config_path)],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+        env=daemon.environment,
+        cwd=daemon.home,
+    )
+
+
+def tree(directory: Path) -> dict[str, object]:
+    """Everything below: kind, mode and content. The lock file says only who ran last."""
+    found: dict[str, object] = {}
+    for path in directory.rglob("*"):
+        if path.name != "daemon.lock":
+            mode = path.lstat().st_mode
+            readable = stat.S_ISREG(mode) and os.access(path, os.R_OK)
+            found[str(path)] = (oct(mode), path.read_bytes() if readable else "")
+    return found
+
+
+def refusal(daemon: Daemon, *prefix: str, config: bytes | None = None) -> str:
+    """The line on stderr of a start that is refused as it should be."""
+    if config is not None:
+        daemon.config_path.write_bytes(config)
+    elif daemon.config:
+        daemon.config_path.write_text(to_toml(daemon.config))
+    before = tree(daemon.home)
+    ended = start(daemon, *prefix)
+    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (CONFIGURATION, "", 1), ended
+    assert tree(daemon.home) == before
+    assert ended.stderr.startswith("s3spool: ")
+    return ended.stderr.removeprefix("s3spool: ").removesuffix("\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        ("watch.directory", "", "must name a directory"),
+        ("watch.directory", 5, "must be a path, in quotes"),
+        ("watch.recursive", "yes", "must be true or false"),
+        ("watch.include", [], 'must hold at least one pattern; ["*"] takes every file'),
+        ("watch.settle_s", -1, "must be between 0 and 86400 (seconds)"),
+        ("watch.rescan_s", 0, "must be between 1 and 86400 (seconds)"),
+        ("watch.backend", "fanotify", "must be one of auto, inotify, poll"),
+        ("destination.bucket", "s3://b", "must be the name alone, without s3://"),
+        ("destination.bucket", "My_Bucket", "must be 3 to 63 lower-case letters"),
+        ("destination.bucket", "", "put the bucket's name into s3spool.toml"),
+        ("destination.prefix", "/in", 'must not start with "/"'),
+        ("destination.prefix", "%Q/", "%Q is not one of %Y, %m, %d"),
+        ("destination.endpoint_url", "s3.example.org", "must be http:// or https://"),
+        ("destination.kms_key_id", "k", 'needs destination.sse = "aws:kms"'),
+        ("destination.ca_bundle", "/no/ca.pem", "does not exist or is not readable"),
+        ("destination.profile", "nobody", "profile"),
+        ("destination.overwrite", "ask", "must be one of allow, never"),
+        ("destination.checksum", "crc", "must be one of auto, crc64nvme"),
+        ("upload.workers", 0, "must be between 1 and 1000"),
+        ("upload.workers", "100", "must be a whole number between 1 and 1000"),
+        ("upload.part_size", "16 apples", "must be a size like 16MiB"),
+        ("upload.max_bandwidth", "fast", "must be a size like 50MiB/s"),
+        ("after.action", "shred", "must be one of keep, delete, archive"),
+        ("retry.max_s", 0.01, "must be between 0.1 and 86400 (seconds)"),
+        ("retry.max_attempts", -1, "must be between 0 and"),
+        ("state.receipt_days", "many", "must be a whole number"),
+        ("service.http_listen", "9464", "must be HOST:PORT"),
+        ("service.control_socket", "/" + "s" * 110, "a socket's path may have 107"),
+        ("service.control_socket", "/no/where.sock", "/no does not exist; make it with: mkdir -p /no"),
+        ("log.level", "loud", "must be one of debug, info, warning, error"),
+        ("log.format", "xml", "must be one of auto, console, json, journal"),
+    ],
+)
+def test_a_wrong_value_is_named(option: str, value: object, problem: str, daemon: Daemon) -> None:
+    """Dotted field, value as written, and what it has to be."""
+    section, key = option.split(".")
+    daemon.config.setdefault(section, {})[key] = value
+
+    line = refusal(daemon)
+
+    shown = f'"{value}"' if isinstance(value, str) else str(value)
+    assert line.startswith(f"{option} = {shown}: ")
+    assert problem in line
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "near"),
+    [
+        ("upload", "wrokers", "upload.wrokers: unknown key (did you mean workers?)"),
+        ("watch", "bucket", "watch.bucket: unknown key (did you mean destination.bucket?)"),
+        ("uplaod", "workers", "uplaod: unknown section (did you mean upload?)"),
+        ("log", "qqq", "log.qqq: unknown key (known: level, format)"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(section: str, key: str, near: str, daemon: Daemon) -> None:
+    """A typing error must not silently mean the default."""
+    daemon.config.setdefault(section, {})[key] = 1
+
+    assert refusal(daemon) == near
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        (b"[watch\n", "is not TOML"),
+        (b"[watch]\ndirectory = '\xff'\n", "line 2 is not UTF-8; save the file as UTF-8"),
+        (b"bucket = 'b'\n", "unknown section"),
+        (None, "cannot be read: No such file or directory"),
+    ],
+    ids=["not TOML", "not UTF-8", "no section", "missing"],
+)
+def test_a_file_that_cannot_be_read_is_named(config: bytes | None, problem: str, daemon: Daemon) -> None:
+    """With its line, where it has one."""
+    daemon.config = {}
+
+    line = refusal(daemon, config=config)
+
+    assert line.startswith("bucket: " if config and b"bucket" in config else f"{daemon.config_path}: ")
+    assert problem in line
+
+
+# --- the folders
+
+
+def missing_folder(daemon: Daemon) -> None:
+    shutil.rmtree(daemon.folder)
+
+
+def folder_is_a_file(daemon: Daemon) -> None:
+    shutil.rmtree(daemon.folder)
+    daemon.folder.write_bytes(b"")
+
+
+def state_inside(daemon: Daemon) -> None:
+    daemon.config["state"]["directory"] = str(daemon.folder / ".state")
+
+
+def state_is_the_folder(daemon: Daemon) -> None:
+    daemon.config["state"]["directory"] = str(daemon.folder)
+
+
+def state_inside_behind_a_link(daemon: Daemon) -> None:
+    (daemon.home / "link").symlink_to(daemon.folder)
+    daemon.config["state"]["directory"] = str(daemon.home / "link/state")
+
+
+def state_is_a_file(daemon: Daemon) -> None:
+    daemon.config["state"]["directory"] = str(daemon.config_path)
+
+
+def archive(daemon: Daemon, directory: Path) -> None:
+    daemon.config["after"] = {"action": "archive", "archive_directory": str(directory)}
+
+
+def archive_nowhere(daemon: Daemon) -> None:
+    daemon.config["after"] = {"action": "archive"}
+
+
+def archive_inside(daemon: Daemon) -> None:
+    archive(daemon, daemon.folder / "sent")
+
+
+def archive_above(daemon: Daemon) -> None:
+    archive(daemon, daemon.home)
+
+
+def archive_holds_the_state(daemon: Daemon) -> None:
+    archive(daemon, daemon.state_directory)
+
+
+def archive_on_another_file_system(daemon: Daemon) -> None:
+    if not os.access(SHARED_MEMORY, os.W_OK) or SHARED_MEMORY.stat().st_dev == daemon.home.stat().st_dev:
+        pytest.skip("there is no other file system to write to")
+    archive(daemon, SHARED_MEMORY / "s3spool-sent")
+
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is to be made there
+LEDGER = "state/ledger.sqlite3"
+
+
+def ledger_from_a_newer_version(daemon: Daemon) -> None:
+    connection = database.open_for_writing(daemon.home / LEDGER)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+def ledger_is_no_database(daemon: Daemon) -> None:
+    (daemon.home / LEDGER).write_bytes(b"these are somebody's notes\n" * 100)
+
+
+def ledger_is_another_database(daemon: Daemon) -> None:
+    connection = sqlite3.connect(daemon.home / LEDGER)
+    connection.execute("CREATE TABLE recipes (name TEXT)")
+    connection.close()
+
+
+def ledger_is_a_directory(daemon: Daemon) -> None:
+    (daemon.home / LEDGER).mkdir()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "line"),
+    [
+        (missing_folder, 'watch.directory = "{home}/spool": does not exist; make it with: mkdir -p {home}/spool'),
+        (folder_is_a_file, 'watch.directory = "{home}/spool": is not a directory'),
+        (state_inside, 'state.directory = "{home}/spool/.state": must not be inside watch.directory: '),
+        (state_is_the_folder, 'state.directory = "{home}/spool": must not be inside watch.directory: '),
+        (state_inside_behind_a_link, 'state.directory = "{home}/link/state": must not be inside watch.directory: '),
+        (state_is_a_file, 'state.directory = "{home}/s3spool.toml": is not a directory'),
+        (archive_nowhere, 'after.archive_directory = "": must name a directory for after.action = "archive"'),
+        (archive_inside, 'after.archive_directory = "{home}/spool/sent": must not be inside watch.directory: '),
+        (archive_above, 'after.archive_directory = "{home}": must not hold watch.directory: '),
+        (archive_holds_the_state, 'after.archive_directory = "{home}/state": must not hold state.directory: '),
+        (
+            archive_on_another_file_system,
+            'after.archive_directory = "/dev/shm/s3spool-sent": is on another file system or mount',
+        ),
+        (ledger_from_a_newer_version, "{home}/state/ledger.sqlite3: written by a newer s3spool (ledger version 99"),
+        (ledger_is_no_database, "{home}/state/ledger.sqlite3: is not a usable database"),
+        (ledger_is_another_database, "{home}/state/ledger.sqlite3: is a SQLite database, but not a ledger"),
+        (ledger_is_a_directory, "{home}/state/ledger.sqlite3: cannot be opened"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else value.__name__,
+)
+def test_a_folder_or_ledger_that_cannot_be_used_is_named(prepare: Prepare, line: str, daemon: Daemon) -> None:
+    """Before the first file is looked at, and with what to do about it."""
+    prepare(daemon)
+
+    assert refusal(daemon).startswith(line.format(home=daemon.home))
+
+
+def test_the_default_folder_is_made(daemon: Daemon, tmp_path: Path) -> None:
+    """`s3spool run` in an empty directory works, with ./tmp; any other folder has to be there."""
+    with FaultyS3() as server:
+        daemon.environment |= server.environment()
+        del daemon.config["watch"]["directory"], daemon.config["destination"]["endpoint_url"]
+        daemon.config["destination"]["bucket"] = server.bucket
+        daemon.folder = tmp_path / "tmp"
+        with daemon:
+            daemon.wait_ready(WAIT_S)
+            daemon.drop("first", b"first")
+            daemon.wait_uploaded(1)
+            assert daemon.stop() == 0
+        assert server.contents() == {"first": b"first"}
+
+
+@root_only
+def test_an_archive_behind_another_mount_is_refused(daemon: Daemon) -> None:
+    """Of the same file system, but rename(2) would fail for every single file (systemd's ReadWritePaths= does it)."""
+    sent = daemon.home / "sent"
+    sent.mkdir()
+    archive(daemon, sent)
+    mounting = ["unshare", "--mount", "sh", "-c", f"mount --bind '{sent}' '{sent}' && exec \"$@\"", "sh"]
+    if subprocess.run([*mounting, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this root may not mount")
+
+    line = refusal(daemon, *mounting)
+
+    assert line.startswith(f'after.archive_directory = "{sent}": is on another file system or mount')
+
+
+# --- permissions
+
+
+def unreadable_folder(daemon: Daemon) -> None:
+    daemon.folder.chmod(0)
+
+
+def read_only_folder(daemon: Daemon) -> None:
+    daemon.config["after"] = {"action": "delete"}
+    daemon.folder.chmod(0o555)
+
+
+def read_only_state(daemon: Daemon) -> None:
+    daemon.state_directory.chmod(0o555)
+
+
+def state_that_cannot_be_made(daemon: Daemon) -> None:
+    daemon.state_directory.rmdir()
+    daemon.config_path.touch()
+    daemon.home.chmod(0o555)
+
+
+def closed_lock(daemon: Daemon) -> None:
+    (daemon.state_directory / "daemon.lock").touch(0)
+
+
+def closed_ledger(daemon: Daemon) -> None:
+    database.open_for_writing(daemon.home / LEDGER).close()
+    (daemon.home / LEDGER).chmod(0)
+
+
+def read_only_socket_directory(daemon: Daemon) -> None:
+    (daemon.home / "run").mkdir(0o555)
+    daemon.config["service"]["control_socket"] = str(daemon.home / "run/control.sock")
+
+
+@pytest.fixture
+def unprivileged() -> list[str]:
+    """In front of a command: root without its capabilities is refused by modes like everybody else."""
+    if os.geteuid() != 0:
+        return []
+    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    if shutil.which("setpriv") is None or subprocess.run([*command, "true"], check=False).returncode:
+        pytest.skip("root cannot give up its privileges here (setpriv)")
+    return command
+
+
+@pytest.mark.parametrize(
+    ("prepare", "line"),
+    [
+        (unreadable_folder, 'watch.directory = "{home}/spool": must be readable for the user that s3spool runs as'),
+        (read_only_folder, 'watch.directory = "{home}/spool": must be writable, for after.action = "delete"'),
+        (read_only_state, 'state.directory = "{home}/state": must be writable for the user'),
+        (
+            state_that_cannot_be_made,
+            'state.directory = "{home}/state": does not exist and cannot be made: {home} is not',
+        ),
+        (closed_lock, "{home}/state/daemon.lock: cannot be opened: Permission denied; it must belong to the user"),
+        (closed_ledger, "{home}/state/ledger.sqlite3: cannot be opened"),
+        (read_only_socket_directory, 'service.control_socket = "{home}/run/control.sock": must be in a directory'),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else value.__name__,
+)
+def test_what_its_user_may_not_use_is_named(
+    prepare: Prepare, line: str, daemon: Daemon, unprivileged: list[str]
+) -> None:
+    """As a user whom the modes of files concern."""
+    prepare(daemon)
+
+    assert refusal(daemon, *unprivileged).startswith(line.format(home=daemon.home))
+
+
+def test_a_configuration_that_is_closed_is_named(daemon: Daemon, unprivileged: list[str]) -> None:
+    """It is never passed over for the defaults."""
+    daemon.config_path.touch(0)
+    daemon.config = {}
+
+    assert refusal(daemon, *unprivileged) == f"{daemon.config_path}: cannot be read: Permission denied"
+
+
+def test_a_configuration_that_is_a_directory_is_named(daemon: Daemon) -> None:
+    """The same line whatever cannot be read, and not a page of usage."""
+    daemon.config_path.mkdir()
+    daemon.config = {}
+
+    assert refusal(daemon) == f"{daemon.config_path}: cannot be read: Is a directory"
+
+
+# --- two of them
+
+
+def test_a_second_instance_is_refused_and_the_first_goes_on(daemon: Daemon) -> None:
+    """Two writers of one ledger would send every file twice; this one may be started again later: exit code 1."""
+    with FaultyS3() as server:
+        daemon.environment |= server.environment()
+        daemon.config["destination"] = {"bucket": server.bucket, "addressing_style": "path"}
+        with daemon:
+            daemon.wait_ready(WAIT_S)
+
+            second = start(daemon)
+
+            assert (second.returncode, second.stdout, len(second.stderr.splitlines())) == (1, "", 1)
+            assert second.stderr.startswith(f"s3spool: state.directory = {daemon.state_directory}: another s3spool")
+            assert f"(pid {daemon.pid})" in second.stderr
+            daemon.drop("after", b"after")
+            daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="after")
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait_exit() == 0

@@ -1,0 +1,189 @@
+"""What must never leave the folder: excluded names, everything that is no regular file, and what is sent already."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from s3spool.ledger.reader import Reader
+from support.daemon import Daemon
+from support.faulty import FaultyS3
+from support.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+WAIT_S = 30.0
+SECRET = b"what lies behind is nobody's business"
+
+Lay = Callable[[Path, Path], None]  # puts something into the first directory; the second is outside of the folder
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+def excluded_names(folder: Path, outside: Path) -> None:
+    for name in (".hidden", "x.part", "x.partial", "x.tmp", "x.crdownload", "x~", ".git/config", "a.part/deep/file"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(SECRET)
+
+
+def empty_directories(folder: Path, outside: Path) -> None:
+    (folder / "a/b/c").mkdir(parents=True)
+
+
+def a_link_to_a_file_inside(folder: Path, outside: Path) -> None:
+    (folder / "x.part").write_bytes(SECRET)
+    (folder / "link").symlink_to("x.part")
+
+
+def a_link_to_a_file_outside(folder: Path, outside: Path) -> None:
+    (folder / "link").symlink_to(outside / "secret")
+
+
+def a_link_to_a_directory_outside(folder: Path, outside: Path) -> None:
+    (folder / "link").symlink_to(outside)
+
+
+def a_link_to_the_folder_itself(folder: Path, outside: Path) -> None:
+    (folder / "loop").symlink_to(folder)
+
+
+def a_dangling_link(folder: Path, outside: Path) -> None:
+    (folder / "link").symlink_to("nowhere")
+
+
+def a_link_moved_over_a_name(folder: Path, outside: Path) -> None:
+    (folder / ".link").symlink_to(outside / "secret")
+    (folder / ".link").rename(folder / "file")
+
+
+def a_fifo(folder: Path, outside: Path) -> None:
+    os.mkfifo(folder / "fifo")
+
+
+def a_socket(folder: Path, outside: Path) -> None:
+    here = Path.cwd()
+    os.chdir(folder)  # a socket's path may have 107 bytes, pytest's directories are longer
+    try:
+        with closing(socket.socket(socket.AF_UNIX)) as listener:
+            listener.bind("socket")
+            listener.listen()
+    finally:
+        os.chdir(here)
+
+
+def a_device(folder: Path, outside: Path) -> None:
+    try:
+        os.mknod(folder / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("only root may make a device")
+
+
+@pytest.mark.parametrize(
+    "lay",
+    [
+        excluded_names,
+        empty_directories,
+        a_link_to_a_file_inside,
+        a_link_to_a_file_outside,
+        a_link_to_a_directory_outside,
+        a_link_to_the_folder_itself,
+        a_dangling_link,
+        a_link_moved_over_a_name,
+        a_fifo,
+        a_socket,
+        a_device,
+    ],
+    ids=lambda lay: lay.__name__,
+)
+def test_no_request_is_sent_for_it(lay: Lay, tmp_path: Path, faulty: FaultyS3) -> None:
+    """Neither the scan at start nor the watch takes it, and with `delete` it stays where and what it is."""
+    daemon = Daemon(
+        tmp_path,
+        bucket=faulty.bucket,
+        environment=faulty.environment(),
+        watch={"rescan_s": 3600},
+        after={"action": "delete"},
+    )
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(SECRET)
+    for place in ("found", "watched"):
+        (daemon.folder / place).mkdir()
+
+    lay(daemon.folder / "found", outside)
+    with daemon:
+        daemon.wait_event("scan.finished", timeout_s=WAIT_S)
+        lay(daemon.folder / "watched", outside)
+        laid = entries(daemon.folder)
+        daemon.drop("watched/last")
+        daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="watched/last")
+        daemon.signal(signal.SIGHUP)  # reads the configuration again, and the folder
+        eventually(lambda: len(daemon.events("scan.finished")) == 2, timeout_s=WAIT_S)
+        assert daemon.stop() == 0
+
+    assert [request.line for request in faulty.requests] == ["PUT watched/last"]
+    assert entries(daemon.folder) == laid
+    assert (outside / "secret").read_bytes() == SECRET
+    assert not daemon.events("file.failed")
+
+
+def entries(folder: Path) -> dict[str, int]:
+    """Every name below, and what kind it is."""
+    return {str(path): stat.S_IFMT(path.lstat().st_mode) for path in folder.rglob("*")}
+
+
+def nothing(file: Path) -> None:
+    pass
+
+
+def chmod(file: Path) -> None:
+    file.chmod(0o640)
+
+
+def hard_link_elsewhere(file: Path) -> None:
+    file.with_name(f".{file.name}").hardlink_to(file)
+
+
+def renamed_and_back(file: Path) -> None:
+    file.rename(file.with_name(f".{file.name}")).rename(file)
+
+
+@pytest.mark.parametrize("touch", [nothing, chmod, hard_link_elsewhere, renamed_and_back], ids=lambda act: act.__name__)
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_what_was_sent_is_not_sent_again_after_a_restart(
+    touch: Callable[[Path], None], end: str, tmp_path: Path, faulty: FaultyS3
+) -> None:
+    """In keep mode the receipt speaks for the file, as long as its content is the same."""
+    daemon = Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"rescan_s": 3600})
+    with daemon:
+        daemon.wait_ready(timeout_s=WAIT_S)
+        small, large = daemon.drop("small", b"s"), daemon.drop("large", b"l" * 300_000)
+        eventually(lambda: receipts(daemon) == 2, timeout_s=WAIT_S)
+        daemon.stop() if end == "stopped" else daemon.kill()
+
+        touch(small)
+        touch(large)
+        daemon.start()
+        daemon.wait_event("scan.finished", timeout_s=WAIT_S, files=2)
+        daemon.drop("last")
+        daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="last")
+        assert daemon.stop() == 0
+
+    lines = sorted(request.line for request in faulty.requests)
+    assert lines == ["PUT large", "PUT last", "PUT small"]
+
+
+def receipts(daemon: Daemon) -> int:
+    with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
+        return reader.counts()["uploaded"]
