@@ -192,12 +192,15 @@ def test_600_files_in_a_fresh_directory(watched: Watched, root: Path) -> None:
 
 
 def test_what_was_there_before_is_the_scans(root: Path) -> None:
-    """At start all directories are armed, however deep, but nothing is hinted at."""
+    """At start the root is armed and nothing is hinted at; the scan arms the directories as it comes to them."""
     tree(root / "t")
     watched = Watched(root)
 
     watched.watch.start()
 
+    assert watched.watch.directories() == 1
+    for directory in ("t/", "t/x/", "t/x/y/"):
+        watched.watch.ensure(directory)
     assert watched.watch.directories() == 4
     (root / "t/x/y/new").touch()
     watched.expect("t/x/y/new")

@@ -88,13 +88,17 @@ class Watch(WatchCallback):
         self.exhausted = ""  # why not all directories could be watched
 
     def start(self) -> None:
-        """Arm the whole tree; raises WatchUnavailableError. What is in it already is the scan's business."""
+        """Watch the root; raises WatchUnavailableError. What is in it already, directories too, is the scan's business.
+
+        It arms each directory before it lists it, so nothing falls between the two, and a million files that wait
+        do not hold the start up.
+        """
         try:
             self._inotify = InotifyFD()
         except OSError as exc:
             raise WatchUnavailableError(_limit_hint(exc)) from exc
         self._inotify.start()
-        if not self._arm("", hint_files=False):
+        if not self._add(""):
             self.stop()
             raise WatchUnavailableError(self.exhausted or f"{os.fsdecode(self._root)} cannot be watched")
 
@@ -170,14 +174,15 @@ class Watch(WatchCallback):
                 # Another directory had this name; its watch may live on for as long as somebody has it open.
                 self._disarm(f"{path}/")
             # Files may have arrived before the watch did, and make no event of their own.
-            self._arm(f"{path}/", hint_files=True)
+            self._arm(f"{path}/")
 
-    def _arm(self, directory: str, *, hint_files: bool) -> bool:
-        """Watch a directory and all below it, without recursion: a tree may be deeper than Python's stack."""
-        if not self._add(directory):
-            return False
-        if not self._recursive:
-            return True
+    def _arm(self, directory: str) -> None:
+        """Watch a new directory and all below it, and hint at what it holds.
+
+        Without recursion: a tree may be deeper than Python's stack.
+        """
+        if not self._recursive or not self._add(directory):
+            return
         pending = [directory]
         while pending:
             current = pending.pop()
@@ -187,9 +192,8 @@ class Watch(WatchCallback):
                     if entry.is_dir(follow_symlinks=False):
                         if self.names.directory(path) and self._add(f"{path}/"):
                             pending.append(f"{path}/")
-                    elif hint_files and self.names.file(path):
+                    elif self.names.file(path):
                         self._hint(path, Quiet.CREATED)
-        return True
 
     def _add(self, directory: str) -> bool:
         inotify = self._inotify
