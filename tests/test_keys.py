@@ -128,8 +128,8 @@ def test_prefix_knows_host_and_day(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Prefix("logs/").of(0.0) == "logs/"
 
 
-@given(PATHS, st.sampled_from(["", "in/", "./", "a/../", "/"]))
-@example("a", "../")
+@given(PATHS, st.sampled_from(["", "in/", "a//", "/"]))
+@example("../a", "")
 def test_a_url_leads_to_its_key_alone(path: str, prefix: str) -> None:
     """In a URL every byte is quoted, and no segment is left that a client would resolve away."""
     key = key_of(path, prefix)

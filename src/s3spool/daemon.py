@@ -39,6 +39,7 @@ from s3spool.pipeline.workers import Workers
 from s3spool.pulse import Pulse
 from s3spool.s3.client import Connection
 from s3spool.s3.multipart import MultipartStore
+from s3spool.s3.pace import Pace
 from s3spool.s3.store import ObjectOptions, Store
 from s3spool.service.control import ControlServer
 from s3spool.service.logs import LogWriter
@@ -64,7 +65,8 @@ class Daemon:
         self.state = "starting"
         self.stats = Stats()
         self._lock = DirectoryLock(config.state.directory)
-        self.store = store_of(config)
+        self.pace = Pace(config.upload.max_bandwidth)
+        self.store = store_of(config, self.pace)
         self.ledger = Ledger(ledger_path(config), destination=self.store.name)
         self.folder = _folder(config)
         self.names = Names(config.watch.include, config.watch.exclude)
@@ -228,8 +230,8 @@ class Daemon:
         from s3spool.answers import handlers  # noqa: PLC0415 - knows this class
 
         path = self.config.service.control_socket
-        self._control = ControlServer(path, handlers(self))
         try:
+            self._control = ControlServer(path, handlers(self))
             self._control.start()
         except OSError as exc:
             raise ConfigError("service.control_socket", str(path), f"cannot be made: {exc.strerror or exc}") from exc
@@ -375,6 +377,7 @@ class Daemon:
             return 0.0 if self._signals else deadline - time.monotonic()
 
         drained = self._drain_workers(remaining_s)
+        self.pace.close()
         self.retry.close(1.0)
         self.settle_thread.join(1.0)
         flushed = self.ledger.close(10.0)
@@ -435,7 +438,7 @@ def ledger_path(config: Config) -> Path:
     return config.state.directory / "ledger.sqlite3"
 
 
-def store_of(config: Config) -> Store:
+def store_of(config: Config, pace: Pace | None = None) -> Store:
     """The bucket of a configuration. Raises ConfigError."""
     destination = config.destination
     return Store(
@@ -460,6 +463,7 @@ def store_of(config: Config) -> Store:
             destination.tags,
             destination.metadata,
         ),
+        pace=pace,
     )
 
 

@@ -40,6 +40,7 @@ def reload(daemon: Daemon) -> None:
     daemon.retry.policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
     daemon.destination.initial_s, daemon.destination.max_s = retry.initial_s, retry.max_s
     daemon.after.action, daemon.after.archive = new.after.action, new.after.archive_directory
+    daemon.pace.set_rate(new.upload.max_bandwidth)
     daemon.set_log_level(new.log.level)
     daemon.scan.want("reload")
     log.info("daemon.reloaded", changed=live, refused=refused)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import botocore.exceptions
+import botocore.parsers
 
 from s3spool.errors import Scope, UploadError
-from s3spool.s3.errors import from_code
-from s3spool.s3.transport import Answer, Request
+from s3spool.s3.errors import from_code, from_curl
+from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -30,22 +32,40 @@ _ARGUMENTS = {
     "if-none-match": "IfNoneMatch",
 }
 _META = "x-amz-meta-"
+_FAILURES = (
+    botocore.exceptions.BotoCoreError,
+    botocore.exceptions.ClientError,
+    botocore.parsers.ResponseParserError,
+    OSError,
+)
+_came = threading.local()  # `answer`: what the thread's last request got, before boto3 made something of it
 
 
 class _Range:
     """A range of an open file as the file object botocore reads, seeks and reads again."""
 
-    def __init__(self, request: Request, pace: Callable[[int], None] | None) -> None:
+    def __init__(self, request: Request, pace: Pace | None) -> None:
         self._request = request
         self._pace = pace
         self._position = 0
+        self.unreadable = ""  #: why it could not be read to its end
 
     def read(self, size: int = -1) -> bytes:
         rest = self._request.length - self._position
         wanted = rest if size < 0 else min(size, rest)
-        if self._pace is not None and wanted:
-            self._pace(wanted)
-        data = os.pread(self._request.fd, wanted, self._request.offset + self._position)
+        if wanted <= 0:
+            return b""
+        if self._pace is not None:
+            wanted = self._pace(wanted) or wanted
+        try:
+            data = os.pread(self._request.fd, wanted, self._request.offset + self._position)
+        except OSError as exc:
+            self.unreadable = unreadable(exc)
+            raise
+        if not data:
+            # Less than was announced would leave server and client waiting for each other.
+            self.unreadable = shrunk(self._request, self._position)
+            raise OSError(self.unreadable)
         self._position += len(data)
         return data
 
@@ -62,9 +82,10 @@ class _Range:
 
 
 class Boto3Transport:
-    """Follows transport.Transport; the client may be shared, boto3's are thread-safe."""
+    """Follows transport.Transport. The client, made by client.body_client, may be shared: boto3's are thread-safe."""
 
-    def __init__(self, client: S3Client, bucket: str, pace: Callable[[int], None] | None = None) -> None:
+    def __init__(self, client: Callable[[], S3Client], bucket: str, pace: Pace | None = None) -> None:
+        """`client` is asked before each request: it changes with the bucket's region and the credentials."""
         self._client = client
         self._bucket = bucket
         self._pace = pace
@@ -78,25 +99,24 @@ class Boto3Transport:
         request = self._request
         if request is None:
             return
-        arguments = _arguments(request)
         body: Any = _Range(request, self._pace) if request.body is None else request.body
+        if self._pace is not None and request.body:
+            wait_for_all(self._pace, len(request.body))
+        _came.answer = None
+        error: Exception | None = None
         try:
-            if request.query:
-                query = parse_qs(request.query)
-                answer: Any = self._client.upload_part(
-                    Bucket=self._bucket,
-                    Key=request.key,
-                    Body=body,
-                    PartNumber=int(query["partNumber"][0]),
-                    UploadId=query["uploadId"][0],
-                    **arguments,
-                )
-            else:
-                answer = self._client.put_object(Bucket=self._bucket, Key=request.key, Body=body, **arguments)
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, OSError) as exc:
-            self._answer = Answer(0, {}, b"", translated(exc, request.path))
+            self._put(request, body)
+        except _FAILURES as exc:
+            error = exc
+        if isinstance(body, _Range) and body.unreadable:
+            failure = UploadError("read", request.path, "ABORTED_BY_CALLBACK", body.unreadable)
+            self._answer = Answer(0, {}, b"", failure)
+        elif _came.answer is not None:
+            self._answer = _came.answer
+            if self._answer.error is not None:
+                self._answer.error.path = request.path
         else:
-            self._answer = Answer(200, dict(answer["ResponseMetadata"]["HTTPHeaders"]), b"", None)
+            self._answer = Answer(0, {}, b"", translated(error or OSError("no answer"), request.path))
 
     def answer(self) -> Answer:
         return self._answer
@@ -104,9 +124,51 @@ class Boto3Transport:
     def close(self) -> None:
         self._request = None
 
+    def _put(self, request: Request, body: Any) -> None:
+        client = self._client()
+        to: dict[str, Any] = {"Bucket": self._bucket, "Key": request.key, "Body": body, **_arguments(request)}
+        if request.query:
+            query = parse_qs(request.query)
+            client.upload_part(PartNumber=int(query["partNumber"][0]), UploadId=query["uploadId"][0], **to)
+        else:
+            client.put_object(ContentType="application/octet-stream", **to)
+
+
+def hooked(client: S3Client) -> S3Client:
+    """Make a client fit to carry bodies: it tells what came as it came, and does nothing on its own."""
+    events = client.meta.events
+    for operation in ("PutObject", "UploadPart"):
+        events.register(f"before-call.s3.{operation}", _stay)
+        events.register(f"before-send.s3.{operation}", _expect_nothing)
+        # With "*" it comes before botocore's own handler, which makes a 500 of a 200 whose body is no XML.
+        events.register(f"before-parse.*.{operation}", _keep)
+    return client
+
+
+def _stay(params: dict[str, Any], **_: Any) -> None:
+    """As if it had been redirected before: botocore does that once and not again."""
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _expect_nothing(request: Any, **_: Any) -> None:
+    """Without 100-continue: servers and proxies that never say it cost a second each time."""
+    if "Expect" in request.headers:
+        del request.headers["Expect"]
+
+
+def _keep(response_dict: dict[str, Any], **_: Any) -> None:
+    headers = {name.lower(): str(value) for name, value in response_dict["headers"].items()}
+    body = response_dict["body"] or b""
+    length = headers.get("content-length", "")
+    if length.isdecimal() and len(body) < int(length):
+        # The code libcurl has for it: not all that was announced has come.
+        _came.answer = Answer(0, {}, b"", from_curl(18, f"{len(body)} of {length} bytes of the answer came", ""))
+        return
+    _came.answer = Answer(response_dict["status_code"], headers, body, None)
+
 
 def translated(exc: Exception, path: str, operation: str = "upload") -> UploadError:
-    """botocore's exceptions in our terms; every call to boto3 goes through here."""
+    """What boto3 raised, in our terms; every call to boto3 goes through here."""
     if isinstance(exc, botocore.exceptions.ClientError):
         error = exc.response.get("Error", {})
         meta = exc.response.get("ResponseMetadata", {})
@@ -117,7 +179,8 @@ def translated(exc: Exception, path: str, operation: str = "upload") -> UploadEr
         return from_code(status, code, error.get("Message", ""), path, meta.get("HTTPHeaders"), operation)
     if isinstance(exc, botocore.exceptions.NoCredentialsError | botocore.exceptions.PartialCredentialsError):
         return from_code(0, "NoCredentials", str(exc), path, operation=operation)
-    if isinstance(exc, OSError):
+    if isinstance(exc, OSError) and not isinstance(exc, botocore.exceptions.BotoCoreError):
+        # (Some of botocore's are both.)
         return UploadError(operation, path, type(exc).__name__, str(exc))
     sudden = isinstance(
         exc,

@@ -1,7 +1,10 @@
-"""boto3's session and client for everything but bodies, and where the bodies go."""
+"""The session and clients of boto3, and where the bodies go."""
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,15 +12,21 @@ import boto3
 import botocore.config
 import botocore.exceptions
 import botocore.session
+import certifi
 from botocore import UNSIGNED
 
 from s3spool.errors import ConfigError
+from s3spool.s3.boto3_transport import hooked, translated
+from s3spool.s3.credentials import Credentials
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 DEFAULT_REGION = "us-east-1"
 _PROBE_KEY = "s3spool-key"
+_SYSTEM_CA = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+_MOST_WORKERS = 1000
+_GRANT_GET = "grant s3:GetObject as well: this store confirms uploads only when asked with HEAD"
 
 
 class Endpoint(NamedTuple):
@@ -39,6 +48,15 @@ class Connection(NamedTuple):
     timeout_s: float
 
 
+class Found(NamedTuple):
+    """What a HEAD says of an object. `checksums` by algorithm, base64, "" where the store has none."""
+
+    size: int
+    etag: str
+    checksums: Mapping[str, str]
+    version_id: str
+
+
 def session(connection: Connection) -> boto3.Session:
     """Raises ConfigError when destination.profile does not exist."""
     try:
@@ -47,23 +65,90 @@ def session(connection: Connection) -> boto3.Session:
         raise ConfigError("destination.profile", connection.profile, f"{exc}; see ~/.aws/config") from exc
 
 
-def client(boto: boto3.Session, connection: Connection, region: str, *, connections: int = 10) -> S3Client:
-    """An S3 client; thread-safe. boto3 retries a little by itself, for calls that carry no body."""
-    return boto.client("s3", config=_config(connection, connections=connections), **_arguments(connection, region))
+def client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
+    """An S3 client for all but bodies; thread-safe. It tries a second time by itself."""
+    return boto.client("s3", config=_config(connection), **_arguments(boto, connection, region))
+
+
+def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
+    """An S3 client for bodies: one attempt, one pass over the file, and a connection for each worker."""
+    more = {
+        "retries": {"total_max_attempts": 1, "mode": "standard"},
+        "max_pool_connections": _MOST_WORKERS,
+        "s3": {"addressing_style": _style(connection), "payload_signing_enabled": False},
+    }
+    return hooked(boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region)))
+
+
+class Clients:
+    """The clients for the region and the credentials of now. Thread-safe."""
+
+    def __init__(self, boto: boto3.Session, connection: Connection, credentials: Credentials) -> None:
+        """Raises ConfigError."""
+        self._boto = boto
+        self._connection = connection
+        self._credentials = credentials
+        self.endpoint = endpoint(boto, connection, region_of(boto, connection))
+        self._lock = threading.Lock()  # boto3's sessions are not thread-safe
+        self._made: dict[Callable[..., S3Client], tuple[tuple[str, int], S3Client]] = {}
+
+    def plain(self) -> S3Client:
+        return self._of(client)
+
+    def bodies(self) -> S3Client:
+        return self._of(body_client)
+
+    def move_to(self, region: str) -> bool:
+        """S3 says in which region the bucket is; True if we did not know. Believe the name, never an address."""
+        with self._lock:
+            known = region == self.endpoint.region
+            if not known:
+                self.endpoint = endpoint(self._boto, self._connection, region)
+            return not known
+
+    def _of(self, make: Callable[..., S3Client]) -> S3Client:
+        # A client keeps the credentials it was made with: other ones mean another client.
+        wanted = self.endpoint.region, self._credentials.generation
+        made = self._made.get(make)
+        if made is None or made[0] != wanted:
+            with self._lock:
+                made = self._made.get(make)
+                if made is None or made[0] != wanted:
+                    made = self._made[make] = wanted, make(self._boto, self._connection, wanted[0])
+        return made[1]
 
 
 def endpoint(boto: boto3.Session, connection: Connection, region: str) -> Endpoint:
     """Let botocore's own rules (addressing style, dual stack, access points) say where an object goes."""
     try:
         unsigned = boto.client(
-            "s3", config=_config(connection, signature_version=UNSIGNED), **_arguments(connection, region)
+            "s3", config=_config(connection, signature_version=UNSIGNED), **_arguments(boto, connection, region)
         )
         url = unsigned.generate_presigned_url(
             "put_object", Params={"Bucket": connection.bucket, "Key": _PROBE_KEY}, ExpiresIn=60
         )
     except (botocore.exceptions.BotoCoreError, ValueError) as exc:
         raise ConfigError("destination.endpoint_url", connection.endpoint_url or None, str(exc)) from exc
-    return Endpoint(url.partition(_PROBE_KEY)[0], region)
+    return Endpoint(url.partition("?")[0].removesuffix(_PROBE_KEY), region)
+
+
+def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:
+    """Ask for an object with HEAD; None when there is none. Blocks; raises UploadError."""
+    try:
+        head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as exc:
+        error = translated(exc, path, "confirm")
+        if error.code in {"HTTP404", "NoSuchKey"}:
+            return None
+        if error.code in {"HTTP403", "AccessDenied"}:
+            error.hint = _GRANT_GET
+        raise error from exc
+    found = {
+        "crc64nvme": head.get("ChecksumCRC64NVME", ""),
+        "crc32": head.get("ChecksumCRC32", ""),
+        "sha256": head.get("ChecksumSHA256", ""),
+    }
+    return Found(head["ContentLength"], head["ETag"].strip('"'), found, head.get("VersionId", ""))
 
 
 def region_of(boto: boto3.Session, connection: Connection) -> str:
@@ -71,28 +156,40 @@ def region_of(boto: boto3.Session, connection: Connection) -> str:
     return connection.region or boto.region_name or DEFAULT_REGION
 
 
-def _arguments(connection: Connection, region: str) -> dict[str, Any]:
+def ca_bundle(boto: boto3.Session, connection: Connection) -> Path:
+    """Whom to trust: what is configured here, or for AWS's tools (AWS_CA_BUNDLE), else the system's bundle.
+
+    One answer for libcurl, whose wheel knows no system path, and boto3, which knows only certifi's.
+    """
+    shared = boto._session.get_config_variable("ca_bundle")  # noqa: SLF001 - no public way
+    found = (path for path in _SYSTEM_CA if os.path.exists(path))
+    return connection.ca_bundle or Path(shared or next(found, certifi.where()))
+
+
+def _arguments(boto: boto3.Session, connection: Connection, region: str) -> dict[str, Any]:
     return {
         "region_name": region,
         "endpoint_url": connection.endpoint_url or None,
-        "verify": str(connection.ca_bundle) if connection.ca_bundle else None,
+        "verify": str(ca_bundle(boto, connection)),
     }
 
 
-def _config(connection: Connection, *, connections: int = 1, **more: Any) -> Any:
-    style: Any = connection.addressing_style
-    if style == "auto":
+def _style(connection: Connection) -> Any:
+    if connection.addressing_style == "auto" and connection.endpoint_url:
         # Stores at an address of their own rarely have DNS for bucket names; AWS wants them.
-        style = "path" if connection.endpoint_url else "auto"
-    return botocore.config.Config(
-        connect_timeout=connection.timeout_s,
-        read_timeout=connection.timeout_s,
-        max_pool_connections=connections,
-        retries={"total_max_attempts": 2, "mode": "standard"},
-        s3={"addressing_style": style},
+        return "path"
+    return connection.addressing_style
+
+
+def _config(connection: Connection, **more: Any) -> Any:
+    options: dict[str, Any] = {
+        "connect_timeout": connection.timeout_s,
+        "read_timeout": connection.timeout_s,
+        "retries": {"total_max_attempts": 2, "mode": "standard"},
+        "s3": {"addressing_style": _style(connection)},
         # We send checksums of our own as plain headers: aws-chunked trailers are more than several stores take.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        user_agent_extra="s3spool",
-        **more,
-    )
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+        "user_agent_extra": "s3spool",
+    }
+    return botocore.config.Config(**options | more)

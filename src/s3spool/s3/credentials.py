@@ -27,15 +27,21 @@ class Snapshot(NamedTuple):
 
 
 class Credentials:
-    """`current` is read by the workers, without a lock; None while there are no credentials."""
+    """`current` is read by the workers, without a lock; None while there are no credentials.
+
+    `generation` counts the times that the chain gave credentials of another origin: boto3's clients keep those
+    they were made with, so they have to be made anew.
+    """
 
     def __init__(self, session: boto3.Session) -> None:
         self._session = session
         self.current: Snapshot | None = None
+        self.generation = 0
         self.error = ""
         self.source = ""  #: the link of boto3's chain that had them, in botocore's words
         self._asked = threading.Event()
         self._closing = False
+        self._found: object = None
         self._refreshable = False
         self._thread = threading.Thread(target=self._run, name="credentials", daemon=True)
         self._last_refresh = 0.0
@@ -63,8 +69,15 @@ class Credentials:
             self.source = getattr(found, "method", "")
             self._refreshable = hasattr(found, "refresh_needed")
             frozen = found.get_frozen_credentials()
-            self.current = Snapshot(frozen.access_key, frozen.secret_key, frozen.token or "")
-            self.error = ""
+            snapshot = Snapshot(frozen.access_key, frozen.secret_key, frozen.token or "")
+            if not all(part.isascii() and part.isprintable() for part in snapshot):
+                self.current, self.error = None, "the credentials found hold characters that no key has"
+                return
+            # In this order: who sees the new generation finds what belongs to it.
+            before, self.current, self.error = self.current, snapshot, ""
+            if found is not self._found and snapshot != before:
+                self._found = found
+                self.generation += 1
         except Exception as exc:  # noqa: BLE001 - the chain runs others' code: programs, plugins, HTTP
             self.error = f"{type(exc).__name__}: {exc}"
             log.warning("library.warning", logger="botocore.credentials", message=self.error)
@@ -78,10 +91,10 @@ class Credentials:
                 return
             if asked and time.monotonic() - self._last_refresh < 2.0:  # noqa: PLR2004 - the few seconds above
                 continue
-            if asked and not self._refreshable:
+            if asked:
                 self._forget_cached()
             self.refresh()
 
     def _forget_cached(self) -> None:
-        """A file or the environment may hold new keys: botocore caches the first it found in its session."""
+        """A file or the environment may hold new keys, a role a new session: botocore keeps the first it found."""
         self._session._session._credentials = None  # type: ignore[attr-defined] # noqa: SLF001 - no public way

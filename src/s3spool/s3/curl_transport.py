@@ -6,18 +6,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import certifi
 import pycurl
 
 from s3spool.s3.client import Endpoint
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
-from s3spool.s3.transport import Answer, Request
+from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
 
 UPLOAD_BUFFER_BYTES = 512 * 1024  # half the CPU of the default 64 KiB for large bodies
 ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; the rest of a longer one is not kept
-SYSTEM_CA = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 _CONSTANT = ("Expect:", "Content-Type: application/octet-stream", "x-amz-content-sha256: UNSIGNED-PAYLOAD")
 
 
@@ -29,14 +27,13 @@ class CurlTransport:
         endpoint: Callable[[], Endpoint],
         credentials: Credentials,
         *,
-        ca_bundle: Path | None,
+        ca_bundle: Path,
         timeout_s: float,
-        pace: Callable[[int], None] | None = None,
+        pace: Pace | None = None,
     ) -> None:
-        """`pace(bytes)` is called before bytes are sent and may sleep: the bandwidth limit."""
         self._endpoint_now = endpoint
         self._endpoint = endpoint()
-        self._ca_file = ca_file(ca_bundle)
+        self._ca_bundle = str(ca_bundle)
         self._timeout_s = max(1, round(timeout_s))
         self._credentials = credentials
         self._pace = pace
@@ -45,8 +42,10 @@ class CurlTransport:
         self._kept = 0
         self._request: Request | None = None
         self._error: tuple[int, str] | None = None
+        self._unreadable = ""
         self._position = 0
         self._streaming = False
+        self._ready = False
         self._signed_with: object = None
         self._curl = self._new_handle()
 
@@ -57,9 +56,11 @@ class CurlTransport:
         self._body.clear()
         self._kept = 0
         self._error = None
+        self._unreadable = ""
         credentials = self._credentials.current
+        self._ready = credentials is not None
         if credentials is None:
-            return
+            return  # the handle still holds the last request: `send` must not repeat it
         if credentials is not self._signed_with:
             curl.setopt(pycurl.USERPWD, f"{credentials.access_key}:{credentials.secret_key}")
             self._signed_with = credentials
@@ -78,20 +79,19 @@ class CurlTransport:
             self._load_range(request.length)
 
     def send(self) -> None:
-        if self._signed_with is None:
+        if not self._ready:
             return
         if self._pace is not None and self._request is not None and self._request.body:
-            self._pace(len(self._request.body))
+            wait_for_all(self._pace, len(self._request.body))
         try:
             self._curl.perform()
         except pycurl.error as exc:
-            number, message = exc.args[:2]
-            self._error = (int(number), str(message))
+            self._error = (int(exc.args[0]), str(exc.args[-1]))
 
     def answer(self) -> Answer:
         request = self._request
         path = request.path if request else ""
-        if self._signed_with is None:
+        if not self._ready:
             why = self._credentials.error or "no credentials found by boto3's chain"
             return Answer(0, {}, b"", from_code(0, "NoCredentials", why, path))
         if self._error is not None:
@@ -100,7 +100,7 @@ class CurlTransport:
             status = self._curl.getinfo(pycurl.RESPONSE_CODE)
             early = number in {pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR} and status >= 300  # noqa: PLR2004
             if not early:
-                return Answer(0, {}, b"", from_curl(number, message, path))
+                return Answer(0, {}, b"", from_curl(number, self._unreadable or message, path))
         return Answer(self._curl.getinfo(pycurl.RESPONSE_CODE), _parsed(self._headers), b"".join(self._body), None)
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class CurlTransport:
         # "timeout_s without progress": less than a byte a second for so long.
         curl.setopt(pycurl.LOW_SPEED_LIMIT, 1)
         curl.setopt(pycurl.LOW_SPEED_TIME, self._timeout_s)
-        curl.setopt(pycurl.CAINFO, self._ca_file)
+        curl.setopt(pycurl.CAINFO, self._ca_bundle)
         curl.setopt(pycurl.HEADERFUNCTION, self._headers.append)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)
         curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
@@ -151,18 +151,20 @@ class CurlTransport:
         if wanted <= 0:
             return b""
         if self._pace is not None:
-            self._pace(wanted)
+            wanted = self._pace(wanted) or wanted
         try:
             data = os.pread(request.fd, wanted, request.offset + self._position)
-        except OSError:
+        except OSError as exc:
+            self._unreadable = unreadable(exc)
             return pycurl.READFUNC_ABORT
         if not data:
-            return pycurl.READFUNC_ABORT  # the file has shrunk: a short body would only wait for the time-out
+            self._unreadable = shrunk(request, self._position)
+            return pycurl.READFUNC_ABORT  # a short body would only wait for the time-out
         self._position += len(data)
         return data
 
     def _seek(self, offset: int, origin: int) -> int:
-        """libcurl sends again from the start when a kept-alive connection turns out to be dead."""
+        """Start over: libcurl sends again from the start when a kept-alive connection turns out to be dead."""
         self._position = offset if origin == os.SEEK_SET else self._position + offset
         return pycurl.SEEKFUNC_OK
 
@@ -170,13 +172,6 @@ class CurlTransport:
         if self._kept < ANSWER_BYTES:
             self._kept += len(data)
             self._body.append(data)
-
-
-def ca_file(configured: Path | None) -> str:
-    """The wheel's libcurl knows no system path: what is configured, else the system's bundle, else certifi's."""
-    if configured is not None:
-        return str(configured)
-    return next((path for path in SYSTEM_CA if os.path.exists(path)), certifi.where())
 
 
 def _parsed(lines: list[bytes]) -> dict[str, str]:

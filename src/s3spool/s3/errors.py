@@ -1,4 +1,4 @@
-"""What S3, HTTP and libcurl say went wrong, and whom it concerns: the one table (docs/reliability.md shows it)."""
+"""What S3, HTTP and libcurl say went wrong, and whom it concerns: the one table (docs/errors.md shows it)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from s3spool.errors import Scope, UploadError
 from s3spool.s3.transport import Answer, Request
+
+_TEXT_LENGTH = 500
 
 
 class Rule(NamedTuple):
@@ -30,12 +32,15 @@ BY_CODE: dict[str, Rule] = {
     # The destination, at once: no file could pass.
     "AccessDenied": Rule(Scope.DESTINATION, hint=_GRANT),
     "AllAccessDisabled": Rule(Scope.DESTINATION, hint="ask the owner of the bucket"),
+    "AccessControlListNotSupported": Rule(Scope.DESTINATION, hint="remove destination.acl: the bucket takes no ACLs"),
     "AccountProblem": Rule(Scope.DESTINATION, hint="ask AWS support about the account"),
     "AuthorizationHeaderMalformed": Rule(Scope.DESTINATION, hint="set destination.region to the bucket's region"),
     "ExpiredToken": Rule(Scope.DESTINATION, hint=_KEYS),
     "ExpiredTokenException": Rule(Scope.DESTINATION, hint=_KEYS),
+    "IllegalLocationConstraintException": Rule(Scope.DESTINATION, hint="set destination.region to the bucket's region"),
     "InvalidAccessKeyId": Rule(Scope.DESTINATION, hint=_KEYS),
     "InvalidBucketName": Rule(Scope.DESTINATION, hint="correct destination.bucket"),
+    "InvalidEncryptionAlgorithmError": Rule(Scope.DESTINATION, hint="correct destination.sse"),
     "InvalidSecurity": Rule(Scope.DESTINATION, hint=_KEYS),
     "InvalidToken": Rule(Scope.DESTINATION, hint=_KEYS),
     "KMS.DisabledException": Rule(Scope.DESTINATION, hint="enable the key destination.kms_key_id"),
@@ -89,7 +94,7 @@ BY_STATUS: dict[int, Rule] = {
     302: Rule(Scope.DESTINATION, hint="correct destination.endpoint_url: it redirects elsewhere"),
     307: BY_CODE["TemporaryRedirect"],
     308: BY_CODE["PermanentRedirect"],
-    400: _PARK,
+    400: _TRANSIENT,  # without a code of S3's it may be a proxy's, or that of a port which wants TLS
     401: Rule(Scope.DESTINATION, hint=_KEYS),
     403: Rule(Scope.DESTINATION, hint=_GRANT),
     404: Rule(Scope.DESTINATION, hint="correct destination.bucket or destination.endpoint_url"),
@@ -130,7 +135,7 @@ BY_CURL: dict[int, tuple[str, Rule]] = {
 
 
 def from_curl(number: int, message: str, path: str) -> UploadError:
-    """libcurl ended without an answer."""
+    """Translate the end of a transfer to which no answer came."""
     code, rule = BY_CURL.get(number, (f"CURL_{number}", _TRANSIENT))
     error = _error(path, code, message, rule)
     if rule.scope is Scope.FILE:
@@ -147,8 +152,8 @@ def from_answer(request: Request, answer: Answer) -> UploadError:
 def from_code(
     status: int, code: str, message: str, path: str, headers: dict[str, str] | None = None, operation: str = "upload"
 ) -> UploadError:
-    """From S3's code where it is known, else from the HTTP status; an unknown one is transient."""
-    rule = BY_CODE.get(code) or BY_STATUS.get(status) or (_TRANSIENT if status >= 500 else _FILE)  # noqa: PLR2004
+    """From S3's code where it is known, else from the HTTP status; what neither table knows is transient."""
+    rule = BY_CODE.get(code) or BY_STATUS.get(status) or _TRANSIENT
     error = _error(path, code or f"HTTP{status}", message or f"the server answered HTTP {status}", rule)
     error.operation = operation
     error.retry_after_s = retry_after_s(headers or {})
@@ -170,14 +175,14 @@ def untrusted(request: Request, why: str) -> UploadError:
 
 def parse_error(body: bytes) -> tuple[str, str]:
     """(code, message) of S3's error document; empty where the body is something else."""
-    if not body.lstrip().startswith(b"<") or b"<!" in body[:200]:  # no DTDs: nothing of S3's has one
+    if not body.lstrip().startswith(b"<") or b"<!DOCTYPE" in body or b"\0" in body:  # nothing of S3's has a DTD
         return "", ""
     try:
         root = ET.fromstring(body)  # noqa: S314 - DTDs are refused above, so no entities
     except ET.ParseError:
         return "", ""
     found = {re.sub(r"^\{.*\}", "", child.tag): (child.text or "") for child in root.iter()}
-    return found.get("Code", ""), found.get("Message", "")
+    return _one_line(found.get("Code", "")), _one_line(found.get("Message", ""))
 
 
 def retry_after_s(headers: dict[str, str]) -> float | None:
@@ -185,12 +190,17 @@ def retry_after_s(headers: dict[str, str]) -> float | None:
     value = headers.get("retry-after", "").strip()
     if not value:
         return None
-    if value.isdigit():
+    if value.isascii() and value.isdigit():
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])).total_seconds())
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _one_line(text: str) -> str:
+    """What a server says goes into logs and the ledger: one line, and not a long one."""
+    return " ".join(text.split())[:_TEXT_LENGTH]
 
 
 def _error(path: str, code: str, message: str, rule: Rule) -> UploadError:

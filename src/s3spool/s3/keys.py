@@ -16,12 +16,11 @@ _SAFE = "/-_.~"
 
 
 def key_of(path: str, prefix: str) -> str:
-    """The key of a relative path: `prefix` + path, odd names percent-encoded so that `path_of` finds them again.
+    """The key of a relative path: `prefix` + path, odd names percent-encoded so that `decoded` finds them again.
 
     A name is encoded only where it has to be: bytes that are not UTF-8, control characters and line separators
-    become `%XX`; so do the dots of `.` and `..` segments, the slash that would make an empty segment, and, in a
-    name that holds any of these, the percent sign itself. "100%.txt" stays as it is, unless it could be read as
-    an encoded name.
+    become `%XX`; so do the dots of `.` and `..` segments and, in a path that holds any of these, the percent sign
+    itself. "100%.txt" stays as it is; "100%41.txt" does not, because it could be read as an encoded name.
 
     Raises UploadError (permanent) when the key is longer than S3 allows.
     """
@@ -73,12 +72,7 @@ def _needs_encoding(path: str) -> bool:
 
 
 def _has_dot_segments(path: str) -> bool:
-    return (
-        path.startswith(".")
-        and any(s in {".", ".."} for s in path.split("/"))
-        or "/." in path
-        and any(s in {".", ".."} for s in path.split("/"))
-    )
+    return "/." in f"/{path}" and any(segment in {".", ".."} for segment in path.split("/"))
 
 
 def _percent(match: re.Match[str]) -> str:
@@ -97,9 +91,8 @@ class Prefix:
 
 
 def url_quoted(key: str) -> str:
-    """The key as it stands in a URL: percent-encoded, the slashes kept (SigV4 for S3 encodes once)."""
-    quoted = quote(key, safe=_SAFE)
-    if "/." in f"/{quoted}":
-        # libcurl would otherwise resolve "." and ".." segments away.
-        quoted = "/".join(s.replace(".", "%2E") if s in {".", ".."} else s for s in quoted.split("/"))
-    return quoted
+    """The key as it stands in a URL: percent-encoded, the slashes kept (SigV4 for S3 encodes once).
+
+    libcurl resolves "." and ".." segments away, encoded ones too: `key_of` and config.py let none into a key.
+    """
+    return quote(key, safe=_SAFE)

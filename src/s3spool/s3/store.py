@@ -7,38 +7,30 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-import botocore.exceptions
 import structlog
 
-from s3spool.errors import Scope, UploadError
 from s3spool.content import Content, MustAskError, Stored
+from s3spool.errors import Scope, UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
-from s3spool.s3.boto3_transport import Boto3Transport, translated
-from s3spool.s3.client import Connection, Endpoint
+from s3spool.s3.boto3_transport import Boto3Transport
+from s3spool.s3.client import Clients, Connection, Endpoint, Found
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import from_answer, untrusted
 from s3spool.s3.keys import Prefix, key_of
-from s3spool.s3.transport import Answer, Request, Transport
+from s3spool.s3.transport import Answer, Pace, Request, Transport
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_MD5_ETAG = re.compile(r"[0-9a-f]{32}\Z")
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+\Z")
-_CHECKSUM_REFUSED = {"InvalidRequest", "InvalidArgument", "NotImplemented", "BadRequest", "MalformedHeader"}
-_STALE_KEYS = {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"}
+_CHECKSUM_REFUSED = {"InvalidRequest", "InvalidArgument", "BadRequest", "MalformedHeader"}
+_OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "HTTP301"}
+_BAD_KEYS = {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"}
+_BAD_KEYS |= {"NoCredentials", "SignatureDoesNotMatch", "AccessDenied"}  # other keys may be there by now
 MIB = 1024 * 1024
+look = s3_client.look
 log = structlog.get_logger()
-
-
-class Found(NamedTuple):
-    """What a HEAD says of an object. `checksums` by algorithm, base64, "" where the store has none."""
-
-    size: int
-    etag: str
-    checksums: Mapping[str, str]
-    version_id: str
 
 
 class ObjectOptions(NamedTuple):
@@ -60,7 +52,7 @@ class Store:
     """Thread-safe. Nothing here touches the network but `transport().send` and `judge` with `may_ask`."""
 
     def __init__(
-        self, connection: Connection, options: ObjectOptions, *, pace: Callable[[int], None] | None = None
+        self, connection: Connection, options: ObjectOptions, *, pace: Pace | None = None
     ) -> None:
         """Raises ConfigError; asks the credential chain, but not S3."""
         self._connection = connection
@@ -68,15 +60,15 @@ class Store:
         self._pace = pace
         self.bucket = connection.bucket
         self._session = s3_client.session(connection)
-        self._region = s3_client.region_of(self._session, connection)
-        self.endpoint = s3_client.endpoint(self._session, connection, self._region)
-        self.client = s3_client.client(self._session, connection, self._region)
         self.credentials = Credentials(self._session)
+        self._clients = Clients(self._session, connection, self.credentials)
         self._prefix = Prefix(options.prefix)
         self._headers = tuple(_constant_headers(options))
-        self.algorithm = "crc64nvme" if options.checksum == "auto" else options.checksum
+        self.auto = options.checksum == "auto"
+        self.algorithm = "crc64nvme" if self.auto else options.checksum
         self.never = options.overwrite == "never"
-        self._curl = _curl_transport()
+        # What spans regions (multi-region access points) takes another signature than libcurl makes.
+        self._curl = None if connection.bucket.endswith(".mrap") else _curl_transport()
 
     @property
     def name(self) -> str:
@@ -88,6 +80,15 @@ class Store:
         """Which transport carries the bodies: curl or boto3."""
         return "boto3" if self._curl is None else "curl"
 
+    @property
+    def client(self) -> S3Client:
+        """For all but bodies; thread-safe. Ask for it each time: it changes with the region and the credentials."""
+        return self._clients.plain()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._clients.endpoint
+
     def start(self) -> None:
         self.credentials.start()
 
@@ -97,11 +98,11 @@ class Store:
     def transport(self) -> Transport:
         """A new connection for the calling thread."""
         if self._curl is None:
-            return Boto3Transport(self.client, self.bucket, self._pace)
+            return Boto3Transport(self._clients.bodies, self.bucket, self._pace)
         return self._curl(
-            self._endpoint_now,
+            lambda: self._clients.endpoint,
             self.credentials,
-            ca_bundle=self._connection.ca_bundle,
+            ca_bundle=s3_client.ca_bundle(self._session, self._connection),
             timeout_s=self._connection.timeout_s,
             pace=self._pace,
         )
@@ -143,7 +144,8 @@ class Store:
             if not may_ask:
                 raise MustAskError
             # Somebody's object is there. If its content is ours, our own earlier answer was lost.
-            return self._compare(content, request, "", conflict=True)
+            # If it has gone meanwhile, the way is free.
+            return self._found(content, request, from_answer(request, answer), self.conflict(request.path, request.key))
         headers = self.accepted(request, answer)
         algorithm, _, value = request.checksum.partition(":")
         etag = headers.get("etag", "").strip('"')
@@ -162,7 +164,9 @@ class Store:
             return stored
         if not may_ask:
             raise MustAskError
-        return self._compare(content, request, etag or "none", conflict=False)
+        missing = untrusted(request, "a HEAD does not find the object")
+        other = untrusted(request, f"neither checksum nor ETag ({etag or 'none'}) is that of the file")
+        return self._found(content, request, missing, other)
 
     def accepted(self, request: Request, answer: Answer) -> Mapping[str, str]:
         """The headers of a success; raises UploadError for anything else."""
@@ -193,7 +197,7 @@ class Store:
 
     def refused(self, error: UploadError) -> UploadError:
         """The same error, after what it tells us about our credentials has been heard."""
-        if error.code in _STALE_KEYS or error.code == "NoCredentials":
+        if error.code in _BAD_KEYS:
             self.credentials.refresh_soon()
         return error
 
@@ -216,69 +220,66 @@ class Store:
             hint="rename the file, or remove the object",
         )
 
-    def _compare(self, content: Content, request: Request, etag: str, *, conflict: bool) -> Stored:
-        """Ask with HEAD for size and checksum and compare them with what was read."""
+    def _found(self, content: Content, request: Request, missing: UploadError, other: UploadError) -> Stored:
+        """Ask with HEAD for size and checksum; raises `missing` or `other` where that is not what was read."""
         found = look(self.client, self.bucket, request.key, request.path)
         if found is None:
-            raise untrusted(request, "a HEAD does not find the object")
+            raise missing
+        if not self._is_ours(content, request, found):
+            raise other
+        return Stored(request.key, found.etag, request.checksum, found.version_id)
+
+    def _is_ours(self, content: Content, request: Request, found: Found) -> bool:
+        """Whether an object has the size, and the checksum or MD5, of what was read."""
         algorithm, _, value = request.checksum.partition(":")
-        proven = algorithm != "md5" and found.checksums.get(algorithm) == value
-        if not proven:
-            proven = found.etag == checksums.md5_hex(self.digest(content, "md5").partition(":")[2])
-        if found.size == content.size and proven:
-            return Stored(request.key, found.etag, request.checksum, found.version_id)
-        if conflict:
-            raise self.conflict(request.path, request.key)
-        raise untrusted(request, f"neither checksum nor ETag ({etag}) is that of the file")
+        if found.size != content.size:
+            return False
+        if algorithm != "md5" and found.checksums.get(algorithm) == value:
+            return True
+        md5 = value if algorithm == "md5" else self.digest(content, "md5").partition(":")[2]
+        return found.etag == checksums.md5_hex(md5)
 
     def _refusal(self, request: Request, answer: Answer) -> UploadError:
         error = from_answer(request, answer)
         region = answer.headers.get("x-amz-bucket-region", "")
-        if region != self._region and _REGION.match(region) and not self._connection.endpoint_url:
-            self._move_to(region)
-            return UploadError("upload", request.path, error.code, error.cause, scope=Scope.FILE, sudden=False)
-        checksum_refused = error.code in _CHECKSUM_REFUSED and "checksum" in error.cause.lower()
-        if checksum_refused and self._options.checksum == "auto" and self.algorithm != "md5":
-            self._prefer_md5()
-            error.permanent = False
+        told = _REGION.match(region) and not self._connection.endpoint_url
+        # Once one worker has moved, the others still get such answers: to what they had sent before.
+        if told and (self._clients.move_to(region) or error.code in _OTHER_REGION):
+            return _only_again(error)
+        algorithm = request.checksum.partition(":")[0]
+        if self.takes_md5_instead(algorithm, error):
+            return _only_again(error)
         return self.refused(error)
+
+    def takes_md5_instead(self, algorithm: str, error: UploadError) -> bool:
+        """Whether the store refused because of this checksum, and the choice was left to us."""
+        if not self.auto or algorithm == "md5" or not _is_about_checksum(error):
+            return False
+        self._prefer_md5()
+        return True
 
     def _prefer_md5(self) -> None:
         """The store does not repeat our checksum: send the one whose result its ETag shows."""
-        if self._options.checksum == "auto" and self.algorithm != "md5":
-            log.debug("transport.fallback", reason="the store does not repeat crc64nvme; using md5")
+        if self.auto and self.algorithm != "md5":
+            log.debug("transport.fallback", reason=f"the store does not confirm {self.algorithm}; using md5")
             self.algorithm = "md5"
 
-    def _move_to(self, region: str) -> None:
-        """S3 says in which region the bucket is. Only the name is believed, never an address."""
-        self._region = region
-        self.client = s3_client.client(self._session, self._connection, region)
-        self.endpoint = s3_client.endpoint(self._session, self._connection, region)
 
-    def _endpoint_now(self) -> Endpoint:
-        return self.endpoint
+def _only_again(error: UploadError) -> UploadError:
+    """What it was about is set right: the same file will do, nobody is to blame."""
+    return UploadError(error.operation, error.path, error.code, error.cause, scope=Scope.FILE, sudden=False)
+
+
+def _is_about_checksum(error: UploadError) -> bool:
+    """Old stores know the header that carries it as "functionality that is not implemented"."""
+    about = error.code in _CHECKSUM_REFUSED and "checksum" in error.cause.lower()
+    return about or error.code == "NotImplemented"
 
 
 def mtime_text(mtime_ns: int) -> str:
     """Seconds with all nine decimals, the form rclone and others read back."""
-    return f"{mtime_ns // 10**9}.{mtime_ns % 10**9:09d}"
-
-
-def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:
-    """Ask for an object with HEAD; None when there is none. Blocks; raises UploadError."""
-    try:
-        head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as exc:
-        error = translated(exc, path, "confirm")
-        if error.code in {"HTTP404", "NoSuchKey"}:
-            return None
-        raise error from exc
-    found = {
-        "crc64nvme": head.get("ChecksumCRC64NVME", ""),
-        "crc32": head.get("ChecksumCRC32", ""),
-        "sha256": head.get("ChecksumSHA256", ""),
-    }
-    return Found(head["ContentLength"], head["ETag"].strip('"'), found, head.get("VersionId", ""))
+    seconds, rest = divmod(abs(mtime_ns), 10**9)
+    return f"{'-' if mtime_ns < 0 else ''}{seconds}.{rest:09d}"
 
 
 def _constant_headers(options: ObjectOptions) -> list[tuple[str, str]]:

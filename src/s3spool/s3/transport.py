@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from s3spool.errors import UploadError
@@ -35,6 +36,11 @@ class Transport(Protocol):
 
     `prepare` is quick and runs with the others waiting; `send` blocks until the answer is there and leaves the
     interpreter to the others; `answer` says what came. None of them raises for what network or server do.
+
+    One `send` is one attempt: redirects are not followed, errors not retried (but for a kept connection that turns
+    out to be dead), and the file is never replaced by less than was announced: one that ends early is an error of
+    the operation "read". An answer is handed on as it came, whatever its status: a 200 proves nothing by itself,
+    because a portal may have said it, or a server that died in the middle of its headers.
     """
 
     def prepare(self, request: Request) -> None: ...
@@ -44,3 +50,23 @@ class Transport(Protocol):
     def answer(self) -> Answer: ...
 
     def close(self) -> None: ...
+
+
+# The bandwidth limit: asked before bytes are sent, it waits and says how many of them may go now (None: all).
+Pace = Callable[[int], int | None]
+
+
+def wait_for_all(pace: Pace, length: int) -> None:
+    """For a body that goes out in one piece."""
+    while length > 0:
+        length -= pace(length) or length
+
+
+def shrunk(request: Request, position: int) -> str:
+    """Why a body could not be sent to its end: for messages."""
+    return f"the file ended at byte {request.offset + position} of {request.offset + request.length} while it was sent"
+
+
+def unreadable(exc: OSError) -> str:
+    """The same, where the file system said no."""
+    return f"the file could not be read on: {exc.strerror or exc}"

@@ -1,0 +1,77 @@
+"""A Store for a server of the tests, files to send, and one way to send them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s3spool.content import Content
+from s3spool.ledger.rows import Identity
+from s3spool.s3.client import Connection
+from s3spool.s3.store import ObjectOptions, Store
+from s3spool.s3.transport import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import pytest
+
+    from s3spool.s3.transport import Answer, Transport
+
+PLAIN = ObjectOptions("", "", "", "", "", "", "allow", "auto", {}, {})
+
+
+def connection(bucket: str, endpoint_url: str, **more: Any) -> Connection:
+    return Connection(bucket, endpoint_url, "", "", "auto", None, 20.0)._replace(**more)
+
+
+def use(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make boto3's chain find these credentials and nothing else."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        if name != "AWS_ENDPOINT_URL_S3":
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+
+
+def store_of(kind: str, where: Connection, options: ObjectOptions = PLAIN, *, pace: Any = None) -> Store:
+    """`kind` is curl or boto3."""
+    store = Store(where, options, pace=pace)
+    if kind == "boto3":
+        store._curl = None
+    assert store.kind == kind
+    return store
+
+
+def put_request(key: str, body: bytes = b"body", headers: tuple[tuple[str, str], ...] = (), query: str = "") -> Request:
+    """A body in memory."""
+    return Request(key, query, headers, body, -1, 0, len(body), "", key)
+
+
+def range_request(key: str, fd: int, offset: int, length: int, query: str = "") -> Request:
+    """A range of an open file."""
+    return Request(key, query, (), None, fd, offset, length, "", key)
+
+
+def put(transport: Transport, request: Request) -> Answer:
+    transport.prepare(request)
+    transport.send()
+    return transport.answer()
+
+
+@contextmanager
+def content(path: Path, body: bytes, *, in_memory: bool) -> Iterator[Content]:
+    """The file with that body as the pipeline opens it."""
+    path.write_bytes(body)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        identity = Identity.of(os.fstat(fd))
+        yield Content(path.name, identity, body if in_memory else None, -1 if in_memory else fd)
+    finally:
+        os.close(fd)
