@@ -26,7 +26,7 @@ from s3spool.pipeline.parts import COMPLETE, PartItem, Transfer
 PART_ATTEMPTS = 3  # then the whole file backs off; what S3 has of it is not sent again
 DURABLE_S = 30.0
 CHANGED, VANISHED, FINISHED = "the file changed", "the file is gone", "complete"
-_LOST = {"NoSuchUpload"}  # S3 has forgotten the upload: another one has to begin
+_USELESS = {"NoSuchUpload", "BadDigest"}  # S3 has lost the upload, or has other bytes: another one has to begin
 log = structlog.get_logger()
 
 
@@ -207,7 +207,7 @@ class Large:
             return None, {}
         there = self._bucket.listed(upload)
         if there is None:
-            self._forget(upload, "S3 no longer knows it")
+            self._abort(upload, "S3 no longer knows it")
             return None, {}
         parts: dict[int, Part] = {}
         for number, listed in there.items():
@@ -260,9 +260,7 @@ class Large:
             self._queue.put_back(job.item)
             return
         failures = transfer.failures[number] = transfer.failures.get(number, 0) + 1
-        if error.code in _LOST:
-            self._forget(transfer.upload, "S3 no longer knows it")
-        if error.permanent or error.code in _LOST or number == COMPLETE or failures >= PART_ATTEMPTS:
+        if error.permanent or error.code in _USELESS or number == COMPLETE or failures >= PART_ATTEMPTS:
             self._queue.stop(transfer, error)
         else:
             log.warning("file.failed", path=error.path, part=number, error_code=error.code, error=error.cause)
@@ -280,7 +278,7 @@ class Large:
             return
         if isinstance(why, UploadError):
             parked = self._outcome.count(transfer.item, transfer.content.identity, why)
-            if parked or why.code == "BadDigest":
+            if parked or why.code in _USELESS:
                 self._abort_quietly(transfer.upload, why.code)
             return
         self._abort_quietly(transfer.upload, why)
@@ -298,9 +296,6 @@ class Large:
 
     def _abort(self, upload: Multipart, reason: str) -> None:
         self._bucket.abort(upload)
-        self._forget(upload, reason)
-
-    def _forget(self, upload: Multipart, reason: str) -> None:
         self._ledger.forget_multipart(upload.path)
         log.info("multipart.aborted", path=upload.path, key=upload.key, upload_id=upload.upload_id, reason=str(reason))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,6 +154,8 @@ class MultipartStore:
             error = translated(exc, upload.path, "complete multipart upload")
             stored = self._stored_after_all(upload, content, parts, checksum)
             if stored is not None:
+                with contextlib.suppress(UploadError):  # there is none, unless the object was there before
+                    self.abort(upload)
                 return stored
             if error.code == "PreconditionFailed":
                 raise self._store.conflict(upload.path, upload.key) from exc

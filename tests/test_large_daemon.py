@@ -1,0 +1,222 @@
+"""Large files through the real daemon: every size, cut off and resumed, faults at each step, nothing left behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from s3spool.ledger.reader import Reader
+from s3spool.service.control import ask
+from support.daemon import Daemon
+from support.faults import Fault, HoldUntil, LoseAnswer, Status, WrongChecksum, WrongEtag
+from support.faulty import FaultyS3
+from support.objects import content_of, objects
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mypy_boto3_s3.client import S3Client
+
+    from s3spool.service.seaweed import Seaweed
+    from support.faulty import Request
+
+PART = 5 * 1024 * 1024  # S3's least
+UPLOAD = {"multipart_threshold": PART, "part_size": PART, "workers": 4}
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, server: FaultyS3) -> Iterator[Daemon]:
+    """Not yet started."""
+    daemon = Daemon(tmp_path, bucket=server.bucket, environment=server.environment(), upload=UPLOAD)
+    yield daemon
+    if daemon.alive:
+        daemon.kill()
+
+
+def parts_sent(server: FaultyS3) -> list[Request]:
+    return [request for request in server.requests.copy() if request.method == "PUT" and "partNumber" in request.line]
+
+
+def nothing_is_left(daemon: Daemon, server: FaultyS3) -> None:
+    """No upload at the server, none in the ledger."""
+    eventually(lambda: server.store.uploads == {}, message="no upload at the server")
+    with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
+        eventually(lambda: reader.multiparts() == [], message="no upload in the ledger")
+
+
+def test_every_size_arrives_as_it_is(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
+    """Around the threshold and the part size, zeros, holes: byte for byte, into a server that verifies checksums."""
+    sizes = [PART - 1, PART, PART + 1, 2 * PART, 2 * PART + 1, 7 * PART - 1]
+    dropped = {f"{size}": content_of(size, seed=size) for size in sizes} | {"zeros": bytes(3 * PART)}
+    with Daemon(tmp_path, bucket=bucket, environment=seaweed.environment(), upload=UPLOAD) as daemon:
+        daemon.wait_ready()
+        for name, content in dropped.items():
+            daemon.drop(name, content)
+        hole = tmp_path / "hole"
+        with hole.open("wb") as file:
+            file.truncate(4 * PART + 3)
+            file.seek(2 * PART)
+            file.write(b"in the middle")
+        dropped["hole"] = hole.read_bytes()
+        hole.rename(daemon.folder / "hole")
+        daemon.wait_uploaded(len(dropped), timeout_s=60)
+
+        assert objects(s3, bucket) == dropped
+        started = {event["path"]: event["parts"] for event in daemon.events("multipart.started")}
+    assert started == {name: -(-len(body) // PART) for name, body in dropped.items() if len(body) > PART}
+    assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
+
+
+def test_killed_five_times_it_sends_nothing_twice(daemon: Daemon, server: FaultyS3) -> None:
+    """At most the parts in flight at each kill are sent again; one upload from beginning to end."""
+    content = content_of(20 * PART)
+    daemon.drop("big", content)
+    in_flight = 0
+    for kill in range(5):
+        hold = HoldUntil()
+        already = len(parts_sent(server))
+        server.script(hold, times=None, match=lambda _, stop=already + 2: len(parts_sent(server)) > stop)  # type: ignore[misc]
+        daemon.start()
+        eventually(lambda: server.in_flight >= 1, timeout_s=30, message=f"parts held at kill {kill}")  # noqa: B023
+        in_flight += UPLOAD["workers"]
+        daemon.kill()
+        server.behave()
+    daemon.start()
+    daemon.wait_uploaded(1, timeout_s=60)
+
+    assert server.contents() == {"big": content}
+    sent_bytes = sum(len(request.body) for request in parts_sent(server))
+    assert sent_bytes <= len(content) + in_flight * PART
+    assert server.count("POST big.uploads") == 1
+    assert len(daemon.events("multipart.resumed")) >= 1
+    nothing_is_left(daemon, server)
+
+
+def test_a_stop_keeps_the_upload_for_the_next_start(daemon: Daemon, server: FaultyS3) -> None:
+    """The drain is over before the file is: what S3 has stays there."""
+    content = content_of(6 * PART)
+    daemon.config["service"]["drain_s"] = 0.2
+    server.script(HoldUntil(), times=None, match=lambda _: len(parts_sent(server)) > 3)
+    daemon.drop("big", content)
+    daemon.start()
+    eventually(lambda: len(parts_sent(server)) > 4, timeout_s=20)
+
+    assert daemon.stop() == 0
+    assert len(server.store.uploads) == 1
+    server.behave()
+    daemon.start()
+    daemon.wait_uploaded(1)
+
+    assert server.contents() == {"big": content}
+    assert server.count("POST big.uploads") == 1
+    nothing_is_left(daemon, server)
+
+
+@pytest.mark.parametrize(
+    ("fault", "match"),
+    [
+        (Status(code=500), "PUT big.*partNumber"),
+        (LoseAnswer(), "PUT big.*partNumber"),
+        (WrongEtag(), "PUT big.*partNumber"),
+        (WrongChecksum(), "PUT big.*partNumber"),
+        (Status(code=404, error_code="NoSuchUpload"), "PUT big.*partNumber"),
+        (Status(code=500), "POST big.uploads"),
+        (Status(code=500), "POST big.*uploadId"),
+        (LoseAnswer(), "POST big.*uploadId"),
+        (Status(code=404, error_code="NoSuchUpload"), "POST big.*uploadId"),
+        (Status(code=503, error_code="SlowDown"), "POST big.*uploadId"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Fault) else value.replace("big", ""),
+)
+def test_a_fault_at_each_step(daemon: Daemon, server: FaultyS3, fault: Fault, match: str) -> None:
+    """It ends with the right bytes, one success, and nothing left behind."""
+    content = content_of(4 * PART + 1)
+    server.script(fault, times=2, match=match)
+    daemon.start().wait_ready()
+    daemon.drop("big", content)
+
+    daemon.wait_uploaded(1, timeout_s=60)
+
+    assert server.contents() == {"big": content}
+    assert len(daemon.events("file.uploaded")) == 1
+    assert daemon.events("file.parked") == []
+    nothing_is_left(daemon, server)
+
+
+def test_a_lost_answer_to_complete_is_no_second_upload(daemon: Daemon, server: FaultyS3) -> None:
+    """Complete had worked, nobody said so: a HEAD shows it, and no part is sent again."""
+    content = content_of(3 * PART)
+    server.script(LoseAnswer(), times=None, match="POST big.*uploadId")
+    daemon.start().wait_ready()
+    daemon.drop("big", content)
+
+    daemon.wait_uploaded(1, timeout_s=60)
+
+    assert server.contents() == {"big": content}
+    assert len(parts_sent(server)) == 3
+    nothing_is_left(daemon, server)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_overwrite_never_holds_for_parts(daemon: Daemon, server: FaultyS3, ours: bool) -> None:
+    """Another object is never replaced and parks the file; one with our content counts as success."""
+    daemon.config["destination"]["overwrite"] = "never"
+    content, there = content_of(3 * PART), content_of(3 * PART if ours else 100)
+    server.client().put_object(Bucket=server.bucket, Key="big", Body=there, ChecksumAlgorithm="CRC64NVME")
+    daemon.start().wait_ready()
+    daemon.drop("big", content)
+
+    event = "file.uploaded" if ours else "file.parked"
+    daemon.wait_event(event, path="big", timeout_s=60)
+
+    assert server.contents() == {"big": there}
+    nothing_is_left(daemon, server)
+
+
+@pytest.mark.parametrize("how", ["removed", "rewritten"])
+def test_changed_under_way(daemon: Daemon, server: FaultyS3, how: str) -> None:
+    """The upload is aborted; nothing torn is ever an object."""
+    hold = HoldUntil()
+    server.script(hold, times=None, match=lambda _: len(parts_sent(server)) > 2)
+    daemon.start().wait_ready()
+    file = daemon.drop("big", content_of(8 * PART))
+    eventually(lambda: server.in_flight >= 1, timeout_s=20)
+    new = content_of(7 * PART, seed=1)
+    if how == "removed":
+        file.unlink()
+    else:
+        daemon.drop("big", new)
+    server.behave()
+
+    if how == "removed":
+        daemon.wait_event("file.vanished", path="big", timeout_s=30)
+        assert server.contents() == {}
+    else:
+        daemon.wait_uploaded(1, timeout_s=60)
+        assert server.contents() == {"big": new}
+    daemon.wait_event("multipart.aborted", path="big", timeout_s=30)
+    nothing_is_left(daemon, server)
+
+
+def test_progress_is_shown(daemon: Daemon, server: FaultyS3) -> None:
+    """How far each large file is, in the status."""
+    server.script(HoldUntil(), times=None, match=lambda _: len(parts_sent(server)) > 4)
+    daemon.start().wait_ready()
+    daemon.drop("big", content_of(8 * PART))
+
+    def shown() -> bool:
+        large = ask(daemon.socket_path, "status")["large_files"]
+        return bool(large) and 0 < large[0]["bytes_uploaded"] < large[0]["bytes"] == 8 * PART
+
+    eventually(shown, timeout_s=20)
+    server.behave()
+    daemon.wait_uploaded(1)
