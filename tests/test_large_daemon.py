@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
     from s3spool.service.seaweed import Seaweed
-    from support.faulty import Request
+    from support.s3_messages import Request
 
 PART = 5 * 1024 * 1024  # S3's least
 UPLOAD = {"multipart_threshold": PART, "part_size": PART, "workers": 4}
@@ -86,7 +86,7 @@ def test_killed_five_times_it_sends_nothing_twice(daemon: Daemon, server: Faulty
         already = len(parts_sent(server))
         server.script(hold, times=None, match=lambda _, stop=already + 2: len(parts_sent(server)) > stop)  # type: ignore[misc]
         daemon.start()
-        eventually(lambda: server.in_flight >= 1, timeout_s=30, message=f"parts held at kill {kill}")  # noqa: B023
+        eventually(lambda: server.in_flight >= 1, timeout_s=30, message=f"parts held at kill {kill}")
         in_flight += UPLOAD["workers"]
         daemon.kill()
         server.behave()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from s3spool import __version__, view
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import from_text, to_text
+from s3spool.pipeline.settle import Quiet
 from s3spool.service.control import Handler
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def handlers(daemon: Daemon) -> dict[str, Handler]:
         "forget": answers.forget,
         "rescan": answers.rescan,
         "progress": answers.progress,
+        "where": answers.where,
     }
 
 
@@ -93,10 +96,18 @@ class _Answers:
 
     def list(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         state = request.get("state")
+        if state not in (None, "queued", "uploading", *view.LEDGER_STATES):  # it may be anything
+            raise S3SpoolError("not a request this daemon knows: there is no such state")
         queued, uploading = (list(map(to_text, paths)) for paths in self._daemon.inbox.listing(LISTED))
-        for name, paths in (("queued", queued), ("uploading", uploading)):
-            if state in {None, name}:
-                yield from ({"path": path, "state": name} for path in paths)
+        if state in {None, "queued"}:
+            yield from ({"path": path, "state": "queued"} for path in queued)
+        if state in {None, "uploading"}:
+            large = {to_text(path): (done, size) for path, done, size in self._daemon.large.progress()}
+            for path in uploading:
+                row: dict[str, Any] = {"path": path, "state": "uploading"}
+                if path in large:
+                    row["bytes_uploaded"], row["bytes"] = large[path]
+                yield row
         if state in {None, *view.LEDGER_STATES}:
             underway = {*queued, *uploading}  # a file that is tried again is still in the retry list
             with self._reader() as reader:
@@ -105,25 +116,29 @@ class _Answers:
                         yield row
 
     def why(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        path = from_text(request["path"])
+        path = _path(request.get("path"))
         daemon = self._daemon
         live = daemon.inbox.state_of(path)
         if live is None and daemon.settle.knows([path]):
             live = "settling"
         if live == "queued" and daemon.destination.paused:
             live = "paused"
+        # The ledger before the folder: what was sent and removed in between has its receipt.
         with self._reader() as reader:
             known = reader.known([path]).get(path)
-        if known and known.receipt and known.receipt.destination != daemon.ledger.destination:
-            known = known._replace(receipt=None)  # sent to where the files went before
         return view.why(
-            path, known, view.identity_of(daemon.folder, path), live=live, ours=daemon.names.file(path)
+            path,
+            known,
+            view.identity_of(daemon.folder, path),
+            live=live,
+            ours=view.ours(path, daemon.names, recursive=daemon.config.watch.recursive),
+            destination=daemon.ledger.destination,
         )
 
     def retry(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Make waiting and parked files due now; a paused destination is probed at once."""
         daemon = self._daemon
-        paths = None if request.get("all") else [from_text(path) for path in request["paths"]]
+        paths = None if request.get("all") is True else [_path(path) for path in _list(request.get("paths"))]
         with self._reader() as reader:
             released = view.releasable(reader, paths)
         done = threading.Event()
@@ -135,20 +150,24 @@ class _Answers:
 
     def forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Drop what the ledger knows of a path; if the file is still there, it is sent again."""
-        path = from_text(request["path"])
+        path = _path(request.get("path"))
+        daemon = self._daemon
         with self._reader() as reader:
             known = path in reader.known([path])
         done = threading.Event()
-        self._daemon.ledger.forget(path, done.set)
+        daemon.ledger.forget(path, done.set)
         _durable(done)
-        self._daemon.scan.want("forget")
+        ours = view.ours(path, daemon.names, recursive=daemon.config.watch.recursive)
+        # Not by a scan: it would count the file as one that the watch has missed.
+        if ours and view.identity_of(daemon.folder, path) and not daemon.settle.touch(path, Quiet.CHANGED):
+            daemon.scan.want("full")
         return {"forgotten": known}
 
     def rescan(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        """Start a scan; its number can be waited for with `progress`."""
+        """Start a scan; its number can be waited for with `progress` of the same pid."""
         number = self._daemon.scan.started + 1
         self._daemon.scan.want("request")
-        return {"scan": number}
+        return {"pid": os.getpid(), "scan": number}
 
     def progress(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """What `wait` needs to know."""
@@ -160,6 +179,7 @@ class _Answers:
         with self._reader() as reader:
             counts = reader.counts()
         return {
+            "pid": os.getpid(),
             "scan": finished,
             "left": settling + queued + in_flight + counts["waiting"],
             "parked": counts["parked"],
@@ -167,8 +187,27 @@ class _Answers:
             "folder_there": daemon.folder.still_there(),
         }
 
+    def where(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """What the command line may have set: names are resolved and keys are made with it."""
+        folder = str(self._daemon.folder.root)
+        return {"below_root": to_text(folder[1:]), "prefix": self._daemon.config.destination.prefix}
+
     def _reader(self) -> Reader:
         return Reader(self._daemon.ledger.path)
+
+
+def _path(text: object) -> str:
+    """A relative path that stays in the folder, from the ledger's spelling. Raises S3SpoolError."""
+    if isinstance(text, str):
+        with contextlib.suppress(UnicodeEncodeError):
+            path = from_text(text)
+            if "\0" not in path and not {"", ".", ".."} & set(path.split("/")):
+                return path
+    raise S3SpoolError("not a request this daemon knows: a relative path is missing or wrong")
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 class _Rate:

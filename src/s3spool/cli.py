@@ -5,7 +5,11 @@ Heavy modules are imported where they are used, so that `--help` and `status` an
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
+import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +53,8 @@ class _Commands(click.Group):
     """Turns our errors into one line and an exit code, for every command."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal knows every name's characters
         try:
             return super().invoke(ctx)
         except S3SpoolError as exc:
@@ -57,9 +63,14 @@ class _Commands(click.Group):
             click.echo(f"s3spool: {printable(str(exc))}", err=True)
             ctx.exit(exc.exit_code)
         except BrokenPipeError:
-            # The reader has seen enough (`| head`).
-            sys.stderr.close()
+            _abandon_output()  # the reader has seen enough (`| head`)
             ctx.exit(0)
+        except OSError as exc:
+            if exc.errno != errno.ENOSPC or exc.filename:
+                raise
+            _abandon_output()
+            click.echo(f"s3spool: the output cannot be written: {exc.strerror}", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -69,6 +80,12 @@ def cli() -> None:
 
     `s3spool demo` shows it without any account; `s3spool check` says whether your own configuration would work.
     """
+
+
+def _abandon_output() -> None:
+    """What is still in its buffer would fail once more when Python ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_flags(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -212,7 +229,13 @@ def rescan(desk: Desk) -> None:
 @cli.command()
 @_asking
 @click.argument("files", nargs=-1)
-@click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Give up after so long (exit code 4).")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Give up after so long (exit code 4).",
+)
 def wait(desk: Desk, files: tuple[str, ...], timeout_s: float | None) -> None:
     """Return when nothing (or none of FILES) is left to send: exit code 0 all sent, 3 some parked, 4 time-out."""
     from s3spool.waiting import wait_for_all, wait_for_files  # noqa: PLC0415 - start-up time

@@ -13,6 +13,7 @@ from s3spool.service.text import shown
 
 if TYPE_CHECKING:
     from s3spool.pipeline.folder import Folder
+    from s3spool.pipeline.names import Names
 
 LEDGER_STATES = ("waiting", "parked", "uploaded")
 
@@ -58,14 +59,20 @@ def of_receipt(receipt: Receipt) -> dict[str, Any]:
 
 
 def why(
-    path: str, known: Known | None, identity: Identity | None, *, live: str | None, ours: bool
+    path: str,
+    known: Known | None,
+    identity: Identity | None,
+    *,
+    live: str | None,
+    ours: bool,
+    destination: int | None,
 ) -> dict[str, Any]:
     """State of one file and one sentence that explains it.
 
-    `identity` is the file's now (None: no such file), `live` its place in a running daemon ("queued", ...),
-    `ours` whether include and exclude let it through.
+    `identity` is the file's now (None: no such file), `live` its place in a running daemon ("queued", ...), `ours`
+    whether it is to be sent at all. Receipts of another `destination` than this, where files went before, do not count.
     """
-    receipt = known.receipt if known else None
+    receipt = known.receipt if known and known.receipt and known.receipt.destination == destination else None
     retry = known.retry if known else None
     answer: dict[str, Any] = {"path": to_text(path)}
     if live:
@@ -81,25 +88,34 @@ def why(
         gone = "; the local file is gone" if identity is None else ""
         text = f"uploaded to {receipt.key} at {iso(receipt.uploaded_at)}{gone}"
         return answer | of_receipt(receipt) | {"why": text}
+    state, text = _to_be_sent(retry, receipt, identity, ours=ours)
+    return answer | {"state": state, "why": text}
+
+
+def _to_be_sent(
+    retry: Retry | None, receipt: Receipt | None, identity: Identity | None, *, ours: bool
+) -> tuple[str, str]:
     if identity is None:
-        return answer | {"state": "unknown", "why": "no such file in the folder, and none in the ledger"}
+        return "unknown", "no regular file of this name in the folder, and nothing in the ledger"
     if not ours:
-        return answer | {"state": "excluded", "why": "watch.include and watch.exclude leave it out"}
+        return "excluded", "watch.include, watch.exclude or watch.recursive leave it out"
     if retry:
-        text = f"changed since it failed at {iso(retry.last_error_at)}: to be sent again"
-        return answer | {"state": "changed", "why": text}
+        return "changed", f"changed since it failed at {iso(retry.last_error_at)}: to be sent again"
     if receipt:
-        text = f"changed since it was uploaded at {iso(receipt.uploaded_at)}: to be sent again"
-        return answer | {"state": "changed", "why": text}
-    text = "not seen yet: a running daemon finds it at its next scan (`s3spool rescan`)"
-    return answer | {"state": "unsent", "why": text}
+        return "changed", f"changed since it was uploaded at {iso(receipt.uploaded_at)}: to be sent again"
+    return "unsent", "not seen yet: a running daemon finds it at its next scan (`s3spool rescan`)"
 
 
-def releasable(reader: Reader, paths: Sequence[str] | None) -> int:
+def ours(path: str, names: Names, *, recursive: bool) -> bool:
+    """Whether the configuration lets it through."""
+    return names.file(path) and (recursive or "/" not in path)
+
+
+def releasable(reader: Reader | None, paths: Sequence[str] | None) -> int:
     """How many files `retry` is about to release: these, or all. Raises S3SpoolError where one of them is not."""
     if paths is None:
-        return sum(count for state, count in reader.counts().items() if state != "uploaded")
-    known = reader.known(paths)
+        return sum(count for state, count in reader.counts().items() if state != "uploaded") if reader else 0
+    known = reader.known(paths) if reader else {}
     for path in paths:
         if path not in known or known[path].retry is None:
             raise S3SpoolError(f"{shown(path)}: is neither waiting nor parked; see `s3spool why`")

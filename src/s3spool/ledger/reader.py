@@ -119,6 +119,15 @@ class Reader:
         row = next(self._rows(statement), None)
         return None if row is None else _retry(row)
 
+    def uploaded_bytes(self) -> int:
+        """The sizes of all receipts together."""
+        return int(next(self._rows("SELECT coalesce(sum(size), 0) FROM receipts"))[0])
+
+    def destination(self, name: str) -> int | None:
+        """The number that receipts of this destination carry (`Ledger.destination`)."""
+        row = next(self._rows("SELECT id FROM destinations WHERE name = ?", (name,)), None)
+        return None if row is None else int(row[0])
+
     def _count(self, table: str) -> int:
         return int(next(self._rows(f"SELECT count(*) FROM {table}"))[0])  # noqa: S608 - constants
 

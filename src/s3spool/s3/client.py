@@ -80,6 +80,19 @@ def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3C
     return hooked(boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region)))
 
 
+class _Told(Exception):  # noqa: N818 - a message, not an error
+    """Where a request would have gone."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+
+
+def _tell(request: Any, **_: Any) -> None:
+    """Instead of sending it."""
+    raise _Told(request.url)
+
+
 class Clients:
     """The clients for the region and the credentials of now. Thread-safe."""
 
@@ -124,12 +137,15 @@ def endpoint(boto: boto3.Session, connection: Connection, region: str) -> Endpoi
         unsigned = boto.client(
             "s3", config=_config(connection, signature_version=UNSIGNED), **_arguments(boto, connection, region)
         )
-        url = unsigned.generate_presigned_url(
-            "put_object", Params={"Bucket": connection.bucket, "Key": _PROBE_KEY}, ExpiresIn=60
-        )
+        # A presigned URL would be less trouble, but botocore makes those for the global host, which redirects
+        # requests for young buckets of other regions.
+        unsigned.meta.events.register("before-send.s3.PutObject", _tell)
+        unsigned.put_object(Bucket=connection.bucket, Key=_PROBE_KEY, Body=b"")
+    except _Told as told:
+        return Endpoint(told.url.removesuffix(_PROBE_KEY), region)
     except (botocore.exceptions.BotoCoreError, ValueError) as exc:
         raise ConfigError("destination.endpoint_url", connection.endpoint_url or None, str(exc)) from exc
-    return Endpoint(url.partition("?")[0].removesuffix(_PROBE_KEY), region)
+    raise AssertionError("botocore sent a request without telling where")
 
 
 def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:

@@ -162,7 +162,7 @@ class MultipartStore:
             raise error from exc
         etag = answer.get("ETag", "").strip('"')
         answered = answer.get(f"Checksum{upload.algorithm.upper()}", "")
-        if checksum and answered == checksum or etag == _composite_etag(parts):
+        if (checksum and answered == checksum) or etag == _composite_etag(parts):
             return Stored(upload.key, etag, _named(upload.algorithm, checksum), answer.get("VersionId", ""))
         stored = self._stored_after_all(upload, content, parts, checksum)
         if stored is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +41,18 @@ class ControlServer:
         self.path = path
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-        slots = threading.BoundedSemaphore(MAX_CLIENTS)
 
         class _Connection(socketserver.StreamRequestHandler):
             timeout = TIMEOUT_S
 
             def handle(self) -> None:
-                if not slots.acquire(timeout=TIMEOUT_S):
-                    return
-                try:
-                    with contextlib.suppress(OSError):
-                        for line in _answers(handlers, self.rfile.readline(MAX_REQUEST_BYTES)):
-                            self.wfile.write(line)
-                finally:
-                    slots.release()
+                # OSError: who asked is gone, or does not read.
+                with (
+                    contextlib.suppress(OSError),
+                    contextlib.closing(_answers(handlers, self.rfile.readline(MAX_REQUEST_BYTES))) as lines,
+                ):
+                    for line in lines:
+                        self.wfile.write(line)
 
         before = os.umask(0o117)  # mode 0660 from the first moment
         try:
@@ -75,7 +74,12 @@ class ControlServer:
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128
     _stopping = False
+
+    def __init__(self, path: str, handler: type[socketserver.StreamRequestHandler]) -> None:
+        self._slots = threading.BoundedSemaphore(MAX_CLIENTS)
+        super().__init__(path, handler)
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:  # noqa: ARG002 - the stock signature
         """Without the stock loop's wake-ups: shutdown() ends the listening socket under accept()."""
@@ -87,8 +91,23 @@ class _Server(socketserver.ThreadingUnixStreamServer):
             return super().get_request()
         except OSError:
             if not self._stopping:
-                time.sleep(ACCEPT_PAUSE_S)
+                threading.Event().wait(ACCEPT_PAUSE_S)
             raise  # the stock code passes over it
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Before there is a thread for it: while all places are taken, the others wait in the kernel's queue."""
+        self._slots.acquire()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
 
     def shutdown(self) -> None:
         self._stopping = True
@@ -99,17 +118,17 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         _log_exception("a control request failed")
 
 
-def ask(path: Path, command: str, **arguments: Any) -> Any:
+def ask(path: Path, command: str, /, **arguments: Any) -> Any:
     """The daemon's answer. Raises NoDaemonError, or S3SpoolError with what the daemon had to say."""
     rows = list(stream(path, command, **arguments))
     return rows[0] if rows else None
 
 
-def stream(path: Path, command: str, **arguments: Any) -> Iterator[Any]:
+def stream(path: Path, command: str, /, **arguments: Any) -> Iterator[Any]:
     """The rows of the daemon's answer as they come. Raises like `ask`, NoDaemonError only before the first row."""
     with _connected(path) as connection, connection.makefile("rb") as lines:
         try:
-            connection.sendall(_line({"command": command, **arguments}))
+            connection.sendall(json_line({"command": command, **arguments}))
             for line in lines:
                 answer = msgspec.json.decode(line)
                 if "error" in answer:
@@ -127,39 +146,64 @@ def _connected(path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT_S)
         try:
-            connection.connect(str(path))
+            _connect(connection, path)
         except PermissionError as exc:
-            raise S3SpoolError(f"{path}: permission denied; use sudo, or join the socket's group") from exc
-        except TimeoutError as exc:
+            raise S3SpoolError(f"{path}: permission denied; use sudo{_or_join(path)}") from exc
+        except (TimeoutError, BlockingIOError) as exc:
             raise S3SpoolError(f"{path}: the daemon does not answer within {TIMEOUT_S:g} s") from exc
         except OSError as exc:
             raise NoDaemonError(f"no daemon runs: nobody answers at {path} ({exc.strerror})") from exc
         yield connection
 
 
-def _answers(handlers: Mapping[str, Handler], line: bytes) -> Iterator[bytes]:
+def _connect(connection: socket.socket, path: Path) -> None:
+    """Raises OSError. A full queue says EAGAIN at once: that is a busy daemon, not a missing one."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return connection.connect(str(path))
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            threading.Event().wait(ACCEPT_PAUSE_S)
+
+
+def _or_join(path: Path) -> str:
+    """The other way to be let in, where there is one."""
+    try:
+        gid = path.stat().st_gid
+        return f", or join the group {grp.getgrgid(gid).gr_name}" if gid else ""
+    except (OSError, KeyError):
+        return ", or join the group of the daemon's user (s3spool for the system's service)"
+
+
+def _answers(handlers: Mapping[str, Handler], line: bytes) -> Generator[bytes, None, None]:
     """One line a row, and a last one that says how it ended: whoever reads knows whether it is complete."""
     try:
         request = msgspec.json.decode(line, type=dict[str, Any])
         handler = handlers[request.pop("command")]
     except (msgspec.DecodeError, KeyError, TypeError) as exc:
-        yield _line({"error": f"not a request this daemon knows: {exc}"})
+        yield json_line({"error": f"not a request this daemon knows: {exc}"})
         return
     try:
         answer = handler(request)
         for row in answer if isinstance(answer, Iterator) else [answer]:
-            yield _line({"row": row})
+            yield json_line({"row": row})
     except S3SpoolError as exc:
-        yield _line({"error": legible(str(exc))})
+        yield json_line({"error": str(exc)})
     except Exception as exc:  # noqa: BLE001 - whatever went wrong, the one who asked is told
         _log_exception(str(exc))
-        yield _line({"error": legible(f"{type(exc).__name__}: {exc}")})
+        yield json_line({"error": f"{type(exc).__name__}: {exc}"})
     else:
-        yield _line({"end": True})
+        yield json_line({"end": True})
 
 
-def _line(value: Any) -> bytes:
-    return msgspec.json.encode(value) + b"\n"
+def json_line(value: Any) -> bytes:
+    """JSON in UTF-8, whatever the names in it."""
+    try:
+        return msgspec.json.encode(value) + b"\n"
+    except UnicodeEncodeError:
+        return msgspec.json.encode(legible(value)) + b"\n"
 
 
 def _log_exception(message: str) -> None:
