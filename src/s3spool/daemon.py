@@ -41,6 +41,7 @@ from s3spool.s3.client import Connection
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.pace import Pace
 from s3spool.s3.store import ObjectOptions, Store
+from s3spool.service import memory
 from s3spool.service.control import ControlServer
 from s3spool.service.logs import LogWriter
 from s3spool.service.systemd import Notifier
@@ -142,6 +143,7 @@ class Daemon:
         self.backend = ""
         self._lost = False
         self._last_cleaning = 0.0
+        self._ended_large = 0
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -273,6 +275,7 @@ class Daemon:
         self._look_after_root()
         self._look_after_watch()
         self.cores.look()
+        self._give_memory_back()
         if self._notifier.watchdog_interval_s and self._sound(now):
             self._notifier.watchdog()
         self._notifier.status(self.summary())
@@ -326,6 +329,12 @@ class Daemon:
             self.watch = self.scan.watch = None
             self._start_watch()
             self.scan.want("restored")
+
+    def _give_memory_back(self) -> None:
+        """Once large files are through: the C library keeps what a hundred workers freed, if nobody asks."""
+        if self.large.ended != self._ended_large and not self.large.progress():
+            self._ended_large = self.large.ended
+            memory.give_back()
 
     def _clean(self) -> None:
         """At start and once a day: drop what the ledger knows of files and uploads that are long gone."""

@@ -27,9 +27,10 @@ def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
     configuration.require_bucket(config)
     configuration.check_directories(config)
 
-    from s3spool.service import logs, systemd  # noqa: PLC0415 - after what may still fail in one line
+    from s3spool.service import logs, memory, systemd  # noqa: PLC0415 - after what may still fail in one line
 
     raise_open_files(config.upload.workers)
+    memory.keep_few_heaps()
     writer = logs.configure(config.log.format, config.log.level)
     missing = writer.fallback or (systemd.MISSING if systemd.Notifier().missing else "")
     if missing:
@@ -49,6 +50,7 @@ def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
     # What stands now stands for good: keep it out of the collector's way.
     gc.collect()
     gc.freeze()
+    memory.give_back()
     sys.setswitchinterval(SWITCH_S)
     try:
         return daemon.run()

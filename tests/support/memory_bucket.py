@@ -103,6 +103,9 @@ class MemorySender:
         assert self.prepared is not None
         self.answered = self.bucket.put(self.prepared)
 
+    def rest(self) -> None:
+        """There is nothing to give back."""
+
     def answer(self) -> Answer | None:
         return self.answered
 

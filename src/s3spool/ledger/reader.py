@@ -47,6 +47,10 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def made(self) -> bool:
+        """False while the first daemon of this directory is still about to make the tables."""
+        return bool(next(self._rows("PRAGMA user_version"))[0])
+
     def known(self, paths: Sequence[str]) -> dict[str, Known]:
         """What is known of these paths; a path of which nothing is known is not in the answer."""
         found: dict[str, Known] = {}

@@ -84,6 +84,7 @@ class Large:
         self._part_size = part_size
         self._limit = limit
         self._queue = inbox.parts
+        self.ended = 0  # transfers, however they ended
 
     def wants(self, size: int) -> bool:
         return size > self._threshold
@@ -271,6 +272,7 @@ class Large:
         """The last worker that holds a part of a transfer which is over brings it to its end."""
         if not self._queue.release(item):
             return
+        self.ended += 1
         transfer = item.transfer
         os.close(transfer.content.fd)
         why = transfer.over

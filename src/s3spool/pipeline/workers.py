@@ -142,6 +142,7 @@ class Workers:
 
     def _wait(self, number: int, sender: Sender) -> Job | PartJob | None:
         """Nothing to do, or nothing allowed: block until there is. None when that came to nothing."""
+        sender.rest()
         probe = self._destination.admit()
         item = self._inbox.take()
         job = None

@@ -121,6 +121,9 @@ class Boto3Transport:
     def answer(self) -> Answer:
         return self._answer
 
+    def rest(self) -> None:
+        """boto3 keeps nothing of a body."""
+
     def close(self) -> None:
         self._request = None
 

@@ -72,6 +72,7 @@ class Credentials:
             snapshot = Snapshot(frozen.access_key, frozen.secret_key, frozen.token or "")
             if not all(part.isascii() and part.isprintable() for part in snapshot):
                 self.current, self.error = None, "the credentials found hold characters that no key has"
+                self._forget_cached()
                 return
             # In this order: who sees the new generation finds what belongs to it.
             before, self.current, self.error = self.current, snapshot, ""

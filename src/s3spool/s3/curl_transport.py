@@ -14,7 +14,7 @@ from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
 from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
 
-UPLOAD_BUFFER_BYTES = 512 * 1024  # half the CPU of the default 64 KiB for large bodies
+UPLOAD_BUFFER_BYTES = 256 * 1024  # two thirds of the CPU of the default 64 KiB; times a hundred, it is memory
 ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; the rest of a longer one is not kept
 _CONSTANT = ("Expect:", "Content-Type: application/octet-stream", "x-amz-content-sha256: UNSIGNED-PAYLOAD")
 
@@ -45,6 +45,7 @@ class CurlTransport:
         self._unreadable = ""
         self._position = 0
         self._streaming = False
+        self._grown = False  # has sent a large body
         self._ready = False
         self._signed_with: object = None
         self._curl = self._new_handle()
@@ -103,6 +104,14 @@ class CurlTransport:
                 return Answer(0, {}, b"", from_curl(number, self._unreadable or message, path))
         return Answer(self._curl.getinfo(pycurl.RESPONSE_CODE), _parsed(self._headers), b"".join(self._body), None)
 
+    def rest(self) -> None:
+        if self._grown:
+            # libcurl keeps the buffer of large bodies for as long as the handle lives.
+            self._curl.close()
+            self._grown = self._streaming = False
+            self._signed_with = None
+            self._curl = self._new_handle()
+
     def close(self) -> None:
         self._curl.close()
 
@@ -139,7 +148,7 @@ class CurlTransport:
             curl.setopt(pycurl.UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_BYTES)
             curl.setopt(pycurl.READFUNCTION, self._read)
             curl.setopt(pycurl.SEEKFUNCTION, self._seek)
-            self._streaming = True
+            self._grown = self._streaming = True
         self._position = 0
         curl.setopt(pycurl.INFILESIZE_LARGE, length)
 

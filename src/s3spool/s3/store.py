@@ -51,9 +51,7 @@ class ObjectOptions(NamedTuple):
 class Store:
     """Thread-safe. Nothing here touches the network but `transport().send` and `judge` with `may_ask`."""
 
-    def __init__(
-        self, connection: Connection, options: ObjectOptions, *, pace: Pace | None = None
-    ) -> None:
+    def __init__(self, connection: Connection, options: ObjectOptions, *, pace: Pace | None = None) -> None:
         """Raises ConfigError; asks the credential chain, but not S3."""
         self._connection = connection
         self._options = options

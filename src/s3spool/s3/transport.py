@@ -49,6 +49,9 @@ class Transport(Protocol):
 
     def answer(self) -> Answer: ...
 
+    def rest(self) -> None:
+        """Nothing is to be sent for the moment: give back the memory that a large body took."""
+
     def close(self) -> None: ...
 
 

@@ -1,0 +1,264 @@
+"""The control socket: questions answered, garbage refused, and nobody who holds it can hold up the others."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s3spool.errors import S3SpoolError
+from s3spool.service import control
+from s3spool.service.control import ControlServer, NoDaemonError, ask, stream
+from support.lines import recorded
+from support.waiting import eventually
+
+WAIT_S = 20.0
+SHORT_S = 0.5
+
+Serve = Callable[..., ControlServer]
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    """A short one: pytest's own directories may be too long for a socket."""
+    place = Path(f"/tmp/s3spool-test-{os.getpid()}.sock")  # noqa: S108 - named after this process
+    yield place
+    place.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def serve(path: Path) -> Iterator[Serve]:
+    """Servers that end with the test."""
+    servers: list[ControlServer] = []
+
+    def serve(**handlers: Any) -> ControlServer:
+        servers.append(ControlServer(path, {"echo": dict, **handlers}))
+        servers[-1].start()
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+def connected(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(WAIT_S)
+    connection.connect(str(path))
+    return connection
+
+
+def test_question_and_rows(path: Path, serve: Serve) -> None:
+    """One answer, or rows as they come."""
+    serve(count=lambda request: iter(range(request["up_to"])))
+
+    assert ask(path, "echo", path="a", n=1) == {"path": "a", "n": 1}
+    assert list(stream(path, "count", up_to=3)) == [0, 1, 2]
+    assert ask(path, "count", up_to=0) is None
+
+
+def test_socket_belongs_to_user_and_group(path: Path, serve: Serve) -> None:
+    """Mode 0660, whatever the umask, which stays as it was; and it goes with the server."""
+    before = os.umask(0)
+    try:
+        server = serve()
+        assert os.umask(0) == 0
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    server.close()
+    assert not path.exists()
+
+
+def test_socket_of_a_killed_daemon_is_replaced(path: Path, serve: Serve) -> None:
+    """What is left behind answers nobody, and does not keep the next daemon from listening."""
+    with closing(socket.socket(socket.AF_UNIX)) as left_behind:
+        left_behind.bind(str(path))
+    with pytest.raises(NoDaemonError, match=r"no daemon runs: nobody answers at .* \(Connection refused\)"):
+        ask(path, "echo")
+
+    serve()
+    assert ask(path, "echo", n=1) == {"n": 1}
+
+
+def test_no_socket_is_no_daemon(path: Path) -> None:
+    """One line says where nobody answers."""
+    with pytest.raises(NoDaemonError, match=f"nobody answers at {path} \\(No such file or directory\\)"):
+        ask(path, "echo")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\n",
+        b"not json\n",
+        b"[]\n",
+        b"{}\n",
+        b"\xff\xfe\n",
+        b'{"command": []}\n',
+        b'{"command": "nope"}\n',
+        b'{"command": "echo"',
+        b"[" * 100_000 + b"\n",
+        b"x" * control.MAX_REQUEST_BYTES,
+    ],
+    ids=lambda garbage: repr(garbage[:20]),
+)
+def test_garbage_is_refused_in_one_line(garbage: bytes, path: Path, serve: Serve) -> None:
+    """And the next one is answered."""
+    serve()
+
+    with closing(connected(path)) as connection, connection.makefile("rb") as lines:
+        connection.sendall(garbage)
+        connection.shutdown(socket.SHUT_WR)
+        answer = lines.read()
+
+    assert answer.count(b"\n") == 1
+    assert json.loads(answer)["error"].startswith("not a request this daemon knows")
+    assert ask(path, "echo", n=1) == {"n": 1}
+
+
+def test_too_much_garbage(path: Path, serve: Serve) -> None:
+    """A request without an end is cut off, and costs its sender the connection, not the server its memory."""
+    serve()
+
+    with closing(connected(path)) as connection, pytest.raises(OSError, match=r"Broken pipe|reset"):
+        connection.sendall(b"x" * 100 * control.MAX_REQUEST_BYTES)
+
+    assert ask(path, "echo", n=1) == {"n": 1}
+
+
+def test_what_goes_wrong_is_told(path: Path, serve: Serve) -> None:
+    """Our own errors as they are; a bug by its name, and in the log."""
+
+    def refuse(_: Mapping[str, Any]) -> None:
+        raise S3SpoolError("caf\udce9: is not there")
+
+    def fail(_: Mapping[str, Any]) -> None:
+        raise ZeroDivisionError("a bug")
+
+    serve(refuse=refuse, fail=fail)
+
+    with pytest.raises(S3SpoolError, match=r"^caf\\xe9: is not there$"):
+        ask(path, "refuse")
+    with recorded() as lines, pytest.raises(S3SpoolError, match=r"^ZeroDivisionError: a bug$"):
+        ask(path, "fail")
+    assert [line["logger"] for line in lines.named("library.warning")] == ["control"]
+
+
+def test_names_that_are_not_utf8_break_no_answer(path: Path, serve: Serve) -> None:
+    """A last error may quote a file's name: that must not make the status unreadable."""
+    serve(status=lambda _: {"last_error": "upload caf\udce9: gone"})
+
+    assert ask(path, "status") == {"last_error": r"upload caf\xe9: gone"}
+
+
+def test_clients_that_do_not_read_hold_nobody_up_for_long(
+    path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More rows than the socket holds, as many such clients as there are places: all are let go in the end."""
+    ended = threading.Semaphore(0)
+
+    def endless(_: Mapping[str, Any]) -> Iterator[str]:
+        try:
+            yield from itertools.repeat("x" * 1000)
+        finally:
+            ended.release()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(control, "TIMEOUT_S", SHORT_S)
+        serve(endless=endless)
+    with ExitStack() as stack:
+        for _ in range(control.MAX_CLIENTS):
+            connection = stack.enter_context(closing(connected(path)))
+            connection.sendall(b'{"command": "endless"}\n')
+
+        assert ask(path, "echo", n=1) == {"n": 1}
+        for _ in range(control.MAX_CLIENTS):
+            assert ended.acquire(timeout=WAIT_S)
+
+
+def test_clients_that_say_nothing_cost_no_threads(path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many are let in at a time; the others wait in the kernel, and have their turn."""
+    with monkeypatch.context() as patched:
+        patched.setattr(control, "TIMEOUT_S", SHORT_S)
+        serve()
+    before = threading.active_count()
+    with ExitStack() as stack:
+        for _ in range(3 * control.MAX_CLIENTS):
+            stack.enter_context(closing(connected(path)))
+        assert threading.active_count() <= before + control.MAX_CLIENTS
+
+        assert ask(path, "echo", n=1) == {"n": 1}
+    eventually(lambda: threading.active_count() <= before, timeout_s=WAIT_S)
+
+
+def test_busy_is_not_absent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel's queue is full a daemon runs: nobody may go on as if there were none."""
+    monkeypatch.setattr(control, "TIMEOUT_S", SHORT_S)
+    with ExitStack() as stack:
+        listener = stack.enter_context(closing(socket.socket(socket.AF_UNIX)))
+        listener.bind(str(path))
+        listener.listen(0)
+        stack.enter_context(closing(connected(path)))  # fills it
+
+        with pytest.raises(S3SpoolError, match="does not answer within") as caught:
+            ask(path, "echo")
+    assert not isinstance(caught.value, NoDaemonError)
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        (b"", "went away in the middle of its answer"),
+        (b'{"row":1}\n', "went away in the middle of its answer"),
+        (b'{"row":1}\n{"ro', "does not answer as it should"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "does not answer as it should"),
+    ],
+)
+def test_half_an_answer_is_no_answer(said: bytes, problem: str, path: Path) -> None:
+    """A daemon that dies while it lists files must not look like one that has listed them all."""
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with closing(connection):
+                connection.recv(1000)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(S3SpoolError, match=problem) as caught:
+            list(stream(path, "list"))
+        thread.join()
+    assert not isinstance(caught.value, NoDaemonError)
+
+
+def test_close_waits_for_nobody(path: Path, serve: Serve) -> None:
+    """A client that is still being answered does not keep the daemon from stopping."""
+    begun, end = threading.Event(), threading.Event()
+
+    def slow(_: Mapping[str, Any]) -> None:
+        begun.set()
+        end.wait(WAIT_S)
+
+    server = serve(slow=slow)
+    with closing(connected(path)) as connection:
+        connection.sendall(b'{"command": "slow"}\n')
+        assert begun.wait(WAIT_S)
+        server.close()
+        assert not end.is_set()
+        with pytest.raises(NoDaemonError):
+            ask(path, "echo")
+        end.set()

@@ -1,0 +1,263 @@
+"""Whom an error concerns: the tables of s3/errors.py, what is outside of them, and what the documents say."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+import pycurl
+import pytest
+
+from s3spool.errors import Scope, UploadError
+from s3spool.pipeline.outcome import translated as local_error
+from s3spool.s3.boto3_transport import translated
+from s3spool.s3.errors import (
+    BY_CODE,
+    BY_CURL,
+    BY_STATUS,
+    Rule,
+    from_answer,
+    from_code,
+    from_curl,
+    parse_error,
+    retry_after_s,
+    untrusted,
+)
+from s3spool.s3.transport import Answer
+from support.stores import put_request
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "errors.md").read_text(encoding="utf-8")
+TRANSIENT = Rule(Scope.DESTINATION, sudden=False)
+REQUEST = put_request("some/file")
+
+
+def rule_of(error: UploadError) -> Rule:
+    return Rule(error.scope, error.permanent, error.sudden, error.hint)
+
+
+def answer(status: int, body: bytes = b"", **headers: str) -> Answer:
+    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, body, None)
+
+
+@pytest.mark.parametrize("code", BY_CODE)
+def test_codes_of_s3(code: str) -> None:
+    """The code decides, whatever the status and the server's namespace."""
+    body = f'<Error xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Code>{code}</Code><Message>why</Message></Error>'
+
+    for status in (0, 200, 400, 403, 500, 599):
+        error = from_answer(REQUEST, answer(status, body.encode()))
+
+        assert rule_of(error) == BY_CODE[code]
+        assert (error.code, error.cause, error.path, error.operation) == (code, "why", "some/file", "upload")
+
+
+@pytest.mark.parametrize("code", ["", "NeverHeardOfIt"])
+@pytest.mark.parametrize("status", [0, *range(200, 600)])
+def test_statuses_of_http(status: int, code: str) -> None:
+    """They decide where the code does not; what is in neither table is transient, and never parks a file."""
+    error = from_code(status, code, "", "some/file")
+
+    assert rule_of(error) == BY_STATUS.get(status, TRANSIENT)
+    assert error.code == (code or f"HTTP{status}")
+    assert error.cause == f"the server answered HTTP {status}"
+
+
+@pytest.mark.parametrize("number", range(1, 102))
+def test_errors_of_libcurl(number: int) -> None:
+    """Those in the table have libcurl's own names; all others are transient."""
+    error = from_curl(number, "libcurl's sentence", "some/file")
+
+    name, rule = BY_CURL.get(number, (f"CURL_{number}", TRANSIENT))
+    assert (error.code, rule_of(error)) == (name, rule)
+    assert error.cause == "libcurl's sentence"
+    assert error.operation == ("read" if rule.scope is Scope.FILE else "upload")
+    if number in BY_CURL:
+        # pycurl knows number 8 by the name it had before HTTP servers were weird as well.
+        assert getattr(pycurl, f"E_{name}", pycurl.E_FTP_WEIRD_SERVER_REPLY) == number
+
+
+@pytest.mark.parametrize("name", sorted(errno.errorcode.values()))
+def test_errnos(name: str) -> None:
+    """A missing permission stays; everything else may pass, and concerns the one file."""
+    number = getattr(errno, name)
+
+    error = local_error(OSError(number, os.strerror(number)), "some/file")
+
+    denied = number in {errno.EACCES, errno.EPERM}
+    assert (error.scope, error.permanent, error.operation) == (Scope.FILE, denied, "read")
+    assert error.cause == os.strerror(number)
+    assert bool(error.hint) == denied
+
+
+@pytest.mark.parametrize(
+    ("exc", "code", "rule"),
+    [
+        (botocore.exceptions.NoCredentialsError(), "NoCredentials", BY_CODE["NoCredentials"]),
+        (
+            botocore.exceptions.PartialCredentialsError(provider="env", cred_var="x"),
+            "NoCredentials",
+            BY_CODE["NoCredentials"],
+        ),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="u"), "", Rule(Scope.DESTINATION)),
+        (botocore.exceptions.SSLError(endpoint_url="u", error=ValueError("e")), "", Rule(Scope.DESTINATION)),
+        (botocore.exceptions.ProxyConnectionError(proxy_url="u"), "", Rule(Scope.DESTINATION)),
+        (botocore.exceptions.ReadTimeoutError(endpoint_url="u"), "", TRANSIENT),
+        (botocore.exceptions.ConnectTimeoutError(endpoint_url="u"), "", TRANSIENT),
+        (botocore.exceptions.ConnectionClosedError(endpoint_url="u"), "", TRANSIENT),
+        (botocore.exceptions.HTTPClientError(error="e"), "", TRANSIENT),
+        (botocore.exceptions.UnknownServiceError(service_name="s", known_service_names=[]), "", TRANSIENT),
+        (OSError(errno.EIO, "Input/output error"), "", Rule(Scope.FILE)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_exceptions_of_boto3(exc: Exception, code: str, rule: Rule) -> None:
+    """Some of botocore's are OSErrors as well: they are not the file's for that."""
+    error = translated(exc, "some/file", "list parts")
+
+    assert (error.code, rule_of(error)) == (code or type(exc).__name__, rule)
+    assert (error.operation, error.path) == ("list parts", "some/file")
+    assert str(exc) in error.cause
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told", "rule"),
+    [
+        (404, "404", "HTTP404", BY_STATUS[404]),
+        (403, "403", "HTTP403", BY_STATUS[403]),
+        (400, "400", "HTTP400", TRANSIENT),
+        (503, "SlowDown", "SlowDown", BY_CODE["SlowDown"]),
+        (404, "NoSuchUpload", "NoSuchUpload", BY_CODE["NoSuchUpload"]),
+    ],
+)
+def test_answers_to_boto3(status: int, code: str, told: str, rule: Rule) -> None:
+    """A HEAD has no body: boto3 makes the status a code."""
+    meta = {"HTTPStatusCode": status, "HTTPHeaders": {"retry-after": "3"}}
+    response: Any = {"Error": {"Code": code, "Message": "m"}, "ResponseMetadata": meta}
+
+    error = translated(botocore.exceptions.ClientError(response, "HeadObject"), "some/file")
+
+    assert (error.code, rule_of(error), error.retry_after_s) == (told, rule, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b"", ("", "")),
+        (b"  \n<Error><Code>A</Code><Message>m</Message></Error>", ("A", "m")),
+        (b"<?xml version='1.0'?><Error><Message>m</Message><Code>A</Code><RequestId/></Error>", ("A", "m")),
+        (b"<Response><Errors><Error><Code>A</Code></Error></Errors></Response>", ("A", "")),
+        (b"<Error><Code>A</Code><Message>two\n  lines\x0d\ttab</Message></Error>", ("A", "two lines tab")),
+        (b"<Error><Code>A</Code><Message>" + b"x" * 9999 + b"</Message></Error>", ("A", "x" * 500)),
+        ("<Error><Code>A</Code><Message>ü</Message></Error>".encode(), ("A", "ü")),
+        (b"<Error><Code>A</Code><Message>cut", ("", "")),
+        (b"<html><body>Bad Gateway</body></html>", ("", "")),
+        (b"<!DOCTYPE html><html>", ("", "")),
+        (b" " * 300 + b"<!DOCTYPE e [<!ENTITY x 'y'>]><Error><Code>&x;</Code></Error>", ("", "")),
+        ("<!DOCTYPE e [<!ENTITY x 'y'>]><Error><Code>&x;</Code></Error>".encode("utf-16-le"), ("", "")),
+        (b'{"error": "json"}', ("", "")),
+        (b"\x00\xff\xfe", ("", "")),
+        (b"<Error><Code>\xff</Code></Error>", ("", "")),
+    ],
+)
+def test_error_documents(body: bytes, found: tuple[str, str]) -> None:
+    """Whatever a server says: code and message on one short line, or nothing."""
+    assert parse_error(body) == found
+
+
+DATE = "Tue, 24 Nov 2026 04:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("value", "date", "seconds"),
+    [
+        ("", "", None),
+        ("0", "", 0.0),
+        (" 120 ", "", 120.0),
+        ("-1", "", None),
+        ("1.5", "", None),
+        ("\u00b2", "", None),
+        ("soon", DATE, None),
+        ("Tue, 24 Nov 2026 04:01:30 GMT", DATE, 90.0),
+        ("Tue, 24 Nov 2026 03:00:00 GMT", DATE, 0.0),
+        ("Tue, 24 Nov 2026 04:01:30 GMT", "", None),
+        ("Tue, 24 Nov 2026 04:01:30 GMT", "yesterday", None),
+        ("Tue, 24 Nov 2026 04:01:30 -0000", DATE, None),
+        ("Tue, 99 Nov 99999 04:01:30 GMT", DATE, None),
+    ],
+)
+def test_retry_after(value: str, date: str, seconds: float | None) -> None:
+    """Seconds, or a date by the server's own clock; anything else is as if it was not there."""
+    headers = {"retry-after": value} | ({"date": date} if date else {})
+
+    assert retry_after_s(headers) == seconds
+    assert from_answer(REQUEST, Answer(503, headers, b"", None)).retry_after_s == seconds
+
+
+def test_unconfirmed_pauses_after_a_streak() -> None:
+    """One strange answer is an accident, many are a captive portal; the sentence says what to do."""
+    error = untrusted(REQUEST, "a HEAD does not find the object")
+
+    assert rule_of(error)[:3] == (Scope.DESTINATION, False, False)
+    assert str(error).startswith(
+        "confirm some/file: Unconfirmed: the server answered success but a HEAD does not find the object ("
+    )
+
+
+@pytest.mark.parametrize("rule", [*BY_CODE.values(), *BY_STATUS.values(), *dict(BY_CURL.values()).values()])
+def test_rules_make_sense(rule: Rule) -> None:
+    """A paused destination heals when somebody mends it: it is never permanent. Hints are one line."""
+    assert not (rule.scope is Scope.DESTINATION and rule.permanent)
+    assert "\n" not in rule.hint
+    assert not rule.hint.endswith(".")
+
+
+def follows(rule: Rule) -> str:
+    if rule.scope is Scope.DESTINATION:
+        return "paused at once" if rule.sudden else "paused after a streak"
+    return "parked" if rule.permanent else "waits"
+
+
+def table(heading: str) -> dict[str, tuple[str, str, str]]:
+    """The rows of a section: first column to the three others."""
+    section = DOCUMENT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?`.*?|any other) \| (\w+) \| ([\w ]+) \| (.*?) ?\|$", section, re.MULTILINE)
+    assert len({name for name, *_ in rows}) == len(rows) > 0
+    return {name: (scope, what, hint) for name, scope, what, hint in rows}
+
+
+def documented(rule: Rule) -> tuple[str, str, str]:
+    return rule.scope.value, follows(rule), rule.hint
+
+
+@pytest.mark.parametrize(
+    ("heading", "rules"),
+    [
+        ("Codes of S3", {f"`{code}`": rule for code, rule in BY_CODE.items()}),
+        ("HTTP statuses", {f"`{status}`": rule for status, rule in BY_STATUS.items()}),
+        ("Errors of libcurl", {f"`{name}` {number}": rule for number, (name, rule) in BY_CURL.items()}),
+    ],
+)
+def test_document_shows_the_tables(heading: str, rules: dict[str, Rule]) -> None:
+    """docs/errors.md has each row as the code has it, in order, and no other."""
+    shown = table(heading)
+
+    assert shown == {name: documented(rule) for name, rule in rules.items()}
+    if heading == "Codes of S3":
+        assert list(shown) == sorted(shown, key=lambda name: name.strip("`"))
+
+
+def test_document_shows_local_errors_and_those_of_boto3() -> None:
+    """The same for what has no table in the code."""
+    local = table("Local errors")
+    for name in errno.errorcode.values():
+        error = local_error(OSError(getattr(errno, name), "x"), "f")
+        assert local.get(f"`{name}`", local["any other"]) == documented(rule_of(error))
+
+    for name, row in table("Errors of boto3").items():
+        kind: Any = getattr(botocore.exceptions, name.strip("`"), botocore.exceptions.BotoCoreError)
+        exc = kind(endpoint_url="u", proxy_url="p", error="e")
+        assert row == documented(rule_of(translated(exc, "f")))

@@ -1,0 +1,399 @@
+"""What counts as proof: every kind of answer, and what the store makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from s3spool.content import MustAskError
+from s3spool.errors import ConfigError, Scope, UploadError
+from s3spool.s3 import checksums
+from s3spool.s3 import store as store_module
+from s3spool.s3.client import Found
+from s3spool.s3.store import ObjectOptions, Store, mtime_text
+from s3spool.s3.transport import Answer
+from support.faults import EmptyOk, HtmlOk, LoseAnswer, Redirect, Status, Truncated, WrongChecksum, WrongEtag
+from support.faulty import FaultyS3
+from support.s3_messages import Answer as Reply
+from support.stores import PLAIN, connection, content, put, store_of, use
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from s3spool.content import Stored
+    from support.faults import Fault
+
+BODY = b"content of the file"
+OTHER = b"content of another"
+MD5 = checksums.md5_hex(checksums.of_bytes("md5", BODY))
+SUM = {name: checksums.of_bytes(name, BODY) for name in ("crc64nvme", "crc32", "sha256", "md5")}
+WRONG = {name: checksums.of_bytes(name, OTHER) for name in SUM}
+KMS_ETAG = "0123456789abcdef0123456789abcdef"
+URL = "http://127.0.0.1:9"
+KEYS = {"AWS_ACCESS_KEY_ID": "AKSTORE", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+
+
+def found(size: int = len(BODY), etag: str = "", **sums: str) -> Found:
+    return Found(size, etag, sums, "v2")
+
+
+def echo(algorithm: str, value: str = "", etag: str = "") -> dict[str, str]:
+    """The headers of an answer that repeats the checksum."""
+    return {f"x-amz-checksum-{algorithm}": value or SUM[algorithm], "etag": f'"{etag}"'}
+
+
+STORED = "stored"
+ASK = "stored after a HEAD"
+READ = "stored after another look at the file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One answer; `head` is what a HEAD would say."""
+
+    name: str
+    checksum: str = "auto"
+    overwrite: str = "allow"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    head: Found | None = None
+    memory: str  # what follows where the content is in memory: a state above, or the error's code
+    disk: str = ""  # the same, where it is not in memory
+    scope: Scope = Scope.DESTINATION
+    permanent: bool = False
+    algorithm: str = ""  # what the next request takes
+
+
+FILE = Scope.FILE
+ETAG = {"etag": f'"{MD5}"'}
+CASES = [
+    Case(name="checksum repeated", headers=echo("crc64nvme", etag=MD5), memory=STORED),
+    Case(name="checksum repeated without an ETag", headers=echo("crc64nvme"), memory=STORED),
+    Case(name="checksum repeated, ETag of a KMS key", headers=echo("crc64nvme", etag=KMS_ETAG), memory=STORED),
+    Case(name="crc32 repeated", checksum="crc32", headers=echo("crc32"), memory=STORED),
+    Case(name="sha256 repeated", checksum="sha256", headers=echo("sha256"), memory=STORED),
+    Case(name="wrong checksum", headers=echo("crc64nvme", WRONG["crc64nvme"], MD5), memory="BadDigest", scope=FILE),
+    Case(name="cut checksum", headers=echo("crc64nvme", "AAA", MD5), memory="BadDigest", scope=FILE),
+    Case(name="checksum of another algorithm", headers=echo("crc32", etag=KMS_ETAG), memory="Unconfirmed"),
+    # The ETag is the MD5.
+    Case(name="md5 is the ETag", checksum="md5", headers=ETAG, memory=STORED),
+    Case(name="auto falls back to md5", headers=ETAG, memory=STORED, disk=READ, algorithm="md5"),
+    Case(name="a chosen algorithm stays", checksum="crc32", headers=ETAG, memory=STORED, disk=READ),
+    Case(name="ETag without quotes", checksum="md5", headers={"etag": MD5}, memory=STORED),
+    # Neither: only a HEAD can tell.
+    Case(name="weak ETag", headers={"etag": f'W/"{MD5}"'}, head=found(etag=MD5), memory=ASK),
+    Case(name="empty 200, HEAD has the checksum", head=found(crc64nvme=SUM["crc64nvme"]), memory=ASK),
+    Case(name="empty 200, HEAD has the MD5", head=found(etag=MD5), memory=ASK),
+    Case(name="md5, KMS, HEAD has nothing", checksum="md5", headers={"etag": KMS_ETAG},
+         head=found(etag=KMS_ETAG), memory="Unconfirmed"),
+    Case(name="KMS, HEAD has the checksum", headers={"etag": KMS_ETAG},
+         head=found(etag=KMS_ETAG, crc64nvme=SUM["crc64nvme"]), memory=ASK),
+    Case(name="wrong ETag, HEAD is right", checksum="md5", headers={"etag": "0" * 32},
+         head=found(etag=MD5), memory=ASK),
+    Case(name="wrong ETag, HEAD as well", checksum="md5", headers={"etag": "0" * 32},
+         head=found(etag="0" * 32), memory="Unconfirmed"),
+    Case(name="HEAD has another checksum", head=found(crc64nvme=WRONG["crc64nvme"]), memory="Unconfirmed"),
+    Case(name="HEAD has another size", head=found(size=3, crc64nvme=SUM["crc64nvme"]), memory="Unconfirmed"),
+    Case(name="HEAD finds nothing", memory="Unconfirmed"),
+    Case(name="a portal's page", headers={"content-type": "text/html"}, body=b"<html>Log in", memory="Unconfirmed"),
+    Case(name="an error in a 200", body=b"<Error><Code>SlowDown</Code></Error>", memory="Unconfirmed"),
+    Case(name="the checksum in a 201", status=201, headers=echo("crc64nvme", etag=MD5), memory="HTTP201"),
+    Case(name="the checksum in a 204", status=204, headers=echo("crc64nvme", etag=MD5), memory="HTTP204"),
+    Case(name="the checksum in a 500", status=500, headers=echo("crc64nvme", etag=MD5), memory="HTTP500"),
+    # Asked not to replace anything.
+    Case(name="412, own content by checksum", overwrite="never", status=412,
+         head=found(crc64nvme=SUM["crc64nvme"]), memory=ASK),
+    Case(name="412, own content by MD5", overwrite="never", status=412, head=found(etag=MD5), memory=ASK),
+    Case(name="412, same size, other content", overwrite="never", status=412,
+         head=found(crc64nvme=WRONG["crc64nvme"], etag=WRONG["md5"]),
+         memory="PreconditionFailed", scope=FILE, permanent=True),
+    Case(name="412, other size", overwrite="never", status=412, head=found(size=1),
+         memory="PreconditionFailed", scope=FILE, permanent=True),
+    Case(name="412, gone meanwhile", overwrite="never", status=412, memory="HTTP412", scope=FILE),
+    Case(name="412 that nobody asked for", status=412, memory="HTTP412", scope=FILE),
+    # The store does not take the checksum: md5 for the next request, this file again.
+    Case(name="checksum header refused", status=400,
+         body=b"<Error><Code>InvalidRequest</Code><Message>unknown checksum x</Message></Error>",
+         memory="InvalidRequest", scope=FILE, algorithm="md5"),
+    Case(name="checksum header not implemented", status=501,
+         body=b"<Error><Code>NotImplemented</Code><Message>A header implies</Message></Error>",
+         memory="NotImplemented", scope=FILE, algorithm="md5"),
+    Case(name="another option not implemented", checksum="md5", status=501,
+         body=b"<Error><Code>NotImplemented</Code></Error>", memory="NotImplemented"),
+    Case(name="a chosen checksum refused", checksum="sha256", status=400,
+         body=b"<Error><Code>InvalidRequest</Code><Message>unknown checksum x</Message></Error>",
+         memory="InvalidRequest", scope=FILE, permanent=True),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(KEYS, monkeypatch)
+
+
+@pytest.mark.parametrize("in_memory", [True, False], ids=["memory", "disk"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_an_answer_proves(case: Case, in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is taken for stored but what answer or HEAD prove; where only a HEAD can tell, it waits for leave."""
+    asked: list[str] = []
+
+    def look(*_: object) -> Found | None:
+        asked.append(case.name)
+        return case.head
+
+    monkeypatch.setattr(store_module, "look", look)
+    store = Store(connection("b", URL), PLAIN._replace(checksum=case.checksum, overwrite=case.overwrite))
+    was = store.algorithm
+    expected = case.memory if in_memory else case.disk or case.memory
+    answer = Answer(case.status, case.headers, case.body, None)
+    with content(tmp_path / "f", BODY, in_memory=in_memory) as file:
+        request = store.request(file)
+        try:
+            outcome: Stored | UploadError | None = store.judge(file, request, answer, may_ask=False)
+        except MustAskError:
+            outcome = None
+            assert not asked
+        except UploadError as exc:
+            outcome = exc
+        if outcome is None:
+            try:
+                outcome = store.judge(file, request, answer, may_ask=True)
+            except UploadError as exc:
+                outcome = exc
+            assert expected == READ or asked
+        else:
+            assert expected not in {ASK, READ}
+
+    if expected in {STORED, ASK, READ}:
+        assert not isinstance(outcome, UploadError)
+        assert (outcome.key, outcome.checksum) == ("f", f"{was}:{SUM[was]}")
+        assert bool(asked) == (expected == ASK)
+    else:
+        assert isinstance(outcome, UploadError)
+        assert (outcome.code, outcome.scope, outcome.permanent) == (expected, case.scope, case.permanent)
+        assert outcome.path == "f"
+        assert not (outcome.code == "Unconfirmed" and outcome.sudden)
+    assert store.algorithm == (case.algorithm or was)
+
+
+@pytest.mark.parametrize("late", [400, 501])
+def test_those_in_flight_when_the_checksum_was_refused_go_again_too(late: int, tmp_path: Path) -> None:
+    """A hundred workers hear the refusal after the first one changed the algorithm: no file is parked for it."""
+    store = Store(connection("b", URL), PLAIN)
+    refusal = b"<Error><Code>%s</Code><Message>checksum</Message></Error>"
+    answer = Answer(late, {}, refusal % (b"InvalidRequest" if late == 400 else b"NotImplemented"), None)
+    with content(tmp_path / "f", BODY, in_memory=True) as file:
+        requests = [store.request(file) for _ in range(3)]
+        errors = [_refused(store, file, request, answer) for request in requests]
+        again = store.request(file)
+
+    assert [(error.scope, error.permanent) for error in errors] == [(Scope.FILE, False)] * 3
+    assert dict(again.headers)["Content-MD5"] == SUM["md5"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "region", "moves"),
+    [
+        (301, "PermanentRedirect", "eu-central-1", True),
+        (301, "", "eu-central-1", True),
+        (307, "TemporaryRedirect", "eu-central-1", True),
+        (400, "AuthorizationHeaderMalformed", "us-gov-west-1", True),
+        (400, "IllegalLocationConstraintException", "ap-southeast-3", True),
+        (301, "PermanentRedirect", "", False),
+        (301, "PermanentRedirect", "evil.example.org/", False),
+        (301, "PermanentRedirect", "eu-central-1\n", False),
+        (403, "AccessDenied", "us-east-1", False),
+    ],
+)
+def test_region_is_learnt_from_the_answer(status: int, code: str, region: str, moves: bool, tmp_path: Path) -> None:
+    """Only the region's name is believed, once for all workers, and no file or destination is blamed for it."""
+    store = Store(connection("bucket", ""), PLAIN)
+    before = store.client
+    body = f"<Error><Code>{code}</Code></Error>".encode() if code else b""
+    answer = Answer(status, {"x-amz-bucket-region": region, "location": "http://evil.example.org/"}, body, None)
+    with content(tmp_path / "f", BODY, in_memory=True) as file:
+        request = store.request(file)
+        errors = [_refused(store, file, request, answer) for _ in range(3)]
+
+    assert {error.scope for error in errors[: 1 if code == "TemporaryRedirect" else 3]} == {
+        Scope.FILE if moves else Scope.DESTINATION
+    }
+    wanted = region if moves else "us-east-1"
+    assert store.endpoint.region == store.client.meta.region_name == wanted
+    host = "s3.amazonaws.com" if wanted == "us-east-1" else f"s3.{wanted}.amazonaws.com"
+    assert store.endpoint.url == f"https://bucket.{host}/"
+    assert (store.client is before) is not moves
+
+
+def test_a_store_of_ones_own_has_no_regions(tmp_path: Path) -> None:
+    """What answers at endpoint_url stays the one that is asked, whatever region it speaks of."""
+    store = Store(connection("b", URL), PLAIN)
+    with content(tmp_path / "f", BODY, in_memory=True) as file:
+        error = _refused(store, file, store.request(file), Answer(301, {"x-amz-bucket-region": "eu-west-1"}, b"", None))
+
+    assert (error.scope, error.sudden) == (Scope.DESTINATION, True)
+    assert store.endpoint == (f"{URL}/b/", "us-east-1")
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"])
+def test_refused_credentials_are_looked_up_again(code: str, tmp_path: Path) -> None:
+    """A person may have replaced them meanwhile."""
+    store = Store(connection("b", URL), PLAIN)
+    with content(tmp_path / "f", BODY, in_memory=True) as file:
+        _refused(store, file, store.request(file), Answer(403, {}, f"<E><Code>{code}</Code></E>".encode(), None))
+
+    assert store.credentials._asked.is_set()
+
+
+def _refused(store: Store, file: Any, request: Any, answer: Answer) -> UploadError:
+    with pytest.raises(UploadError) as raised:
+        store.judge(file, request, answer, may_ask=True)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("options", "headers"),
+    [
+        (PLAIN, {}),
+        (
+            ObjectOptions(
+                "in/", "GLACIER", "aws:kms", "alias/k", "private", "123456789012", "never", "md5",
+                {"team": "a b", "ü": "+&="}, {"Source": "Scanner 7"},
+            ),
+            {
+                "x-amz-storage-class": "GLACIER",
+                "x-amz-server-side-encryption": "aws:kms",
+                "x-amz-server-side-encryption-aws-kms-key-id": "alias/k",
+                "x-amz-acl": "private",
+                "x-amz-expected-bucket-owner": "123456789012",
+                "x-amz-tagging": "team=a%20b&%C3%BC=%2B%26%3D",
+                "x-amz-meta-source": "Scanner 7",
+                "If-None-Match": "*",
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_options_become_headers(options: ObjectOptions, headers: dict[str, str], tmp_path: Path) -> None:
+    """Each set option once; the file's time and digest always; the same for an upload in parts."""
+    store = Store(connection("b", URL), options)
+    with content(tmp_path / "f", BODY, in_memory=True) as file:
+        request = store.request(file)
+        mtime = mtime_text(file.identity.mtime_ns)
+
+    digest = (
+        {"Content-MD5": SUM["md5"]} if options.checksum == "md5" else {"x-amz-checksum-crc64nvme": SUM["crc64nvme"]}
+    )
+    assert dict(request.headers) == headers | digest | {"x-amz-meta-mtime": mtime}
+    assert len(request.headers) == len(dict(request.headers))
+    assert request.key == f"{options.prefix}f"
+    created = store.create_arguments(mtime)
+    assert created.pop("Metadata") == {"mtime": mtime} | ({"source": "Scanner 7"} if headers else {})
+    assert set(created.values()) == set(headers.values()) - {"*", "Scanner 7"}
+    assert store.owner_headers == ((("x-amz-expected-bucket-owner", "123456789012"),) if headers else ())
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [(0, "0.000000000"), (1, "0.000000001"), (1_700_000_000_123_456_789, "1700000000.123456789"),
+     (-1, "-0.000000001"), (-1_500_000_000, "-1.500000000")],
+)  # fmt: skip
+def test_times_keep_their_nanoseconds(ns: int, text: str) -> None:
+    """Before 1970 too."""
+    assert mtime_text(ns) == text
+
+
+@pytest.mark.parametrize(
+    ("where", "url"),
+    [
+        (connection("s3spool-key", URL), f"{URL}/s3spool-key/"),
+        (connection("b.dots", "", region="eu-west-1"), "https://s3.eu-west-1.amazonaws.com/b.dots/"),
+        (connection("bucket", "", region="eu-west-1"), "https://bucket.s3.eu-west-1.amazonaws.com/"),
+        (connection("bucket", "https://s3.example.org", addressing_style="virtual"), "https://bucket.s3.example.org/"),
+        (connection("bucket", "", addressing_style="path", region="eu-west-1"),
+         "https://s3.eu-west-1.amazonaws.com/bucket/"),
+        (connection("arn:aws:s3:eu-west-1:123456789012:accesspoint/ap", "", region="eu-west-1"),
+         "https://ap-123456789012.s3-accesspoint.eu-west-1.amazonaws.com/"),
+    ],
+)  # fmt: skip
+def test_where_objects_go(where: Any, url: str) -> None:
+    """Addressing style, region and access point are botocore's rules."""
+    assert Store(where, PLAIN).endpoint.url == url
+
+
+def test_an_unknown_profile_is_a_configuration_error() -> None:
+    """With the field's name."""
+    with pytest.raises(ConfigError, match=r'^destination.profile = "nobody": .*nobody'):
+        Store(connection("b", URL, profile="nobody"), PLAIN)
+
+
+class NoChecksums(EmptyOk):
+    """Store, and answer as stores do that know no checksums: with an ETag."""
+
+    def on_answer(self, exchange: Any, answer: Reply) -> Reply:
+        return Reply(headers={"ETag": answer.headers["ETag"]}) if answer.status == 200 else answer
+
+
+@pytest.fixture(params=["curl", "boto3"])
+def sent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """Send a file through a server with a fault, and judge: the ETag, or (code, scope, permanent)."""
+    with FaultyS3() as server:
+
+        def send(fault: Fault, overwrite: str = "allow", *, there: bytes | None = None) -> Any:
+            if there is not None:
+                server.client().put_object(Bucket=server.bucket, Key="f", Body=there)
+            where = connection(server.bucket, server.endpoint_url, timeout_s=5.0)
+            store = store_of(request.param, where, PLAIN._replace(overwrite=overwrite))
+            transport = store.transport()
+            server.script(fault, match="^PUT", times=1)
+            try:
+                with content(tmp_path / "f", BODY, in_memory=True) as file:
+                    made = store.request(file)
+                    try:
+                        return store.judge(file, made, put(transport, made), may_ask=True).etag
+                    except UploadError as exc:
+                        return exc.code, exc.scope, exc.permanent
+            finally:
+                transport.close()
+
+        yield send
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        (NoChecksums(store=True), MD5),
+        (EmptyOk(store=True), MD5),  # a HEAD finds it
+        (EmptyOk(), ("Unconfirmed", Scope.DESTINATION, False)),
+        (HtmlOk(), ("Unconfirmed", Scope.DESTINATION, False)),
+        (WrongEtag(), "0" * 32),  # the checksum proves it
+        (WrongChecksum(), ("BadDigest", Scope.FILE, False)),
+        (Status(code=400, error_code="BadDigest"), ("BadDigest", Scope.FILE, False)),
+        (Status(code=400, body=b"<html>The plain HTTP request was sent to HTTPS port"),
+         ("HTTP400", Scope.DESTINATION, False)),
+        (Status(code=503, error_code="SlowDown"), ("SlowDown", Scope.DESTINATION, False)),
+        (Redirect(), ("PermanentRedirect", Scope.DESTINATION, False)),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_faults_and_their_verdicts(fault: Fault, outcome: object, sent: Any) -> None:
+    """The same over the wire, through both transports."""
+    assert sent(fault) == outcome
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.9, 0.95])
+def test_a_cut_answer_is_never_proof(share: float, sent: Any) -> None:
+    """Where a transport takes half of the headers for all, the store asks again, or has the file sent again."""
+    outcome = sent(Truncated(share))
+
+    assert outcome == MD5 or (isinstance(outcome, tuple) and not outcome[2])
+
+
+def test_own_object_behind_a_lost_answer_is_success(sent: Any) -> None:
+    """overwrite = "never": the second attempt finds what the first one left."""
+    sent(LoseAnswer(), "never")
+    assert sent(NoChecksums(store=True), "never") == MD5
+    assert sent(NoChecksums(store=True), "never", there=OTHER) == ("PreconditionFailed", Scope.FILE, True)
