@@ -48,6 +48,7 @@ STATUS = {
     "files": {"settling", "queued", "uploading", "waiting", "parked", "uploaded", "vanished"},
     "bytes": {"uploaded", "in_flight"},
     "rate": {"files_per_s", "bytes_per_s"},
+    "large_files": None,
     "oldest_unsent_s": None,
     "last_error": None,
 }

@@ -174,7 +174,7 @@ class _Answers:
         daemon = self._daemon
         # From the source to the ledger: a file on its way cannot be missed between two looks.
         finished = daemon.scan.finished
-        settling = len(daemon.settle)
+        settling = daemon.settle.unfinished()
         queued, in_flight = daemon.inbox.counts()
         with self._reader() as reader:
             counts = reader.counts()

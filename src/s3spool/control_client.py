@@ -44,11 +44,9 @@ class Desk:
     def status(self) -> dict[str, Any]:
         """The same shape with and without a daemon; what only a daemon can know is None or 0 without one."""
         try:
-            answer = _dict(ask(self._socket, "status"))
+            return _dict(ask(self._socket, "status"))
         except NoDaemonError:
             return self._status_of_the_ledger()
-        answer.pop("large_files", None)  # `list` has them; scripts rely on this shape
-        return answer
 
     def rows(self, state: str | None) -> Iterator[dict[str, Any]]:
         """All files, or those in one state, as they come."""
@@ -233,6 +231,7 @@ class Desk:
             | {"vanished": 0},
             "bytes": {"uploaded": size, "in_flight": 0},
             "rate": {"files_per_s": 0.0, "bytes_per_s": 0.0},
+            "large_files": [],
             "oldest_unsent_s": 0.0,
             "last_error": last_error,
         }

@@ -14,6 +14,7 @@ from s3spool.service.text import printable, shown
 
 _ALWAYS = {"waiting", "parked", "uploaded"}
 _KIB = 1024
+_BAR = 20  # characters
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
 
@@ -43,6 +44,10 @@ def print_status(status: Mapping[str, Any]) -> None:
         ("files", ", ".join(counts)),
         ("bytes", moved),
         ("rate", f"{rate['files_per_s']:,.1f} files/s, {_size(rate['bytes_per_s'])}/s" if status["pid"] else ""),
+        *(
+            ("large file", f"{_bar(it['bytes_uploaded'], it['bytes'])} {shown(it['path'])}")
+            for it in status["large_files"]
+        ),
         ("oldest unsent", _duration(status["oldest_unsent_s"]) if status["oldest_unsent_s"] else ""),
         ("last error", printable(status["last_error"] or "")),
         ("folder", shown(watch["directory"]) + (f" ({watch['backend']})" if watch["backend"] else "")),
@@ -93,6 +98,12 @@ def _name(row: Mapping[str, Any]) -> str:
     from s3spool.ledger.rows import from_text  # noqa: PLC0415 - start-up time
 
     return shown(from_text(row["path"]))
+
+
+def _bar(done: float, whole: float) -> str:
+    """`[#####...............]  25% of 4.0 GiB`."""
+    full = int(_BAR * done / whole)
+    return f"[{'#' * full}{'.' * (_BAR - full)}] {done / whole:4.0%} of {_size(whole)}"
 
 
 def _size(size: float) -> str:

@@ -110,7 +110,8 @@ class Scan:
                 self._stop.wait(ERROR_S)
                 for reason in reasons:
                     self.want(reason)
-            self.finished = self.started
+            else:
+                self.finished = self.started
 
     def _scan(self, reasons: set[str]) -> None:
         start = time.monotonic()
@@ -150,6 +151,8 @@ class Scan:
                 if directory == "":
                     raise
             except OSError as exc:
+                if directory == "":
+                    raise
                 if not unreadable:
                     log.warning("scan.failed", path=directory, error=str(exc), reason="unreadable directory")
                 unreadable = True

@@ -46,6 +46,7 @@ class Settle:
         self._wake = threading.Condition(self._lock)
         self._sleeping = False
         self._closed = False
+        self._handed_out = 0  # by the last `due`, and not yet in the inbox as far as we know
 
     def touch(self, path: str, quiet: Quiet = Quiet.CHANGED, seen: Identity | None = None) -> bool:
         """Start the path's wait anew; False when there is no room (then a scan has to find it again)."""
@@ -83,6 +84,7 @@ class Settle:
                 if lane:
                     due_at = next(iter(lane.values()))[0]
                     upcoming = due_at if upcoming is None else min(upcoming, due_at)
+            self._handed_out = len(ripe)
         return ripe, upcoming
 
     def wait_due(self) -> list[Ripe]:
@@ -109,6 +111,11 @@ class Settle:
 
     def __len__(self) -> int:
         return len(self._lane_of)
+
+    def unfinished(self) -> int:
+        """How many wait, and how many were handed out and may not have arrived in the next room."""
+        with self._lock:
+            return len(self._lane_of) + self._handed_out
 
     def close(self) -> None:
         with self._lock:
