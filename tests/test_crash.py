@@ -158,7 +158,7 @@ LONG = "/".join("d" * 200 for _ in range(6))
 @pytest.mark.parametrize(
     ("path", "fault", "error_code"),
     [
-        ("refused", Status(code=400, error_code="InvalidRequest"), "InvalidRequest"),
+        ("refused", Status(code=400, error_code="InvalidURI"), "InvalidURI"),
         ("large", Status(code=400, error_code="EntityTooLarge"), "EntityTooLarge"),
         ("taken", None, "PreconditionFailed"),
         (LONG, None, "KeyTooLongError"),
@@ -209,7 +209,7 @@ def test_parked_files_stay_parked_until_they_change(
 
 def test_a_parked_file_is_released_by_a_person(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """`s3spool retry` after the cause is mended, though the file has not changed and the daemon was killed."""
-    faulty.script(Status(code=400, error_code="InvalidRequest"), times=None, match="^PUT refused")
+    faulty.script(Status(code=400, error_code="InvalidURI"), times=None, match="^PUT refused")
     daemon = make().start()
     daemon.drop("refused", CONTENT)
     daemon.wait_event("file.parked", timeout_s=WAIT_S, path="refused")

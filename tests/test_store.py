@@ -126,7 +126,7 @@ CASES = [
          body=b"<Error><Code>NotImplemented</Code></Error>", memory="NotImplemented"),
     Case(name="a chosen checksum refused", checksum="sha256", status=400,
          body=b"<Error><Code>InvalidRequest</Code><Message>unknown checksum x</Message></Error>",
-         memory="InvalidRequest", scope=FILE, permanent=True),
+         memory="InvalidRequest"),
 ]  # fmt: skip
 
 

@@ -25,6 +25,7 @@ class Rule(NamedTuple):
 _FILE = Rule(Scope.FILE)
 _PARK = Rule(Scope.FILE, permanent=True)
 _TRANSIENT = Rule(Scope.DESTINATION, sudden=False)
+_OPTION = Rule(Scope.DESTINATION, sudden=False, hint="often an option of [destination] that the store does not take")
 _GRANT = "grant s3:PutObject on this bucket and prefix (`s3spool check --policy` prints a policy)"
 _KEYS = "check the credentials boto3 finds: `s3spool check` says where they come from"
 
@@ -60,6 +61,8 @@ BY_CODE: dict[str, Rule] = {
     "XAmzContentSHA256Mismatch": _FILE,
     # The destination, if it goes on.
     "InternalError": _TRANSIENT,
+    "InvalidArgument": _OPTION,
+    "InvalidRequest": _OPTION,
     "OperationAborted": _FILE,
     "RequestTimeout": _TRANSIENT,
     "ServiceUnavailable": _TRANSIENT,
@@ -78,8 +81,6 @@ BY_CODE: dict[str, Rule] = {
     # This file, never.
     "EntityTooLarge": Rule(Scope.FILE, permanent=True, hint="the store takes no object of this size"),
     "EntityTooSmall": _PARK,
-    "InvalidArgument": _PARK,
-    "InvalidRequest": _PARK,
     "InvalidStorageClass": Rule(Scope.DESTINATION, hint="correct destination.storage_class"),
     "InvalidTag": Rule(Scope.DESTINATION, hint="correct [destination.tags]"),
     "InvalidURI": _PARK,
