@@ -14,7 +14,7 @@ from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
 from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
 
-UPLOAD_BUFFER_BYTES = 256 * 1024  # two thirds of the CPU of the default 64 KiB; times a hundred, it is memory
+UPLOAD_BUFFER_BYTES = 512 * 1024  # half the CPU of the default 64 KiB for large bodies
 ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; the rest of a longer one is not kept
 _CONSTANT = ("Expect:", "Content-Type: application/octet-stream", "x-amz-content-sha256: UNSIGNED-PAYLOAD")
 

@@ -6,25 +6,38 @@ import base64
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 import awscrt.checksums
 import botocore.exceptions
+import botocore.parsers
+import structlog
 
 from s3spool.content import Content, Stored
-from s3spool.errors import UploadError
+from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
 from s3spool.s3.boto3_transport import translated
-from s3spool.s3.store import MIB, Store, look, mtime_text
+from s3spool.s3.client import Found, look
+from s3spool.s3.store import MIB, Store, mtime_text
 from s3spool.s3.transport import Answer, Request
 
 MAX_PARTS = 10_000  # S3 user guide, "Multipart upload limits"
 MAX_OBJECT_BYTES = 5 * 1024**4  # the same
-_GONE = {"NoSuchUpload", "HTTP404", "NoSuchKey"}
-_BOTO = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
+_GONE = {"NoSuchUpload", "NoSuchKey"}  # S3's own words: any server may say 404
+_BOTO = (
+    botocore.exceptions.BotoCoreError,
+    botocore.exceptions.ClientError,
+    botocore.parsers.ResponseParserError,  # a 200 with something else than S3's XML
+)
+_MD5_LENGTH = 32
+_COMBINE: dict[str, tuple[Callable[[int, int, int], int], int]] = {  # how, and how many bytes
+    "crc64nvme": (awscrt.checksums.combine_crc64nvme, 8),
+    "crc32": (awscrt.checksums.combine_crc32, 4),
+}
+log = structlog.get_logger()
 
 
 class MultipartStore:
@@ -51,19 +64,25 @@ class MultipartStore:
             )
 
     def create(self, path: str, identity: Identity, destination: int, part_size: int) -> Multipart:
-        """Raises UploadError."""
+        """Raises UploadError. What is begun and not answered stays unknown: only a lifecycle rule ends it."""
         store = self._store
         key = store.key(path, identity.mtime_ns / 1e9)
         algorithm = store.algorithm
-        arguments = store.create_arguments(mtime_text(identity.mtime_ns))
-        if algorithm != "md5":
-            arguments["ChecksumAlgorithm"] = algorithm.upper()
-            # Composite checksums cannot be compared with what was read as a whole; CRC64NVME is always full.
-            arguments["ChecksumType"] = "COMPOSITE" if algorithm == "sha256" else "FULL_OBJECT"
         try:
-            answer = store.client.create_multipart_upload(Bucket=store.bucket, Key=key, **arguments)
+            answer = self._create(key, identity, algorithm)
         except _BOTO as exc:
-            raise store.refused(translated(exc, path, "create multipart upload")) from exc
+            error = self._failed(exc, path, "create multipart upload")
+            if not store.takes_md5_instead(algorithm, error):
+                raise error from exc
+            algorithm = "md5"
+            try:
+                answer = self._create(key, identity, algorithm)
+            except _BOTO as again:
+                raise self._failed(again, path, "create multipart upload") from again
+        if not answer.get("UploadId"):
+            raise _untrusted("create multipart upload", path, "without an upload id")
+        if store.auto and algorithm != "md5" and answer.get("ChecksumAlgorithm") != algorithm.upper():
+            algorithm = "md5"  # the store does not know it: each part's ETag is to prove it
         return Multipart(
             path, identity, destination, store.bucket, key, answer["UploadId"], part_size, algorithm, time.time()
         )
@@ -71,15 +90,15 @@ class MultipartStore:
     def listed(self, upload: Multipart) -> dict[int, Mapping[str, Any]] | None:
         """What S3 has of it, by part number; None when S3 no longer knows the upload. Raises UploadError."""
         found: dict[int, Mapping[str, Any]] = {}
+        pages = self._store.client.get_paginator("list_parts").paginate(**self._named(upload))
         try:
-            pages = self._store.client.get_paginator("list_parts").paginate(
-                Bucket=upload.bucket, Key=upload.key, UploadId=upload.upload_id
-            )
             for page in pages:
+                if not page.get("UploadId"):
+                    raise _untrusted("list parts", upload.path, "without an upload id")
                 for part in page.get("Parts", []):
                     found[part["PartNumber"]] = part
         except _BOTO as exc:
-            error = translated(exc, upload.path, "list parts")
+            error = self._failed(exc, upload.path, "list parts")
             if error.code in _GONE:
                 return None
             raise error from exc
@@ -91,32 +110,30 @@ class MultipartStore:
         """The part as we know it if what S3 has is what the file holds; None to send it again. Raises OSError."""
         offset = (number - 1) * upload.part_size
         length = min(upload.part_size, content.size - offset)
-        etag = there["ETag"].strip('"')
-        if length <= 0 or there["Size"] != length:
+        etag = there.get("ETag", "").strip('"')
+        if length <= 0 or there.get("Size") != length:
             return None
         if ours is not None and ours.etag == etag and ours.size == length:
             return ours
         # The ledger had not heard of it when we died: what S3 has must prove itself.
-        if upload.algorithm != "md5":
-            value = checksums.of_range(upload.algorithm, content.fd, offset, length)
-            if there.get(f"Checksum{upload.algorithm.upper()}") == value:
-                return Part(upload.upload_id, number, length, etag, value)
-        md5 = checksums.of_range("md5", content.fd, offset, length)
-        if checksums.md5_hex(md5) != etag:
-            return None
-        value = md5 if upload.algorithm == "md5" else checksums.of_range(upload.algorithm, content.fd, offset, length)
-        return Part(upload.upload_id, number, length, etag, value)
+        value = checksums.of_range(upload.algorithm, content.fd, offset, length)
+        proven = there.get(f"Checksum{upload.algorithm.upper()}") == value
+        if not proven:
+            md5 = value if upload.algorithm == "md5" else checksums.of_range("md5", content.fd, offset, length)
+            proven = etag == checksums.md5_hex(md5)
+        return Part(upload.upload_id, number, length, etag, value) if proven else None
 
     def part_request(self, upload: Multipart, content: Content, number: int) -> Request:
         """Reads the range once for its checksum. Raises OSError."""
+        # A store may take the upload and refuse the parts' checksums: then these go with MD5.
+        algorithm = "md5" if self._store.algorithm == "md5" else upload.algorithm
         offset = (number - 1) * upload.part_size
         length = min(upload.part_size, content.size - offset)
-        value = checksums.of_range(upload.algorithm, content.fd, offset, length)
-        headers = ((checksums.header_of(upload.algorithm), value), *self._store.owner_headers)
+        value = checksums.of_range(algorithm, content.fd, offset, length)
+        headers = ((checksums.header_of(algorithm), value), *self._store.owner_headers)
         query = urlencode({"partNumber": number, "uploadId": upload.upload_id})
-        return Request(
-            upload.key, query, headers, None, content.fd, offset, length, f"{upload.algorithm}:{value}", content.path
-        )
+        checksum = f"{algorithm}:{value}"
+        return Request(upload.key, query, headers, None, content.fd, offset, length, checksum, content.path)
 
     def judge_part(self, upload: Multipart, request: Request, answer: Answer, number: int) -> Part:
         """Raises UploadError; OSError where the range has to be read again and cannot be."""
@@ -125,21 +142,23 @@ class MultipartStore:
         etag = headers.get("etag", "").strip('"')
         if not etag:
             raise self._store.unconfirmed(request, "without an ETag for the part")
-        if algorithm == "md5":
-            proven = etag == checksums.md5_hex(value)
-        elif headers.get(checksums.header_of(algorithm)) is not None:
-            proven = headers[checksums.header_of(algorithm)] == value
-        else:
-            md5 = checksums.of_range("md5", request.fd, request.offset, request.length)
-            proven = etag == checksums.md5_hex(md5)
-        if not proven:
-            raise self._store.mismatch(request, "the part's checksum and ETag are not those of what was read")
-        return Part(upload.upload_id, number, request.length, etag, value)
+        echoed = headers.get(checksums.header_of(algorithm)) if algorithm != "md5" else None
+        if echoed is not None and echoed != value:
+            raise self._store.mismatch(request, f"the {algorithm} of part {number} is {echoed}, ours {value}")
+        if echoed is None:
+            md5 = value if algorithm == "md5" else checksums.of_range("md5", *request[4:7])
+            if etag != checksums.md5_hex(md5):
+                raise self._store.unconfirmed(
+                    request, f"the ETag of part {number} ({etag}) is not the MD5 of its bytes"
+                )
+        # A part that was proven in another way than the upload's has no share in the checksum of the whole.
+        return Part(upload.upload_id, number, request.length, etag, value if algorithm == upload.algorithm else "")
 
     def complete(self, upload: Multipart, content: Content, parts: Sequence[Part]) -> Stored:
         """Review all parts, put them together, and make sure of the result; settles an ambiguous end by asking.
 
-        Raises UploadError; its code is NoSuchUpload when S3 has neither the upload nor the object.
+        Raises UploadError, whose code is NoSuchUpload when S3 has neither the upload nor the object; OSError where
+        the file has to be read again and cannot be.
         """
         if sum(part.size for part in parts) != content.size or [p.number for p in parts] != list(
             range(1, len(parts) + 1)
@@ -151,58 +170,106 @@ class MultipartStore:
                 **self._complete_arguments(upload, content, parts, checksum)
             )
         except _BOTO as exc:
-            error = translated(exc, upload.path, "complete multipart upload")
-            stored = self._stored_after_all(upload, content, parts, checksum)
-            if stored is not None:
-                with contextlib.suppress(UploadError):  # there is none, unless the object was there before
-                    self.abort(upload)
-                return stored
-            if error.code == "PreconditionFailed":
-                raise self._store.conflict(upload.path, upload.key) from exc
-            raise error from exc
+            error = self._failed(exc, upload.path, "complete multipart upload")
+            stored = self._settled(upload, content, parts, error, ambiguous=_is_ambiguous(exc, error))
+            if stored is None:
+                raise error from exc
+            return stored
         etag = answer.get("ETag", "").strip('"')
-        answered = answer.get(f"Checksum{upload.algorithm.upper()}", "")
-        if (checksum and answered == checksum) or etag == _composite_etag(parts):
-            return Stored(upload.key, etag, _named(upload.algorithm, checksum), answer.get("VersionId", ""))
-        stored = self._stored_after_all(upload, content, parts, checksum)
+        answered = answer.get(f"Checksum{upload.algorithm.upper()}", "") if checksum else ""
+        if answered == checksum if answered else etag == _composite_etag(parts):
+            return Stored(upload.key, etag, _prefixed(upload.algorithm, checksum), answer.get("VersionId", ""))
+        stored = self._stored(upload, content, parts, self._look(upload))
         if stored is None:
-            raise UploadError(
-                "complete", upload.path, "Unconfirmed", "S3 completed the upload but does not show its content"
-            )
+            raise _untrusted("complete multipart upload", upload.path, f"its ETag ({etag or 'none'}) is not the parts'")
         return stored
 
     def abort(self, upload: Multipart) -> None:
         """Raises UploadError; an upload S3 does not know is fine."""
         try:
-            self._store.client.abort_multipart_upload(Bucket=upload.bucket, Key=upload.key, UploadId=upload.upload_id)
+            self._store.client.abort_multipart_upload(**self._named(upload))
         except _BOTO as exc:
-            error = translated(exc, upload.path, "abort multipart upload")
+            error = self._failed(exc, upload.path, "abort multipart upload")
             if error.code not in _GONE:
                 raise error from exc
 
-    def _stored_after_all(
-        self, upload: Multipart, content: Content, parts: Sequence[Part], checksum: str
+    def _settled(
+        self, upload: Multipart, content: Content, parts: Sequence[Part], error: UploadError, *, ambiguous: bool
     ) -> Stored | None:
-        """Whether the object is there and is ours, whatever the answer to Complete was. Raises UploadError."""
-        found = look(self._store.client, upload.bucket, upload.key, upload.path)
+        """Whether the object is there and is ours although Complete failed. Raises UploadError, OSError."""
+        occupied = error.code == "PreconditionFailed" and self._store.never
+        if not occupied and not ambiguous:
+            return None
+        found = self._look(upload)
+        stored = self._stored(upload, content, parts, found)
+        if occupied:
+            if stored is None and found is not None:
+                raise self._store.conflict(upload.path, upload.key)
+            if stored is not None:
+                self._leave(upload)
+            return stored
+        # An equal object may be older than this upload. As long as that is there, Complete has not happened.
+        if stored is None or error.code not in _GONE and self.listed(upload) is not None:
+            return None
+        return stored
+
+    def _leave(self, upload: Multipart) -> None:
+        """The object was there before: this upload is of no use any more."""
+        try:
+            self.abort(upload)
+        except UploadError as exc:
+            log.warning("library.warning", logger="multipart", message=f"an upload could not be aborted: {exc}")
+
+    def _stored(self, upload: Multipart, content: Content, parts: Sequence[Part], found: Found | None) -> Stored | None:
+        """The object, if its content is that of the file, in whatever way it came there. Raises OSError."""
         if found is None or found.size != content.size:
             return None
-        if found.checksums.get(upload.algorithm) == checksum != "" or found.etag == _composite_etag(parts):
-            return Stored(upload.key, found.etag, _named(upload.algorithm, checksum), found.version_id)
+        whole = _whole(upload.algorithm, parts)
+        stored = Stored(upload.key, found.etag, _prefixed(upload.algorithm, whole), found.version_id)
+        if whole and found.checksums.get(upload.algorithm) == whole or found.etag == _composite_etag(parts):
+            return stored
+        # In one piece, or with parts of another size.
+        seen = {name: value for name, value in found.checksums.items() if value and "-" not in value}
+        if len(found.etag) == _MD5_LENGTH:
+            seen["md5"] = base64.b64encode(bytes.fromhex(found.etag)).decode() if _is_hex(found.etag) else ""
+        for algorithm, value in seen.items():
+            if checksums.of_range(algorithm, content.fd, 0, content.size) == value:
+                return stored
+            if algorithm != "md5":  # an ETag need not be the MD5, a checksum is what it says
+                return None
         return None
+
+    def _look(self, upload: Multipart) -> Found | None:
+        return look(self._store.client, upload.bucket, upload.key, upload.path)
+
+    def _create(self, key: str, identity: Identity, algorithm: str) -> Mapping[str, Any]:
+        arguments = self._store.create_arguments(mtime_text(identity.mtime_ns))
+        if algorithm != "md5":
+            arguments["ChecksumAlgorithm"] = algorithm.upper()
+            # A checksum of checksums depends on the size of the parts; CRCs can be put together to that of the whole.
+            arguments["ChecksumType"] = "COMPOSITE" if algorithm == "sha256" else "FULL_OBJECT"
+        return self._store.client.create_multipart_upload(
+            Bucket=self._store.bucket, Key=key, ContentType="application/octet-stream", **arguments
+        )
+
+    def _named(self, upload: Multipart) -> dict[str, Any]:
+        """What says which upload is meant."""
+        owner = {"ExpectedBucketOwner": value for _, value in self._store.owner_headers}
+        return {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id, **owner}
+
+    def _failed(self, exc: Exception, path: str, operation: str) -> UploadError:
+        return self._store.refused(translated(exc, path, operation))
 
     def _complete_arguments(
         self, upload: Multipart, content: Content, parts: Sequence[Part], checksum: str
     ) -> dict[str, Any]:
         name = f"Checksum{upload.algorithm.upper()}"
         arguments: dict[str, Any] = {
-            "Bucket": upload.bucket,
-            "Key": upload.key,
-            "UploadId": upload.upload_id,
+            **self._named(upload),
             "MultipartUpload": {"Parts": list(_listed_parts(name if upload.algorithm != "md5" else "", parts))},
             "MpuObjectSize": content.size,
         }
-        if checksum:
+        if checksum and upload.algorithm in _COMBINE:
             arguments |= {name: checksum, "ChecksumType": "FULL_OBJECT"}
         if self._store.never:
             arguments["IfNoneMatch"] = "*"
@@ -212,21 +279,26 @@ class MultipartStore:
 def _listed_parts(name: str, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
     for part in parts:
         listed: dict[str, Any] = {"PartNumber": part.number, "ETag": f'"{part.etag}"'}
-        if name:
+        if name and part.checksum:
             listed[name] = part.checksum
         yield listed
 
 
 def _whole(algorithm: str, parts: Sequence[Part]) -> str:
-    """Base64 of the checksum of the whole file from those of its parts; "" for algorithms that do not combine."""
-    if algorithm not in {"crc64nvme", "crc32"}:
+    """What S3 shows for an object put together of these parts; "" where it shows nothing that we could know.
+
+    The checksum of the whole where those of the parts can be combined, else the checksum of their checksums.
+    """
+    if algorithm == "md5" or not all(part.checksum for part in parts):
         return ""
-    width = 8 if algorithm == "crc64nvme" else 4
-    combine = awscrt.checksums.combine_crc64nvme if algorithm == "crc64nvme" else awscrt.checksums.combine_crc32
+    values = [base64.b64decode(part.checksum) for part in parts]
+    if algorithm not in _COMBINE:
+        digest = hashlib.new(algorithm, b"".join(values)).digest()
+        return f"{base64.b64encode(digest).decode()}-{len(parts)}"
+    combine, width = _COMBINE[algorithm]
     total = 0
-    for part in parts:
-        value = int.from_bytes(base64.b64decode(part.checksum), "big")
-        total = combine(total, value, part.size)
+    for value, part in zip(values, parts, strict=True):
+        total = combine(total, int.from_bytes(value, "big"), part.size)
     return base64.b64encode(total.to_bytes(width, "big")).decode()
 
 
@@ -239,5 +311,29 @@ def _composite_etag(parts: Sequence[Part]) -> str:
     return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(parts)}"
 
 
-def _named(algorithm: str, checksum: str) -> str:
+def _prefixed(algorithm: str, checksum: str) -> str:
     return f"{algorithm}:{checksum}" if checksum else ""
+
+
+def _is_hex(text: str) -> bool:
+    return all(character in "0123456789abcdef" for character in text)
+
+
+def _is_ambiguous(exc: Exception, error: UploadError) -> bool:
+    """Whether S3 may have done it all the same: no answer came, or one that does not say."""
+    if not isinstance(exc, botocore.exceptions.ClientError):
+        return True
+    status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return error.code in _GONE or status < 300 or status >= 500  # noqa: PLR2004 - 3xx and 4xx are clear
+
+
+def _untrusted(operation: str, path: str, why: str) -> UploadError:
+    return UploadError(
+        operation,
+        path,
+        "Unconfirmed",
+        f"the server answered success but {why}",
+        scope=Scope.DESTINATION,
+        hint="destination.endpoint_url must lead to an S3 server, without a proxy that alters answers",
+        sudden=False,
+    )
