@@ -29,8 +29,9 @@ $(BIN)/pip:
 # systemd-python has no wheel: it is installed only where it can be built.
 $(VENV)/.demo: pyproject.toml | $(BIN)/pip
 	$(BIN)/pip install --quiet --editable '.[demo]'
-	@if pkg-config --exists libsystemd 2>/dev/null; then $(BIN)/pip install --quiet --editable '.[systemd]'; \
-	else echo "libsystemd-dev is not installed: going on without the extra 'systemd' (native journal fields)"; fi
+	@if ! pkg-config --exists libsystemd 2>/dev/null || ! $(BIN)/pip install --quiet --editable '.[systemd]'; then \
+	echo "systemd-python cannot be built here (it takes gcc, pkg-config, libsystemd-dev, python3-dev):"; \
+	echo "going on without the extra 'systemd', which only a service needs (native journal fields)"; fi
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.demo

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HEADER_END = b"\r\n\r\n"
 CHECKSUM = "x-amz-checksum-crc64nvme"
+ALGORITHM = "x-amz-checksum-algorithm"  # S3 repeats it when an upload is begun
 NEVER_WRITTEN = bytearray(1 << 20)  # MSG_TRUNC leaves the buffer alone, so all threads may name the same one
 
 
@@ -104,6 +105,7 @@ class Connection(socketserver.BaseRequestHandler):
             f'ETag: "{0:032x}"',
             "x-amz-bucket-region: us-east-1",
             *([f"{CHECKSUM}: {checksum}", "x-amz-checksum-type: FULL_OBJECT"] if checksum else []),
+            *([f"{ALGORITHM}: {headers[ALGORITHM]}"] if ALGORITHM in headers else []),
         ]
         self.request.sendall("\r\n".join(lines).encode() + HEADER_END + xml.encode())
         if method == "PUT":

@@ -182,6 +182,23 @@ def test_overwrite_never_holds_for_parts(daemon: Daemon, server: FaultyS3, ours:
     nothing_is_left(daemon, server)
 
 
+def test_what_s3_cannot_take_is_parked(daemon: Daemon, server: FaultyS3) -> None:
+    """One byte above 5 TiB, which a sparse file has at no cost: said at once, and nothing is begun."""
+    daemon.start().wait_ready()
+    hole = daemon.home / "hole"
+    with hole.open("wb") as file:
+        file.truncate(5 * 1024**4 + 1)
+
+    hole.rename(daemon.folder / "big")
+
+    parked = daemon.wait_event("file.parked", path="big", timeout_s=20)
+    assert parked["error_code"] == "EntityTooLarge"
+    assert "5 TiB" in parked["error"]
+    assert server.count() == 0
+    daemon.drop("small")
+    daemon.wait_uploaded(1)
+
+
 @pytest.mark.parametrize("how", ["removed", "rewritten"])
 def test_changed_under_way(daemon: Daemon, server: FaultyS3, how: str) -> None:
     """The upload is aborted; nothing torn is ever an object."""

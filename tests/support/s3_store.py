@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MAX_SKEW_S = 900
+_ANNOUNCED = ("x-amz-checksum-algorithm", "x-amz-checksum-type")
 _KEPT = (
     "x-amz-meta-",
     "x-amz-storage-class",
@@ -141,7 +142,10 @@ class Store:
         upload_id = f"upload-{self._upload_count}"
         self.uploads[upload_id] = Upload(key=request.key, headers=request.headers, started=self.now())
         children = [("Bucket", self.bucket), ("Key", request.key), ("UploadId", upload_id)]
-        return Answer.document("InitiateMultipartUploadResult", children)
+        answer = Answer.document("InitiateMultipartUploadResult", children)
+        # S3 says which checksum it is going to take.
+        answer.headers |= {name: value for name, value in request.headers.items() if name in _ANNOUNCED}
+        return answer
 
     def _upload_part(self, request: Request) -> Answer:
         if refused := _refusal(request):

@@ -6,11 +6,16 @@ import base64
 import hashlib
 import os
 import zlib
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import awscrt.checksums
 
 CHUNK_BYTES = 256 * 1024
+COMBINE: dict[str, tuple[Callable[[int, int, int], int], int]] = {  # how those of parts make one, and its bytes
+    "crc64nvme": (awscrt.checksums.combine_crc64nvme, 8),
+    "crc32": (awscrt.checksums.combine_crc32, 4),
+}
 
 
 class Running(Protocol):
@@ -78,6 +83,21 @@ def of_range(algorithm: str, fd: int, offset: int, length: int) -> str:
         checksum.update(data)
         offset += len(data)
     return base64.b64encode(checksum.digest()).decode()
+
+
+def of_parts(algorithm: str, parts: Sequence[tuple[str, int]]) -> str:
+    """As S3 shows it for an object put together of parts, given as (base64, bytes).
+
+    The checksum of the whole where those of the parts can be combined, else the checksum of their checksums.
+    """
+    if algorithm not in COMBINE:
+        digests = b"".join(base64.b64decode(value) for value, _ in parts)
+        return f"{of_bytes(algorithm, digests)}-{len(parts)}"
+    combine, width = COMBINE[algorithm]
+    total = 0
+    for value, size in parts:
+        total = combine(total, int.from_bytes(base64.b64decode(value), "big"), size)
+    return base64.b64encode(total.to_bytes(width, "big")).decode()
 
 
 def header_of(algorithm: str) -> str:

@@ -162,10 +162,14 @@ def from_code(
 
 
 def untrusted(request: Request, why: str) -> UploadError:
+    return untrusted_success("confirm", request.path, why)
+
+
+def untrusted_success(operation: str, path: str, why: str) -> UploadError:
     """A 200 that proves nothing: a captive portal, a broken proxy, another server than S3."""
     return UploadError(
-        "confirm",
-        request.path,
+        operation,
+        path,
         "Unconfirmed",
         f"the server answered success but {why}",
         scope=Scope.DESTINATION,

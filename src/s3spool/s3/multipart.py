@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-import awscrt.checksums
 import botocore.exceptions
 import botocore.parsers
 import structlog
 
 from s3spool.content import Content, Stored
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
 from s3spool.s3.boto3_transport import translated
 from s3spool.s3.client import Found, look
+from s3spool.s3.errors import untrusted_success
 from s3spool.s3.store import MIB, Store, mtime_text
 from s3spool.s3.transport import Answer, Request
 
@@ -32,11 +30,6 @@ _BOTO = (
     botocore.exceptions.ClientError,
     botocore.parsers.ResponseParserError,  # a 200 with something else than S3's XML
 )
-_MD5_LENGTH = 32
-_COMBINE: dict[str, tuple[Callable[[int, int, int], int], int]] = {  # how, and how many bytes
-    "crc64nvme": (awscrt.checksums.combine_crc64nvme, 8),
-    "crc32": (awscrt.checksums.combine_crc32, 4),
-}
 log = structlog.get_logger()
 
 
@@ -80,7 +73,7 @@ class MultipartStore:
             except _BOTO as again:
                 raise self._failed(again, path, "create multipart upload") from again
         if not answer.get("UploadId"):
-            raise _untrusted("create multipart upload", path, "without an upload id")
+            raise untrusted_success("create multipart upload", path, "without an upload id")
         if store.auto and algorithm != "md5" and answer.get("ChecksumAlgorithm") != algorithm.upper():
             algorithm = "md5"  # the store does not know it: each part's ETag is to prove it
         return Multipart(
@@ -94,7 +87,7 @@ class MultipartStore:
         try:
             for page in pages:
                 if not page.get("UploadId"):
-                    raise _untrusted("list parts", upload.path, "without an upload id")
+                    raise untrusted_success("list parts", upload.path, "without an upload id")
                 for part in page.get("Parts", []):
                     found[part["PartNumber"]] = part
         except _BOTO as exc:
@@ -181,7 +174,9 @@ class MultipartStore:
             return Stored(upload.key, etag, _prefixed(upload.algorithm, checksum), answer.get("VersionId", ""))
         stored = self._stored(upload, content, parts, self._look(upload))
         if stored is None:
-            raise _untrusted("complete multipart upload", upload.path, f"its ETag ({etag or 'none'}) is not the parts'")
+            raise untrusted_success(
+                "complete multipart upload", upload.path, f"its ETag ({etag or 'none'}) is not the parts'"
+            )
         return stored
 
     def abort(self, upload: Multipart) -> None:
@@ -202,19 +197,17 @@ class MultipartStore:
             return None
         found = self._look(upload)
         stored = self._stored(upload, content, parts, found)
-        if occupied:
-            if stored is None and found is not None:
-                raise self._store.conflict(upload.path, upload.key)
-            if stored is not None:
-                self._leave(upload)
-            return stored
+        if occupied and found is not None and stored is None:
+            raise self._store.conflict(upload.path, upload.key)
         # An equal object may be older than this upload. As long as that is there, Complete has not happened.
-        if stored is None or error.code not in _GONE and self.listed(upload) is not None:
+        known = occupied or error.code in _GONE
+        if stored is None or (not known and self.listed(upload) is not None):
             return None
+        self._leave(upload)
         return stored
 
     def _leave(self, upload: Multipart) -> None:
-        """The object was there before: this upload is of no use any more."""
+        """The object is there: if this upload still is, it is of no use any more."""
         try:
             self.abort(upload)
         except UploadError as exc:
@@ -226,18 +219,15 @@ class MultipartStore:
             return None
         whole = _whole(upload.algorithm, parts)
         stored = Stored(upload.key, found.etag, _prefixed(upload.algorithm, whole), found.version_id)
-        if whole and found.checksums.get(upload.algorithm) == whole or found.etag == _composite_etag(parts):
+        if (whole and found.checksums.get(upload.algorithm) == whole) or found.etag == _composite_etag(parts):
             return stored
         # In one piece, or with parts of another size.
-        seen = {name: value for name, value in found.checksums.items() if value and "-" not in value}
-        if len(found.etag) == _MD5_LENGTH:
-            seen["md5"] = base64.b64encode(bytes.fromhex(found.etag)).decode() if _is_hex(found.etag) else ""
-        for algorithm, value in seen.items():
-            if checksums.of_range(algorithm, content.fd, 0, content.size) == value:
-                return stored
-            if algorithm != "md5":  # an ETag need not be the MD5, a checksum is what it says
-                return None
-        return None
+        for algorithm, value in found.checksums.items():
+            if value and "-" not in value:
+                same = checksums.of_range(algorithm, content.fd, 0, content.size) == value
+                return stored if same else None
+        md5 = checksums.md5_hex(checksums.of_range("md5", content.fd, 0, content.size)) if "-" not in found.etag else ""
+        return stored if md5 and md5 == found.etag else None
 
     def _look(self, upload: Multipart) -> Found | None:
         return look(self._store.client, upload.bucket, upload.key, upload.path)
@@ -254,8 +244,10 @@ class MultipartStore:
 
     def _named(self, upload: Multipart) -> dict[str, Any]:
         """What says which upload is meant."""
-        owner = {"ExpectedBucketOwner": value for _, value in self._store.owner_headers}
-        return {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id, **owner}
+        named = {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id}
+        for _, owner in self._store.owner_headers:
+            named["ExpectedBucketOwner"] = owner
+        return named
 
     def _failed(self, exc: Exception, path: str, operation: str) -> UploadError:
         return self._store.refused(translated(exc, path, operation))
@@ -269,7 +261,7 @@ class MultipartStore:
             "MultipartUpload": {"Parts": list(_listed_parts(name if upload.algorithm != "md5" else "", parts))},
             "MpuObjectSize": content.size,
         }
-        if checksum and upload.algorithm in _COMBINE:
+        if checksum and upload.algorithm in checksums.COMBINE:
             arguments |= {name: checksum, "ChecksumType": "FULL_OBJECT"}
         if self._store.never:
             arguments["IfNoneMatch"] = "*"
@@ -285,21 +277,10 @@ def _listed_parts(name: str, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
 
 
 def _whole(algorithm: str, parts: Sequence[Part]) -> str:
-    """What S3 shows for an object put together of these parts; "" where it shows nothing that we could know.
-
-    The checksum of the whole where those of the parts can be combined, else the checksum of their checksums.
-    """
+    """What S3 shows for an object put together of these parts; "" where it shows nothing that we could know."""
     if algorithm == "md5" or not all(part.checksum for part in parts):
         return ""
-    values = [base64.b64decode(part.checksum) for part in parts]
-    if algorithm not in _COMBINE:
-        digest = hashlib.new(algorithm, b"".join(values)).digest()
-        return f"{base64.b64encode(digest).decode()}-{len(parts)}"
-    combine, width = _COMBINE[algorithm]
-    total = 0
-    for value, part in zip(values, parts, strict=True):
-        total = combine(total, int.from_bytes(value, "big"), part.size)
-    return base64.b64encode(total.to_bytes(width, "big")).decode()
+    return checksums.of_parts(algorithm, [(part.checksum, part.size) for part in parts])
 
 
 def _composite_etag(parts: Sequence[Part]) -> str:
@@ -315,25 +296,9 @@ def _prefixed(algorithm: str, checksum: str) -> str:
     return f"{algorithm}:{checksum}" if checksum else ""
 
 
-def _is_hex(text: str) -> bool:
-    return all(character in "0123456789abcdef" for character in text)
-
-
 def _is_ambiguous(exc: Exception, error: UploadError) -> bool:
     """Whether S3 may have done it all the same: no answer came, or one that does not say."""
     if not isinstance(exc, botocore.exceptions.ClientError):
         return True
     status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return error.code in _GONE or status < 300 or status >= 500  # noqa: PLR2004 - 3xx and 4xx are clear
-
-
-def _untrusted(operation: str, path: str, why: str) -> UploadError:
-    return UploadError(
-        operation,
-        path,
-        "Unconfirmed",
-        f"the server answered success but {why}",
-        scope=Scope.DESTINATION,
-        hint="destination.endpoint_url must lead to an S3 server, without a proxy that alters answers",
-        sudden=False,
-    )
