@@ -405,7 +405,7 @@ def test_leaks_fail_the_test_that_made_them(tmp_path: Path) -> None:
 def test_child_processes_sees_a_child_and_a_zombie() -> None:
     """A process nobody waited for is a leak as well."""
     with subprocess.Popen(["sleep", "60"]) as child:
-        assert child_processes()[child.pid] == "sleep 60"
+        eventually(lambda: child_processes().get(child.pid) == "sleep 60", message="its command line is seen")
         child.send_signal(signal.SIGKILL)
         eventually(lambda: child_processes().get(child.pid) == "(zombie)", message="it becomes a zombie")
     assert child.pid not in child_processes()

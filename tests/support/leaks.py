@@ -20,10 +20,12 @@ def child_processes() -> dict[int, str]:
             continue
         try:
             # "pid (name) state ppid": the name may hold spaces and parentheses.
-            parent = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-            if parent == os.getpid():
+            state, parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid():
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-                children[int(entry.name)] = command.decode(errors="replace").strip() or "(zombie)"
+                # execve() closes our pipe before the new command line can be read: for an instant it is empty.
+                nameless = "(zombie)" if state in "ZX" else "(starting)"
+                children[int(entry.name)] = command.decode(errors="replace").strip() or nameless
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended while we looked
     return children
