@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -41,6 +42,7 @@ class Inbox:
         self._drained = threading.Condition(self._lock)
         self._waiting_offers = 0
         self._waiting_takes = 0
+        self._lookout_until = 0.0  # monotonic seconds
         self._closed = False
 
     def offer(self, items: Iterable[Item]) -> bool:
@@ -97,7 +99,7 @@ class Inbox:
                 if item is not None:
                     return item
                 self._waiting_takes += 1
-                self._filled.wait()
+                self._filled.wait(self._look_again_s())
                 self._waiting_takes -= 1
 
     def take_nowait(self) -> Item | PartItem | None:
@@ -165,6 +167,15 @@ class Inbox:
 
     # The callers of these hold the lock.
 
+    def _look_again_s(self) -> float | None:
+        """Seconds after which a worker that found nothing looks again for a free lane; None: when it is woken."""
+        if self._lookout_until > (now := time.monotonic()):
+            return None  # another one does
+        wait_s = self.parts.next_in_s()
+        if wait_s is not None:
+            self._lookout_until = now + wait_s
+        return wait_s
+
     def _add(self, item: Item) -> None:
         path = item.path
         if path in self._in_flight:
@@ -182,8 +193,14 @@ class Inbox:
     def _next(self) -> Item | PartItem | None:
         self._takes += 1
         if self._takes % PART_TURN == 0:
-            return self.parts.take() or self._next_file()
-        return self._next_file() or self.parts.take()
+            return self._next_part() or self._next_file()
+        return self._next_file() or self._next_part()
+
+    def _next_part(self) -> PartItem | None:
+        part = self.parts.take()
+        if part is not None and self._waiting_takes and self.parts.next_in_s() == 0:
+            self._filled.notify()  # there is another one: the lanes may have been opened just now
+        return part
 
     def _next_file(self) -> Item | None:
         if not self._queued or len(self._in_flight) >= self._max_in_flight:

@@ -13,8 +13,6 @@ import structlog
 
 from s3spool.content import Content, PartBucket, Sender
 from s3spool.errors import Scope, UploadError
-from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import Multipart, Part
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.destination import Destination
 from s3spool.pipeline.folder import Folder
@@ -22,10 +20,11 @@ from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.outcome import Outcome, translated
 from s3spool.pipeline.parts import COMPLETE, PartItem, Transfer
+from s3spool.pipeline.unfinished import CHANGED, Unfinished
 
 PART_ATTEMPTS = 3  # then the whole file backs off; what S3 has of it is not sent again
 DURABLE_S = 30.0
-CHANGED, VANISHED, FINISHED = "the file changed", "the file is gone", "complete"
+VANISHED, FINISHED = "the file is gone", "complete"
 _USELESS = {"NoSuchUpload", "BadDigest"}  # S3 has lost the upload, or has other bytes: another one has to begin
 log = structlog.get_logger()
 
@@ -84,6 +83,7 @@ class Large:
         self._part_size = part_size
         self._limit = limit
         self._queue = inbox.parts
+        self._unfinished = Unfinished(folder, bucket, ledger)
         self.ended = 0  # transfers, however they ended
 
     def wants(self, size: int) -> bool:
@@ -96,7 +96,7 @@ class Large:
     def start(self, item: Item, content: Content, read_at: float) -> None:
         """Begin, or go on where a run before this one was cut off; takes the descriptor over. Raises like S3."""
         self._bucket.check_size(item.path, content.size)
-        upload, parts = self._resumed(content)
+        upload, parts = self._unfinished.resumed(content)
         if upload is None:
             part_size = self._bucket.part_size(content.size, self._part_size)
             upload = self._bucket.create(item.path, content.identity, self._ledger.destination, part_size)
@@ -115,6 +115,7 @@ class Large:
             parts=count,
             parts_done=len(parts),
             part_bytes=upload.part_size,
+            upload_id=upload.upload_id,
         )
         transfer = Transfer(
             item, content, upload, count, read_at, time.monotonic(), parts, pending or deque([COMPLETE])
@@ -173,51 +174,21 @@ class Large:
         self._release(job.item)
 
     def sweep(self, older_than: float) -> None:
-        """Abort what we began and nobody will end: begun before this moment (Unix seconds), or of another content.
+        """Abort what we began and nobody will end: no progress since this moment (Unix seconds), or another content.
 
         Only uploads that the ledger knows; those of others are never touched. Errors wait for the next sweep.
         """
-        with Reader(self._ledger.path) as reader:
-            uploads = reader.multiparts()
-        for upload in uploads:
+        for upload in self._unfinished.known():
             if not self._inbox.claim(upload.path):
                 continue  # queued or being sent: its worker decides
             try:
-                if upload.started_at < older_than:
-                    self._abort(upload, "it is stale")
-                elif self._folder.identity_of(upload.path) != upload.identity:
-                    self._abort(upload, CHANGED)
-            except (UploadError, OSError) as exc:
-                log.warning("library.warning", logger="multipart", message=f"an upload could not be aborted: {exc}")
+                self._unfinished.sweep(upload, older_than)
             finally:
                 self._outcome.done(upload.path)
 
     def progress(self) -> list[tuple[str, int, int]]:
         """(path, bytes that S3 has, bytes) of each large file under way."""
         return [(it.item.path, it.bytes_done, it.content.size) for it in self._queue.transfers()]
-
-    def _resumed(self, content: Content) -> tuple[Multipart | None, dict[int, Part]]:
-        """What an earlier run has left of this very content; what it has left of another one is aborted."""
-        with Reader(self._ledger.path) as reader:
-            upload = reader.multipart(content.path)
-            ours = {part.number: part for part in reader.parts(upload.upload_id)} if upload else {}
-        if upload is None:
-            return None, {}
-        if upload.identity != content.identity or upload.destination != self._ledger.destination:
-            self._abort(upload, CHANGED)
-            return None, {}
-        there = self._bucket.listed(upload)
-        if there is None:
-            self._abort(upload, "S3 no longer knows it")
-            return None, {}
-        parts: dict[int, Part] = {}
-        for number, listed in there.items():
-            part = self._bucket.matches(upload, content, number, listed, ours.get(number))
-            if part is not None:
-                parts[number] = part
-                if number not in ours:
-                    self._ledger.record_part(part)
-        return upload, parts
 
     def _complete(self, job: PartJob) -> None:
         transfer = job.item.transfer
@@ -281,25 +252,13 @@ class Large:
         if isinstance(why, UploadError):
             parked = self._outcome.count(transfer.item, transfer.content.identity, why)
             if parked or why.code in _USELESS:
-                self._abort_quietly(transfer.upload, why.code)
+                self._unfinished.abort_quietly(transfer.upload, why.code)
             return
-        self._abort_quietly(transfer.upload, why)
+        self._unfinished.abort_quietly(transfer.upload, why)
         if why == VANISHED:
             self._outcome.vanished(transfer.item)
         else:
             self._outcome.changed(transfer.item)
-
-    def _abort_quietly(self, upload: Multipart, reason: str) -> None:
-        try:
-            self._abort(upload, reason)
-        except UploadError as exc:
-            # It stays in the ledger: the next start of this file, or the daily sweep, tries again.
-            log.warning("library.warning", logger="multipart", message=f"an upload could not be aborted: {exc}")
-
-    def _abort(self, upload: Multipart, reason: str) -> None:
-        self._bucket.abort(upload)
-        self._ledger.forget_multipart(upload.path)
-        log.info("multipart.aborted", path=upload.path, key=upload.key, upload_id=upload.upload_id, reason=str(reason))
 
     def _free_probe(self, job: PartJob) -> None:
         if job.probe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from s3spool.content import Content
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Multipart, Part
 from s3spool.pipeline.item import Item
+from s3spool.pipeline.lanes import Lanes
 
 COMPLETE = 0  # the number of the last act: parts count from 1
 
@@ -53,19 +55,32 @@ class PartQueue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._transfers: list[Transfer] = []
+        self._lanes = Lanes()
 
     def add(self, transfer: Transfer) -> None:
         with self._lock:
             self._transfers.append(transfer)
 
     def take(self) -> PartItem | None:
-        """A part of the oldest file that has one left: what was begun first is whole first."""
+        """A part of the oldest file that has one left, if a lane is free: what was begun first is whole first."""
+        now = time.monotonic()
         with self._lock:
-            for transfer in self._transfers:
-                if transfer.pending:
-                    transfer.in_flight += 1
-                    return PartItem(transfer, transfer.pending.popleft())
-            return None
+            transfer = self._next(now)
+            if transfer is None:
+                return None
+            transfer.in_flight += 1
+            part = PartItem(transfer, transfer.pending.popleft())
+            if part.number != COMPLETE:
+                self._lanes.enter(part, transfer.upload.part_size, now)
+            return part
+
+    def next_in_s(self) -> float | None:
+        """How long it takes at most until a part can be taken (0: now); None if none waits."""
+        now = time.monotonic()
+        with self._lock:
+            if self._next(now) is not None:
+                return 0.0
+            return self._lanes.open_in_s(now) if any(transfer.pending for transfer in self._transfers) else None
 
     def put_back(self, item: PartItem) -> None:
         """Unsent, or to be sent again. The caller still holds it, until `release`."""
@@ -77,6 +92,7 @@ class PartQueue:
         """S3 has confirmed this part; with the last one the completion can be taken."""
         transfer = item.transfer
         with self._lock:
+            self._lanes.confirmed(item, time.monotonic())
             transfer.parts[item.number] = part
             if len(transfer.parts) == transfer.count and not transfer.over:
                 transfer.pending.append(COMPLETE)
@@ -91,6 +107,7 @@ class PartQueue:
         """The worker is through with this part; True if the transfer is over and nobody else holds a part of it."""
         transfer = item.transfer
         with self._lock:
+            self._lanes.leave(item)
             transfer.in_flight -= 1
             if not transfer.over or transfer.in_flight or transfer not in self._transfers:
                 return False
@@ -105,3 +122,11 @@ class PartQueue:
     def transfers(self) -> list[Transfer]:
         with self._lock:
             return list(self._transfers)
+
+    def _next(self, now: float) -> Transfer | None:
+        """The transfer whose turn it is; a completion needs no lane, it has no body."""
+        open_now = self._lanes.open_in_s(now) == 0
+        for transfer in self._transfers:
+            if transfer.pending and (open_now or transfer.pending[0] == COMPLETE):
+                return transfer
+        return None

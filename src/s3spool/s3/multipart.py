@@ -1,43 +1,32 @@
-"""Uploads in parts: create, list, complete, abort through boto3; the parts themselves go like small files."""
+"""Large files at S3: how they are cut, what proves a part, and how parts become an object, surely or not."""
 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 import botocore.exceptions
-import botocore.parsers
 import structlog
 
 from s3spool.content import Content, Stored
 from s3spool.errors import UploadError
-from s3spool.ledger.rows import Identity, Multipart, Part
+from s3spool.ledger.rows import Multipart, Part
 from s3spool.s3 import checksums
-from s3spool.s3.boto3_transport import translated
 from s3spool.s3.client import Found, look
 from s3spool.s3.errors import untrusted_success
-from s3spool.s3.store import MIB, Store, mtime_text
+from s3spool.s3.store import MIB
 from s3spool.s3.transport import Answer, Request
+from s3spool.s3.uploads import BOTO, GONE, Uploads
 
 MAX_PARTS = 10_000  # S3 user guide, "Multipart upload limits"
 MAX_OBJECT_BYTES = 5 * 1024**4  # the same
-_GONE = {"NoSuchUpload", "NoSuchKey"}  # S3's own words: any server may say 404
-_BOTO = (
-    botocore.exceptions.BotoCoreError,
-    botocore.exceptions.ClientError,
-    botocore.parsers.ResponseParserError,  # a 200 with something else than S3's XML
-)
 log = structlog.get_logger()
 
 
-class MultipartStore:
+class MultipartStore(Uploads):
     """Thread-safe. All methods but `part_request` and `judge_part` ask S3 and block."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
 
     def part_size(self, size: int, wanted: int) -> int:
         """`wanted`, raised to a whole MiB where 10,000 parts would not suffice."""
@@ -48,54 +37,13 @@ class MultipartStore:
         """Raises UploadError (permanent) for more than S3 takes."""
         if size > MAX_OBJECT_BYTES:
             raise UploadError(
-                "upload",
+                "map",  # nothing was asked of S3: it says nothing of a destination that is paused
                 path,
                 "EntityTooLarge",
                 f"the file has {size} bytes, S3 takes {MAX_OBJECT_BYTES} (5 TiB)",
                 permanent=True,
                 hint="split the file",
             )
-
-    def create(self, path: str, identity: Identity, destination: int, part_size: int) -> Multipart:
-        """Raises UploadError. What is begun and not answered stays unknown: only a lifecycle rule ends it."""
-        store = self._store
-        key = store.key(path, identity.mtime_ns / 1e9)
-        algorithm = store.algorithm
-        try:
-            answer = self._create(key, identity, algorithm)
-        except _BOTO as exc:
-            error = self._failed(exc, path, "create multipart upload")
-            if not store.takes_md5_instead(algorithm, error):
-                raise error from exc
-            algorithm = "md5"
-            try:
-                answer = self._create(key, identity, algorithm)
-            except _BOTO as again:
-                raise self._failed(again, path, "create multipart upload") from again
-        if not answer.get("UploadId"):
-            raise untrusted_success("create multipart upload", path, "without an upload id")
-        if store.auto and algorithm != "md5" and answer.get("ChecksumAlgorithm") != algorithm.upper():
-            algorithm = "md5"  # the store does not know it: each part's ETag is to prove it
-        return Multipart(
-            path, identity, destination, store.bucket, key, answer["UploadId"], part_size, algorithm, time.time()
-        )
-
-    def listed(self, upload: Multipart) -> dict[int, Mapping[str, Any]] | None:
-        """What S3 has of it, by part number; None when S3 no longer knows the upload. Raises UploadError."""
-        found: dict[int, Mapping[str, Any]] = {}
-        pages = self._store.client.get_paginator("list_parts").paginate(**self._named(upload))
-        try:
-            for page in pages:
-                if not page.get("UploadId"):
-                    raise untrusted_success("list parts", upload.path, "without an upload id")
-                for part in page.get("Parts", []):
-                    found[part["PartNumber"]] = part
-        except _BOTO as exc:
-            error = self._failed(exc, upload.path, "list parts")
-            if error.code in _GONE:
-                return None
-            raise error from exc
-        return found
 
     def matches(
         self, upload: Multipart, content: Content, number: int, there: Mapping[str, Any], ours: Part | None
@@ -162,8 +110,8 @@ class MultipartStore:
             answer = self._store.client.complete_multipart_upload(
                 **self._complete_arguments(upload, content, parts, checksum)
             )
-        except _BOTO as exc:
-            error = self._failed(exc, upload.path, "complete multipart upload")
+        except BOTO as exc:
+            error = self.failed(exc, upload.path, "complete multipart upload")
             stored = self._settled(upload, content, parts, error, ambiguous=_is_ambiguous(exc, error))
             if stored is None:
                 raise error from exc
@@ -179,15 +127,6 @@ class MultipartStore:
             )
         return stored
 
-    def abort(self, upload: Multipart) -> None:
-        """Raises UploadError; an upload S3 does not know is fine."""
-        try:
-            self._store.client.abort_multipart_upload(**self._named(upload))
-        except _BOTO as exc:
-            error = self._failed(exc, upload.path, "abort multipart upload")
-            if error.code not in _GONE:
-                raise error from exc
-
     def _settled(
         self, upload: Multipart, content: Content, parts: Sequence[Part], error: UploadError, *, ambiguous: bool
     ) -> Stored | None:
@@ -200,7 +139,7 @@ class MultipartStore:
         if occupied and found is not None and stored is None:
             raise self._store.conflict(upload.path, upload.key)
         # An equal object may be older than this upload. As long as that is there, Complete has not happened.
-        known = occupied or error.code in _GONE
+        known = occupied or error.code in GONE
         if stored is None or (not known and self.listed(upload) is not None):
             return None
         self._leave(upload)
@@ -232,32 +171,12 @@ class MultipartStore:
     def _look(self, upload: Multipart) -> Found | None:
         return look(self._store.client, upload.bucket, upload.key, upload.path)
 
-    def _create(self, key: str, identity: Identity, algorithm: str) -> Mapping[str, Any]:
-        arguments = self._store.create_arguments(mtime_text(identity.mtime_ns))
-        if algorithm != "md5":
-            arguments["ChecksumAlgorithm"] = algorithm.upper()
-            # A checksum of checksums depends on the size of the parts; CRCs can be put together to that of the whole.
-            arguments["ChecksumType"] = "COMPOSITE" if algorithm == "sha256" else "FULL_OBJECT"
-        return self._store.client.create_multipart_upload(
-            Bucket=self._store.bucket, Key=key, ContentType="application/octet-stream", **arguments
-        )
-
-    def _named(self, upload: Multipart) -> dict[str, Any]:
-        """What says which upload is meant."""
-        named = {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id}
-        for _, owner in self._store.owner_headers:
-            named["ExpectedBucketOwner"] = owner
-        return named
-
-    def _failed(self, exc: Exception, path: str, operation: str) -> UploadError:
-        return self._store.refused(translated(exc, path, operation))
-
     def _complete_arguments(
         self, upload: Multipart, content: Content, parts: Sequence[Part], checksum: str
     ) -> dict[str, Any]:
         name = f"Checksum{upload.algorithm.upper()}"
         arguments: dict[str, Any] = {
-            **self._named(upload),
+            **self.named(upload),
             "MultipartUpload": {"Parts": list(_listed_parts(name if upload.algorithm != "md5" else "", parts))},
             "MpuObjectSize": content.size,
         }
@@ -301,4 +220,4 @@ def _is_ambiguous(exc: Exception, error: UploadError) -> bool:
     if not isinstance(exc, botocore.exceptions.ClientError):
         return True
     status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return error.code in _GONE or status < 300 or status >= 500  # noqa: PLR2004 - 3xx and 4xx are clear
+    return error.code in GONE or status < 300 or status >= 500  # noqa: PLR2004 - 3xx and 4xx are clear

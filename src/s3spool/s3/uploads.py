@@ -1,0 +1,105 @@
+"""Unfinished uploads in parts, each as a whole: begin, list, abort, through boto3."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import botocore.exceptions
+import botocore.parsers
+
+from s3spool.errors import UploadError
+from s3spool.ledger.rows import Identity, Multipart
+from s3spool.s3.boto3_transport import translated
+from s3spool.s3.errors import untrusted_success
+from s3spool.s3.store import Store, mtime_text
+
+GONE = {"NoSuchUpload", "NoSuchKey"}  # S3's own words: any server may say 404
+BOTO = (
+    botocore.exceptions.BotoCoreError,
+    botocore.exceptions.ClientError,
+    botocore.parsers.ResponseParserError,  # a 200 with something else than S3's XML
+)
+
+
+class Uploads:
+    """Thread-safe. Everything asks S3 and blocks."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def create(self, path: str, identity: Identity, destination: int, part_size: int) -> Multipart:
+        """Raises UploadError.
+
+        What is begun and not answered stays unknown: a listing shows uploads of this key, but not whose they are, and
+        one that may be another's is not ours to abort. Only a lifecycle rule of the bucket ends it.
+        """
+        store = self._store
+        key = store.key(path, identity.mtime_ns / 1e9)
+        algorithm = store.algorithm
+        try:
+            answer = self._create(key, identity, algorithm)
+        except BOTO as exc:
+            error = self.failed(exc, path, "create multipart upload")
+            if not store.takes_md5_instead(algorithm, error):
+                raise error from exc
+            algorithm = "md5"
+            try:
+                answer = self._create(key, identity, algorithm)
+            except BOTO as again:
+                raise self.failed(again, path, "create multipart upload") from again
+        if not answer.get("UploadId"):
+            raise untrusted_success("create multipart upload", path, "without an upload id")
+        if store.auto and algorithm != "md5" and answer.get("ChecksumAlgorithm") != algorithm.upper():
+            algorithm = "md5"  # the store does not know it: each part's ETag is to prove it
+        return Multipart(
+            path, identity, destination, store.bucket, key, answer["UploadId"], part_size, algorithm, time.time()
+        )
+
+    def listed(self, upload: Multipart) -> dict[int, Mapping[str, Any]] | None:
+        """What S3 has of it, by part number; None when S3 no longer knows the upload. Raises UploadError."""
+        found: dict[int, Mapping[str, Any]] = {}
+        pages = self._store.client.get_paginator("list_parts").paginate(**self.named(upload))
+        try:
+            for page in pages:
+                if not page.get("UploadId"):
+                    raise untrusted_success("list parts", upload.path, "without an upload id")
+                for part in page.get("Parts", []):
+                    found[part["PartNumber"]] = part
+        except BOTO as exc:
+            error = self.failed(exc, upload.path, "list parts")
+            if error.code in GONE:
+                return None
+            raise error from exc
+        return found
+
+    def abort(self, upload: Multipart) -> None:
+        """Raises UploadError; an upload S3 does not know is fine."""
+        try:
+            self._store.client.abort_multipart_upload(**self.named(upload))
+        except BOTO as exc:
+            error = self.failed(exc, upload.path, "abort multipart upload")
+            if error.code not in GONE:
+                raise error from exc
+
+    def named(self, upload: Multipart) -> dict[str, Any]:
+        """The arguments that say which upload is meant."""
+        named = {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id}
+        for _, owner in self._store.owner_headers:
+            named["ExpectedBucketOwner"] = owner
+        return named
+
+    def failed(self, exc: Exception, path: str, operation: str) -> UploadError:
+        """What boto3 raised, in our terms."""
+        return self._store.refused(translated(exc, path, operation))
+
+    def _create(self, key: str, identity: Identity, algorithm: str) -> Mapping[str, Any]:
+        arguments = self._store.create_arguments(mtime_text(identity.mtime_ns))
+        if algorithm != "md5":
+            arguments["ChecksumAlgorithm"] = algorithm.upper()
+            # A checksum of checksums depends on the size of the parts; CRCs can be put together to that of the whole.
+            arguments["ChecksumType"] = "COMPOSITE" if algorithm == "sha256" else "FULL_OBJECT"
+        return self._store.client.create_multipart_upload(
+            Bucket=self._store.bucket, Key=key, ContentType="application/octet-stream", **arguments
+        )
