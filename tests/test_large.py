@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -383,6 +384,29 @@ def test_a_worker_that_dies_over_a_part(house: House) -> None:
     sent(house, "big")
     assert house.bucket.objects["big"] == content
     nothing_is_left(house)
+
+
+@pytest.mark.parametrize(("last_part_at", "kept"), [(2e9, True), (1.2e9, False), (None, False)])
+def test_the_sweep_leaves_what_went_on_lately(
+    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch, last_part_at: float | None, kept: bool
+) -> None:
+    """A large file on a thin line may take longer than an upload may lie idle: S3 says when its last part came."""
+    house = build()
+    house.ledger.start()
+    house.drop("big", content_of(2 * PART))
+    upload = a_multipart("big")._replace(identity=house.identity("big"), upload_id="long", started_at=1e9)
+    house.bucket.parts.uploads["long"] = {}
+    house.ledger.record_multipart(upload)
+    assert house.ledger.flush(10)
+    times = [] if last_part_at is None else [1.1e9, last_part_at]
+    listed = {number: {"LastModified": datetime.fromtimestamp(at, UTC)} for number, at in enumerate(times, 1)}
+    monkeypatch.setattr(house.bucket.parts, "listed", lambda _: listed)
+
+    house.large.sweep(1.5e9)
+
+    assert (known_uploads(house) == [upload]) is kept
+    assert ("long" in house.bucket.parts.uploads) is kept
+    assert house.ledger.close(10)
 
 
 def test_the_sweep_aborts_what_is_ours_and_over(build: Callable[..., House]) -> None:

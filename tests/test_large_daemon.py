@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -199,6 +201,61 @@ def test_what_s3_cannot_take_is_parked(daemon: Daemon, server: FaultyS3) -> None
     daemon.wait_uploaded(1)
 
 
+def test_what_s3_cannot_take_says_nothing_of_a_paused_destination(daemon: Daemon, server: FaultyS3) -> None:
+    """It may well be the probe: it is parked without asking S3, and whether that works again another file finds out."""
+    server.script(Status(code=403, error_code="AccessDenied"), times=None)
+    daemon.start().wait_ready()
+    daemon.drop("small")
+    daemon.wait_event("destination.paused", timeout_s=20)
+    hole = daemon.home / "hole"
+    with hole.open("wb") as file:
+        file.truncate(5 * 1024**4 + 1)
+
+    hole.rename(daemon.folder / "big")
+
+    daemon.wait_event("file.parked", path="big", timeout_s=30)
+    refused = server.count("PUT small")
+    eventually(lambda: server.count("PUT small") > refused, timeout_s=20, message="the next probe")
+    assert daemon.events("destination.resumed") == []
+    server.behave()
+    daemon.wait_uploaded(1)
+
+
+def test_giving_up_aborts_the_upload(daemon: Daemon, server: FaultyS3) -> None:
+    """Parked with its reason; S3 keeps no parts of it."""
+    server.script(Status(code=400, error_code="EntityTooSmall"), times=None, match="POST big.*uploadId")
+    daemon.start().wait_ready()
+    daemon.drop("big", content_of(2 * PART))
+
+    daemon.wait_event("file.parked", path="big", timeout_s=30)
+
+    nothing_is_left(daemon, server)
+    assert server.contents() == {}
+
+
+def test_uploads_of_others_stay(daemon: Daemon, server: FaultyS3) -> None:
+    """What the sweep at the start aborts is what the ledger knows, not what somebody else began, even for this key."""
+    server.script(HoldUntil(), times=None, match=lambda _: len(parts_sent(server)) > 3)
+    file = daemon.drop("big", content_of(6 * PART))
+    daemon.start()
+    eventually(lambda: len(parts_sent(server)) > 4, timeout_s=20)
+    daemon.kill()
+    server.behave()
+    (ours,) = server.store.uploads
+    others = {
+        server.client().create_multipart_upload(Bucket=server.bucket, Key=key)["UploadId"] for key in ("big", "other")
+    }
+    for upload in server.store.uploads.values():
+        upload.started -= timedelta(days=100)
+    file.unlink()
+
+    daemon.start()
+
+    aborted = daemon.wait_event("multipart.aborted", path="big", timeout_s=20)
+    assert aborted["upload_id"] == ours
+    assert set(server.store.uploads) == others
+
+
 @pytest.mark.parametrize("how", ["removed", "rewritten"])
 def test_changed_under_way(daemon: Daemon, server: FaultyS3, how: str) -> None:
     """The upload is aborted; nothing torn is ever an object."""
@@ -225,15 +282,15 @@ def test_changed_under_way(daemon: Daemon, server: FaultyS3, how: str) -> None:
 
 
 def test_progress_is_shown(daemon: Daemon, server: FaultyS3) -> None:
-    """How far each large file is, in the status."""
+    """How far each large file is: in the status of programs, and as a bar in that of people."""
     server.script(HoldUntil(), times=None, match=lambda _: len(parts_sent(server)) > 4)
     daemon.start().wait_ready()
     daemon.drop("big", content_of(8 * PART))
 
-    def shown() -> bool:
-        large = ask(daemon.socket_path, "status")["large_files"]
-        return bool(large) and 0 < large[0]["bytes_uploaded"] < large[0]["bytes"] == 8 * PART
+    half = [{"path": "big", "bytes": 8 * PART, "bytes_uploaded": 4 * PART}]
 
-    eventually(shown, timeout_s=20)
+    eventually(lambda: ask(daemon.socket_path, "status")["large_files"] == half, timeout_s=20)
+    assert json.loads(daemon.cli("status", "--json").stdout)["large_files"] == half
+    assert "[##########..........]  50% of 40.0 MiB big\n" in daemon.cli("status").stdout
     server.behave()
     daemon.wait_uploaded(1)

@@ -704,6 +704,28 @@ def test_documentation_lists_every_event() -> None:
     assert message_ids == {event: spec.message_id for event, spec in EVENTS.items() if spec.message_id}
 
 
+def test_documentation_lists_every_field() -> None:
+    """A field that the source gives an event by name stands in that event's row of docs/logging.md."""
+    text = (ROOT / "docs" / "logging.md").read_text()
+    rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| \w+ \| .* \| ([^|]*) \|$", text, re.MULTILINE)
+    documented = {event: set(re.findall(r"[a-z0-9_]+", re.sub(r"\(.*?\)", "", fields))) for event, fields in rows}
+
+    undocumented = {
+        (call.args[0].value, keyword.arg)
+        for path in (ROOT / "src").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.args
+        and isinstance(call.args[0], ast.Constant)
+        and call.args[0].value in EVENTS
+        for keyword in call.keywords
+        if keyword.arg not in {None, "exc_info"} and keyword.arg not in documented[call.args[0].value]
+    }
+
+    assert undocumented == set()
+
+
 def test_source_logs_only_listed_events() -> None:
     """An event that is not in EVENTS would be one that nobody can look up."""
     logged = {
