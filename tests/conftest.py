@@ -7,6 +7,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from s3spool.service.seaweed import Seaweed
 from support.leaks import child_processes, live_threads
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mypy_boto3_s3.client import S3Client
+
+# The same examples on every machine, however slow; `pytest --hypothesis-profile=search` looks for new ones.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None, max_examples=2000)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -23,7 +24,8 @@ def everywhere() -> Iterator[None]:
     before = os.sched_getaffinity(0)
     yield
     for thread in os.listdir("/proc/self/task"):
-        os.sched_setaffinity(int(thread), before)
+        with contextlib.suppress(ProcessLookupError):  # ended since the listing
+            os.sched_setaffinity(int(thread), before)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+_SHOWN = 300  # characters of a wrong name or value
+
 
 class Scope(Enum):
     """Whom an upload error concerns; decides who waits for it."""
@@ -28,7 +30,7 @@ class ConfigError(S3SpoolError):
         """`field` is dotted ("upload.workers"); `value` as the person wrote it, None where there is none."""
         self.field = field
         shown = "" if value is None else f" = {_literal(value)}"
-        super().__init__(f"{field}{shown}: {problem}")
+        super().__init__(f"{_cut(field)}{shown}: {problem}")
 
 
 class LedgerError(S3SpoolError):
@@ -49,7 +51,8 @@ class UploadError(S3SpoolError):
 
     `code` is S3's error code ("AccessDenied"), else libcurl's or errno's name; `cause` the sentence that came
     with it; `permanent` means that trying again unchanged cannot succeed; `retry_after_s` is the server's wish;
-    `sudden` means that one occurrence says enough to pause the destination, without waiting for a streak.
+    `sudden` means that one occurrence says enough to pause the destination, without waiting for a streak;
+    `slow_down` that the server asks for fewer requests; not `answered` that no server was heard at all.
     """
 
     operation: str
@@ -61,6 +64,8 @@ class UploadError(S3SpoolError):
     hint: str = ""
     retry_after_s: float | None = None
     sudden: bool = True
+    slow_down: bool = False
+    answered: bool = True
 
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""
@@ -71,5 +76,16 @@ def _literal(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    return str(value)
+        escaped = _cut(value).replace("\\", "\\\\").replace('"', '\\"')
+        # A terminal obeys more than line feeds.
+        printable = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in escaped)
+        return f'"{"".join(printable)}"'
+    try:
+        text = str(value)
+    except ValueError:  # a number of more than 4,300 digits
+        text = "a huge number"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -36,7 +38,9 @@ class Reader:
     def __init__(self, path: Path) -> None:
         """Raises LedgerError."""
         self._path = path
+        before = _file(path)
         self._db = open_for_reading(path)
+        self._file = before
 
     def close(self) -> None:
         self._db.close()
@@ -46,6 +50,10 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def current(self) -> bool:
+        """False when the ledger has another file by now: this one knows the past only."""
+        return _file(self._path) == self._file
 
     def made(self) -> bool:
         """False while the first daemon of this directory is still about to make the tables."""
@@ -58,11 +66,9 @@ class Reader:
             texts = [to_text(path) for path in paths[start : start + LOOKUP_ROWS]]
             texts += [""] * (LOOKUP_ROWS - len(texts) if len(texts) > 1 else 0)  # no path is empty
             marks = ",".join("?" * len(texts))
-            for row in self._rows(f"SELECT {_RECEIPT} FROM receipts WHERE path IN ({marks})", texts):  # noqa: S608 - constants
-                receipt = _receipt(row)
+            for receipt in self._rows(f"SELECT {_RECEIPT} FROM receipts WHERE path IN ({marks})", texts, _receipt):  # noqa: S608 - constants
                 found[receipt.path] = Known(receipt, None)
-            for row in self._rows(f"SELECT {_RETRY} FROM retries WHERE path IN ({marks})", texts):  # noqa: S608 - constants
-                retry = _retry(row)
+            for retry in self._rows(f"SELECT {_RETRY} FROM retries WHERE path IN ({marks})", texts, _retry):  # noqa: S608 - constants
                 before = found.get(retry.path)
                 found[retry.path] = Known(before.receipt if before else None, retry)
         return found
@@ -73,44 +79,47 @@ class Reader:
             f"SELECT {_RETRY} FROM retries WHERE state = 'waiting' AND claimed = 0 AND next_attempt <= ?"  # noqa: S608 - constants
             " ORDER BY next_attempt LIMIT ?",
             (now, limit),
+            _retry,
         )
-        return [_retry(row) for row in rows]
+        return list(rows)
 
     def next_due(self) -> float | None:
         """When the next waiting retry is due, in Unix seconds."""
         row = next(self._rows("SELECT min(next_attempt) FROM retries WHERE state = 'waiting' AND claimed = 0"))
         return None if row[0] is None else float(row[0])
 
+    def last_due(self) -> float | None:
+        """When the waiting retry that has most time is due, in Unix seconds."""
+        row = next(self._rows("SELECT max(next_attempt) FROM retries WHERE state = 'waiting' AND claimed = 0"))
+        return None if row[0] is None else float(row[0])
+
     def retries(self, state: State | None = None) -> Iterator[Retry]:
         where = "" if state is None else "WHERE state = ?"
         args = () if state is None else (state.value,)
-        for row in self._rows(f"SELECT {_RETRY} FROM retries {where} ORDER BY path", args):  # noqa: S608 - constants
-            yield _retry(row)
+        yield from self._rows(f"SELECT {_RETRY} FROM retries {where} ORDER BY path", args, _retry)  # noqa: S608 - constants
 
     def receipts(self) -> Iterator[Receipt]:
         """All receipts, streamed in the order of their paths."""
-        for row in self._rows(f"SELECT {_RECEIPT} FROM receipts ORDER BY path"):  # noqa: S608 - constants
-            yield _receipt(row)
+        yield from self._rows(f"SELECT {_RECEIPT} FROM receipts ORDER BY path", make=_receipt)  # noqa: S608 - constants
 
     def receipts_before(self, time_s: float) -> Iterator[Receipt]:
         """Receipts of uploads that ended before this moment."""
-        for row in self._rows(f"SELECT {_RECEIPT} FROM receipts WHERE uploaded_at < ?", (time_s,)):  # noqa: S608 - constants
-            yield _receipt(row)
+        yield from self._rows(f"SELECT {_RECEIPT} FROM receipts WHERE uploaded_at < ?", (time_s,), _receipt)  # noqa: S608 - constants
 
     def multiparts(self) -> list[Multipart]:
-        return [_multipart(row) for row in self._rows(f"SELECT {_MULTIPART} FROM multiparts")]  # noqa: S608 - constants
+        return list(self._rows(f"SELECT {_MULTIPART} FROM multiparts", make=_multipart))  # noqa: S608 - constants
 
     def multipart(self, path: str) -> Multipart | None:
         statement = f"SELECT {_MULTIPART} FROM multiparts WHERE path = ?"  # noqa: S608 - constants
-        row = next(self._rows(statement, (to_text(path),)), None)
-        return None if row is None else _multipart(row)
+        return next(self._rows(statement, (to_text(path),), _multipart), None)
 
     def parts(self, upload_id: str) -> list[Part]:
         rows = self._rows(
             "SELECT upload_id, number, size, etag, checksum FROM parts WHERE upload_id = ? ORDER BY number",
             (upload_id,),
+            lambda row: Part(*row),
         )
-        return [Part(*row) for row in rows]
+        return list(rows)
 
     def counts(self) -> dict[str, int]:
         """How many rows of each kind: uploaded, waiting, parked."""
@@ -120,8 +129,7 @@ class Reader:
 
     def last_error(self) -> Retry | None:
         statement = f"SELECT {_RETRY} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants
-        row = next(self._rows(statement), None)
-        return None if row is None else _retry(row)
+        return next(self._rows(statement, make=_retry), None)
 
     def uploaded_bytes(self) -> int:
         """The sizes of all receipts together."""
@@ -135,10 +143,26 @@ class Reader:
     def _count(self, table: str) -> int:
         return int(next(self._rows(f"SELECT count(*) FROM {table}"))[0])  # noqa: S608 - constants
 
-    def _rows(self, statement: str, args: Sequence[object] = ()) -> Iterator[Any]:
+    def _rows(
+        self, statement: str, args: Sequence[object] = (), make: Callable[[Sequence[Any]], Any] = tuple
+    ) -> Iterator[Any]:
         """Raises LedgerError: a file that could be opened may still turn out to be damaged."""
         with speaking_of(self._path):
-            yield from self._db.execute(statement, args)
+            for row in self._db.execute(statement, args):
+                try:
+                    made = make(row)
+                except (ValueError, TypeError, AttributeError) as exc:
+                    # In order for SQLite, which checks pages and not words; in the threads that ask it must not raise.
+                    raise sqlite3.DatabaseError(f"malformed row: {exc}") from exc
+                yield made
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _identity(row: Sequence[Any]) -> Identity:

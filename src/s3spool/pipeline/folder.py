@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from s3spool.ledger.rows import Identity
 OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_NOREPLACE = 1  # renameat2(2)
+_AT_FDCWD = -100
+REMOVING = ".s3spool-removing."  # a file that is on its way out, for the microseconds that takes
+_NAME_BYTES = 255  # the longest name that Linux knows
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -33,13 +36,14 @@ class Lease(Enum):
 
 
 class Folder:
-    """One directory tree. Thread-safe: it holds no state but the root's descriptor."""
+    """One directory tree. Thread-safe, but for one thread at a time that removes."""
 
     def __init__(self, root: Path) -> None:
         """Raises OSError when the root cannot be opened."""
         self.root = Path(os.path.realpath(root))
         self._fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.identity = self._identity_of(os.fstat(self._fd))
+        self._removing = ""  # only the thread that removes sets it
 
     def close(self) -> None:
         os.close(self._fd)
@@ -103,14 +107,36 @@ class Folder:
             status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
             if Identity.of(status) != identity:
                 return False
-            os.unlink(name, dir_fd=parent_fd)
-        return True
+            # Not by its name: another file may be renamed over it between the look and the removal, and a writer
+            # that replaces one file again and again hits that moment (10 us) sooner or later.
+            aside = _cut(REMOVING + name)
+            self._removing = f"{path[: len(path) - len(name)]}{aside}"
+            try:
+                os.rename(name, aside, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+                taken = os.stat(aside, dir_fd=parent_fd, follow_symlinks=False)
+                same = Identity.of(taken)[:4] == identity[:4]
+                if same or not _put_back(parent_fd, aside, parent_fd, name):
+                    os.unlink(aside, dir_fd=parent_fd)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    _put_back(parent_fd, aside, parent_fd, name)
+                raise
+            finally:
+                self._removing = ""
+        return same
+
+    def restore(self, path: str) -> None:
+        """Give a file its name back that a process which died was about to remove. Raises OSError."""
+        if path != self._removing:
+            with self._parent(path) as (parent_fd, aside):
+                if not _put_back(parent_fd, aside, parent_fd, aside.removeprefix(REMOVING)):
+                    os.unlink(aside, dir_fd=parent_fd)
 
     def move_if_same(self, path: str, identity: Identity, archive: Path) -> Path | None:
         """Rename the file to the same relative path below `archive`, replacing nothing.
 
-        A taken name gets `.1`, `.2`, ... appended. None and untouched if the file is no longer the one that was
-        sent. Raises OSError.
+        A taken name gets `.1`, `.2`, ... appended, and is cut where it would be too long with it. None and untouched
+        if the file is no longer the one that was sent. Raises OSError.
         """
         target = archive / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,11 +145,14 @@ class Folder:
             if Identity.of(status) != identity:
                 return None
             for number in range(10_000):
-                candidate = target if number == 0 else target.with_name(f"{target.name}.{number}")
+                candidate = target if number == 0 else target.with_name(_cut(target.name, f".{number}"))
                 try:
                     _rename_noreplace(parent_fd, name, candidate)
                 except FileExistsError:
                     continue
+                if Identity.of(os.lstat(candidate))[:4] != identity[:4]:
+                    _put_back(_AT_FDCWD, str(candidate), parent_fd, name)
+                    return None
                 return candidate
         raise FileExistsError(errno.EEXIST, "10,000 archived files of this name", str(target))
 
@@ -131,27 +160,37 @@ class Folder:
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
         """The directory that holds `path`, opened component by component without following symlinks."""
         *directories, name = path.split("/")
-        fd = self._fd
-        opened = -1
-        try:
-            for directory in directories:
-                try:
-                    fd = os.open(directory, DIRECTORY_FLAGS, dir_fd=fd)
-                except OSError as exc:
-                    if exc.errno in {errno.ELOOP, errno.ENOTDIR}:
-                        raise NotAFileError(path) from exc
-                    raise
-                if opened >= 0:
-                    os.close(opened)
-                opened = fd
+        with _below(self._fd, directories) as fd:
             yield fd, name
-        finally:
-            if opened >= 0:
-                os.close(opened)
 
     @staticmethod
     def _identity_of(status: os.stat_result) -> tuple[int, int]:
         return status.st_dev, status.st_ino
+
+
+@contextlib.contextmanager
+def opened_directory(root: str | bytes | Path, directory: str) -> Iterator[int]:
+    """A descriptor (O_PATH) of the directory ("" or "a/b/") that `root` leads to now, whatever its depth.
+
+    Only the root may be reached through symlinks. Raises NotAFileError, OSError.
+    """
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with _below(root_fd, directory.split("/")[:-1]) as fd:
+            yield fd
+    finally:
+        os.close(root_fd)
+
+
+@contextlib.contextmanager
+def listed(directory_fd: int) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """The entries of an opened directory; they may be asked for their stat as long as this lasts. Raises OSError."""
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        with os.scandir(fd) as entries:
+            yield entries
+    finally:
+        os.close(fd)
 
 
 def lease(fd: int) -> Lease:
@@ -171,14 +210,53 @@ def release(fd: int) -> None:
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
-def _rename_noreplace(parent_fd: int, name: str, target: Path) -> None:
-    result = _libc.renameat2(parent_fd, os.fsencode(name), -100, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE))
+@contextlib.contextmanager
+def _below(fd: int, directories: Sequence[str]) -> Iterator[int]:
+    """The directory that lies so many names below `fd`, opened one by one: a symlink anywhere is an error."""
+    opened = -1
+    try:
+        for directory in directories:
+            try:
+                fd = os.open(directory, DIRECTORY_FLAGS, dir_fd=fd)
+            except OSError as exc:
+                if exc.errno in {errno.ELOOP, errno.ENOTDIR}:
+                    raise NotAFileError("/".join(directories)) from exc
+                raise
+            if opened >= 0:
+                os.close(opened)
+            opened = fd
+        yield fd
+    finally:
+        if opened >= 0:
+            os.close(opened)
+
+
+def _put_back(moved_fd: int, moved: str, parent_fd: int, name: str) -> bool:
+    """Something took the name between the look and the move, and has not been sent. False if it was replaced, too."""
+    try:
+        _rename_noreplace(moved_fd, moved, Path(name), parent_fd)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _cut(name: str, suffix: str = "") -> str:
+    """As much of a name as there is room for, not ending in half a character."""
+    while len(os.fsencode(name)) + len(suffix) > _NAME_BYTES:
+        name = name[:-1]
+    return name + suffix
+
+
+def _rename_noreplace(parent_fd: int, name: str, target: Path, target_fd: int = _AT_FDCWD) -> None:
+    no_replace = ctypes.c_uint(_RENAME_NOREPLACE)
+    result = _libc.renameat2(parent_fd, os.fsencode(name), target_fd, os.fsencode(target), no_replace)
     if result == 0:
         return
     code = ctypes.get_errno()
     if code not in {errno.EINVAL, errno.ENOSYS}:
         raise OSError(code, os.strerror(code), name, None, str(target))
     # A file system without RENAME_NOREPLACE: look first; the archive is ours, so nobody races us there.
-    if os.path.lexists(target):
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(target, dir_fd=target_fd, follow_symlinks=False)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    os.rename(name, target, src_dir_fd=parent_fd)
+    os.rename(name, target, src_dir_fd=parent_fd, dst_dir_fd=target_fd)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from s3spool.pipeline.folder import REMOVING
+
 
 class Names:
     """Decides by relative path. Immutable, so thread-safe.
@@ -18,14 +20,14 @@ class Names:
         self._everything = "*" in include
         self._include = _compiled(include)
         # What is below an excluded directory is excluded.
-        self._exclude = _compiled(exclude, below=r"(?:/.*)?") if exclude else None
+        self._exclude = _compiled([*exclude, f"{REMOVING}*"], below=r"(?:/.*)?")
 
     def file(self, path: str) -> bool:
         return (self._everything or self._include.match(path) is not None) and self.directory(path)
 
     def directory(self, path: str) -> bool:
         """Whether to look into this directory."""
-        return self._exclude is None or self._exclude.match(path) is None
+        return self._exclude.match(path) is None
 
 
 def _compiled(patterns: Sequence[str], below: str = "") -> re.Pattern[str]:
@@ -37,13 +39,21 @@ def _compiled(patterns: Sequence[str], below: str = "") -> re.Pattern[str]:
 
 
 def _translate(glob: str) -> str:
-    out = []
+    out: list[str] = []
+    star = -1  # where in `out` the last `*` stands, if what follows it has not crossed a slash
     for token in re.findall(r"\*\*/?|\*|\?|\[!?\]?[^]]*\]|.", glob, re.DOTALL):
-        if token == "**/":  # noqa: S105 - a glob, not a password
+        if token == "*" and star >= 0:  # noqa: S105 - a glob, not a password
+            # Between two stars the first place that fits is as good as any. Trying the others as well takes
+            # seconds for a name like "-----...": whoever may drop a file could hold up all the others.
+            out[star:] = [f"(?>[^/]*?{''.join(out[star + 1 :])})"]
+        if token in {"/", "**", "**/"}:
+            star = -1
+        if token == "**/":  # noqa: S105 - the same
             out.append("(?:.*/)?")
         elif token == "**":  # noqa: S105 - the same
             out.append(".*")
         elif token == "*":  # noqa: S105 - the same
+            star = len(out)
             out.append("[^/]*")
         elif token == "?":  # noqa: S105 - the same
             out.append("[^/]")

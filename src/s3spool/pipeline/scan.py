@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from s3spool.errors import LedgerError
 from s3spool.ledger.reader import LOOKUP_ROWS, Reader
 from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
-from s3spool.pipeline.folder import Folder
+from s3spool.pipeline.folder import REMOVING, Folder, NotAFileError, listed, opened_directory
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.settle import Quiet, Settle
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 BATCH = 4 * LOOKUP_ROWS
 EXPECTED = {"start", "full", "ledger", "poll", "restored"}  # reasons for which a find is not the watcher's miss
 POLL_SHARE = 10  # polling takes at most one tenth of the time
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 ERROR_S = 5.0  # after a scan that could not be finished
 log = structlog.get_logger()
 
@@ -63,6 +64,8 @@ class Scan:
         self._inbox = inbox
         self._sift = sift
         self._ledger = ledger
+        ledger.made_anew = lambda: self.want("ledger")  # it may know less than the one before
+        self._unreadable = False  # whether the last scan said so
         self.watch: Watch | None = None  # None: polling, the scan is the only source
         self._reasons: set[str] = set()
         self._wanted = threading.Event()
@@ -94,6 +97,7 @@ class Scan:
         return min(self._rescan_s, max(1.0, self._settle_s, POLL_SHARE * self._last_duration_s))
 
     def _run(self) -> None:
+        complaint = ""  # said once, not every few seconds
         while not self._stop.is_set():
             asked = self._wanted.wait(self._interval_s())
             if self._stop.is_set():
@@ -106,12 +110,17 @@ class Scan:
             try:
                 self._scan(reasons)
             except (LedgerError, OSError) as exc:
-                log.warning("scan.failed", error=str(exc), reason=",".join(sorted(reasons)))
+                if isinstance(exc, LedgerError):
+                    self._ledger.doubt(exc, str(exc))
+                if str(exc) != complaint:
+                    log.warning("scan.failed", error=str(exc), reason=",".join(sorted(reasons)))
+                complaint = str(exc)
                 self._stop.wait(ERROR_S)
                 for reason in reasons:
                     self.want(reason)
             else:
                 self.finished = self.started
+                complaint = ""
 
     def _scan(self, reasons: set[str]) -> None:
         start = time.monotonic()
@@ -147,24 +156,29 @@ class Scan:
                 self.watch.ensure(directory)
             try:
                 yield from self._listed(directory, pending)
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotAFileError):
                 if directory == "":
                     raise
             except OSError as exc:
-                if directory == "":
-                    raise
-                if not unreadable:
+                if directory == "" or exc.errno in EXHAUSTED:
+                    raise  # it is not this directory: a scan that passed it over would have missed its files
+                if not unreadable and not self._unreadable:
                     log.warning("scan.failed", path=directory, error=str(exc), reason="unreadable directory")
                 unreadable = True
+        self._unreadable = unreadable
 
     def _listed(self, directory: str, pending: list[str]) -> Iterator[Found]:
-        """The files of one directory; its subdirectories go to `pending`. Raises OSError."""
-        with os.scandir(os.path.join(self._folder.root, directory)) as entries:
+        """The files of one directory; its subdirectories go to `pending`. Raises NotAFileError, OSError."""
+        # Not by path: a directory may be swapped for a symlink while its files are being sent.
+        with opened_directory(self._folder.root, directory) as fd, listed(fd) as entries:
             for entry in entries:
                 path = directory + entry.name
                 if entry.is_dir(follow_symlinks=False):
                     if self._recursive and self.names.directory(path):
                         pending.append(f"{path}/")
+                elif entry.name.startswith(REMOVING):
+                    with contextlib.suppress(OSError):
+                        self._folder.restore(path)  # and the watch, or the next scan, finds it
                 elif entry.is_file(follow_symlinks=False) and self.names.file(path):
                     with contextlib.suppress(OSError):  # gone between the listing and the look
                         yield path, Identity.of(entry.stat(follow_symlinks=False))

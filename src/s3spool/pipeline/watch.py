@@ -25,6 +25,7 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
 )
 
+from s3spool.pipeline.folder import NotAFileError, listed, opened_directory
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.settle import Quiet
 
@@ -43,10 +44,10 @@ MASK = Mask(
     | InotifyConstants.IN_DELETE_SELF
     | InotifyConstants.IN_MOVE_SELF
     | InotifyConstants.IN_ONLYDIR
-    | InotifyConstants.IN_DONT_FOLLOW
     | InotifyConstants.IN_EXCL_UNLINK
 )
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs"}
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}  # or not for us, which the scan says
 log = structlog.get_logger()
 
 Hint = Callable[[str, Quiet], None]
@@ -186,14 +187,20 @@ class Watch(WatchCallback):
         pending = [directory]
         while pending:
             current = pending.pop()
-            with contextlib.suppress(OSError), os.scandir(self._root + b"/" + os.fsencode(current)) as entries:
-                for entry in entries:
-                    path = current + os.fsdecode(entry.name)
-                    if entry.is_dir(follow_symlinks=False):
-                        if self.names.directory(path) and self._add(f"{path}/"):
-                            pending.append(f"{path}/")
-                    elif self.names.file(path):
-                        self._hint(path, Quiet.CREATED)
+            try:
+                with opened_directory(self._root, current) as fd, listed(fd) as entries:
+                    for entry in entries:
+                        path = current + entry.name
+                        if entry.is_dir(follow_symlinks=False):
+                            if self.names.directory(path) and self._add(f"{path}/"):
+                                pending.append(f"{path}/")
+                        elif self.names.file(path):
+                            self._hint(path, Quiet.CREATED)
+            except NotAFileError:
+                continue
+            except OSError as exc:
+                if exc.errno not in GONE:
+                    self._rescan("error")
 
     def _add(self, directory: str) -> bool:
         inotify = self._inotify
@@ -203,13 +210,19 @@ class Watch(WatchCallback):
             if directory in self._watch_of:
                 return True
             try:
-                path = self._path(directory)
-                wd = inotify.add_callback(path, MASK, self, _callback_id(directory))
+                with opened_directory(self._root, directory) as fd:
+                    inode = os.fstat(fd).st_ino
+                    # Not its path: inotify would follow a symlink that was swapped in on the way.
+                    wd = inotify.add_callback(b"/proc/self/fd/%d" % fd, MASK, self, _callback_id(directory))
+            except NotAFileError:
+                return False
             except OSError as exc:
                 if exc.errno in {errno.ENOSPC, errno.ENOMEM}:
                     self.exhausted = _limit_hint(exc)
                     self._rescan("limit")
-                return False  # ENOENT, ENOTDIR: gone, or swapped for a symlink
+                elif exc.errno not in GONE:
+                    self._rescan("error")  # no descriptor left, say: the scan comes back to it until it can be armed
+                return False
             if wd < 0:
                 # watchdog passes over EACCES, and notes a watch all the same; the scan reports the directory.
                 inotify.remove_callbacks([(wd, _callback_id(directory))])
@@ -221,22 +234,19 @@ class Watch(WatchCallback):
                 inotify.remove_callbacks([(wd, _callback_id(before))])
             self._directory_of[wd] = directory
             self._watch_of[directory] = wd
-            with contextlib.suppress(OSError):
-                self._inode_of[wd] = os.lstat(path).st_ino
+            self._inode_of[wd] = inode
         return True
 
     def _is_current(self, directory: str) -> bool:
         """Whether what is watched under this name is the directory that has it now."""
         try:
-            inode = os.lstat(self._path(directory)).st_ino
-        except OSError:
+            with opened_directory(self._root, directory) as fd:
+                inode = os.fstat(fd).st_ino
+        except (OSError, NotAFileError):
             return False
         with self._lock:
             wd = self._watch_of.get(directory)
             return wd is not None and self._inode_of.get(wd) == inode
-
-    def _path(self, directory: str) -> bytes:
-        return (self._root + b"/" + os.fsencode(directory)).rstrip(b"/")
 
     def _disarm(self, directory: str) -> None:
         """Forget this directory ("a/b/") and all below it; "" stands for all below the root."""

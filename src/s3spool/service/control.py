@@ -21,6 +21,7 @@ from s3spool.service.text import legible
 MAX_REQUEST_BYTES = 1024 * 1024
 MAX_CLIENTS = 8
 TIMEOUT_S = 30.0
+_CHUNK_BYTES = 65536
 ACCEPT_PAUSE_S = 0.1  # out of descriptors: do not spin
 
 Handler = Callable[[Mapping[str, Any]], Any]
@@ -49,7 +50,7 @@ class ControlServer:
                 # OSError: who asked is gone, or does not read.
                 with (
                     contextlib.suppress(OSError),
-                    contextlib.closing(_answers(handlers, self.rfile.readline(MAX_REQUEST_BYTES))) as lines,
+                    contextlib.closing(_answers(handlers, _request(self.connection, self.timeout))) as lines,
                 ):
                     for line in lines:
                         self.wfile.write(line)
@@ -175,6 +176,20 @@ def _or_join(path: Path) -> str:
         return f", or join the group {grp.getgrgid(gid).gr_name}" if gid else ""
     except (OSError, KeyError):
         return ", or join the group of the daemon's user (s3spool for the system's service)"
+
+
+def _request(connection: socket.socket, timeout_s: float) -> bytes:
+    """The first line. It may come in drips, but has `timeout_s` in all: else eight idlers keep all others out."""
+    deadline = time.monotonic() + timeout_s
+    line = bytearray()
+    while b"\n" not in line[-_CHUNK_BYTES:] and len(line) < MAX_REQUEST_BYTES:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        chunk = connection.recv(_CHUNK_BYTES)
+        if not chunk:
+            break
+        line += chunk
+    connection.settimeout(timeout_s)
+    return bytes(line.partition(b"\n")[0])
 
 
 def _answers(handlers: Mapping[str, Handler], line: bytes) -> Generator[bytes, None, None]:

@@ -1,0 +1,794 @@
+"""A folder in which somebody means harm: nothing outside of it is read or removed, and no other file is held up."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pty
+import re
+import resource
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s3spool.pipeline import folder as folder_module
+from s3spool.pipeline.folder import Folder
+from s3spool.s3.keys import MAX_KEY_BYTES, decoded, encoded
+from s3spool.service import control
+from s3spool.service.control import MAX_CLIENTS, ControlServer, ask
+from support.daemon import Daemon, to_toml
+from support.faults import Fault, Status
+from support.faulty import FaultyS3
+from support.http_server import Exchange, HangUp
+from support.objects import folder_files
+from support.s3_messages import Answer
+from support.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+WAIT_S = 60.0
+SECRET = b"what lies outside is nobody's business"
+CONTROLS = 150
+DEATHS = ("thread.died", "worker.replaced", "library.warning", "daemon.unsound", "ledger.failed")
+
+Build = Callable[..., Daemon]
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture
+def build(tmp_path: Path, faulty: FaultyS3) -> Build:
+    def build(action: str = "keep", **sections: Any) -> Daemon:
+        watch = {"rescan_s": 1} | sections.pop("watch", {})
+        return Daemon(
+            tmp_path,
+            bucket=faulty.bucket,
+            environment=faulty.environment(),
+            watch=watch,
+            after={"action": action, "archive_directory": str(tmp_path / "archive")},
+            **sections,
+        )
+
+    return build
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """Beside the folder, on the same file system."""
+    outside = tmp_path / "outside"
+    (outside / "e").mkdir(parents=True)
+    for name in ("f0", "f1", "e/f0", "e/f1"):
+        (outside / name).write_bytes(SECRET)
+    return outside
+
+
+class Guard:
+    """Tells whether anybody opened, listed, read or changed what is below these directories."""
+
+    _OPEN, _ACCESS = 0x20, 0x1
+    _CHANGES = 0x2 | 0x40 | 0x80 | 0x100 | 0x200  # IN_MODIFY, MOVED_FROM, MOVED_TO, CREATE, DELETE
+    _NONBLOCK = 0x800
+
+    def __init__(self, *directories: Path) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = libc.inotify_init1(self._NONBLOCK)
+        for directory in directories:
+            mask = self._OPEN | self._ACCESS | self._CHANGES
+            assert libc.inotify_add_watch(self._fd, os.fsencode(directory), mask) >= 0
+
+    def seen(self) -> list[tuple[str, str]]:
+        """(mask, name) of what has happened so far."""
+        events = []
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._fd, 65536):
+                while data:
+                    _, mask, _, length = struct.unpack_from("iIII", data)
+                    events.append((hex(mask), os.fsdecode(data[16 : 16 + length].rstrip(b"\0"))))
+                    data = data[16 + length :]
+        return events
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+_ATTACK = """
+import ctypes, os, select, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def exchange(one, other):  # RENAME_EXCHANGE: at no moment is there nothing
+    assert libc.renameat2(-100, one.encode(), -100, other.encode(), 2) == 0, ctypes.get_errno()
+def pause():
+    select.select([], [], [], 0.0003)
+def put(name, content):
+    with open(f".new {os.path.basename(name)}", "wb") as file:
+        file.write(content)
+    os.rename(f".new {os.path.basename(name)}", name)
+os.chdir(sys.argv[1])
+n = 0
+print("armed", flush=True)
+while os.path.exists(sys.argv[2]):
+    n += 1
+    BODY
+print(n, flush=True)
+"""
+
+
+@contextlib.contextmanager
+def attack(folder: Path, body: str) -> Iterator[None]:
+    """Another process that does this again and again in the folder, whole rounds, until the block ends."""
+    flag = folder.parent / "attacking"
+    flag.touch()
+    program = _ATTACK.replace("BODY", body.strip("\n").replace("\n", "\n    "))
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(folder), str(flag)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "armed\n"
+            yield
+        finally:
+            flag.unlink()
+            rounds = process.stdout.read()
+    assert process.returncode == 0
+    assert int(rounds) > 10, "that was no attack"
+
+
+def controls(daemon: Daemon, count: int = CONTROLS, name: str = "control") -> dict[str, bytes]:
+    """Files of an honest neighbour."""
+    files = {f"{name} {number}": b"honest %d" % number for number in range(count)}
+    for path, content in files.items():
+        daemon.drop(path, content)
+    return files
+
+
+def wait_in_bucket(faulty: FaultyS3, files: dict[str, bytes]) -> None:
+    def missing() -> list[str]:
+        there = faulty.contents()
+        return [path for path, content in files.items() if there.get(encoded(path)) != content]
+
+    eventually(lambda: not missing(), timeout_s=WAIT_S, message="all of them in the bucket")
+
+
+RAW = re.compile(rb"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
+
+
+def assert_well(daemon: Daemon) -> None:
+    """It lives, all its threads too, and no file's name got into the log as it is."""
+    assert daemon.alive
+    for name in DEATHS:
+        assert not daemon.events(name)
+    written = daemon.log_path.read_bytes()
+    assert not RAW.search(written), RAW.findall(written)
+    assert b"Traceback" not in written
+
+
+def stat_of(pid: int, field: str) -> int:
+    """A number of /proc/PID/status: Threads, VmRSS (KiB), VmHWM."""
+    found = re.search(rf"^{field}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+# --- what is swapped under the daemon's hands
+
+SWAP_A_FILE = """
+os.symlink("{outside}/f0", ".link"); os.rename(".link", "victim"); pause()
+put("victim", b"inside"); pause()
+os.mkfifo(".fifo"); os.rename(".fifo", "victim"); pause()
+os.unlink("victim"); os.mkdir("victim"); pause()
+os.rmdir("victim")
+put("victim", b"inside"); os.symlink("{outside}/f1", ".link"); os.rename(".link", "victim")
+put("victim", b"inside"); pause()
+"""
+SWAP_A_DIRECTORY = """
+if n == 1:
+    os.makedirs("d/e", exist_ok=True); os.symlink("{outside}", ".link")
+for name in ("d/f0", "d/f1", "d/e/f0", "d/e/f1"):
+    if n % 5 == 0 or not os.path.lexists(name):
+        put(name, b"inside")
+exchange("d", ".link"); pause(); exchange("d", ".link")
+exchange("d", ".link"); exchange("d", ".link"); pause()
+"""
+
+
+@pytest.mark.parametrize("action", ["keep", "delete", "archive"])
+@pytest.mark.parametrize("body", [SWAP_A_FILE, SWAP_A_DIRECTORY], ids=["file", "directory"])
+def test_race_symlinks_swapped_in_lead_nowhere(
+    body: str, action: str, build: Build, faulty: FaultyS3, outside: Path
+) -> None:
+    """Whatever a name leads to from one moment to the next: nothing outside is opened, listed, sent or removed."""
+    daemon = build(action)
+    before = folder_files(outside)
+    with closing(Guard(outside, outside / "e")) as guard, daemon:
+        daemon.wait_ready(WAIT_S)
+        with attack(daemon.folder, body.format(outside=outside)):
+            for batch in range(3):
+                wait_in_bucket(faulty, controls(daemon, CONTROLS // 3, f"batch {batch}"))
+                scans = len(daemon.events("scan.finished"))
+                eventually(lambda seen=scans: len(daemon.events("scan.finished")) > seen, timeout_s=WAIT_S)  # type: ignore[misc]
+        attacked = {"d/f0", "d/e/f1"} if body is SWAP_A_DIRECTORY else {"victim"}
+        wait_in_bucket(faulty, dict.fromkeys(attacked, b"inside"))
+        assert_well(daemon)
+        assert daemon.stop() == 0
+        assert guard.seen() == []
+
+    assert folder_files(outside) == before
+    assert SECRET not in faulty.contents().values()
+    assert not [request for request in faulty.requests if request.method == "DELETE"]
+
+
+def test_only_the_name_inside_of_a_hard_link_goes(build: Build, faulty: FaultyS3, outside: Path) -> None:
+    """With `delete` the content is sent, and the other name keeps it."""
+    daemon = build("delete")
+    (daemon.folder / "linked").hardlink_to(outside / "f0")
+    with daemon:
+        wait_in_bucket(faulty, {"linked": SECRET})
+        eventually(lambda: not (daemon.folder / "linked").exists(), timeout_s=WAIT_S)
+        assert_well(daemon)
+
+    assert (outside / "f0").read_bytes() == SECRET
+    assert (outside / "f0").stat().st_nlink == 1
+
+
+def test_hard_links_to_what_one_may_not_read(build: Build, faulty: FaultyS3, outside: Path) -> None:
+    """They are parked with the reason, and the others pass."""
+    daemon = build("delete")
+    (outside / "f0").chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(outside / "f0", 65534, 65534)
+        stripped = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+        if shutil.which("setpriv") is None or subprocess.run([*stripped, "true"], check=False).returncode:
+            pytest.skip("root cannot give up its privileges here (setpriv)")
+        daemon.program = (*stripped, *daemon.program)
+    else:
+        (outside / "f0").chmod(0)
+    for number in range(20):
+        (daemon.folder / f"stolen {number}").hardlink_to(outside / "f0")
+    with daemon:
+        wait_in_bucket(faulty, controls(daemon))
+        failed = eventually(lambda: daemon.events("file.failed")[19:], timeout_s=WAIT_S)
+        assert failed[0]["error_code"] == "PermissionError"
+        assert "read access" in failed[0]["hint"]
+        assert_well(daemon)
+
+    assert SECRET not in faulty.contents().values()
+    assert (outside / "f0").stat().st_nlink == 21
+
+
+@pytest.mark.parametrize("new", ["file", "directory", "symlink", "file again"])
+def test_race_replaced_while_it_is_archived(new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What took the name between the look and the move has not been sent: it stays."""
+    root = tmp_path / "spool"
+    root.mkdir()
+    (root / "hot").write_bytes(b"sent")
+    move = folder_module._rename_noreplace
+
+    def replaced(parent_fd: int, name: str, target: Path, *back: int) -> None:
+        if back:
+            return move(parent_fd, name, target, *back)
+        (root / "hot").unlink()
+        if new == "directory":
+            (root / "hot").mkdir()
+        elif new == "symlink":
+            (root / "hot").symlink_to("/etc/passwd")
+        else:
+            (root / "hot").write_bytes(b"not sent")
+        move(parent_fd, name, target)
+        if new == "file again":
+            (root / "hot").write_bytes(b"newer still")
+        return None
+
+    monkeypatch.setattr(folder_module, "_rename_noreplace", replaced)
+    with closing(Folder(root)) as folder:
+        identity = folder.identity_of("hot")
+        assert identity is not None
+        assert folder.move_if_same("hot", identity, tmp_path / "archive") is None
+
+    hot = root / "hot"
+    if new == "directory":
+        assert hot.is_dir()
+    elif new == "symlink":
+        assert hot.is_symlink()
+    else:
+        assert hot.read_bytes() == (b"newer still" if new == "file again" else b"not sent")
+    assert (tmp_path / "archive/hot").exists() is (new == "file again")
+
+
+@pytest.mark.parametrize("new", ["file", "directory", "symlink", "file again", "longer"])
+def test_race_replaced_while_it_is_removed(new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What took the name between the look and the removal has not been sent: it stays."""
+    root = tmp_path / "spool"
+    root.mkdir()
+    hot = root / ("h" * 255)
+    hot.write_bytes(b"sent")
+    rename = os.rename
+
+    def replaced(*names: Any, **directories: Any) -> None:
+        if new == "longer":
+            with hot.open("ab") as file:
+                file.write(b" and more")
+        else:
+            hot.unlink()
+        if new == "directory":
+            hot.mkdir()
+        elif new == "symlink":
+            hot.symlink_to("/etc/passwd")
+        elif new != "longer":
+            hot.write_bytes(b"not sent")
+        rename(*names, **directories)
+        if new == "file again":
+            hot.write_bytes(b"newer still")
+
+    with closing(Folder(root)) as folder:
+        identity = folder.identity_of(hot.name)
+        assert identity is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "rename", replaced)
+            assert not folder.unlink_if_same(hot.name, identity)
+
+    if new == "directory":
+        assert hot.is_dir()
+    elif new == "symlink":
+        assert hot.is_symlink()
+    else:
+        content = {"file": b"not sent", "file again": b"newer still", "longer": b"sent and more"}[new]
+        assert hot.read_bytes() == content
+    assert os.listdir(root) == [hot.name]
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_what_a_dead_process_was_about_to_remove_gets_its_name_back(
+    newer: bool, build: Build, faulty: FaultyS3
+) -> None:
+    """Killed between the two steps of a removal: the file is not hidden for ever, nor takes a newer one's place."""
+    daemon = build("delete")
+    (daemon.folder / "d").mkdir()
+    daemon.drop("d/.s3spool-removing.x", b"half removed")
+    if newer:
+        daemon.drop("d/x", b"newer")
+    with daemon:
+        wait_in_bucket(faulty, {"d/x": b"newer" if newer else b"half removed"})
+        eventually(lambda: not folder_files(daemon.folder), timeout_s=WAIT_S)
+        assert_well(daemon)
+
+    assert list(faulty.contents()) == ["d/x"]
+
+
+# --- names
+
+DEEP = b"/".join([b"d"] * 100 + [b"file"])
+LONG = b"/".join([b"l" * 250] * 15 + [b"x" * 200])  # with the folder's own path more than 4,096 bytes
+ODD = [
+    b"n" * 255,
+    "\u00fc".encode() * 127,
+    "\u65e5".encode() * 85,
+    DEEP,
+    b"new\nline",
+    b"\r\n",
+    b"\n",
+    b"\x1b[2J\x1b]0;owned\x07",
+    b"\x7f\x08\x08rubbed out",
+    b"c1 \xc2\x9b31m \xc2\x85",
+    b"..%2f..%2fetc%2fpasswd",
+    b"%2e%2e/%2e%2e/x",
+    b"...",
+    b"..../...",
+    b"a\\..\\b",
+    b"\\",
+    b"latin \xe9\xff\xfe",
+    b"\xff/\xfe",
+    b"half of a pair \xed\xa0\x80",
+    b"line\xe2\x80\xa8separator\xe2\x80\xa9",
+    "\u202etxt.exe".encode(),
+    "\u2066isolated\u2069".encode(),
+    b"\xef\xbb\xbfbyte order mark",
+    b"\xef\xbf\xbe\xef\xbf\xbf",
+    "caf\u00e9".encode(),
+    "cafe\u0301".encode(),
+    b"Case",
+    b"case",
+    b"CASE",
+    b" leading",
+    b"trailing ",
+    b"   ",
+    b"dot.",
+    b"dots..",
+    b"x?y#z&a=b+%25",
+    b"x?partNumber=1&uploadId=2",
+    b"a;b@c:d,e$f!g*h'i(j)",
+    b"{hostname} %Y %s {0}",
+    b"<Key>&amp;</Key>",
+    b'"quoted"',
+    b"`id` $(id) ; rm -rf ~",
+    b"-x",
+    b"--help",
+    b"-",
+    b"//",
+    b"\xf0\x9f\x92\xa9",
+]
+ODD = [name for name in ODD if name.strip(b"/")]
+
+
+def put(folder: Path, path: bytes, content: bytes) -> None:
+    """Complete at once, whatever its name: written under a hidden name, level by level, for paths of any length."""
+    *directories, name = path.split(b"/")
+    here = os.open(folder, os.O_RDONLY)
+    hidden = os.open(".hidden", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=here)
+    os.write(hidden, content)
+    os.close(hidden)
+    root = os.dup(here)
+    for directory in directories:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, dir_fd=here)
+        below = os.open(directory, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.rename(".hidden", name, src_dir_fd=root, dst_dir_fd=here)
+    os.close(root)
+    os.close(here)
+
+
+@pytest.mark.parametrize("action", ["keep", "delete", "archive"])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_names_that_mean_harm(action: str, when: str, build: Build, faulty: FaultyS3, tmp_path: Path) -> None:
+    """Each gets a key of its own that tells its name, whether the scan finds it or the watch."""
+    daemon = build(action, log={"level": "debug"}, watch={"rescan_s": 3600, "exclude": [".hidden", "*.part"]})
+    files = {os.fsdecode(name): b"content of %d" % number for number, name in enumerate(ODD)}
+
+    def drop_all() -> None:
+        for path, content in files.items():
+            put(daemon.folder, os.fsencode(path), content)
+        put(daemon.folder, LONG, b"too long for a key")
+
+    if when == "before":
+        drop_all()
+    with daemon:
+        daemon.wait_event("scan.finished", WAIT_S)
+        if when == "meanwhile":
+            drop_all()
+        wait_in_bucket(faulty, controls(daemon, 20) | files)
+        (parked,) = eventually(lambda: daemon.events("file.parked"), timeout_s=WAIT_S)
+        assert parked["error_code"] == "KeyTooLongError"
+        if action != "keep":
+            eventually(lambda: not folder_files(daemon.folder).keys() & files.keys(), timeout_s=WAIT_S)
+        assert_well(daemon)
+        assert daemon.stop() == 0
+
+    stored = faulty.contents()
+    assert {decoded(key) for key in stored} >= set(files)
+    assert len(stored) == len(files) + 20
+    assert all(len(key.encode()) <= MAX_KEY_BYTES for key in stored)
+    assert LONG in {os.fsencode(path) for path in folder_files(daemon.folder)}
+    if action == "archive":
+        assert folder_files(tmp_path / "archive").items() >= files.items()
+
+
+def test_a_name_of_full_length_is_archived_twice(build: Build, faulty: FaultyS3, tmp_path: Path) -> None:
+    """Where ".1" would not fit any more the archived name is cut, between two characters."""
+    daemon = build("archive")
+    name = "\u00fc" * 127 + "x"
+    with daemon:
+        for content in (b"first", b"second"):
+            daemon.drop("short", content)
+            put(daemon.folder, name.encode(), content)
+            wait_in_bucket(faulty, {name: content})
+            eventually(lambda: not folder_files(daemon.folder), timeout_s=WAIT_S)
+        assert not daemon.events("file.failed")
+
+    assert folder_files(tmp_path / "archive") == {
+        name: b"first",
+        "\u00fc" * 126 + ".1": b"second",
+        "short": b"first",
+        "short.1": b"second",
+    }
+
+
+def test_commands_take_and_show_any_name(build: Build, faulty: FaultyS3) -> None:
+    """A name that looks like an option, or would clear the screen, is a name."""
+    daemon = build()
+    names = ["-x", "--help", "\x1b[2J\x1b]0;owned\x07", "new\nline", os.fsdecode(b"\xff"), "\u202etxt.exe"]
+    for name in names:
+        put(daemon.folder, os.fsencode(name), b"content")
+    with daemon:
+        wait_in_bucket(faulty, dict.fromkeys(names, b"content"))
+        eventually(lambda: len(daemon.events("file.uploaded")) == len(names), timeout_s=WAIT_S)
+        for name in names:
+            for command in ("why", "forget"):
+                done = daemon.cli(command, "--", name)
+                assert done.returncode == 0, (command, name, done.stderr)
+                assert not RAW.search((done.stdout + done.stderr).encode(errors="surrogateescape"))
+            assert daemon.cli("key", "--", name).stdout == f"{encoded(name)}\n"
+        for line in ("list", "status"):
+            done = daemon.cli(*line.split())
+            assert done.returncode == 0, (line, done.stderr)
+            assert not RAW.search((done.stdout + done.stderr).encode(errors="surrogateescape"))
+        assert_well(daemon)
+
+
+def test_a_terminal_shows_names_and_does_not_obey_them(build: Build, faulty: FaultyS3) -> None:
+    """On a real terminal: our own colours at most, nothing of what a name wants it to do."""
+    daemon = build(log={"format": "auto", "level": "debug"})
+    harm = [b"\x1b[2J\x1b]0;owned\x07", b"c1 \xc2\x9b2J", b"\x7f\x08", b"bell\x07", "\u202eexe".encode(), b"a\nb\rc"]
+    for name in harm:
+        put(daemon.folder, name, b"content")
+    daemon.config_path.write_text(to_toml(daemon.config))
+    reader, terminal = pty.openpty()
+    shown = bytearray()
+    command = [*daemon.program, "run", "--config", str(daemon.config_path)]
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, env=daemon.environment, start_new_session=True
+    ) as process:
+        os.close(terminal)
+        os.set_blocking(reader, False)
+
+        def read_on() -> int:
+            with contextlib.suppress(BlockingIOError, OSError):
+                while data := os.read(reader, 65536):
+                    shown.extend(data)
+            return shown.count(b"file.uploaded")
+
+        try:
+            eventually(lambda: read_on() >= len(harm), timeout_s=WAIT_S, message="all shown")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            eventually(lambda: read_on() is not None and process.poll() is not None, timeout_s=WAIT_S)
+            os.close(reader)
+
+    for sign in (b"\x1b[2J", b"\x1b]", b"\x07", b"\x08", b"\x7f", b"\xc2\x9b", "\u202e".encode()):
+        assert sign not in shown
+    assert re.search(rb"a\\nb\\rc", shown)
+
+
+# --- too many, too often, too large
+
+
+def test_twenty_thousand_empty_files(build: Build, faulty: FaultyS3) -> None:
+    """All of them are sent, in the memory of a few."""
+    daemon = build("delete", watch={"rescan_s": 3600})
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        for number in range(20_000):
+            (daemon.folder / f"{number}").touch()
+        eventually(lambda: not next(daemon.folder.iterdir(), None), timeout_s=100)
+        assert stat_of(daemon.pid, "VmHWM") < 120 * 1024
+        assert_well(daemon)
+
+    assert len(faulty.contents()) == 20_000
+    assert set(faulty.contents().values()) == {b""}
+
+
+REWRITE = """
+for name, size in (("small", 60_000), ("large", 600_000)):
+    with open(name, "r+b" if os.path.exists(name) else "wb", buffering=0) as file:
+        for _ in range(4):
+            file.write(b"%016d" % n * (size // 64)); pause()
+    pause()
+"""
+
+
+def test_a_file_that_is_rewritten_for_ever(build: Build, faulty: FaultyS3) -> None:
+    """It is never seen torn, holds nobody up, and is sent as it is when its writer lets go."""
+    daemon = build()
+    seen: set[bytes] = set()
+
+    def whole() -> None:
+        for name in ("small", "large"):
+            if body := faulty.contents().get(name):
+                seen.add(body[:16])
+                assert body == body[:16] * (len(body) // 16)
+
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        with attack(daemon.folder, REWRITE):
+            for batch in range(10):
+                wait_in_bucket(faulty, controls(daemon, 20, f"batch {batch}"))
+                whole()
+        wait_in_bucket(faulty, {name: (daemon.folder / name).read_bytes() for name in ("small", "large")})
+        whole()
+        assert_well(daemon)
+    assert seen
+
+
+LOOPS = {
+    "directories that come and go": """
+os.makedirs("loop/a/b", exist_ok=True); put("loop/a/b/x", b"%d" % n)
+os.rename("loop", "other"); os.unlink("other/a/b/x") if os.path.exists("other/a/b/x") else None
+os.removedirs("other/a/b"); pause()
+""",
+    "a directory with two names": """
+if n == 1:
+    os.mkdir("one")
+    for number in range(30):
+        put(f"one/{number}", b"moved about")
+pause(); os.rename("one", "two"); pause(); os.rename("two", "one")
+""",
+}
+
+
+@pytest.mark.parametrize("action", ["keep", "delete"])
+@pytest.mark.parametrize("body", LOOPS.values(), ids=LOOPS)
+def test_directories_in_a_loop(body: str, action: str, build: Build, faulty: FaultyS3) -> None:
+    """Nothing piles up, nobody waits, and what is left in the end is sent from where it is."""
+    daemon = build(action)
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        with attack(daemon.folder, body):
+            wait_in_bucket(faulty, controls(daemon))
+            before = stat_of(daemon.pid, "VmRSS"), descriptors(daemon)
+            scans = len(daemon.events("scan.finished"))
+            eventually(lambda: len(daemon.events("scan.finished")) >= scans + 3, timeout_s=WAIT_S)
+            assert stat_of(daemon.pid, "VmRSS") < before[0] + 30 * 1024
+            assert descriptors(daemon) < before[1] + 50
+        wait_in_bucket(faulty, folder_files(daemon.folder))
+        if action == "delete":
+            eventually(lambda: not folder_files(daemon.folder), timeout_s=WAIT_S)
+        assert_well(daemon)
+
+
+def descriptors(daemon: Daemon) -> int:
+    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
+
+
+REPLACE = """
+put("hot", b"%d" % n)
+"""
+
+
+@pytest.mark.parametrize("action", ["keep", "delete"])
+def test_a_file_that_is_replaced_all_the_time(action: str, build: Build, faulty: FaultyS3) -> None:
+    """The last content wins, and is in the bucket before it goes."""
+    daemon = build(action)
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        for burst in range(5):
+            with attack(daemon.folder, REPLACE + 'open("../last", "wb").write(b"%d" % n)'):
+                wait_in_bucket(faulty, controls(daemon, 30, f"burst {burst}"))
+            last = (daemon.home / "last").read_bytes()
+            wait_in_bucket(faulty, {"hot": last})
+            if action == "delete":
+                eventually(lambda: not (daemon.folder / "hot").exists(), timeout_s=WAIT_S)
+        assert_well(daemon)
+
+
+class Unread(Fault):
+    """Take the headers, leave the body where it is, and refuse it when released."""
+
+    def __init__(self) -> None:
+        self._released = threading.Event()
+
+    def on_headers(self, exchange: Exchange) -> None:
+        self._released.wait(2 * WAIT_S)
+        exchange.send_raw(exchange.render(Answer.error(400, "BadDigest")))
+        exchange.wait_for_hangup()
+        raise HangUp
+
+    def release(self) -> None:
+        self._released.set()
+
+
+def test_a_terabyte_of_nothing(build: Build, faulty: FaultyS3) -> None:
+    """A sparse file is cut into parts, costs no memory, stands in nobody's way, and may be taken away again."""
+    daemon = build(upload={"timeout_s": 600})
+    faulty.script(Unread(), times=None, match=r"^PUT hole\?")
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        with (daemon.folder / ".hole").open("wb") as hole:
+            hole.truncate(2**40)
+        (daemon.folder / ".hole").rename(daemon.folder / "hole")
+        daemon.wait_event("multipart.started", WAIT_S, path="hole")
+        eventually(lambda: faulty.count(r"^PUT hole\?") >= 2, timeout_s=WAIT_S)
+        wait_in_bucket(faulty, controls(daemon))
+        assert stat_of(daemon.pid, "VmHWM") < 200 * 1024
+        (daemon.folder / "hole").unlink()
+        faulty.behave()
+        faulty.script(Status(code=400, error_code="BadDigest"), times=None, match=r"^PUT hole\?")
+        daemon.wait_event("multipart.aborted", WAIT_S, path="hole")
+        assert_well(daemon)
+        assert daemon.stop() == 0
+    assert "hole" not in faulty.contents()
+
+
+# --- the control socket
+
+
+def test_a_control_socket_under_attack(build: Build, faulty: FaultyS3) -> None:
+    """Garbage, half lines, clients that drip, never read or come by the thousand: the daemon stays as it is."""
+    daemon = build(upload={"workers": 4})
+    with daemon, ExitStack() as stack:
+        daemon.wait_ready(WAIT_S)
+        wait_in_bucket(faulty, controls(daemon, name="warm"))
+        before = stat_of(daemon.pid, "Threads"), descriptors(daemon), stat_of(daemon.pid, "VmRSS")
+
+        for garbage in (b"\0" * 5000, b"{" * 5000, b"\xff", b'{"command": 5}', b"[" * 10**6):
+            with closing(connected(daemon)) as connection:
+                connection.sendall(garbage + b"\n")
+                assert b'{"error":' in connection.recv(4096)
+        oversize = b"x" * 3_000_000
+        with closing(connected(daemon)) as connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(oversize)
+        for _ in range(10_000):
+            connected(daemon).close()
+        assert daemon.cli("status", timeout_s=WAIT_S).returncode == 0
+
+        hold = hold_open(daemon, stack)
+        assert hold >= MAX_CLIENTS
+        wait_in_bucket(faulty, controls(daemon))
+        assert stat_of(daemon.pid, "Threads") <= before[0] + MAX_CLIENTS
+        assert descriptors(daemon) <= before[1] + MAX_CLIENTS + 20
+        stack.close()
+
+        assert daemon.cli("status", timeout_s=WAIT_S).returncode == 0
+        assert stat_of(daemon.pid, "VmRSS") < before[2] + 40 * 1024
+        assert_well(daemon)
+        assert daemon.stop() == 0
+
+
+def test_clients_that_drip_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then is no reason to keep everybody else waiting for ever."""
+    path = tmp_path / "control.sock"
+    with monkeypatch.context() as patched:
+        patched.setattr(control, "TIMEOUT_S", 0.5)
+        server = ControlServer(path, {"echo": lambda request: request})
+    server.start()
+    stop = threading.Event()
+    with closing(server), ExitStack() as stack:
+        idlers = [stack.enter_context(closing(socket.socket(socket.AF_UNIX))) for _ in range(MAX_CLIENTS)]
+        for idler in idlers:
+            idler.connect(str(path))
+
+        def drip() -> None:
+            while not stop.wait(0.1):
+                for idler in idlers:
+                    with contextlib.suppress(OSError):
+                        idler.send(b" ")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            assert ask(path, "echo", n=1) == {"n": 1}
+        finally:
+            stop.set()
+            thread.join()
+
+
+def connected(daemon: Daemon) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(daemon.socket_path))  # blocks while the queue is full
+        connection.settimeout(WAIT_S)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def hold_open(daemon: Daemon, stack: ExitStack) -> int:
+    """As many connections that say half a line as the daemon and the kernel take; returns how many that were."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(10_000, soft if hard == resource.RLIM_INFINITY else hard) - 200
+    held = 0
+    for _ in range(wanted):
+        connection = stack.enter_context(closing(socket.socket(socket.AF_UNIX)))
+        connection.setblocking(False)
+        try:
+            connection.connect(str(daemon.socket_path))
+        except BlockingIOError:
+            return held  # the queue is full: nobody else gets in
+        with contextlib.suppress(BrokenPipeError):
+            connection.send(b'{"command": "sta')
+        held += 1
+    return held
