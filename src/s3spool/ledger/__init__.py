@@ -4,5 +4,7 @@ schema.sql   the tables
 rows.py      the rows, as the rest of the house sees them
 database.py  opening, version and migrations, and who may use the file
 store.py     the only writer: one thread, group commit with fsync
+health.py    is the file still ours and sound; a new one where it is not
+statements.py  the SQL of the writer
 reader.py    questions; any thread, any process
 """

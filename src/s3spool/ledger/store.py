@@ -14,31 +14,29 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
+from s3spool.errors import LedgerError
 from s3spool.ledger.database import open_for_writing, speaking_of
+from s3spool.ledger.health import ANEW, KEPT, UNREAD, DamagedError, Guard, Trouble, is_damage, made_anew
 from s3spool.ledger.rows import Multipart, Part, Receipt, Retry, to_text
+from s3spool.ledger.statements import (
+    CLAIM,
+    FORGET_MULTIPART,
+    FORGET_PARTS,
+    FORGET_RECEIPT,
+    FORGET_RETRY,
+    HASTEN,
+    INSERT,
+    NOTHING,
+    RELEASE,
+    RELEASE_ALL,
+    as_json,
+    storable,
+)
 
 GROUP_S = 0.005  # how long the first row of a group waits for company: one fsync then serves them all
 GROUP_ROWS = 1000
-
-_COLUMNS = {"receipts": 14, "retries": 14, "multiparts": 13, "parts": 5}
-
-
-# A whole batch in one statement: sqlite3 gives the GIL away once a batch instead of once a row.
-def _insert_statement(table: str, columns: int) -> str:
-    values = ", ".join(f"json_extract(value, '$[{column}]')" for column in range(columns))
-    claimed = ", 0" if table == "retries" else ""
-    return f"INSERT OR REPLACE INTO {table} SELECT {values}{claimed} FROM json_each(?)"  # noqa: S608 - constants
-
-
-_INSERT = {table: _insert_statement(table, columns) for table, columns in _COLUMNS.items()}
-_PATHS = "path IN (SELECT value FROM json_each(?))"
-_FORGET_RETRY = f"DELETE FROM retries WHERE {_PATHS}"  # noqa: S608 - constants
-_FORGET_RECEIPT = f"DELETE FROM receipts WHERE {_PATHS}"  # noqa: S608 - constants
-_FORGET_MULTIPART = f"DELETE FROM multiparts WHERE {_PATHS}"  # noqa: S608 - constants
-_FORGET_PARTS = f"DELETE FROM parts WHERE upload_id IN (SELECT upload_id FROM multiparts WHERE {_PATHS})"  # noqa: S608 - constants
-_CLAIM = f"UPDATE retries SET claimed = 1 WHERE {_PATHS} AND next_attempt <= ?"  # noqa: S608 - constants
-_RELEASE = f"UPDATE retries SET state = 'waiting', next_attempt = 0, claimed = 0 WHERE {_PATHS}"  # noqa: S608 - constants
-_RELEASE_ALL = "UPDATE retries SET state = 'waiting', next_attempt = 0 WHERE claimed = 0"
+DOUBT_S = 5.0
+LOOK_S = 5.0  # how often an idle ledger looks whether its file is still there
 
 # Errors of a row, not of the disk: trying again is no use.
 _HOPELESS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, ValueError, TypeError)
@@ -59,7 +57,8 @@ class Ledger:
 
     `record_*` and the other writing methods return at once and may be called from any thread; `committed` is
     called on the ledger's thread after the fsync, in the order of the calls, and must neither block nor raise.
-    When the disk is full or broken the rows are kept and tried again until it works: nothing is dropped.
+    When the disk is full or broken the rows are kept and tried again until it works: nothing is dropped. When the
+    file is deleted, replaced or damaged it is put aside and a new one is made; `made_anew` is called then.
     """
 
     def __init__(self, path: Path, *, destination: str) -> None:
@@ -73,15 +72,24 @@ class Ledger:
             row = self._db.execute("SELECT id FROM destinations WHERE name = ?", (destination,)).fetchone()
             stack.pop_all()
         self.destination = int(row[0])
+        self._name = destination
+        self._guard = Guard(path)
+        self.made_anew: Callable[[], None] = lambda: None  # on the ledger's thread; must neither block nor raise
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._closing = threading.Event()
-        self.failing_since: float | None = None
+        self._trouble = Trouble(path)
+        self._spoilt = False  # the connection's own file was changed by others: nothing in it is to be trusted
         self._gave_up = False  # closed while the disk was full or broken
         self.beats = 0  # groups committed or tried; grows while the thread lives and has work
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def failing_since(self) -> float | None:
+        """Unix seconds; None while all is well."""
+        return self._trouble.since
 
     def alive(self) -> bool:
         return self._thread.is_alive()
@@ -99,7 +107,7 @@ class Ledger:
         self._put("receipts", "", (to_text(receipt.path), *identity, *receipt[2:]), committed)
 
     def record_retry(self, retry: Retry, committed: Committed | None = None) -> None:
-        error, hint = _storable(retry.error), _storable(retry.hint)
+        error, hint = storable(retry.error), storable(retry.hint)
         row = (to_text(retry.path), *retry.identity, *retry[2:6], error, hint, retry.next_attempt, retry.state.value)
         self._put("retries", "", row, committed)
 
@@ -111,45 +119,63 @@ class Ledger:
         self._put("parts", "", tuple(part), None)
 
     def forget_multipart(self, path: str, committed: Committed | None = None) -> None:
-        self._put("", _FORGET_PARTS, (_paths(path),), None)
-        self._put("", _FORGET_MULTIPART, (_paths(path),), committed)
+        self._put("", FORGET_PARTS, (as_json(path),), None)
+        self._put("", FORGET_MULTIPART, (as_json(path),), committed)
 
     def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
         """These files, due at `now`, are with the workers; `due` leaves them out until they fail again.
 
         One that failed again in the meantime has a new row, due later, which is not to be claimed.
         """
-        self._put("", _CLAIM, (_paths(*paths), now), committed)
+        self._put("", CLAIM, (as_json(*paths), now), committed)
 
     def release(self, paths: Sequence[str] | None, committed: Committed | None = None) -> None:
         """Make waiting and parked files due at once: these, or all."""
         if paths is None:
-            self._put("", _RELEASE_ALL, (), committed)
+            self._put("", RELEASE_ALL, (), committed)
         else:
-            self._put("", _RELEASE, (_paths(*paths),), committed)
+            self._put("", RELEASE, (as_json(*paths),), committed)
 
     def forget(self, path: str, committed: Committed | None = None) -> None:
         """Drop the receipt and the retry of this path."""
-        self._put("", _FORGET_RECEIPT, (_paths(path),), None)
-        self._put("", _FORGET_RETRY, (_paths(path),), committed)
+        self._put("", FORGET_RECEIPT, (as_json(path),), None)
+        self._put("", FORGET_RETRY, (as_json(path),), committed)
+
+    def hasten(self, now: float, latest: float, committed: Committed | None = None) -> None:
+        """Make due at `now` what is due after `latest`: the clock was set back."""
+        self._put("", HASTEN, (now, latest), committed)
 
     def forget_retry(self, path: str, committed: Committed | None = None) -> None:
-        self._put("", _FORGET_RETRY, (_paths(path),), committed)
+        self._put("", FORGET_RETRY, (as_json(path),), committed)
 
     def drop_receipts(self, paths: Sequence[str]) -> None:
-        self._put("", _FORGET_RECEIPT, (_paths(*paths),), None)
+        self._put("", FORGET_RECEIPT, (as_json(*paths),), None)
+
+    def doubt(self, error: Exception, before: str = "") -> str:
+        """A reader has trouble: see whether the file is sound, and if so say what the reader says.
+
+        Once: `before` is the answer to its last complaint, which this call's answer replaces. Waits for seconds.
+        """
+        lines, done = self._trouble.lines, threading.Event()
+        self._guard.doubt = str(error)
+        self._put("", NOTHING, (), done.set)
+        if self.alive():
+            done.wait(DOUBT_S)
+        if str(error) != before and lines == self._trouble.lines and self.failing_since is None:
+            log.error("ledger.failed", path=str(self.path), error=str(error), hint=UNREAD)
+        return str(error)
 
     def ping(self, answer: Committed) -> None:
         """Call back from the thread; at once where it is known to be trying, and trying, to write."""
         if self.failing_since is not None:
             answer()
         else:
-            self._put("", "SELECT 1", (), answer)
+            self._put("", NOTHING, (), answer)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was handed in before is durable."""
         done = threading.Event()
-        self._put("", "SELECT 1", (), done.set)
+        self._put("", NOTHING, (), done.set)
         return done.wait(timeout_s)
 
     def _put(self, table: str, statement: str, row: tuple[Any, ...], committed: Committed | None) -> None:
@@ -164,7 +190,10 @@ class Ledger:
 
     def _step(self) -> bool:
         """Gather one group, make it durable, tell who waits; False when it was the last."""
-        first = self._inbox.get()
+        try:
+            first = self._inbox.get(timeout=LOOK_S)
+        except queue.Empty:
+            first = _Work("", NOTHING, (), None)  # a look at the file comes with it
         if first is None:
             return False
         if not self._closing.is_set():
@@ -190,33 +219,60 @@ class Ledger:
 
     def _commit_until_done(self, group: list[_Work]) -> bool:
         delay_s = 0.5
+        anew = 0
         while True:
             self.beats += 1
             try:
+                if self._guard.before():
+                    self._reopen()
                 self._commit(group)
-            except (sqlite3.Error, ValueError, TypeError) as exc:
+                self._guard.after()
+            except (sqlite3.Error, ValueError, TypeError, DamagedError, LedgerError, OSError) as exc:
                 self._rollback()
-                if isinstance(exc, _HOPELESS) and len(group) > 1:
-                    return self._commit_one_by_one(group)
                 if isinstance(exc, _HOPELESS):
-                    log.error("ledger.failed", path=str(self.path), error=f"a row was refused: {exc}", exc_info=exc)
-                    group[0] = group[0]._replace(committed=None)  # it is not durable, so nobody is told so
-                    return True
-                if self.failing_since is None:
-                    self.failing_since = time.time()
-                    log.error("ledger.failed", path=str(self.path), error=str(exc), exc_info=False)
+                    return self._commit_one_by_one(group, exc)
+                if (isinstance(exc, DamagedError) or is_damage(exc)) and self._replaced(exc):
+                    anew += 1
+                    if anew == 1:
+                        continue  # at once: this group goes into the new one
+                self._trouble.complain(str(exc), KEPT)
                 if self._closing.wait(delay_s):
                     return False
                 delay_s = min(delay_s * 2, 10.0)
             else:
-                if self.failing_since is not None:
-                    duration_s = round(time.time() - self.failing_since, 3)
-                    self.failing_since = None
-                    log.info("ledger.recovered", path=str(self.path), duration_s=duration_s)
+                self._trouble.over()
+                if anew:
+                    self.made_anew()
                 return True
 
-    def _commit_one_by_one(self, group: list[_Work]) -> bool:
+    def _replaced(self, exc: Exception) -> bool:
+        """Go on with a new file; False if that cannot be made now."""
+        self._trouble.begin()  # a large one takes a while
+        self._spoilt = self._spoilt or not (isinstance(exc, DamagedError) and exc.readable)
+        try:
+            made_anew(self.path, self._db, readable=not self._spoilt, destination=(self.destination, self._name))
+            self._reopen()
+        except (sqlite3.Error, LedgerError, OSError) as error:
+            self._trouble.complain(f"{exc}; no new one can be made: {error}", KEPT)
+            return False
+        self._trouble.complain(str(exc), ANEW)
+        return True
+
+    def _reopen(self) -> None:
+        # A connection keeps pages of what it has read, whoever changes the file behind its back.
+        new = open_for_writing(self.path)
+        old, self._db = self._db, new
+        self._spoilt = False
+        self._guard.remember()
+        with contextlib.suppress(sqlite3.Error):
+            old.close()
+
+    def _commit_one_by_one(self, group: list[_Work], exc: Exception) -> bool:
         """One row cannot be stored, ever: it must not keep the others out."""
+        if len(group) == 1:
+            log.error("ledger.failed", path=str(self.path), error=f"a row was refused: {exc}", exc_info=exc)
+            group[0] = group[0]._replace(committed=None)  # it is not durable, so nobody is told so
+            return True
         for index, work in enumerate(group):
             alone = [work]
             if not self._commit_until_done(alone):
@@ -241,10 +297,10 @@ class Ledger:
         self._db.execute("COMMIT")
 
     def _insert(self, table: str, rows: list[tuple[Any, ...]]) -> None:
-        self._db.execute(_INSERT[table], (msgspec.json.encode(rows).decode(),))
+        self._db.execute(INSERT[table], (msgspec.json.encode(rows).decode(),))
         if table == "receipts":
             paths = msgspec.json.encode([row[0] for row in rows]).decode()
-            self._db.execute(_FORGET_RETRY, (paths,))
+            self._db.execute(FORGET_RETRY, (paths,))
 
     def _rollback(self) -> None:
         if self._db.in_transaction:
@@ -252,12 +308,3 @@ class Ledger:
                 self._db.execute("ROLLBACK")
             except sqlite3.Error as exc:
                 log.debug("ledger.rollback_failed", error=str(exc))
-
-
-def _storable(text: str) -> str:
-    """An error's words may hold a name that is not UTF-8; that must not cost the ledger's thread its life."""
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
-
-
-def _paths(*paths: str) -> str:
-    return msgspec.json.encode([to_text(path) for path in paths]).decode()

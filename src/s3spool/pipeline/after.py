@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 from collections.abc import Callable
@@ -136,7 +137,7 @@ class After:
             operation=receipt.after,
             error_code=type(exc).__name__,
             error=error,
-            hint="it is in S3 but cannot be removed here: give the daemon write access to its directory",
+            hint=f"it is in S3 and stays here, the next scan tries again: {_advice(exc.errno, receipt.after)}",
         )
         self._complaint = error
 
@@ -146,3 +147,14 @@ class After:
         if self.archive is None:
             return True  # was to be archived once, but the configuration has no archive any more: keep
         return self._folder.move_if_same(receipt.path, receipt.identity, self.archive) is not None
+
+
+def _advice(code: int | None, after: str) -> str:
+    if after == "archive" and code == errno.EXDEV:
+        return "after.archive_directory must be on the file system and mount of watch.directory"
+    if code in {errno.ENOSPC, errno.EDQUOT}:
+        return "make room there"
+    if code == errno.EROFS:
+        return "it is mounted read-only: remount it"
+    where = "its directory and after.archive_directory" if after == "archive" else "its directory"
+    return f"give the daemon write access to {where}"

@@ -117,13 +117,16 @@ class SettleThread:
 
     def _run(self) -> None:
         reader: Reader | None = None
+        complaint = ""  # said once, not for each file that comes
         while ripe := self._settle.wait_due():
             try:
-                reader = reader or Reader(self._ledger.path)
+                if reader is None or not reader.current():
+                    reader = Reader(self._ledger.path)
                 self._step(ripe, reader)
+                complaint = ""
             except (LedgerError, OSError) as exc:
                 # Forget these hints; the scan finds the files again.
-                log.error("ledger.failed", path=str(self._ledger.path), error=str(exc))
+                complaint = self._ledger.doubt(exc, complaint)
                 reader = None
                 self._rescan("ledger")
         if reader is not None:

@@ -1,0 +1,223 @@
+"""Whether the ledger's files are still those that are written to, and a new ledger where they are not.
+
+SQLite goes on writing into a file that was deleted or replaced, and says nothing: such receipts are worth nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from s3spool.errors import LedgerError
+from s3spool.ledger.database import open_for_reading, open_for_writing
+
+log = structlog.get_logger()
+SIDES = ("", "-wal", "-shm")
+_PRIMARY = 0xFF  # the part of SQLite's code that names the kind of error
+_CHECK = "PRAGMA integrity_check(1)"
+
+KEPT = "nothing is lost or removed meanwhile; see to the disk that state.directory is on: it goes on by itself"
+UNREAD = "the ledger is sound, but cannot be read at the moment: it goes on by itself"
+ANEW = (
+    "the broken file is kept beside it as .broken-TIME, a new ledger is made and the folder is scanned:"
+    " files whose receipts were in it may be sent again"
+)
+
+
+class DamagedError(Exception):
+    """The file is gone, is another one, or is no ledger any more; `str()` says which."""
+
+    def __init__(self, reason: str, *, readable: bool) -> None:
+        """`readable`: the connection still holds all that was in it, because its own file was not touched."""
+        super().__init__(reason)
+        self.readable = readable
+
+
+class Trouble:
+    """One line when it begins and one when it is over, however long it lasts. The ledger thread's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._complained = False
+        self.lines = 0
+        self.since: float | None = None  # Unix seconds; any thread may look
+
+    def begin(self) -> None:
+        self.since = self.since or time.time()
+
+    def complain(self, error: str, hint: str) -> None:
+        self.begin()
+        if not self._complained:
+            self._complained = True
+            self.lines += 1
+            log.error("ledger.failed", path=str(self._path), error=error, hint=hint)
+
+    def over(self) -> None:
+        if self.since is not None:
+            duration_s = round(time.time() - self.since, 3)
+            self.since = None
+            self._complained = False
+            log.info("ledger.recovered", path=str(self._path), duration_s=duration_s)
+
+
+class _Look(NamedTuple):
+    files: tuple[tuple[int, int] | None, ...]  # device and inode of each
+    size: int
+    mtime_ns: int
+
+
+class Guard:
+    """Remembers how the files looked after our last commit. Only the ledger thread uses it, but for `doubt`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._look = _look(path)
+        self.doubt = ""  # what a reader complained of; any thread sets it
+
+    def remember(self) -> None:
+        self._look = _look(self._path)
+
+    def before(self) -> bool:
+        """Before a transaction; True when somebody else has written, and all is well. Raises DamagedError, OSError."""
+        now = self._same_files()
+        if now == self._look and not self.doubt:
+            return False
+        if now.size == 0:  # whoever opens that next takes it for a new one, and throws the log away
+            raise DamagedError(f"{self._path.name} was emptied while s3spool runs", readable=False)
+        doubt, self.doubt = self.doubt, ""
+        try:
+            _verify(self._path, doubt)
+        except (LedgerError, sqlite3.Error):
+            self.doubt = doubt  # it cannot be looked at now (descriptors, permissions): that proves nothing
+            if now != self._look:
+                raise
+            return False
+        return True
+
+    def after(self) -> None:
+        """After a transaction, before anybody is told that it is durable. Raises DamagedError, OSError."""
+        self._look = self._same_files()
+
+    def _same_files(self) -> _Look:
+        now = _look(self._path)
+        for side, mine, there in zip(SIDES, self._look.files, now.files, strict=True):
+            if mine != there:
+                what = "was deleted" if there is None else "was replaced"
+                raise DamagedError(f"{self._path.name}{side} {what} while s3spool runs", readable=True)
+        return now
+
+
+def is_damage(exc: BaseException | None) -> bool:
+    """Whether SQLite says that the file's content is wrong, as opposed to the disk being full or busy."""
+    code = getattr(exc, "sqlite_errorcode", 0)
+    return code & _PRIMARY in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or code == sqlite3.SQLITE_IOERR_SHORT_READ
+
+
+def made_anew(path: Path, old: sqlite3.Connection, *, readable: bool, destination: tuple[int, str]) -> Path | None:
+    """Put the broken files aside and a new ledger in their place, with all that `old` still knows if `readable`.
+
+    Returns where the broken file is now, None if there was none. `destination` keeps its number: receipts that are
+    under way carry it. Raises sqlite3.Error, LedgerError, OSError, and may then be called again.
+    """
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    _remove(new)
+    try:
+        if not (readable and _copied(old, new)):
+            _remove(new)
+            with contextlib.closing(open_for_writing(new)) as db:
+                db.execute("INSERT INTO destinations (id, name) VALUES (?, ?)", destination)
+                _complete(db)
+        aside = _put_aside(path)
+        new.rename(path)
+    except BaseException:
+        _remove(new)
+        raise
+    _sync(path.parent)
+    return aside
+
+
+def _copied(old: sqlite3.Connection, new: Path) -> bool:
+    """Copy all rows; False where what came out is no sound ledger."""
+    try:
+        with contextlib.closing(open_for_writing(new)) as db:
+            old.backup(db)
+            sound = bool(db.execute(_CHECK).fetchone() == ("ok",))
+            _complete(db)
+            return sound
+    except sqlite3.DatabaseError as exc:
+        if is_damage(exc):
+            return False
+        raise
+
+
+def _complete(db: sqlite3.Connection) -> None:
+    """Bring all of it into the one file, so that it can be renamed. Raises sqlite3.Error where there is no room."""
+    db.execute("PRAGMA journal_mode = DELETE")
+
+
+def _verify(path: Path, doubt: str) -> None:
+    """Raises DamagedError; LedgerError where it cannot be told."""
+    if "malformed row" in doubt:  # in order as a database; only we know that it is no row of ours
+        raise DamagedError(doubt, readable=False)
+    try:
+        with contextlib.closing(open_for_reading(path)) as db:
+            (found,) = db.execute(_CHECK).fetchone()
+    except sqlite3.Error as exc:
+        if is_damage(exc):
+            raise DamagedError(str(exc), readable=False) from exc
+        raise
+    except LedgerError as exc:
+        if exc.__cause__ is None or is_damage(exc.__cause__):
+            raise DamagedError(str(exc), readable=False) from exc
+        raise
+    if found != "ok":
+        raise DamagedError(f"its content is damaged: {found}", readable=False)
+
+
+def _look(path: Path) -> _Look:
+    status = [_status(f"{path}{side}") for side in SIDES]
+    files = tuple(one and (one.st_dev, one.st_ino) for one in status)
+    return _Look(files, *((status[0].st_size, status[0].st_mtime_ns) if status[0] else (0, 0)))
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _put_aside(path: Path) -> Path | None:
+    """Under a free name; nothing of what somebody may want to look at is removed."""
+    base = f"{path.name}.broken-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    aside = next(
+        name
+        for number in range(10_000)
+        if not (name := path.with_name(base + (f".{number}" if number else ""))).exists()
+    )
+    moved = None
+    # The log first: if we die in between, a new start must not find the log of another file beside the new one.
+    for side in reversed(SIDES):
+        with contextlib.suppress(FileNotFoundError):
+            moved = path.with_name(path.name + side).rename(f"{aside}{side}")
+    return aside if moved else None
+
+
+def _remove(path: Path) -> None:
+    for side in SIDES:
+        path.with_name(path.name + side).unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,38 @@
+"""What the writer says to SQLite; one batch of rows or paths a statement, as JSON."""
+
+from __future__ import annotations
+
+import msgspec
+
+from s3spool.ledger.rows import to_text
+
+COLUMNS = {"receipts": 14, "retries": 14, "multiparts": 13, "parts": 5}
+
+
+# A whole batch in one statement: sqlite3 gives the GIL away once a batch instead of once a row.
+def _insert_statement(table: str, columns: int) -> str:
+    values = ", ".join(f"json_extract(value, '$[{column}]')" for column in range(columns))
+    claimed = ", 0" if table == "retries" else ""
+    return f"INSERT OR REPLACE INTO {table} SELECT {values}{claimed} FROM json_each(?)"  # noqa: S608 - constants
+
+
+INSERT = {table: _insert_statement(table, columns) for table, columns in COLUMNS.items()}
+_PATHS = "path IN (SELECT value FROM json_each(?))"
+FORGET_RETRY = f"DELETE FROM retries WHERE {_PATHS}"  # noqa: S608 - constants
+FORGET_RECEIPT = f"DELETE FROM receipts WHERE {_PATHS}"  # noqa: S608 - constants
+FORGET_MULTIPART = f"DELETE FROM multiparts WHERE {_PATHS}"  # noqa: S608 - constants
+FORGET_PARTS = f"DELETE FROM parts WHERE upload_id IN (SELECT upload_id FROM multiparts WHERE {_PATHS})"  # noqa: S608 - constants
+NOTHING = "SELECT 1"
+CLAIM = f"UPDATE retries SET claimed = 1 WHERE {_PATHS} AND next_attempt <= ?"  # noqa: S608 - constants
+RELEASE = f"UPDATE retries SET state = 'waiting', next_attempt = 0, claimed = 0 WHERE {_PATHS}"  # noqa: S608 - constants
+HASTEN = "UPDATE retries SET next_attempt = ? WHERE next_attempt > ?"
+RELEASE_ALL = "UPDATE retries SET state = 'waiting', next_attempt = 0 WHERE claimed = 0"
+
+
+def storable(text: str) -> str:
+    """An error's words may hold a name that is not UTF-8; that must not cost the ledger's thread its life."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def as_json(*paths: str) -> str:
+    return msgspec.json.encode([to_text(path) for path in paths]).decode()

@@ -1,0 +1,388 @@
+"""The ledger is deleted, broken, on a full or a lying disk, under the running daemon: nothing is lost, it heals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s3spool.errors import LedgerError
+from s3spool.ledger import store
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.store import Ledger
+from support.daemon import Daemon
+from support.disks import fill, mounted
+from support.faults import HoldUntil, Status
+from support.faulty import FaultyS3
+from support.lines import Lines, recorded
+from support.objects import content_of, folder_files
+from support.preload import lying
+from support.rows import a_receipt, a_retry
+from support.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+WAIT_S = 15.0
+Break = Callable[[Path], None]
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture
+def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
+    """Daemons with as few workers as will do; what still runs at the end is killed."""
+    made: list[Daemon] = []
+
+    def daemon(environment: dict[str, str] | None = None, **sections: Any) -> Daemon:
+        sections.setdefault("upload", {"workers": 8})
+        made.append(
+            Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment() | (environment or {}), **sections)
+        )
+        return made[-1]
+
+    yield daemon
+    for one in made:
+        if one.alive:
+            one.kill()
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with recorded() as recording:
+        yield recording
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger of the test's own looks after its file more often."""
+    monkeypatch.setattr(store, "LOOK_S", 0.05)
+
+
+def path_of(daemon: Daemon) -> Path:
+    return daemon.state_directory / "ledger.sqlite3"
+
+
+def receipts(path: Path) -> set[str]:
+    """Empty while there is no ledger."""
+    with contextlib.suppress(LedgerError), Reader(path) as reader:
+        return {receipt.path for receipt in reader.receipts()}
+    return set()
+
+
+def broken(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.glob("*.broken-*"))
+
+
+# --- ways to break it
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def delete_all(path: Path) -> None:
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+
+
+def delete_the_log(path: Path) -> None:
+    path.with_name(f"{path.name}-wal").unlink()
+
+
+def replace_with_garbage(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(content_of(20_000))
+    other.replace(path)
+
+
+def replace_with_another_database(path: Path) -> None:
+    other = path.with_name("other")
+    with contextlib.closing(sqlite3.connect(other)) as db:
+        db.execute("CREATE TABLE holidays (day TEXT)")
+    other.replace(path)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(content_of(path.stat().st_size))
+
+
+UNTOUCHED = [delete, delete_all, delete_the_log, replace_with_garbage, replace_with_another_database]
+TOUCHED = [truncate, cut_in_half, overwrite]
+
+
+@pytest.mark.parametrize("break_it", [*UNTOUCHED, *TOUCHED], ids=lambda act: act.__name__)
+def test_the_running_daemon_makes_a_new_ledger(break_it: Break, make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+    """One line says what is wrong, the broken file is kept, what is under way and what comes later is recorded."""
+    holding = HoldUntil()
+    faulty.script(holding, match="^PUT flight")
+    faulty.script(Status(code=413, error_code="EntityTooLarge"), match="^PUT big")
+    daemon = make().start()
+    daemon.wait_ready(WAIT_S)
+    daemon.drop("before", b"before")
+    daemon.drop("big", b"big")
+    daemon.wait_event("file.uploaded", WAIT_S, path="before")
+    daemon.wait_event("file.parked", WAIT_S, path="big")
+    daemon.drop("flight", b"flight")
+    eventually(lambda: faulty.count("^PUT flight"), timeout_s=WAIT_S)
+    eventually(lambda: parked(path_of(daemon)) == {"big"}, timeout_s=WAIT_S)
+
+    checkpointed(path_of(daemon))
+
+    break_it(path_of(daemon))
+    daemon.drop("after", b"after")
+
+    failed = daemon.wait_event("ledger.failed", WAIT_S)
+    daemon.wait_event("ledger.recovered", WAIT_S)
+    daemon.wait_event("scan.finished", WAIT_S, reason="ledger")
+    holding.release()
+    expected = {"before", "flight", "after"} | (set() if break_it in UNTOUCHED else {"big"})
+    eventually(lambda: receipts(path_of(daemon)) == expected, timeout_s=WAIT_S)
+
+    assert failed["path"] == str(path_of(daemon))
+    assert ".broken-" in failed["hint"]
+    assert parked(path_of(daemon)) == ({"big"} if break_it in UNTOUCHED else set())
+    sent = {name: faulty.count(f"^PUT {name}$") for name in ("before", "flight", "after", "big")}
+    again = 1 if break_it in UNTOUCHED else 2  # what the old connection still knows is carried over
+    assert sent == {"before": again, "flight": 1, "after": 1, "big": again}
+    assert bool(broken(daemon.state_directory)) is (break_it is not delete_all)
+    assert not path_of(daemon).with_name("ledger.sqlite3.new").exists()
+    assert daemon.stop() == 0
+    assert len(daemon.events("ledger.failed")) == len(daemon.events("ledger.recovered")) == 1
+
+    daemon.start()
+    daemon.wait_event("scan.finished", WAIT_S)
+    assert daemon.stop() == 0
+    assert {name: faulty.count(f"^PUT {name}$") for name in sent} == sent
+
+
+def checkpointed(path: Path) -> None:
+    """All that is known stands in the main file from now on."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+
+
+def parked(path: Path) -> set[str]:
+    with contextlib.suppress(LedgerError), Reader(path) as reader:
+        return {retry.path for retry in reader.retries()}
+    return set()
+
+
+def test_an_idle_daemon_notices_too(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+    """Nothing is committed, and still the deleted ledger is there again within seconds."""
+    daemon = make(after={"action": "delete"}).start()
+    daemon.wait_event("scan.finished", WAIT_S)
+
+    delete_all(path_of(daemon))
+
+    daemon.wait_event("ledger.recovered", WAIT_S)
+    assert path_of(daemon).exists()
+    daemon.drop("a", b"a")
+    eventually(lambda: receipts(path_of(daemon)) == {"a"}, timeout_s=WAIT_S)
+    eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+    assert daemon.cli("status").returncode == 0
+
+
+# --- the writer by itself
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, quick: None, lines: Lines) -> Iterator[Ledger]:
+    (tmp_path / "state").mkdir()
+    one = Ledger(tmp_path / "state" / "ledger.sqlite3", destination="here")
+    one.start()
+    yield one
+    one.close(10)
+    assert not one.alive()
+
+
+def test_a_large_part_of_what_was_known_is_carried_over(ledger: Ledger, lines: Lines) -> None:
+    """Receipts, retries and the number of the destination survive; the callback comes after the recovery."""
+    anew: list[int] = []
+    ledger.made_anew = lambda: anew.append(len(lines.named("ledger.recovered")))
+    for number in range(2000):
+        ledger.record_receipt(a_receipt(f"r{number}"))
+    ledger.record_retry(a_retry("waits"))
+    assert ledger.flush(10)
+    with Reader(ledger.path) as before:
+        assert before.current()
+
+        delete_all(ledger.path)
+
+        eventually(lambda: anew, timeout_s=20)
+        assert not before.current()
+    assert anew == [1]
+    with Reader(ledger.path) as reader:
+        assert reader.counts() == {"uploaded": 2000, "waiting": 1, "parked": 0}
+        assert reader.destination("here") == ledger.destination
+
+
+def test_a_rotten_page_that_only_a_reader_meets(ledger: Ledger, lines: Lines) -> None:
+    """No time stamp tells of it; whoever reads says so, and the ledger is made anew."""
+    for number in range(2000):
+        ledger.record_receipt(a_receipt(f"r{number}"))
+    assert ledger.flush(10)
+    checkpointed(ledger.path)
+    assert ledger.flush(10)
+    before = ledger.path.stat()
+    with ledger.path.open("r+b") as file:
+        file.seek(before.st_size // 2)
+        file.write(content_of(3 * 4096))
+    os.utime(ledger.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert ledger.flush(10)
+    assert not lines.named("ledger.failed")
+
+    with Reader(ledger.path) as reader, pytest.raises(LedgerError) as caught:
+        list(reader.receipts())
+    ledger.doubt(caught.value)
+
+    eventually(lambda: lines.named("ledger.recovered"), timeout_s=20)
+    assert receipts(ledger.path) == set()
+    assert len(lines.named("ledger.failed")) == 1
+    assert broken(ledger.path.parent)
+
+
+def test_a_row_that_is_none_of_ours(ledger: Ledger, lines: Lines) -> None:
+    """Sound for SQLite, nonsense for us: readers could not go on, so it is put aside as well."""
+    ledger.doubt(LedgerError("malformed row: nobody knows this state"))
+
+    eventually(lambda: lines.named("ledger.recovered"), timeout_s=20)
+    assert broken(ledger.path.parent)
+
+
+def test_a_reader_that_fails_by_itself_costs_nothing(ledger: Ledger, lines: Lines) -> None:
+    """The file is sound: it is said once, and no new ledger is made."""
+    ledger.record_receipt(a_receipt("a"))
+    inode = ledger.path.stat().st_ino
+    complaint = ledger.doubt(LedgerError("unable to open database file"))
+    complaint = ledger.doubt(LedgerError("unable to open database file"), complaint)
+
+    assert ledger.flush(10)
+    assert ledger._guard.doubt == ""
+    assert receipts(ledger.path) == {"a"}
+    assert ledger.path.stat().st_ino == inode
+    (line,) = lines.named("ledger.failed")
+    assert "is sound" in line["hint"]
+
+
+def test_somebody_elses_checkpoint_is_no_damage(ledger: Ledger, lines: Lines) -> None:
+    """A person with the sqlite3 program changes the file and breaks nothing: it is looked at, and kept."""
+    ledger.record_receipt(a_receipt("a"))
+    assert ledger.flush(10)
+    inode = ledger.path.stat().st_ino
+    checkpointed(ledger.path)
+
+    ledger.record_receipt(a_receipt("b"))
+
+    assert ledger.flush(10)
+    assert receipts(ledger.path) == {"a", "b"}
+    assert ledger.path.stat().st_ino == inode
+    assert not lines.named("ledger.failed")
+
+
+def test_the_state_directory_is_gone_with_its_parent(ledger: Ledger, lines: Lines, tmp_path: Path) -> None:
+    """No new ledger can be made: rows are kept, one line says so, and it heals when there is a place again."""
+    told: list[str] = []
+    aside = tmp_path.with_name(f"{tmp_path.name}-aside")
+    tmp_path.rename(aside)
+    ledger.record_receipt(a_receipt("a"), lambda: told.append("a"))
+    eventually(lambda: ledger.beats and lines.named("ledger.failed"), timeout_s=20)
+    assert "no new one can be made" in lines.named("ledger.failed")[0]["error"]
+    assert told == []
+
+    tmp_path.mkdir()
+
+    eventually(lambda: told == ["a"], timeout_s=30)
+    eventually(lambda: lines.named("ledger.recovered"), timeout_s=20)
+    assert receipts(ledger.path) == {"a"}
+    assert len(lines.named("ledger.failed")) == 1
+    shutil.rmtree(aside)
+
+
+def test_deleted_again_and_again(ledger: Ledger, lines: Lines) -> None:
+    """Each time it comes back, with all rows."""
+    for number in range(3):
+        ledger.record_receipt(a_receipt(f"{number}"))
+        assert ledger.flush(20)
+        delete_all(ledger.path)
+        eventually(lambda number=number: len(lines.named("ledger.recovered")) == number + 1, timeout_s=20)  # type: ignore[misc]
+
+    assert receipts(ledger.path) == {"0", "1", "2"}
+
+
+# --- the disk
+
+
+def removed_and_recorded(daemon: Daemon, faulty: FaultyS3, files: dict[str, bytes]) -> None:
+    eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+    assert {key: faulty.contents().get(key) for key in files} == files
+    assert all(faulty.count(f"^PUT {name}$") == 1 for name in files)
+    assert receipts(path_of(daemon)) >= set(files)
+    (failed,) = daemon.events("ledger.failed")
+    assert failed["path"] == str(path_of(daemon))
+    assert "state.directory" in failed["hint"]
+    assert len(daemon.events("ledger.recovered")) == 1
+    assert not daemon.events("file.failed")
+
+
+def test_a_full_state_disk(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+    """Files go to S3 and stay until there is room for their receipts; one line says so, one when it is over."""
+    files = {f"f{number}" + "x" * 200: content_of(1000, number) for number in range(300)}
+    daemon = make(after={"action": "delete"})
+    with mounted(daemon.state_directory, "1m"):
+        daemon.start()
+        daemon.wait_event("scan.finished", WAIT_S)
+        filler = fill(daemon.state_directory)
+        for name, content in files.items():
+            daemon.drop(name, content)
+        daemon.wait_event("ledger.failed", WAIT_S)
+        eventually(lambda: len(faulty.contents()) == len(files), timeout_s=WAIT_S)
+        unrecorded = set(files) - receipts(path_of(daemon))
+        assert unrecorded
+        assert set(folder_files(daemon.folder)) >= unrecorded
+
+        filler.unlink()
+
+        daemon.wait_event("ledger.recovered", WAIT_S)
+        removed_and_recorded(daemon, faulty, files)
+        assert daemon.stop() == 0
+
+
+def test_a_disk_that_cannot_sync(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
+    """EIO from fsync: no receipt is believed, no file is removed, until the disk says yes."""
+    flag = tmp_path / "fail"
+    daemon = make(lying(tmp_path, fail_fsync=flag), after={"action": "delete"}).start()
+    daemon.wait_event("scan.finished", WAIT_S)
+    flag.touch()
+    files = {f"f{number}": content_of(1000, number) for number in range(20)}
+    for name, content in files.items():
+        daemon.drop(name, content)
+    failed = daemon.wait_event("ledger.failed", WAIT_S)
+    eventually(lambda: len(faulty.contents()) == len(files), timeout_s=WAIT_S)
+    assert failed["error"] == "disk I/O error"
+    assert folder_files(daemon.folder) == files
+    assert not daemon.events("file.uploaded")
+
+    flag.unlink()
+
+    daemon.wait_event("ledger.recovered", WAIT_S)
+    removed_and_recorded(daemon, faulty, files)
+    assert daemon.stop() == 0

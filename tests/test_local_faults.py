@@ -1,0 +1,442 @@
+"""This machine fails the running daemon (descriptors, inotify, folder, clock, archive), and it heals by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from s3spool.ledger.reader import Reader
+from support.daemon import Daemon
+from support.disks import mount, mounted, remount, unmount
+from support.faults import HoldUntil, Status
+from support.faulty import FaultyS3
+from support.objects import content_of, folder_files, keys
+from support.preload import lying
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+    from s3spool.service.seaweed import Seaweed
+
+pytestmark = pytest.mark.integration
+
+WAIT_S = 20.0
+DAY_S = 86_400
+FILES = int(os.environ.get("S3SPOOL_TEST_FILES", "30000"))
+RARELY = {"rescan_s": 3600}  # what heals does not heal by the periodic scan
+OFTEN = {"rescan_s": 1}
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture
+def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
+    """Daemons with as few workers as will do; what still runs at the end is killed."""
+    made: list[Daemon] = []
+
+    def daemon(environment: dict[str, str] | None = None, **sections: Any) -> Daemon:
+        variables = faulty.environment() | (environment or {})
+        sections.setdefault("upload", {"workers": 8})
+        made.append(Daemon(tmp_path / "home", bucket=faulty.bucket, environment=variables, **sections))
+        return made[-1]
+
+    yield daemon
+    for one in made:
+        if one.alive:
+            one.kill()
+
+
+def uploaded(daemon: Daemon, *names: str) -> None:
+    for name in names:
+        daemon.wait_event("file.uploaded", WAIT_S, path=name)
+
+
+def without_privileges(daemon: Daemon) -> None:
+    """Root, too, may then only do what the mode of a file allows."""
+    if os.geteuid() == 0:
+        stripped = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+        if shutil.which("setpriv") is None or subprocess.run([*stripped, "true"], check=False).returncode:
+            pytest.skip("root cannot give up its privileges here (setpriv)")
+        daemon.program = (*stripped, *daemon.program)
+
+
+# --- descriptors and inotify
+
+
+def test_no_descriptor_left(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+    """Everything waits, with one line and not one a file; no file is blamed; then everything goes."""
+    daemon = make(watch=RARELY, retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 2}).start()
+    daemon.wait_event("scan.finished", WAIT_S)
+    daemon.drop("before")
+    uploaded(daemon, "before")
+    names = {f"f{number}" for number in range(50)} | {f"new/deep/f{number}" for number in range(50)}
+    soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (5, hard))
+    try:
+        for name in names:
+            daemon.drop(name)
+        paused = daemon.wait_event("destination.paused", WAIT_S)
+        eventually(lambda: daemon.events("scan.failed"), timeout_s=WAIT_S)
+    finally:
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+    eventually(lambda: set(faulty.contents()) == names | {"before"}, timeout_s=WAIT_S)
+    assert "LimitNOFILE" in paused["hint"]
+    assert len(daemon.events("destination.paused")) == 1
+    for event in ("file.parked", "file.failed", "file.vanished", "worker.replaced", "daemon.unsound"):
+        assert not daemon.events(event)
+    assert len(daemon.events("scan.failed")) == 1
+    assert daemon.cli("status").returncode == 0
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize(("limit", "value"), [("watches", 3), ("instances", 0)])
+def test_inotifys_limits(limit: str, value: int, make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+    """One line names the sysctl; scanning takes over, and files go, also in directories that are not watched."""
+    confined = ("unshare", "--user", "--map-root-user", "sh", "-c")
+    set_limit = f"echo {value} > /proc/sys/user/max_inotify_{limit}"
+    if subprocess.run([*confined, set_limit], capture_output=True, check=False).returncode:
+        pytest.skip("no user namespace with a limit of its own can be made here")
+    daemon = make(watch=RARELY)
+    daemon.program = (*confined, f'{set_limit} && exec "$@"', "sh", *daemon.program)
+    for number in range(6):
+        daemon.drop(f"old {number}/a")
+    daemon.start()
+    daemon.wait_ready(WAIT_S)
+
+    polling = daemon.wait_event("watch.polling", WAIT_S)
+    for number in range(6):
+        daemon.drop(f"new {number}/a")
+        daemon.drop(f"old {number}/b")
+
+    names = {f"{age} {number}/a" for age in ("old", "new") for number in range(6)}
+    names |= {f"old {number}/b" for number in range(6)}
+    eventually(lambda: set(faulty.contents()) == names, timeout_s=WAIT_S)
+    assert f"fs.inotify.max_user_{limit}" in polling["reason"]
+    assert len(daemon.events("watch.polling")) == 1
+    assert daemon.stop() == 0
+
+
+def test_more_events_than_the_kernel_keeps(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
+    """The stopped process misses most of them; a scan makes good for it, and no file is left."""
+    daemon = Daemon(tmp_path, bucket=bucket, environment=seaweed.environment(), watch=RARELY)
+    with daemon:
+        daemon.wait_event("scan.finished", WAIT_S)
+        daemon.signal(signal.SIGSTOP)
+        source = tmp_path / "source"
+        for number in range(FILES):
+            if number % 10_000 == 0:  # a file has 65,000 names at most
+                source.unlink(missing_ok=True)
+                source.write_bytes(b"content")
+            (daemon.folder / f"f{number}").hardlink_to(source)
+        daemon.signal(signal.SIGCONT)
+
+        daemon.wait_event("watch.overflowed", WAIT_S)
+
+        def sent() -> bool:
+            with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
+                return reader.counts()["uploaded"] == FILES
+
+        eventually(sent, timeout_s=WAIT_S + FILES / 200)
+        assert keys(s3, bucket) == {f"f{number}" for number in range(FILES)}
+        assert any("overflow" in scan["reason"] for scan in daemon.events("scan.finished"))
+        assert daemon.stop() == 0
+
+
+# --- the folder
+
+
+def deleted(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def renamed_away(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def replaced(folder: Path) -> None:
+    other = folder.with_name("other")
+    other.mkdir()
+    folder.rename(folder.with_name("elsewhere"))
+    other.rename(folder)
+
+
+@pytest.mark.parametrize("go", [deleted, renamed_away, replaced], ids=lambda act: act.__name__)
+def test_the_folder_goes_and_comes_back(
+    go: Callable[[Path], None], make: Callable[..., Daemon], faulty: FaultyS3
+) -> None:
+    """One line each when it goes and when it is back; what is in the new one is sent, also what comes later."""
+    holding = HoldUntil()
+    faulty.script(holding, match="^PUT flight")
+    daemon = make(watch=RARELY, after={"action": "delete"}).start()
+    daemon.wait_event("scan.finished", WAIT_S)
+    daemon.drop("flight", content_of(300_000))
+    eventually(lambda: faulty.count("^PUT flight"), timeout_s=WAIT_S)
+
+    go(daemon.folder)
+    daemon.wait_event("watch.lost", WAIT_S)
+    daemon.folder.mkdir(exist_ok=True)
+    daemon.drop("sub/first")
+    daemon.wait_event("watch.restored", WAIT_S)
+    uploaded(daemon, "sub/first")
+    daemon.drop("sub/then")
+    uploaded(daemon, "sub/then")
+    holding.release()
+    # A file that was deleted meanwhile is no longer what was sent, nor anything that could be sent again.
+    daemon.wait_event("file.vanished" if go is deleted else "file.uploaded", WAIT_S, path="flight")
+
+    eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+    assert faulty.contents() == {"flight": content_of(300_000), "sub/first": b"content", "sub/then": b"content"}
+    assert len(daemon.events("watch.lost")) == len(daemon.events("watch.restored")) == 1
+    if go is not deleted:  # what is no longer in the folder is none of ours
+        assert set(folder_files(daemon.folder.with_name("elsewhere"))) == {"flight"}
+    assert daemon.stop() == 0
+
+
+def test_the_folder_is_unmounted_and_mounted_again(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+    """Nobody tells of it: the daemon looks, and goes on with what stands there now."""
+    daemon = make(watch=RARELY)
+    with mounted(daemon.folder):
+        daemon.start()
+        daemon.wait_event("scan.finished", WAIT_S)
+        daemon.drop("first")
+        uploaded(daemon, "first")
+
+        unmount(daemon.folder)
+        daemon.wait_event("watch.restored", WAIT_S)
+        mount(daemon.folder)
+        daemon.drop("second")
+        uploaded(daemon, "second")
+
+        assert len(daemon.events("watch.lost")) == len(daemon.events("watch.restored")) == 2
+        daemon.drop("third")
+        uploaded(daemon, "third")
+        assert daemon.stop() == 0
+    assert set(faulty.contents()) == {"first", "second", "third"}
+
+
+def test_a_folder_that_becomes_read_only(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+    """What was sent cannot be removed: it says so once, tries again, and sends nothing twice."""
+    holding = HoldUntil()
+    faulty.script(holding, times=None)
+    daemon = make(watch=OFTEN, after={"action": "delete"})
+    names = {f"f{number}" for number in range(5)}
+    with mounted(daemon.folder):
+        daemon.start()
+        daemon.wait_ready(WAIT_S)
+        for name in names:
+            daemon.drop(name)
+        eventually(lambda: faulty.in_flight == len(names), timeout_s=WAIT_S)
+        remount(daemon.folder, "ro")
+        holding.release()
+        failed = daemon.wait_event("file.failed", WAIT_S, operation="delete")
+        scans = len(daemon.events("scan.finished"))
+        eventually(lambda: len(daemon.events("scan.finished")) > scans + 1, timeout_s=WAIT_S)
+        assert set(folder_files(daemon.folder)) == names
+
+        remount(daemon.folder, "rw")
+
+        eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+        assert daemon.stop() == 0
+    assert "read-only" in failed["hint"]
+    assert len(daemon.events("file.failed")) == 1
+    assert sorted(request.line for request in faulty.requests) == [f"PUT {name}" for name in sorted(names)]
+
+
+def test_a_file_that_may_not_be_read(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+    """It waits and holds nobody up; when it may be read it goes, without a scan and without a person."""
+    daemon = make(watch=RARELY)
+    without_privileges(daemon)
+    daemon.start()
+    daemon.wait_event("scan.finished", WAIT_S)
+    hidden = daemon.home / "secret"
+    hidden.write_bytes(b"secret")
+    hidden.chmod(0)
+    hidden.rename(daemon.folder / "secret")
+    failed = daemon.wait_event("file.failed", WAIT_S, path="secret")
+    daemon.drop("other")
+    uploaded(daemon, "other")
+    daemon.wait_event("file.failed", WAIT_S, path="secret", attempt=2)
+    assert "read access" in failed["hint"]
+    assert set(faulty.contents()) == {"other"}
+
+    (daemon.folder / "secret").chmod(0o600)
+
+    uploaded(daemon, "secret")
+    assert faulty.contents()["secret"] == b"secret"
+    assert not daemon.events("file.parked")
+    assert daemon.stop() == 0
+
+
+def test_a_directory_that_may_not_be_read(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+    """Said once, not at each scan; the others are scanned, and it is too as soon as that is possible."""
+    daemon = make(watch=OFTEN)
+    without_privileges(daemon)
+    daemon.drop("closed/a")
+    (daemon.folder / "closed").chmod(0)
+    try:
+        daemon.start()
+        eventually(lambda: len(daemon.events("scan.finished")) > 2, timeout_s=WAIT_S)
+        daemon.drop("open/b")
+        uploaded(daemon, "open/b")
+    finally:
+        (daemon.folder / "closed").chmod(0o700)
+
+    uploaded(daemon, "closed/a")
+    assert len(daemon.events("scan.failed")) == 1
+    assert daemon.stop() == 0
+
+
+# --- the clock
+
+
+@pytest.mark.parametrize("jumps", [(DAY_S, 0), (-DAY_S, 0), (DAY_S, -DAY_S, 0)], ids=str)
+def test_the_clock_jumps(jumps: tuple[int, ...], make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
+    """A file that waits for its retry, one that settles and a new one: none of them waits for a day."""
+    clock = tmp_path / "clock"
+    environment = lying(tmp_path, clock_offset=clock)
+
+    def set_clock(offset_s: int) -> None:
+        faulty.set_date_skew(offset_s)  # S3 sees a right clock all along: only the jump is tested
+        clock.with_suffix(".new").write_text(str(offset_s))
+        clock.with_suffix(".new").replace(clock)
+
+    set_clock(0)
+    faulty.script(Status(code=400, error_code="BadDigest"), times=None, match="^PUT bad")
+    daemon = make(environment, watch=RARELY | {"settle_s": 0.5}).start()
+    daemon.wait_event("scan.finished", WAIT_S)
+    daemon.drop("bad")
+    daemon.wait_event("file.failed", WAIT_S, path="bad")
+    for number, jump in enumerate(jumps):
+        set_clock(jump)
+        attempts = faulty.count("^PUT bad")
+        daemon.drop(f"f{number}")
+        ahead = daemon.drop(f"ahead{number}")
+        os.utime(ahead, (time.time() + 2 * DAY_S,) * 2)
+        eventually(lambda before=attempts: faulty.count("^PUT bad") > before + 1, timeout_s=WAIT_S)  # type: ignore[misc]
+        uploaded(daemon, f"f{number}", f"ahead{number}")
+    faulty.behave()
+
+    uploaded(daemon, "bad")
+    assert all(event["next_attempt_s"] <= 1 for event in daemon.events("file.failed"))
+    assert not daemon.events("destination.paused")
+    assert daemon.stop() == 0
+
+
+# --- the archive
+
+Fault = Callable[[Daemon, Path], contextlib.AbstractContextManager[None]]
+
+
+@contextlib.contextmanager
+def another_file_system(_: Daemon, archive: Path) -> Iterator[None]:
+    with mounted(archive):
+        yield
+
+
+@contextlib.contextmanager
+def full(daemon: Daemon, archive: Path) -> Iterator[None]:
+    """No directory can be made any more."""
+    fillers: list[Path] = []
+    with contextlib.suppress(OSError):
+        while True:
+            filler = daemon.folder / f".filler{len(fillers)}"
+            filler.touch()
+            fillers.append(filler)
+    yield
+    for filler in fillers:
+        filler.unlink()
+
+
+@contextlib.contextmanager
+def read_only(_: Daemon, archive: Path) -> Iterator[None]:
+    archive.chmod(0o500)
+    yield
+    archive.chmod(0o700)
+
+
+@contextlib.contextmanager
+def a_file_in_its_place(_: Daemon, archive: Path) -> Iterator[None]:
+    aside = archive.rename(archive.with_name("aside"))
+    archive.write_bytes(b"not a directory")
+    yield
+    archive.unlink()
+    aside.rename(archive)
+
+
+@pytest.mark.parametrize(
+    ("fault", "hint"),
+    [
+        (another_file_system, "file system"),
+        (full, "make room"),
+        (read_only, "write access"),
+        (a_file_in_its_place, "archive_directory"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_the_archive_cannot_take_it(
+    fault: Fault, hint: str, make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path
+) -> None:
+    """The file stays, one line says why, nothing is sent twice or replaced; later it is archived after all."""
+    with mounted(tmp_path / "home", "1m", "nr_inodes=300"):
+        archive = tmp_path / "home" / "archive"
+        daemon = make(watch=OFTEN, after={"action": "archive", "archive_directory": str(archive)})
+        without_privileges(daemon)
+        (archive / "sub").mkdir(parents=True)
+        (archive / "sub/taken").write_bytes(b"older")
+        daemon.folder.joinpath("sub").mkdir()
+        daemon.folder.joinpath("new").mkdir()
+        daemon.drop("sub/warm")
+        daemon.start()
+        uploaded(daemon, "sub/warm")
+        eventually((archive / "sub/warm").exists, timeout_s=WAIT_S)
+        before = folder_files(archive)
+        taken = daemon.folder / "sub/taken"
+        taken.with_name(".hidden").write_bytes(b"newer")
+        other = daemon.folder / "new/a"
+        other.with_name(".hidden").write_bytes(b"a")
+
+        with fault(daemon, archive):
+            other.with_name(".hidden").rename(other)
+            failed = daemon.wait_event("file.failed", WAIT_S, path="new/a", operation="archive")
+            scans = len(daemon.events("scan.finished"))
+            eventually(lambda: len(daemon.events("scan.finished")) > scans + 1, timeout_s=WAIT_S)
+            assert other.read_bytes() == b"a"
+        taken.with_name(".hidden").rename(taken)
+
+        expected = before | {"sub/taken.1": b"newer", "new/a": b"a"}
+        eventually(lambda: folder_files(archive) == expected, timeout_s=WAIT_S)
+        assert hint in failed["hint"]
+        assert len(daemon.events("file.failed")) == 1
+        assert folder_files(daemon.folder) == {}
+        assert sorted(request.line for request in faulty.requests) == ["PUT new/a", "PUT sub/taken", "PUT sub/warm"]
+        assert daemon.stop() == 0
+
+
+def test_the_archive_is_removed(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
+    """It is made again: where to archive was said."""
+    archive = tmp_path / "archive"
+    daemon = make(after={"action": "archive", "archive_directory": str(archive)}).start()
+    daemon.wait_event("scan.finished", WAIT_S)
+    shutil.rmtree(archive)
+
+    daemon.drop("sub/a")
+
+    eventually(lambda: archive.exists() and folder_files(archive) == {"sub/a": b"content"}, timeout_s=WAIT_S)
+    assert not daemon.events("file.failed")
+    assert daemon.stop() == 0
