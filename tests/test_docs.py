@@ -150,6 +150,8 @@ def test_reliability_lists_every_error() -> None:
 
 
 def what_follows(rule: Rule) -> str:
+    if rule.slow_down:
+        return "the destination is asked less at once"
     if rule.scope is Scope.DESTINATION:
         if rule.sudden:
             return "the destination is paused at once"

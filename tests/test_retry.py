@@ -173,9 +173,15 @@ def test_an_empty_list_needs_no_look(ledger: Ledger) -> None:
 def test_a_clock_set_back_postpones_by_max_s_at_most(ledger: Ledger) -> None:
     """Times in the ledger are the wall clock's; when that jumps back a year, files do not wait a year."""
     waiting(ledger, "a", next_attempt=3e7)
+    waiting(ledger, "b", next_attempt=100.0 + POLICY.max_s)
+    inbox = Inbox(10, 2)
+    thread = RetryThread(ledger, inbox, POLICY)
 
     with Reader(ledger.path) as reader:
-        assert RetryThread(ledger, Inbox(10, 2), POLICY).tick(reader, 100.0) == POLICY.max_s
+        assert thread.tick(reader, 100.0) == 0.0
+        assert thread.tick(reader, 100.0) == POLICY.max_s
+
+    assert inbox.listing(10)[0] == ["a"]
 
 
 def test_a_full_inbox_leaves_the_rest_for_later(ledger: Ledger) -> None:

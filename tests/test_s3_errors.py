@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from s3spool.s3.errors import (
     BY_CODE,
     BY_CURL,
     BY_STATUS,
+    NETWORK,
     Rule,
     from_answer,
     from_code,
@@ -31,12 +34,14 @@ from s3spool.s3.transport import Answer
 from support.stores import put_request
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "errors.md").read_text(encoding="utf-8")
-TRANSIENT = Rule(Scope.DESTINATION, sudden=False)
+TRANSIENT = BY_CODE["InternalError"]
+UNREACHED = Rule(Scope.DESTINATION, hint=NETWORK)
+UNSTEADY = Rule(Scope.DESTINATION, sudden=False, hint=NETWORK)
 REQUEST = put_request("some/file")
 
 
 def rule_of(error: UploadError) -> Rule:
-    return Rule(error.scope, error.permanent, error.sudden, error.hint)
+    return Rule(error.scope, error.permanent, error.sudden, error.hint, error.slow_down)
 
 
 def answer(status: int, body: bytes = b"", **headers: str) -> Answer:
@@ -82,15 +87,17 @@ def test_errors_of_libcurl(number: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(errno.errorcode.values()))
 def test_errnos(name: str) -> None:
-    """A missing permission stays; everything else may pass, and concerns the one file."""
+    """All may pass, and concern the one file, but for a process that can open nothing: no file is to blame for that."""
     number = getattr(errno, name)
 
     error = local_error(OSError(number, os.strerror(number)), "some/file")
 
     denied = number in {errno.EACCES, errno.EPERM}
-    assert (error.scope, error.permanent, error.operation) == (Scope.FILE, denied, "read")
+    exhausted = number in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+    scope = Scope.DESTINATION if exhausted else Scope.FILE
+    assert (error.scope, error.permanent, error.operation) == (scope, False, "read")
     assert error.cause == os.strerror(number)
-    assert bool(error.hint) == denied
+    assert bool(error.hint) == (denied or exhausted)
 
 
 @pytest.mark.parametrize(
@@ -102,14 +109,14 @@ def test_errnos(name: str) -> None:
             "NoCredentials",
             BY_CODE["NoCredentials"],
         ),
-        (botocore.exceptions.EndpointConnectionError(endpoint_url="u"), "", Rule(Scope.DESTINATION)),
-        (botocore.exceptions.SSLError(endpoint_url="u", error=ValueError("e")), "", Rule(Scope.DESTINATION)),
-        (botocore.exceptions.ProxyConnectionError(proxy_url="u"), "", Rule(Scope.DESTINATION)),
-        (botocore.exceptions.ReadTimeoutError(endpoint_url="u"), "", TRANSIENT),
-        (botocore.exceptions.ConnectTimeoutError(endpoint_url="u"), "", TRANSIENT),
-        (botocore.exceptions.ConnectionClosedError(endpoint_url="u"), "", TRANSIENT),
-        (botocore.exceptions.HTTPClientError(error="e"), "", TRANSIENT),
-        (botocore.exceptions.UnknownServiceError(service_name="s", known_service_names=[]), "", TRANSIENT),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="u"), "", UNREACHED),
+        (botocore.exceptions.SSLError(endpoint_url="u", error=ValueError("e")), "", UNREACHED),
+        (botocore.exceptions.ProxyConnectionError(proxy_url="u"), "", UNREACHED),
+        (botocore.exceptions.ReadTimeoutError(endpoint_url="u"), "", UNSTEADY),
+        (botocore.exceptions.ConnectTimeoutError(endpoint_url="u"), "", UNSTEADY),
+        (botocore.exceptions.ConnectionClosedError(endpoint_url="u"), "", UNSTEADY),
+        (botocore.exceptions.HTTPClientError(error="e"), "", UNSTEADY),
+        (botocore.exceptions.UnknownServiceError(service_name="s", known_service_names=[]), "", UNSTEADY),
         (OSError(errno.EIO, "Input/output error"), "", Rule(Scope.FILE)),
     ],
     ids=lambda value: type(value).__name__,
@@ -216,6 +223,8 @@ def test_rules_make_sense(rule: Rule) -> None:
 
 
 def follows(rule: Rule) -> str:
+    if rule.slow_down:
+        return "slowed down"
     if rule.scope is Scope.DESTINATION:
         return "paused at once" if rule.sudden else "paused after a streak"
     return "parked" if rule.permanent else "waits"
@@ -261,3 +270,41 @@ def test_document_shows_local_errors_and_those_of_boto3() -> None:
         kind: Any = getattr(botocore.exceptions, name.strip("`"), botocore.exceptions.BotoCoreError)
         exc = kind(endpoint_url="u", proxy_url="p", error="e")
         assert row == documented(rule_of(translated(exc, "f")))
+
+
+OTHERS = r"FTP|LDAP|TELNET|TFTP|SSH|RTSP|^(REMOTE_|QUOTE_ERROR|FILE_COULDNT_READ_FILE|MALFORMAT_USER)"
+OUTDATED = {"BAD_PASSWORD_ENTERED", "ALREADY_COMPLETE"}  # libcurl returns them no more
+
+
+def test_libcurl_is_covered() -> None:
+    """Each error that pycurl knows is in the table, but for those of protocols which are not ours."""
+    names: dict[int, list[str]] = {}
+    for name in dir(pycurl):
+        if name.startswith("E_") and not name.startswith(("E_MULTI_", "E_CALL_MULTI")):
+            names.setdefault(getattr(pycurl, name), []).append(name[2:])
+    foreign = {number for number, found in names.items() if all(re.search(OTHERS, name) for name in found)}
+    gone = {number for number, found in names.items() if OUTDATED & set(found)}
+
+    assert set(names) - foreign - gone - set(BY_CURL) == {pycurl.E_OK}
+
+
+def test_every_rule_has_a_hint() -> None:
+    """Whatever happens, the line says what a person can do."""
+    rules = {**BY_CODE, **{str(status): rule for status, rule in BY_STATUS.items()}, **dict(BY_CURL.values())}
+
+    assert [name for name, rule in rules.items() if not rule.hint] == []
+
+
+@pytest.mark.parametrize(("skew_s", "word"), [(-3600, "behind"), (3600, "ahead of"), (0, "")])
+def test_a_wrong_clock_is_measured(skew_s: float, word: str) -> None:
+    """A refused signature with a Date far from ours: the sentence says how far, and in which direction."""
+    date = formatdate(time.time() - skew_s, usegmt=True)
+
+    error = from_code(403, "RequestTimeTooSkewed", "too large", "f", {"date": date})
+    other = from_code(503, "SlowDown", "slow", "f", {"date": date})
+
+    assert other.cause == "slow"
+    match = re.fullmatch(r"too large(?:; this machine's clock is (\d+) s (ahead of|behind) the server's)?", error.cause)
+    assert match
+    assert (match[2] or "") == word
+    assert not word or abs(int(match[1]) - abs(skew_s)) < 60

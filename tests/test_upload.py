@@ -522,7 +522,7 @@ def test_one_bad_file_does_not_stop_the_others(build: Callable[..., House], line
     assert [line["path"] for line in lines.named("file.failed")] == ["07"]
 
 
-def test_an_unreadable_file_is_parked_with_advice(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_waits_with_advice(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """No right to read it: the reason and what to do about it, and the destination is not blamed."""
     opened = house.folder.open
 
@@ -537,9 +537,9 @@ def test_an_unreadable_file_is_parked_with_advice(house: House, lines: Lines, mo
 
     house.offer("secret", "a")
     sent(house, "a")
-    eventually(lambda: lines.named("file.parked"))
+    eventually(lambda: lines.named("file.failed"))
 
-    (line,) = lines.named("file.parked")
+    line = lines.named("file.failed")[0]
     assert (line["path"], line["error_code"], line["operation"]) == ("secret", "PermissionError", "read")
     assert "read access" in line["hint"]
     assert house.stats.last_error == "read secret: PermissionError: Permission denied (" + line["hint"] + ")"

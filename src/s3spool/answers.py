@@ -62,7 +62,7 @@ class _Answers:
                 "bucket": daemon.config.destination.bucket,
                 "prefix": daemon.config.destination.prefix,
                 "endpoint": daemon.store.endpoint.url,
-                "state": "paused" if paused else "open",
+                "state": "paused" if paused else "slowed" if daemon.destination.throttle.slowed else "open",
                 "since": None if daemon.destination.paused_at is None else view.iso(daemon.destination.paused_at),
                 "reason": None if reason is None else f"{reason.code}: {reason.cause}",
             },

@@ -12,10 +12,22 @@ import structlog
 from s3spool.errors import Scope, UploadError
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.retry import backoff_s
+from s3spool.pipeline.throttle import Throttle
 
 STREAK = 8  # so many transient failures without a success between them are no accident
 LOCAL = {"read", "map", "send"}  # operations that fail before S3 has been heard
+ALONE_S = 10.0  # the longest wait for a probe while a single file is all the evidence there is
 log = structlog.get_logger()
+
+
+def heard(error: UploadError) -> bool:
+    """Whether S3 has dealt with the file and refused it: then the destination works."""
+    return error.scope is Scope.FILE and error.operation not in LOCAL
+
+
+def about_content(error: UploadError) -> bool:
+    """Whether a file that changed while it was sent explains the error: other bytes came, or are there, than read."""
+    return error.scope is Scope.FILE or error.code == "Unconfirmed"
 
 
 class Destination:
@@ -39,8 +51,11 @@ class Destination:
         self._probes = 0
         self._next_probe = 0.0
         self._streak = 0
+        self._suspect = ""  # the first file that failed since the last success
+        self._others = False  # another one has failed, too
         self._succeeded_at = 0.0  # Unix seconds, like the times in the ledger
         self._listeners: list[Callable[[], None]] = []
+        self.throttle = Throttle(name, max_s=max_s, rng=self._rng)
         self.paused_at: float | None = None  # Unix seconds
         self.reason: UploadError | None = None
 
@@ -90,6 +105,8 @@ class Destination:
             return
         self._succeeded_at = time.time()
         self._streak = 0
+        if self.throttle.slowed:
+            self.throttle.passed()
         if self._open:
             return
         with self._lock:
@@ -103,24 +120,27 @@ class Destination:
 
     def failed(self, item: Item, error: UploadError, *, probe: bool) -> Scope:
         """Whom this error concerns. DESTINATION: put the file back uncounted; FILE: it backs off or is parked."""
-        if error.scope is Scope.FILE and error.operation not in LOCAL:
+        if heard(error):
             self.succeeded(probe=probe)
             return Scope.FILE
-        # It paused the destination before, others have passed since: it is this file after all.
-        exposed = item.blamed_at and self._succeeded_at > item.blamed_at
-        if error.scope is Scope.FILE or exposed:
+        if error.scope is Scope.FILE or (not error.slow_down and self._is_its_own(item, error)):
             if probe:
                 self.release_probe()
             return Scope.FILE
+        if error.slow_down and self._open and not self.throttle.refused(error):
+            return Scope.DESTINATION
         with self._lock:
             if self._open:
+                self._others = self._streak > 0 and (self._others or item.path != self._suspect)
+                self._suspect = item.path
                 self._streak += 1
-                if not error.sudden and self._streak < STREAK:
+                enough = error.sudden or error.slow_down or (self._streak >= STREAK and self._others)
+                if not enough:
                     return Scope.FILE
             elif not probe:
                 return Scope.DESTINATION  # one of those in flight when it was paused: nothing new
             first = self._open
-            delay_s = self._close_valve(error)
+            delay_s = self._close_valve(item, error)
         if first:
             log.error(
                 "destination.paused",
@@ -134,15 +154,27 @@ class Destination:
         self._tell()
         return Scope.DESTINATION
 
-    def _close_valve(self, error: UploadError) -> float:
+    def _is_its_own(self, item: Item, error: UploadError) -> bool:
+        """Whether this file fails where others pass."""
+        if error.sudden and not error.answered:
+            return False  # who cannot be reached has not looked at any file
+        if item.blamed_at and self._succeeded_at > item.blamed_at:
+            return True  # it paused the destination before, others have passed since
+        # It fails again for what it was blamed for, and nothing else has failed since.
+        again = self._open and item.blamed_for == error.code
+        return again and (error.sudden or self.countable(item.first_error_at))
+
+    def _close_valve(self, item: Item, error: UploadError) -> float:
         """Pause, or go on pausing; returns the seconds until the next probe. The caller holds the lock."""
         if self._open:
             self._open = False
             self.paused_at = time.time()
+        self._others = self._others or item.path != self._suspect
         self._probing = False
         self._probes += 1
         self.reason = error
-        delay_s = backoff_s(self._probes, initial_s=self.initial_s, max_s=self.max_s, rng=self._rng)
+        max_s = self.max_s if self._others else min(self.max_s, ALONE_S)
+        delay_s = backoff_s(self._probes, initial_s=self.initial_s, max_s=max_s, rng=self._rng)
         if error.retry_after_s is not None:
             delay_s = max(delay_s, min(error.retry_after_s, self.max_s))
         self._next_probe = time.monotonic() + delay_s
@@ -163,6 +195,7 @@ class Destination:
         with self._lock:
             self._closed = True
             self._turned.notify_all()
+        self.throttle.close()
 
     def _tell(self) -> None:
         for listener in self._listeners:

@@ -14,7 +14,7 @@ import structlog
 from s3spool.content import Content, PartBucket, Sender
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.store import Ledger
-from s3spool.pipeline.destination import Destination
+from s3spool.pipeline.destination import Destination, about_content
 from s3spool.pipeline.folder import Folder
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
@@ -218,7 +218,7 @@ class Large:
 
     def _mishap(self, job: PartJob, error: UploadError) -> None:
         """An error of a file that changed under our hands is no error of the file."""
-        if error.scope is Scope.FILE and self._stop_if_changed(job.item.transfer):
+        if about_content(error) and self._stop_if_changed(job.item.transfer):
             self._free_probe(job)
         else:
             self._failed(job, error)
@@ -228,7 +228,8 @@ class Large:
         transfer, number = job.item
         if self._destination.failed(transfer.item, error, probe=job.probe) is Scope.DESTINATION:
             self._outcome.blame(error)
-            transfer.item = transfer.item._replace(blamed_at=time.time())
+            if not error.slow_down:
+                transfer.item = transfer.item._replace(blamed_at=time.time())
             self._queue.put_back(job.item)
             return
         failures = transfer.failures[number] = transfer.failures.get(number, 0) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from s3spool.pipeline.retry import Park, RetryThread, decide
 from s3spool.pipeline.settle import Quiet, Settle
 from s3spool.pipeline.stats import Stats
 
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 log = structlog.get_logger()
 
 
@@ -85,6 +87,9 @@ class Outcome:
         """Whose fault, and what follows: the destination pauses, or the file backs off or is parked."""
         if self._destination.failed(item, error, probe=probe) is Scope.DESTINATION:
             self.blame(error)
+            if error.slow_down:
+                self._inbox.put_back(item, first=False)
+                return
             blamed = item._replace(blamed_at=time.time())
             # A failed probe goes to the back, so that the next one asks with another file.
             self._inbox.put_back(blamed if probe or not item.blamed_at else item, first=not probe)
@@ -183,7 +188,12 @@ def translated(exc: Exception, path: str) -> UploadError:
         return UploadError(
             "read", path, type(exc).__name__, str(exc), hint="this is a bug in s3spool: please report it"
         )
-    permanent = isinstance(exc, PermissionError)
-    hint = "give the daemon's user read access to it, then `s3spool retry`" if permanent else ""
+    # Not parked without a permission: it may come back through a directory, a mount or a policy, unseen by us.
+    hint = "give the daemon's user read access to it" if isinstance(exc, PermissionError) else ""
     code = type(exc).__name__ if type(exc) is not OSError else f"errno {exc.errno}"
-    return UploadError("read", path, code, exc.strerror or str(exc), permanent=permanent, hint=hint)
+    scope = Scope.FILE
+    if exc.errno in EXHAUSTED:
+        # No file can be opened now, so no file is to blame: all wait, and one after the other finds out when it works.
+        scope = Scope.DESTINATION
+        hint = "this process has no file descriptor or memory left: raise LimitNOFILE= in the unit (ulimit -n)"
+    return UploadError("read", path, code, exc.strerror or str(exc), scope=scope, hint=hint)

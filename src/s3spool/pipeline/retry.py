@@ -17,6 +17,7 @@ from s3spool.pipeline.item import Item, Lane
 
 BATCH = 500
 ROOM_S = 1.0  # how long to wait when the inbox has no room
+SLACK_S = 1.0  # a row that was made while we looked may be due a little later than the longest delay from then
 log = structlog.get_logger()
 
 
@@ -99,14 +100,13 @@ class RetryThread:
         """Hand over what is due at `now` (Unix seconds); returns seconds until the next look, None for no need."""
         self.beats += 1
         due = reader.due(now, BATCH)
-        items = [Item(row.path, Lane.RETRY, row.attempts, row.first_error_at) for row in due]
+        items = [Item(row.path, Lane.RETRY, row.attempts, row.first_error_at, blamed_for=row.error_code) for row in due]
         accepted = self._inbox.offer_nowait(items)
         if accepted:
             # Durable before the next look, or the same rows would be found due again.
             committed = threading.Event()
             self._ledger.claim([item.path for item in items[:accepted]], now, committed.set)
-            while not committed.wait(1.0) and not self._closing and self._ledger.alive():
-                pass
+            self._wait(committed)
         if accepted < len(items):
             return ROOM_S
         if len(due) == BATCH:
@@ -114,18 +114,30 @@ class RetryThread:
         upcoming = reader.next_due()
         if upcoming is None:
             return None
-        # A clock that was set back must not postpone a file by more than the longest delay there is.
+        if (reader.last_due() or now) > now + self.policy.max_s + SLACK_S:
+            # The clock was set back (or max_s was lowered): no file waits longer than the longest delay there is.
+            committed = threading.Event()
+            self._ledger.hasten(now, now + self.policy.max_s, committed.set)
+            self._wait(committed)
+            return 0.0
         return min(max(0.0, upcoming - now), self.policy.max_s)
+
+    def _wait(self, committed: threading.Event) -> None:
+        while not committed.wait(1.0) and not self._closing and self._ledger.alive():
+            pass
 
     def _run(self) -> None:
         reader: Reader | None = None
+        complaint = ""  # said once, not every ten seconds
         while not self._closing:
             self._changed.clear()
             try:
-                reader = reader or Reader(self._ledger.path)
+                if reader is None or not reader.current():
+                    reader = Reader(self._ledger.path)
                 wait_s = self.tick(reader, time.time())
+                complaint = ""
             except (LedgerError, OSError) as exc:
-                log.error("ledger.failed", path=str(self._ledger.path), error=str(exc))
+                complaint = self._ledger.doubt(exc, complaint)
                 reader = None
                 wait_s = ROOM_S * 10
             self._changed.wait(wait_s)

@@ -10,7 +10,7 @@ from typing import Any
 from s3spool.content import Bucket, Content, MustAskError, Sender
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Receipt
-from s3spool.pipeline.destination import Destination
+from s3spool.pipeline.destination import Destination, about_content, heard
 from s3spool.pipeline.folder import Folder, Lease, NotAFileError, lease, release
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
@@ -99,7 +99,7 @@ class Upload:
             job = None
             if fd < 0:
                 identity = self._identity_of(item.path)
-            self._outcome.failed(item, identity, translated(exc, item.path), probe=False)
+            self._outcome.failed(item, identity, translated(exc, item.path), probe=probe)
         if fd >= 0 and (job is None or job.content.fd < 0):
             os.close(fd)
         return job
@@ -191,10 +191,13 @@ class Upload:
         # A file that changed while it was read was refused for that, or, worse, was not.
         torn = content.fd >= 0 and Identity.of(os.fstat(content.fd)) != content.identity
         self._close(job)
-        if error is not None and not (torn and error.scope is Scope.FILE):
+        if error is not None and not (torn and about_content(error)):
             self._outcome.failed(item, content.identity, error, probe=job.probe)
             return
-        self._destination.succeeded(probe=job.probe)
+        if error is None or heard(error):
+            self._destination.succeeded(probe=job.probe)
+        elif job.probe:
+            self._destination.release_probe()
         if torn:
             self._outcome.changed(item)
             return

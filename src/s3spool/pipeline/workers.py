@@ -43,6 +43,8 @@ class Workers:
         self._inbox = inbox
         self._upload = upload
         self._destination = destination
+        self._throttle = destination.throttle
+        self._throttle.widen(count)
         self._stats = stats
         self._cores = cores
         self._gate = threading.Lock()
@@ -116,7 +118,8 @@ class Workers:
                 judged = job is None or job.finish(sender.answer())
                 if judged:
                     self._jobs[number] = None
-                    item = None if self._destination.paused else self._inbox.take_nowait()
+                    free = not self._destination.paused and number < self._throttle.limit
+                    item = self._inbox.take_nowait() if free else None
                     following = item and self._begin(number, sender, item, probe=False)
             if job is not None and not judged:
                 # The answer alone did not prove it: ask S3, or read the file again, while the others go on.
@@ -143,6 +146,7 @@ class Workers:
     def _wait(self, number: int, sender: Sender) -> Job | PartJob | None:
         """Nothing to do, or nothing allowed: block until there is. None when that came to nothing."""
         sender.rest()
+        self._throttle.admit(number)
         probe = self._destination.admit()
         item = self._inbox.take()
         job = None
@@ -151,7 +155,7 @@ class Workers:
         else:
             with self._gate:
                 # Looked at under the gate, where failures are judged: none slips through behind the probe's back.
-                if self._destination.paused and not probe:
+                if (self._destination.paused or number >= self._throttle.limit) and not probe:
                     self._inbox.put_back(item, first=True)
                 else:
                     job = self._begin(number, sender, item, probe=probe)

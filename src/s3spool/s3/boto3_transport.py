@@ -12,7 +12,7 @@ import botocore.exceptions
 import botocore.parsers
 
 from s3spool.errors import Scope, UploadError
-from s3spool.s3.errors import from_code, from_curl
+from s3spool.s3.errors import NETWORK, from_code, from_curl
 from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
 
 if TYPE_CHECKING:
@@ -191,7 +191,10 @@ def translated(exc: Exception, path: str, operation: str = "upload") -> UploadEr
         | botocore.exceptions.SSLError
         | botocore.exceptions.ProxyConnectionError,
     )
-    return UploadError(operation, path, type(exc).__name__, str(exc), scope=Scope.DESTINATION, sudden=sudden)
+    kind, cause = type(exc).__name__, str(exc)
+    return UploadError(
+        operation, path, kind, cause, scope=Scope.DESTINATION, hint=NETWORK, sudden=sudden, answered=False
+    )
 
 
 def _arguments(request: Request) -> dict[str, Any]:

@@ -96,6 +96,13 @@ EVENTS: dict[str, EventSpec] = {
     "destination.resumed": EventSpec(
         "info", "[{destination} ]takes files again[ after {duration_s}]", "322602214c8f4e4193037a4d3279e47c"
     ),
+    "destination.slowed": EventSpec(
+        "warning",
+        "[{destination} ]asks for fewer requests[: {error_code}][: {error}]; {workers} workers go on[; {hint}]",
+    ),
+    "destination.full_speed": EventSpec(
+        "info", "[{destination} ]takes all that the workers send again[ after {duration_s}]"
+    ),
     "worker.replaced": EventSpec(
         "error", "a worker died and was replaced[: {worker}][: {error}]", "476d79b67d5e4d81a6d4366677525d84"
     ),
@@ -103,7 +110,7 @@ EVENTS: dict[str, EventSpec] = {
         "error", "an error that nobody expected ended {thread}[: {error}]", "3c0e7b1f3a5d4a0f9d0f6a4a1b8c2e57"
     ),
     "ledger.failed": EventSpec(
-        "error", "the ledger cannot be written[: {path}][: {error}]", "dd30828904304b429015c89f6b0f19b5"
+        "error", "the ledger cannot be written[: {path}][: {error}][; {hint}]", "dd30828904304b429015c89f6b0f19b5"
     ),
     "ledger.recovered": EventSpec(
         "info", "the ledger can be written again[ after {duration_s}]", "43ca0aed99154297a170a985bd0e9de0"
