@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from s3spool import config as configuration
 from s3spool.config import Config
+from s3spool.config_directories import same_mount, sandbox
 from s3spool.errors import ConfigError, LedgerError
 from s3spool.finding import Finding, error, ok, warning
 from s3spool.foreground import open_files_needed
@@ -109,10 +110,10 @@ def _archive(config: Config) -> Iterator[Finding]:
         return
     finding = _directory("archive", archive, writable=True, made=True)
     folder = config.watch.directory
-    apart = folder.is_dir() and _existing(archive).stat().st_dev != folder.stat().st_dev
-    if finding.level != "error" and apart:
+    if finding.level != "error" and folder.is_dir() and not same_mount(archive, folder):
         place = f"after.archive_directory = {archive}"
-        finding = error("archive", f"{place}: on another file system than watch.directory; choose one on the same")
+        hint = "choose one on the same (for a service: one ReadWritePaths= above both)"
+        finding = error("archive", f"{place}: on another file system or mount than watch.directory; {hint}")
     yield finding
 
 
@@ -221,13 +222,13 @@ def _directory(subject: str, path: Path, *, writable: bool, made: bool) -> Findi
         hint = f"make it with: mkdir -p {shlex.quote(str(path))}"
         return error(subject, f"{field}: does not exist{' and cannot be made' if made else ''}; {hint}")
     except OSError as exc:
-        return error(subject, f"{field}: cannot be reached: {exc.strerror}")
+        return error(subject, f"{field}: cannot be reached: {exc.strerror}{sandbox(path)}")
     if not is_directory:
         return error(subject, f"{field}: is not a directory")
     access = os.X_OK | (os.W_OK if subject != "folder" or writable else 0) | (os.R_OK if subject == "folder" else 0)
     if not os.access(path, access):
         wanted = "readable and writable" if subject == "folder" and writable else "writable" if writable else "readable"
-        return error(subject, f"{field}: must be {wanted} for the user that s3spool runs as")
+        return error(subject, f"{field}: must be {wanted} for the user that s3spool runs as{sandbox(path)}")
     return ok(subject, str(path))
 
 

@@ -19,6 +19,7 @@ import click
 
 from s3spool import __version__
 from s3spool.errors import ConfigError, S3SpoolError
+from s3spool.service_commands import service
 
 if TYPE_CHECKING:
     from s3spool.config import Config
@@ -80,6 +81,9 @@ def cli() -> None:
 
     `s3spool demo` shows it without any account; `s3spool check` says whether your own configuration would work.
     """
+
+
+cli.add_command(service)
 
 
 def _abandon_output() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ from s3spool.config_schema import Config
 from s3spool.errors import ConfigError
 
 _OURS = "for the user that s3spool runs as"
+_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))  # of no mode at all under ProtectHome=yes
 
 
 def check_directories(config: Config) -> None:
@@ -61,11 +63,11 @@ def _require(name: str, value: Path, access: int, adjective: str, *, path: Path 
             name, str(value), f"{at}does not exist; make it with: mkdir -p {shlex.quote(str(path))}"
         ) from exc
     except OSError as exc:
-        raise ConfigError(name, str(value), f"{at}cannot be reached: {exc.strerror}") from exc
+        raise ConfigError(name, str(value), f"{at}cannot be reached: {exc.strerror}{sandbox(path)}") from exc
     if not is_directory:
         raise ConfigError(name, str(value), f"{at}is not a directory")
     if not os.access(path, access):
-        raise ConfigError(name, str(value), f"must be {adjective} {_OURS}")
+        raise ConfigError(name, str(value), f"must be {adjective} {_OURS}{sandbox(path)}")
 
 
 def _require_or_makeable(name: str, path: Path) -> None:
@@ -78,9 +80,24 @@ def _require_or_makeable(name: str, path: Path) -> None:
         raise ConfigError(name, str(path), f"does not exist and cannot be made: {nearest} is not writable {_OURS}")
 
 
+def sandbox(path: Path) -> str:
+    """What cannot be seen from a shell: how a unit's settings keep the daemon from `path`. Empty if they do not."""
+    for home in _HOMES:
+        if path.is_relative_to(home) and home.is_dir() and not stat.S_IMODE(home.stat().st_mode):
+            return f"; the unit hides it: a drop-in has to say ProtectHome=tmpfs and BindPaths={path}"
+    with contextlib.suppress(OSError):  # who asks has said already what is wrong with it
+        if os.statvfs(_nearest(path)).f_flag & os.ST_RDONLY:
+            return f"; it is read-only here: for a service a drop-in has to say ReadWritePaths={path}"
+    return ""
+
+
+def same_mount(one: Path, other: Path) -> bool:
+    """Whether files can be renamed from one to the other: rename(2) does not cross mounts, not even of one disk."""
+    return _mount(_nearest(one)) == _mount(_nearest(other))
+
+
 def _require_same_mount(archive: Path, watched: Path) -> None:
-    """Files are renamed into the archive, and rename(2) does not cross mounts: not even two of one file system."""
-    if _mount(_nearest(archive)) != _mount(_nearest(watched)):
+    if not same_mount(archive, watched):
         problem = "is on another file system or mount than watch.directory; files can only be renamed within one"
         raise ConfigError("after.archive_directory", str(archive), problem)
 
