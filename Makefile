@@ -3,13 +3,25 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types bench clean
+.PHONY: run test test-system deb lock lint types bench clean
 
 run: $(VENV)/.demo
 	$(BIN)/s3spool demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# Builds the Debian package and tries it in a container with a systemd of its own; CONTRIBUTING.md says what it takes.
+test-system: $(VENV)/.dev
+	$(BIN)/python -m pytest -m system tests/system
+
+# dist/s3spool_VERSION_ARCH.deb; CONTRIBUTING.md says what it takes.
+deb:
+	packaging/build-deb
+
+# The exact dependencies that the package carries, anew.
+lock:
+	$(MAKE) -C packaging lock
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

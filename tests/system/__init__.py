@@ -1,0 +1,1 @@
+"""The installed package on a booted machine: what `make test` cannot see."""

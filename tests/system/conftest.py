@@ -1,0 +1,112 @@
+"""One machine for all tests of this folder, which are read in their order: each begins where the last one stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.faulty import FaultyS3
+from system.machine import Machine
+from system.rootfs import apt_settings, missing, rootfs
+from system.service import PERSON, STRANGER, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from s3spool.service.seaweed import Seaweed
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+BUCKET = "system-bucket"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ours last and in the order in which they stand, whatever pytest-randomly made of them before."""
+    items.sort(key=lambda item: (1, item.path.name, item.location[1] or 0) if _ours(item) else (0, "", 0))
+    for item in filter(_ours, items):
+        item.add_marker(pytest.mark.system)
+        item.add_marker(pytest.mark.timeout(600))
+
+
+def _ours(item: pytest.Item) -> bool:
+    return HERE in item.path.parents
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    why_not = missing()
+    if why_not and os.environ.get("SYSTEM_TESTS") == "required":
+        pytest.fail(f"SYSTEM_TESTS=required, but {why_not}", pytrace=False)
+    if why_not:
+        pytest.skip(why_not)
+    with Machine(rootfs(), tmp_path_factory.mktemp("machine")) as booted:
+        booted.write("/etc/apt/apt.conf.d/99host", apt_settings())
+        # Much stricter than Debian's: whoever relies on the default loses lines here.
+        booted.write("/etc/systemd/journald.conf.d/strict.conf", "[Journal]\nRateLimitBurst=100\n")
+        booted.run("systemctl restart systemd-journald")
+        yield booted
+
+
+@pytest.fixture(scope="session")
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of this working tree, or the one that SYSTEM_TESTS_DEB names."""
+    given = os.environ.get("SYSTEM_TESTS_DEB")
+    return Path(given) if given else build_deb(tmp_path_factory.mktemp("deb"))
+
+
+def build_deb(target: Path) -> Path:
+    """Builds it once more, and keeps a copy."""
+    done = subprocess.run(
+        [REPOSITORY / "packaging/build-deb"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    (built,) = [REPOSITORY / "dist" / word for word in done.stdout.splitlines()[-1].split() if word.endswith(".deb")]
+    return Path(shutil.copy2(built, target))
+
+
+@pytest.fixture(scope="session")
+def installed(machine: Machine, deb: Path) -> str:
+    """Installed as a person would; what apt said. The people who use it are made too."""
+    machine.write(f"/root/{deb.name}", deb.read_bytes())
+    said = machine.run(f"apt-get install -y ./{deb.name} 2>&1", check=False, cwd="/root")
+    assert said.returncode == 0, said.stdout
+    machine.run(f"useradd --create-home --groups s3spool {PERSON}; useradd --create-home {STRANGER}")
+    return said.stdout
+
+
+@pytest.fixture
+def service(machine: Machine, installed: str) -> Service:
+    """s3spool.service, whatever the last test did to it: stopped, its folder empty, nothing remembered."""
+    machine.run("systemctl stop 's3spool*'; systemctl reset-failed", check=False)
+    for path in ("/etc/systemd/system/s3spool.service.d", "/etc/systemd/system/s3spool@.service.d"):
+        machine.run(f"rm -rf {path}")
+    machine.run("rm -rf /var/lib/s3spool/* && systemctl daemon-reload")
+    service = Service(machine)
+    service.empty()
+    service.credentials()
+    return service
+
+
+@pytest.fixture
+def store(service: Service, seaweed: Seaweed, bucket: str) -> str:
+    """The service runs, and sends to a bucket of the test's own on a real S3 server."""
+    service.configure(seaweed.endpoint_url, bucket)
+    service.start()
+    return bucket
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    """An S3 server that does as it is told."""
+    with FaultyS3(BUCKET) as server:
+        yield server

@@ -1,0 +1,46 @@
+"""What the tests put into the daemon's Python: on SIGUSR1 it hurts itself in the way that a file says.
+
+Not part of the tests' process: it is copied beside the installed libraries, with a .pth file that imports it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+ORDERS = "/run/sabotage"
+
+
+def _obey(_number: int, frame: FrameType | None) -> None:
+    """In the main thread, on top of the supervisor, whose frame knows the daemon."""
+    while frame is not None and type(frame.f_locals.get("self")).__name__ != "Daemon":
+        frame = frame.f_back
+    assert frame is not None
+    daemon: Any = frame.f_locals["self"]
+    daemon._pulse._patience_s = 1.0  # a minute is long for a test
+    what, how = Path(ORDERS).read_text(encoding="utf-8").split()
+    if how == "dies":
+        _die({"watch": daemon.watch._inotify.name, "workers": "upload-"}.get(what, what))
+        daemon.retry.wake()
+        daemon.scan.want("sabotage")
+    elif what == "workers":
+        daemon.workers._gate.acquire()
+    else:
+        getattr(daemon, what).ping(threading.Event().wait)
+
+
+def _die(name: str) -> None:
+    """Threads of this name end as soon as they run again."""
+    kill, why = ctypes.pythonapi.PyThreadState_SetAsyncExc, ctypes.py_object(SystemExit)
+    for thread in threading.enumerate():
+        if thread.name.startswith(name):
+            kill(ctypes.c_ulong(thread.ident or 0), why)
+
+
+signal.signal(signal.SIGUSR1, _obey)
