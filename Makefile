@@ -36,10 +36,10 @@ bench: $(VENV)/.bench
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
 
 # systemd-python has no wheel: it is installed only where it can be built.
 $(VENV)/.demo: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --upgrade 'pip >= 25.1' # knows dependency groups
 	$(BIN)/pip install --quiet --editable '.[demo]'
 	@if ! pkg-config --exists libsystemd 2>/dev/null || ! $(BIN)/pip install --quiet --editable '.[systemd]'; then \
 	echo "systemd-python cannot be built here (it takes gcc, pkg-config, libsystemd-dev, python3-dev):"; \

@@ -80,7 +80,7 @@ ASKING = {"Retry-After": str(PATIENCE_S)}
 
 @pytest.mark.parametrize(
     "code",
-    [(500, "InternalError"), (503, "SlowDown"), (403, "AccessDenied")],
+    [(500, "InternalError"), (403, "AccessDenied")],
     ids=lambda code: code[1],
 )
 def test_failed_files_keep_their_count_and_their_schedule(
@@ -104,7 +104,7 @@ def test_failed_files_keep_their_count_and_their_schedule(
 
     daemon.start()
     daemon.wait_ready(WAIT_S)
-    let_another_pass(daemon, error_code)
+    daemon.drop("another", b"passes")
     eventually(lambda: retry_of(daemon, "bad").attempts > before.attempts, timeout_s=WAIT_S, message="another attempt")
     after = retry_of(daemon, "bad")
     assert after.attempts == before.attempts + 1
@@ -128,6 +128,24 @@ def let_another_pass(daemon: Daemon, error_code: str) -> None:
         daemon.wait_event("destination.paused", timeout_s=WAIT_S)
         with ledger(daemon) as reader:
             daemon.drop(f"witness {reader.counts()['uploaded']}")
+
+
+def test_slow_down_costs_a_file_no_attempt(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+    """It says nothing about the file: it stays in the inbox, before and after kill -9, and goes first when S3 allows."""
+    faulty.script(Status(code=503, error_code="SlowDown"), times=None, match="^PUT bad")
+    daemon = make(retry={"initial_s": 0.1, "max_s": 0.2}).start()
+    daemon.drop("bad", CONTENT)
+    eventually(lambda: faulty.count("^PUT bad") > 2, timeout_s=WAIT_S, message="several attempts")
+    daemon.kill()
+    assert known(daemon, "bad").retry is None
+
+    sent = faulty.count("^PUT bad")
+    daemon.start()
+    eventually(lambda: faulty.count("^PUT bad") > sent, timeout_s=WAIT_S, message="attempts after the restart")
+    faulty.behave()
+    assert daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="bad")["attempt"] == 1
+    finish(daemon)
+    assert faulty.contents()["bad"] == CONTENT
 
 
 def test_killed_while_it_tries_again_it_tries_again(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
@@ -254,15 +272,27 @@ WAY = [
     Kill("before:finished", stored=True, durable=True),
     Kill("after:finished", stored=True, durable=True, removed=True),
 ]
-REMOVALS = {"keep": (), "delete": ("compare+unlink", "unlink"), "archive": ("compare+rename", "rename")}
+REMOVALS = {
+    "keep": [],
+    "delete": [  # first its name, then the file
+        ("before:compare+unlink", False),
+        ("before:aside", False),
+        ("after:aside", True),
+        ("before:unlink", True),
+        ("after:unlink", True),
+        ("after:compare+unlink", True),
+    ],
+    "archive": [
+        ("before:compare+rename", False),
+        ("before:rename", False),
+        ("after:rename", True),
+        ("after:compare+rename", True),
+    ],
+}
 
 
 def way(action: str) -> list[Kill]:
-    return WAY + [
-        Kill(f"{when}:{name}", stored=True, durable=True, removed=when == "after")
-        for name in REMOVALS[action]
-        for when in ("before", "after")
-    ]
+    return WAY + [Kill(step, stored=True, durable=True, removed=removed) for step, removed in REMOVALS[action]]
 
 
 @pytest.mark.parametrize(
@@ -294,10 +324,14 @@ def test_killed_at_any_step_it_ends_right(
     daemon.program = ordinary
     daemon.start()
     eventually(lambda: known(daemon, "sub/file").receipt, timeout_s=WAIT_S, message="a receipt")
-    eventually(lambda: file.exists() == (action == "keep"), timeout_s=WAIT_S, message=action)
+    eventually(
+        lambda: [*file.parent.glob("*")] == ([file] if action == "keep" else []), timeout_s=WAIT_S, message=action
+    )
     finish(daemon)
 
     assert faulty.contents() == {"sub/file": CONTENT, "last": b"last"}
+    if action == "archive":
+        assert (archive / "sub/file").read_bytes() == CONTENT
     sends = 2 if kill.stored and receipt is None else 1
     assert faulty.count("^PUT sub/file") == sends
     kept = {"sub/file": CONTENT, "last": b"last"}

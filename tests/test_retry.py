@@ -145,6 +145,12 @@ def waiting(ledger: Ledger, *paths: str, next_attempt: float = 100.0, **fields: 
     assert ledger.flush(10)
 
 
+def a_retried(path: str, **fields: Any) -> Item:
+    """What `a_retry` becomes in the inbox."""
+    row = a_retry(path, **fields)
+    return Item(path, Lane.RETRY, row.attempts, row.first_error_at, blamed_for=row.error_code)
+
+
 def test_a_tick_hands_over_what_is_due(ledger: Ledger) -> None:
     """Due files go to the inbox with their history; those that are not yet due, or parked, stay."""
     waiting(ledger, "b", next_attempt=99.0, attempts=3, first_error_at=50.0)
@@ -159,8 +165,8 @@ def test_a_tick_hands_over_what_is_due(ledger: Ledger) -> None:
         again_s = thread.tick(reader, 100.0)
 
     assert (wait_s, again_s) == (7.0, 7.0)
-    assert inbox.take_nowait() == Item("b", Lane.RETRY, 3, 50.0)
-    assert inbox.take_nowait() == Item("a", Lane.RETRY, 1, 60.0)
+    assert inbox.take_nowait() == a_retried("b", attempts=3, first_error_at=50.0)
+    assert inbox.take_nowait() == a_retried("a", attempts=1, first_error_at=60.0)
     assert inbox.take_nowait() is None
 
 
@@ -200,7 +206,7 @@ def test_a_full_inbox_leaves_the_rest_for_later(ledger: Ledger) -> None:
     assert 0 < wait_s <= 5
     assert [item.path for item in taken if item] == ["a", "b"]
     assert left == ["c"]
-    assert inbox.take_nowait() == Item("c", Lane.RETRY, 2, a_retry().first_error_at)
+    assert inbox.take_nowait() == a_retried("c")
 
 
 def test_an_inbox_without_any_room(ledger: Ledger) -> None:
@@ -340,7 +346,7 @@ def test_closing_does_not_wait_for_a_claim(ledger: Ledger, lines: Lines) -> None
     inbox = Inbox(10, 2)
     thread = RetryThread(ledger, inbox, POLICY)
     thread.start()
-    eventually(lambda: inbox.take_nowait() == Item("a", Lane.RETRY, 2, a_retry().first_error_at))
+    eventually(lambda: inbox.take_nowait() == a_retried("a"))
     tried = ledger.beats
     eventually(lambda: ledger.beats >= tried + 3)  # 1.5 seconds of trying
 

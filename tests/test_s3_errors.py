@@ -82,7 +82,8 @@ def test_errors_of_libcurl(number: int) -> None:
     assert error.operation == ("read" if rule.scope is Scope.FILE else "upload")
     if number in BY_CURL:
         # pycurl knows number 8 by the name it had before HTTP servers were weird as well.
-        assert getattr(pycurl, f"E_{name}", pycurl.E_FTP_WEIRD_SERVER_REPLY) == number
+        known = getattr(pycurl, f"E_{name}", None if number > 91 else pycurl.E_FTP_WEIRD_SERVER_REPLY)
+        assert known in {number, None}  # pycurl has no names for the latest ones
 
 
 @pytest.mark.parametrize("name", sorted(errno.errorcode.values()))

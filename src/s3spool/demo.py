@@ -48,8 +48,7 @@ def run_demo(directory: Path, port: int) -> int:
 
     Changes the environment of this process: it is the demo's alone.
     """
-    # Until the daemon takes over, it ends like Ctrl-C: what was begun is cleared away.
-    signal.signal(signal.SIGTERM, _interrupt)
+    impatience = _Impatience()
     directory = directory.absolute()
     home = _Home(_state_directory() / "s3spool" / "demo")
     try:
@@ -61,14 +60,14 @@ def run_demo(directory: Path, port: int) -> int:
         raise S3SpoolError(f"{exc.filename}: the demo cannot use it: {exc.strerror}") from exc
     try:
         _forget_settings()
-        return _run(home, directory, port)
+        return _run(home, directory, port, impatience)
     except KeyboardInterrupt:
         return 0
     finally:
         lock.release()
 
 
-def _run(home: _Home, directory: Path, port: int) -> int:
+def _run(home: _Home, directory: Path, port: int, impatience: _Impatience) -> int:
     secret = secrets.token_hex(16)
     data = home.directory / "seaweedfs"
     with Seaweed(data, port=port and free_port(port), access_key=ACCESS_KEY, secret_key=secret) as seaweed:
@@ -78,15 +77,33 @@ def _run(home: _Home, directory: Path, port: int) -> int:
         _write(home.curl, _curl_text(secret))
         _write(home.aws, _aws_text(secret, seaweed.endpoint_url))
         config = configuration.load(home.config)
+        impatience.check()
         click.echo(_welcome(home, directory, seaweed.endpoint_url))
 
         from s3spool.foreground import run  # noqa: PLC0415 - the welcome need not wait for it
 
+        impatience.check()
         return run(config)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+class _Impatience:
+    """Until the daemon takes over, SIGTERM ends the demo like Ctrl-C: what was begun is cleared away.
+
+    Remembered as well: Python drops an exception that comes while a finalizer runs.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
+
+    def check(self) -> None:
+        if self._came:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> NoReturn:
+        self._came = True
+        raise KeyboardInterrupt
 
 
 def _state_directory() -> Path:

@@ -231,6 +231,7 @@ class Large:
             if not error.slow_down:
                 transfer.item = transfer.item._replace(blamed_at=time.time())
             self._queue.put_back(job.item)
+            self._inbox.wake(1)  # this worker may be one that has to rest now
             return
         failures = transfer.failures[number] = transfer.failures.get(number, 0) + 1
         if error.permanent or error.code in _USELESS or number == COMPLETE or failures >= PART_ATTEMPTS:
