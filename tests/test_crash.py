@@ -131,7 +131,7 @@ def let_another_pass(daemon: Daemon, error_code: str) -> None:
 
 
 def test_slow_down_costs_a_file_no_attempt(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
-    """It says nothing about the file: it stays in the inbox, before and after kill -9, and goes first when S3 allows."""
+    """It says nothing about the file: it stays in the inbox, before and after kill -9, and goes first when it may."""
     faulty.script(Status(code=503, error_code="SlowDown"), times=None, match="^PUT bad")
     daemon = make(retry={"initial_s": 0.1, "max_s": 0.2}).start()
     daemon.drop("bad", CONTENT)
