@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 run: $(VENV)/.demo
 	$(BIN)/s3spool demo
 
+# Most tests wait for a process or a clock: twice as many as there are CPUs run side by side.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $$((2 * $$(nproc))) --maxprocesses 8 --dist worksteal
 
 # Builds the Debian package and tries it in a container with a systemd of its own; CONTRIBUTING.md says what it takes.
 test-system: $(VENV)/.dev

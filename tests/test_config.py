@@ -36,6 +36,12 @@ ROOT = Path(__file__).parent.parent
 MIB = 1024**2
 
 
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short one: the control socket's default path has to fit below it."""
+    return tmp_path_factory.mktemp("c")
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test has an empty current directory and home, and no system-wide file."""
