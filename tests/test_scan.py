@@ -90,6 +90,35 @@ def test_finds_every_file_and_nothing_else(house: House, lines: Lines) -> None:
     )
 
 
+def test_a_file_half_removed_gets_its_name_back(house: House) -> None:
+    """A process that died between its two steps of a removal has left it under a reserved name."""
+    house.drop("d/.s3spool-removing.a", b"half removed")
+
+    scan(house)
+    scan(house)
+
+    assert (house.root / "d/a").read_bytes() == b"half removed"
+    assert "d/a" in taken(house)
+
+
+def test_a_file_half_removed_whose_name_is_taken(house: House) -> None:
+    """It goes only where it is what S3 has confirmed; another content gets a free name, and is sent."""
+    house.drop("sent", b"new")
+    house.drop("unsent", b"new")
+    house.drop("kept", b"new")
+    for name in ("sent", "unsent", "kept"):
+        house.drop(f".s3spool-removing.{name}", b"old")
+    for name, after in (("sent", "delete"), ("kept", "keep")):
+        identity = house.identity(f".s3spool-removing.{name}")
+        house.ledger.record_receipt(a_receipt(name, identity=identity, after=after))
+    assert house.ledger.flush(10)
+
+    scan(house)
+
+    left = {file.name: file.read_bytes() for file in house.root.iterdir()}
+    assert left == {"sent": b"new", "unsent": b"new", "unsent.1": b"old", "kept": b"new", "kept.1": b"old"}
+
+
 def test_not_recursive(build: Callable[..., House]) -> None:
     """Without `recursive` only the folder itself is looked at."""
     house = build(recursive=False)

@@ -125,12 +125,25 @@ class Folder:
                 self._removing = ""
         return same
 
-    def restore(self, path: str) -> None:
-        """Give a file its name back that a process which died was about to remove. Raises OSError."""
-        if path != self._removing:
-            with self._parent(path) as (parent_fd, aside):
-                if not _put_back(parent_fd, aside, parent_fd, aside.removeprefix(REMOVING)):
-                    os.unlink(aside, dir_fd=parent_fd)
+    def restore(self, path: str, sent: Identity | None) -> None:
+        """Give a file its name back that a process which died was about to remove. Raises OSError.
+
+        Where another file has the name by now: removed if it is `sent`, the content that S3 has confirmed under this
+        name; else `.1`, `.2`, ... is appended, and it is sent as that.
+        """
+        if path == self._removing:
+            return
+        with self._parent(path) as (parent_fd, aside):
+            name = original(aside)
+            if _put_back(parent_fd, aside, parent_fd, name):
+                return
+            status = os.stat(aside, dir_fd=parent_fd, follow_symlinks=False)
+            if sent is not None and stat.S_ISREG(status.st_mode) and Identity.of(status)[:4] == sent[:4]:
+                os.unlink(aside, dir_fd=parent_fd)
+                return
+            for number in range(1, 10_000):
+                if _put_back(parent_fd, aside, parent_fd, _cut(name, f".{number}")):
+                    return
 
     def move_if_same(self, path: str, identity: Identity, archive: Path) -> Path | None:
         """Rename the file to the same relative path below `archive`, replacing nothing.
@@ -166,6 +179,12 @@ class Folder:
     @staticmethod
     def _identity_of(status: os.stat_result) -> tuple[int, int]:
         return status.st_dev, status.st_ino
+
+
+def original(aside: str) -> str:
+    """The name, or path, that a file on its way out had."""
+    directory, slash, name = aside.rpartition("/")
+    return directory + slash + name.removeprefix(REMOVING)
 
 
 @contextlib.contextmanager

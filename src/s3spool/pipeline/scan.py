@@ -16,7 +16,7 @@ from s3spool.errors import LedgerError
 from s3spool.ledger.reader import LOOKUP_ROWS, Reader
 from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
-from s3spool.pipeline.folder import REMOVING, Folder, NotAFileError, listed, opened_directory
+from s3spool.pipeline.folder import REMOVING, Folder, NotAFileError, listed, opened_directory, original
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.settle import Quiet, Settle
@@ -128,7 +128,7 @@ class Scan:
         log.debug("scan.started", reason=reason)
         files = offered = 0
         with Reader(self._ledger.path) as reader:
-            found = self._walk()
+            found = self._walk(reader)
             while batch := list(itertools.islice(found, BATCH)):
                 files += len(batch)
                 offered += self._offer(batch, reader)
@@ -146,8 +146,11 @@ class Scan:
             duration_s=round(self._last_duration_s, 3),
         )
 
-    def _walk(self) -> Iterator[Found]:
-        """Every file that include and exclude let through, streamed. Raises OSError where the root is gone."""
+    def _walk(self, reader: Reader) -> Iterator[Found]:
+        """Every file that include and exclude let through, streamed.
+
+        Raises OSError where the root is gone, LedgerError.
+        """
         unreadable = False
         pending = [""]
         while pending and not self._stop.is_set():
@@ -155,7 +158,7 @@ class Scan:
             if self.watch is not None:
                 self.watch.ensure(directory)
             try:
-                yield from self._listed(directory, pending)
+                yield from self._listed(directory, pending, reader)
             except (FileNotFoundError, NotAFileError):
                 if directory == "":
                     raise
@@ -167,8 +170,8 @@ class Scan:
                 unreadable = True
         self._unreadable = unreadable
 
-    def _listed(self, directory: str, pending: list[str]) -> Iterator[Found]:
-        """The files of one directory; its subdirectories go to `pending`. Raises NotAFileError, OSError."""
+    def _listed(self, directory: str, pending: list[str], reader: Reader) -> Iterator[Found]:
+        """The files of one directory; its subdirectories go to `pending`. Raises also LedgerError."""
         # Not by path: a directory may be swapped for a symlink while its files are being sent.
         with opened_directory(self._folder.root, directory) as fd, listed(fd) as entries:
             for entry in entries:
@@ -177,11 +180,19 @@ class Scan:
                     if self._recursive and self.names.directory(path):
                         pending.append(f"{path}/")
                 elif entry.name.startswith(REMOVING):
-                    with contextlib.suppress(OSError):
-                        self._folder.restore(path)  # and the watch, or the next scan, finds it
+                    self._restore(path, reader)
                 elif entry.is_file(follow_symlinks=False) and self.names.file(path):
                     with contextlib.suppress(OSError):  # gone between the listing and the look
                         yield path, Identity.of(entry.stat(follow_symlinks=False))
+
+    def _restore(self, path: str, reader: Reader) -> None:
+        """What a process that died was about to remove: the watch, or the next scan, finds it under its own name."""
+        name = original(path)
+        known = reader.known([name]).get(name)
+        receipt = known and known.receipt
+        sent = receipt and receipt.after == "delete" and receipt.destination == self._ledger.destination
+        with contextlib.suppress(OSError):
+            self._folder.restore(path, receipt.identity if receipt and sent else None)
 
     def _offer(self, batch: list[Found], reader: Reader) -> int:
         """Offer what is neither known to the ledger nor on its way; returns how many that were."""
