@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-system deb lock lint types bench clean
+.PHONY: run test test-chaos soak test-system deb lock lint types bench clean
 
 run: $(VENV)/.demo
 	$(BIN)/s3spool demo
@@ -11,6 +11,15 @@ run: $(VENV)/.demo
 # Most tests wait for a process or a clock: twice as many as there are CPUs run side by side.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $$((2 * $$(nproc))) --maxprocesses 8 --dist worksteal
+
+# Kills, faults and restless writers for about five minutes; CHAOS_SEED=n replays, CHAOS_MINUTES=n lasts longer.
+test-chaos: $(VENV)/.dev
+	$(BIN)/python -m pytest -m chaos tests/chaos
+
+# One daemon for so long, in random weather: what is lost, what grows. Its curves go to soak.svg.
+soak: MINUTES ?= 30
+soak: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m chaos.soak --minutes $(MINUTES)
 
 # Builds the Debian package and tries it in a container with a systemd of its own; CONTRIBUTING.md says what it takes.
 test-system: $(VENV)/.dev

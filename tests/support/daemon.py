@@ -142,6 +142,13 @@ class Daemon:
         self._process = None
         return code
 
+    def ends_within(self, duration_s: float) -> int | None:
+        """Wait so long at most; the exit code when it has ended by itself (then `start` may follow)."""
+        try:
+            return self.wait_exit(duration_s)
+        except subprocess.TimeoutExpired:
+            return None
+
     def stop(self, timeout_s: float = 30.0) -> int:
         """SIGTERM, the drain, and the exit code."""
         self.signal(signal.SIGTERM)

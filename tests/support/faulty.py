@@ -63,9 +63,10 @@ class FaultyS3:
         self._scripts: list[_Script] = []
         self._lock = threading.Lock()
         self._unanswered = 0
+        self._certificate = certificate
         self._server = HttpServer(self._respond, self.store.now, certificate)
         self._scheme = "https" if certificate else "http"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="faulty-s3")
+        self._thread = self._serving()
 
     @property
     def endpoint_url(self) -> str:
@@ -145,9 +146,18 @@ class FaultyS3:
     def stop(self) -> None:
         """Cut all connections; AssertionError when this server itself failed."""
         self.behave()
-        self._server.stop()
-        self._thread.join()
-        assert not self._server.failures, f"FaultyS3 itself failed: {self._server.failures}"
+        self._end()
+
+    def go_down(self) -> None:
+        """Cut all connections and refuse new ones, until `come_up`."""
+        port = self.port
+        self._end()
+        self._server = HttpServer(self._respond, self.store.now, self._certificate, port=port, listening=False)
+        self._thread = self._serving()
+
+    def come_up(self) -> None:
+        self._server.server_activate()
+        self._thread.start()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -156,6 +166,17 @@ class FaultyS3:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _serving(self) -> threading.Thread:
+        return threading.Thread(target=self._server.serve_forever, args=(0.05,), name="faulty-s3")
+
+    def _end(self) -> None:
+        if self._thread.ident is None:  # it is down
+            self._server.server_close()
+            return
+        self._server.stop()
+        self._thread.join()
+        assert not self._server.failures, f"FaultyS3 itself failed: {self._server.failures}"
 
     def _arrived(self, request: Request) -> Fault:
         """Record the request and choose what happens to it."""

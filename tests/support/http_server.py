@@ -98,13 +98,18 @@ class HttpServer(socketserver.ThreadingTCPServer):
 
     daemon_threads = False
     request_queue_size = 1024
+    allow_reuse_address = True
 
     def __init__(
         self,
         respond: Callable[[Exchange], None],
         now: Callable[[], datetime],
         certificate: tuple[Path, Path] | None,
+        *,
+        port: int = 0,
+        listening: bool = True,
     ) -> None:
+        """Not `listening`: the port is ours, but who connects is refused until `server_activate()`."""
         self.respond = respond
         self.now = now
         self.closing = threading.Event()
@@ -116,7 +121,10 @@ class HttpServer(socketserver.ThreadingTCPServer):
         if certificate:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._tls.load_cert_chain(*certificate)
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler, bind_and_activate=False)
+        self.server_bind()
+        if listening:
+            self.server_activate()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()

@@ -52,6 +52,18 @@ STEPS = {
     "compare+rename": Step("s3spool.pipeline.folder:Folder.move_if_same"),
     "rename": Step("s3spool.pipeline.folder:_rename_noreplace"),
     "finished": Step("s3spool.pipeline.after:After._step"),
+    # A large file's.
+    "resumed": Step("s3spool.pipeline.unfinished:Unfinished.resumed"),
+    "create": Step("s3spool.s3.uploads:Uploads.create"),
+    "record multipart": Step("s3spool.ledger.store:Ledger.record_multipart"),
+    "record part": Step("s3spool.ledger.store:Ledger.record_part"),
+    "complete": Step("s3spool.s3.multipart:MultipartStore.complete"),
+    "forget multipart": Step("s3spool.ledger.store:Ledger.forget_multipart"),
+    "abort": Step("s3spool.s3.uploads:Uploads.abort"),
+    # A failed file's, and one's whose removal was cut short.
+    "record retry": Step("s3spool.ledger.store:Ledger.record_retry"),
+    "claim": Step("s3spool.ledger.store:Ledger.claim"),
+    "restore": Step("s3spool.pipeline.folder:Folder.restore"),
     # The start, in its order.
     "lock": Step("s3spool.ledger.database:DirectoryLock.__init__"),
     "migrate": Step("s3spool.ledger.database:_migrate"),

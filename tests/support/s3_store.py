@@ -57,6 +57,7 @@ class Store:
         self.objects: dict[str, StoredObject] = {}
         self.uploads: dict[str, Upload] = {}
         self.date_skew_s = 0.0
+        self.on_stored: Callable[[str, StoredObject], None] = lambda _key, _stored: None  #: before the answer
         self._lock = threading.Lock()
         self._upload_count = 0
 
@@ -126,6 +127,7 @@ class Store:
         if refused := _refusal(request) or self._conflict(request):
             return refused
         self.objects[request.key] = stored = self._stored(request)
+        self.on_stored(request.key, stored)
         return Answer(headers={"ETag": stored.etag, **stored.checksums})
 
     def _get(self, request: Request) -> Answer:
@@ -192,6 +194,7 @@ class Store:
             digests = b"".join(DIGESTS[algorithm](part.body) for part in parts)
             stored.checksums = {f"x-amz-checksum-{algorithm}": f"{checksum(algorithm, digests)}-{len(parts)}"}
         self.objects[request.key] = stored
+        self.on_stored(request.key, stored)
         del self.uploads[request.query["uploadId"]]
         children: list[tuple[str, object]] = [
             ("Bucket", self.bucket),

@@ -1,0 +1,267 @@
+"""Rounds of: start, work, bad weather, death. After each the oracle looks; at the end everything has to drain."""
+
+from __future__ import annotations
+
+import random
+import resource
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chaos.figures import Figures
+from chaos.oracle import Oracle
+from chaos.storm import TIMEOUT_S
+from chaos.witness import Witness
+from chaos.writers import Writers
+from support.daemon import Daemon
+from support.killing import STEPS, program
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+TESTS = Path(__file__).parents[1]
+DRAIN_S = 90.0
+START_S = 60.0
+PATIENCE_S = 3.0  # how long a step is waited for
+BACKLOG = 1500  # names not seen to arrive; above it the weather clears for a while
+# Steps that some mode of removal never comes to.
+ONLY = {"compare+unlink": "delete", "aside": "delete", "unlink": "delete", "restore": "delete"}
+ONLY |= {"compare+rename": "archive", "rename": "archive"}
+_WHEN = ("before", "after")
+LARGE = ("resumed", "create", "record multipart", "record part", "complete", "forget multipart", "abort")
+FAILING = ("record retry", "claim")
+STARTING = ("lock", "migrate", "ledger", "watch", "control", "scan")
+
+
+class Campaign:
+    """One mode of removal, one seed, one daemon that dies again and again."""
+
+    def __init__(self, home: Path, action: str, seed: int) -> None:
+        self.action = action
+        self.figures = Figures()
+        self.witness = Witness(seed)
+        self._rng = random.Random(f"{seed} {action}")  # noqa: S311 - chaos, not secrets
+        self.daemon = Daemon(
+            home,
+            bucket=self.witness.bucket,
+            environment=self.witness.environment() | {"PYTHONPATH": str(TESTS)},
+            after={"action": action, "archive_directory": str(home / "archive")},
+            upload={"multipart_threshold": "5MiB", "part_size": "5MiB", "timeout_s": TIMEOUT_S, "workers": 40},
+            retry={"initial_s": 0.1, "max_s": 0.5},
+            watch={"settle_s": 0, "rescan_s": 5},
+        )
+        self.writers = Writers(self.daemon.folder, random.Random(f"{seed} {action} writers"))  # noqa: S311 - the same
+        self.oracle = Oracle(self.daemon, self.writers, self.witness)
+        self._ordinary = self.daemon.program
+        self._steps = [f"{when}:{step}" for step in STEPS if ONLY.get(step, action) == action for when in _WHEN]
+        self._todo: list[str] = []
+        self._code: int | None = None  # of this life, once it has ended by itself
+        self._down = False  # the server refuses connections
+        self.context = f"{action}, CHAOS_SEED={seed}"
+
+    def __enter__(self) -> Self:
+        self.witness.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.daemon.__exit__(kind, error, trace)
+        self.writers.end()
+        self.witness.stop()
+
+    def round(self, acts: int) -> None:
+        """One life, and what was made of it."""
+        step = self._program()
+        kind = step.partition(":")[2]
+        self._weather(kind)
+        if not step and self._rng.random() < 0.2:
+            self.witness.go_down()
+            self._down = True
+            self.figures.outages += 1
+        early = self._rng.randint(0, acts // 2)
+        self._act(early)
+        self._start()
+        if kind in STARTING:
+            self._wait(START_S)
+        elif self._rng.random() < 0.1:
+            self._wait(self._rng.uniform(0.05, 0.6))
+        else:
+            self._live(acts - early, kind)
+        self._die(step)
+        self._come_up()
+        self._look()
+        if len(self.writers.pending) > BACKLOG:
+            self._clear_up()
+
+    def stop_for(self, duration_s: float, acts: int) -> None:
+        """SIGSTOP in the middle of work, writers go on, SIGCONT."""
+        self.daemon.signal(signal.SIGSTOP)
+        self._act(acts)
+        self._wait(duration_s)
+        if self._code is None:  # it may have come to its step before it was stopped
+            self.daemon.signal(signal.SIGCONT)
+        self.figures.stops += 1
+
+    def starve(self, acts: int) -> None:
+        """Not a byte more for the process while writers go on; then SIGKILL, as the kernel does it."""
+        self.start()
+        self._act(acts // 2)
+        self._wait(self._rng.uniform(0.0, 1.0))
+        self.limit_memory()
+        self._act(acts - acts // 2)
+        self._wait(self._rng.uniform(0.2, 1.5))
+        if self._code is None:
+            self.daemon.kill()
+        self.figures.kills += 1
+        self._look()
+
+    def limit_memory(self) -> None:
+        """Each mmap and brk of the daemon fails from now on, and with it each malloc that needs one."""
+        pages = int(Path(f"/proc/{self.daemon.pid}/statm").read_text().split()[0])
+        resource.prlimit(self.daemon.pid, resource.RLIMIT_AS, (pages * resource.getpagesize(), resource.RLIM_INFINITY))
+
+    def start(self) -> None:
+        self._start(ordinary=True)
+        self.daemon.wait_ready(START_S)
+
+    def act(self, count: int, share: float = 0.0) -> None:
+        """Work in weather of one's choice."""
+        self.witness.storm.share = share
+        self._act(count)
+
+    def finish(self) -> Figures:
+        """The faults end: everything drains, and what is parked has a reason and can be released."""
+        self._fair()
+        self.writers.end()
+        if not self.daemon.alive:
+            self.start()
+        self._drain()
+        self.figures.parked = self.oracle.parked()
+        assert self.daemon.cli("retry", "--all", timeout_s=START_S).returncode == 0
+        eventually(lambda: not self._left(), timeout_s=DRAIN_S, message=f"{self.context}: all is sent")
+        eventually(self._all_seen, timeout_s=DRAIN_S, message=f"{self.context}: all is recorded and removed")
+        assert self.daemon.stop(START_S) == 0
+        self._look()
+        assert self.oracle.undelivered() == []
+        self.figures.verdict = self.oracle.judge()
+        self.figures.verdict.assert_clean(self.context)
+        self._count()
+        return self.figures
+
+    # --- one life
+
+    def _weather(self, step: str) -> None:
+        """At random, but not such that the step is out of reach."""
+        storm = self.witness.storm
+        storm.share = self._rng.choice([0.0, 0.05, 0.1, 0.2] if step else [0.1, 0.2, 0.4, 1.0])
+        storm.only = self._rng.choice(storm.kinds) if storm.share == 1.0 or self._rng.random() < 0.2 else ""
+        if step in FAILING:
+            storm.share, storm.only = 0.3, "500 InternalError"
+
+    def _fair(self) -> None:
+        self.witness.storm.share = 0.0
+
+    def _program(self) -> str:
+        """The step at which this life is to end; "" where the moment is a random one."""
+        self.daemon.program = self._ordinary
+        if self._rng.random() < 0.3:
+            return ""
+        if not self._todo:
+            self._todo = self._rng.sample(self._steps, len(self._steps))
+        step = self._todo.pop(0)
+        calls = [1] if step.partition(":")[2] in {*STARTING, *LARGE, *FAILING, "restore"} else [1, 1, 2, 3, 10, 40]
+        self.daemon.program = program(step, self._rng.choice(calls))
+        return step
+
+    def _start(self, *, ordinary: bool = False) -> None:
+        if ordinary:
+            self.daemon.program = self._ordinary
+        self.daemon.start()
+        self._code = None
+        self.figures.starts += 1
+
+    def _live(self, acts: int, kind: str) -> None:
+        """Writers at work, until all is done or the daemon has died at its step."""
+        stop_at = self._rng.randrange(acts) if self._rng.random() < 0.15 else -1
+        while acts > 0 and self.daemon.alive:
+            burst = min(acts, self._rng.choice([1, 5, 20, 60]))
+            if 0 <= stop_at < burst:
+                self._freeze(self._rng.uniform(0.1, 1.5 * TIMEOUT_S))
+            self._act(burst)
+            if kind in LARGE:
+                self.writers.act_on_large()
+            acts -= burst
+            stop_at -= burst
+            self._wait(self._rng.uniform(0.0, 0.1))
+        self._come_up()
+        self._wait(PATIENCE_S if kind else self._rng.uniform(0.0, 0.8))
+
+    def _die(self, step: str) -> None:
+        """At the step it was to die at; else now, by our hand."""
+        self.figures.kills += 1
+        if self._code is None:
+            self.daemon.kill()
+            self._todo += [step] if step else []  # it has not come to that: another time
+            return
+        assert (self._code, bool(step)) == (-signal.SIGKILL, True), f"{self.context}: it ended with {self._code}"
+        self.figures.kills_at_steps[step] += 1
+        if step.partition(":")[2] in STARTING and self.figures.kills_at_steps[step] == 1:
+            self._todo.insert(0, step)  # twice in a row
+
+    def _wait(self, duration_s: float) -> None:
+        """Let time pass, or the daemon die."""
+        if self._code is None:
+            self._code = self.daemon.ends_within(duration_s)
+
+    def _come_up(self) -> None:
+        if self._down:
+            self._down = False
+            self.witness.come_up()
+
+    def _freeze(self, duration_s: float) -> None:
+        self.stop_for(duration_s, 5)
+
+    def _act(self, count: int) -> None:
+        for _ in range(count):
+            self.writers.act()
+
+    def _look(self) -> None:
+        self.oracle.look()
+        self.oracle.verdict.assert_clean(self.context)
+
+    # --- draining
+
+    def _clear_up(self) -> None:
+        """A life in fair weather, until the backlog is half of what it may be."""
+        self._fair()
+        self._start(ordinary=True)
+        eventually(lambda: self._backlog() < BACKLOG // 2, timeout_s=DRAIN_S, message=f"{self.context}: the backlog")
+        self.daemon.kill()
+        self.figures.kills += 1
+        self._look()
+
+    def _backlog(self) -> int:
+        self.oracle.look()
+        return len(self.writers.pending)
+
+    def _drain(self) -> None:
+        done = self.daemon.cli("wait", "--timeout", str(DRAIN_S), timeout_s=DRAIN_S + START_S)
+        assert done.returncode in {0, 3}, f"{self.context}: {done.stderr}{done.stdout}"
+
+    def _left(self) -> list[str]:
+        return self.oracle.undelivered()
+
+    def _all_seen(self) -> bool:
+        self.oracle.look()
+        return not self.writers.pending
+
+    def _count(self) -> None:
+        figures, writers = self.figures, self.writers
+        figures.files, figures.states = len(writers.files), writers.states
+        figures.large = sum(file.large for file in writers.files.values())
+        figures.dropped_bytes = writers.written_bytes
+        figures.requests = self.witness.total
+        figures.faults = self.witness.storm.met

@@ -1,0 +1,144 @@
+"""What must be true at every moment, and what was true at the end."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.rows import Identity, State
+from s3spool.pipeline.folder import REMOVING
+from s3spool.pipeline.upload import SMALL_BYTES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chaos.witness import Digests, Version, Witness
+    from chaos.writers import Writers
+    from support.daemon import Daemon
+
+LOOKUP = 500
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Paths and keys, so that a failure says where to look."""
+
+    lost: list[str] = field(default_factory=list)
+    early: list[str] = field(default_factory=list)  #: a durable receipt of something that is not in the bucket
+    torn: list[str] = field(default_factory=list)  #: stored, logged as uploaded, but no state of the file
+    refused_torn: int = 0  #: stored by the server, but the daemon noticed, and sent the file again
+    excluded: int = 0  #: written to in the instant of its removal
+    versions: int = 0
+    duplicates: int = 0  #: versions with the content of the one before
+
+    def assert_clean(self, context: str) -> None:
+        assert not [*self.lost, *self.early, *self.torn], f"{context}: {self}"
+
+
+class Oracle:
+    """Compares what the writers did with what the server has. One thread, that of the writers."""
+
+    def __init__(self, daemon: Daemon, writers: Writers, witness: Witness) -> None:
+        self.verdict = Verdict()
+        self._daemon = daemon
+        self._writers = writers
+        self._witness = witness
+        self._torn: dict[str, list[Version]] = {}
+
+    def look(self) -> None:
+        """Any moment, alive or dead: what is gone has arrived, what is recorded has arrived, nothing is torn."""
+        self._see_versions()
+        pending = sorted(self._writers.pending)
+        for start in range(0, len(pending), LOOKUP):
+            self._see_files(pending[start : start + LOOKUP])
+
+    def _see_versions(self) -> None:
+        for key, version in self._witness.take_unseen():
+            self.verdict.versions += 1
+            path = self._writers.path_of(key)
+            states = self._writers.files[path].states if path else []
+            if version.content in states:
+                continue
+            self._torn.setdefault(key, []).append(version)
+            # A small file is read under a lease, so it cannot even leave here torn.
+            if version.content.size <= SMALL_BYTES:
+                self.verdict.torn.append(f"{key!r} ({version.content.size} bytes) was sent, and is no state of a file")
+
+    def _see_files(self, paths: list[str]) -> None:
+        known = self._known(paths)
+        for path in paths:
+            file = self._writers.files[path]
+            there = self._witness.latest(self._writers.key_of(path))
+            place = self._daemon.folder / path
+            # In this order: it may go while we look, and then it has to be there already.
+            identity = _identity(place) or _identity(place.with_name(REMOVING + place.name))
+            if identity is None:
+                there = self._witness.latest(self._writers.key_of(path))
+                if there != file.latest and not file.may_be_lost:
+                    self.verdict.lost.append(f"{path!r}: {file.latest} was dropped, {there} is in the bucket")
+                self.verdict.excluded += there != file.latest
+                self._writers.pending.discard(path)
+                continue
+            receipt = known[path].receipt if path in known else None
+            if file.open or receipt is None or receipt.identity != identity:
+                continue
+            if there != file.latest or not (there.proven_by(receipt.checksum) or self._has(path, receipt.etag)):
+                self.verdict.early.append(f"{path!r}: {receipt} is recorded, {there} is in the bucket")
+            if receipt.after == "keep":
+                self._writers.pending.discard(path)
+
+    def _known(self, paths: list[str]) -> dict[str, Known]:
+        ledger = self._daemon.state_directory / "ledger.sqlite3"
+        if not ledger.exists():
+            return {}  # the first start was cut short
+        with Reader(ledger) as reader:
+            return reader.known(paths) if reader.made() else {}
+
+    def _has(self, path: str, etag: str) -> bool:
+        versions = self._witness.versions.get(self._writers.key_of(path), [])
+        return any(version.etag == etag.strip('"') for version in versions)
+
+    def parked(self) -> int:
+        """How many are parked; each with a reason."""
+        with Reader(self._daemon.state_directory / "ledger.sqlite3") as reader:
+            rows = list(reader.retries(State.PARKED))
+        assert all(row.error for row in rows), rows
+        return len(rows)
+
+    def undelivered(self) -> list[str]:
+        """Names whose latest state is not in the bucket."""
+        files = self._writers.files.items()
+        return [
+            path for path, file in files if file.states and not file.may_be_lost and self._there(path) != file.latest
+        ]
+
+    def judge(self) -> Verdict:
+        """At the end: also what the log said."""
+        self._see_versions()
+        for event in self._daemon.events("file.uploaded"):
+            torn = [it for it in self._torn.get(event["key"], []) if _speaks_of(event, it)]
+            sound = [it for it in self._witness.versions[event["key"]] if it not in torn and _speaks_of(event, it)]
+            if not sound:
+                self.verdict.torn.append(f"{event['key']!r}: logged as uploaded, {event}, but torn is {torn}")
+        self.verdict.refused_torn = sum(map(len, self._torn.values()))
+        for versions in self._witness.versions.values():
+            contents = [version.content for version in versions]
+            self.verdict.duplicates += sum(before == after for before, after in itertools.pairwise(contents))
+        assert self._witness.deletions == 0, "an object was to be deleted"
+        return self.verdict
+
+    def _there(self, path: str) -> Digests | None:
+        return self._witness.latest(self._writers.key_of(path))
+
+
+def _speaks_of(event: dict[str, object], version: Version) -> bool:
+    return version.content.proven_by(str(event["checksum"])) or version.etag == str(event["etag"]).strip('"')
+
+
+def _identity(place: Path) -> Identity | None:
+    try:
+        return Identity.of(place.lstat())
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,209 @@
+"""`make soak MINUTES=n`: one daemon, alive all the time, at random rates and in random weather. Does anything grow?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from benchmarks.proc import rss_bytes
+
+from chaos.curves import svg
+from chaos.figures import seed
+from chaos.oracle import Oracle
+from chaos.witness import Witness
+from chaos.writers import Writers
+from support.daemon import Daemon
+from support.waiting import eventually
+
+SAMPLE_S = 5.0
+TICK_S = 0.25
+WARM_UP = 0.2  # of the run: buffers, caches and the allocator's arenas find their size
+TOLERANCE = 1.1  # how much more the last fifth may take than the first one after warming up
+DRAIN_S = 180.0
+RATES = (0.0, 1.0, 5.0, 15.0, 40.0)  # acts of the writers a second
+SHARES = (0.0, 0.0, 0.01, 0.05, 0.2, 1.0)  # of the requests that meet a fault
+
+
+@dataclass(slots=True)
+class Sample:
+    minute: float
+    rss_mib: float
+    descriptors: int
+    threads: int
+    waiting: int  #: files that have not been seen to arrive
+    files: int
+    faults: int
+
+
+@dataclass(slots=True)
+class Course:
+    """What a run leaves behind; `docs/soak.svg` is made of it."""
+
+    seed: int
+    samples: list[Sample] = field(default_factory=list)
+    figures: dict[str, int] = field(default_factory=dict)
+
+    def growth(self) -> dict[str, float]:
+        """Medians of the last fifth by those of the first one after warming up."""
+        warm = self.samples[round(len(self.samples) * WARM_UP) :]
+        share = max(1, len(warm) // 4)
+        names = ("rss_mib", "descriptors", "threads")
+        early = {name: statistics.median(getattr(it, name) for it in warm[:share]) for name in names}
+        late = {name: statistics.median(getattr(it, name) for it in warm[-share:]) for name in names}
+        return {name: late[name] / early[name] for name in names}
+
+
+class Soak:
+    def __init__(self, home: Path, number: int) -> None:
+        self.course = Course(number)
+        self._rng = random.Random(f"{number} soak")  # noqa: S311 - weather, not secrets
+        self._witness = Witness(number)
+        self._daemon = Daemon(
+            home,
+            bucket=self._witness.bucket,
+            environment=self._witness.environment(),
+            after={"action": "delete"},
+            upload={"multipart_threshold": "5MiB", "part_size": "5MiB", "timeout_s": 2},
+            retry={"initial_s": 0.5, "max_s": 10},
+            watch={"settle_s": 0.1, "rescan_s": 30},
+        )
+        self._writers = Writers(self._daemon.folder, self._rng, large_share=0.002)
+        self._oracle = Oracle(self._daemon, self._writers, self._witness)
+        self._pause = threading.Event()  # never set: a rate is a matter of time
+        self._down_until = 0.0
+
+    def run(self, minutes: float) -> Course:
+        with self._witness, self._daemon as daemon:
+            daemon.wait_ready(60)
+            begun = time.monotonic()
+            weather_until = sample_at = 0.0
+            rate, owed = 0.0, 0.0
+            while (now := time.monotonic() - begun) < minutes * 60:
+                if now >= weather_until:
+                    rate, weather_until = self._weather(now)
+                if now >= sample_at:
+                    sample_at = now + SAMPLE_S
+                    self._sample(now)
+                owed += rate * TICK_S
+                while owed >= 1:
+                    owed -= 1
+                    self._writers.act()
+                self._pause.wait(TICK_S)
+            self._drain()
+            self._sample(time.monotonic() - begun)
+            assert daemon.stop(60) == 0
+            self._conclude()
+        return self.course
+
+    def _weather(self, now: float) -> tuple[float, float]:
+        """Another rate, other faults; now and then a server that cannot be reached."""
+        self._fair()
+        storm = self._witness.storm
+        storm.share = self._rng.choice(SHARES)
+        storm.only = self._rng.choice(storm.kinds) if storm.share == 1.0 else ""
+        if self._rng.random() < 0.1:
+            self._witness.go_down()
+            self._down_until = now + 1
+        return self._rng.choice(RATES), now + self._rng.uniform(3, 20)
+
+    def _fair(self) -> None:
+        self._witness.storm.share = 0.0
+        if self._down_until:
+            self._down_until = 0.0
+            self._witness.come_up()
+
+    def _sample(self, now: float) -> None:
+        assert self._daemon.alive, f"the daemon has died:\n{self._daemon.log_tail()}"
+        self._oracle.look()
+        proc = Path(f"/proc/{self._daemon.pid}")
+        sample = Sample(
+            minute=round(now / 60, 3),
+            rss_mib=round(rss_bytes(self._daemon.pid) / 2**20, 2),
+            descriptors=len(list((proc / "fd").iterdir())),
+            threads=len(list((proc / "task").iterdir())),
+            waiting=len(self._writers.pending),
+            files=len(self._writers.files),
+            faults=sum(self._witness.storm.met.values()),
+        )
+        if not self.course.samples or int(sample.minute) > int(self.course.samples[-1].minute):
+            _say(
+                _line(sample),
+                f"lost {len(self._oracle.verdict.lost)} torn {len(self._oracle.verdict.torn)}",
+            )
+        self.course.samples.append(sample)
+
+    def _drain(self) -> None:
+        self._fair()
+        self._writers.end()
+        self._daemon.cli("retry", "--all")
+
+        def drained() -> bool:
+            self._oracle.look()
+            if self._oracle.parked():
+                self._daemon.cli("retry", "--all")
+            return not self._writers.pending
+
+        eventually(drained, timeout_s=DRAIN_S, message="all is sent, recorded and removed")
+
+    def _conclude(self) -> None:
+        undelivered = self._oracle.undelivered()
+        verdict = self._oracle.judge()
+        self.course.figures = {
+            "files": len(self._writers.files),
+            "states of files": self._writers.states,
+            "MiB": self._writers.written_bytes // 2**20,
+            "requests": self._witness.total,
+            "faults": sum(self._witness.storm.met.values()),
+            "lost": len(verdict.lost) + len(undelivered),
+            "torn": len(verdict.torn) + len(verdict.early),
+            "duplicates": verdict.duplicates,
+            "torn, noticed and sent again": verdict.refused_torn,
+            "excluded": verdict.excluded,
+        }
+        for complaint in [*verdict.lost, *verdict.early, *verdict.torn, *undelivered][:20]:
+            _say(complaint)
+
+
+def _say(*words: str) -> None:
+    print(*words, flush=True)  # noqa: T201 - a program of its own
+
+
+def _line(sample: Sample) -> str:
+    return (
+        f"minute {sample.minute:6.1f}  RSS {sample.rss_mib:6.1f} MiB  descriptors {sample.descriptors:4}  threads"
+        f" {sample.threads:4}  waiting {sample.waiting:5}  files {sample.files:7}  faults {sample.faults:6}"
+    )
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(prog="python -m chaos.soak", description=__doc__)
+    options.add_argument("--minutes", type=float, default=30.0)
+    options.add_argument("--svg", type=Path, default=Path("soak.svg"), help="where the plot goes")
+    options.add_argument("--json", type=Path, help="where the samples go")
+    asked = options.parse_args()
+    number = seed()
+    _say(f"CHAOS_SEED={number}")
+    with tempfile.TemporaryDirectory(prefix="s3spool-soak-") as home:
+        course = Soak(Path(home), number).run(asked.minutes)
+    asked.svg.write_text(svg(course))
+    if asked.json:
+        asked.json.write_text(json.dumps(asdict(course)))
+    growth = course.growth()
+    for name, value in course.figures.items():
+        _say(f"{name:<40}{value:>10,}")
+    for name, factor in growth.items():
+        _say(f"{name + ', last fifth by second':<40}{factor:>10.3f}")
+    bad = course.figures["lost"] or course.figures["torn"] or max(growth.values()) > TOLERANCE
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
