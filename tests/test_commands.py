@@ -24,6 +24,7 @@ from s3spool.errors import S3SpoolError
 from s3spool.ledger.database import DirectoryLock
 from s3spool.ledger.rows import Identity, State
 from s3spool.ledger.store import Ledger
+from s3spool.pipeline.stats import Stats
 from s3spool.service.control import NoDaemonError
 from s3spool.service.seaweed import Seaweed
 from support.daemon import Daemon
@@ -396,8 +397,8 @@ def test_senseless_requests_are_refused(request_: dict[str, Any]) -> None:
 
 
 class _NoDaemon:
-    class stats:  # noqa: N801 - stands in for an attribute
-        uploaded = bytes_uploaded = 0
+    class rooms:  # noqa: N801 - stands in for an attribute
+        stats = Stats()
 
 
 # --- without a daemon
@@ -801,7 +802,7 @@ def test_key_that_would_be_too_long(make: Make) -> None:
 @pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:9000"])
 def test_the_destination_has_one_name(endpoint: str, tmp_path: Path) -> None:
     """Else offline answers would not find the daemon's receipts."""
-    from s3spool.daemon import store_of  # noqa: PLC0415 - boto3 is heavy
+    from s3spool.wiring import store_of  # noqa: PLC0415 - boto3 is heavy
 
     environ = {
         "HOME": str(tmp_path), "S3SPOOL_DESTINATION__BUCKET": "bucket", "S3SPOOL_DESTINATION__PREFIX": "in/%Y/",

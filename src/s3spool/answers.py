@@ -14,6 +14,7 @@ from s3spool.errors import S3SpoolError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import from_text, to_text
 from s3spool.pipeline.settle import Quiet
+from s3spool.pipeline.stats import Stats
 from s3spool.service.control import Handler
 
 if TYPE_CHECKING:
@@ -41,68 +42,69 @@ def handlers(daemon: Daemon) -> dict[str, Handler]:
 class _Answers:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
-        self._rate = _Rate(daemon)
+        self._rooms = daemon.rooms
+        self._rate = _Rate(daemon.rooms.stats)
 
     def status(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        daemon = self._daemon
-        queued, in_flight = daemon.inbox.counts()
-        jobs = daemon.workers.jobs()
-        reason = daemon.destination.reason
+        daemon, rooms = self._daemon, self._rooms
+        queued, in_flight = rooms.inbox.counts()
+        jobs = rooms.workers.jobs()
+        reason = rooms.destination.reason
         with self._reader() as reader:
             counts = reader.counts()
-        paused = daemon.destination.paused
-        watch = daemon.watch  # once: the supervisor may take it away at any moment
+        paused = rooms.destination.paused
+        watch = daemon.lookout.watch  # once: the supervisor may take it away at any moment
         files_per_s, bytes_per_s = self._rate.now()
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "started": view.iso(daemon.stats.started),
+            "started": view.iso(rooms.stats.started),
             "state": "paused" if paused and daemon.state == "running" else daemon.state,
             "destination": {
                 "bucket": daemon.config.destination.bucket,
                 "prefix": daemon.config.destination.prefix,
-                "endpoint": daemon.store.endpoint.url,
-                "state": "paused" if paused else "slowed" if daemon.destination.throttle.slowed else "open",
-                "since": None if daemon.destination.paused_at is None else view.iso(daemon.destination.paused_at),
+                "endpoint": rooms.store.endpoint.url,
+                "state": "paused" if paused else "slowed" if rooms.destination.throttle.slowed else "open",
+                "since": None if rooms.destination.paused_at is None else view.iso(rooms.destination.paused_at),
                 "reason": None if reason is None else f"{reason.code}: {reason.cause}",
             },
             "watch": {
-                "directory": str(daemon.folder.root),
-                "backend": daemon.backend,
+                "directory": str(rooms.folder.root),
+                "backend": daemon.lookout.backend,
                 "overflows": watch.overflows if watch else 0,
-                "files_missed": daemon.scan.missed,
+                "files_missed": rooms.scan.missed,
             },
             "files": {
-                "settling": len(daemon.settle),
+                "settling": len(rooms.settle),
                 "queued": queued,
                 "uploading": in_flight,
                 "waiting": counts["waiting"],
                 "parked": counts["parked"],
-                "uploaded": daemon.stats.uploaded,
-                "vanished": daemon.stats.vanished,
+                "uploaded": rooms.stats.uploaded,
+                "vanished": rooms.stats.vanished,
             },
             "bytes": {
-                "uploaded": daemon.stats.bytes_uploaded,
+                "uploaded": rooms.stats.bytes_uploaded,
                 "in_flight": sum(job.size for job in jobs),
             },
             "rate": {"files_per_s": files_per_s, "bytes_per_s": bytes_per_s},
             "large_files": [
                 {"path": to_text(path), "bytes": size, "bytes_uploaded": done}
-                for path, done, size in daemon.large.progress()
+                for path, done, size in rooms.large.progress()
             ],
             "oldest_unsent_s": daemon.oldest_unsent_s(),
-            "last_error": daemon.stats.last_error,
+            "last_error": rooms.stats.last_error,
         }
 
     def list(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         state = request.get("state")
         if state not in (None, "queued", "uploading", *view.LEDGER_STATES):  # it may be anything
             raise S3SpoolError("not a request this daemon knows: there is no such state")
-        queued, uploading = (list(map(to_text, paths)) for paths in self._daemon.inbox.listing(LISTED))
+        queued, uploading = (list(map(to_text, paths)) for paths in self._rooms.inbox.listing(LISTED))
         if state in {None, "queued"}:
             yield from ({"path": path, "state": "queued"} for path in queued)
         if state in {None, "uploading"}:
-            large = {to_text(path): (done, size) for path, done, size in self._daemon.large.progress()}
+            large = {to_text(path): (done, size) for path, done, size in self._rooms.large.progress()}
             for path in uploading:
                 row: dict[str, Any] = {"path": path, "state": "uploading"}
                 if path in large:
@@ -117,11 +119,11 @@ class _Answers:
 
     def why(self, request: Mapping[str, Any]) -> dict[str, Any]:
         path = _path(request.get("path"))
-        daemon = self._daemon
-        live = daemon.inbox.state_of(path)
-        if live is None and daemon.settle.knows([path]):
+        daemon, rooms = self._daemon, self._rooms
+        live = rooms.inbox.state_of(path)
+        if live is None and rooms.settle.knows([path]):
             live = "settling"
-        if live == "queued" and daemon.destination.paused:
+        if live == "queued" and rooms.destination.paused:
             live = "paused"
         # The ledger before the folder: what was sent and removed in between has its receipt.
         with self._reader() as reader:
@@ -129,53 +131,53 @@ class _Answers:
         return view.why(
             path,
             known,
-            view.identity_of(daemon.folder, path),
+            view.identity_of(rooms.folder, path),
             live=live,
-            ours=view.ours(path, daemon.names, recursive=daemon.config.watch.recursive),
-            destination=daemon.ledger.destination,
+            ours=view.ours(path, rooms.names, recursive=daemon.config.watch.recursive),
+            destination=rooms.ledger.destination,
         )
 
     def retry(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Make waiting and parked files due now; a paused destination is probed at once."""
-        daemon = self._daemon
+        rooms = self._rooms
         paths = None if request.get("all") is True else [_path(path) for path in _list(request.get("paths"))]
         with self._reader() as reader:
             released = view.releasable(reader, paths)
         done = threading.Event()
-        daemon.ledger.release(paths, done.set)
+        rooms.ledger.release(paths, done.set)
         _durable(done)
-        daemon.retry.wake()
-        daemon.destination.probe_now()
+        rooms.retry.wake()
+        rooms.destination.probe_now()
         return {"released": released}
 
     def forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Drop what the ledger knows of a path; if the file is still there, it is sent again."""
         path = _path(request.get("path"))
-        daemon = self._daemon
+        daemon, rooms = self._daemon, self._rooms
         with self._reader() as reader:
             known = path in reader.known([path])
         done = threading.Event()
-        daemon.ledger.forget(path, done.set)
+        rooms.ledger.forget(path, done.set)
         _durable(done)
-        ours = view.ours(path, daemon.names, recursive=daemon.config.watch.recursive)
+        ours = view.ours(path, rooms.names, recursive=daemon.config.watch.recursive)
         # Not by a scan: it would count the file as one that the watch has missed.
-        if ours and view.identity_of(daemon.folder, path) and not daemon.settle.touch(path, Quiet.CHANGED):
-            daemon.scan.want("full")
+        if ours and view.identity_of(rooms.folder, path) and not rooms.settle.touch(path, Quiet.CHANGED):
+            rooms.scan.want("full")
         return {"forgotten": known}
 
     def rescan(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """Start a scan; its number can be waited for with `progress` of the same pid."""
-        number = self._daemon.scan.started + 1
-        self._daemon.scan.want("request")
+        number = self._rooms.scan.started + 1
+        self._rooms.scan.want("request")
         return {"pid": os.getpid(), "scan": number}
 
     def progress(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """What `wait` needs to know."""
-        daemon = self._daemon
+        rooms = self._rooms
         # From the source to the ledger: a file on its way cannot be missed between two looks.
-        finished = daemon.scan.finished
-        settling = daemon.settle.unfinished()
-        queued, in_flight = daemon.inbox.counts()
+        finished = rooms.scan.finished
+        settling = rooms.settle.unfinished()
+        queued, in_flight = rooms.inbox.counts()
         with self._reader() as reader:
             counts = reader.counts()
         return {
@@ -184,16 +186,16 @@ class _Answers:
             "left": settling + queued + in_flight + counts["waiting"],
             "parked": counts["parked"],
             # Of a folder that is gone nobody knows what is left; a scan of it ends at once.
-            "folder_there": daemon.folder.still_there(),
+            "folder_there": rooms.folder.still_there(),
         }
 
     def where(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """What the command line may have set: names are resolved and keys are made with it."""
-        folder = str(self._daemon.folder.root)
+        folder = str(self._rooms.folder.root)
         return {"below_root": to_text(folder[1:]), "prefix": self._daemon.config.destination.prefix}
 
     def _reader(self) -> Reader:
-        return Reader(self._daemon.ledger.path)
+        return Reader(self._rooms.ledger.path)
 
 
 def _path(text: object) -> str:
@@ -213,8 +215,8 @@ def _list(value: object) -> list[object]:
 class _Rate:
     """Files and bytes a second between this question and the one before (at least a second ago)."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._stats = daemon.stats
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
         self._lock = threading.Lock()
         self._before = (time.monotonic(), 0, 0)
         self._last = (0.0, 0.0)

@@ -191,8 +191,8 @@ def _bucket(config: Config) -> Iterator[Finding]:
         configuration.require_bucket(config)
         if bundle and not os.access(bundle, os.R_OK):
             raise ConfigError("destination.ca_bundle", str(bundle), "does not exist or is not readable")
-        from s3spool.daemon import store_of  # noqa: PLC0415 - boto3 and pycurl are heavy
         from s3spool.s3 import preflight  # noqa: PLC0415 - the same
+        from s3spool.wiring import store_of  # noqa: PLC0415 - boto3 and pycurl are heavy
 
         impatient = replace(config.upload, timeout_s=min(ANSWER_S, config.upload.timeout_s))
         store = store_of(replace(config, upload=impatient))

@@ -56,7 +56,7 @@ def _arns(config: Config) -> tuple[str, str, str]:
 
 def _partition(config: Config) -> str:
     """`aws`, or `aws-cn`, `aws-us-gov`..., from the region."""
-    from s3spool.daemon import store_of  # noqa: PLC0415 - boto3 is heavy
+    from s3spool.wiring import store_of  # noqa: PLC0415 - boto3 is heavy
 
     return str(store_of(config).client.meta.partition)
 

@@ -32,17 +32,18 @@ def reload(daemon: Daemon) -> None:
         log.error("config.refused", error=f"{name}: cannot change while the daemon runs; restart it", field=name)
     old = daemon.config
     daemon.config = new = _merged(old, new, live)
-    daemon.names = Names(new.watch.include, new.watch.exclude)
-    daemon.scan.names = daemon.names
-    if daemon.watch is not None:
-        daemon.watch.names = daemon.names
+    rooms = daemon.rooms
+    rooms.names = Names(new.watch.include, new.watch.exclude)
+    rooms.scan.names = rooms.names
+    if daemon.lookout.watch is not None:
+        daemon.lookout.watch.names = rooms.names
     retry = new.retry
-    daemon.retry.policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
-    daemon.destination.initial_s, daemon.destination.max_s = retry.initial_s, retry.max_s
-    daemon.after.action, daemon.after.archive = new.after.action, new.after.archive_directory
-    daemon.pace.set_rate(new.upload.max_bandwidth)
+    rooms.retry.policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
+    rooms.destination.initial_s, rooms.destination.max_s = retry.initial_s, retry.max_s
+    rooms.after.action, rooms.after.archive = new.after.action, new.after.archive_directory
+    rooms.pace.set_rate(new.upload.max_bandwidth)
     daemon.set_log_level(new.log.level)
-    daemon.scan.want("reload")
+    rooms.scan.want("reload")
     log.info("daemon.reloaded", changed=live, refused=refused)
 
 

@@ -1,4 +1,4 @@
-"""The pipeline without its daemon: every room real, wired as in daemon.py, in front of a bucket in memory."""
+"""The pipeline without its daemon: every room real, wired as in wiring.py, in front of a bucket in memory."""
 
 from __future__ import annotations
 

@@ -26,13 +26,13 @@ def _obey(_number: int, frame: FrameType | None) -> None:
     daemon._pulse._patience_s = 1.0  # a minute is long for a test
     what, how = Path(ORDERS).read_text(encoding="utf-8").split()
     if how == "dies":
-        _die({"watch": daemon.watch._inotify.name, "workers": "upload-"}.get(what, what))
-        daemon.retry.wake()
-        daemon.scan.want("sabotage")
+        _die({"watch": daemon.lookout.watch._inotify.name, "workers": "upload-"}.get(what, what))
+        daemon.rooms.retry.wake()
+        daemon.rooms.scan.want("sabotage")
     elif what == "workers":
-        daemon.workers._gate.acquire()
+        daemon.rooms.workers._gate.acquire()
     else:
-        getattr(daemon, what).ping(threading.Event().wait)
+        getattr(daemon.rooms, what).ping(threading.Event().wait)
 
 
 def _die(name: str) -> None:

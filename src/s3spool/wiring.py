@@ -1,0 +1,150 @@
+"""Every room of the daemon, built and handed to those that need it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s3spool.config import Config
+from s3spool.errors import ConfigError
+from s3spool.ledger.database import DirectoryLock
+from s3spool.ledger.store import Ledger
+from s3spool.pipeline.after import After
+from s3spool.pipeline.cores import Cores
+from s3spool.pipeline.destination import Destination
+from s3spool.pipeline.folder import Folder
+from s3spool.pipeline.inbox import Inbox
+from s3spool.pipeline.large import Large
+from s3spool.pipeline.names import Names
+from s3spool.pipeline.outcome import Outcome
+from s3spool.pipeline.retry import Policy, RetryThread
+from s3spool.pipeline.scan import Scan
+from s3spool.pipeline.settle import Settle
+from s3spool.pipeline.sift import SettleThread, Sift
+from s3spool.pipeline.stats import Stats
+from s3spool.pipeline.upload import Upload
+from s3spool.pipeline.workers import Workers
+from s3spool.s3.client import Connection
+from s3spool.s3.multipart import MultipartStore
+from s3spool.s3.pace import Pace
+from s3spool.s3.store import ObjectOptions, Store
+
+
+class Rooms:
+    """What works together on one spool folder and one bucket. Nothing runs yet; `daemon.py` says in which order."""
+
+    def __init__(self, config: Config) -> None:
+        """Take the state directory's lock and build. Raises ConfigError, LedgerError, AlreadyRunningError, OSError."""
+        self.stats = Stats()
+        self.lock = DirectoryLock(config.state.directory)
+        self.pace = Pace(config.upload.max_bandwidth)
+        self.store = store_of(config, self.pace)
+        self.ledger = Ledger(ledger_path(config), destination=self.store.name)
+        self.folder = _folder(config)
+        self.names = Names(config.watch.include, config.watch.exclude)
+        self.inbox = Inbox(config.upload.queue_size, config.upload.workers)
+        self.settle = Settle(config.watch.settle_s, config.upload.queue_size)
+        retry = config.retry
+        policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
+        self.destination = Destination(
+            f"s3://{config.destination.bucket}/{config.destination.prefix}",
+            initial_s=retry.initial_s,
+            max_s=retry.max_s,
+        )
+        self.after = After(
+            self.folder,
+            self.inbox,
+            self.settle,
+            self.stats,
+            action=config.after.action,
+            archive=config.after.archive_directory,
+            rescan=lambda reason: self.scan.want(reason),  # noqa: PLW0108 - there is no scan yet
+        )
+        self.sift = Sift(self.folder, self.ledger, self.inbox, self.after.finish)
+        self.scan = Scan(
+            self.folder,
+            self.names,
+            recursive=config.watch.recursive,
+            settle_s=config.watch.settle_s,
+            rescan_s=config.watch.rescan_s,
+            settle=self.settle,
+            inbox=self.inbox,
+            sift=self.sift,
+            ledger=self.ledger,
+        )
+        self.settle_thread = SettleThread(self.settle, self.sift, self.ledger, self.inbox, self.scan.want)
+        self.retry = RetryThread(self.ledger, self.inbox, policy)
+        outcome = Outcome(
+            self.store,
+            self.ledger,
+            self.inbox,
+            self.settle,
+            self.destination,
+            self.after,
+            self.retry,
+            self.stats,
+            rescan=self.scan.want,
+        )
+        self.large = Large(
+            self.folder,
+            MultipartStore(self.store),
+            self.ledger,
+            self.inbox,
+            self.destination,
+            outcome,
+            threshold=config.upload.multipart_threshold,
+            part_size=config.upload.part_size,
+            limit=config.upload.workers,
+        )
+        self.upload = Upload(
+            self.folder,
+            self.store,
+            self.inbox,
+            self.destination,
+            outcome,
+            self.large,
+            settle_s=config.watch.settle_s,
+        )
+        self.cores = Cores()
+        self.workers = Workers(
+            config.upload.workers, self.store, self.inbox, self.upload, self.destination, self.stats, self.cores
+        )
+
+
+def ledger_path(config: Config) -> Path:
+    return config.state.directory / "ledger.sqlite3"
+
+
+def store_of(config: Config, pace: Pace | None = None) -> Store:
+    """The bucket of a configuration. Raises ConfigError."""
+    destination = config.destination
+    return Store(
+        Connection(
+            destination.bucket,
+            destination.endpoint_url,
+            destination.region,
+            destination.profile,
+            destination.addressing_style,
+            destination.ca_bundle,
+            config.upload.timeout_s,
+        ),
+        ObjectOptions(
+            destination.prefix,
+            destination.storage_class,
+            destination.sse,
+            destination.kms_key_id,
+            destination.acl,
+            destination.expected_bucket_owner,
+            destination.overwrite,
+            destination.checksum,
+            destination.tags,
+            destination.metadata,
+        ),
+        pace=pace,
+    )
+
+
+def _folder(config: Config) -> Folder:
+    try:
+        return Folder(config.watch.directory)
+    except OSError as exc:
+        raise ConfigError("watch.directory", str(config.watch.directory), f"cannot be opened: {exc.strerror}") from exc
