@@ -392,6 +392,23 @@ def test_a_cut_answer_is_never_proof(share: float, sent: Any) -> None:
     assert outcome == MD5 or (isinstance(outcome, tuple) and not outcome[2])
 
 
+@pytest.mark.parametrize("fault", [EmptyOk(), EmptyOk(store=True), HtmlOk()])
+def test_a_portal_that_answers_every_request_proves_nothing(fault: Fault, tmp_path: Path) -> None:
+    """The HEAD that should tell gets a 200 of the same kind: no ETag, no KeyError, no success."""
+    with FaultyS3() as server, content(tmp_path / "f", BODY, in_memory=True) as file:
+        server.script(fault, times=None)
+        store = store_of("curl", connection(server.bucket, server.endpoint_url), PLAIN)
+        transport = store.transport()
+        made = store.request(file)
+        answer = put(transport, made)
+        transport.close()
+
+        with pytest.raises(UploadError) as refused:
+            store.judge(file, made, answer, may_ask=True)
+
+    assert (refused.value.code, refused.value.scope) == ("Unconfirmed", Scope.DESTINATION)
+
+
 def test_own_object_behind_a_lost_answer_is_success(sent: Any) -> None:
     """overwrite = "never": the second attempt finds what the first one left."""
     sent(LoseAnswer(), "never")

@@ -29,6 +29,7 @@ BACKLOG = 1500  # names not seen to arrive; above it the weather clears for a wh
 # Steps that some mode of removal never comes to.
 ONLY = {"compare+unlink": "delete", "aside": "delete", "unlink": "delete", "restore": "delete"}
 ONLY |= {"compare+rename": "archive", "rename": "archive"}
+INSANE = {"thread.died", "worker.replaced", "daemon.unsound", "ledger.failed", "watch.lost", "log.dropped"}
 _WHEN = ("before", "after")
 LARGE = ("resumed", "create", "record multipart", "record part", "complete", "forget multipart", "abort")
 FAILING = ("record retry", "claim")
@@ -55,9 +56,10 @@ class Campaign:
         self.writers = Writers(self.daemon.folder, random.Random(f"{seed} {action} writers"))  # noqa: S311 - the same
         self.oracle = Oracle(self.daemon, self.writers, self.witness)
         self._ordinary = self.daemon.program
-        self._steps = [f"{when}:{step}" for step in STEPS if ONLY.get(step, action) == action for when in _WHEN]
-        self._todo: list[str] = []
+        steps = [f"{when}:{step}" for step in STEPS if ONLY.get(step, action) == action for when in _WHEN]
+        self._todo = self._rng.sample(steps, len(steps))  # where it is still to die
         self._code: int | None = None  # of this life, once it has ended by itself
+        self._left_aside = False  # it died while a file was out of the way
         self._down = False  # the server refuses connections
         self.context = f"{action}, CHAOS_SEED={seed}"
 
@@ -81,6 +83,7 @@ class Campaign:
             self.witness.go_down()
             self._down = True
             self.figures.outages += 1
+        done = self.writers.acts
         early = self._rng.randint(0, acts // 2)
         self._act(early)
         self._start()
@@ -93,6 +96,7 @@ class Campaign:
         self._die(step)
         self._come_up()
         self._look()
+        self._act(acts - (self.writers.acts - done))  # where life was short: found at the next start
         if len(self.writers.pending) > BACKLOG:
             self._clear_up()
 
@@ -132,8 +136,11 @@ class Campaign:
         self.witness.storm.share = share
         self._act(count)
 
-    def finish(self) -> Figures:
-        """The faults end: everything drains, and what is parked has a reason and can be released."""
+    def finish(self, *, sane: bool = True) -> Figures:
+        """The faults end: everything drains, and what is parked has a reason and can be released.
+
+        `sane`: nothing went wrong in the daemon itself, all it met were faults of others.
+        """
         self._fair()
         self.writers.end()
         if not self.daemon.alive:
@@ -148,8 +155,15 @@ class Campaign:
         assert self.oracle.undelivered() == []
         self.figures.verdict = self.oracle.judge()
         self.figures.verdict.assert_clean(self.context)
+        if sane:
+            self._assert_sane()
         self._count()
         return self.figures
+
+    def _assert_sane(self) -> None:
+        events = self.daemon.events()
+        strange = [it for it in events if it["event"] in INSANE or str(it.get("hint", "")).startswith("this is a bug")]
+        assert not strange, f"{self.context}: {strange[:3]}"
 
     # --- one life
 
@@ -167,11 +181,12 @@ class Campaign:
     def _program(self) -> str:
         """The step at which this life is to end; "" where the moment is a random one."""
         self.daemon.program = self._ordinary
-        if self._rng.random() < 0.3:
+        # To put a file back it has to be found out of the way.
+        ready = [step for step in self._todo if not step.endswith(":restore") or self._left_aside]
+        if not ready or self._rng.random() < 0.2:
             return ""
-        if not self._todo:
-            self._todo = self._rng.sample(self._steps, len(self._steps))
-        step = self._todo.pop(0)
+        step = next((step for step in ready if step.endswith(":restore")), ready[0])
+        self._todo.remove(step)
         calls = [1] if step.partition(":")[2] in {*STARTING, *LARGE, *FAILING, "restore"} else [1, 1, 2, 3, 10, 40]
         self.daemon.program = program(step, self._rng.choice(calls))
         return step
@@ -181,6 +196,7 @@ class Campaign:
             self.daemon.program = self._ordinary
         self.daemon.start()
         self._code = None
+        self._left_aside = False
         self.figures.starts += 1
 
     def _live(self, acts: int, kind: str) -> None:
@@ -206,9 +222,10 @@ class Campaign:
             self.daemon.kill()
             self._todo += [step] if step else []  # it has not come to that: another time
             return
+        self._left_aside = step in {"after:aside", "before:unlink"}
         assert (self._code, bool(step)) == (-signal.SIGKILL, True), f"{self.context}: it ended with {self._code}"
         self.figures.kills_at_steps[step] += 1
-        if step.partition(":")[2] in STARTING and self.figures.kills_at_steps[step] == 1:
+        if self.action == "delete" and step.partition(":")[2] in STARTING and self.figures.kills_at_steps[step] == 1:
             self._todo.insert(0, step)  # twice in a row
 
     def _wait(self, duration_s: float) -> None:
@@ -260,6 +277,7 @@ class Campaign:
 
     def _count(self) -> None:
         figures, writers = self.figures, self.writers
+        figures.steps_left = sorted(self._todo)
         figures.files, figures.states = len(writers.files), writers.states
         figures.large = sum(file.large for file in writers.files.values())
         figures.dropped_bytes = writers.written_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections import Counter
@@ -9,13 +10,17 @@ from dataclasses import dataclass, field
 
 from chaos.oracle import Verdict
 
+STEPS, KINDS = "named steps died at", "kinds of faults"
+NO_SUMS = {STEPS, KINDS}  #: several tests come to the same
+
 
 @dataclass(slots=True)
 class Figures:
-    """They add up: one for each test, and one for all."""
+    """One for each test; the report adds them up."""
 
     kills: int = 0
     kills_at_steps: Counter[str] = field(default_factory=Counter)
+    steps_left: list[str] = field(default_factory=list)  #: time was up before it died there
     starts: int = 0
     stops: int = 0
     outages: int = 0
@@ -34,7 +39,8 @@ class Figures:
         return {
             "kills": self.kills,
             "of them at a named step": sum(self.kills_at_steps.values()),
-            "named steps died at": len(self.kills_at_steps),
+            STEPS: len(self.kills_at_steps),
+            "named steps not come to": len(self.steps_left),
             "stopped and continued": self.stops,
             "outages": self.outages,
             "files": self.files,
@@ -43,7 +49,7 @@ class Figures:
             "MiB dropped": self.dropped_bytes // 2**20,
             "requests": self.requests,
             "faults injected": sum(self.faults.values()),
-            "kinds of faults": len(self.faults),
+            KINDS: len(self.faults),
             "parked, and released by a person": self.parked,
             "objects stored": verdict.versions,
             "sent again with the same content": verdict.duplicates,
@@ -55,6 +61,7 @@ class Figures:
         }
 
 
+@functools.cache
 def seed() -> int:
     """CHAOS_SEED, or another one each time."""
     return int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))

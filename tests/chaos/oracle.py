@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, State
@@ -12,13 +12,32 @@ from s3spool.pipeline.folder import REMOVING
 from s3spool.pipeline.upload import SMALL_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from chaos.witness import Digests, Version, Witness
+    from chaos.witness import Digests, Version
     from chaos.writers import Writers
+    from s3spool.ledger.rows import Receipt
     from support.daemon import Daemon
 
 LOOKUP = 500
+
+
+class Bucket(Protocol):
+    """What the oracle asks the server, behind the daemon's back."""
+
+    deletions: int
+
+    def latest(self, key: str) -> Version | None:
+        """The object as it is now."""
+
+    def history(self, key: str) -> Sequence[Version]:
+        """All that were ever stored, oldest first."""
+
+    def keys(self) -> Sequence[str]: ...
+
+    def take_unseen(self) -> Sequence[tuple[str, Version]]:
+        """What was stored since the last call."""
 
 
 @dataclass(slots=True)
@@ -40,11 +59,11 @@ class Verdict:
 class Oracle:
     """Compares what the writers did with what the server has. One thread, that of the writers."""
 
-    def __init__(self, daemon: Daemon, writers: Writers, witness: Witness) -> None:
+    def __init__(self, daemon: Daemon, writers: Writers, bucket: Bucket) -> None:
         self.verdict = Verdict()
         self._daemon = daemon
         self._writers = writers
-        self._witness = witness
+        self._bucket = bucket
         self._torn: dict[str, list[Version]] = {}
 
     def look(self) -> None:
@@ -55,7 +74,7 @@ class Oracle:
             self._see_files(pending[start : start + LOOKUP])
 
     def _see_versions(self) -> None:
-        for key, version in self._witness.take_unseen():
+        for key, version in self._bucket.take_unseen():
             self.verdict.versions += 1
             path = self._writers.path_of(key)
             states = self._writers.files[path].states if path else []
@@ -70,24 +89,22 @@ class Oracle:
         known = self._known(paths)
         for path in paths:
             file = self._writers.files[path]
-            there = self._witness.latest(self._writers.key_of(path))
             place = self._daemon.folder / path
             # In this order: it may go while we look, and then it has to be there already.
             identity = _identity(place) or _identity(place.with_name(REMOVING + place.name))
+            receipt = known[path].receipt if path in known else None
             if identity is None:
-                there = self._witness.latest(self._writers.key_of(path))
+                there = self._there(path)
                 if there != file.latest and not file.may_be_lost:
                     self.verdict.lost.append(f"{path!r}: {file.latest} was dropped, {there} is in the bucket")
                 self.verdict.excluded += there != file.latest
                 self._writers.pending.discard(path)
-                continue
-            receipt = known[path].receipt if path in known else None
-            if file.open or receipt is None or receipt.identity != identity:
-                continue
-            if there != file.latest or not (there.proven_by(receipt.checksum) or self._has(path, receipt.etag)):
-                self.verdict.early.append(f"{path!r}: {receipt} is recorded, {there} is in the bucket")
-            if receipt.after == "keep":
-                self._writers.pending.discard(path)
+            elif receipt is not None and receipt.identity == identity and not file.open:
+                version = self._bucket.latest(self._writers.key_of(path))
+                if version is None or version.content != file.latest or not _speaks_of(receipt, version):
+                    self.verdict.early.append(f"{path!r}: {receipt} is recorded, {version} is in the bucket")
+                if receipt.after == "keep":
+                    self._writers.pending.discard(path)
 
     def _known(self, paths: list[str]) -> dict[str, Known]:
         ledger = self._daemon.state_directory / "ledger.sqlite3"
@@ -95,10 +112,6 @@ class Oracle:
             return {}  # the first start was cut short
         with Reader(ledger) as reader:
             return reader.known(paths) if reader.made() else {}
-
-    def _has(self, path: str, etag: str) -> bool:
-        versions = self._witness.versions.get(self._writers.key_of(path), [])
-        return any(version.etag == etag.strip('"') for version in versions)
 
     def parked(self) -> int:
         """How many are parked; each with a reason."""
@@ -119,22 +132,25 @@ class Oracle:
         self._see_versions()
         for event in self._daemon.events("file.uploaded"):
             torn = [it for it in self._torn.get(event["key"], []) if _speaks_of(event, it)]
-            sound = [it for it in self._witness.versions[event["key"]] if it not in torn and _speaks_of(event, it)]
+            sound = [it for it in self._bucket.history(event["key"]) if it not in torn and _speaks_of(event, it)]
             if not sound:
                 self.verdict.torn.append(f"{event['key']!r}: logged as uploaded, {event}, but torn is {torn}")
         self.verdict.refused_torn = sum(map(len, self._torn.values()))
-        for versions in self._witness.versions.values():
-            contents = [version.content for version in versions]
+        for key in self._bucket.keys():  # noqa: SIM118 - a bucket is no dict
+            contents = [version.content for version in self._bucket.history(key)]
             self.verdict.duplicates += sum(before == after for before, after in itertools.pairwise(contents))
-        assert self._witness.deletions == 0, "an object was to be deleted"
+        assert self._bucket.deletions == 0, "an object was to be deleted"
         return self.verdict
 
     def _there(self, path: str) -> Digests | None:
-        return self._witness.latest(self._writers.key_of(path))
+        version = self._bucket.latest(self._writers.key_of(path))
+        return version and version.content
 
 
-def _speaks_of(event: dict[str, object], version: Version) -> bool:
-    return version.content.proven_by(str(event["checksum"])) or version.etag == str(event["etag"]).strip('"')
+def _speaks_of(proof: Receipt | dict[str, Any], version: Version) -> bool:
+    """Whether a receipt, or a line of the log, is about this version."""
+    checksum, etag = (proof["checksum"], proof["etag"]) if isinstance(proof, dict) else (proof.checksum, proof.etag)
+    return version.content.proven_by(checksum) or version.etag == etag.strip('"')
 
 
 def _identity(place: Path) -> Identity | None:

@@ -118,12 +118,16 @@ class Storm(Fault):
 
     def _choose(self, exchange: Exchange) -> Fault:
         request = exchange.request
-        line = f"{request.line} {request.query.get('partNumber', '')}"
+        kind = self._pick(f"{request.line} {request.query.get('partNumber', '')}")
+        return self._kinds[kind] if kind else Fault()
+
+    def _pick(self, line: str) -> str:
+        """The name of a fault; "" for fair weather."""
         with self._lock:
             self._seen[line] += 1
             rng = random.Random(f"{self._seed} {line} {self._seen[line]}")  # noqa: S311 - weather, not secrets
             if rng.random() >= self.share:
-                return Fault()
+                return ""
             kind = self.only or rng.choice(self.kinds)
             self.met[kind] += 1
-            return self._kinds[kind]
+            return kind

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
-ROUNDS, ACTS = 75, 90
+ROUNDS, ACTS = 75, 100
 LONGEST_S = 130.0
 
 

@@ -52,10 +52,15 @@ class Witness(FaultyS3):
         self.changed = threading.Event()  #: set at each version
         self.store.on_stored = self._stored
 
-    def latest(self, key: str) -> Digests | None:
-        """What is in the bucket."""
+    def latest(self, key: str) -> Version | None:
         versions = self.versions.get(key)
-        return versions[-1].content if versions else None
+        return versions[-1] if versions else None
+
+    def history(self, key: str) -> list[Version]:
+        return self.versions.get(key, [])
+
+    def keys(self) -> list[str]:
+        return list(self.versions)
 
     def take_unseen(self) -> list[tuple[str, Version]]:
         """What was stored since the last call."""

@@ -18,6 +18,7 @@ from botocore import UNSIGNED
 from s3spool.errors import ConfigError
 from s3spool.s3.boto3_transport import hooked, translated
 from s3spool.s3.credentials import Credentials
+from s3spool.s3.errors import untrusted_success
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -164,6 +165,8 @@ def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:
         "crc32": head.get("ChecksumCRC32", ""),
         "sha256": head.get("ChecksumSHA256", ""),
     }
+    if "ContentLength" not in head or not head.get("ETag"):
+        raise untrusted_success("confirm", path, "without the object's size and ETag")
     return Found(head["ContentLength"], head["ETag"].strip('"'), found, head.get("VersionId", ""))
 
 
