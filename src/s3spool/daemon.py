@@ -8,12 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import structlog
 
 from s3spool import __version__
+from s3spool.backlog import Backlog, going, paused
 from s3spool.config import Config
 from s3spool.errors import ConfigError
 from s3spool.ledger.reader import Reader
@@ -27,6 +29,9 @@ from s3spool.wiring import Rooms
 
 TICK_S = 5.0  # how often the supervisor looks after its threads and the root
 LOST_TICK_S = 0.5  # the same while the folder is gone
+EXTEND_S = 10.0  # what a stopping daemon asks systemd for, again and again: one that hangs is killed when it is over
+EXTEND_EVERY_S = 2.0
+FLUSH_S = 30.0  # more than all that follows the drain may take
 DAY_S = 86400.0
 log = structlog.get_logger()
 
@@ -44,8 +49,19 @@ class Daemon:
         self._writer = writer
         self.state = "starting"
         self.rooms = rooms = Rooms(config)
-        self._pulse = Pulse({"ledger": rooms.ledger.ping, "after": rooms.after.ping, "workers": rooms.workers.ping})
         self.lookout = Lookout(rooms, config.watch, self._poke)
+        self._pulse = Pulse(
+            {
+                "ledger": rooms.ledger.ping,
+                "after": rooms.after.ping,
+                "workers": rooms.workers.ping,
+                "retry": rooms.retry.ping,
+                "settle": rooms.settle.ping,
+                "scan": rooms.scan.ping,
+                "watch": self.lookout.ping,
+            }
+        )
+        self._backlog = Backlog(rooms.ledger)
         self._last_cleaning = 0.0
         self._ended_large = 0
         self._signals: list[int] = []
@@ -76,6 +92,7 @@ class Daemon:
         rooms.scan.start()
         self.state = "running"
         self._notifier.ready()
+        self._notifier.status(self.summary())
         log.info(
             "daemon.ready",
             directory=str(rooms.folder.root),
@@ -138,6 +155,7 @@ class Daemon:
         self._give_memory_back()
         if self._notifier.watchdog_interval_s and self._sound(now):
             self._notifier.watchdog()
+        self._backlog.look()
         self._notifier.status(self.summary())
         if now - self._last_cleaning > DAY_S or not self._last_cleaning:
             self._last_cleaning = now
@@ -149,7 +167,8 @@ class Daemon:
         """Whether what cannot be replaced is alive and answers; if not, systemd's watchdog restarts us."""
         rooms = self.rooms
         threads = (rooms.ledger, rooms.after, rooms.retry, rooms.settle_thread, rooms.scan)
-        dead = [type(thread).__name__ for thread in threads if not thread.alive()] + self._pulse.silent(now)
+        dead = [type(thread).__name__ for thread in threads if not thread.alive()]
+        dead += self._pulse.silent(now) + rooms.workers.hanging(now)
         if dead:
             log.error("daemon.unsound", rooms=", ".join(dead), hint="systemd's watchdog restarts the service")
         return not dead
@@ -200,7 +219,7 @@ class Daemon:
         deadline = start + drain_s
         log.info("daemon.draining", drain_s=drain_s, uploading=len(rooms.workers.jobs()))
         self._notifier.stopping()
-        self._notifier.extend_timeout(drain_s + 10)
+        self._notifier.extend_timeout(EXTEND_S)
         self.lookout.stop()
         rooms.settle.close()
         rooms.inbox.close()
@@ -211,6 +230,7 @@ class Daemon:
             return 0.0 if self._signals else deadline - time.monotonic()
 
         drained = self._drain_workers(remaining_s)
+        self._notifier.extend_timeout(FLUSH_S)
         rooms.pace.close()
         rooms.retry.close(1.0)
         rooms.settle_thread.join(1.0)
@@ -234,10 +254,15 @@ class Daemon:
         return 0 if flushed else 1
 
     def _drain_workers(self, remaining_s: Any) -> bool:
+        extended = time.monotonic()
         while not self.rooms.workers.close(lambda: min(0.0, remaining_s())):
             wait_s = remaining_s()
             if wait_s <= 0:
                 return False
+            if time.monotonic() - extended > EXTEND_EVERY_S:
+                extended = time.monotonic()
+                self._notifier.extend_timeout(EXTEND_S)
+                self._notifier.status(self.summary())
             ready, _, _ = select.select([self._wake_r], [], [], min(wait_s, 0.05))
             if ready:
                 os.read(self._wake_r, 4096)
@@ -246,26 +271,26 @@ class Daemon:
     # Report
 
     def summary(self) -> str:
-        """The line for `systemctl status`."""
+        """The line for `systemctl status` and the terminal. Any thread; quick."""
         rooms = self.rooms
+        if self.state == "draining":
+            return f"stopping, {len(rooms.workers.jobs())} in flight may finish"
+        reason, since = rooms.destination.reason, rooms.destination.paused_at
+        if rooms.destination.paused and reason is not None and since is not None:
+            return paused(reason.short, since, rooms.destination.next_probe_s, time.time())
         queued, in_flight = rooms.inbox.counts()
-        reason = rooms.destination.reason
-        if rooms.destination.paused and reason is not None and rooms.destination.paused_at is not None:
-            since = time.strftime("%H:%M:%S", time.localtime(rooms.destination.paused_at))
-            return (
-                f"destination paused: {reason.code} since {since}, next try in {rooms.destination.next_probe_s:.0f} s"
-            )
-        text = f"{rooms.stats.uploaded:,} uploaded, {in_flight} in flight, {queued + len(rooms.settle)} waiting"
-        oldest_s = self.oldest_unsent_s()
-        return f"{text}, oldest unsent {oldest_s:.0f} s" if oldest_s else text
+        waiting = queued + len(rooms.settle) + self._backlog.waiting
+        return going(rooms.stats.uploaded, in_flight, waiting, self._backlog.parked, self.oldest_unsent_s())
 
     def oldest_unsent_s(self) -> float:
-        """Age in seconds of the file that waits longest in the inbox; 0 if none does."""
-        path = self.rooms.inbox.oldest()
-        if path is None:
-            return 0.0
-        try:
-            identity = self.rooms.folder.identity_of(path)
-        except OSError:
-            return 0.0
-        return 0.0 if identity is None else round(max(0.0, time.time() - identity.mtime_ns / 1e9), 1)
+        """For how many seconds the oldest file that is queued, sent or tried again has been as it is; 0: there is none.
+
+        By its ctime, which is not older than the drop: a copied file brings its mtime along.
+        """
+        found = [self._backlog.oldest_ns] if self._backlog.oldest_ns else []
+        for path in self.rooms.inbox.oldest():
+            with suppress(OSError):
+                identity = self.rooms.folder.identity_of(path)
+                if identity is not None:
+                    found.append(identity.ctime_ns)
+        return round(max(0.0, time.time() - min(found) / 1e9), 1) if found else 0.0

@@ -52,7 +52,8 @@ class UploadError(S3SpoolError):
     `code` is S3's error code ("AccessDenied"), else libcurl's or errno's name; `cause` the sentence that came
     with it; `permanent` means that trying again unchanged cannot succeed; `retry_after_s` is the server's wish;
     `sudden` means that one occurrence says enough to pause the destination, without waiting for a streak;
-    `slow_down` that the server asks for fewer requests; not `answered` that no server was heard at all.
+    `slow_down` that the server asks for fewer requests; not `answered` that no server was heard at all; `status` is
+    that of HTTP, 0 where there is none.
     """
 
     operation: str
@@ -66,10 +67,16 @@ class UploadError(S3SpoolError):
     sudden: bool = True
     slow_down: bool = False
     answered: bool = True
+    status: int = 0
 
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""
         return f"{self.operation} {self.path}: {self.code}: {self.cause}{hint}"
+
+    @property
+    def short(self) -> str:
+        """Two words for a line that has no room: "403 AccessDenied"."""
+        return f"{self.status} {self.code}" if self.status and str(self.status) not in self.code else self.code
 
 
 def _literal(value: object) -> str:

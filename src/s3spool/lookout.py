@@ -58,6 +58,13 @@ class Lookout:
         self._look_after_root()
         self._look_after_watch()
 
+    def ping(self, answer: Callable[[], None]) -> None:
+        """Call back from the watching thread; at once where there is none, and scans alone find files."""
+        if self.watch is None:
+            answer()
+        else:
+            self.watch.ping(answer)
+
     def stop(self) -> None:
         if self.watch is not None:
             self.watch.stop()

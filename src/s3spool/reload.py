@@ -21,8 +21,12 @@ log = structlog.get_logger()
 
 def reload(daemon: Daemon) -> None:
     """Apply what can change live; what cannot is named and stays, and a broken file changes nothing at all."""
+    source = daemon.config.source
     try:
-        new = configuration.load(daemon.config.source, overrides=daemon.overrides)
+        if source is not None and source.is_fifo():
+            # A pipe, say from the shell's <(...): who opens it again waits for a writer, and nobody is there.
+            raise ConfigError(str(source), None, "is a pipe, which cannot be read again")
+        new = configuration.load(source, overrides=daemon.overrides)
         configuration.check_directories(new)
     except ConfigError as exc:
         log.error("config.refused", error=str(exc))

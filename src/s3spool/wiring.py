@@ -23,6 +23,7 @@ from s3spool.pipeline.sift import SettleThread, Sift
 from s3spool.pipeline.stats import Stats
 from s3spool.pipeline.upload import Upload
 from s3spool.pipeline.workers import Workers
+from s3spool.pulse import PATIENCE_S
 from s3spool.s3.client import Connection
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.pace import Pace
@@ -106,7 +107,14 @@ class Rooms:
         )
         self.cores = Cores()
         self.workers = Workers(
-            config.upload.workers, self.store, self.inbox, self.upload, self.destination, self.stats, self.cores
+            config.upload.workers,
+            self.store,
+            self.inbox,
+            self.upload,
+            self.destination,
+            self.stats,
+            self.cores,
+            stall_s=PATIENCE_S + config.upload.timeout_s,
         )
 
 

@@ -127,6 +127,16 @@ class Reader:
         counts.update(self._rows("SELECT state, count(*) FROM retries GROUP BY state"))
         return counts
 
+    def backlog(self) -> tuple[int, int, int | None]:
+        """(waiting and with no worker, parked, the oldest ctime_ns of all that wait)."""
+        row = next(
+            self._rows(
+                "SELECT coalesce(sum(state = 'waiting' AND claimed = 0), 0), coalesce(sum(state = 'parked'), 0),"
+                " min(CASE WHEN state = 'waiting' THEN ctime_ns END) FROM retries"
+            )
+        )
+        return int(row[0]), int(row[1]), row[2]
+
     def last_error(self) -> Retry | None:
         statement = f"SELECT {_RETRY} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants
         return next(self._rows(statement, make=_retry), None)

@@ -8,6 +8,7 @@ scan.py         walking the folder finds what the events did not tell
 settle.py       waiting until a file is left alone
 sift.py         what the ledger knows already is not sent again
 inbox.py        the bounded queue, each path once
+bell.py         how a thread proves that it still goes round
 workers.py      the pool of threads, and the gate
 cores.py        which CPU the threads share
 upload.py       one file's way through a worker

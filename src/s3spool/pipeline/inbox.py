@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from s3spool.pipeline.item import Item, Lane
 from s3spool.pipeline.parts import PartItem, PartQueue
@@ -14,6 +14,7 @@ from s3spool.pipeline.parts import PartItem, PartQueue
 TURNS = (Lane.NEW, Lane.NEW, Lane.NEW, Lane.RETRY)  # neither lane starves the other
 PART_TURN = 8  # every eighth take asks the large files' parts first; all others ask them last
 LARGE_SHARE = 4  # so many times the size may be put aside as large before they take the others' room
+MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
 SETTLING_DOWN = 4096  # sent, and waiting for the ledger and the step after it
 
 
@@ -45,14 +46,19 @@ class Inbox:
         self._lookout_until = 0.0  # monotonic seconds
         self._closed = False
 
-    def offer(self, items: Iterable[Item]) -> bool:
-        """Queue these, waiting for room; False when the inbox was closed before all had found some."""
+    def offer(self, items: Iterable[Item], meanwhile: Callable[[], None] | None = None) -> bool:
+        """Queue these, waiting for room; False when the inbox was closed before all had found some.
+
+        `meanwhile` is called now and then while it waits, and must be quick.
+        """
         with self._lock:
             for item in items:
                 while self._full() and not self._closed:
                     self._waiting_offers += 1
-                    self._drained.wait()
+                    self._drained.wait(MEANWHILE_S if meanwhile else None)
                     self._waiting_offers -= 1
+                    if meanwhile:
+                        meanwhile()
                 if self._closed:
                     return False
                 self._add(item)
@@ -144,13 +150,11 @@ class Inbox:
         with self._lock:
             return list(itertools.islice(self._queued, limit)), list(itertools.islice(self._in_flight, limit))
 
-    def oldest(self) -> str | None:
-        """The path that has been queued longest in the lane for new files."""
+    def oldest(self) -> list[str]:
+        """The paths that wait, or are sent, for the longest time: one of each lane at most."""
         with self._lock:
-            for lane in self._lanes.values():
-                if lane:
-                    return lane[0].path
-            return None
+            waiting = [lane[0].path for lane in self._lanes.values() if lane]
+            return [*itertools.islice(self._in_flight, 1), *waiting]
 
     def state_of(self, path: str) -> str | None:
         with self._lock:

@@ -12,6 +12,7 @@ import structlog
 from s3spool.errors import LedgerError, UploadError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.store import Ledger
+from s3spool.pipeline.bell import Answer, Bell
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item, Lane
 
@@ -77,6 +78,7 @@ class RetryThread:
         self._inbox = inbox
         self.policy = policy
         self._changed = threading.Event()
+        self._bell = Bell()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="retry", daemon=True)
         self.beats = 0
@@ -86,6 +88,11 @@ class RetryThread:
 
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    def ping(self, answer: Answer) -> None:
+        """Call back from the thread, at its next look."""
+        self._bell.ring(answer)
+        self._changed.set()
 
     def wake(self) -> None:
         """The retry list has changed: look again. Any thread; never blocks."""
@@ -124,13 +131,14 @@ class RetryThread:
 
     def _wait(self, committed: threading.Event) -> None:
         while not committed.wait(1.0) and not self._closing and self._ledger.alive():
-            pass
+            self._bell.answer()  # a ledger that fails is no fault of ours
 
     def _run(self) -> None:
         reader: Reader | None = None
         complaint = ""  # said once, not every ten seconds
         while not self._closing:
             self._changed.clear()
+            self._bell.answer()
             try:
                 if reader is None or not reader.current():
                     reader = Reader(self._ledger.path)

@@ -16,6 +16,7 @@ from s3spool.errors import LedgerError
 from s3spool.ledger.reader import LOOKUP_ROWS, Reader
 from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
+from s3spool.pipeline.bell import Answer, Bell
 from s3spool.pipeline.folder import REMOVING, Folder, NotAFileError, listed, opened_directory, original
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.names import Names
@@ -68,6 +69,8 @@ class Scan:
         self._unreadable = False  # whether the last scan said so
         self.watch: Watch | None = None  # None: polling, the scan is the only source
         self._reasons: set[str] = set()
+        self._lock = threading.Lock()  # guards the reasons
+        self._bell = Bell()
         self._wanted = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scan", daemon=True)
@@ -83,7 +86,13 @@ class Scan:
         return self._thread.is_alive()
 
     def want(self, reason: str) -> None:
-        self._reasons.add(reason)
+        with self._lock:
+            self._reasons.add(reason)
+        self._wanted.set()
+
+    def ping(self, answer: Answer) -> None:
+        """Call back from the thread, also in the middle of a scan."""
+        self._bell.ring(answer)
         self._wanted.set()
 
     def close(self, timeout_s: float) -> None:
@@ -98,13 +107,19 @@ class Scan:
 
     def _run(self) -> None:
         complaint = ""  # said once, not every few seconds
+        last = time.monotonic()
         while not self._stop.is_set():
-            asked = self._wanted.wait(self._interval_s())
+            wait_s = last + self._interval_s() - time.monotonic()
+            asked = wait_s > 0 and self._wanted.wait(wait_s)
             if self._stop.is_set():
                 return
             self._wanted.clear()
-            reasons, self._reasons = self._reasons, set()
-            if not asked:
+            self._bell.answer()
+            with self._lock:
+                reasons, self._reasons = self._reasons, set()
+            if asked and not reasons:
+                continue  # it was only the bell
+            if not reasons:
                 reasons = {"timer"} if self.watch is not None else {"poll"}
             self.started += 1
             try:
@@ -121,6 +136,7 @@ class Scan:
             else:
                 self.finished = self.started
                 complaint = ""
+            last = time.monotonic()
 
     def _scan(self, reasons: set[str]) -> None:
         start = time.monotonic()
@@ -132,6 +148,7 @@ class Scan:
             while batch := list(itertools.islice(found, BATCH)):
                 files += len(batch)
                 offered += self._offer(batch, reader)
+                self._bell.answer()
                 if self._stop.is_set():
                     return
         self._last_duration_s = time.monotonic() - start
@@ -155,6 +172,7 @@ class Scan:
         pending = [""]
         while pending and not self._stop.is_set():
             directory = pending.pop()
+            self._bell.answer()
             if self.watch is not None:
                 self.watch.ensure(directory)
             try:
@@ -210,5 +228,5 @@ class Scan:
             settling = quiet_s < self._settle_s and self._settle.touch(item.path, Quiet.CHANGED, identity)
             if not settling:
                 ready.append(item)
-        self._inbox.offer(ready)
+        self._inbox.offer(ready, meanwhile=self._bell.answer)
         return len(items)

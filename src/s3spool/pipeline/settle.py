@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
 from s3spool.ledger.rows import Identity
+from s3spool.pipeline.bell import Answer, Bell
 
 BATCH = 500
 CREATED_S = 0.1
@@ -46,6 +47,7 @@ class Settle:
         self._wake = threading.Condition(self._lock)
         self._sleeping = False
         self._closed = False
+        self.bell = Bell()  # answered by the thread that calls `wait_due`
         self._handed_out = 0  # by the last `due`, and not yet in the inbox as far as we know
 
     def touch(self, path: str, quiet: Quiet = Quiet.CHANGED, seen: Identity | None = None) -> bool:
@@ -87,16 +89,23 @@ class Settle:
             self._handed_out = len(ripe)
         return ripe, upcoming
 
+    def ping(self, answer: Answer) -> None:
+        """Call back from the thread that calls `wait_due`."""
+        with self._lock:
+            self.bell.ring(answer)
+            self._wake.notify()
+
     def wait_due(self) -> list[Ripe]:
         """Block until something is due; an empty list means closed."""
         while not self._closed:
+            self.bell.answer()
             now = self._clock()
             ripe, upcoming = self.due(now)
             if ripe:
                 return ripe
             with self._lock:
                 self._sleeping = True
-                if not self._closed and not self._newer_than(upcoming):
+                if not (self._closed or self.bell or self._newer_than(upcoming)):
                     self._wake.wait(None if upcoming is None else max(0.0, upcoming - now))
                 self._sleeping = False
         return []

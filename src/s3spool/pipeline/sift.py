@@ -134,4 +134,4 @@ class SettleThread:
 
     def _step(self, ripe: Sequence[Ripe], reader: Reader) -> None:
         candidates = [(path, None, seen) for path, seen in ripe]
-        self._inbox.offer(self._sift.sort(candidates, reader, hinted=True))
+        self._inbox.offer(self._sift.sort(candidates, reader, hinted=True), meanwhile=self._settle.bell.answer)

@@ -25,6 +25,7 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
 )
 
+from s3spool.pipeline.bell import Answer, Bell
 from s3spool.pipeline.folder import NotAFileError, listed, opened_directory
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.settle import Quiet
@@ -36,6 +37,7 @@ MOVED_FROM = int(InotifyConstants.IN_MOVED_FROM)
 ISDIR = int(InotifyConstants.IN_ISDIR)
 ROOT_GONE = int(InotifyConstants.IN_DELETE_SELF | InotifyConstants.IN_MOVE_SELF | InotifyConstants.IN_UNMOUNT)
 # CREATE is needed for hard links and new directories; deletions of files are not asked for, we cause most of them.
+OPEN = int(InotifyConstants.IN_OPEN)
 MASK = Mask(
     CREATE
     | CLOSE_WRITE
@@ -85,6 +87,8 @@ class Watch(WatchCallback):
         self._watch_of: dict[str, WatchDescriptor] = {}
         self._inode_of: dict[WatchDescriptor, int] = {}
         self._inotify: InotifyFD | None = None
+        self._bell = Bell()
+        self._echo: _Echo | None = None
         self.overflows = 0
         self.exhausted = ""  # why not all directories could be watched
 
@@ -102,12 +106,19 @@ class Watch(WatchCallback):
         if not self._add(""):
             self.stop()
             raise WatchUnavailableError(self.exhausted or f"{os.fsdecode(self._root)} cannot be watched")
+        with contextlib.suppress(OSError):
+            self._echo = _Echo(self._inotify, self)
+            self._echo.cause()  # to learn whether it comes back
 
     def stop(self) -> None:
         inotify, self._inotify = self._inotify, None
         if inotify is not None:
             inotify.stop()
             inotify.join(5.0)
+        echo, self._echo = self._echo, None
+        if echo is not None:
+            echo.close()
+        self._bell.answer()  # by the thread that stops it: there is nobody else any more
         with self._lock:
             self._directory_of.clear()
             self._watch_of.clear()
@@ -115,6 +126,13 @@ class Watch(WatchCallback):
 
     def alive(self) -> bool:
         return self._inotify is not None and self._inotify.is_alive()
+
+    def ping(self, answer: Answer) -> None:
+        """Call back from watchdog's thread, over an event that we cause; at once where that is not to be had."""
+        echo = self._echo
+        self._bell.ring(answer)
+        if echo is None or not echo.cause():
+            self._bell.answer()
 
     def directories(self) -> int:
         return len(self._watch_of)
@@ -143,6 +161,7 @@ class Watch(WatchCallback):
             self._lost()
 
     def on_queue_overflow(self) -> None:
+        self._bell.answer()  # its event may be among what was lost
         self.overflows += 1
         log.warning("watch.overflowed", overflows=self.overflows)
         # A rename may be among what was lost: trust no directory's name until the scan has come to it (`ensure`).
@@ -150,6 +169,9 @@ class Watch(WatchCallback):
         self._rescan("overflow")
 
     def _handle(self, event: InotifyEvent) -> None:
+        if self._echo is not None and self._echo.is_it(event):
+            self._bell.answer()
+            return
         directory = self._directory_of.get(event.wd)
         if directory is None:
             return
@@ -260,6 +282,38 @@ class Watch(WatchCallback):
         if inotify is not None and gone:
             with contextlib.suppress(OSError):
                 inotify.remove_callbacks([(wd, _callback_id(path)) for path, wd in gone])
+
+
+class _Echo:
+    """A file that nobody else has, watched: opening it comes back as an event if all is well between kernel and us."""
+
+    def __init__(self, inotify: InotifyFD, callback: WatchCallback) -> None:
+        """Raises OSError."""
+        self._fd = os.memfd_create("s3spool-echo")
+        self._path = b"/proc/self/fd/%d" % self._fd
+        try:
+            self._wd = inotify.add_callback(self._path, Mask(OPEN), callback, _callback_id(""))
+        except OSError:
+            os.close(self._fd)
+            raise
+        self._heard = False
+
+    def cause(self) -> bool:
+        """False where no event may be counted on: none has ever come back."""
+        try:
+            os.close(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:  # no descriptor left
+            return False
+        return self._heard
+
+    def is_it(self, event: InotifyEvent) -> bool:
+        if event.wd != self._wd:
+            return False
+        self._heard = True
+        return True
+
+    def close(self) -> None:
+        os.close(self._fd)
 
 
 def _callback_id(directory: str) -> CallbackId:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from s3spool.content import Bucket, Sender
+from s3spool.pipeline.bell import Stall
 from s3spool.pipeline.cores import Cores
 from s3spool.pipeline.destination import Destination
 from s3spool.pipeline.inbox import Inbox
@@ -37,7 +38,10 @@ class Workers:
         destination: Destination,
         stats: Stats,
         cores: Cores,
+        *,
+        stall_s: float = 90.0,
     ) -> None:
+        """`stall_s`: longer than any request may take without progress."""
         self._count = count
         self._bucket = bucket
         self._inbox = inbox
@@ -51,6 +55,7 @@ class Workers:
         self._closing = False
         self._threads: list[threading.Thread] = []
         self._jobs: list[Job | PartJob | None] = [None] * count  # slot n belongs to worker n
+        self.stall = Stall(stall_s)
 
     def start(self) -> None:
         self._threads = [self._new_thread(number) for number in range(self._count)]
@@ -83,6 +88,12 @@ class Workers:
                 answer()
 
         threading.Thread(target=ask, name="ping", daemon=True).start()
+
+    def hanging(self, now: float) -> list[str]:
+        """The names of those that neither send nor wait for an answer, but have a file. For the supervisor alone."""
+        busy = [(thread, job) for thread, job in zip(self._threads, self._jobs, strict=True) if job is not None]
+        names = {thread.native_id or 0: thread.name for thread, _ in busy}
+        return [names[number] for number in self.stall.look(((t.native_id or 0, job) for t, job in busy), now)]
 
     def jobs(self) -> list[Job | PartJob]:
         """What is being sent at this moment."""

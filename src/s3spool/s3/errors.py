@@ -327,6 +327,7 @@ def from_code(
     cause = (message or f"the server answered HTTP {status}") + _skew(status, headers or {})
     error = _error(path, code or f"HTTP{status}", cause, rule)
     error.operation = operation
+    error.status = status
     error.retry_after_s = retry_after_s(headers or {})
     return error
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 BURST_S = 0.2  # what an idle line may save up: 2 % of ten seconds
 _PIECES_PER_S = 20
+_LOOK_S = 10.0  # who waits longer shows that it lives, or would pass for hanging
 _SMALLEST_PIECE, _LARGEST_PIECE = 4 * 1024, 512 * 1024  # libcurl asks for no more at a time
 
 
@@ -80,7 +81,7 @@ class Pace:
                 wait_s = tokens.due_in_s(ticket, self._clock())
                 if wait_s <= 0:
                     break
-                self._changed.wait(wait_s)
+                self._changed.wait(min(wait_s, _LOOK_S))
             return granted
 
     def set_rate(self, rate_bytes_per_s: float | None) -> None:

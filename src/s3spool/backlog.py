@@ -1,0 +1,47 @@
+"""What waits, in a line for people: the counts of the retry list, and the sentences of `systemctl status`."""
+
+from __future__ import annotations
+
+import time
+
+from s3spool.errors import LedgerError
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.store import Ledger
+
+
+class Backlog:
+    """The retry list in three numbers, as of the last `look`. Only the supervisor looks; any thread reads."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._reader: Reader | None = None
+        self.waiting = 0  #: and with no worker
+        self.parked = 0
+        self.oldest_ns = 0  #: ctime of the oldest that waits, 0: there is none
+
+    def look(self) -> None:
+        """Never raises: the retry thread complains of a ledger that cannot be read."""
+        try:
+            if self._reader is None or not self._reader.current():
+                self._reader = Reader(self._ledger.path)
+            self.waiting, self.parked, oldest_ns = self._reader.backlog()
+            self.oldest_ns = oldest_ns or 0
+        except (LedgerError, OSError):
+            self._reader = None
+
+
+def going(uploaded: int, in_flight: int, waiting: int, parked: int, oldest_s: float) -> str:
+    """`1,204 uploaded, 3 in flight, 2 waiting, oldest unsent 4 s`."""
+    words = [f"{uploaded:,} uploaded", f"{in_flight:,} in flight", f"{waiting:,} waiting"]
+    words += [f"{parked:,} parked"] if parked else []
+    words += [f"oldest unsent {oldest_s:,.0f} s"] if oldest_s else []
+    return ", ".join(words)
+
+
+def paused(reason: str, since: float, next_s: float, now: float) -> str:
+    """`destination paused: 403 AccessDenied since 12:01, next try in 20 s`; times are Unix seconds."""
+    began = time.localtime(since)
+    today = time.strftime("%x", began) == time.strftime("%x", time.localtime(now))
+    clock = time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", began)
+    upcoming = f"next try in {next_s:.0f} s" if next_s >= 1 else "trying now"
+    return f"destination paused: {reason} since {clock}, {upcoming}"

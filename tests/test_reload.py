@@ -1,0 +1,175 @@
+"""SIGHUP in a running daemon: every key that can change live does, and nothing that is wrong changes anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from s3spool.config_schema import LIVE
+from support.daemon import Daemon, to_toml
+from support.faults import Status
+from support.faulty import FaultyS3
+from support.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
+    made = Daemon(
+        tmp_path,
+        bucket=faulty.bucket,
+        environment=faulty.environment(),
+        destination={"endpoint_url": faulty.endpoint_url},
+    )
+    with made:
+        made.wait_ready()
+        yield made
+
+
+def reload(daemon: Daemon, **sections: dict[str, object]) -> dict[str, object]:
+    """Change the file and say so; the event that follows."""
+    before = len(daemon.events("daemon.reloaded"))
+    for name, options in sections.items():
+        daemon.config.setdefault(name, {}).update(options)
+    daemon.config_path.write_text(to_toml(daemon.config))
+    daemon.signal(signal.SIGHUP)
+    eventually(lambda: len(daemon.events("daemon.reloaded")) > before, timeout_s=WAIT_S, message="daemon.reloaded")
+    return daemon.events("daemon.reloaded")[-1]
+
+
+def test_each_live_key_takes_effect(daemon: Daemon, faulty: FaultyS3) -> None:
+    """Log level, patterns, retry, bandwidth and what follows an upload, all in one reload of one process."""
+    archive = daemon.home / "archive"
+    archive.mkdir()
+    pid = daemon.pid
+    daemon.drop("before.dat")
+    daemon.wait_uploaded(1)
+    assert (daemon.folder / "before.dat").exists()
+
+    told = reload(
+        daemon,
+        log={"level": "debug"},
+        watch={"include": ["*.dat"], "exclude": [".*", "not-*"]},
+        retry={"initial_s": 0.2, "max_s": 0.5, "max_attempts": 2},
+        upload={"max_bandwidth": "100MiB/s"},
+        after={"action": "archive", "archive_directory": str(archive)},
+    )
+    assert (set(told["changed"]), told["refused"]) == (set(LIVE), [])  # type: ignore[call-overload]
+    faulty.script(Status(code=500, error_code="InternalError"), times=None, match="^PUT failing")
+    for name in ("after.dat", "not-sent.dat", "not-sent.txt", "failing.dat"):
+        daemon.drop(name)
+
+    eventually((archive / "after.dat").exists, timeout_s=WAIT_S, message="the archived file")
+    # It is the file's own fault as soon as another one has passed since its first failure.
+    daemon.wait_event("file.failed", timeout_s=WAIT_S, path="failing.dat")
+    daemon.drop("passes.dat")
+    parked = daemon.wait_event("file.parked", timeout_s=WAIT_S, path="failing.dat")
+    assert parked["attempt"] == 2
+    assert daemon.events("scan.started"), "a line of level debug"
+    assert daemon.pid == pid
+    assert set(faulty.contents()) == {"before.dat", "after.dat", "passes.dat"}
+
+
+def test_a_new_pattern_lets_in_what_lies_there(daemon: Daemon, faulty: FaultyS3) -> None:
+    """A reload walks the folder: files that were excluded until now need no touch."""
+    daemon.drop("x.part")
+    daemon.drop("seen")
+    daemon.wait_uploaded(1)
+
+    reload(daemon, watch={"exclude": [".*"]})
+
+    daemon.wait_uploaded(2)
+    assert set(faulty.contents()) == {"seen", "x.part"}
+
+
+def test_what_cannot_change_stays_and_the_rest_changes(daemon: Daemon, faulty: FaultyS3) -> None:
+    """Each refused key has one line with its name, and does not keep the others from being applied."""
+    told = reload(daemon, destination={"prefix": "other/", "storage_class": "GLACIER"}, after={"action": "delete"})
+
+    refused = [event["field"] for event in daemon.events("config.refused")]
+    assert sorted(refused) == ["destination.prefix", "destination.storage_class"]
+    assert told["changed"] == ["after.action"]
+    file = daemon.drop("a")
+    eventually(lambda: not file.exists(), timeout_s=WAIT_S)
+    assert set(faulty.contents()) == {"a"}
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def a_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+def no_text(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe\0[")
+
+
+def half_written(path: Path) -> None:
+    path.write_text(path.read_text()[:-20])
+
+
+def another_folder_that_is_not_there(path: Path) -> None:
+    path.write_text(path.read_text().replace('/spool"', '/not-there"'))
+
+
+def an_archive_that_is_not_there(path: Path) -> None:
+    path.write_text(path.read_text() + '[after]\naction = "archive"\narchive_directory = "/proc/not-there"\n')
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        gone,
+        a_directory,
+        a_fifo,
+        a_loop,
+        no_text,
+        half_written,
+        another_folder_that_is_not_there,
+        an_archive_that_is_not_there,
+    ],
+)
+def test_a_broken_file_changes_nothing(daemon: Daemon, faulty: FaultyS3, spoil: Callable[[Path], None]) -> None:
+    """One line says what is wrong, and the daemon goes on as it was; mended, the file is read again."""
+    spoil(daemon.config_path)
+    daemon.signal(signal.SIGHUP)
+
+    daemon.wait_event("config.refused", timeout_s=WAIT_S)
+    assert not daemon.events("daemon.reloaded")
+    file = daemon.drop("a")
+    daemon.wait_uploaded(1)
+    assert file.exists()
+    assert set(faulty.contents()) == {"a"}
+
+    if daemon.config_path.is_dir():
+        shutil.rmtree(daemon.config_path)
+    daemon.config_path.unlink(missing_ok=True)
+    assert reload(daemon)["changed"] == []
+    assert len(daemon.events("config.refused")) == 1
