@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from s3spool.pipeline.lanes import FAST_BYTES_S, HANGING_BYTES_S, NARROW, Lanes
+from s3spool.pipeline.lanes import FAST_BYTES_S, HANGING_BYTES_S, MIDDLE, NARROW, SLOW_BYTES_S, Lanes
 
 PART = 16 * 2**20
 FAST_S = PART / FAST_BYTES_S / 2
-SLOW_S = PART / FAST_BYTES_S * 2
+MIDDLE_S = PART / (FAST_BYTES_S + SLOW_BYTES_S) * 2
+SLOW_S = PART / SLOW_BYTES_S * 1.9
 HANGING_S = PART / HANGING_BYTES_S
 
 
@@ -50,6 +51,17 @@ def test_slow_connections_open_it_to_all() -> None:
         lanes.confirmed(number, SLOW_S)
         lanes.leave(number)
     entered(lanes, 100, SLOW_S)
+
+
+def test_connections_that_are_neither_open_it_a_little() -> None:
+    lanes = Lanes()
+    entered(lanes, NARROW)
+    for number in range(100):
+        lanes.confirmed(number, MIDDLE_S)
+        lanes.leave(number)
+        lanes.enter(number + NARROW, PART, 0.0)
+    entered(lanes, MIDDLE - NARROW)
+    assert lanes.open_in_s(0.0) > 0
 
 
 def test_one_slow_part_among_fast_ones_does_not() -> None:

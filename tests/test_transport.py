@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from s3spool.errors import Scope
+from s3spool.s3.client import ca_source
 from support.faults import (
     EmptyOk,
     Fault,
@@ -380,6 +382,34 @@ def test_tls_with_a_private_ca(told: str, kind: str, tmp_path: Path, monkeypatch
 
         transport.close()
         assert server.contents() == {"a": b"secret"}
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["all of them", "one is missing"])
+def test_the_systems_certificates_are_read_one_by_one(
+    complete: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not 150 for each of 100 connections; but where the directory has fewer than the bundle, the bundle counts."""
+    certificate, key = make_certificate(tmp_path)
+    bundle, directory = tmp_path / "bundle.pem", tmp_path / "hashed"
+    directory.mkdir()
+    bundle.write_bytes(certificate.read_bytes() * (1 if complete else 2))
+    hashed = subprocess.run(
+        ["openssl", "x509", "-noout", "-hash", "-in", str(certificate)], capture_output=True, text=True, check=True
+    )
+    (directory / f"{hashed.stdout.strip()}.0").symlink_to(certificate)
+    monkeypatch.setattr("s3spool.s3.client._SYSTEM_CA", (str(bundle),))
+    monkeypatch.setattr("s3spool.s3.client._HASHED_CA", (str(tmp_path / "missing"), str(directory)))
+    assert ca_source(bundle) == (directory if complete else bundle)
+    with FaultyS3(certificate=(certificate, key)) as server:
+        use(server.environment(), monkeypatch)
+        store = store_of("curl", connection(server.bucket, server.endpoint_url))
+        if complete:
+            bundle.write_bytes(b"")  # nobody looks into it any more
+        transport = store.transport()
+
+        assert ok(put(transport, put_request("a", b"secret")))
+
+        transport.close()
 
 
 @pytest.mark.parametrize("offset", [0, 7])

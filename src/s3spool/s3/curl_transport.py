@@ -14,7 +14,9 @@ from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
 from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
 
-UPLOAD_BUFFER_BYTES = 512 * 1024  # half the CPU of the default 64 KiB for large bodies
+BUFFER_BYTES = 256 * 1024  # of a large body, as libcurl holds it: a hundred slow connections need little
+FAST_BUFFER_BYTES = 512 * 1024  # a few fast ones: less CPU
+FAST_BYTES_S = 32 * 2**20
 ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; the rest of a longer one is not kept
 _CONSTANT = ("Expect:", "Content-Type: application/octet-stream", "x-amz-content-sha256: UNSIGNED-PAYLOAD")
 
@@ -27,13 +29,14 @@ class CurlTransport:
         endpoint: Callable[[], Endpoint],
         credentials: Credentials,
         *,
-        ca_bundle: Path,
+        ca: Path,
         timeout_s: float,
         pace: Pace | None = None,
     ) -> None:
+        """`ca`: whom to trust; a bundle, or a directory of certificates named by their hashes."""
         self._endpoint_now = endpoint
         self._endpoint = endpoint()
-        self._ca_bundle = str(ca_bundle)
+        self._ca = ca
         self._timeout_s = max(1, round(timeout_s))
         self._credentials = credentials
         self._pace = pace
@@ -45,7 +48,7 @@ class CurlTransport:
         self._unreadable = ""
         self._position = 0
         self._streaming = False
-        self._grown = False  # has sent a large body
+        self._buffer_bytes = 0  # set; 0: has not sent a large body
         self._ready = False
         self._signed_with: object = None
         self._curl = self._new_handle()
@@ -105,10 +108,11 @@ class CurlTransport:
         return Answer(self._curl.getinfo(pycurl.RESPONSE_CODE), _parsed(self._headers), b"".join(self._body), None)
 
     def rest(self) -> None:
-        if self._grown:
+        if self._buffer_bytes:
             # libcurl keeps the buffer of large bodies for as long as the handle lives.
             self._curl.close()
-            self._grown = self._streaming = False
+            self._streaming = False
+            self._buffer_bytes = 0
             self._signed_with = None
             self._curl = self._new_handle()
 
@@ -127,7 +131,11 @@ class CurlTransport:
         # "timeout_s without progress": less than a byte a second for so long.
         curl.setopt(pycurl.LOW_SPEED_LIMIT, 1)
         curl.setopt(pycurl.LOW_SPEED_TIME, self._timeout_s)
-        curl.setopt(pycurl.CAINFO, self._ca_bundle)
+        if self._ca.is_dir():
+            curl.unsetopt(pycurl.CAINFO)  # the wheel's own bundle
+            curl.setopt(pycurl.CAPATH, str(self._ca))
+        else:
+            curl.setopt(pycurl.CAINFO, str(self._ca))
         curl.setopt(pycurl.HEADERFUNCTION, self._headers.append)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)
         curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
@@ -143,12 +151,17 @@ class CurlTransport:
 
     def _load_range(self, length: int) -> None:
         curl = self._curl
+        wanted = BUFFER_BYTES
+        if self._buffer_bytes and curl.getinfo(pycurl.SPEED_UPLOAD_T) >= FAST_BYTES_S:
+            wanted = FAST_BUFFER_BYTES
+        if wanted != self._buffer_bytes:
+            curl.setopt(pycurl.UPLOAD_BUFFERSIZE, wanted)
+            self._buffer_bytes = wanted
         if not self._streaming:
             curl.setopt(pycurl.UPLOAD, 1)
-            curl.setopt(pycurl.UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_BYTES)
             curl.setopt(pycurl.READFUNCTION, self._read)
             curl.setopt(pycurl.SEEKFUNCTION, self._seek)
-            self._grown = self._streaming = True
+            self._streaming = True
         self._position = 0
         curl.setopt(pycurl.INFILESIZE_LARGE, length)
 

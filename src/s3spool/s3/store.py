@@ -67,6 +67,7 @@ class Store:
         self.never = options.overwrite == "never"
         # What spans regions (multi-region access points) takes another signature than libcurl makes.
         self._curl = None if connection.bucket.endswith(".mrap") else _curl_transport()
+        self._ca = s3_client.ca_source(s3_client.ca_bundle(self._session, connection))
 
     @property
     def name(self) -> str:
@@ -100,7 +101,7 @@ class Store:
         return self._curl(
             lambda: self._clients.endpoint,
             self.credentials,
-            ca_bundle=s3_client.ca_bundle(self._session, self._connection),
+            ca=self._ca,
             timeout_s=self._connection.timeout_s,
             pace=self._pace,
         )
