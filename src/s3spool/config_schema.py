@@ -112,7 +112,7 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     workers: Annotated[int, Whole("how many files and parts are sent at the same time", 1, 1000)] = 100
     queue_size: Annotated[int, Whole("how many names wait in memory, the rest in the folder", 1, 1_000_000)] = 10_000
     multipart_threshold: Annotated[int, Size("files above this size are sent in parts", 5 * MIB, 5 * GIB)] = 16 * MIB
-    part_size: Annotated[int, Size("the size of a part; larger where 10,000 would not suffice", 5 * MIB, 5 * GIB)] = 16 * MIB
+    part_size: Annotated[int, Size("the size of a part; raised where 10,000 are too few", 5 * MIB, 5 * GIB)] = 16 * MIB
     max_bandwidth: Annotated[
         int,
         Size(
