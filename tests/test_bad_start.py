@@ -92,6 +92,7 @@ def refusal(daemon: Daemon, *prefix: str, config: bytes | None = None) -> str:
         ("destination.prefix", "/in", 'must not start with "/"'),
         ("destination.prefix", "%Q/", "%Q is not one of %Y, %m, %d"),
         ("destination.endpoint_url", "s3.example.org", "must be http:// or https://"),
+        ("destination.region", "Europe, please", "must be letters, digits and hyphens, like eu-central-1"),
         ("destination.kms_key_id", "k", 'needs destination.sse = "aws:kms"'),
         ("destination.ca_bundle", "/no/ca.pem", "does not exist or is not readable"),
         ("destination.profile", "nobody", "profile"),
@@ -108,6 +109,7 @@ def refusal(daemon: Daemon, *prefix: str, config: bytes | None = None) -> str:
         ("service.http_listen", "9464", "must be HOST:PORT"),
         ("service.control_socket", "/" + "s" * 110, "a socket's path may have 107"),
         ("service.control_socket", "/no/where.sock", "/no does not exist; make it with: mkdir -p /no"),
+        ("service.control_socket", "/dev", "is something else than a socket; name a path that is free"),
         ("log.level", "loud", "must be one of debug, info, warning, error"),
         ("log.format", "xml", "must be one of auto, console, json, journal"),
     ],
@@ -268,6 +270,33 @@ def test_a_folder_or_ledger_that_cannot_be_used_is_named(prepare: Prepare, line:
     prepare(daemon)
 
     assert refusal(daemon).startswith(line.format(home=daemon.home))
+
+
+@pytest.mark.parametrize("prepare", [ledger_from_a_newer_version, ledger_is_no_database])
+def test_not_even_a_lock_is_left_beside_a_ledger_that_is_not_ours(prepare: Prepare, daemon: Daemon) -> None:
+    """Its head tells enough."""
+    prepare(daemon)
+
+    refusal(daemon)
+
+    assert [path.name for path in daemon.state_directory.iterdir()] == ["ledger.sqlite3"]
+
+
+def test_a_setting_without_effect_is_named(daemon: Daemon) -> None:
+    """Whoever waits for the page learns that none will come; by the daemon and by the check."""
+    daemon.config["service"]["http_listen"] = "127.0.0.1:9464"
+    with FaultyS3() as server:
+        daemon.environment |= server.environment()
+        daemon.config["destination"]["bucket"] = server.bucket
+        with daemon:
+            daemon.wait_ready(WAIT_S)
+            ignored = daemon.wait_event("config.ignored")
+            assert daemon.stop() == 0
+
+        told = daemon.cli("check").stdout
+
+    assert (ignored["level"], ignored["field"]) == ("warning", "service.http_listen")
+    assert "warning configuration: service.http_listen has no effect: this version serves no metrics" in told
 
 
 def test_the_default_folder_is_made(daemon: Daemon, tmp_path: Path) -> None:

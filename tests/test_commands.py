@@ -401,7 +401,41 @@ class _NoDaemon:
         stats = Stats()
 
 
+def test_a_file_in_the_retry_list_counts_as_unsent(make: Make) -> None:
+    """Its age is the time that it is there, whatever its mtime says; the ledger tells it without the daemon as well."""
+    daemon = make()
+    with daemon:
+        old = daemon.home / "old"
+        old.write_bytes(b"content")
+        os.utime(old, (0, 0))
+        old.rename(daemon.folder / "waiting")
+        daemon.wait_event("file.failed", timeout_s=WAIT_S)
+        eventually(lambda: status_of(daemon)["oldest_unsent_s"] > 0, timeout_s=WAIT_S)
+        assert status_of(daemon)["oldest_unsent_s"] < WAIT_S * 10
+        assert daemon.stop() == 0
+
+    assert 0 < status_of(daemon)["oldest_unsent_s"] < WAIT_S * 10
+
+
 # --- without a daemon
+
+
+@pytest.mark.parametrize("demo", [False, True], ids=["nothing", "a demo"])
+def test_answers_about_nothing_are_no_comfort(demo: bool, tmp_path: Path) -> None:
+    """Who forgets --config is told where one was looked for, and how to reach the demo, if there is one."""
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    config = tmp_path / ".local/state/s3spool/demo/s3spool.toml"
+    if demo:
+        config.parent.mkdir(parents=True)
+        config.touch()
+
+    command = [sys.executable, "-m", "s3spool", "list"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    places = f"s3spool.toml, {tmp_path}/.config/s3spool/s3spool.toml, /etc/s3spool/s3spool.toml"
+    advice = f"for the demo add --config {config}" if demo else "name one with --config"
+    assert done.stdout == ""
+    assert done.stderr == (f"s3spool: no configuration is there ({places}), and no daemon has run here: {advice}\n")
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

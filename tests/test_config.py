@@ -317,7 +317,7 @@ WRONG = [
     ('[destination]\nendpoint_url = "https://h?x=1"', "must not have a path"),
     ('[destination]\nendpoint_url = "https://h#x"', "must not have a path"),
     ('[destination]\nendpoint_url = "https://key:secret@h"', '"***@h": must not hold credentials'),
-    ('[destination]\nregion = "eu central"', "must be letters, digits and any of"),
+    ('[destination]\nregion = "eu central"', "must be letters, digits and hyphens"),
     ('[destination]\naddressing_style = "host"', "must be one of auto, path, virtual"),
     ('[destination]\nsse = "aes256"', 'destination.sse = "aes256": must be one of AES256, aws:kms, or empty'),
     ('[destination]\nkms_key_id = "k"', 'destination.kms_key_id = "k": needs destination.sse = "aws:kms"'),

@@ -40,6 +40,8 @@ def run(config: Config) -> Iterator[Finding]:
         # What the rooms would log is said by the findings.
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield ok("configuration", str(config.source or "no file; environment, command line and defaults"))
+    for name, reason in configuration.without_effect(config).items():
+        yield warning("configuration", f"{name} has no effect: {reason}")
     if os.geteuid() == 0:
         yield ok("user", "root, who may do everything; for a service of another user check as that one")
     yield from _folder(config)

@@ -151,7 +151,10 @@ def _asking(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(config_file: Path | None, **arguments: Any) -> Any:
         from s3spool.control_client import Desk  # noqa: PLC0415 - start-up time
 
-        return function(Desk(_load(config_file, {})), **arguments)
+        desk = Desk(_load(config_file, {}))
+        if doubt := desk.doubt():
+            click.echo(f"s3spool: {doubt}", err=True)
+        return function(desk, **arguments)
 
     return command
 

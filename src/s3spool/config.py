@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
 from s3spool.config_directories import check_directories
+from s3spool.config_rules import PREFIX_FIELDS
 from s3spool.config_schema import (
     ENVIRONMENT_PREFIX,
     FIELDS,
@@ -30,8 +31,9 @@ from s3spool.config_schema import (
     Watch,
     changed,
     options,
+    without_effect,
 )
-from s3spool.config_values import PREFIX_FIELDS, BadValueError, Place
+from s3spool.config_values import BadValueError, Place
 from s3spool.errors import ConfigError
 
 __all__ = [
@@ -52,7 +54,9 @@ __all__ = [
     "check_directories",
     "load",
     "options",
+    "places",
     "require_bucket",
+    "without_effect",
 ]
 
 
@@ -120,12 +124,15 @@ def require_bucket(config: Config) -> None:
 # --- where values come from
 
 
+def places(environ: Mapping[str, str]) -> list[Path]:
+    """Where a configuration is looked for, in this order."""
+    own = _xdg_directory(environ, "XDG_CONFIG_HOME", ".config")
+    return [Path("s3spool.toml"), *([own / "s3spool.toml"] if own else []), SYSTEM_FILE]
+
+
 def _find(environ: Mapping[str, str]) -> Path | None:
-    places = [Path("s3spool.toml"), SYSTEM_FILE]
-    if own := _xdg_directory(environ, "XDG_CONFIG_HOME", ".config"):
-        places.insert(1, own / "s3spool.toml")
     # Path.is_file raises where a parent may not be searched, for instance under ProtectHome=.
-    return next((place for place in places if os.path.isfile(place)), None)
+    return next((place for place in places(environ) if os.path.isfile(place)), None)
 
 
 def _from_file(path: Path) -> dict[str, _Setting]:

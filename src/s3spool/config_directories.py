@@ -41,6 +41,10 @@ def check_directories(config: Config) -> None:
     socket = config.service.control_socket
     if socket.parent != state.directory:
         _require("service.control_socket", socket, os.W_OK | os.X_OK, "in a directory writable", path=socket.parent)
+    if os.path.lexists(socket) and not socket.is_socket():
+        raise ConfigError(
+            "service.control_socket", str(socket), "is something else than a socket; name a path that is free"
+        )
     if ca_bundle and not os.access(ca_bundle, os.R_OK):
         raise ConfigError("destination.ca_bundle", str(ca_bundle), "does not exist or is not readable")
     for name, path, mode in ours:

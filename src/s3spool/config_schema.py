@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
 
-from s3spool import config_values as values
+from s3spool import config_rules as rules
 from s3spool.config_values import (
     GIB,
     KIB,
@@ -66,30 +66,30 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    bucket: Annotated[str, Text("the bucket's name, or an access point's ARN", values.bucket)] = ""
+    bucket: Annotated[str, Text("the bucket's name, or an access point's ARN", rules.bucket)] = ""
     prefix: Annotated[
         str,
         Text(
             "what every key starts with; may hold {hostname} and the file's mtime as in logs/%Y/%m/%d/",
-            values.prefix,
+            rules.prefix,
         ),
     ] = ""
-    endpoint_url: Annotated[str, Text("where an S3-compatible store listens; empty for AWS", values.endpoint_url)] = ""
-    region: Annotated[str, Text("the bucket's region; empty: from the environment or the profile", values.name)] = ""
+    endpoint_url: Annotated[str, Text("where an S3-compatible store listens; empty for AWS", rules.endpoint_url)] = ""
+    region: Annotated[str, Text("the bucket's region; empty: from the environment or the profile", rules.region)] = ""
     profile: Annotated[str, Text("a profile of AWS's shared files", str)] = ""
     addressing_style: Annotated[
         AddressingStyle,
         Choice("where the bucket stands in the URL: path, virtual (host), or auto", get_args(AddressingStyle)),
     ] = "auto"
     ca_bundle: Annotated[Path | None, Place("a PEM file of certificates to trust instead of the system's")] = None
-    storage_class: Annotated[str, Text("like STANDARD_IA; empty for the bucket's own", values.name)] = ""
+    storage_class: Annotated[str, Text("like STANDARD_IA; empty for the bucket's own", rules.name)] = ""
     sse: Annotated[
         Encryption,
         Choice("server-side encryption: AES256 or aws:kms; empty for the bucket's own", get_args(Encryption)),
     ] = ""
-    kms_key_id: Annotated[str, Text('the KMS key to encrypt with, for sse = "aws:kms"', values.name)] = ""
+    kms_key_id: Annotated[str, Text('the KMS key to encrypt with, for sse = "aws:kms"', rules.name)] = ""
     acl: Annotated[CannedAcl, Choice("a canned ACL like bucket-owner-full-control", get_args(CannedAcl))] = ""
-    expected_bucket_owner: Annotated[str, Text("the account that must own the bucket, 12 digits", values.account)] = ""
+    expected_bucket_owner: Annotated[str, Text("the account that must own the bucket, 12 digits", rules.account)] = ""
     overwrite: Annotated[
         Overwrite,
         Choice("whether an object of the same key may be replaced: allow or never", get_args(Overwrite)),
@@ -101,10 +101,10 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             get_args(Checksum),
         ),
     ] = "auto"
-    tags: Annotated[dict[str, str], Pairs('tags of every object, at most 10, like { team = "data" }', values.tags)] = {}
+    tags: Annotated[dict[str, str], Pairs('tags of every object, at most 10, like { team = "data" }', rules.tags)] = {}
     metadata: Annotated[
         dict[str, str],
-        Pairs("metadata of every object; the file's mtime is always added as mtime", values.metadata),
+        Pairs("metadata of every object; the file's mtime is always added as mtime", rules.metadata),
     ] = {}
 
 
@@ -161,7 +161,11 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Place("where the other commands reach the daemon; default in $RUNTIME_DIRECTORY, else state.directory"),
     ]
     http_listen: Annotated[
-        str, Text("serves /metrics, /healthz and the status page, like 127.0.0.1:9464", values.listen_address)
+        str,
+        Text(
+            "an address like 127.0.0.1:9464 for metrics, health and a page; has no effect yet, and a warning says so",
+            rules.listen_address,
+        ),
     ] = ""
 
 
@@ -183,6 +187,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     service: Service
     log: Log
     source: Path | None = None  #: the file it was read from
+
+
+#: Keys that are read and checked, but change nothing yet, and why.
+_WITHOUT_EFFECT = {"service.http_listen": "this version serves no metrics, health or page"}
 
 
 class Option(NamedTuple):
@@ -238,6 +246,17 @@ def changed(old: Config, new: Config) -> tuple[list[str], list[str]]:
         if getattr(getattr(old, section), key) != getattr(getattr(new, section), key):
             (live if name in LIVE else refused).append(name)
     return live, refused
+
+
+def without_effect(config: Config) -> dict[str, str]:
+    """The dotted names of what is set in vain, and why; never to be passed over in silence."""
+    defaults = {name: field.default for name, field in FIELDS.items()}
+    names = [name.split(".") for name in _WITHOUT_EFFECT]
+    return {
+        f"{section}.{key}": _WITHOUT_EFFECT[f"{section}.{key}"]
+        for section, key in names
+        if getattr(getattr(config, section), key) != defaults[f"{section}.{key}"]
+    }
 
 
 def _variable(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,23 @@ class Desk:
         self._config = as_the_unit_has_it(config)
         self._socket = self._config.service.control_socket
         self._state_directory = self._config.state.directory
+
+    def doubt(self) -> str:
+        """Why the answers may not be about what was meant; empty where a configuration, a daemon or a ledger is there.
+
+        Without this, whoever forgets --config is told that all is well with nothing.
+        """
+        config = self._config
+        if config.source or config.destination.bucket:
+            return ""
+        if any(map(os.path.exists, (self._socket, config.state.ledger_path))):
+            return ""
+        demo = self._state_directory / "demo" / "s3spool.toml"
+        places = ", ".join(map(str, configuration.places(os.environ)))
+        advice = (
+            f"for the demo add --config {shlex.quote(str(demo))}" if os.path.exists(demo) else "name one with --config"
+        )
+        return f"no configuration is there ({places}), and no daemon has run here: {advice}"
 
     def status(self) -> dict[str, Any]:
         """The same shape with and without a daemon; what only a daemon can know is None or 0 without one."""
@@ -204,10 +222,11 @@ class Desk:
             folder.close()
 
     def _status_of_the_ledger(self) -> dict[str, Any]:
-        counts, size, last_error = {"uploaded": 0, "waiting": 0, "parked": 0}, 0, None
+        counts, size, last_error, oldest_s = {"uploaded": 0, "waiting": 0, "parked": 0}, 0, None, 0.0
         with self._reader() as reader:
             if reader is not None:
                 counts, size, last = reader.counts(), reader.uploaded_bytes(), reader.last_error()
+                oldest_s = view.age_s(reader.backlog()[2])
                 last_error = last and f"{shown(last.path)}: {last.error_code}: {last.error}"
         destination = self._config.destination
         pid = holder(self._state_directory)
@@ -232,7 +251,7 @@ class Desk:
             "bytes": {"uploaded": size, "in_flight": 0},
             "rate": {"files_per_s": 0.0, "bytes_per_s": 0.0},
             "large_files": [],
-            "oldest_unsent_s": 0.0,
+            "oldest_unsent_s": oldest_s,
             "last_error": last_error,
         }
 

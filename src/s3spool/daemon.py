@@ -217,6 +217,7 @@ class Daemon:
         self.state = "draining"
         drain_s = self.config.service.drain_s
         deadline = start + drain_s
+        self._signals.clear()  # timeout(1) and terminals may send one twice; only those from here on are impatience
         log.info("daemon.draining", drain_s=drain_s, uploading=len(rooms.workers.jobs()))
         self._notifier.stopping()
         self._notifier.extend_timeout(EXTEND_S)

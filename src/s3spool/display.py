@@ -40,6 +40,7 @@ def print_status(status: Mapping[str, Any]) -> None:
         moved += f", {_size(size['in_flight'])} in flight"
     rate = status["rate"]
     endpoint = f" at {destination['endpoint']}" if destination["endpoint"] else ""
+    target = f"s3://{destination['bucket']}/{destination['prefix']}{endpoint}"
     lines += [
         ("files", ", ".join(counts)),
         ("bytes", moved),
@@ -53,7 +54,7 @@ def print_status(status: Mapping[str, Any]) -> None:
         ("folder", shown(watch["directory"]) + (f" ({watch['backend']})" if watch["backend"] else "")),
         ("missed", f"{watch['files_missed']:,} files found by scans only" if watch["files_missed"] else ""),
         ("overflows", f"{watch['overflows']:,}" if watch["overflows"] else ""),
-        ("destination", printable(f"s3://{destination['bucket']}/{destination['prefix']}{endpoint}")),
+        ("destination", target if destination["bucket"] else ""),
         ("version", status["version"]),
     ]
     for label, text in lines:

@@ -13,6 +13,7 @@ import structlog
 from s3spool import config as configuration
 from s3spool.config import Config
 from s3spool.errors import S3SpoolError
+from s3spool.ledger.database import refuse
 
 SWITCH_S = 0.001  # a thread that comes back from the kernel waits so long at most for a busy one
 
@@ -25,6 +26,7 @@ def run_daemon(config_file: Path | None, overrides: Mapping[str, object]) -> int
 def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
     """The same for a configuration that is loaded already; a reload applies `overrides` again."""
     configuration.require_bucket(config)
+    refuse(config.state.ledger_path)
     configuration.check_directories(config)
 
     from s3spool.service import logs, memory, systemd  # noqa: PLC0415 - after what may still fail in one line
@@ -35,6 +37,8 @@ def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
     missing = writer.fallback or (systemd.MISSING if systemd.Notifier().missing else "")
     if missing:
         structlog.get_logger().warning("systemd.missing", reason=missing)
+    for name, reason in configuration.without_effect(config).items():
+        structlog.get_logger().warning("config.ignored", field=name, reason=reason)
     try:
         from s3spool.daemon import Daemon  # noqa: PLC0415 - boto3 and pycurl are heavy
 

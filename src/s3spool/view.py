@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,7 @@ def _to_be_sent(
     retry: Retry | None, receipt: Receipt | None, identity: Identity | None, *, ours: bool
 ) -> tuple[str, str]:
     if identity is None:
-        return "unknown", "no regular file of this name in the folder, and nothing in the ledger"
+        return "unknown", "no regular file of this name in the folder (links and FIFOs are none), nor in the ledger"
     if not ours:
         return "excluded", "watch.include, watch.exclude or watch.recursive leave it out"
     if retry:
@@ -141,6 +142,11 @@ _LIVE = {
 def _is(recorded: Identity, identity: Identity | None) -> bool:
     """Whether the record speaks of the file as it is now, or as it was when it went away."""
     return identity is None or recorded == identity or recorded.may_hold_the_same(identity)
+
+
+def age_s(since_ns: int | None) -> float:
+    """Seconds from then (Unix nanoseconds) until now; 0 where there is no such moment."""
+    return 0.0 if since_ns is None else round(max(0.0, time.time() - since_ns / 1e9), 1)
 
 
 def iso(time_s: float) -> str:

@@ -15,6 +15,10 @@ from s3spool.errors import AlreadyRunningError, LedgerError
 VERSION = 1
 APPLICATION_ID = 0x53335350  # "S3SP", so that file(1) and we know a ledger when we see one
 
+# SQLite's file format: user_version stands at byte 60, application_id at 68.
+_MAGIC = b"SQLite format 3\0"
+_HEAD_BYTES = 72
+
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
 """From version n to n + 1. Each runs in one transaction together with the new version number."""
 
@@ -56,6 +60,22 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         _check(connection, path)
         stack.pop_all()
     return connection
+
+
+def refuse(path: Path) -> None:
+    """Raise LedgerError where the file's head tells already that it cannot be used; touches nothing, not even a lock.
+
+    What only SQLite finds out is told when it is opened.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return
+    if head and not head.startswith(_MAGIC):
+        raise _translated(sqlite3.DatabaseError("file is not a database"), path)
+    if len(head) == _HEAD_BYTES and int.from_bytes(head[68:72]) == APPLICATION_ID:
+        _refuse_newer(int.from_bytes(head[60:64]), path)
 
 
 @contextlib.contextmanager
@@ -133,10 +153,14 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise LedgerError(
             f"{path}: is a SQLite database, but not a ledger of s3spool; move it away or set state.directory"
         )
+    _refuse_newer(version, path)
+
+
+def _refuse_newer(version: int, path: Path) -> None:
     if version > VERSION:
         raise LedgerError(
             f"{path}: written by a newer s3spool (ledger version {version}, this program knows {VERSION});"
-            " install that version again, or move the file away to start afresh"
+            " install that version again, or move the file away or set state.directory to start afresh"
         )
 
 
@@ -160,7 +184,8 @@ def _translated(exc: sqlite3.Error, path: Path) -> LedgerError:
     text = str(exc)
     if "not a database" in text or "malformed" in text:
         return LedgerError(
-            f"{path}: is not a usable database ({text}); move it away: what is in the folder is then sent again"
+            f"{path}: is not a usable database ({text}); move it away or set state.directory:"
+            " what is in the folder is then sent again"
         )
     if "readonly" in text or "unable to open" in text:
         return LedgerError(f"{path}: cannot be opened ({text}); check state.directory and its owner")

@@ -47,6 +47,7 @@ EVENTS: dict[str, EventSpec] = {
         "error", "these rooms of the daemon do not answer: {rooms}[; {hint}]", "b9a06f1dfb3d4a0aa6b6ab8f7a0f5c13"
     ),
     "config.refused": EventSpec("error", "the configuration was refused and the old one stays[: {error}]"),
+    "config.ignored": EventSpec("warning", "{field} is set and has no effect[: {reason}]"),
     "systemd.missing": EventSpec("warning", "no native journal entries or notifications[: {reason}]"),
     "transport.fallback": EventSpec("warning", "uploading through boto3, which is slower[: {reason}]"),
     "watch.started": EventSpec("info", "watching[ {directory}][ by {backend}]"),

@@ -1,0 +1,62 @@
+"""How a daemon with an upload in flight stops."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.daemon import Daemon
+from support.faults import HoldUntil
+from support.faulty import FaultyS3
+from support.waiting import eventually
+
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def hold() -> HoldUntil:
+    return HoldUntil()
+
+
+@pytest.fixture
+def faulty(hold: HoldUntil) -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        server.script(hold, times=None, match="^PUT ")
+        yield server
+
+
+@pytest.fixture
+def busy(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
+    """With one upload that S3 does not answer until it is told to."""
+    with Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment()) as daemon:
+        daemon.wait_ready(WAIT_S)
+        daemon.drop("file", b"content")
+        eventually(lambda: faulty.in_flight == 1, timeout_s=WAIT_S)
+        yield daemon
+
+
+def test_signals_that_come_together_are_one(busy: Daemon, hold: HoldUntil, faulty: FaultyS3) -> None:
+    """timeout(1) signals the process and then its group, a terminal all that runs: that is no impatience."""
+    busy.signal(signal.SIGSTOP)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+        busy.signal(number)
+    busy.wait_event("daemon.draining", WAIT_S)
+    hold.release()
+
+    assert busy.wait_exit(WAIT_S) == 0
+    assert busy.wait_event("daemon.stopped")["drained"] is True
+    assert faulty.contents() == {"file": b"content"}
+
+
+def test_a_second_signal_skips_the_drain(busy: Daemon) -> None:
+    """What was not sent is still in the folder."""
+    busy.signal(signal.SIGTERM)
+    busy.wait_event("daemon.draining", WAIT_S)
+    busy.signal(signal.SIGTERM)
+
+    assert busy.wait_exit(WAIT_S) == 0
+    assert busy.wait_event("daemon.stopped")["drained"] is False
+    assert (busy.folder / "file").read_bytes() == b"content"
