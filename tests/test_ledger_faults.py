@@ -28,7 +28,7 @@ from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-WAIT_S = 15.0
+WAIT_S = 60.0
 Break = Callable[[Path], None]
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 DAY_S = 86_400
 FILES = int(os.environ.get("S3SPOOL_TEST_FILES", "30000"))
 RARELY = {"rescan_s": 3600}  # what heals does not heal by the periodic scan
@@ -132,6 +132,7 @@ def test_inotifys_limits(limit: str, value: int, make: Callable[..., Daemon], fa
     assert daemon.stop() == 0
 
 
+@pytest.mark.timeout(300)
 def test_more_events_than_the_kernel_keeps(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
     """The stopped process misses most of them; a scan makes good for it, and no file is left."""
     daemon = Daemon(tmp_path, bucket=bucket, environment=seaweed.environment(), watch=RARELY)

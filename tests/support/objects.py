@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,10 @@ def objects(s3: S3Client, bucket: str, prefix: str = "") -> dict[str, bytes]:
 
 
 def folder_files(directory: Path) -> dict[str, bytes]:
-    """Every regular file's content by relative path; symlinks are not followed."""
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file() and not path.is_symlink()
-    }
+    """Every regular file's content by relative path; symlinks are not followed, what goes meanwhile is not there."""
+    found: dict[str, bytes] = {}
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                found[str(path.relative_to(directory))] = path.read_bytes()
+    return found
