@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaos.figures import NO_SUMS, seed
+from support.killing import STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chaos.figures import Figures
 
-_KEY = "chaos"
+_KEY, _STEPS = "chaos", "chaos steps"
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +26,12 @@ def chaos_seed() -> int:
 @pytest.fixture
 def report(record_property: Callable[[str, object], None]) -> Callable[[Figures], None]:
     """Hand the test's figures to the summary."""
-    return lambda figures: record_property(_KEY, figures.as_dict())
+
+    def hand_over(figures: Figures) -> None:
+        record_property(_KEY, figures.as_dict())
+        record_property(_STEPS, sorted(figures.kills_at_steps))
+
+    return hand_over
 
 
 def pytest_report_header() -> str:
@@ -33,12 +39,9 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    columns = {
-        test.nodeid.rpartition("::")[2]: dict(test.user_properties)[_KEY]
-        for outcome in ("passed", "failed")
-        for test in terminalreporter.getreports(outcome)
-        if _KEY in dict(test.user_properties)
-    }
+    reports = [test for outcome in ("passed", "failed") for test in terminalreporter.getreports(outcome)]
+    properties = {test.nodeid.rpartition("::")[2]: dict(test.user_properties) for test in reports}
+    columns = {name: its[_KEY] for name, its in properties.items() if _KEY in its}
     if not columns:
         return
     totals: defaultdict[str, int] = defaultdict(int)
@@ -49,4 +52,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for name, total in totals.items():
         apart = "  ".join(f"{figures.get(name, 0):>8,}" for figures in columns.values())
         terminalreporter.write_line(f"{name:<55} {total:>9,} : {apart}")
+    died_at = {step for its in properties.values() for step in its.get(_STEPS, [])}
+    every = {f"{when}:{step}" for step in STEPS for when in ("before", "after")}
+    terminalreporter.write_line(f"named steps: died at {len(every & died_at)} of {len(every)}")
+    if every - died_at:
+        terminalreporter.write_line(f"not at: {', '.join(sorted(every - died_at))}")
     terminalreporter.write_line(f"CHAOS_SEED={seed()}; in this order: {', '.join(columns)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaos.figures import Figures, share_of_plan
+from chaos.figures import Figures, rounds
 from chaos.oracle import Oracle
 from chaos.witness import Digests, Version
 from chaos.writers import Writers
@@ -84,7 +84,7 @@ def test_killed_while_the_wire_breaks(
         writers = Writers(daemon.folder, rng, large_share=0.01)
         oracle = Oracle(daemon, writers, RealBucket(s3, bucket))
         with daemon:
-            for _ in range(max(1, round(ROUNDS * share_of_plan()))):
+            for _ in rounds(ROUNDS, 30.0):
                 for when in ("before", "after"):
                     cuts = rng.choice([0, 1, 5, 20])
                     proxy.cut(rng.choice(["^PUT", "^POST", "^(PUT|POST|GET|HEAD|DELETE)"]), when, times=cuts)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaos.campaign import Campaign
-from chaos.figures import share_of_plan
+from chaos.figures import rounds, share_of_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,6 @@ def test_stopped_for_a_minute(tmp_path: Path, chaos_seed: int, report: Callable[
 def test_out_of_memory(action: str, tmp_path: Path, chaos_seed: int, report: Callable[[Figures], None]) -> None:
     """Allocations fail at a random moment, then SIGKILL comes: nothing is lost, nothing is torn."""
     with Campaign(tmp_path, action, chaos_seed) as campaign:
-        for _ in range(max(1, round(FAMINES * share_of_plan()))):
+        for _ in rounds(FAMINES, 20.0):
             campaign.starve(120)
         report(campaign.finish(sane=False))
