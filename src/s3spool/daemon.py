@@ -21,6 +21,7 @@ from s3spool.errors import ConfigError
 from s3spool.ledger.reader import Reader
 from s3spool.lookout import Lookout
 from s3spool.pulse import Pulse
+from s3spool.s3.client import Endpoint
 from s3spool.service import memory
 from s3spool.service.control import ControlServer
 from s3spool.service.logs import LogWriter
@@ -39,16 +40,23 @@ log = structlog.get_logger()
 class Daemon:
     """One spool folder, one bucket. `run` blocks until a signal ends it."""
 
-    def __init__(self, config: Config, writer: LogWriter, *, overrides: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        writer: LogWriter,
+        *,
+        overrides: Mapping[str, object] | None = None,
+        endpoint: Endpoint | None = None,
+    ) -> None:
         """Wire the parts; nothing runs yet. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
 
-        `overrides` are the command line's, which a reload has to apply again.
+        `overrides` are the command line's, which a reload has to apply again; `endpoint`, where it is known already.
         """
         self.config = config
         self.overrides = overrides or {}
         self._writer = writer
         self.state = "starting"
-        self.rooms = rooms = Rooms(config)
+        self.rooms = rooms = Rooms(config, endpoint)
         self.lookout = Lookout(rooms, config.watch, self._poke)
         self._pulse = Pulse(
             {

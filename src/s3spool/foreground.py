@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -14,6 +15,9 @@ from s3spool import config as configuration
 from s3spool.config import Config
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.database import refuse
+
+if TYPE_CHECKING:
+    from s3spool.s3.client import Endpoint
 
 SWITCH_S = 0.001  # a thread that comes back from the kernel waits so long at most for a busy one
 
@@ -33,6 +37,7 @@ def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
 
     raise_open_files(config.upload.workers)
     memory.keep_few_heaps()
+    endpoint = _endpoint(config)  # before the log's thread starts
     writer = logs.configure(config.log.format, config.log.level)
     missing = writer.fallback or (systemd.MISSING if systemd.Notifier().missing else "")
     if missing:
@@ -42,7 +47,7 @@ def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
     try:
         from s3spool.daemon import Daemon  # noqa: PLC0415 - boto3 and pycurl are heavy
 
-        daemon = Daemon(config, writer, overrides=overrides)
+        daemon = Daemon(config, writer, overrides=overrides, endpoint=endpoint)
     except S3SpoolError:
         writer.close(1.0)
         raise
@@ -75,3 +80,10 @@ def raise_open_files(workers: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < needed:
         most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+
+def _endpoint(config: Config) -> Endpoint | None:
+    from s3spool.s3.client import endpoint_apart  # noqa: PLC0415 - boto3 is heavy
+    from s3spool.wiring import connection_of  # noqa: PLC0415 - the same
+
+    return endpoint_apart(connection_of(config))

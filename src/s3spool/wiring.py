@@ -24,7 +24,7 @@ from s3spool.pipeline.stats import Stats
 from s3spool.pipeline.upload import Upload
 from s3spool.pipeline.workers import Workers
 from s3spool.pulse import PATIENCE_S
-from s3spool.s3.client import Connection
+from s3spool.s3.client import Connection, Endpoint
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.pace import Pace
 from s3spool.s3.store import ObjectOptions, Store
@@ -33,12 +33,12 @@ from s3spool.s3.store import ObjectOptions, Store
 class Rooms:
     """What works together on one spool folder and one bucket. Nothing runs yet; `daemon.py` says in which order."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, endpoint: Endpoint | None = None) -> None:
         """Take the state directory's lock and build. Raises ConfigError, LedgerError, AlreadyRunningError, OSError."""
         self.stats = Stats()
         self.lock = DirectoryLock(config.state.directory)
         self.pace = Pace(config.upload.max_bandwidth)
-        self.store = store_of(config, self.pace)
+        self.store = store_of(config, self.pace, endpoint)
         self.ledger = Ledger(ledger_path(config), destination=self.store.name)
         self.folder = _folder(config)
         self.names = Names(config.watch.include, config.watch.exclude)
@@ -122,19 +122,24 @@ def ledger_path(config: Config) -> Path:
     return config.state.directory / "ledger.sqlite3"
 
 
-def store_of(config: Config, pace: Pace | None = None) -> Store:
+def connection_of(config: Config) -> Connection:
+    destination = config.destination
+    return Connection(
+        destination.bucket,
+        destination.endpoint_url,
+        destination.region,
+        destination.profile,
+        destination.addressing_style,
+        destination.ca_bundle,
+        config.upload.timeout_s,
+    )
+
+
+def store_of(config: Config, pace: Pace | None = None, endpoint: Endpoint | None = None) -> Store:
     """The bucket of a configuration. Raises ConfigError."""
     destination = config.destination
     return Store(
-        Connection(
-            destination.bucket,
-            destination.endpoint_url,
-            destination.region,
-            destination.profile,
-            destination.addressing_style,
-            destination.ca_bundle,
-            config.upload.timeout_s,
-        ),
+        connection_of(config),
         ObjectOptions(
             destination.prefix,
             destination.storage_class,
@@ -148,6 +153,7 @@ def store_of(config: Config, pace: Pace | None = None) -> Store:
             destination.metadata,
         ),
         pace=pace,
+        endpoint=endpoint,
     )
 
 

@@ -40,7 +40,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         # FULL: a receipt that was told to anybody survives a power cut.
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA cache_size = -4096")
+        connection.execute("PRAGMA cache_size = -2048")
         connection.execute("PRAGMA journal_size_limit = 16777216")
         _migrate(connection, fresh=fresh)
         stack.pop_all()

@@ -5,6 +5,7 @@ transport.py        the one act: PUT these bytes there
 curl_transport.py   that act through libcurl, the fast way
 boto3_transport.py  that act through boto3, the way that always works
 client.py           boto3's session and client: region, endpoint, time-outs
+apart.py            what a child process works out, so that its memory goes with it
 credentials.py      boto3's credential chain, kept fresh
 keys.py             from a path to a key
 checksums.py        crc64nvme, crc32, sha256, md5

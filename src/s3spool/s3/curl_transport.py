@@ -17,6 +17,7 @@ from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait
 BUFFER_BYTES = 256 * 1024  # of a large body, as libcurl holds it: a hundred slow connections need little
 FAST_BUFFER_BYTES = 512 * 1024  # a few fast ones: less CPU
 FAST_BYTES_S = 32 * 2**20
+SMALL_BUFFER_BYTES = 16 * 1024  # libcurl fills a new one with zeros for each request: 64 KiB by default
 ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; the rest of a longer one is not kept
 _CONSTANT = ("Expect:", "Content-Type: application/octet-stream", "x-amz-content-sha256: UNSIGNED-PAYLOAD")
 
@@ -123,6 +124,7 @@ class CurlTransport:
         curl = pycurl.Curl()
         curl.setopt(pycurl.NOSIGNAL, 1)
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        curl.setopt(pycurl.UPLOAD_BUFFERSIZE, SMALL_BUFFER_BYTES)
         curl.setopt(pycurl.TCP_NODELAY, 1)
         curl.setopt(pycurl.TCP_KEEPALIVE, 1)
         curl.setopt(pycurl.FOLLOWLOCATION, 0)

@@ -51,15 +51,22 @@ class ObjectOptions(NamedTuple):
 class Store:
     """Thread-safe. Nothing here touches the network but `transport().send` and `judge` with `may_ask`."""
 
-    def __init__(self, connection: Connection, options: ObjectOptions, *, pace: Pace | None = None) -> None:
-        """Raises ConfigError; asks the credential chain, but not S3."""
+    def __init__(
+        self,
+        connection: Connection,
+        options: ObjectOptions,
+        *,
+        pace: Pace | None = None,
+        endpoint: Endpoint | None = None,
+    ) -> None:
+        """Raises ConfigError; asks the credential chain, but not S3. `endpoint`, where it is known already."""
         self._connection = connection
         self._options = options
         self._pace = pace
         self.bucket = connection.bucket
         self._session = s3_client.session(connection)
         self.credentials = Credentials(self._session)
-        self._clients = Clients(self._session, connection, self.credentials)
+        self._clients = Clients(self._session, connection, self.credentials, endpoint)
         self._prefix = Prefix(options.prefix)
         self._headers = tuple(_constant_headers(options))
         self.auto = options.checksum == "auto"
