@@ -276,10 +276,12 @@ def test_race_replaced_while_it_is_archived(new: str, tmp_path: Path, monkeypatc
     root.mkdir()
     (root / "hot").write_bytes(b"sent")
     move = folder_module._rename_noreplace
+    moves: list[str] = []
 
-    def replaced(parent_fd: int, name: str, target: Path, *back: int) -> None:
-        if back:
-            return move(parent_fd, name, target, *back)
+    def replaced(parent_fd: int, name: str, target: str, target_fd: int) -> None:
+        moves.append(name)
+        if len(moves) > 1:
+            return move(parent_fd, name, target, target_fd)
         (root / "hot").unlink()
         if new == "directory":
             (root / "hot").mkdir()
@@ -287,7 +289,7 @@ def test_race_replaced_while_it_is_archived(new: str, tmp_path: Path, monkeypatc
             (root / "hot").symlink_to("/etc/passwd")
         else:
             (root / "hot").write_bytes(b"not sent")
-        move(parent_fd, name, target)
+        move(parent_fd, name, target, target_fd)
         if new == "file again":
             (root / "hot").write_bytes(b"newer still")
         return None
@@ -305,7 +307,9 @@ def test_race_replaced_while_it_is_archived(new: str, tmp_path: Path, monkeypatc
         assert hot.is_symlink()
     else:
         assert hot.read_bytes() == (b"newer still" if new == "file again" else b"not sent")
-    assert (tmp_path / "archive/hot").exists() is (new == "file again")
+    if new == "file again":
+        assert (root / "hot.1").read_bytes() == b"not sent"
+    assert os.listdir(tmp_path / "archive") == []
 
 
 @pytest.mark.parametrize("new", ["file", "directory", "symlink", "file again", "longer"])
@@ -315,9 +319,13 @@ def test_race_replaced_while_it_is_removed(new: str, tmp_path: Path, monkeypatch
     root.mkdir()
     hot = root / ("h" * 255)
     hot.write_bytes(b"sent")
-    rename = os.rename
+    rename = folder_module._rename_noreplace
+    moves: list[str] = []
 
-    def replaced(*names: Any, **directories: Any) -> None:
+    def replaced(parent_fd: int, name: str, target: str, target_fd: int) -> None:
+        moves.append(name)
+        if len(moves) > 1:
+            return rename(parent_fd, name, target, target_fd)
         if new == "longer":
             with hot.open("ab") as file:
                 file.write(b" and more")
@@ -329,15 +337,16 @@ def test_race_replaced_while_it_is_removed(new: str, tmp_path: Path, monkeypatch
             hot.symlink_to("/etc/passwd")
         elif new != "longer":
             hot.write_bytes(b"not sent")
-        rename(*names, **directories)
+        rename(parent_fd, name, target, target_fd)
         if new == "file again":
             hot.write_bytes(b"newer still")
+        return None
 
     with closing(Folder(root)) as folder:
         identity = folder.identity_of(hot.name)
         assert identity is not None
         with monkeypatch.context() as patched:
-            patched.setattr(os, "rename", replaced)
+            patched.setattr(folder_module, "_rename_noreplace", replaced)
             assert not folder.unlink_if_same(hot.name, identity)
 
     if new == "directory":
@@ -347,7 +356,56 @@ def test_race_replaced_while_it_is_removed(new: str, tmp_path: Path, monkeypatch
     else:
         content = {"file": b"not sent", "file again": b"newer still", "longer": b"sent and more"}[new]
         assert hot.read_bytes() == content
-    assert os.listdir(root) == [hot.name]
+    second = {f"{'h' * 253}.1"} if new == "file again" else set()
+    assert set(os.listdir(root)) == {hot.name} | second
+    assert all((root / name).read_bytes() == b"not sent" for name in second)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "symlink"])
+def test_what_bears_the_reserved_name_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    """A removal that was cut short has left another content under it, which may never have been sent."""
+    root = tmp_path / "spool"
+    root.mkdir()
+    (root / "a").write_bytes(b"sent")
+    aside = root / ".s3spool-removing.a"
+    match kind:
+        case "file":
+            aside.write_bytes(b"not sent")
+        case "directory":
+            (aside / "below").mkdir(parents=True)
+        case "symlink":
+            aside.symlink_to("/etc/passwd")
+    with closing(Folder(root)) as folder:
+        identity = folder.identity_of("a")
+        assert identity is not None
+        assert folder.unlink_if_same("a", identity)
+
+    assert os.listdir(root) == ["a.1"]
+    if kind == "file":
+        assert (root / "a.1").read_bytes() == b"not sent"
+
+
+@pytest.mark.parametrize("kind", ["symlink", "file"])
+def test_no_symlink_in_the_archive_is_followed(kind: str, tmp_path: Path) -> None:
+    """A symlink swapped in for a file may have come there by a race: it must not lead what follows anywhere."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "archive/sub").mkdir(parents=True)
+    target = tmp_path / "archive/sub/deep"
+    if kind == "symlink":
+        target.symlink_to(outside)
+    else:
+        target.write_bytes(b"archived before")
+    (tmp_path / "spool/sub/deep").mkdir(parents=True)
+    (tmp_path / "spool/sub/deep/a").write_bytes(b"sent")
+    with closing(Folder(tmp_path / "spool")) as folder:
+        identity = folder.identity_of("sub/deep/a")
+        assert identity is not None
+        with pytest.raises(NotADirectoryError):
+            folder.move_if_same("sub/deep/a", identity, tmp_path / "archive")
+
+    assert os.listdir(outside) == []
+    assert (tmp_path / "spool/sub/deep/a").read_bytes() == b"sent"
 
 
 @pytest.mark.parametrize("newer", [False, True])

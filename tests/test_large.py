@@ -264,6 +264,21 @@ def test_a_part_that_fails_is_sent_again(house: House, lines: Lines) -> None:
     nothing_is_left(house)
 
 
+def test_a_part_whose_refusal_is_mended_is_sent_again_uncounted(house: House, lines: Lines) -> None:
+    """No line, no failure of the part; what is refused once more is one."""
+    mended = UploadError("put", "big", "PermanentRedirect", "elsewhere", scope=Scope.DESTINATION, mended=True)
+    house.drop("big", content_of(2 * PART))
+    house.bucket.refusals["big"] = [mended]
+
+    house.offer("big")
+    sent(house, "big")
+
+    assert len(house.bucket.puts) == 3
+    assert "file.failed" not in events(lines)
+    assert "destination.paused" not in events(lines)
+    nothing_is_left(house)
+
+
 def test_a_part_that_keeps_failing_makes_the_file_wait(house: House) -> None:
     """The whole file backs off, and comes again for what is missing."""
     content = content_of(2 * PART)

@@ -118,10 +118,10 @@ CASES = [
     # The store does not take the checksum: md5 for the next request, this file again.
     Case(name="checksum header refused", status=400,
          body=b"<Error><Code>InvalidRequest</Code><Message>unknown checksum x</Message></Error>",
-         memory="InvalidRequest", scope=FILE, algorithm="md5"),
+         memory="InvalidRequest", algorithm="md5"),
     Case(name="checksum header not implemented", status=501,
          body=b"<Error><Code>NotImplemented</Code><Message>A header implies</Message></Error>",
-         memory="NotImplemented", scope=FILE, algorithm="md5"),
+         memory="NotImplemented", algorithm="md5"),
     Case(name="another option not implemented", checksum="md5", status=501,
          body=b"<Error><Code>NotImplemented</Code></Error>", memory="NotImplemented"),
     Case(name="a chosen checksum refused", checksum="sha256", status=400,
@@ -176,13 +176,14 @@ def test_what_an_answer_proves(case: Case, in_memory: bool, tmp_path: Path, monk
         assert isinstance(outcome, UploadError)
         assert (outcome.code, outcome.scope, outcome.permanent) == (expected, case.scope, case.permanent)
         assert outcome.path == "f"
+        assert outcome.mended == ("checksum header" in case.name)
         assert not (outcome.code == "Unconfirmed" and outcome.sudden)
     assert store.algorithm == (case.algorithm or was)
 
 
 @pytest.mark.parametrize("late", [400, 501])
 def test_those_in_flight_when_the_checksum_was_refused_go_again_too(late: int, tmp_path: Path) -> None:
-    """A hundred workers hear the refusal after the first one changed the algorithm: no file is parked for it."""
+    """A hundred workers hear the refusal after the first one changed the algorithm: for all of them it is mended."""
     store = Store(connection("b", URL), PLAIN)
     refusal = b"<Error><Code>%s</Code><Message>checksum</Message></Error>"
     answer = Answer(late, {}, refusal % (b"InvalidRequest" if late == 400 else b"NotImplemented"), None)
@@ -191,7 +192,7 @@ def test_those_in_flight_when_the_checksum_was_refused_go_again_too(late: int, t
         errors = [_refused(store, file, request, answer) for request in requests]
         again = store.request(file)
 
-    assert [(error.scope, error.permanent) for error in errors] == [(Scope.FILE, False)] * 3
+    assert [error.mended for error in errors] == [True] * 3
     assert dict(again.headers)["Content-MD5"] == SUM["md5"]
 
 
@@ -219,9 +220,8 @@ def test_region_is_learnt_from_the_answer(status: int, code: str, region: str, m
         request = store.request(file)
         errors = [_refused(store, file, request, answer) for _ in range(3)]
 
-    assert {error.scope for error in errors[: 1 if code == "TemporaryRedirect" else 3]} == {
-        Scope.FILE if moves else Scope.DESTINATION
-    }
+    assert {error.mended for error in errors[: 1 if code == "TemporaryRedirect" else 3]} == {moves}
+    assert {error.scope for error in errors} == {Scope.DESTINATION}
     wanted = region if moves else "us-east-1"
     assert store.endpoint.region == store.client.meta.region_name == wanted
     host = "s3.amazonaws.com" if wanted == "us-east-1" else f"s3.{wanted}.amazonaws.com"

@@ -705,6 +705,38 @@ def test_a_streak_of_transient_errors_pauses(build: Callable[..., House], lines:
     assert not lines.named("file.parked")
 
 
+def test_what_is_mended_costs_no_attempt(build: Callable[..., House], lines: Lines) -> None:
+    """A checksum or a region that was corrected: all that were in flight go again, without a line or a count."""
+    house = build(workers=8, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
+    names = [house.drop(f"{number:02d}").name for number in range(20)]
+    house.bucket.refusals = {name: [denied(mended=True)] for name in names}
+    house.start()
+
+    house.offer(*names)
+    sent(house, *names)
+
+    assert sorted(house.bucket.puts) == sorted(names * 2)
+    assert {line["event"] for line in lines} == {"file.uploaded"}
+    assert {line["attempt"] for line in lines} == {1}
+
+
+def test_what_was_mended_and_is_not_is_an_error(build: Callable[..., House], lines: Lines) -> None:
+    """A server that goes on refusing for what it was told: the destination is paused, and no request is wasted."""
+    house = build(workers=1, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
+    house.bucket.down = denied(mended=True)
+    house.start()
+    names = [house.drop(f"{number:02d}").name for number in range(3)]
+
+    house.offer(*names)
+    eventually(lambda: lines.named("destination.paused"))
+    eventually(lambda: len(house.bucket.puts) > 10)
+    house.bucket.down = None
+    sent(house, *names)
+
+    assert len(lines.named("destination.paused")) == len(lines.named("destination.resumed")) == 1
+    assert house.stats.failed == 0
+
+
 # Workers
 
 

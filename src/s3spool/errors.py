@@ -53,7 +53,8 @@ class UploadError(S3SpoolError):
     with it; `permanent` means that trying again unchanged cannot succeed; `retry_after_s` is the server's wish;
     `sudden` means that one occurrence says enough to pause the destination, without waiting for a streak;
     `slow_down` that the server asks for fewer requests; not `answered` that no server was heard at all; `status` is
-    that of HTTP, 0 where there is none.
+    that of HTTP, 0 where there is none; `mended` that its cause is out of the way already: once more will do, and only
+    the second time is it what it says.
     """
 
     operation: str
@@ -68,6 +69,7 @@ class UploadError(S3SpoolError):
     slow_down: bool = False
     answered: bool = True
     status: int = 0
+    mended: bool = False
 
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""

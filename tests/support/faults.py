@@ -59,6 +59,14 @@ class Delay(Fault):
         return answer
 
 
+class Late(Fault):
+    """The right answer, once the client has given up."""
+
+    def on_answer(self, exchange: Exchange, answer: Answer) -> Answer:
+        exchange.wait_for_hangup()
+        return answer
+
+
 @dataclass
 class Reset(Fault):
     """RST before, inside or after the body; nothing is stored."""

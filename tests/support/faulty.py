@@ -131,6 +131,10 @@ class FaultyS3:
         for script in scripts:
             script.fault.release()
 
+    def cut(self) -> None:
+        """Close all connections; who wants to go on opens another one."""
+        self._server.cut()
+
     def count(self, match: str = "") -> int:
         """Requests so far whose line matches."""
         return sum(1 for request in self.requests.copy() if re.search(match, request.line))

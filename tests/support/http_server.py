@@ -146,13 +146,17 @@ class HttpServer(socketserver.ThreadingTCPServer):
         if error and not isinstance(error, OSError):  # clients come and go
             self.failures.append(error)
 
-    def stop(self) -> None:
-        self.closing.set()
-        self.shutdown()
+    def cut(self) -> None:
+        """Close all connections that there are."""
         with self._lock:
             for connection in self._open:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+
+    def stop(self) -> None:
+        self.closing.set()
+        self.shutdown()
+        self.cut()
         self.server_close()
 
 

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from s3spool.pipeline.folder import REMOVING
+
 
 class Step(NamedTuple):
     """A function of the product (or one it calls) as "module:attribute", and which of its calls count."""
@@ -35,8 +37,8 @@ def _is_by_descriptor(*_: object, dir_fd: int | None = None, **__: object) -> bo
     return dir_fd is not None  # as only the spool folder's files are removed
 
 
-def _is_aside(*_: object, src_dir_fd: int | None = None, **__: object) -> bool:
-    return src_dir_fd is not None
+def _is_aside(_: int, __: str, target: str, ___: int) -> bool:
+    return target.startswith(REMOVING)
 
 
 STEPS = {
@@ -47,7 +49,9 @@ STEPS = {
     "insert": Step("s3spool.ledger.store:Ledger._insert", _is_receipts),  # inside the commit's transaction
     "committed": Step("s3spool.pipeline.after:After.committed"),
     "compare+unlink": Step("s3spool.pipeline.folder:Folder.unlink_if_same"),
-    "aside": Step("os:rename", _is_aside),  # taken out of the way under a reserved name, and looked at again
+    "aside": Step(
+        "s3spool.pipeline.folder:_rename_noreplace", _is_aside
+    ),  # taken out of the way under a reserved name, and looked at again
     "unlink": Step("os:unlink", _is_by_descriptor),
     "compare+rename": Step("s3spool.pipeline.folder:Folder.move_if_same"),
     "rename": Step("s3spool.pipeline.folder:_rename_noreplace"),

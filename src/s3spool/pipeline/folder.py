@@ -17,9 +17,9 @@ from s3spool.ledger.rows import Identity
 OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_NOREPLACE = 1  # renameat2(2)
-_AT_FDCWD = -100
 REMOVING = ".s3spool-removing."  # a file that is on its way out, for the microseconds that takes
 _NAME_BYTES = 255  # the longest name that Linux knows
+_NUMBERS = 10_000  # so many files may want one name
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -104,26 +104,29 @@ class Folder:
     def unlink_if_same(self, path: str, identity: Identity) -> bool:
         """Remove the file if it is still the one that was sent; False and untouched otherwise. Raises OSError."""
         with self._parent(path) as (parent_fd, name):
-            status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-            if Identity.of(status) != identity:
+            if not _is_same(parent_fd, name, identity):
                 return False
             # Not by its name: another file may be renamed over it between the look and the removal, and a writer
             # that replaces one file again and again hits that moment (10 us) sooner or later.
             aside = _cut(REMOVING + name)
             self._removing = f"{path[: len(path) - len(name)]}{aside}"
             try:
-                os.rename(name, aside, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
-                taken = os.stat(aside, dir_fd=parent_fd, follow_symlinks=False)
-                same = Identity.of(taken)[:4] == identity[:4]
-                if same or not _put_back(parent_fd, aside, parent_fd, name):
-                    os.unlink(aside, dir_fd=parent_fd)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    _put_back(parent_fd, aside, parent_fd, name)
-                raise
+                if not _put_back(parent_fd, name, parent_fd, aside):
+                    # Left by a process that died, and no scan has come to it: it may never have been sent.
+                    _give_back(parent_fd, aside, parent_fd, name)
+                    _rename_noreplace(parent_fd, name, aside, parent_fd)
+                try:
+                    if _is_same(parent_fd, aside, identity, renamed=True):
+                        os.unlink(aside, dir_fd=parent_fd)
+                        return True
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        _give_back(parent_fd, aside, parent_fd, name)
+                    raise
+                _give_back(parent_fd, aside, parent_fd, name)
             finally:
                 self._removing = ""
-        return same
+        return False
 
     def restore(self, path: str, sent: Identity | None) -> None:
         """Give a file its name back that a process which died was about to remove. Raises OSError.
@@ -141,9 +144,7 @@ class Folder:
             if sent is not None and stat.S_ISREG(status.st_mode) and Identity.of(status)[:4] == sent[:4]:
                 os.unlink(aside, dir_fd=parent_fd)
                 return
-            for number in range(1, 10_000):
-                if _put_back(parent_fd, aside, parent_fd, _cut(name, f".{number}")):
-                    return
+            _give_back(parent_fd, aside, parent_fd, name)
 
     def move_if_same(self, path: str, identity: Identity, archive: Path) -> Path | None:
         """Rename the file to the same relative path below `archive`, replacing nothing.
@@ -152,21 +153,20 @@ class Folder:
         if the file is no longer the one that was sent. Raises OSError.
         """
         target = archive / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with self._parent(path) as (parent_fd, name):
-            status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-            if Identity.of(status) != identity:
+        with self._parent(path) as (parent_fd, name), _made_below(archive, target) as archive_fd:
+            if not _is_same(parent_fd, name, identity):
                 return None
-            for number in range(10_000):
-                candidate = target if number == 0 else target.with_name(_cut(target.name, f".{number}"))
+            for number in range(_NUMBERS):
+                candidate = _cut(name, f".{number}" if number else "")
                 try:
-                    _rename_noreplace(parent_fd, name, candidate)
+                    _rename_noreplace(parent_fd, name, candidate, archive_fd)
                 except FileExistsError:
                     continue
-                if Identity.of(os.lstat(candidate))[:4] != identity[:4]:
-                    _put_back(_AT_FDCWD, str(candidate), parent_fd, name)
+                if not _is_same(archive_fd, candidate, identity, renamed=True):
+                    # Something took the name between the look and the move, and has not been sent.
+                    _give_back(archive_fd, candidate, parent_fd, name)
                     return None
-                return candidate
+                return target.with_name(candidate)
         raise FileExistsError(errno.EEXIST, "10,000 archived files of this name", str(target))
 
     @contextlib.contextmanager
@@ -250,10 +250,44 @@ def _below(fd: int, directories: Sequence[str]) -> Iterator[int]:
             os.close(opened)
 
 
-def _put_back(moved_fd: int, moved: str, parent_fd: int, name: str) -> bool:
-    """Something took the name between the look and the move, and has not been sent. False if it was replaced, too."""
+@contextlib.contextmanager
+def _made_below(archive: Path, target: Path) -> Iterator[int]:
+    """The directory of `target`, made where it is missing. Raises OSError.
+
+    No symlink below `archive` is followed: one that was moved there under a file's name would lead files anywhere.
+    """
+    archive.mkdir(parents=True, exist_ok=True)
+    directories = target.parent.relative_to(archive).parts
+    fd = os.open(archive, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _rename_noreplace(moved_fd, moved, Path(name), parent_fd)
+        for directory in directories:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory, dir_fd=fd)
+            below = os.open(directory, DIRECTORY_FLAGS, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _is_same(parent_fd: int, name: str, identity: Identity, *, renamed: bool = False) -> bool:
+    """Raises OSError. A rename changes ctime."""
+    found = Identity.of(os.stat(name, dir_fd=parent_fd, follow_symlinks=False))
+    return found[:4] == identity[:4] if renamed else found == identity
+
+
+def _give_back(moved_fd: int, moved: str, parent_fd: int, name: str) -> None:
+    """What was moved has not been sent: its name again, or `.1`, `.2`, ... where that is taken. Raises OSError."""
+    for number in range(_NUMBERS):
+        if _put_back(moved_fd, moved, parent_fd, _cut(name, f".{number}" if number else "")):
+            return
+
+
+def _put_back(moved_fd: int, moved: str, parent_fd: int, name: str) -> bool:
+    """False where the name is taken. Raises OSError."""
+    try:
+        _rename_noreplace(moved_fd, moved, name, parent_fd)
     except FileExistsError:
         return False
     return True
@@ -266,16 +300,16 @@ def _cut(name: str, suffix: str = "") -> str:
     return name + suffix
 
 
-def _rename_noreplace(parent_fd: int, name: str, target: Path, target_fd: int = _AT_FDCWD) -> None:
+def _rename_noreplace(parent_fd: int, name: str, target: str, target_fd: int) -> None:
     no_replace = ctypes.c_uint(_RENAME_NOREPLACE)
     result = _libc.renameat2(parent_fd, os.fsencode(name), target_fd, os.fsencode(target), no_replace)
     if result == 0:
         return
     code = ctypes.get_errno()
     if code not in {errno.EINVAL, errno.ENOSYS}:
-        raise OSError(code, os.strerror(code), name, None, str(target))
-    # A file system without RENAME_NOREPLACE: look first; the archive is ours, so nobody races us there.
+        raise OSError(code, os.strerror(code), name, None, target)
+    # A file system without RENAME_NOREPLACE: look first, which is all that can be done there.
     with contextlib.suppress(FileNotFoundError):
         os.stat(target, dir_fd=target_fd, follow_symlinks=False)
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
     os.rename(name, target, src_dir_fd=parent_fd, dst_dir_fd=target_fd)

@@ -27,4 +27,5 @@ class Item(NamedTuple):
     blamed_at: float = 0.0  # Unix seconds: when its failure paused the destination
     blamed_for: str = ""  # the code of the error that was last counted against it, in the retry list
     receipt: Receipt | None = None  # sent before, and the checksum decides whether it has changed
+    again: bool = False  # was sent once more, uncounted, because what had been wrong was mended
     large: bool = False  # put aside: waits in the lane for large files, whatever lane it came from

@@ -226,6 +226,12 @@ class Large:
     def _failed(self, job: PartJob, error: UploadError) -> None:
         """The destination's fault: again later, uncounted. The part's own: again, but not for ever."""
         transfer, number = job.item
+        if error.mended and number not in transfer.again:
+            transfer.again.add(number)
+            self._free_probe(job)
+            self._queue.put_back(job.item)
+            self._inbox.wake(1)
+            return
         if self._destination.failed(transfer.item, error, probe=job.probe) is Scope.DESTINATION:
             self._outcome.blame(error)
             if not error.slow_down:

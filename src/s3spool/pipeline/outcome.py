@@ -85,6 +85,11 @@ class Outcome:
 
     def failed(self, item: Item, identity: Identity, error: UploadError, *, probe: bool) -> None:
         """Whose fault, and what follows: the destination pauses, or the file backs off or is parked."""
+        if error.mended and not item.again:
+            self._inbox.put_back(item._replace(again=True), first=True)
+            if probe:
+                self._destination.release_probe()
+            return
         if self._destination.failed(item, error, probe=probe) is Scope.DESTINATION:
             self.blame(error)
             if error.slow_down:

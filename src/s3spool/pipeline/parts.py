@@ -31,6 +31,7 @@ class Transfer:
     pending: deque[int]
     in_flight: int = 0
     failures: dict[int, int] = field(default_factory=dict)  # by part number
+    again: set[int] = field(default_factory=set)  # parts sent once more, uncounted, after what was wrong was mended
     over: UploadError | str = ""  # why no further part is sent: an error, or what happened to the file
 
     @property

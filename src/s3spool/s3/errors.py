@@ -324,10 +324,11 @@ def from_code(
 ) -> UploadError:
     """From S3's code where it is known, else from the HTTP status; what neither table knows is transient."""
     rule = BY_CODE.get(code) or BY_STATUS.get(status) or _TRANSIENT
-    cause = (message or f"the server answered HTTP {status}") + _skew(status, headers or {})
-    error = _error(path, code or f"HTTP{status}", cause, rule)
+    error = _error(path, code or f"HTTP{status}", message or f"the server answered HTTP {status}", rule)
     error.operation = operation
     error.status = status
+    if skew := _skew(status, headers or {}):
+        error.hint += f"; {skew}" if error.hint else skew
     error.retry_after_s = retry_after_s(headers or {})
     return error
 
@@ -384,7 +385,7 @@ def _skew(status: int, headers: dict[str, str]) -> str:
         return ""
     if abs(ahead_s) < SKEW_S:
         return ""
-    return f"; this machine's clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the server's"
+    return f"this machine's clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the server's"
 
 
 def _one_line(text: str) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 import structlog
 
 from s3spool.content import Content, MustAskError, Stored
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
 from s3spool.s3.boto3_transport import Boto3Transport
@@ -251,10 +251,10 @@ class Store:
         told = _REGION.match(region) and not self._connection.endpoint_url
         # Once one worker has moved, the others still get such answers: to what they had sent before.
         if told and (self._clients.move_to(region) or error.code in _OTHER_REGION):
-            return _only_again(error)
+            return _mended(error)
         algorithm = request.checksum.partition(":")[0]
         if self.takes_md5_instead(algorithm, error):
-            return _only_again(error)
+            return _mended(error)
         return self.refused(error)
 
     def takes_md5_instead(self, algorithm: str, error: UploadError) -> bool:
@@ -271,9 +271,10 @@ class Store:
             self.algorithm = "md5"
 
 
-def _only_again(error: UploadError) -> UploadError:
-    """What it was about is set right: the same file will do, nobody is to blame."""
-    return UploadError(error.operation, error.path, error.code, error.cause, scope=Scope.FILE, sudden=False)
+def _mended(error: UploadError) -> UploadError:
+    """What it was about is set right."""
+    error.mended = True
+    return error
 
 
 def _is_about_checksum(error: UploadError) -> bool:
