@@ -115,7 +115,7 @@ def test_configuration_of_readme_works(tmp_path: Path) -> None:
     config = load(file, environ={"HOME": str(tmp_path)})
 
     assert len(example.splitlines()) == 6
-    assert config.watch.directory == Path("/var/spool/s3spool")
+    assert config.watch.directory == Path("outbox").absolute()
     assert config.destination.bucket == "my-bucket"
     assert config.after.action == "delete"
 
