@@ -579,9 +579,9 @@ def test_ordinary_names_are_not_masked() -> None:
 
 
 def test_console_line_reads_like_a_sentence() -> None:
-    """What the sentence says is not said again behind it."""
+    """What the sentence says is not said again behind it, and what is empty is not said at all."""
     line = to_console(
-        entry(path="a b.txt", bucket="b", key="k", bytes=16 * 1024**2, duration_s=0.25, attempt=1),
+        entry(path="a b.txt", bucket="b", key="k", bytes=16 * 1024**2, duration_s=0.25, attempt=1, version_id=""),
         colours=False,
     )
 

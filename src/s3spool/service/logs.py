@@ -224,13 +224,16 @@ def to_json(entry: Entry) -> str:
 
 
 def to_console(entry: Entry, *, colours: bool) -> str:
-    """A line for people: time, event, sentence, then the fields that the sentence left out."""
+    """A line for people: time, event, sentence, then the fields that the sentence left out, unless they are empty."""
     sentence, used = message(entry.event, entry.fields)
     words = [printable(entry.event)]
     if entry.level != "info":
         words.append(f"[{entry.level}]")
     words += [sentence] if sentence else []
-    rest = [f"{shown(name)}={readable('', value)}" for name, value in entry.fields.items() if name not in used]
+    more_fields = [
+        (name, value) for name, value in entry.fields.items() if name not in used and value not in (None, "")
+    ]
+    rest = [f"{shown(name)}={readable('', value)}" for name, value in more_fields]
     clock, text, more = _clock(entry.time_ns // 1_000_000_000), " ".join(words), " ".join(rest)
     if colours:
         text = f"{_COLOURS[entry.level]}{text}{_PLAIN}" if entry.level in _COLOURS else text
