@@ -1,88 +1,100 @@
-"""How many parts go out at once."""
+"""How many parts go out at once: a line of the test's, and a clock of its own."""
 
 from __future__ import annotations
 
-from s3spool.pipeline.lanes import FAST_BYTES_S, HANGING_BYTES_S, MIDDLE, NARROW, SLOW_BYTES_S, Lanes
+from dataclasses import dataclass, field
+from itertools import count
 
-PART = 16 * 2**20
-FAST_S = PART / FAST_BYTES_S / 2
-MIDDLE_S = PART / (FAST_BYTES_S + SLOW_BYTES_S) * 2
-SLOW_S = PART / SLOW_BYTES_S * 1.9
-HANGING_S = PART / HANGING_BYTES_S
+import pytest
+
+from s3spool.pipeline.lanes import FAST_BYTES_S, NARROW, REST_S, WINDOW_S, Lanes
+
+MIB = 2**20
 
 
-def entered(lanes: Lanes, count: int, now: float = 0.0) -> None:
-    for number in range(count):
-        assert lanes.open_in_s(now) == 0
-        lanes.enter(number, PART, now)
+@dataclass
+class Line:
+    """Carries `each` bytes a second for each connection, and `all_together` at most."""
+
+    each: float
+    all_together: float = float("inf")
+    sent: float = 0.0
+    now: float = 1000.0
+    parts: count[int] = field(default_factory=count)
+    under_way: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.lanes = Lanes(lambda: round(self.sent))
+
+    def run(self, duration_s: float, *, waiting: int = 1_000_000, step_s: float = WINDOW_S / 2) -> list[int]:
+        """How many parts were under way, step by step; a part ends in each step, and others come in its place."""
+        widths = []
+        end = self.now + duration_s
+        while self.now < end:
+            while len(self.under_way) < waiting and self.lanes.open_in_s(self.now) == 0 and len(self.under_way) < 100:
+                self.under_way.append(next(self.parts))
+                self.lanes.enter(self.under_way[-1], self.now)
+            widths.append(len(self.under_way))
+            self.sent += step_s * min(self.each * len(self.under_way), self.all_together)
+            self.now += step_s
+            self.lanes.leave(self.under_way.pop(0))
+        return widths
 
 
 def test_a_burst_begins_narrow() -> None:
-    lanes = Lanes()
-    entered(lanes, NARROW)
-    assert lanes.open_in_s(0.0) == HANGING_S
+    """Four, whatever the line."""
+    assert Line(10 * MIB).run(WINDOW_S / 2) == [NARROW]
 
 
-def test_each_end_frees_a_lane() -> None:
-    lanes = Lanes()
-    entered(lanes, NARROW)
-    lanes.leave(3)
-    assert lanes.open_in_s(0.0) == 0
-    lanes.enter("another", PART, 0.0)
-    assert lanes.open_in_s(0.0) > 0
+def test_slow_connections_open_it_to_all_workers() -> None:
+    """As fast as one can measure; and it stays open."""
+    line = Line(10 * MIB)
+
+    assert line.run(60.0)[-1] == 100
+    assert min(line.run(600.0)) == 100
+
+
+def test_a_thin_line_keeps_it_narrow() -> None:
+    """Twice as many carry no more: back, and another try only after a rest."""
+    line = Line(10 * MIB, all_together=2 * MIB)
+
+    widths = line.run(10 * REST_S)
+
+    assert max(widths) == 2 * NARROW
+    assert widths.count(NARROW) > len(widths) / 2
+
+
+def test_it_opens_as_far_as_more_carry_more() -> None:
+    """A line that eleven connections fill gets sixteen at most, but for a short try now and then."""
+    line = Line(10 * MIB, all_together=110 * MIB)
+
+    widths = line.run(20 * REST_S)
+
+    assert max(widths) == 32
+    assert sorted(widths)[len(widths) // 2] == 16
 
 
 def test_fast_connections_keep_it_narrow() -> None:
-    lanes = Lanes()
-    entered(lanes, NARROW)
-    now = 0.0
-    for number in range(100):
-        now += FAST_S / NARROW
-        lanes.enter(f"later {number}", PART, now - FAST_S)
-        lanes.confirmed(f"later {number}", now)
-        lanes.leave(f"later {number}")
-    assert lanes.open_in_s(FAST_S) > 0
+    """More are not even tried."""
+    assert set(Line(FAST_BYTES_S).run(600.0)) == {NARROW}
 
 
-def test_slow_connections_open_it_to_all() -> None:
-    lanes = Lanes()
-    entered(lanes, NARROW)
-    for number in range(NARROW - 1):
-        lanes.confirmed(number, SLOW_S)
-        lanes.leave(number)
-    entered(lanes, 100, SLOW_S)
+def test_a_line_that_stands_still_opens_nothing() -> None:
+    """No measure without bytes."""
+    assert set(Line(0.0).run(600.0)) == {NARROW}
 
 
-def test_connections_that_are_neither_open_it_a_little() -> None:
-    lanes = Lanes()
-    entered(lanes, NARROW)
-    for number in range(100):
-        lanes.confirmed(number, MIDDLE_S)
-        lanes.leave(number)
-        lanes.enter(number + NARROW, PART, 0.0)
-    entered(lanes, MIDDLE - NARROW)
-    assert lanes.open_in_s(0.0) > 0
-
-
-def test_one_slow_part_among_fast_ones_does_not() -> None:
-    lanes = Lanes()
-    entered(lanes, NARROW)
-    lanes.confirmed(0, SLOW_S)
-    assert lanes.open_in_s(SLOW_S) > 0
-
-
-def test_parts_that_never_end_open_it_to_all() -> None:
-    lanes = Lanes()
-    entered(lanes, NARROW)
-    assert lanes.open_in_s(HANGING_S - 0.1) > 0
-    entered(lanes, 100, HANGING_S)
+@pytest.mark.parametrize("waiting", [1, NARROW - 1])
+def test_few_parts_say_nothing(waiting: int) -> None:
+    """As long as lanes are free there is nothing to decide."""
+    assert set(Line(10 * MIB).run(60.0, waiting=waiting)) == {waiting}
 
 
 def test_the_end_of_a_burst_forgets() -> None:
-    lanes = Lanes()
-    entered(lanes, NARROW)
-    entered(lanes, 100, HANGING_S)
-    for number in range(100):
-        lanes.leave(number)
-    entered(lanes, NARROW)
-    assert lanes.open_in_s(0.0) > 0
+    """The next one begins narrow again."""
+    line = Line(10 * MIB)
+    line.run(60.0)
+    while line.under_way:
+        line.lanes.leave(line.under_way.pop())
+
+    assert line.run(WINDOW_S / 2) == [NARROW]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
+from s3spool.pipeline.lanes import NARROW
 from s3spool.pipeline.large import PART_ATTEMPTS
 from s3spool.pipeline.retry import Policy
 from support.house import House
@@ -105,8 +107,8 @@ def test_it_is_cut_above_the_threshold(house: House, lines: Lines, size: int, pa
 
 
 def test_all_workers_send_parts_of_one_file(build: Callable[..., House]) -> None:
-    """Where nothing else waits, one file has them all."""
-    house = build(workers=6)
+    """Where nothing else waits and more of them carry more, one file has them all."""
+    house = build(workers=6, sent_bytes=lambda: round(time.monotonic() * 100 * 2**20))
     together = threading.Barrier(6, timeout=30)
     house.bucket.before_put = lambda _: together.wait()
     house.start()
@@ -114,6 +116,25 @@ def test_all_workers_send_parts_of_one_file(build: Callable[..., House]) -> None
 
     house.offer("big")
 
+    sent(house, "big")
+
+
+def test_a_small_file_finds_a_worker_at_once(build: Callable[..., House]) -> None:
+    """Where more connections carry no more, parts leave workers free: nobody waits for one to end."""
+    house = build(workers=6)
+    gate = threading.Event()
+    house.bucket.before_put = lambda path: path != "big" or gate.wait(30)
+    house.start()
+    house.drop("big", content_of(12 * PART))
+    house.offer("big")
+    eventually(lambda: len(house.workers.jobs()) == NARROW)
+
+    house.drop("small")
+    house.offer("small")
+    eventually(lambda: "small" in house.bucket.objects)
+
+    assert house.bucket.puts == ["small"]
+    gate.set()
     sent(house, "big")
 
 

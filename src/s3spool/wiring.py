@@ -42,7 +42,7 @@ class Rooms:
         self.ledger = Ledger(ledger_path(config), destination=self.store.name)
         self.folder = _folder(config)
         self.names = Names(config.watch.include, config.watch.exclude)
-        self.inbox = Inbox(config.upload.queue_size, config.upload.workers)
+        self.inbox = Inbox(config.upload.queue_size, config.upload.workers, sent_bytes=lambda: self.pace.granted)
         self.settle = Settle(config.watch.settle_s, config.upload.queue_size)
         retry = config.retry
         policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)

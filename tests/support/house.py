@@ -31,6 +31,8 @@ from support.memory_bucket import MemoryBucket
 from support.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from s3spool.ledger.reader import Known
 
 
@@ -52,6 +54,7 @@ class House:
         destination: Destination | None = None,
         threshold: int = 2**30,
         part_size: int = 2**20,
+        sent_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         self.root = directory / "spool"
         self.archive = directory / "archive"
@@ -59,7 +62,7 @@ class House:
         self.folder = Folder(self.root)
         self.bucket = MemoryBucket()
         self.ledger = Ledger(directory / "ledger.sqlite3", destination="memory")
-        self.inbox = Inbox(size, workers)
+        self.inbox = Inbox(size, workers, sent_bytes=sent_bytes)
         self.settle = Settle(settle_s, size)
         self.stats = Stats()
         self.rescans: list[str] = []

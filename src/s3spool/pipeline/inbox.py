@@ -28,7 +28,8 @@ class Inbox:
     Parts of large files come out of here too, but after the files: none waits longer for a worker than a part takes.
     """
 
-    def __init__(self, size: int, workers: int) -> None:
+    def __init__(self, size: int, workers: int, *, sent_bytes: Callable[[], int] = lambda: 0) -> None:
+        """`sent_bytes`: how much all workers have sent up to now."""
         self._size = size
         # Bounds everything behind the workers: without it a stalled disk would let receipts pile up.
         self._max_in_flight = workers + SETTLING_DOWN
@@ -37,7 +38,7 @@ class Inbox:
         self._in_flight: dict[str, bool] = {}  # path -> offered again meanwhile
         self._turns = itertools.cycle(TURNS)
         self._takes = 0
-        self.parts = PartQueue()
+        self.parts = PartQueue(sent_bytes)
         self._lock = threading.Lock()
         self._filled = threading.Condition(self._lock)
         self._drained = threading.Condition(self._lock)

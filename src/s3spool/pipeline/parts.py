@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -53,10 +54,11 @@ class PartItem(NamedTuple):
 class PartQueue:
     """The transfers under way, oldest first. Thread-safe; nothing blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, sent_bytes: Callable[[], int]) -> None:
+        """`sent_bytes`: how much all workers have sent up to now."""
         self._lock = threading.Lock()
         self._transfers: list[Transfer] = []
-        self._lanes = Lanes()
+        self._lanes = Lanes(sent_bytes)
 
     def add(self, transfer: Transfer) -> None:
         with self._lock:
@@ -72,11 +74,11 @@ class PartQueue:
             transfer.in_flight += 1
             part = PartItem(transfer, transfer.pending.popleft())
             if part.number != COMPLETE:
-                self._lanes.enter(part, transfer.upload.part_size, now)
+                self._lanes.enter(part, now)
             return part
 
     def next_in_s(self) -> float | None:
-        """How long it takes at most until a part can be taken (0: now); None if none waits."""
+        """After how long to ask again whether a part can be taken (0: it can); None if none waits."""
         now = time.monotonic()
         with self._lock:
             if self._next(now) is not None:
@@ -93,7 +95,6 @@ class PartQueue:
         """S3 has confirmed this part; with the last one the completion can be taken."""
         transfer = item.transfer
         with self._lock:
-            self._lanes.confirmed(item, time.monotonic())
             transfer.parts[item.number] = part
             if len(transfer.parts) == transfer.count and not transfer.over:
                 transfer.pending.append(COMPLETE)

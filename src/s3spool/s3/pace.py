@@ -64,16 +64,19 @@ class Pace:
         self._clock = clock
         self._changed = threading.Condition()
         self._closed = False
+        self.granted = 0  # bytes, limited or not; a figure to steer by, threads may lose a few of each other's
         # None where nothing is limited: then a call takes no lock.
         self._tokens = Tokens(rate_bytes_per_s, clock()) if rate_bytes_per_s else None
 
     def __call__(self, wanted: int) -> int:
         """1 to `wanted`, sooner or later; `wanted` itself where nothing is limited."""
         if self._tokens is None:
+            self.granted += wanted
             return wanted
         with self._changed:
             tokens = self._tokens
             if tokens is None or wanted <= 0:
+                self.granted += wanted
                 return wanted
             granted = min(wanted, tokens.piece)
             ticket = tokens.reserve(granted, self._clock())
