@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from s3spool import __version__, waiting
+from s3spool import __version__, view, waiting
 from s3spool import config as configuration
 from s3spool.control_client import Desk, as_the_unit_has_it, destination_name, path_in
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.database import DirectoryLock
+from s3spool.ledger.reader import Known
 from s3spool.ledger.rows import Identity, State
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.stats import Stats
@@ -516,6 +517,21 @@ def test_before_the_first_start_nothing_is_known(begun: str, make: Make) -> None
     assert [file for file in made if not file.name.endswith(("-shm", "-wal"))] == before
 
 
+@pytest.mark.parametrize("known", [Known(a_receipt("sub/c"), None), Known(None, a_retry("sub/c"))])
+def test_what_cannot_be_looked_at_is_taken_for_what_is_known(known: Known) -> None:
+    """`why` of a file in a closed directory tells why it waits, or that it was sent before that."""
+
+    class Closed:
+        def identity_of(self, _: str) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    folder: Any = Closed()
+
+    assert view.identity_of(folder, "sub/c", known) == (known.retry or known.receipt).identity  # type: ignore[union-attr]
+    with pytest.raises(S3SpoolError, match="sub/c: cannot be looked at: Permission denied"):
+        view.identity_of(folder, "sub/c")
+
+
 def test_receipts_of_another_destination_do_not_count(make: Make) -> None:
     """What was sent to where the files went before is unsent, as the daemon will see it, too."""
     daemon = make()
@@ -585,8 +601,8 @@ def test_socket_path_that_is_taken(make: Make) -> None:
     daemon.start()
 
     assert daemon.wait_exit(WAIT_S) == 78
-    last = daemon.log_tail().splitlines()[-1]
-    assert last == f's3spool: service.control_socket = "{daemon.socket_path}": cannot be made: Is a directory'
+    problem = "is something else than a socket; name a path that is free"
+    assert daemon.log_tail().splitlines()[-1] == f's3spool: service.control_socket = "{daemon.socket_path}": {problem}'
 
 
 @pytest.mark.parametrize("place", ["ledger", "socket"])

@@ -245,6 +245,24 @@ def test_half_an_answer_is_no_answer(said: bytes, problem: str, path: Path) -> N
     assert not isinstance(caught.value, NoDaemonError)
 
 
+def test_a_daemon_killed_a_moment_ago_is_absent(path: Path) -> None:
+    """The kernel takes a call while the process is being cleared away, and then hangs up: the ledger can answer."""
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def hang_up() -> None:
+            connection, _ = listener.accept()
+            with closing(connection):
+                connection.recv(1, socket.MSG_PEEK)  # what is left unread makes close() a reset
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(NoDaemonError, match="ended a moment ago"):
+            ask(path, "status")
+        thread.join()
+
+
 def test_close_waits_for_nobody(path: Path, serve: Serve) -> None:
     """A client that is still being answered does not keep the daemon from stopping."""
     begun, end = threading.Event(), threading.Event()

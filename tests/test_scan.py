@@ -347,6 +347,7 @@ def test_an_unreadable_directory_does_not_stop_the_scan(
     assert taken(house) == {"a/1", "z/4", "5"}
     (line,) = [line for line in lines.named("scan.failed") if line["reason"] == "unreadable directory"]
     assert "bad" in line["path"]
+    assert line["error"] == error.strerror
 
 
 def test_what_vanishes_during_the_walk_is_passed_over(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ class _Answers:
         return view.why(
             path,
             known,
-            view.identity_of(rooms.folder, path),
+            view.identity_of(rooms.folder, path, known),
             live=live,
             ours=view.ours(path, rooms.names, recursive=daemon.config.watch.recursive),
             destination=rooms.ledger.destination,

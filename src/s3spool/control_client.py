@@ -15,7 +15,7 @@ from s3spool import config as configuration
 from s3spool.config import Config
 from s3spool.errors import AlreadyRunningError, S3SpoolError
 from s3spool.ledger.database import DirectoryLock, holder
-from s3spool.ledger.reader import Reader
+from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import from_text, to_text
 from s3spool.service.control import NoDaemonError, ask, stream
 from s3spool.service.text import shown
@@ -202,13 +202,13 @@ class Desk:
         return view.why(
             path,
             known,
-            self._identity_of(path),
+            self._identity_of(path, known),
             live=None,
             ours=view.ours(path, Names(watch.include, watch.exclude), recursive=watch.recursive),
             destination=destination,
         )
 
-    def _identity_of(self, path: str) -> Any:
+    def _identity_of(self, path: str, known: Known | None = None) -> Any:
         from s3spool.pipeline.folder import Folder  # noqa: PLC0415 - start-up time
 
         root = Path(self._where.folder)
@@ -217,7 +217,7 @@ class Desk:
         except OSError as exc:
             raise S3SpoolError(f"{shown(str(root))}: the watched folder cannot be opened: {exc.strerror}") from exc
         try:
-            return view.identity_of(folder, path)
+            return view.identity_of(folder, path, known)
         finally:
             folder.close()
 

@@ -123,11 +123,13 @@ def releasable(reader: Reader | None, paths: Sequence[str] | None) -> int:
     return len(set(paths))
 
 
-def identity_of(folder: Folder, path: str) -> Identity | None:
-    """Like Folder.identity_of, but raises S3SpoolError."""
+def identity_of(folder: Folder, path: str, known: Known | None = None) -> Identity | None:
+    """Like Folder.identity_of, but raises S3SpoolError; what cannot be looked at is taken for what is known of it."""
     try:
         return folder.identity_of(path)
     except OSError as exc:
+        if record := known and (known.retry or known.receipt):
+            return record.identity
         raise S3SpoolError(f"{shown(path)}: cannot be looked at: {exc.strerror}") from exc
 
 

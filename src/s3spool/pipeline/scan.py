@@ -184,7 +184,9 @@ class Scan:
                 if directory == "" or exc.errno in EXHAUSTED:
                     raise  # it is not this directory: a scan that passed it over would have missed its files
                 if not unreadable and not self._unreadable:
-                    log.warning("scan.failed", path=directory, error=str(exc), reason="unreadable directory")
+                    log.warning(
+                        "scan.failed", path=directory, error=exc.strerror or str(exc), reason="unreadable directory"
+                    )
                 unreadable = True
         self._unreadable = unreadable
 

@@ -127,16 +127,22 @@ def ask(path: Path, command: str, /, **arguments: Any) -> Any:
 
 def stream(path: Path, command: str, /, **arguments: Any) -> Iterator[Any]:
     """The rows of the daemon's answer as they come. Raises like `ask`, NoDaemonError only before the first row."""
+    answered = False
     with _connected(path) as connection, connection.makefile("rb") as lines:
         try:
             connection.sendall(json_line({"command": command, **arguments}))
             for line in lines:
+                answered = True
                 answer = msgspec.json.decode(line)
                 if "error" in answer:
                     raise S3SpoolError(answer["error"])
                 if "end" in answer:
                     return
                 yield answer["row"]
+        except (ConnectionResetError, BrokenPipeError) as exc:
+            if not answered:  # killed a moment ago: the kernel had taken the call on its behalf
+                raise NoDaemonError(f"no daemon runs: it ended a moment ago at {path}") from exc
+            raise S3SpoolError(f"{path}: the daemon went away in the middle of its answer") from exc
         except (OSError, msgspec.DecodeError) as exc:
             raise S3SpoolError(f"{path}: the daemon does not answer as it should: {exc}") from exc
     raise S3SpoolError(f"{path}: the daemon went away in the middle of its answer")
