@@ -101,7 +101,7 @@ class Daemon:
         wanted = fields if name is None else {"event": name, **fields}
         return [event for event in self._parsed(skip_bytes) if wanted.items() <= event.items()]
 
-    def wait_event(self, name: str, timeout_s: float = 10.0, **fields: object) -> Event:
+    def wait_event(self, name: str, timeout_s: float = 30.0, **fields: object) -> Event:
         """The first such event of this run, waiting for it; fails at once when the daemon has ended."""
 
         def first() -> Event | None:
@@ -115,7 +115,7 @@ class Daemon:
         assert found is not None
         return found
 
-    def wait_ready(self, timeout_s: float = 10.0) -> Event:
+    def wait_ready(self, timeout_s: float = 30.0) -> Event:
         return self.wait_event("daemon.ready", timeout_s)
 
     def wait_uploaded(self, count: int, timeout_s: float = 30.0) -> None:

@@ -14,7 +14,7 @@ _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.05
 
 
-def eventually(condition: Callable[[], T], *, timeout_s: float = 10.0, message: str = "") -> T:
+def eventually(condition: Callable[[], T], *, timeout_s: float = 30.0, message: str = "") -> T:
     """Return the condition's first true value; AssertionError when none came in time."""
     deadline = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
