@@ -40,6 +40,8 @@ pytestmark = pytest.mark.integration
 WAIT_S = 60.0
 SECRET = b"what lies outside is nobody's business"
 CONTROLS = 150
+SWAPPED = int(os.environ.get("S3SPOOL_TEST_FILES", "500"))
+EMPTY = int(os.environ.get("S3SPOOL_TEST_FILES", "20000"))
 DEATHS = ("thread.died", "worker.replaced", "library.warning", "daemon.unsound", "ledger.failed")
 
 Build = Callable[..., Daemon]
@@ -229,6 +231,43 @@ def test_race_symlinks_swapped_in_lead_nowhere(
     assert folder_files(outside) == before
     assert SECRET not in faulty.contents().values()
     assert not [request for request in faulty.requests if request.method == "DELETE"]
+
+
+SWAP_UNDER_MANY = """
+if n == 1:
+    os.symlink("{outside}", ".link"); os.mkdir("d")
+    for number in range({count}):
+        put(f"d/{{number}}", b"inside")
+exchange("d", ".link"); exchange("d", ".link")
+if n % 20 == 0:
+    pause()
+"""
+
+
+@pytest.mark.parametrize("action", ["delete", "archive"])
+def test_race_a_symlink_in_the_place_of_a_directory_of_many(
+    action: str, build: Build, faulty: FaultyS3, outside: Path, tmp_path: Path
+) -> None:
+    """Exchanged all the time while its files are found, read, sent and removed: often enough through the link."""
+    before = {f"{number}": SECRET for number in range(SWAPPED)}
+    for name in before:
+        (outside / name).write_bytes(SECRET)
+    before |= folder_files(outside)
+    daemon = build(action)
+    with closing(Guard(outside)) as guard, daemon:
+        daemon.wait_ready(WAIT_S)
+        with attack(daemon.folder, SWAP_UNDER_MANY.format(outside=outside, count=SWAPPED)):
+            inside = {f"d/{number}": b"inside" for number in range(SWAPPED)}
+            wait_in_bucket(faulty, inside)
+        eventually(lambda: not os.listdir(daemon.folder / "d"), timeout_s=WAIT_S)
+        assert_well(daemon)
+        assert daemon.stop() == 0
+        assert guard.seen() == []
+
+    assert folder_files(outside) == before
+    assert faulty.contents() == inside
+    if action == "archive":
+        assert folder_files(tmp_path / "archive") == inside
 
 
 def test_only_the_name_inside_of_a_hard_link_goes(build: Build, faulty: FaultyS3, outside: Path) -> None:
@@ -615,18 +654,18 @@ def test_a_terminal_shows_names_and_does_not_obey_them(build: Build, faulty: Fau
 # --- too many, too often, too large
 
 
-def test_twenty_thousand_empty_files(build: Build, faulty: FaultyS3) -> None:
+def test_thousands_of_empty_files(build: Build, faulty: FaultyS3) -> None:
     """All of them are sent, in the memory of a few."""
     daemon = build("delete", watch={"rescan_s": 3600})
     with daemon:
         daemon.wait_ready(WAIT_S)
-        for number in range(20_000):
+        for number in range(EMPTY):
             (daemon.folder / f"{number}").touch()
-        eventually(lambda: not next(daemon.folder.iterdir(), None), timeout_s=100)
+        eventually(lambda: not next(daemon.folder.iterdir(), None), timeout_s=100 + EMPTY / 200)
         assert stat_of(daemon.pid, "VmHWM") < 120 * 1024
         assert_well(daemon)
 
-    assert len(faulty.contents()) == 20_000
+    assert len(faulty.contents()) == EMPTY
     assert set(faulty.contents().values()) == {b""}
 
 
