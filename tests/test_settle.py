@@ -55,7 +55,8 @@ class SettleAgainstModel(RuleBasedStateMachine):
 
         before = self.model.get(path)
         assert accepted is (before is not None or len(self.model) < self.size)
-        weaker = quiet is Quiet.BUSY or (quiet is Quiet.CREATED and before is not None and before[0] is Quiet.CHANGED)
+        known = before is not None and before[0] is not Quiet.BUSY
+        weaker = quiet is Quiet.BUSY or (quiet is Quiet.CREATED and known)
         if accepted and (before is None or not weaker):
             self.model[path] = (quiet, self.clock.now + self.delays[quiet], seen)
 
@@ -149,6 +150,20 @@ def test_full_means_no_but_what_is_known_may_change(quiet: Quiet) -> None:
     assert settle.touch("a", Quiet.CHANGED)
     assert not settle.touch("b", Quiet.CHANGED)
     assert settle.knows(["a", "b"]) == {"a"}
+
+
+def test_a_name_that_appears_again_and_again_is_due_all_the_same(clock: Clock) -> None:
+    """A directory that is renamed in a loop does not keep its files waiting; one that is written to does."""
+    settle = Settle(1.0, 10, clock=clock)
+    ripe: list[tuple[str, Identity | None]] = []
+    while not ripe and clock.now < 1010:
+        settle.touch("renamed", Quiet.CREATED)
+        settle.touch("written", Quiet.CHANGED)
+        clock.now += 0.25
+        ripe, _ = settle.due(clock.now)
+
+    assert ripe == [("renamed", None)]
+    assert clock.now == 1001.0
 
 
 def test_a_sleeper_is_woken_for_the_first_path(waiting: list[threading.Thread]) -> None:

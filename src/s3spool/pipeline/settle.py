@@ -51,15 +51,17 @@ class Settle:
         self._handed_out = 0  # by the last `due`, and not yet in the inbox as far as we know
 
     def touch(self, path: str, quiet: Quiet = Quiet.CHANGED, seen: Identity | None = None) -> bool:
-        """Start the path's wait anew; False when there is no room (then a scan has to find it again)."""
+        """Start the path's wait, anew where it has changed; False when there is no room (then a scan has to find it again)."""
         now = self._clock()
         with self._lock:
             before = self._lane_of.get(path)
             if before is None:
                 if len(self._lane_of) >= self._size:
                     return False
-            elif quiet is Quiet.BUSY or (before is Quiet.CHANGED and quiet is Quiet.CREATED):
-                return True  # what is known already says more: a change, above all a close, is due sooner
+            elif quiet is Quiet.BUSY or (before is not Quiet.BUSY and quiet is Quiet.CREATED):
+                # What is known already says more (a change, above all a close, is due sooner) or the same: a directory
+                # that is renamed all the time must not keep its files waiting for ever. The worker looks at them.
+                return True
             else:
                 del self._lanes[before][path]
             lane = self._lanes[quiet]
