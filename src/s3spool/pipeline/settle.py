@@ -51,7 +51,7 @@ class Settle:
         self._handed_out = 0  # by the last `due`, and not yet in the inbox as far as we know
 
     def touch(self, path: str, quiet: Quiet = Quiet.CHANGED, seen: Identity | None = None) -> bool:
-        """Start the path's wait, anew where it has changed; False when there is no room (then a scan has to find it again)."""
+        """Start the path's wait, or start it anew; False when there is no room (then a scan has to find it again)."""
         now = self._clock()
         with self._lock:
             before = self._lane_of.get(path)
