@@ -20,7 +20,10 @@ CURVES = {
     "threads": "threads",
     "waiting": "files not yet seen to arrive",
 }
-CURVE_STYLE = ".curve { fill: none; stroke: #1a7f64; stroke-width: 1.5; } .axis { stroke: #afb8c1; }"
+CURVE_STYLE = """.curve { fill: none; stroke: #1a7f64; stroke-width: 1.5; }
+.axis { stroke: #afb8c1; }
+@media (prefers-color-scheme: dark) { .curve { stroke: #3fb991; } .axis { stroke: #6e7681; } }
+"""
 
 
 def svg(course: Course) -> str:
