@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import resource
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,15 @@ from support.killing import STEPS, program
 from support.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
 TESTS = Path(__file__).parents[1]
-DRAIN_S = 90.0
+DRAIN_S = 180.0
 START_S = 60.0
 PATIENCE_S = 3.0  # how long a step is waited for
+REQUESTS = 120  # a life at whose end no step waits goes on for so many at most
 BACKLOG = 1500  # names not seen to arrive; above it the weather clears for a while
 # Steps that some mode of removal never comes to.
 ONLY = {"compare+unlink": "delete", "aside": "delete", "unlink": "delete", "restore": "delete"}
@@ -201,6 +204,8 @@ class Campaign:
 
     def _live(self, acts: int, kind: str) -> None:
         """Writers at work, until all is done or the daemon has died at its step."""
+        # On a slow machine the start takes seconds: a moment of this life is told by requests, not by the clock.
+        self._wait_for(lambda: bool(self.daemon.events("daemon.ready", this_run=True)), START_S)
         stop_at = self._rng.randrange(acts) if self._rng.random() < 0.15 else -1
         while acts > 0 and self.daemon.alive:
             burst = min(acts, self._rng.choice([1, 5, 20, 60]))
@@ -213,7 +218,8 @@ class Campaign:
             stop_at -= burst
             self._wait(self._rng.uniform(0.0, 0.1))
         self._come_up()
-        self._wait(PATIENCE_S if kind else self._rng.uniform(0.0, 0.8))
+        enough = self.witness.total + self._rng.randint(0, REQUESTS)
+        self._wait_for(lambda: not kind and self.witness.total >= enough, PATIENCE_S)
 
     def _die(self, step: str) -> None:
         """At the step it was to die at; else now, by our hand."""
@@ -232,6 +238,11 @@ class Campaign:
         """Let time pass, or the daemon die."""
         if self._code is None:
             self._code = self.daemon.ends_within(duration_s)
+
+    def _wait_for(self, condition: Callable[[], bool], longest_s: float) -> None:
+        deadline = time.monotonic() + longest_s
+        while self._code is None and not condition() and time.monotonic() < deadline:
+            self._wait(0.02)
 
     def _come_up(self) -> None:
         if self._down:

@@ -55,7 +55,7 @@ class Figures:
             "torn, noticed and sent again": verdict.refused_torn,
             "excluded (written to in the instant of the removal)": verdict.excluded,
             "FILES LOST": len(verdict.lost),
-            "RECEIPTS WITHOUT OBJECT": len(verdict.early),
+            "RECEIPTS WITHOUT OBJECT, REMOVALS WITHOUT RECEIPT": len(verdict.early),
             "TORN OBJECTS TAKEN FOR SUCCESS": len(verdict.torn),
         }
 

@@ -45,7 +45,7 @@ class Verdict:
     """Paths and keys, so that a failure says where to look."""
 
     lost: list[str] = field(default_factory=list)
-    early: list[str] = field(default_factory=list)  #: a durable receipt of something that is not in the bucket
+    early: list[str] = field(default_factory=list)  #: a receipt without its object, or a removal without its receipt
     torn: list[str] = field(default_factory=list)  #: stored, logged as uploaded, but no state of the file
     refused_torn: int = 0  #: stored by the server, but the daemon noticed, and sent the file again
     excluded: int = 0  #: written to in the instant of its removal
@@ -94,17 +94,28 @@ class Oracle:
             identity = _identity(place) or _identity(place.with_name(REMOVING + place.name))
             receipt = known[path].receipt if path in known else None
             if identity is None:
-                there = self._there(path)
-                if there != file.latest and not file.may_be_lost:
-                    self.verdict.lost.append(f"{path!r}: {file.latest} was dropped, {there} is in the bucket")
-                self.verdict.excluded += there != file.latest
-                self._writers.pending.discard(path)
+                self._see_gone(path, receipt)
             elif receipt is not None and receipt.identity == identity and not file.open:
                 version = self._bucket.latest(self._writers.key_of(path))
                 if version is None or version.content != file.latest or not _speaks_of(receipt, version):
                     self.verdict.early.append(f"{path!r}: {receipt} is recorded, {version} is in the bucket")
                 if receipt.after == "keep":
                     self._writers.pending.discard(path)
+
+    def _see_gone(self, path: str, receipt: Receipt | None) -> None:
+        """Its content is in the bucket, and that was on disk before it went."""
+        file, version = self._writers.files[path], self._bucket.latest(self._writers.key_of(path))
+        self._writers.pending.discard(path)
+        if version is None or version.content != file.latest:
+            if not file.may_be_lost:
+                self.verdict.lost.append(f"{path!r}: {file.latest} was dropped, {version} is in the bucket")
+            self.verdict.excluded += file.may_be_lost
+            return
+        if receipt is None or not _speaks_of(receipt, version):
+            known = self._known([path]).get(path)  # it may have gone since the ledger was asked
+            receipt = known and known.receipt
+        if receipt is None or not _speaks_of(receipt, version):
+            self.verdict.early.append(f"{path!r}: it is gone, {version} is in the bucket, {receipt} is recorded")
 
     def _known(self, paths: list[str]) -> dict[str, Known]:
         ledger = self._daemon.state_directory / "ledger.sqlite3"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaos.oracle import Oracle
-from chaos.witness import Witness
+from chaos.witness import Digests, Witness
 from chaos.writers import Writers
 from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
@@ -37,6 +37,14 @@ class Scene:
         with_key = self.writers.key_of(self.path)
         self.witness.client().put_object(Bucket=self.witness.bucket, Key=with_key, Body=content)
 
+    def record(self) -> None:
+        """A receipt for what is in the folder."""
+        checksum = f"crc64nvme:{Digests.of(self.content).crc64nvme}"
+        ledger = Ledger(self.daemon.state_directory / "ledger.sqlite3", destination="any")
+        ledger.start()
+        ledger.record_receipt(a_receipt(self.path, identity=Identity.of(self.file.lstat()), checksum=checksum))
+        assert ledger.close(10)
+
     def log(self, etag: str) -> None:
         key = self.writers.key_of(self.path)
         with self.daemon.log_path.open("a") as log:
@@ -64,20 +72,28 @@ def test_a_file_that_went_without_an_object_is_lost(scene: Scene) -> None:
 def test_a_file_that_went_after_its_object_came_is_not_lost(scene: Scene) -> None:
     """And the oracle need not look at it again."""
     scene.put(scene.content)
+    scene.record()
     scene.file.unlink()
 
     scene.oracle.look()
 
-    assert scene.oracle.verdict.lost == []
+    assert (scene.oracle.verdict.lost, scene.oracle.verdict.early) == ([], [])
     assert scene.writers.pending == set()
 
 
-def test_a_receipt_without_its_object_is_noticed(scene: Scene, tmp_path: Path) -> None:
+def test_a_file_that_went_before_its_receipt_is_noticed(scene: Scene) -> None:
+    """Though its object is there: the promise is that the receipt is on disk first."""
+    scene.put(scene.content)
+    scene.file.unlink()
+
+    scene.oracle.look()
+
+    assert (len(scene.oracle.verdict.lost), len(scene.oracle.verdict.early)) == (0, 1)
+
+
+def test_a_receipt_without_its_object_is_noticed(scene: Scene) -> None:
     """The ledger says sent, the bucket does not have it."""
-    ledger = Ledger(scene.daemon.state_directory / "ledger.sqlite3", destination="any")
-    ledger.start()
-    ledger.record_receipt(a_receipt(scene.path, identity=Identity.of(scene.file.lstat())))
-    assert ledger.close(10)
+    scene.record()
 
     scene.oracle.look()
 

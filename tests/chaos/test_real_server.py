@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 ROUNDS, ACTS = 12, 60
-WAIT_S = 90.0
+WAIT_S = 180.0
 
 
 class RealBucket:
