@@ -26,6 +26,7 @@ from s3spool.service import memory
 from s3spool.service.control import ControlServer
 from s3spool.service.logs import LogWriter
 from s3spool.service.systemd import Notifier
+from s3spool.service.threads import ThreadNames
 from s3spool.wiring import Rooms
 
 TICK_S = 5.0  # how often the supervisor looks after its threads and the root
@@ -76,6 +77,7 @@ class Daemon:
         self._on_terminal = os.isatty(0)
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._notifier = Notifier()
+        self._thread_names = ThreadNames()
         self._control: ControlServer | None = None
         self.on_tick: Any = None  # a callable the terminal summary hangs itself into
 
@@ -98,6 +100,7 @@ class Daemon:
         self.lookout.start()
         rooms.scan.want("start")
         rooms.scan.start()
+        self._thread_names.tell()
         self.state = "running"
         self._notifier.ready()
         self._notifier.status(self.summary())
@@ -158,6 +161,7 @@ class Daemon:
     def tick(self, now: float) -> None:
         """One look at everything: heal what can be healed, report, and prove to systemd that we live."""
         self.rooms.workers.replace_dead()
+        self._thread_names.tell()
         self.lookout.look()
         self.rooms.cores.look()
         self._give_memory_back()

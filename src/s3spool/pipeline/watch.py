@@ -102,6 +102,7 @@ class Watch(WatchCallback):
             self._inotify = InotifyFD()
         except OSError as exc:
             raise WatchUnavailableError(_limit_hint(exc)) from exc
+        self._inotify.name = "watch"
         self._inotify.start()
         if not self._add(""):
             self.stop()
