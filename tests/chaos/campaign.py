@@ -15,7 +15,8 @@ from chaos.storm import TIMEOUT_S
 from chaos.witness import Witness
 from chaos.writers import Writers
 from support.daemon import Daemon
-from support.killing import STEPS, program
+from support.killing import STEPS
+from support.killing import program as dying_at
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ STARTING = ("lock", "migrate", "ledger", "watch", "control", "scan")
 class Campaign:
     """One mode of removal, one seed, one daemon that dies again and again."""
 
-    def __init__(self, home: Path, action: str, seed: int) -> None:
+    def __init__(self, home: Path, action: str, seed: int, *, program: tuple[str, ...] = ()) -> None:
+        """`program`: another one than the real daemon, which dies at random moments only."""
         self.action = action
         self.figures = Figures()
         self.witness = Witness(seed)
@@ -58,9 +60,9 @@ class Campaign:
         )
         self.writers = Writers(self.daemon.folder, random.Random(f"{seed} {action} writers"))  # noqa: S311 - the same
         self.oracle = Oracle(self.daemon, self.writers, self.witness)
-        self._ordinary = self.daemon.program
+        self._ordinary = program or self.daemon.program
         steps = [f"{when}:{step}" for step in STEPS if ONLY.get(step, action) == action for when in _WHEN]
-        self._todo = self._rng.sample(steps, len(steps))  # where it is still to die
+        self._todo = [] if program else self._rng.sample(steps, len(steps))  # where it is still to die
         self._code: int | None = None  # of this life, once it has ended by itself
         self._left_aside = False  # it died while a file was out of the way
         self._down = False  # the server refuses connections
@@ -191,7 +193,7 @@ class Campaign:
         step = next((step for step in ready if step.endswith(":restore")), ready[0])
         self._todo.remove(step)
         calls = [1] if step.partition(":")[2] in {*STARTING, *LARGE, *FAILING, "restore"} else [1, 1, 2, 3, 10, 40]
-        self.daemon.program = program(step, self._rng.choice(calls))
+        self.daemon.program = dying_at(step, self._rng.choice(calls))
         return step
 
     def _start(self, *, ordinary: bool = False) -> None:

@@ -1,0 +1,63 @@
+"""Daemons that break the promise, for the oracle to find: `python -m chaos.mutants KIND -- run ...`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from s3spool.content import Content, Stored
+from s3spool.ledger.store import Ledger
+from s3spool.pipeline.folder import Folder
+from s3spool.s3.store import Store
+
+if TYPE_CHECKING:
+    from s3spool.ledger.rows import Identity, Receipt
+
+_record_receipt = Ledger.record_receipt
+
+
+def _believe(self: Store, content: Content, request: Any, answer: Any, *, may_ask: bool) -> Stored:
+    """Each 200 is a success, whatever it proves."""
+    self.accepted(request, answer)
+    return Stored(request.key, "", request.checksum, "")
+
+
+def _unlink(self: Folder, path: str, identity: Identity) -> bool:
+    """By its name, without a look at whether it is still the same."""
+    with self._parent(path) as (parent_fd, name):
+        os.unlink(name, dir_fd=parent_fd)
+    return True
+
+
+def _hurry(self: Ledger, receipt: Receipt, committed: Any = None) -> None:
+    """Remove first, record later."""
+    if committed:
+        committed()
+    _record_receipt(self, receipt)
+
+
+MUTANTS: dict[str, tuple[type, str, Any]] = {
+    "credulous": (Store, "judge", _believe),
+    "careless": (Folder, "unlink_if_same", _unlink),
+    "hasty": (Ledger, "record_receipt", _hurry),
+}
+
+
+def program(kind: str) -> tuple[str, ...]:
+    """For `Daemon.program`; needs PYTHONPATH to lead to the tests."""
+    return (sys.executable, "-m", "chaos.mutants", kind, "--")
+
+
+def main() -> None:
+    kind, _, *arguments = sys.argv[1:]
+    owner, name, function = MUTANTS[kind]
+    setattr(owner, name, function)
+
+    from s3spool.cli import cli  # noqa: PLC0415 - as late as the program itself does it
+
+    cli(arguments)
+
+
+if __name__ == "__main__":
+    main()

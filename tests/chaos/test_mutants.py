@@ -1,0 +1,29 @@
+"""A chaos that finds nothing proves something only if it finds what is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaos.campaign import Campaign
+from chaos.mutants import MUTANTS, program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+
+ROUNDS, ACTS = 30, 100
+
+
+@pytest.mark.parametrize("kind", MUTANTS)
+def test_a_daemon_that_breaks_the_promise_is_found_out(kind: str, tmp_path: Path, chaos_seed: int) -> None:
+    """Within some lives, by the same oracle in the same weather."""
+    with (
+        Campaign(tmp_path, "delete", chaos_seed, program=program(kind)) as campaign,
+        pytest.raises(AssertionError) as found,
+    ):
+        for _ in range(ROUNDS):
+            campaign.round(ACTS)
+    assert "Verdict(" in str(found.value)
