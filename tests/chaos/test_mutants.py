@@ -20,10 +20,14 @@ ROUNDS, ACTS = 30, 100
 @pytest.mark.parametrize("kind", MUTANTS)
 def test_a_daemon_that_breaks_the_promise_is_found_out(kind: str, tmp_path: Path, chaos_seed: int) -> None:
     """Within some lives, by the same oracle in the same weather."""
-    with (
-        Campaign(tmp_path, "delete", chaos_seed, program=program(kind)) as campaign,
-        pytest.raises(AssertionError) as found,
-    ):
-        for _ in range(ROUNDS):
-            campaign.round(ACTS)
-    assert "Verdict(" in str(found.value)
+    with Campaign(tmp_path, "delete", chaos_seed, program=program(kind)) as campaign:
+        assert any(_complains(campaign) for _ in range(ROUNDS))
+
+
+def _complains(campaign: Campaign) -> bool:
+    try:
+        campaign.round(ACTS)
+    except AssertionError as complaint:
+        assert "Verdict(" in str(complaint)
+        return True
+    return False
