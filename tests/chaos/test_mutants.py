@@ -28,6 +28,5 @@ def _complains(campaign: Campaign) -> bool:
     try:
         campaign.round(ACTS)
     except AssertionError as complaint:
-        assert "Verdict(" in str(complaint)
-        return True
+        return "Verdict(" in str(complaint)
     return False
