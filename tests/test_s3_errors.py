@@ -71,6 +71,30 @@ def test_statuses_of_http(status: int, code: str) -> None:
     assert error.cause == f"the server answered HTTP {status}"
 
 
+@pytest.mark.parametrize(
+    ("body", "code", "cause"),
+    [
+        (b"", "HTTP418", "the server answered HTTP 418 (x-amz-request-id R)"),
+        (
+            b"<html>\n  <h1>Teapot</h1>" + b"x" * 9999,
+            "HTTP418",
+            "the server answered HTTP 418: <html> <h1>Teapot</h1>" + "x" * 476 + " (x-amz-request-id R)",
+        ),
+        (
+            b"<Error><Code>TeaPot</Code><Message>short</Message></Error>",
+            "TeaPot",
+            "short (HTTP 418, x-amz-request-id R)",
+        ),
+        (b"<Error><Code>SlowDown</Code><Message>slow</Message></Error>", "SlowDown", "slow"),
+    ],
+)
+def test_what_is_unknown_is_told_with_all_that_is_known(body: bytes, code: str, cause: str) -> None:
+    """Status, the body's beginning on one line, and the request's id; of what is known, S3's sentence is enough."""
+    error = from_answer(REQUEST, answer(418, body, x_amz_request_id="R"))
+
+    assert (error.code, error.cause) == (code, cause)
+
+
 @pytest.mark.parametrize("number", range(1, 102))
 def test_errors_of_libcurl(number: int) -> None:
     """Those in the table have libcurl's own names; all others are transient."""

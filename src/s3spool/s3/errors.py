@@ -12,6 +12,7 @@ from s3spool.errors import Scope, UploadError
 from s3spool.s3.transport import Answer, Request
 
 _TEXT_LENGTH = 500
+_IDS = ("x-amz-request-id", "x-amz-id-2")  # what a provider's support asks for
 SKEW_S = 300.0  # S3 refuses signatures that are 15 minutes off; from here on the clock is worth a word
 
 
@@ -316,6 +317,8 @@ def from_curl(number: int, message: str, path: str) -> UploadError:
 def from_answer(request: Request, answer: Answer) -> UploadError:
     """An answer that is not a success."""
     code, message = parse_error(answer.body)
+    if not code and (text := _one_line(answer.body[:_TEXT_LENGTH].decode("utf-8", "replace"))):
+        message = f"the server answered HTTP {answer.status}: {text}"
     return from_code(answer.status, code, message, request.path, answer.headers)
 
 
@@ -324,7 +327,13 @@ def from_code(
 ) -> UploadError:
     """From S3's code where it is known, else from the HTTP status; what neither table knows is transient."""
     rule = BY_CODE.get(code) or BY_STATUS.get(status) or _TRANSIENT
-    error = _error(path, code or f"HTTP{status}", message or f"the server answered HTTP {status}", rule)
+    cause = message or f"the server answered HTTP {status}"
+    if code not in BY_CODE:
+        # Nobody has explained it yet: all that is known may help who has to.
+        facts = [f"HTTP {status}"] if code and message and status else []
+        facts += [f"{name} {value}" for name in _IDS if (value := (headers or {}).get(name))]
+        cause += f" ({', '.join(facts)})" if facts else ""
+    error = _error(path, code or f"HTTP{status}", cause, rule)
     error.operation = operation
     error.status = status
     if skew := _skew(status, headers or {}):
