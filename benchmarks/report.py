@@ -28,9 +28,14 @@ def table(results: Results, row: Row) -> str:
     speed, cpu = ("MiB/s", "CPU s/GiB") if row.large else ("files/s", "CPU ms/file")
     header = ["client", speed, "x s5cmd", "of ceiling", cpu, "RSS MiB", "switches/file", "connections"]
     lines = [header, *(_cells(results, row, one) for one in results.of(row))]
+    return markdown_table(lines)
+
+
+def markdown_table(lines: list[list[str]]) -> str:
+    """The first line is the header; the first column is text, the others are figures."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join(_line(cells, widths) for cells in (header, rule, *lines[1:]))
+    return "\n".join(_line(cells, widths) for cells in (lines[0], rule, *lines[1:]))
 
 
 def headline(results: Results, row: Row) -> str:
@@ -77,11 +82,16 @@ def markdown(results: Results) -> str:
 
 
 def update_docs(path: Path, results: Results) -> None:
-    before, begin, rest = path.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+    replace_between(path, BEGIN, END, markdown(results))
+
+
+def replace_between(path: Path, begin_line: str, end_line: str, text: str) -> None:
+    """Raises ValueError where the two lines are missing."""
+    before, begin, rest = path.read_text().partition(begin_line)
+    _, end, after = rest.partition(end_line)
     if not (begin and end):
-        raise ValueError(f"{path}: the lines {BEGIN} and {END} are missing")
-    path.write_text(f"{before}{BEGIN}\n\n{markdown(results)}\n\n{END}{after}")
+        raise ValueError(f"{path}: the lines {begin_line} and {end_line} are missing")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def _cells(results: Results, row: Row, one: Measured) -> list[str]:
