@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -77,7 +78,12 @@ def _measure_row(
     """Let the clients take turns, so that a slow minute of the machine hits all of them."""
     with ExitStack() as stack:
         scratch = _scratch(stack, memory)
-        sink = stack.enter_context(row.sink(scratch / "sink"))
+        try:
+            sink = stack.enter_context(row.sink(scratch / "sink"))
+        except (OSError, RuntimeError, subprocess.CalledProcessError) as exc:
+            print(f"{row.name}: left out: {exc}", file=sys.stderr)
+            outcome.measured += [_left_out(row, client, str(exc)) for client in clients]
+            return
         files = {
             client.name: min(row.files, options.slow_files if client.name in SLOW else row.files) for client in clients
         }
@@ -103,6 +109,10 @@ def _measure_row(
                     _measure_once(client, one, sink, scratch, disk, drop=options.drop)
                     speed = one.problem or f"{one.files / one.rounds[-1].wall_s:,.1f} files/s"
                     print(speed, file=sys.stderr, flush=True)
+
+
+def _left_out(row: Row, client: Client, why: str) -> Measured:
+    return Measured(row=row.name, client=client.name, files=row.files, size_bytes=row.size_bytes, problem=why)
 
 
 def _measure_once(client: Client, one: Measured, sink: Sink, scratch: Path, disk: Path, *, drop: str) -> None:
@@ -144,6 +154,8 @@ def _measure_quiet(name: str, outcome: Results, *, memory: Path, disk: Path) -> 
 def _write(options: argparse.Namespace, outcome: Results) -> None:
     latest = Path(options.output)
     latest.parent.mkdir(parents=True, exist_ok=True)
+    if options.merge and latest.exists():
+        outcome.keep_earlier(json.loads(latest.read_text()), ROWS)
     latest.write_text(json.dumps(outcome.as_json(), indent=2) + "\n")
     print(f"written: {latest}")
     if options.update_docs:
@@ -183,6 +195,7 @@ def _options() -> argparse.Namespace:
         default=str(results.REPOSITORY / "benchmarks/results/latest.json"),
         help="JSON file to write",
     )
+    add("--merge", action="store_true", help="keep the rows in that file which the same commit has measured")
     add("--update-docs", action="store_true", help="write the figures into docs/performance.md and .svg")
     return parser.parse_args()
 

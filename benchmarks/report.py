@@ -43,7 +43,8 @@ def headline(results: Results, row: Row) -> str:
     problems = [f"{name(one.client)}: {one.problem}" for one in results.of(row) if one.problem]
     ours = next((one for one in results.of(row) if one.client == "s3spool" and one.rounds), None)
     if ours is None:
-        return "; ".join(problems)
+        same = {one.problem for one in results.of(row)}
+        return f"not measured: {same.pop()}" if len(same) == 1 else "; ".join(problems)
     ratios = [
         f"{ratio:.2f} x {name(other.client)}"
         for other in results.of(row)

@@ -12,9 +12,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import proc
+from benchmarks.clients import Usage
 
 if TYPE_CHECKING:
-    from benchmarks.clients import Usage
     from benchmarks.rows import Row
 
 REPOSITORY = Path(__file__).parents[1]
@@ -93,6 +93,27 @@ class Results:
             if other.row == one.row and other.client == to and other.rounds and one.rounds:
                 return one.mib_per_s / other.mib_per_s
         return None
+
+    def keep_earlier(self, earlier: dict[str, Any], rows: tuple[Row, ...]) -> None:
+        """Take in what another run of the same commit has measured, and this one has not."""
+        if earlier["machine"]["commit"] != self.machine["commit"]:
+            return
+        mine = {row.name for row in self.rows}
+        for told in earlier["rows"]:
+            if told["row"] not in mine:
+                known = {name: told[name] for name in Measured.__dataclass_fields__}
+                rounds = [Usage(**usage) for usage in known.pop("rounds")]
+                self.measured.append(Measured(**known, rounds=rounds))
+        theirs = {one.row for one in self.measured}
+        scaled = {one.row: (one.files, one.size_bytes) for one in reversed(self.measured) if one.rounds}
+        kept = [
+            row.scaled(files=scaled[row.name][0], size_bytes=scaled[row.name][1])
+            for row in rows
+            if row.name in theirs - mine and row.name in scaled
+        ]
+        order = [row.name for row in rows]
+        self.rows = sorted([*self.rows, *kept], key=lambda row: order.index(row.name))
+        self.quiet = earlier["daemon"] | self.quiet
 
     def as_json(self) -> dict[str, Any]:
         rows = [one.as_json() | {"ratio_to_s5cmd": self.ratio(one)} for one in self.measured]

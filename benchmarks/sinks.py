@@ -12,11 +12,11 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 IN_FLIGHT = 100
 BUCKET = "bench"
@@ -185,9 +185,13 @@ def _nginx() -> str:
 
 
 def _modules_directory() -> str:
+    """Raises FileNotFoundError where the one that we need is not installed."""
     options = subprocess.run([_nginx(), "-V"], capture_output=True, text=True, check=True).stderr
     found = re.search(r"--modules-path=(\S+)", options)
-    return found[1] if found else "modules"
+    directory = Path(found[1] if found else "modules")
+    if not (directory / "ngx_http_echo_module.so").exists():
+        raise FileNotFoundError(f"{directory}: nginx's echo module is missing: apt-get install libnginx-mod-http-echo")
+    return str(directory)
 
 
 def _certificate(directory: Path) -> Path:

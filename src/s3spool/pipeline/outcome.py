@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,7 @@ class Outcome:
         self._retry = retry
         self._stats = stats
         self._rescan = rescan
+        self._counting = threading.Lock()  # what is judged slowly, and parts, fail outside the gate
         self._rng = random.Random()  # noqa: S311 - jitter, not cryptography
 
     def record(
@@ -125,7 +127,8 @@ class Outcome:
             now + delay_s,
             State.PARKED if parked else State.WAITING,
         )
-        self._stats.failed += 1
+        with self._counting:
+            self._stats.failed += 1
         self._stats.last_error = str(error)
         path = item.path
         self._ledger.record_retry(row, lambda: self._settled(path))
@@ -157,7 +160,8 @@ class Outcome:
         self.again(item, Quiet.CHANGED, None)
 
     def vanished(self, item: Item) -> None:
-        self._stats.vanished += 1
+        with self._counting:
+            self._stats.vanished += 1
         log.info("file.vanished", path=item.path)
         self._ledger.forget_retry(item.path)
         self.done(item.path)
