@@ -920,3 +920,22 @@ def test_asking_who_holds_it_keeps_nobody_out(tmp_path: Path) -> None:
     finally:
         stop.set()
         thread.join(10)
+
+
+def test_kept_tells_what_is_as_it_was_sent(ledger: Ledger) -> None:
+    """Only a receipt of this destination, of this very state and for keeping counts, and only where no retry waits."""
+    sent = SOME._replace(inode=7)
+    odd = os.fsdecode(b"odd-\xff")
+    paths = ["same", odd, "changed", "elsewhere", "removed", "failed since"]
+    for path in paths:
+        destination = ledger.destination + (path == "elsewhere")
+        after = "delete" if path == "removed" else "keep"
+        ledger.record_receipt(a_receipt(path)._replace(identity=sent, destination=destination, after=after))
+    ledger.record_retry(a_retry("failed since"))
+    assert ledger.flush(10)
+
+    with Reader(ledger.path) as reader:
+        asked = dict.fromkeys(paths, sent) | {"changed": sent._replace(size=sent.size + 1), "unknown": sent}
+        kept = reader.kept(asked, ledger.destination)
+
+    assert kept == {"same", odd}

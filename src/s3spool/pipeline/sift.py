@@ -22,6 +22,8 @@ from s3spool.pipeline.settle import Ripe, Settle
 RACY_S = 0.02
 log = structlog.get_logger()
 
+Candidate = tuple[str, Identity | None, Identity | None]  # path, identity, identity seen one settle time ago
+
 
 class Verdict(Enum):
     """What is to be done with a file that was found or hinted at."""
@@ -57,14 +59,14 @@ class Sift:
         self._inbox = inbox
         self._finish = finish
 
-    def sort(
-        self, candidates: Sequence[tuple[str, Identity | None, Identity | None]], reader: Reader, *, hinted: bool
-    ) -> list[Item]:
-        """The items to send, of (path, identity or None, identity seen one settle time ago or None).
+    def sort(self, candidates: Sequence[Candidate], reader: Reader, *, hinted: bool) -> list[Item]:
+        """The items to send.
 
         A file of which the ledger knows nothing is not even looked at here: the worker will.
         Raises LedgerError; OSError never.
         """
+        if not hinted:
+            candidates = self._without_kept(candidates, reader)
         known = reader.known([path for path, _, _ in candidates])
         items: list[Item] = []
         for path, found, seen in candidates:
@@ -87,6 +89,13 @@ class Sift:
                 reason = "uploaded" if row.retry is None else row.retry.state.value
                 log.debug("file.skipped", path=path, reason=reason)
         return items
+
+    def _without_kept(self, candidates: Sequence[Candidate], reader: Reader) -> Sequence[Candidate]:
+        """Almost all that a scan of an old folder finds was sent, and is to stay."""
+        kept = reader.kept({path: found for path, found, _ in candidates if found}, self._ledger.destination)
+        for path in kept:
+            log.debug("file.skipped", path=path, reason="uploaded")
+        return [candidate for candidate in candidates if candidate[0] not in kept]
 
     def _identity_of(self, path: str) -> Identity | None:
         try:
