@@ -132,7 +132,7 @@ def test_inotifys_limits(limit: str, value: int, make: Callable[..., Daemon], fa
     assert daemon.stop() == 0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(240 + FILES / 100)
 def test_more_events_than_the_kernel_keeps(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
     """The stopped process misses most of them; a scan makes good for it, and no file is left."""
     daemon = Daemon(tmp_path, bucket=bucket, environment=seaweed.environment(), watch=RARELY)
