@@ -56,7 +56,7 @@ def scan(house: House, reason: str = "start") -> None:
         house.start(house.scan)
     number = house.scan.started + 1
     house.scan.want(reason)
-    eventually(lambda: house.scan.finished >= number)
+    eventually(lambda: house.scan.finished >= number, timeout_s=60)
 
 
 def taken(house: House) -> set[str]:

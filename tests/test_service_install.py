@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,7 +18,7 @@ from s3spool.cli import cli
 from s3spool.errors import ConfigError, S3SpoolError
 from s3spool.service import install, units
 from s3spool.service.install import Installation, service_of
-from s3spool.service.rehearsal import rehearsal
+from s3spool.service.rehearsal import rehearsal, secrecy
 
 PROGRAM = Path("/usr/bin/env")  # anything that every user can run
 TEMPORARY = "/tmp"  # noqa: S108 - nothing is written there: it is refused
@@ -346,6 +348,41 @@ def test_check_takes_the_place_of_the_daemon(tmp_path: Path) -> None:
     assert "RuntimeDirectoryPreserve=yes\n" in added
     with pytest.raises(S3SpoolError, match="no ExecStart="):
         rehearsal("[Service]\nExecStart=/opt/other\n", tmp_path / "out")
+
+
+def test_race_a_link_takes_the_place_of_the_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a directory of somebody else: what the link leads to keeps its mode."""
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    made = Path.mkdir
+
+    def swapped(path: Path, *args: Any, **options: Any) -> None:
+        made(path, *args, **options)
+        if path.name == "outbox":
+            path.rmdir()
+            path.symlink_to(victim)
+
+    monkeypatch.setattr(Path, "mkdir", swapped)
+
+    with pytest.raises(OSError, match="outbox"):
+        put_in(tmp_path, Path("/outbox"))
+
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who owns credentials")
+def test_credentials_that_others_may_read_are_named(tmp_path: Path) -> None:
+    """The check says so, with the command that mends it; a machine with a role has no such file."""
+    credentials = tmp_path / "credentials"
+    assert secrecy(credentials) is None
+    credentials.touch(mode=0o640)
+    finding = secrecy(credentials)
+    assert finding is not None
+    assert f"chmod 600 {credentials}" in finding.text
+    credentials.chmod(0o600)
+    assert secrecy(credentials) is None
+    os.chown(credentials, 1, 0)
+    assert secrecy(credentials) is not None
 
 
 def test_help_does_not_load_it() -> None:

@@ -21,7 +21,7 @@ from s3spool.foreground import open_files_needed
 from s3spool.pulse import PATIENCE_S
 from s3spool.service.events import EVENTS
 from s3spool.service.install import _FOLDER_MODE, USER
-from s3spool.service.units import Service, shipped
+from s3spool.service.units import Service, for_systemd, shipped
 
 UNITS = ("s3spool.service", "s3spool@.service")
 MOST_WORKERS = 1000
@@ -121,6 +121,18 @@ def test_unit_and_code_agree_on_names(service: Service, tmp_path: Path, monkeypa
     assert Path("/var/lib", *unit["StateDirectory"]) == service.state == asked.state.directory
     assert Path("/run", *unit["RuntimeDirectory"], "control.sock") == asked.service.control_socket
     assert service.folder.is_relative_to(unit["ReadWritePaths"][0])
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_reload_is_waited_for_where_systemd_can(unit: str) -> None:
+    """From 253 on the type says it, and no command of ours sends the signal; nothing else changes."""
+    old, new = shipped(unit), for_systemd(shipped(unit), 253)
+
+    assert for_systemd(old, 252) == old
+    gone, come = ([line for line in a.splitlines() if line not in b.splitlines()] for a, b in ((old, new), (new, old)))
+    assert come == ["Type=notify-reload"]
+    settings_gone = [line.partition("=")[0] for line in gone if not line.startswith("#")]
+    assert settings_gone == ["Type", "ExecReload"]
 
 
 def test_limits_fit_the_daemon() -> None:

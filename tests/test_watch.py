@@ -376,7 +376,7 @@ def test_not_recursive(root: Path, outside: Path) -> None:
 def test_a_tree_deeper_than_the_stack(watched: Watched, root: Path) -> None:
     """1,200 directories one in another are watched like any others."""
     with deep_tree(root, levels=1200) as path:
-        eventually(lambda: path in watched.paths())
+        eventually(lambda: path in watched.paths(), timeout_s=60)
 
         assert watched.rescans == []
 

@@ -47,8 +47,11 @@ def uninstall(name: str, root: Path) -> None:
 def check(name: str) -> None:
     """Run `s3spool check` as the service would: its user, credentials, limits and sandbox."""
     from s3spool.service.install import service_of  # noqa: PLC0415 - start-up time
-    from s3spool.service.rehearsal import rehearse  # noqa: PLC0415 - the same
+    from s3spool.service.rehearsal import rehearse, secrecy  # noqa: PLC0415 - the same
 
     text, code = rehearse(service_of(name))
     click.echo(text, nl=False)
+    finding = secrecy(service_of(name).credentials)
+    if finding is not None:
+        click.echo(f"{finding.mark} {finding.subject}: {finding.text}")
     sys.exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,31 +53,73 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield booted
 
 
+GIVEN = os.environ.get("SYSTEM_TESTS_DEB", "")
+
+
+class Build:
+    """packaging/build-deb in the background, and a copy of what it makes."""
+
+    def __init__(self, home: Path, **environ: str) -> None:
+        self.wheels = home / "wheels"  #: what the package was made of
+        self.wheels.mkdir()
+        self._home = home
+        self._log = home / "log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [REPOSITORY / "packaging/build-deb"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "KEEP_WHEELS": str(self.wheels), **environ},
+                start_new_session=True,
+            )
+
+    def deb(self) -> Path:
+        code = self._process.wait()
+        said = self._log.read_text(errors="replace")
+        assert code == 0, said[-4000:]
+        (built,) = [REPOSITORY / "dist" / word for word in said.splitlines()[-1].split() if word.endswith(".deb")]
+        copy = self._home / built.name
+        return copy if copy.exists() else Path(shutil.copy2(built, copy))
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait()
+
+
 @pytest.fixture(scope="session")
-def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
+    started = Build(tmp_path_factory.mktemp("build"))
+    yield started
+    started.end()
+
+
+@pytest.fixture(scope="session")
+def deb(request: pytest.FixtureRequest) -> Path:
     """The package of this working tree, or the one that SYSTEM_TESTS_DEB names."""
-    given = os.environ.get("SYSTEM_TESTS_DEB")
-    return Path(given) if given else build_deb(tmp_path_factory.mktemp("deb"))
-
-
-def build_deb(target: Path) -> Path:
-    """Builds it once more, and keeps a copy."""
-    done = subprocess.run(
-        [REPOSITORY / "packaging/build-deb"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    (built,) = [REPOSITORY / "dist" / word for word in done.stdout.splitlines()[-1].split() if word.endswith(".deb")]
-    return Path(shutil.copy2(built, target))
+    if GIVEN:
+        return Path(GIVEN)
+    built: Path = request.getfixturevalue("build").deb()
+    return built
 
 
 @pytest.fixture(scope="session")
-def installed(machine: Machine, deb: Path) -> str:
+def again(tmp_path_factory: pytest.TempPathFactory, deb: Path) -> Iterator[Build]:
+    """The package once more, in another directory and time zone, while other tests run."""
+    home = tmp_path_factory.mktemp("again")
+    elsewhere = home / "elsewhere"
+    elsewhere.mkdir()
+    started = Build(home, TMPDIR=str(elsewhere), TZ="Asia/Tokyo", LANG="C")
+    yield started
+    started.end()
+
+
+@pytest.fixture(scope="session")
+def installed(machine: Machine, deb: Path, request: pytest.FixtureRequest) -> str:
     """Installed as a person would; what apt said. The people who use it are made too."""
+    if not GIVEN:
+        request.getfixturevalue("again")  # it takes its time: let it begin
     machine.write(f"/root/{deb.name}", deb.read_bytes())
     said = machine.run(f"apt-get install -y ./{deb.name} 2>&1", check=False, cwd="/root")
     assert said.returncode == 0, said.stdout
@@ -87,6 +130,10 @@ def installed(machine: Machine, deb: Path) -> str:
 @pytest.fixture
 def service(machine: Machine, installed: str) -> Service:
     """s3spool.service, whatever the last test did to it: stopped, its folder empty, nothing remembered."""
+    return fresh(machine)
+
+
+def fresh(machine: Machine) -> Service:
     machine.run("systemctl stop 's3spool*'; systemctl reset-failed", check=False)
     for path in ("/etc/systemd/system/s3spool.service.d", "/etc/systemd/system/s3spool@.service.d"):
         machine.run(f"rm -rf {path}")

@@ -8,7 +8,18 @@ import shutil
 import subprocess
 from pathlib import Path
 
-PACKAGES = ("bash-completion", "ca-certificates", "dbus", "man-db", "procps", "python3-venv", "systemd", "systemd-sysv")
+PACKAGES = (
+    "bash-completion",
+    "ca-certificates",
+    "dbus",
+    "fish",
+    "man-db",
+    "procps",
+    "python3-venv",
+    "systemd",
+    "systemd-sysv",
+    "zsh",
+)
 TOOLS = ("debootstrap", "nsenter", "setpriv", "systemd-nspawn", "unshare")
 _ANOTHER = "http://deb.debian.org/debian"
 

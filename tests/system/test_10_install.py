@@ -38,16 +38,22 @@ def test_user_group_and_folder_are_there(machine: Machine, installed: str) -> No
 
 
 def test_the_command_its_manuals_and_its_completion_work(machine: Machine, installed: str) -> None:
-    """What a person reaches for first."""
+    """What a person reaches for first; each manual is clean to the eyes of groff, each shell knows the commands."""
     version = machine.out("dpkg-query -W -f '${Version}' s3spool")
     assert machine.out("s3spool --version", user=PERSON) == f"s3spool, version {version}"
     assert "drop" in machine.out("man s3spool | cat")
     assert "settle_s" in machine.out("man s3spool.toml | cat")
+    for manual in ("man1/s3spool.1.gz", "man5/s3spool.toml.5.gz"):
+        assert machine.run(f"man --warnings --local-file /usr/share/man/{manual}").stderr == ""
     complete = "set +u; . /usr/share/bash-completion/bash_completion; _load_comp s3spool || __load_completion s3spool"
     asked = "COMP_WORDS=(s3spool sta) COMP_CWORD=1; complete -p s3spool"
     completer = machine.out(f"bash -c '{complete}; {asked}'").split(" -F ")[1].split()[0]
     call = f"COMP_WORDS=(s3spool sta); COMP_CWORD=1; {completer} s3spool sta s3spool; echo ${{COMPREPLY[@]}}"
     assert machine.out(f"bash -c '{complete}; {call}'") == "status"
+    assert machine.out("fish -c 'complete -C \"s3spool sta\"'").startswith("status\t")
+    # zsh asks for a terminal to complete on; its function is called with all that it would have there.
+    asked = "words=(s3spool sta); CURRENT=2; _describe() { print -r -- ${(P)3} }; $_comps[s3spool]"
+    assert machine.out(f"zsh -fc 'autoload -Uz compinit; compinit -uD; {asked}'").startswith("status:")
 
 
 def test_a_start_without_a_bucket_fails_once_and_says_why(machine: Machine, service: Service) -> None:

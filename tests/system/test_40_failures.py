@@ -96,6 +96,25 @@ def test_without_credentials_it_starts_and_says_so(machine: Machine, service: Se
     service.wait_event("file.uploaded", path="waits")
 
 
+def test_a_start_that_fails_is_tried_until_it_works(machine: Machine, service: Service, faulty: FaultyS3) -> None:
+    """Exit code 1 is for what may pass, here a ledger that is in use: tried more often than systemd would by itself."""
+    service.drop_in(QUICK_RESTART)
+    service.configure(faulty.endpoint_url, BUCKET)
+    holder = machine.spawn("flock /var/lib/s3spool/daemon.lock sleep 1000", user="s3spool")
+    try:
+        machine.wait_for("test -e /var/lib/s3spool/daemon.lock && ! flock -n /var/lib/s3spool/daemon.lock true")
+        service.systemctl("start", check=False)
+        eventually(lambda: int(service.show("NRestarts")) > 6, timeout_s=60, message="seven attempts")
+        assert len(machine.journal("EXIT_STATUS=1", after=service.since)) > 6
+    finally:
+        machine.run("pkill -x sleep", check=False)
+        holder.communicate()
+
+    machine.wait_for("systemctl is-active s3spool")
+    service.drop("at-last")
+    service.wait_event("file.uploaded", path="at-last")
+
+
 def test_ten_kills_end_in_ten_restarts(machine: Machine, service: Service, faulty: FaultyS3) -> None:
     """No number of deaths makes systemd give up, and no file is lost over them."""
     service.drop_in(QUICK_RESTART)

@@ -69,6 +69,18 @@ def test_an_upgrade_starts_nothing_that_did_not_run(service: Service, machine: M
     assert service.state() == ("inactive", "dead")
 
 
+def traps(service: Service) -> None:
+    """What somebody leaves behind in the hope that root's scripts follow it."""
+    machine = service.machine
+    machine.write("/srv/precious", "data")
+    machine.write("/srv/place/ledger.sqlite3", "data")
+    links = "ln -s /srv/precious link && ln -s /srv/place directory"
+    machine.run(f"cd {service.folder} && {links}", user=PERSON)
+    for name in ("ledger.sqlite3-link", "instance/daemon.lock"):
+        machine.run(f"cd /var/lib/s3spool && mkdir -p instance && ln -s /srv/precious {name}", user="s3spool")
+    machine.run("cd /var/lib/s3spool && ln -s /srv/place ledger.sqlite3-place", user="s3spool")
+
+
 def test_removal_stops_and_purge_takes_only_its_own(service: Service, faulty: FaultyS3, machine: Machine) -> None:
     """Removed, it keeps configuration, ledger and files; purged, the files alone are left."""
     service.configure(faulty.endpoint_url, BUCKET)
@@ -76,6 +88,7 @@ def test_removal_stops_and_purge_takes_only_its_own(service: Service, faulty: Fa
     service.drop_many(10)
     eventually(lambda: set(faulty.contents()) == names(10), timeout_s=60, message="10 files in S3")
     pid = service.pid
+    traps(service)
 
     machine.run("apt-get remove -y s3spool")
 
@@ -91,6 +104,11 @@ def test_removal_stops_and_purge_takes_only_its_own(service: Service, faulty: Fa
     assert machine.run("getent passwd s3spool || getent group s3spool", check=False).returncode
     assert machine.run("ls /etc/systemd/system/*.wants/s3spool*", check=False).returncode
     left = {path.name for path in machine.path(service.folder).iterdir()}
-    assert left == names(10)
+    assert left == names(10) | {"link", "directory"}
+    for trapped in ("/srv/precious", "/srv/place/ledger.sqlite3"):
+        assert machine.path(trapped).read_text() == "data"
+    # The next user with the number of this one gets nothing.
+    assert machine.out(f"stat -c '%a %U %G' {service.folder}") == "3770 root root"
+    assert machine.out(f"stat -c %U {service.folder}/000000.dat") == PERSON
     assert "s3spool" not in machine.out("groups " + PERSON)
     assert machine.run("systemctl cat s3spool", check=False).returncode

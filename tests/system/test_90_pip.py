@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.waiting import eventually
-from system.conftest import BUCKET, REPOSITORY
+from system.conftest import BUCKET, GIVEN, REPOSITORY
 from system.service import PERSON, Service
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.faulty import FaultyS3
+    from system.conftest import Build
     from system.machine import Machine
 
 OWN = ("/var/lib/systemd", "/var/cache", "/var/log")
@@ -33,8 +34,12 @@ STAYS = (
 
 
 @pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def wheels(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[Path]:
     """s3spool and all that it needs, for the system's Python: the machine asks no package index."""
+    if not GIVEN:
+        build: Build = request.getfixturevalue("build")
+        build.deb()
+        return list(build.wheels.iterdir())  # those of the package
     home = tmp_path_factory.mktemp("wheels")
     target = home / "wheels"
     tools, packaging = str(home / "venv/bin/pip"), REPOSITORY / "packaging"

@@ -73,7 +73,15 @@ class Installation:
         else:
             yield self._write(
                 place,
-                units.whole(service, program=self._program, user=user, group=group, folder=folder, made=made),
+                units.whole(
+                    service,
+                    program=self._program,
+                    user=user,
+                    group=group,
+                    folder=folder,
+                    made=made,
+                    systemd=systemd_version() if self._live else 0,
+                ),
             )
             if self._live and user == USER and not _exists(user):
                 self._run("systemd-sysusers", "--inline", *_sysusers_lines())
@@ -216,9 +224,14 @@ class Installation:
         at = self._at(path)
         at.mkdir(mode=0o755)
         if ours:
-            if self._live:
-                os.chown(at, pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
-            at.chmod(_FOLDER_MODE)
+            # Not by its path: who owns the directory above may have put a link in its place by now.
+            fd = os.open(at, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if self._live:
+                    os.fchown(fd, pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
+                os.fchmod(fd, _FOLDER_MODE)
+            finally:
+                os.close(fd)
 
     def _write(self, path: Path, content: str) -> str:
         at = self._at(path)
@@ -273,6 +286,13 @@ def this_program() -> Path:
     if not os.access(program, os.X_OK):
         raise S3SpoolError(f"{program}: is not there, so no unit can name it; install s3spool with pip or pipx")
     return program
+
+
+def systemd_version() -> int:
+    """0 where it does not say."""
+    done = subprocess.run(["systemctl", "--version"], check=False, capture_output=True, text=True)  # noqa: S607 - PATH is root's
+    found = re.match(r"systemd (\d+)", done.stdout)
+    return int(found[1]) if found else 0
 
 
 def _sysusers_lines() -> list[str]:

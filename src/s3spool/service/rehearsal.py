@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from s3spool.errors import S3SpoolError
+from s3spool.finding import Finding, warning
 from s3spool.service.units import Service
 
 _RUN = Path("/run/systemd/system")
@@ -38,6 +39,19 @@ def rehearse(service: Service) -> tuple[str, int]:
         output.unlink(missing_ok=True)
         _systemctl("reset-failed", name)
         _systemctl("daemon-reload")
+
+
+def secrecy(credentials: Path) -> Finding | None:
+    """What root alone can see: whether others may read the secret."""
+    try:
+        status = credentials.stat()
+    except OSError:
+        return None  # a machine with a role has no such file
+    if status.st_uid == 0 and not status.st_mode & 0o077:
+        return None
+    return warning(
+        "credentials", f"others than root may read {credentials}: chown root: {credentials} && chmod 600 {credentials}"
+    )
 
 
 def rehearsal(shown: str, output: Path) -> str:

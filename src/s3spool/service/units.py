@@ -13,6 +13,7 @@ MARK = (
     "# Written by `s3spool service install`; `s3spool service uninstall` takes it back. Changes belong into drop-ins."
 )
 _MADE = "# made: "
+NOTIFY_RELOAD = 253  # the first systemd that knows Type=notify-reload
 _SPOOL = Path("/var/spool")
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))  # what ProtectHome= hides
 _TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - what PrivateTmp= replaces
@@ -79,9 +80,18 @@ def sample(folder: Path) -> str:
     )
 
 
-def whole(service: Service, *, program: Path, user: str, group: str, folder: Path, made: list[Made]) -> str:
+def for_systemd(text: str, version: int) -> str:
+    """From systemd 253 on `systemctl reload` is the daemon's own signal, and waits until it has been dealt with."""
+    if version < NOTIFY_RELOAD:
+        return text
+    return _set(_drop(text, ["ExecReload"]), "Type", "notify-reload")
+
+
+def whole(
+    service: Service, *, program: Path, user: str, group: str, folder: Path, made: list[Made], systemd: int = 0
+) -> str:
     """The unit for a program that no package has installed."""
-    text = shipped(service.template)
+    text = for_systemd(shipped(service.template), systemd)
     text = text[text.index("[Unit]") :]
     text = re.sub(r"^Documentation=.*\n", "", text, flags=re.MULTILINE)  # manuals come with the package alone
     text = _set(text, "ExecStart", f"{_quoted(program).replace('$', '$$')} run --config {service.config}")
