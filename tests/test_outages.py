@@ -197,6 +197,22 @@ def test_the_certificate_is_wrong(
         last_through(daemon, server, renew, "PEER_FAILED_VERIFICATION|SSL_CONNECT_ERROR", "certificate")
 
 
+def test_the_ca_bundle_is_wrong(
+    make: Callable[..., Daemon], tmp_path: Path, certificates: tuple[tuple[Path, Path], tuple[Path, Path]]
+) -> None:
+    """Until the right certificate is in the file: it is read again, by all workers."""
+    other, right = certificates
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(other[0].read_bytes())
+    with FaultyS3(certificate=right) as server:
+        daemon = make(server, destination={"ca_bundle": str(bundle)}).start()
+
+        def mend() -> None:
+            bundle.write_bytes(right[0].read_bytes())
+
+        last_through(daemon, server, mend, "PEER_FAILED_VERIFICATION", "destination.ca_bundle")
+
+
 def test_the_name_does_not_resolve(make: Callable[..., Daemon], tmp_path: Path) -> None:
     """Until DNS (here: the hosts file of a mount namespace) knows it again, for all workers at once."""
     hosts, resolver = tmp_path / "hosts", tmp_path / "resolv.conf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ FAST_BUFFER_BYTES = 512 * 1024  # a few fast ones: less CPU
 FAST_BYTES_S = 32 * 2**20
 SMALL_BUFFER_BYTES = 16 * 1024  # libcurl fills a new one with zeros for each request: 64 KiB by default
 ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; the rest of a longer one is not kept
+CA_CACHE_S = 5  # for so long libcurl may go by a bundle that has been mended; by default it is a day
+_CA_CACHE_TIMEOUT = 321  # curl.h's number, which pycurl has no name for
 _CONSTANT = ("Expect:", "Content-Type: application/octet-stream", "x-amz-content-sha256: UNSIGNED-PAYLOAD")
 
 
@@ -138,6 +141,8 @@ class CurlTransport:
             curl.setopt(pycurl.CAPATH, str(self._ca))
         else:
             curl.setopt(pycurl.CAINFO, str(self._ca))
+        with contextlib.suppress(pycurl.error):  # before 7.87 libcurl reads the bundle for each connection
+            curl.setopt(_CA_CACHE_TIMEOUT, CA_CACHE_S)
         curl.setopt(pycurl.HEADERFUNCTION, self._headers.append)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)
         curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
