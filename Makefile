@@ -12,7 +12,7 @@ run: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $$((2 * $$(nproc))) --maxprocesses 8 --dist worksteal
 
-# Kills, faults and restless writers for about five minutes; CHAOS_SEED=n replays, CHAOS_MINUTES=n lasts longer.
+# Kills, faults and restless writers for ten minutes at most; CHAOS_SEED=n replays, CHAOS_MINUTES=n lasts longer.
 test-chaos: $(VENV)/.dev
 	$(BIN)/python -m pytest -m chaos tests/chaos
 
