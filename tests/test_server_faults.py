@@ -212,7 +212,8 @@ def test_where_one_file_meets_it(case: Case, daemon: Daemon, server: FaultyS3) -
     assert len(daemon.events("destination.paused", this_run=True)) <= (case.leads_to in {"paused", "slowed"})
 
     server.behave()
-    server.cut()
+    if case.name in SLOW:
+        server.cut()  # lets go of what it holds; others are answered
     if case.leads_to == "parked":
         assert daemon.cli("retry", path).returncode == 0
 
@@ -242,7 +243,8 @@ def test_where_all_files_meet_it(case: Case, daemon: Daemon, server: FaultyS3) -
         assert not daemon.events("file.uploaded", this_run=True)
 
     server.behave()
-    server.cut()
+    if case.name in SLOW:
+        server.cut()  # lets go of what it holds; others are answered
     if case.leads_to == "parked":
         assert daemon.cli("retry", "--all").returncode == 0
 
@@ -284,7 +286,6 @@ def test_where_a_large_file_meets_it(case: Case, act: str, daemon: Daemon, serve
     assert path not in server.contents()
 
     server.behave()
-    server.cut()
     daemon.cli("retry", "--all")
 
     wait_sent(daemon, server, large)
