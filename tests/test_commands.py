@@ -869,7 +869,7 @@ def test_the_destination_has_one_name(endpoint: str, tmp_path: Path) -> None:
     ("file", "text", "environ", "state", "socket"),
     [
         ("s3spool.toml", "", {}, "/var/lib/s3spool", "/run/s3spool/control.sock"),
-        ("cam.toml", "", {}, "/var/lib/s3spool/cam", "/run/s3spool/cam/control.sock"),
+        ("cam.toml", "", {}, "/var/lib/s3spool-cam", "/run/s3spool-cam/control.sock"),
         ("s3spool.toml", '[state]\ndirectory = "/s"', {}, "/s", "/run/s3spool/control.sock"),
         ("s3spool.toml", '[service]\ncontrol_socket = "/c"', {}, "/var/lib/s3spool", "/c"),
         ("s3spool.toml", "", {"S3SPOOL_STATE__DIRECTORY": "/e"}, "/e", "/run/s3spool/control.sock"),

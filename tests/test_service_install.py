@@ -126,7 +126,7 @@ def test_instance_has_its_own_of_everything(tmp_path: Path) -> None:
     take_out(tmp_path)
 
     assert "run --config /etc/s3spool/two.toml" in unit
-    assert "StateDirectory=s3spool/%i\n" in unit
+    assert "StateDirectory=s3spool-%i\n" in unit
     assert 'directory = "/var/spool/s3spool-two"' in (tmp_path / "etc/s3spool/two.toml").read_text()
     assert (tmp_path / "var/spool/s3spool-two").is_dir()
     assert not (tmp_path / UNIT).exists()

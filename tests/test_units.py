@@ -85,17 +85,15 @@ def test_template_is_the_unit_but_for_names() -> None:
     first, template = (settings(unit) for unit in UNITS)
     per_instance: dict[str, Callable[[str], str]] = {
         "Description": lambda text: text.replace("s3spool:", "s3spool %i:"),
-        "RequiresMountsFor": lambda _: "/var/spool/s3spool-%i /var/lib/s3spool/%i",
+        "RequiresMountsFor": lambda _: "/var/spool/s3spool-%i /var/lib/s3spool-%i",
         "ExecStart": lambda text: text.replace("s3spool.toml", "%i.toml"),
-        "StateDirectory": lambda _: "s3spool/%i",
-        "RuntimeDirectory": lambda _: "s3spool/%i",
+        "StateDirectory": lambda _: "s3spool-%i",
+        "RuntimeDirectory": lambda _: "s3spool-%i",
         "LoadCredential": lambda _: "aws:/etc/s3spool/%i.credentials",
-        "Environment": lambda text: text.replace("HOME=/var/lib/s3spool", "HOME=/var/lib/s3spool/%i"),
+        "Environment": lambda text: text.replace("HOME=/var/lib/s3spool", "HOME=/var/lib/s3spool-%i"),
     }
     expected = {key: [per_instance.get(key, str)(value) for value in values] for key, values in first.items()}
 
-    assert first["RuntimeDirectoryPreserve"] == ["yes"]
-    del expected["RuntimeDirectoryPreserve"]
     assert template == expected
 
 

@@ -265,7 +265,7 @@ def as_the_unit_has_it(config: Config, environ: Mapping[str, str] = os.environ) 
     source, system = config.source, configuration.SYSTEM_FILE
     if source is None or source.parent != system.parent:
         return config
-    below = "s3spool" if source.name == system.name else f"s3spool/{source.stem}"
+    below = "s3spool" if source.name == system.name else f"s3spool-{source.stem}"
     units = {"STATE_DIRECTORY": str(_STATE_BASE / below), "RUNTIME_DIRECTORY": str(_RUNTIME_BASE / below)}
     missing = {variable: place for variable, place in units.items() if not environ.get(variable)}
     return configuration.load(source, environ={**environ, **missing}) if missing else config

@@ -137,7 +137,7 @@ def fresh(machine: Machine) -> Service:
     machine.run("systemctl stop 's3spool*'; systemctl reset-failed", check=False)
     for path in ("/etc/systemd/system/s3spool.service.d", "/etc/systemd/system/s3spool@.service.d"):
         machine.run(f"rm -rf {path}")
-    machine.run("rm -rf /var/lib/s3spool/* && systemctl daemon-reload")
+    machine.run("rm -rf /var/lib/s3spool/* /var/lib/s3spool-* && systemctl daemon-reload")
     service = Service(machine)
     service.empty()
     service.credentials()

@@ -58,7 +58,7 @@ def test_an_instance_has_everything_of_its_own(service: Service, faulty: FaultyS
 
     expected = {"first/same-name": b"of the first", "second/same-name": b"of the second"}
     eventually(lambda: faulty.contents() == expected, timeout_s=60, message="each in its own place")
-    assert machine.path("/var/lib/s3spool/second/ledger.sqlite3").exists()
+    assert machine.path("/var/lib/s3spool-second/ledger.sqlite3").exists()
     assert service.pid != second.pid
     service.systemctl("stop")
     asked = machine.out(f"s3spool status --json --config {second.config_file}", user=PERSON)

@@ -76,8 +76,9 @@ def traps(service: Service) -> None:
     machine.write("/srv/place/ledger.sqlite3", "data")
     links = "ln -s /srv/precious link && ln -s /srv/place directory"
     machine.run(f"cd {service.folder} && {links}", user=PERSON)
-    for name in ("ledger.sqlite3-link", "instance/daemon.lock"):
-        machine.run(f"cd /var/lib/s3spool && mkdir -p instance && ln -s /srv/precious {name}", user="s3spool")
+    machine.run("install -d -o s3spool -g s3spool /var/lib/s3spool-instance")
+    for link in ("s3spool/ledger.sqlite3-link", "s3spool-instance/daemon.lock"):
+        machine.run(f"ln -s /srv/precious /var/lib/{link}", user="s3spool")
     machine.run("cd /var/lib/s3spool && ln -s /srv/place ledger.sqlite3-place", user="s3spool")
 
 
@@ -99,7 +100,8 @@ def test_removal_stops_and_purge_takes_only_its_own(service: Service, faulty: Fa
 
     machine.run("apt-get purge -y s3spool")
 
-    for gone in (service.config_file, "/var/lib/s3spool", "/run/s3spool", "/usr/lib/systemd/system/s3spool.service"):
+    state = ("/var/lib/s3spool", "/var/lib/s3spool-instance", "/run/s3spool")
+    for gone in (service.config_file, *state, "/usr/lib/systemd/system/s3spool.service"):
         assert not machine.path(gone).exists(), gone
     assert machine.run("getent passwd s3spool || getent group s3spool", check=False).returncode
     assert machine.run("ls /etc/systemd/system/*.wants/s3spool*", check=False).returncode

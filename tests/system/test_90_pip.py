@@ -59,7 +59,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 def pip_installed(machine: Machine, wheels: list[Path]) -> Iterator[Machine]:
     """As the README says it, on a machine without the package."""
     machine.run("systemctl stop 's3spool*'; apt-get purge -y s3spool", check=False)
-    machine.run("rm -rf /var/spool/s3spool* /var/lib/s3spool /run/s3spool /etc/s3spool /etc/systemd/system/s3spool*")
+    machine.run("rm -rf /var/spool/s3spool* /var/lib/s3spool* /run/s3spool* /etc/s3spool /etc/systemd/system/s3spool*")
     machine.run("systemctl daemon-reload; systemctl reset-failed")
     for wheel in wheels:
         machine.write(f"/root/wheels/{wheel.name}", wheel.read_bytes())
@@ -127,3 +127,34 @@ def test_what_a_person_has_put_there_stays(pip_installed: Machine) -> None:
     assert "/etc/s3spool/s3spool.toml stays" in said
     assert "/var/spool/s3spool stays" in said
     assert machine.run(f"{PROGRAM} service uninstall", check=False).returncode == 1
+
+
+def test_an_instance_of_another_user(pip_installed: Machine, faulty: FaultyS3) -> None:
+    """Beside the first service, under the name that was given, with a folder, ledger and socket that are its user's."""
+    machine = pip_installed
+    machine.run("rm -rf /etc/s3spool /var/spool/s3spool; useradd --system --user-group courier")
+    machine.run(
+        f"{PROGRAM} service install && {PROGRAM} service install --name two --user courier --directory /srv/two"
+    )
+    first, two = Service(machine), Service(machine, "two")
+    two.folder = "/srv/two"
+    machine.run(f"id {PERSON} || useradd {PERSON}; usermod --append --groups s3spool {PERSON}")
+    for service, prefix in ((first, "first/"), (two, "two/")):
+        service.credentials()
+        service.configure(faulty.endpoint_url, BUCKET, destination={"prefix": prefix})
+        service.empty()
+        service.start()
+    assert machine.out("stat -c '%a %U %G' /srv/two") == "3770 courier courier"
+
+    first.drop("mine")
+    two.drop("mine", user="courier")
+
+    expected = {"first/mine": b"content", "two/mine": b"content"}
+    eventually(lambda: faulty.contents() == expected, timeout_s=60, message="each by its own service")
+    assert machine.out(f"stat -c %U /proc/{two.pid}") == "courier"
+    assert machine.out("stat -c '%U' /var/lib/s3spool /var/lib/s3spool-two").split() == ["s3spool", "courier"]
+    status = f"{PROGRAM} status --json --config {two.config_file}"
+    assert f'"pid":{two.pid}' in machine.out(status, user="courier").replace(" ", "")
+    first.systemctl("stop")
+    assert f'"pid":{two.pid}' in machine.out(status, user="courier").replace(" ", "")
+    machine.run(f"{PROGRAM} service uninstall --name two; {PROGRAM} service uninstall")

@@ -49,7 +49,7 @@ class Service:
 
     @property
     def state(self) -> Path:
-        return Path("/var/lib/s3spool") / self.name
+        return Path(f"/var/lib/s3spool-{self.name}" if self.name else "/var/lib/s3spool")
 
 
 @dataclass(frozen=True, slots=True)
