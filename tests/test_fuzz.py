@@ -233,6 +233,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_a_damaged_schema_that_is_no_text(whole: Path, tmp_path: Path) -> None:
+    """SQLite quotes it in its message, which Python then cannot read."""
+    path = tmp_path / "ledger.sqlite3"
+    path.write_bytes(whole.read_bytes().replace(b"CREATE TABLE receipts", b"CREATE T\xcdBLE receipts"))
+
+    with pytest.raises(LedgerError, match="is not a usable database"):
+        Reader(path)
+    with pytest.raises(LedgerError, match="is not a usable database"):
+        Ledger(path, destination="d")
+
+
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])

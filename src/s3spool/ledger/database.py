@@ -73,7 +73,7 @@ def refuse(path: Path) -> None:
     except OSError:
         return
     if head and not head.startswith(_MAGIC):
-        raise _translated(sqlite3.DatabaseError("file is not a database"), path)
+        raise _translated("file is not a database", path)
     if len(head) == _HEAD_BYTES and int.from_bytes(head[68:72]) == APPLICATION_ID:
         _refuse_newer(int.from_bytes(head[60:64]), path)
 
@@ -84,7 +84,10 @@ def speaking_of(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:
-        raise _translated(exc, path) from exc
+        raise _translated(str(exc), path) from exc
+    except UnicodeDecodeError as exc:
+        # Python reads SQLite's message as UTF-8, and this one quotes a damaged schema.
+        raise _translated("malformed database schema", path) from exc
 
 
 class DirectoryLock:
@@ -180,8 +183,7 @@ def _migrate(connection: sqlite3.Connection, *, fresh: bool) -> None:
         connection.execute("COMMIT")
 
 
-def _translated(exc: sqlite3.Error, path: Path) -> LedgerError:
-    text = str(exc)
+def _translated(text: str, path: Path) -> LedgerError:
     if "not a database" in text or "malformed" in text:
         return LedgerError(
             f"{path}: is not a usable database ({text}); move it away or set state.directory:"

@@ -115,6 +115,8 @@ class Guard:
 
 def is_damage(exc: BaseException | None) -> bool:
     """Whether SQLite says that the file's content is wrong, as opposed to the disk being full or busy."""
+    if isinstance(exc, UnicodeDecodeError):
+        return True  # see `speaking_of`
     code = getattr(exc, "sqlite_errorcode", 0)
     return code & _PRIMARY in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or code == sqlite3.SQLITE_IOERR_SHORT_READ
 

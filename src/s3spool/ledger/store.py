@@ -229,7 +229,7 @@ class Ledger:
                 self._guard.after()
             except (sqlite3.Error, ValueError, TypeError, DamagedError, LedgerError, OSError) as exc:
                 self._rollback()
-                if isinstance(exc, _HOPELESS):
+                if isinstance(exc, _HOPELESS) and not is_damage(exc):
                     return self._commit_one_by_one(group, exc)
                 if (isinstance(exc, DamagedError) or is_damage(exc)) and self._replaced(exc):
                     anew += 1
