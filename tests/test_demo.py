@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -268,8 +269,17 @@ def test_stopped_while_it_starts(demo: Demo, number: signal.Signals) -> None:
     eventually(lambda: not demo.weeds(), timeout_s=20, message="weed has ended")
 
 
+def a_server(first: int, last: int) -> socket.socket:
+    for port in range(first, last):
+        with contextlib.suppress(OSError):
+            return socket.create_server(("127.0.0.1", port))
+    raise AssertionError(f"no port is free from {first} to {last}")
+
+
 def test_port_that_is_taken_is_passed_over(demo: Demo) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    """The next free one is used, and named."""
+    # From 32,768 on a connection of anybody may take the next one before weed does; below 32,000 other tests' servers.
+    with a_server(32_100, 32_600) as taken:
         port = taken.getsockname()[1]
         demo.start(port=port)
 
