@@ -112,13 +112,16 @@ def test_a_long_drain_is_granted(holding: Service, faulty: FaultyS3) -> None:
 
 
 def test_large_files_leave_no_orphans(holding: Service, faulty: FaultyS3, machine: Machine) -> None:
-    """All workers stopped in the middle of files and parts: nothing is lost, each large file has one upload."""
+    """All workers stopped in the middle of files and parts: nothing is lost, each large file has one upload.
+
+    Not all ten are begun by then: only so many parts go out as help (pipeline/lanes.py).
+    """
     holding.change(upload={"multipart_threshold": "5MiB", "part_size": "5MiB"})
     holding.start()
     large = {f"big-{number}.dat" for number in range(10)}
     for name in large:
         machine.run(f"head -c 12M /dev/urandom >.{name} && mv .{name} {name}", user=PERSON, cwd=holding.folder)
-    eventually(lambda: len(unfinished(faulty)) == len(large), timeout_s=60, message="ten uploads in parts")
+    eventually(lambda: unfinished(faulty), timeout_s=60, message="uploads in parts")
     holding.drop_many(WORKERS)
     in_flight(faulty, WORKERS)
 
@@ -126,7 +129,7 @@ def test_large_files_leave_no_orphans(holding: Service, faulty: FaultyS3, machin
     machine.run("systemctl kill --kill-whom=main --signal=TERM s3spool")
     wait_stopped(holding)
     begun = unfinished(faulty)
-    assert len(begun) == len(large)
+    assert begun
     assert faulty.contents() == {}
     faulty.behave()
     holding.start()
@@ -137,7 +140,7 @@ def test_large_files_leave_no_orphans(holding: Service, faulty: FaultyS3, machin
     for name, content in faulty.contents().items():
         assert content == machine.path(f"{holding.folder}/{name}").read_bytes()
     assert faulty.count("^POST .*[?]uploads") == len(large)
-    assert len(holding.events("multipart.resumed")) == len(large)
+    assert 0 < len(holding.events("multipart.resumed")) <= len(begun)
 
 
 def unfinished(faulty: FaultyS3) -> list[str]:
