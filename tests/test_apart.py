@@ -37,6 +37,17 @@ def test_a_childs_answer_comes_back() -> None:
     assert alone("print(in_child(lambda: 'välue'))") == ["välue", "no child is left"]
 
 
+def test_no_child_can_be_had() -> None:
+    """No process is left for this user: then there is no answer, and no descriptor stays open."""
+    code = (
+        "def fork(): raise BlockingIOError(11, 'no process is left')\n"
+        "os.fork = fork\n"
+        "before = os.listdir('/proc/self/fd')\n"
+        "print(in_child(lambda: ''), os.listdir('/proc/self/fd') == before)"
+    )
+    assert alone(code) == ["None True", "no child is left"]
+
+
 def test_a_child_that_fails_says_nothing() -> None:
     """The caller does the work itself and meets the error: the child prints none, and none of the parent's output."""
     assert alone("sys.stdout.write('once '); print(in_child(lambda: 1 / 0))") == ["once None", "no child is left"]

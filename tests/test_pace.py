@@ -65,6 +65,14 @@ def test_without_a_limit_nothing_waits(rate: int | None) -> None:
     assert Pace(rate)(10**12) == 10**12
 
 
+@pytest.mark.parametrize("rate", [None, 10**9])
+def test_what_may_go_is_counted(rate: int | None) -> None:
+    """Limited or not: else nobody could tell whether more connections carry more."""
+    pace = Pace(rate)
+
+    assert sum(pace(4096) for _ in range(3)) == pace.granted > 0
+
+
 @pytest.mark.parametrize("how", ["closed", "no limit any more", "faster"])
 def test_who_waits_is_let_go(how: str) -> None:
     """At once, not when the old rate would have allowed it."""

@@ -15,6 +15,7 @@ class Backlog:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._reader: Reader | None = None
+        self._seen = 0  # the reader's version of what was counted last
         self.waiting = 0  #: and with no worker
         self.parked = 0
         self.oldest_ns = 0  #: ctime of the oldest that waits, 0: there is none
@@ -23,9 +24,13 @@ class Backlog:
         """Never raises: the retry thread complains of a ledger that cannot be read."""
         try:
             if self._reader is None or not self._reader.current():
-                self._reader = Reader(self._ledger.path)
+                self._reader, self._seen = Reader(self._ledger.path), 0
+            version = self._reader.version()
+            if version == self._seen:
+                return  # an idle daemon does not count half a million rows again and again
             self.waiting, self.parked, oldest_ns = self._reader.backlog()
             self.oldest_ns = oldest_ns or 0
+            self._seen = version
         except (LedgerError, OSError):
             self._reader = None
 

@@ -162,6 +162,10 @@ class Reader:
         )
         return int(row[0]), int(row[1]), row[2]
 
+    def version(self) -> int:
+        """Another one whenever somebody has committed a change; 1 or more, and this reader's own."""
+        return int(next(self._rows("PRAGMA data_version"))[0])
+
     def last_error(self) -> Retry | None:
         statement = f"SELECT {_RETRY} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants
         return next(self._rows(statement, make=_retry), None)

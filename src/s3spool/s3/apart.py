@@ -16,7 +16,11 @@ def in_child(work: Callable[[], str]) -> str | None:
         return None
     reading, writing = os.pipe2(os.O_CLOEXEC)
     with os.fdopen(reading, "rb") as pipe:
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError:  # no process or memory left
+            os.close(writing)
+            return None
         if child == 0:
             status = 1
             try:

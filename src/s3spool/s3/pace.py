@@ -85,6 +85,7 @@ class Pace:
                 if wait_s <= 0:
                     break
                 self._changed.wait(min(wait_s, _LOOK_S))
+            self.granted += granted
             return granted
 
     def set_rate(self, rate_bytes_per_s: float | None) -> None:
