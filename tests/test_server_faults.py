@@ -231,7 +231,9 @@ def test_where_all_files_meet_it(case: Case, daemon: Daemon, server: FaultyS3) -
         assert_told(daemon.wait_event("destination.paused", WAIT_S), case)
         probes = len(server.requests)
         eventually(lambda: len(server.requests) > probes, timeout_s=WAIT_S)
-        assert case.name in SLOW or server.in_flight <= 1
+        if case.name not in SLOW:
+            # Those that were under way when it was paused may still arrive.
+            eventually(lambda: server.in_flight <= 1, timeout_s=WAIT_S, message="nobody but the probe")
     elif case.leads_to == "slowed":
         assert_told(daemon.wait_event("destination.slowed", WAIT_S), case)
     elif case.leads_to != "passes":
