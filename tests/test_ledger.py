@@ -922,20 +922,44 @@ def test_asking_who_holds_it_keeps_nobody_out(tmp_path: Path) -> None:
         thread.join(10)
 
 
-def test_kept_tells_what_is_as_it_was_sent(ledger: Ledger) -> None:
-    """Only a receipt of this destination, of this very state and for keeping counts, and only where no retry waits."""
+def test_news_are_what_is_not_as_the_ledger_has_it(ledger: Ledger) -> None:
+    """Sent here, in this very state, to be kept; or in the retry list in this very state. All else is news."""
     sent = SOME._replace(inode=7)
+    rewritten = sent._replace(size=sent.size + 1)
     odd = os.fsdecode(b"odd-\xff")
-    paths = ["same", odd, "changed", "elsewhere", "removed", "failed since"]
+    paths = ["same", odd, "changed", "elsewhere", "removed", "failed since", "waiting since", "repaired"]
     for path in paths:
         destination = ledger.destination + (path == "elsewhere")
         after = "delete" if path == "removed" else "keep"
         ledger.record_receipt(a_receipt(path)._replace(identity=sent, destination=destination, after=after))
-    ledger.record_retry(a_retry("failed since"))
+    ledger.record_retry(a_retry("failed since", identity=SOME))
+    for path in ("waiting since", "waiting", "repaired", "parked"):
+        state = State.PARKED if path == "parked" else State.WAITING
+        ledger.record_retry(a_retry(path, identity=rewritten, state=state))
     assert ledger.flush(10)
 
     with Reader(ledger.path) as reader:
-        asked = dict.fromkeys(paths, sent) | {"changed": sent._replace(size=sent.size + 1), "unknown": sent}
-        kept = reader.kept(asked, ledger.destination)
+        found = dict.fromkeys(paths, sent) | {"changed": rewritten, odd + "2": sent}
+        found |= dict.fromkeys(("waiting since", "waiting", "parked"), rewritten)
+        news = reader.news(sorted(found.items()), ledger.destination)
 
-    assert kept == {"same", odd}
+    assert news == {
+        odd + "2": False,
+        "changed": True,
+        "elsewhere": True,
+        "removed": True,
+        "failed since": True,
+        "repaired": True,
+    }
+
+
+@pytest.mark.parametrize("count", [0, 1, LOOKUP_ROWS - 1, LOOKUP_ROWS, LOOKUP_ROWS + 1])
+def test_news_of_any_number_of_files(ledger: Ledger, count: int) -> None:
+    """The statement has a fixed width; what is left over of it names no file."""
+    found = [(f"{number:04}", SOME) for number in range(count)]
+    for path, _ in found[1::2]:
+        ledger.record_receipt(a_receipt(path)._replace(identity=SOME, destination=ledger.destination))
+    assert ledger.flush(10)
+
+    with Reader(ledger.path) as reader:
+        assert reader.news(found, ledger.destination) == dict.fromkeys([path for path, _ in found[::2]], False)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 
 from s3spool.errors import LedgerError
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, State
+from s3spool.pipeline import sift as sift_module
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.settle import Quiet
 from s3spool.pipeline.sift import RACY_S, Verdict, verdict
@@ -122,6 +124,38 @@ def test_sorting_a_mixed_lot(house: House, lines: Lines) -> None:
         "sent": "uploaded",
         "waiting": "waiting",
     }
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_what_a_scan_has_found(house: House, lines: Lines, level: str) -> None:
+    """The same files are offered, and the same is finished, whether or not each one that is skipped is told of."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    vars(sift_module.log).pop("bind", None)
+    here = house.ledger.destination
+    for name in ("new", "sent", "removed", "touched", "waiting", "rewritten"):
+        house.drop(name)
+    for name in ("sent", "removed", "touched"):
+        receipt = a_receipt(name, identity=house.identity(name), destination=here, read_at=2e9)
+        house.ledger.record_receipt(receipt._replace(after="delete" if name == "removed" else "keep"))
+    for name in ("waiting", "rewritten"):
+        house.ledger.record_retry(a_retry(name, identity=house.identity(name)))
+    assert house.ledger.flush(10)
+    (house.root / "touched").chmod(0o600)
+    house.drop("rewritten", b"other", mtime_ns=2 * 10**18)
+    found = [(path.name, house.identity(path.name)) for path in sorted(house.root.iterdir())]
+
+    with Reader(house.ledger.path) as reader:
+        items = house.sift.sort_found(found, reader)
+
+    assert {item.path: item.receipt and item.receipt.path for item in items} == {
+        "new": None,
+        "touched": "touched",
+        "rewritten": None,
+    }
+    assert house.inbox.state_of("removed") == "uploading"
+    assert {line["path"] for line in lines.named("file.skipped")} == (
+        {"sent", "waiting"} if level == "debug" else set()
+    )
 
 
 def test_what_was_seen_travels_with_the_item(house: House) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -24,6 +23,21 @@ _MULTIPART = (
     "path, dev, inode, size, mtime_ns, ctime_ns, destination, bucket, key, upload_id, part_size, algorithm, started_at"
 )
 LOOKUP_ROWS = 500  # statements of one size stay in sqlite3's cache
+
+
+def _is_as_found(table: str) -> str:
+    return " AND ".join(f"{table}.{column} IS found.{column}" for column in Identity._fields)
+
+
+_NEWS = f"""
+WITH found (path, {", ".join(Identity._fields)}) AS (VALUES {", ".join(["(?, ?, ?, ?, ?, ?)"] * LOOKUP_ROWS)})
+SELECT found.path, retries.path IS NOT NULL OR receipts.path IS NOT NULL
+FROM found LEFT JOIN retries ON retries.path = found.path LEFT JOIN receipts ON receipts.path = found.path
+WHERE NOT CASE
+    WHEN retries.path IS NOT NULL THEN {_is_as_found("retries")}
+    ELSE {_is_as_found("receipts")} AND receipts.destination IS ? AND receipts.after IS 'keep'
+END
+"""  # noqa: S608 - constants
 
 
 class Known(NamedTuple):
@@ -74,29 +88,24 @@ class Reader:
                 found[retry.path] = Known(before.receipt if before else None, retry)
         return found
 
-    def kept(self, identities: Mapping[str, Identity], destination: int) -> set[str]:
-        """Those of these paths whose receipt says: this very state was sent there, and is to stay; no retry waits.
+    def news(self, found: Sequence[tuple[str, Identity]], destination: int) -> dict[str, bool]:
+        """Which of these files are not as the ledger has them; the value: whether it knows anything of them.
 
-        What `known` would tell of them as well; half the work where a scan finds a million that are as they were.
+        As it has them: this very state was sent to `destination` and is to stay, or this very state is in the retry
+        list. SQLite compares, and does not say a word of a million files that are as they were. Ask in the order of
+        the paths: in any other each look goes to another page.
         """
-        kept: set[str] = set()
-        pending = iter(identities.items())
-        while some := dict(itertools.islice(pending, LOOKUP_ROWS)):
-            path_of = {to_text(path): path for path in some}
-            texts = [*path_of, *[""] * (LOOKUP_ROWS - len(path_of))]
-            marks = ",".join("?" * LOOKUP_ROWS)
-            receipts = (
-                f"SELECT path, dev, inode, size, mtime_ns, ctime_ns FROM receipts WHERE path IN ({marks})"  # noqa: S608 - constants
-                " AND destination = ? AND after = 'keep'"
-            )
-            retries = f"SELECT path FROM retries WHERE path IN ({marks})"  # noqa: S608 - constants
-            with speaking_of(self._path):
-                for row in self._db.execute(receipts, [*texts, destination]):
-                    path = path_of[row[0]]
-                    if some[path] == row[1:]:
-                        kept.add(path)
-                kept.difference_update(path_of[text] for (text,) in self._db.execute(retries, texts))
-        return kept
+        news: dict[str, bool] = {}
+        for start in range(0, len(found), LOOKUP_ROWS):
+            some = found[start : start + LOOKUP_ROWS]
+            args: list[object] = []
+            for path, identity in some:
+                args.append(to_text(path))
+                args += identity
+            args += ("", 0, 0, 0, 0, 0) * (LOOKUP_ROWS - len(some))  # no path is empty
+            args.append(destination)
+            news.update((from_text(text), bool(known)) for text, known in self._rows(_NEWS, args) if text)
+        return news
 
     def due(self, now: float, limit: int) -> list[Retry]:
         """Waiting retries whose time has come and that no worker has yet, the longest due first."""

@@ -131,8 +131,10 @@ class Inbox:
 
     def knows(self, paths: Iterable[str]) -> set[str]:
         """Those of these paths that are queued or in flight; the latter are marked as offered again."""
+        known: set[str] = set()
         with self._lock:
-            known = set()
+            if not (self._queued or self._in_flight):
+                return known
             for path in paths:
                 if path in self._queued:
                     known.add(path)

@@ -26,7 +26,7 @@ from s3spool.pipeline.sift import Sift
 if TYPE_CHECKING:
     from s3spool.pipeline.watch import Watch
 
-BATCH = 4 * LOOKUP_ROWS
+BATCH = 20 * LOOKUP_ROWS  # they are sorted: the more there are, the fewer pages of the ledger are read for them
 EXPECTED = {"start", "full", "ledger", "poll", "restored"}  # reasons for which a find is not the watcher's miss
 POLL_SHARE = 10  # polling takes at most one tenth of the time
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -196,14 +196,17 @@ class Scan:
         with opened_directory(self._folder.root, directory) as fd, listed(fd) as entries:
             for entry in entries:
                 path = directory + entry.name
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_file(follow_symlinks=False) and self.names.file(path):
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue  # gone between the listing and the look
+                    yield path, Identity.of(status)
+                elif entry.is_dir(follow_symlinks=False):
                     if self._recursive and self.names.directory(path):
                         pending.append(f"{path}/")
                 elif entry.name.startswith(REMOVING):
                     self._restore(path, reader)
-                elif entry.is_file(follow_symlinks=False) and self.names.file(path):
-                    with contextlib.suppress(OSError):  # gone between the listing and the look
-                        yield path, Identity.of(entry.stat(follow_symlinks=False))
 
     def _restore(self, path: str, reader: Reader) -> None:
         """What a process that died was about to remove: the watch, or the next scan, finds it under its own name."""
@@ -218,10 +221,10 @@ class Scan:
         """Offer what is neither known to the ledger nor on its way; returns how many that were."""
         paths = [path for path, _ in batch]
         underway = self._settle.knows(paths) | self._inbox.knows(paths)
-        identities = {path: identity for path, identity in batch if path not in underway}
-        candidates = [(path, identity, None) for path, identity in identities.items()]
+        found = sorted(each for each in batch if each[0] not in underway) if underway else sorted(batch)
         ready = []
-        items = self._sift.sort(candidates, reader, hinted=False)
+        items = self._sift.sort_found(found, reader)
+        identities = dict(found) if items else {}
         now_ns = time.time_ns()
         for item in items:
             identity = identities[item.path]

@@ -114,7 +114,7 @@ class Settle:
 
     def knows(self, paths: Iterable[str]) -> set[str]:
         with self._lock:
-            return {path for path in paths if path in self._lane_of}
+            return {path for path in paths if path in self._lane_of} if self._lane_of else set()
 
     def paths(self, limit: int) -> Sequence[str]:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -65,8 +66,6 @@ class Sift:
         A file of which the ledger knows nothing is not even looked at here: the worker will.
         Raises LedgerError; OSError never.
         """
-        if not hinted:
-            candidates = self._without_kept(candidates, reader)
         known = reader.known([path for path, _, _ in candidates])
         items: list[Item] = []
         for path, found, seen in candidates:
@@ -90,12 +89,14 @@ class Sift:
                 log.debug("file.skipped", path=path, reason=reason)
         return items
 
-    def _without_kept(self, candidates: Sequence[Candidate], reader: Reader) -> Sequence[Candidate]:
-        """Almost all that a scan of an old folder finds was sent, and is to stay."""
-        kept = reader.kept({path: found for path, found, _ in candidates if found}, self._ledger.destination)
-        for path in kept:
-            log.debug("file.skipped", path=path, reason="uploaded")
-        return [candidate for candidate in candidates if candidate[0] not in kept]
+    def sort_found(self, found: Sequence[tuple[str, Identity]], reader: Reader) -> list[Item]:
+        """The same for what a scan has found, almost all of which is as the ledger has it; best in the paths' order."""
+        if log.is_enabled_for(logging.DEBUG):  # each file is told of
+            return self.sort([(path, identity, None) for path, identity in found], reader, hinted=False)
+        news = reader.news(found, self._ledger.destination)
+        unknown = [Item(path) for path, known in news.items() if not known]
+        known = [(path, identity, None) for path, identity in found if news.get(path)]
+        return unknown + self.sort(known, reader, hinted=False)
 
     def _identity_of(self, path: str) -> Identity | None:
         try:
