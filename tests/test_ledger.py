@@ -963,3 +963,56 @@ def test_news_of_any_number_of_files(ledger: Ledger, count: int) -> None:
 
     with Reader(ledger.path) as reader:
         assert reader.news(found, ledger.destination) == dict.fromkeys([path for path, _ in found[::2]], False)
+
+
+def test_totals_are_what_counting_tells(ledger: Ledger) -> None:
+    """Whatever becomes of the rows: replaced, parked, released, hastened, claimed, forgotten, sent after all."""
+    for number in range(20):
+        ledger.record_receipt(a_receipt(f"sent {number}", identity=SOME._replace(size=number)))
+        ledger.record_retry(a_retry(f"failed {number}", state=State.PARKED if number % 3 else State.WAITING))
+    ledger.record_receipt(a_receipt("sent 3", identity=SOME._replace(size=1000)))
+    ledger.record_receipt(a_receipt("failed 4"))
+    ledger.record_retry(a_retry("failed 5", state=State.WAITING))
+    ledger.record_retry(a_retry("failed 6", state=State.PARKED))
+    ledger.claim(["failed 0", "failed 9"], 2e9)
+    ledger.release(["failed 7", "failed 9"])
+    ledger.hasten(0, 1)
+    ledger.drop_receipts(["sent 0", "sent 1", "unknown"])
+    ledger.forget("sent 2")
+    ledger.forget_retry("failed 8")
+    assert ledger.flush(10)
+
+    with Reader(ledger.path) as reader:
+        receipts, retries = list(reader.receipts()), list(reader.retries())
+        waiting = [retry for retry in retries if retry.state is State.WAITING]
+        assert reader.counts() == {
+            "uploaded": len(receipts),
+            "waiting": len(waiting),
+            "parked": len(retries) - len(waiting),
+        }
+        assert reader.uploaded_bytes() == sum(receipt.identity.size for receipt in receipts)
+        assert reader.backlog() == (len(waiting) - 1, len(retries) - len(waiting), SOME.ctime_ns)
+
+
+def test_the_first_version_of_a_ledger(path: Path) -> None:
+    """It had no totals: until a daemon opens it the rows are counted, then they are kept up to date."""
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript(database._text("schema.sql"))
+        old.executescript(f"PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = 1")
+        for name, state in (("a", "waiting"), ("b", "parked"), ("c", "parked")):
+            row = (name, *SOME, 1, 0.0, 0.0, "code", "error", "", 1.0, state, 0)
+            old.execute("INSERT INTO retries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        receipt = ("sent", *SOME, 1, "key", "etag", "", "", 0.0, 0.0, "keep")
+        old.execute("INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", receipt)
+        old.commit()
+    before = {"uploaded": 1, "waiting": 1, "parked": 2}
+
+    with Reader(path) as reader:
+        assert (reader.counts(), reader.uploaded_bytes()) == (before, SOME.size)
+    ledger = Ledger(path, destination="here")
+    ledger.start()
+    ledger.record_receipt(a_receipt("c"))
+    assert ledger.close(10)
+
+    with Reader(path) as reader:
+        assert (reader.counts(), reader.uploaded_bytes()) == ({"uploaded": 2, "waiting": 1, "parked": 1}, 2 * SOME.size)

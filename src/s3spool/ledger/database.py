@@ -12,14 +12,20 @@ from pathlib import Path
 
 from s3spool.errors import AlreadyRunningError, LedgerError
 
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x53335350  # "S3SP", so that file(1) and we know a ledger when we see one
 
 # SQLite's file format: user_version stands at byte 60, application_id at 68.
 _MAGIC = b"SQLite format 3\0"
 _HEAD_BYTES = 72
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+
+def _add_totals(connection: sqlite3.Connection) -> None:
+    for statement in _statements("totals.sql"):
+        connection.execute(statement)
+
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_totals}
 """From version n to n + 1. Each runs in one transaction together with the new version number."""
 
 
@@ -170,9 +176,8 @@ def _refuse_newer(version: int, path: Path) -> None:
 def _migrate(connection: sqlite3.Connection, *, fresh: bool) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if fresh or version == 0:
-        schema = resources.files(__package__).joinpath("schema.sql").read_text()
         connection.executescript(
-            f"BEGIN IMMEDIATE; {schema}; PRAGMA application_id = {APPLICATION_ID};"
+            f"BEGIN IMMEDIATE; {_text('schema.sql')}; {_text('totals.sql')}; PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {VERSION}; COMMIT;"
         )
         return
@@ -181,6 +186,22 @@ def _migrate(connection: sqlite3.Connection, *, fresh: bool) -> None:
         MIGRATIONS[step](connection)
         connection.execute(f"PRAGMA user_version = {step + 1}")
         connection.execute("COMMIT")
+
+
+def _text(name: str) -> str:
+    """Without comments: SQLite would keep them, and what fits into the first page is read at once, or not at all."""
+    lines = resources.files(__package__).joinpath(name).read_text().splitlines()
+    return "\n".join(" ".join(line.partition("--")[0].split()) for line in lines)
+
+
+def _statements(name: str) -> Iterator[str]:
+    """One by one: a whole script would end the transaction that it is part of."""
+    statement = ""
+    for line in _text(name).splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def _translated(text: str, path: Path) -> LedgerError:

@@ -22,6 +22,11 @@ _RETRY = (
 _MULTIPART = (
     "path, dev, inode, size, mtime_ns, ctime_ns, destination, bucket, key, upload_id, part_size, algorithm, started_at"
 )
+_COUNTED = (
+    "SELECT (SELECT count(*) FROM receipts), (SELECT coalesce(sum(size), 0) FROM receipts),"
+    " (SELECT count(*) FROM retries WHERE state = 'waiting'), (SELECT count(*) FROM retries WHERE state = 'parked')"
+)
+TOTALS_SINCE = 2  # the version of the ledger that has totals.sql
 LOOKUP_ROWS = 500  # statements of one size stay in sqlite3's cache
 
 
@@ -72,7 +77,7 @@ class Reader:
 
     def made(self) -> bool:
         """False while the first daemon of this directory is still about to make the tables."""
-        return bool(next(self._rows("PRAGMA user_version"))[0])
+        return self._version() > 0
 
     def known(self, paths: Sequence[str]) -> dict[str, Known]:
         """What is known of these paths; a path of which nothing is known is not in the answer."""
@@ -157,19 +162,17 @@ class Reader:
 
     def counts(self) -> dict[str, int]:
         """How many rows of each kind: uploaded, waiting, parked."""
-        counts = {"uploaded": self._count("receipts"), "waiting": 0, "parked": 0}
-        counts.update(self._rows("SELECT state, count(*) FROM retries GROUP BY state"))
-        return counts
+        uploaded, _, waiting, parked = self._totals()
+        return {"uploaded": uploaded, "waiting": waiting, "parked": parked}
 
     def backlog(self) -> tuple[int, int, int | None]:
         """(waiting and with no worker, parked, the oldest ctime_ns of all that wait)."""
-        row = next(
-            self._rows(
-                "SELECT coalesce(sum(state = 'waiting' AND claimed = 0), 0), coalesce(sum(state = 'parked'), 0),"
-                " min(CASE WHEN state = 'waiting' THEN ctime_ns END) FROM retries"
-            )
+        _, _, waiting, parked = self._totals()
+        ((claimed, oldest_ns),) = self._rows(
+            "SELECT (SELECT count(*) FROM retries WHERE state = 'waiting' AND claimed = 1),"
+            " (SELECT min(ctime_ns) FROM retries WHERE state = 'waiting')"
         )
-        return int(row[0]), int(row[1]), row[2]
+        return max(0, waiting - claimed), parked, oldest_ns  # between the two looks a worker may have failed
 
     def version(self) -> int:
         """Another one whenever somebody has committed a change; 1 or more, and this reader's own."""
@@ -181,15 +184,21 @@ class Reader:
 
     def uploaded_bytes(self) -> int:
         """The sizes of all receipts together."""
-        return int(next(self._rows("SELECT coalesce(sum(size), 0) FROM receipts"))[0])
+        return int(self._totals()[1])
 
     def destination(self, name: str) -> int | None:
         """The number that receipts of this destination carry (`Ledger.destination`)."""
         row = next(self._rows("SELECT id FROM destinations WHERE name = ?", (name,)), None)
         return None if row is None else int(row[0])
 
-    def _count(self, table: str) -> int:
-        return int(next(self._rows(f"SELECT count(*) FROM {table}"))[0])  # noqa: S608 - constants
+    def _totals(self) -> tuple[int, int, int, int]:
+        """Receipts, their bytes, waiting and parked retries."""
+        counted = self._version() >= TOTALS_SINCE  # no daemon may have opened it since the upgrade
+        row = next(self._rows("SELECT receipts, receipt_bytes, waiting, parked FROM totals" if counted else _COUNTED))
+        return int(row[0]), int(row[1]), int(row[2]), int(row[3])
+
+    def _version(self) -> int:
+        return int(next(self._rows("PRAGMA user_version"))[0])
 
     def _rows(
         self, statement: str, args: Sequence[object] = (), make: Callable[[Sequence[Any]], Any] = tuple

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from s3spool.ledger.rows import to_text
 
-COLUMNS = {"receipts": 14, "retries": 14, "multiparts": 13, "parts": 5}
+_IDENTITY = "dev inode size mtime_ns ctime_ns"
+COLUMNS = {
+    "receipts": f"path {_IDENTITY} destination key etag checksum version_id read_at uploaded_at after".split(),
+    "retries": (
+        f"path {_IDENTITY} attempts first_error_at last_error_at error_code error hint next_attempt state claimed"
+    ).split(),
+    "multiparts": f"path {_IDENTITY} destination bucket key upload_id part_size algorithm started_at".split(),
+    "parts": ["upload_id", "number", "size", "etag", "checksum"],
+}
+KEY = {"receipts": "path", "retries": "path", "multiparts": "path", "parts": "upload_id, number"}
 
 
 # A whole batch in one statement: sqlite3 gives the GIL away once a batch instead of once a row.
-def _insert_statement(table: str, columns: int) -> str:
-    values = ", ".join(f"json_extract(value, '$[{column}]')" for column in range(columns))
-    claimed = ", 0" if table == "retries" else ""
-    return f"INSERT OR REPLACE INTO {table} SELECT {values}{claimed} FROM json_each(?)"  # noqa: S608 - constants
+def _insert_statement(table: str, columns: Sequence[str]) -> str:
+    values = ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(columns)))
+    new = ", ".join(f"{column} = excluded.{column}" for column in columns)
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values} FROM json_each(?)"  # noqa: S608 - constants
+        f" WHERE true ON CONFLICT ({KEY[table]}) DO UPDATE SET {new}"
+    )
 
 
 INSERT = {table: _insert_statement(table, columns) for table, columns in COLUMNS.items()}

@@ -108,7 +108,7 @@ class Ledger:
 
     def record_retry(self, retry: Retry, committed: Committed | None = None) -> None:
         error, hint = storable(retry.error), storable(retry.hint)
-        row = (to_text(retry.path), *retry.identity, *retry[2:6], error, hint, retry.next_attempt, retry.state.value)
+        row = (to_text(retry.path), *retry.identity, *retry[2:6], error, hint, retry.next_attempt, retry.state.value, 0)
         self._put("retries", "", row, committed)
 
     def record_multipart(self, multipart: Multipart, committed: Committed | None = None) -> None:
@@ -270,6 +270,8 @@ class Ledger:
     def _commit_one_by_one(self, group: list[_Work], exc: Exception) -> bool:
         """One row cannot be stored, ever: it must not keep the others out."""
         if len(group) == 1:
+            if not self._is_sound(exc):
+                return self._commit_until_done(group)
             log.error("ledger.failed", path=str(self.path), error=f"a row was refused: {exc}", exc_info=exc)
             group[0] = group[0]._replace(committed=None)  # it is not durable, so nobody is told so
             return True
@@ -278,6 +280,18 @@ class Ledger:
             if not self._commit_until_done(alone):
                 return False
             group[index] = alone[0]
+        return True
+
+    def _is_sound(self, exc: Exception) -> bool:
+        """Before a row is blamed: in a file whose pages were exchanged, sound rows look wrong."""
+        self._guard.doubt = str(exc)
+        try:
+            self._guard.before()
+        except DamagedError:
+            self._guard.doubt = str(exc)  # the next commit finds out the same, and mends it
+            return False
+        except (sqlite3.Error, LedgerError, OSError):
+            self._guard.doubt = ""
         return True
 
     def _commit(self, group: list[_Work]) -> None:
