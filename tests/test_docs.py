@@ -132,8 +132,8 @@ def test_architecture_names_every_module() -> None:
 
 
 def test_architecture_names_the_tables_of_the_ledger() -> None:
-    """The ledger's tables are those of schema.sql."""
-    schema = (SOURCE / "ledger" / "schema.sql").read_text(encoding="utf-8")
+    """The ledger's tables are those of schema.sql and totals.sql."""
+    schema = "".join((SOURCE / "ledger" / name).read_text(encoding="utf-8") for name in ("schema.sql", "totals.sql"))
     section = ARCHITECTURE.partition("\n## The ledger\n")[2].partition("\n## ")[0]
 
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == re.findall(r"CREATE TABLE (\w+)", schema)
