@@ -64,7 +64,7 @@ class Daemon:
         with closing(sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True)) as ledger:
             committed, progress_s = 0, time.monotonic()
             while True:
-                (now_committed,) = ledger.execute("SELECT count(*) FROM receipts").fetchone()
+                (now_committed,) = ledger.execute("SELECT receipts FROM totals").fetchone()
                 now_s = time.monotonic()
                 if now_committed >= wanted:
                     return now_s

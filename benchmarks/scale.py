@@ -259,7 +259,7 @@ def logged(disk: Path, event: str) -> float:
 
 def wait_for_receipts(ledger: Path, files: int) -> None:
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as reader:
-        while reader.execute("SELECT count(*) FROM receipts").fetchone()[0] < files:
+        while reader.execute("SELECT receipts FROM totals").fetchone()[0] < files:
             time.sleep(0.2)
 
 

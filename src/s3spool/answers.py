@@ -148,6 +148,7 @@ class _Answers:
         _durable(done)
         rooms.retry.wake()
         rooms.destination.probe_now()
+        self._daemon.wake()  # `systemctl status` counts them
         return {"released": released}
 
     def forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,6 +160,7 @@ class _Answers:
         done = threading.Event()
         rooms.ledger.forget(path, done.set)
         _durable(done)
+        daemon.wake()  # the same
         ours = view.ours(path, rooms.names, recursive=daemon.config.watch.recursive)
         # Not by a scan: it would count the file as one that the watch has missed.
         if ours and view.identity_of(rooms.folder, path) and not rooms.settle.touch(path, Quiet.CHANGED):

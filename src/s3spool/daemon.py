@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import threading
 import time
@@ -17,20 +16,19 @@ import structlog
 from s3spool import __version__
 from s3spool.backlog import Backlog, going, paused
 from s3spool.config import Config
+from s3spool.doze import DOZE_S, Doze
 from s3spool.errors import ConfigError
 from s3spool.ledger.reader import Reader
 from s3spool.lookout import Lookout
 from s3spool.pulse import Pulse
 from s3spool.s3.client import Endpoint
-from s3spool.service import memory
+from s3spool.service import deaths, memory
 from s3spool.service.control import ControlServer
 from s3spool.service.logs import LogWriter
 from s3spool.service.systemd import Notifier
 from s3spool.service.threads import ThreadNames
 from s3spool.wiring import Rooms
 
-TICK_S = 5.0  # how often the supervisor looks after its threads and the root
-LOST_TICK_S = 0.5  # the same while the folder is gone
 EXTEND_S = 10.0  # what a stopping daemon asks systemd for, again and again: one that hangs is killed when it is over
 EXTEND_EVERY_S = 2.0
 FLUSH_S = 30.0  # more than all that follows the drain may take
@@ -58,7 +56,8 @@ class Daemon:
         self._writer = writer
         self.state = "starting"
         self.rooms = rooms = Rooms(config, endpoint)
-        self.lookout = Lookout(rooms, config.watch, self._poke)
+        self._doze = Doze(rooms)
+        self.lookout = Lookout(rooms, config.watch, self.wake)
         self._pulse = Pulse(
             {
                 "ledger": rooms.ledger.ping,
@@ -75,7 +74,6 @@ class Daemon:
         self._ended_large = 0
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
-        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._notifier = Notifier()
         self._thread_names = ThreadNames()
         self._control: ControlServer | None = None
@@ -89,6 +87,7 @@ class Daemon:
         start = time.monotonic()
         log.info("daemon.starting", version=__version__, pid=os.getpid(), config=str(self.config.source or ""))
         self._install_signals()
+        deaths.tell(then=self.wake)
         self._start_control()
         rooms.cores.settle()  # before the threads start: they inherit it
         rooms.ledger.start()
@@ -98,6 +97,7 @@ class Daemon:
         rooms.retry.start()
         rooms.settle_thread.start()
         self.lookout.start()
+        self._thread_names.tell()  # a hundred writes, between which a thread that is busy would take its turns
         rooms.scan.want("start")
         rooms.scan.start()
         self._thread_names.tell()
@@ -136,30 +136,25 @@ class Daemon:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
-        self._poke()
+        self.wake()
 
-    def _poke(self) -> None:
-        try:
-            os.write(self._wake_w, b"!")
-        except BlockingIOError:
-            return  # it is awake already
+    def wake(self) -> None:
+        """Let the supervisor look at everything now. Any thread, and signal handlers."""
+        self._doze.wake()
 
     def _supervise(self) -> None:
         while True:
-            ready, _, _ = select.select([self._wake_r], [], [], LOST_TICK_S if self.lookout.lost else self._tick_s())
-            if ready:
-                os.read(self._wake_r, 4096)
+            longest_s = self._notifier.watchdog_interval_s or DOZE_S
+            self._doze.sleep(self.lookout, self._backlog, self._pulse, longest_s)
             while self._signals:
                 if self._signals.pop(0) != signal.SIGHUP or (self._on_terminal and not os.isatty(0)):
                     return  # told to, or the terminal it was started on is gone
                 self._reload()
             self.tick(time.monotonic())
 
-    def _tick_s(self) -> float:
-        return min(TICK_S, self._notifier.watchdog_interval_s or TICK_S)
-
     def tick(self, now: float) -> None:
         """One look at everything: heal what can be healed, report, and prove to systemd that we live."""
+        self._doze.arm()
         self.rooms.workers.replace_dead()
         self._thread_names.tell()
         self.lookout.look()
@@ -260,6 +255,7 @@ class Daemon:
             ledger_flushed=flushed,
         )
         self._writer.close(2.0)
+        self._doze.close()
         rooms.lock.release()
         if not (drained and flushed):
             # Threads are inside libcurl; the interpreter must not be taken down around them.
@@ -276,9 +272,7 @@ class Daemon:
                 extended = time.monotonic()
                 self._notifier.extend_timeout(EXTEND_S)
                 self._notifier.status(self.summary())
-            ready, _, _ = select.select([self._wake_r], [], [], min(wait_s, 0.05))
-            if ready:
-                os.read(self._wake_r, 4096)
+            self._doze.nap(min(wait_s, 0.05))
         return True
 
     # Report

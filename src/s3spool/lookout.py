@@ -15,7 +15,7 @@ log = structlog.get_logger()
 
 
 class Lookout:
-    """Only the supervisor's thread calls this; the watcher's thread comes back through `_hint`, `Scan.want`, `wake`."""
+    """Only the supervisor's thread calls this; the watcher's thread comes back through `_hint`, `_rescan`, `wake`."""
 
     def __init__(self, rooms: Rooms, config: WatchConfig, wake: Callable[[], None]) -> None:
         """`wake` is called from the watcher's thread when it has lost the root: `look` finds out what it means."""
@@ -39,7 +39,7 @@ class Lookout:
                 self._rooms.names,
                 recursive=self._config.recursive,
                 hint=self._hint,
-                rescan=self._scan.want,
+                rescan=self._rescan,
                 lost=self._wake,
             )
             try:
@@ -81,6 +81,12 @@ class Lookout:
         """From the watcher's thread."""
         if not self._rooms.settle.touch(path, quiet):
             self._scan.want("full")
+
+    def _rescan(self, reason: str) -> None:
+        """From the watcher's thread, or the scan's."""
+        self._scan.want(reason)
+        if reason == "limit":
+            self._wake()  # from here on scans alone find what comes
 
     def _look_after_root(self) -> None:
         if self._folder.still_there():

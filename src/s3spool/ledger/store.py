@@ -81,6 +81,7 @@ class Ledger:
         self._trouble = Trouble(path)
         self._spoilt = False  # the connection's own file was changed by others: nothing in it is to be trusted
         self._gave_up = False  # closed while the disk was full or broken
+        self.watched = False  #: somebody calls `look` when the file is touched: no need to look every few seconds
         self.beats = 0  # groups committed or tried; grows while the thread lives and has work
 
     def start(self) -> None:
@@ -172,6 +173,10 @@ class Ledger:
         else:
             self._put("", NOTHING, (), answer)
 
+    def look(self) -> None:
+        """See whether the file is still there and ours, even if there is nothing to write."""
+        self._put("", NOTHING, (), None)
+
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was handed in before is durable."""
         done = threading.Event()
@@ -191,7 +196,7 @@ class Ledger:
     def _step(self) -> bool:
         """Gather one group, make it durable, tell who waits; False when it was the last."""
         try:
-            first = self._inbox.get(timeout=LOOK_S)
+            first = self._inbox.get(timeout=None if self.watched else LOOK_S)
         except queue.Empty:
             first = _Work("", NOTHING, (), None)  # a look at the file comes with it
         if first is None:

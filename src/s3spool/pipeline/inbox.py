@@ -46,6 +46,7 @@ class Inbox:
         self._waiting_takes = 0
         self._lookout_until = 0.0  # monotonic seconds
         self._closed = False
+        self.stirred: Callable[[], None] | None = None  #: called once, when something comes in; must be quick
 
     def offer(self, items: Iterable[Item], meanwhile: Callable[[], None] | None = None) -> bool:
         """Queue these, waiting for room; False when the inbox was closed before all had found some.
@@ -119,6 +120,7 @@ class Inbox:
             if path in self._queued or path in self._in_flight or len(self._in_flight) >= self._max_in_flight:
                 return False
             self._in_flight[path] = False
+            self._stir()
             return True
 
     def done(self, path: str) -> bool:
@@ -192,6 +194,12 @@ class Inbox:
             self._lanes[item.lane].append(item)
             if self._waiting_takes:
                 self._filled.notify()
+            self._stir()
+
+    def _stir(self) -> None:
+        if self.stirred is not None:
+            stirred, self.stirred = self.stirred, None
+            stirred()
 
     def _full(self) -> bool:
         aside = len(self._lanes[Lane.LARGE])

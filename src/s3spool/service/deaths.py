@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 import structlog
@@ -12,11 +13,13 @@ import structlog
 _log = structlog.get_logger()
 _before_main = sys.excepthook
 _before_thread = threading.excepthook
+_then: list[Callable[[], None]] = []
 
 
-def tell() -> None:
-    """From now on. May be called again."""
+def tell(then: Callable[[], None] | None = None) -> None:
+    """From now on, and call `then` when a thread has died, on that thread. May be called again."""
     global _before_main, _before_thread
+    _then[:] = [then] if then is not None else []
     if sys.excepthook is not _main_died:
         _before_main, sys.excepthook = sys.excepthook, _main_died
     if threading.excepthook is not _thread_died:
@@ -43,6 +46,8 @@ def _main_died(kind: type[BaseException], error: BaseException, trace: Traceback
 def _thread_died(args: threading.ExceptHookArgs) -> None:
     if not issubclass(args.exc_type, SystemExit):
         _say(args.thread.name if args.thread else "?", args.exc_type, args.exc_value)
+    for then in _then:
+        then()
 
 
 def _say(thread: str, kind: type[BaseException], error: BaseException | None) -> None:

@@ -1,0 +1,92 @@
+"""How long the supervisor may sleep: a while as long as something is under way, else until something happens."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from s3spool.backlog import Backlog
+from s3spool.lookout import Lookout
+from s3spool.pulse import Pulse
+from s3spool.tripwire import Tripwire
+from s3spool.wiring import Rooms
+
+TICK_S = 5.0  # how often the supervisor looks after its threads and the root while there is something to do
+LOST_TICK_S = 0.5  # the same while the folder is gone
+DOZE_S = 300.0  # the same while there is nothing to do
+ANSWERS_S = 1.0  # rooms with nothing to do answer within milliseconds
+
+
+class Doze:
+    """`wake` is for any thread and for signal handlers, all else for the supervisor's thread."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._tripwire = Tripwire(rooms.folder.root, rooms.ledger.path)
+        self._awake_until = 0.0  # monotonic seconds
+        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def wake(self) -> None:
+        try:
+            os.write(self._wake_w, b"!")
+        except BlockingIOError:
+            return  # it is awake already
+
+    def nap(self, duration_s: float) -> None:
+        """So long, or until it is woken."""
+        ready, _, _ = select.select([self._wake_r], [], [], duration_s)
+        self._wakened(ready)
+
+    def arm(self) -> None:
+        """Before a look at everything: what happens from here on is told of, what was before is found by looking."""
+        self._tripwire.arm()
+        ledger = self._rooms.ledger
+        if ledger.watched != self._tripwire.armed:
+            ledger.watched = self._tripwire.armed
+            ledger.look()
+
+    def sleep(self, lookout: Lookout, backlog: Backlog, pulse: Pulse, longest_s: float) -> None:
+        """Until the next look is due, or something happens that asks for one."""
+        wires, mounts = self._tripwire.readable, self._tripwire.exceptional
+        while True:
+            duration_s = min(longest_s, self._duration_s(lookout, backlog, pulse))
+            ready, _, odd = select.select([self._wake_r, *wires], [], mounts, duration_s)
+            disturbed = self._tripwire.disturbed(ready, odd)
+            if disturbed:
+                self._rooms.ledger.look()
+            if self._wakened(ready) or disturbed:
+                self._awake_until = time.monotonic() + TICK_S
+                return
+            if not (ready or odd):
+                return
+
+    def close(self) -> None:
+        self._tripwire.close()
+
+    def _wakened(self, ready: list[int]) -> bool:
+        if self._wake_r not in ready:
+            return False
+        os.read(self._wake_r, 4096)
+        return True
+
+    def _duration_s(self, lookout: Lookout, backlog: Backlog, pulse: Pulse) -> float:
+        if lookout.lost:
+            return LOST_TICK_S
+        if lookout.watch is None or not self._tripwire.armed or time.monotonic() < self._awake_until:
+            return TICK_S
+        self._rooms.inbox.stirred = self.wake  # before looking whether there is anything
+        if self._nothing_to_do(backlog) and pulse.all_answer(ANSWERS_S):
+            return DOZE_S
+        self._rooms.inbox.stirred = None
+        return TICK_S
+
+    def _nothing_to_do(self, backlog: Backlog) -> bool:
+        rooms = self._rooms
+        return (
+            rooms.inbox.counts() == (0, 0)
+            and not len(rooms.settle)
+            and not backlog.oldest_ns
+            and not rooms.destination.paused
+            and rooms.ledger.failing_since is None
+        )
