@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -52,6 +53,18 @@ class Sender(Protocol):
     def close(self) -> None: ...
 
 
+class Carrier(Protocol):
+    """Many prepared senders sent at once by one thread (see s3/transport.py)."""
+
+    def turn(self, boarding: deque[Any], over: deque[Any], *, wait: bool) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class PartBucket(Protocol):
     """Uploads in parts as the pipeline sees them (see s3/multipart.py). Thread-safe; blocks but for `judge_part`.
 
@@ -86,6 +99,9 @@ class Bucket(Protocol):
     def bucket(self) -> str: ...
 
     def transport(self) -> Sender: ...
+
+    def carrier(self, connections: int) -> Carrier | None:
+        """None where each request takes a thread of its own."""
 
     def request(self, content: Content) -> Any:
         """Raises UploadError and OSError. Reads the content once, for its checksum."""

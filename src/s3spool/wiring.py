@@ -114,6 +114,7 @@ class Rooms:
             self.destination,
             self.stats,
             self.cores,
+            limited=lambda: self.pace.limited,
             stall_s=PATIENCE_S + config.upload.timeout_s,
         )
 

@@ -57,6 +57,9 @@ class MemoryBucket:
             self.open_senders += 1
         return MemorySender(self)
 
+    def carrier(self, connections: int) -> None:
+        """Each request takes a thread of its own."""
+
     def request(self, content: Content) -> Put:
         return Put(content, self.digest(content))
 

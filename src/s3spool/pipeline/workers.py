@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -17,16 +18,27 @@ from s3spool.pipeline.large import PartJob
 from s3spool.pipeline.parts import PartItem
 from s3spool.pipeline.stats import Stats
 from s3spool.pipeline.upload import Job, Upload
+from s3spool.pipeline.wheel import Wheel
 
 log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """What one worker has: a file in hands, and a sender for each way of sending it."""
+
+    number: int
+    job: Job | PartJob | None = None
+    alone: Sender | None = None  # blocks until the answer is there
+    rider: Sender | None = None  # on the wheel, with the others'
 
 
 class Workers:
     """Starts, watches and stops the pool.
 
-    All Python work of small files runs under one lock, the gate. A hundred threads that wake for their answers
-    and fight for the GIL lose half the speed to context switches; queueing on a lock costs next to nothing. The
-    answer of the last file is judged and the next request prepared in one turn; the blocking part is outside.
+    All Python work of small files runs under one lock, the gate, and most of it in one thread, the driver of the
+    wheel: a hundred threads that wake for their answers and fight for the GIL lose most of the speed to context
+    switches. Larger bodies block a thread each, and need the GIL for moments only.
     """
 
     def __init__(
@@ -39,9 +51,10 @@ class Workers:
         stats: Stats,
         cores: Cores,
         *,
+        limited: Callable[[], bool] = lambda: False,
         stall_s: float = 90.0,
     ) -> None:
-        """`stall_s`: longer than any request may take without progress."""
+        """`limited`: whether the bandwidth is; `stall_s`: longer than any request may take without progress."""
         self._count = count
         self._bucket = bucket
         self._inbox = inbox
@@ -54,7 +67,10 @@ class Workers:
         self._gate = threading.Lock()
         self._closing = False
         self._threads: list[threading.Thread] = []
-        self._jobs: list[Job | PartJob | None] = [None] * count  # slot n belongs to worker n
+        self._seats = [Seat(number) for number in range(count)]
+        carrier = bucket.carrier(count)
+        self._wheel = Wheel(carrier, self._gate, count, self._arrived) if carrier else None
+        self._limited = limited
         self.stall = Stall(stall_s)
 
     def start(self) -> None:
@@ -67,9 +83,9 @@ class Workers:
         replaced = 0
         for number, thread in enumerate(self._threads):
             if not thread.is_alive() and not self._closing:
-                job, self._jobs[number] = self._jobs[number], None
-                if job is not None:
-                    job.abandon()
+                seat, self._seats[number] = self._seats[number], Seat(number)
+                if seat.job is not None:
+                    seat.job.abandon()
                 self._threads[number] = self._new_thread(number)
                 self._threads[number].start()
                 self._stats.workers_replaced += 1
@@ -91,13 +107,21 @@ class Workers:
 
     def hanging(self, now: float) -> list[str]:
         """The names of those that neither send nor wait for an answer, but have a file. For the supervisor alone."""
-        busy = [(thread, job) for thread, job in zip(self._threads, self._jobs, strict=True) if job is not None]
-        names = {thread.native_id or 0: thread.name for thread, _ in busy}
-        return [names[number] for number in self.stall.look(((t.native_id or 0, job) for t, job in busy), now)]
+        riders = self._wheel.riders() if self._wheel else set()
+        hands: list[tuple[threading.Thread, object]] = [
+            (thread, seat.job)
+            for thread, seat in zip(self._threads, self._seats, strict=True)
+            if seat.job is not None and seat.number not in riders
+        ]
+        driver = self._wheel.driver if self._wheel else None
+        if driver is not None:
+            hands.append((self._threads[driver], self._wheel))
+        names = {thread.native_id or 0: thread.name for thread, _ in hands}
+        return [names[number] for number in self.stall.look(((t.native_id or 0, what) for t, what in hands), now)]
 
     def jobs(self) -> list[Job | PartJob]:
         """What is being sent at this moment."""
-        return [job for job in self._jobs if job is not None]
+        return [job for seat in self._seats if (job := seat.job) is not None]
 
     def close(self, remaining_s: Callable[[], float]) -> bool:
         """Let each worker finish its file; False when the time was over before all had.
@@ -115,68 +139,99 @@ class Workers:
         return threading.Thread(target=self._run, args=(number,), name=name, daemon=True)
 
     def _run(self, number: int) -> None:
-        sender = self._bucket.transport()
+        seat = self._seats[number]
         try:
-            self._loop(number, sender)
+            self._loop(seat)
         finally:
-            sender.close()
+            for sender in filter(None, (seat.alone, seat.rider)):
+                sender.close()
 
-    def _loop(self, number: int, sender: Sender) -> None:
-        job: Job | PartJob | None = None
+    def _loop(self, seat: Seat) -> None:
         while True:
-            following = None
-            with self._gate:
-                judged = job is None or job.finish(sender.answer())
-                if judged:
-                    self._jobs[number] = None
-                    free = not self._destination.paused and number < self._throttle.limit
-                    item = self._inbox.take_nowait() if free else None
-                    following = item and self._begin(number, sender, item, probe=False)
-            if job is not None and not judged:
+            job, rides = seat.job, False
+            if job is None:
+                rides = self._wait(seat)
+                if self._closing and seat.job is None:
+                    return
+            elif job.answer is not None:
                 # The answer alone did not prove it: ask S3, or read the file again, while the others go on.
                 job.finish_slowly()
-                job = self._jobs[number] = None
-                continue
-            job = following or self._wait(number, sender)
-            if job is None:
-                if self._closing:
-                    return
-            elif job.request is not None:
-                sender.send()
-            elif not self._send_slowly(job, sender):
-                job = self._jobs[number] = None
+                seat.job = None
+            else:
+                rides = self._send_alone(seat, job)
+            job = None
+            if rides and self._wheel and not self._wheel.ride(seat.number):
+                job, seat.job = seat.job, None
+                if job is not None:
+                    job.abandon()
 
-    def _send_slowly(self, job: Job | PartJob, sender: Sender) -> bool:
-        """A large body needs no GIL for most of the time: any CPU may do it. False when there was nothing to send."""
-        with self._cores.roaming():
-            loaded = job.load(sender)
-            if loaded:
-                sender.send()
-        return loaded
-
-    def _wait(self, number: int, sender: Sender) -> Job | PartJob | None:
-        """Nothing to do, or nothing allowed: block until there is. None when that came to nothing."""
-        sender.rest()
-        self._throttle.admit(number)
+    def _wait(self, seat: Seat) -> bool:
+        """Nothing to do, or nothing allowed: block until there is, or the inbox is closed. True if it rides."""
+        if seat.alone is not None:
+            seat.alone.rest()
+        self._throttle.admit(seat.number)
         probe = self._destination.admit()
         item = self._inbox.take()
-        job = None
+        rides = False
         if item is None:
             self._closing = True
         else:
             with self._gate:
                 # Looked at under the gate, where failures are judged: none slips through behind the probe's back.
-                if (self._destination.paused or number >= self._throttle.limit) and not probe:
+                if (self._destination.paused or seat.number >= self._throttle.limit) and not probe:
                     self._inbox.put_back(item, first=True)
                 else:
-                    job = self._begin(number, sender, item, probe=probe)
-        if job is None and probe:
+                    rides = self._begin(seat, item, probe=probe)
+                    self._board(seat, rides)
+        if seat.job is None and probe:
             self._destination.release_probe()
-        return job
+        return rides
 
-    def _begin(self, number: int, sender: Sender, item: Item | PartItem, *, probe: bool) -> Job | PartJob | None:
-        """The caller holds the gate."""
-        job = self._jobs[number] = self._upload.begin(item, probe=probe)
-        if job is not None and job.request is not None:
-            sender.prepare(job.request)
-        return job
+    def _send_alone(self, seat: Seat, job: Job | PartJob) -> bool:
+        """Block until the answer is there, and judge it. True if the worker's next file rides."""
+        sender = seat.alone = seat.alone or self._bucket.transport()
+        if job.request is not None:
+            sender.send()
+        else:
+            # A large body needs no GIL for most of the time: any CPU may do it.
+            with self._cores.roaming():
+                loaded = job.load(sender)
+                if loaded:
+                    sender.send()
+            if not loaded:
+                seat.job = None
+                return False
+        with self._gate:
+            rides = self._arrived(seat.number, sender)
+            self._board(seat, rides)
+        return rides
+
+    # The callers of these hold the gate.
+
+    def _arrived(self, number: int, sender: Sender) -> bool:
+        """Judge the answer, and prepare this worker's next file in the same turn. True if that one rides."""
+        seat = self._seats[number]
+        if seat.job is None or not seat.job.finish(sender.answer()):
+            return False
+        seat.job = None
+        if self._destination.paused or number >= self._throttle.limit:
+            return False
+        item = self._inbox.take_nowait()
+        return item is not None and self._begin(seat, item, probe=False)
+
+    def _begin(self, seat: Seat, item: Item | PartItem, *, probe: bool) -> bool:
+        """Open the file; what is small is prepared. True if it is to ride."""
+        job = seat.job = self._upload.begin(item, probe=probe)
+        if job is None or job.request is None:
+            return False
+        if self._wheel is None or self._limited():
+            seat.alone = seat.alone or self._bucket.transport()
+            seat.alone.prepare(job.request)
+            return False
+        seat.rider = seat.rider or self._bucket.transport()
+        seat.rider.prepare(job.request)
+        return True
+
+    def _board(self, seat: Seat, rides: bool) -> None:
+        if rides and self._wheel and seat.rider:
+            self._wheel.board(seat.number, seat.rider)

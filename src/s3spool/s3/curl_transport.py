@@ -87,14 +87,27 @@ class CurlTransport:
             self._load_range(request.length)
 
     def send(self) -> None:
-        if not self._ready:
+        if not self.set_out():
             return
-        if self._pace is not None and self._request is not None and self._request.body:
-            wait_for_all(self._pace, len(self._request.body))
         try:
             self._curl.perform()
         except pycurl.error as exc:
-            self._error = (int(exc.args[0]), str(exc.args[-1]))
+            self.failed(int(exc.args[0]), str(exc.args[-1]))
+
+    @property
+    def curl(self) -> pycurl.Curl:
+        """For whoever sends in our stead, between `set_out` and `answer`."""
+        return self._curl
+
+    def set_out(self) -> bool:
+        """The last step before bytes move; False when nothing can be sent, which `answer` then explains."""
+        if self._ready and self._pace is not None and self._request is not None and self._request.body:
+            wait_for_all(self._pace, len(self._request.body))
+        return self._ready
+
+    def failed(self, number: int, message: str) -> None:
+        """Libcurl ended with this error."""
+        self._error = number, message
 
     def answer(self) -> Answer:
         request = self._request

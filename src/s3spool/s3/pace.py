@@ -88,6 +88,10 @@ class Pace:
             self.granted += granted
             return granted
 
+    @property
+    def limited(self) -> bool:
+        return self._tokens is not None
+
     def set_rate(self, rate_bytes_per_s: float | None) -> None:
         """From now on, also for those who wait."""
         with self._changed:

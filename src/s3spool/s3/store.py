@@ -18,7 +18,7 @@ from s3spool.s3.client import Clients, Connection, Endpoint, Found
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import from_answer, untrusted
 from s3spool.s3.keys import Prefix, key_of
-from s3spool.s3.transport import Answer, Pace, Request, Transport
+from s3spool.s3.transport import Answer, Carrier, Pace, Request, Transport
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -112,6 +112,14 @@ class Store:
             timeout_s=self._connection.timeout_s,
             pace=self._pace,
         )
+
+    def carrier(self, connections: int) -> Carrier | None:
+        """For small requests; None where libcurl is missing."""
+        if self._curl is None:
+            return None
+        from s3spool.s3.curl_carrier import CurlCarrier  # noqa: PLC0415 - pycurl may be missing
+
+        return CurlCarrier(connections)
 
     def key(self, path: str, mtime_s: float) -> str:
         """Raises UploadError (permanent) when the path makes no key."""

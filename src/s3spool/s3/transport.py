@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from s3spool.errors import UploadError
 
@@ -51,6 +52,24 @@ class Transport(Protocol):
 
     def rest(self) -> None:
         """Nothing is to be sent for the moment: give back the memory that a large body took."""
+
+    def close(self) -> None: ...
+
+
+class Carrier(Protocol):
+    """Many prepared transports sent at once by one thread, which may change from turn to turn.
+
+    `turn` adds all of `boarding` to what is under way and moves everything a step on, waiting for something to do
+    where `wait` says so; those whose `answer` may be asked for now are appended to `over`. Both queues may be
+    appended to by other threads meanwhile, who then call `wake`. `reset` and `close` break off what is under way; its
+    transports may be used again.
+    """
+
+    def turn(self, boarding: deque[Any], over: deque[Any], *, wait: bool) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def reset(self) -> None: ...
 
     def close(self) -> None: ...
 
