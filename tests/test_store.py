@@ -337,7 +337,7 @@ class NoChecksums(EmptyOk):
         return Reply(headers={"ETag": answer.headers["ETag"]}) if answer.status == 200 else answer
 
 
-@pytest.fixture(params=["curl", "boto3"])
+@pytest.fixture(params=["curl", "carried", "boto3"])
 def sent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """Send a file through a server with a fault, and judge: the ETag, or (code, scope, permanent)."""
     with FaultyS3() as server:

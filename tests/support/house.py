@@ -55,12 +55,14 @@ class House:
         threshold: int = 2**30,
         part_size: int = 2**20,
         sent_bytes: Callable[[], int] = lambda: 0,
+        carries: bool = True,
     ) -> None:
         self.root = directory / "spool"
         self.archive = directory / "archive"
         self.root.mkdir(exist_ok=True)
         self.folder = Folder(self.root)
         self.bucket = MemoryBucket()
+        self.bucket.carries = carries
         self.ledger = Ledger(directory / "ledger.sqlite3", destination="memory")
         self.inbox = Inbox(size, workers, sent_bytes=sent_bytes)
         self.settle = Settle(settle_s, size)

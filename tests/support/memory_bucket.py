@@ -13,6 +13,7 @@ from s3spool.s3.keys import key_of
 from support.memory_parts import MemoryParts, PartPut
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
 
     from s3spool.content import Content
@@ -46,6 +47,7 @@ class MemoryBucket:
         self.refusals: dict[str, list[UploadError]] = {}  # path -> for its next attempts, in order
         self.down: UploadError | None = None  # the answer to everything
         self.must_ask = False  # whether an answer alone proves nothing
+        self.carries = True  # whether small files ride; else each request takes a thread of its own
         self.deaths: set[str] = set()  # sending these once kills the worker
         self.before_put: Callable[[str], object] = lambda _: None
         self.open_senders = 0
@@ -57,8 +59,8 @@ class MemoryBucket:
             self.open_senders += 1
         return MemorySender(self)
 
-    def carrier(self, connections: int) -> None:
-        """Each request takes a thread of its own."""
+    def carrier(self, connections: int) -> MemoryCarrier | None:
+        return MemoryCarrier() if self.carries else None
 
     def request(self, content: Content) -> Put:
         return Put(content, self.digest(content))
@@ -98,9 +100,11 @@ class MemorySender:
         self.bucket = bucket
         self.prepared: Put | PartPut | None = None
         self.answered: Answer | None = None
+        self.death: Exception | None = None
 
     def prepare(self, request: Put | PartPut) -> None:
         self.prepared = request
+        self.death = None
 
     def send(self) -> None:
         assert self.prepared is not None
@@ -110,11 +114,53 @@ class MemorySender:
         """There is nothing to give back."""
 
     def answer(self) -> Answer | None:
+        if self.death is not None:
+            raise self.death
         return self.answered
 
     def close(self) -> None:
         with self.bucket.lock:
             self.bucket.open_senders -= 1
+
+
+class MemoryCarrier:
+    """As s3/curl_carrier.py; each request has a thread for its network."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._woken = False
+        self._arrived: list[MemorySender] = []
+        self.closed = False
+
+    def turn(self, boarding: deque[MemorySender], over: deque[MemorySender], *, wait: bool) -> None:
+        while boarding:
+            threading.Thread(target=self._send, args=(boarding.popleft(), self._arrived), daemon=True).start()
+        with self._changed:
+            while wait and not (over or self._arrived or self._woken):
+                self._changed.wait()
+            self._woken = False
+            over.extend(self._arrived)
+            self._arrived.clear()
+
+    def wake(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify()
+
+    def reset(self) -> None:
+        self._arrived = []
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _send(self, sender: MemorySender, arrived: list[MemorySender]) -> None:
+        try:
+            sender.send()
+        except Exception as exc:  # noqa: BLE001 - the worker dies of it, once it asks
+            sender.death = exc
+        with self._changed:
+            arrived.append(sender)
+            self._changed.notify()
 
 
 def body_of(content: Content) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from s3spool.s3.transport import Answer, Transport
+    from s3spool.s3.transport import Answer, Carrier, Transport
 
 PLAIN = ObjectOptions("", "", "", "", "", "", "allow", "auto", {}, {})
 
@@ -41,12 +42,40 @@ def use(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def store_of(kind: str, where: Connection, options: ObjectOptions = PLAIN, *, pace: Any = None) -> Store:
-    """`kind` is curl or boto3."""
-    store = Store(where, options, pace=pace)
+    """`kind` is curl, carried (curl, not by itself but by its carrier) or boto3."""
+    store = _CarriedStore(where, options, pace=pace) if kind == "carried" else Store(where, options, pace=pace)
     if kind == "boto3":
         store._curl = None
-    assert store.kind == kind
+    assert store.kind == ("boto3" if kind == "boto3" else "curl")
     return store
+
+
+class _CarriedStore(Store):
+    def transport(self) -> Transport:
+        return _Carried(super().transport(), self.carrier(10))
+
+
+class _Carried:
+    """One transport on a carrier of its own: whatever is true of a transport that sends must be true of it."""
+
+    def __init__(self, transport: Transport, carrier: Carrier | None) -> None:
+        assert carrier is not None
+        self._transport = transport
+        self._carrier = carrier
+        self.prepare = transport.prepare
+        self.answer = transport.answer
+        self.rest = transport.rest
+
+    def send(self) -> None:
+        over: deque[Transport] = deque()
+        boarding = deque([self._transport])
+        while not over:
+            self._carrier.turn(boarding, over, wait=True)
+        assert list(over) == [self._transport]
+
+    def close(self) -> None:
+        self._transport.close()
+        self._carrier.close()
 
 
 def put_request(key: str, body: bytes = b"body", headers: tuple[tuple[str, str], ...] = (), query: str = "") -> Request:

@@ -15,6 +15,7 @@ TURNS = (Lane.NEW, Lane.NEW, Lane.NEW, Lane.RETRY)  # neither lane starves the o
 PART_TURN = 8  # every eighth take asks the large files' parts first; all others ask them last
 LARGE_SHARE = 4  # so many times the size may be put aside as large before they take the others' room
 MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
+ROOM = 8  # who waits for room is woken when an eighth of the queue is free: not for each name
 SETTLING_DOWN = 4096  # sent, and waiting for the ledger and the step after it
 
 
@@ -202,8 +203,12 @@ class Inbox:
             stirred()
 
     def _full(self) -> bool:
+        return self._waiting() >= self._size
+
+    def _waiting(self) -> int:
+        """Names that take the room of others."""
         aside = len(self._lanes[Lane.LARGE])
-        return len(self._queued) - min(aside, LARGE_SHARE * self._size) >= self._size
+        return len(self._queued) - min(aside, LARGE_SHARE * self._size)
 
     def _next(self) -> Item | PartItem | None:
         self._takes += 1
@@ -228,6 +233,6 @@ class Inbox:
         item = lane.popleft()
         self._queued.discard(item.path)
         self._in_flight[item.path] = False
-        if self._waiting_offers:
+        if self._waiting_offers and self._waiting() <= self._size - max(1, self._size // ROOM):
             self._drained.notify()
         return item

@@ -216,6 +216,7 @@ class Upload:
     @staticmethod
     def _close(job: Job) -> None:
         """May be called again: the number may be another file's by then."""
-        fd, job.content = job.content.fd, job.content._replace(fd=-1)
+        fd = job.content.fd
         if fd >= 0:
+            job.content = job.content._replace(fd=-1)
             os.close(fd)

@@ -75,6 +75,7 @@ class Wheel:
         return False
 
     def close(self) -> None:
+        """When no worker is left."""
         self._carrier.close()
 
     def _drive(self, seat: int) -> None:

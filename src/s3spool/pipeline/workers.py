@@ -132,7 +132,10 @@ class Workers:
         self._closing = True
         for thread in self._threads:
             thread.join(max(0.0, remaining_s()))
-        return not self.alive()
+        over = not self.alive()
+        if over and self._wheel:
+            self._wheel.close()
+        return over
 
     def _new_thread(self, number: int) -> threading.Thread:
         name = f"upload-{number:03d}"

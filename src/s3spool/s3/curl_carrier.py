@@ -69,9 +69,10 @@ class CurlCarrier:
         self._multi = self._new_multi()
 
     def close(self) -> None:
-        self._break_off()
-        self._epoll.close()
-        os.close(self._bell)
+        if not self._epoll.closed:
+            self._break_off()
+            self._epoll.close()
+            os.close(self._bell)
 
     def _new_multi(self) -> pycurl.CurlMulti:
         multi = pycurl.CurlMulti()

@@ -218,11 +218,11 @@ class CurlTransport:
 
 def _parsed(lines: list[bytes]) -> dict[str, str]:
     headers: dict[str, str] = {}
-    for line in lines:
-        if line.startswith(b"HTTP/"):
+    for line in b"".join(lines).decode("latin-1").split("\n"):
+        if line.startswith("HTTP/"):
             headers.clear()  # an interim answer (100, a proxy's) came before the real one
             continue
-        name, colon, value = line.partition(b":")
+        name, colon, value = line.partition(":")
         if colon:
-            headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
+            headers[name.lower()] = value.strip()
     return headers
