@@ -20,7 +20,8 @@ _RENAME_NOREPLACE = 1  # renameat2(2)
 REMOVING = ".s3spool-removing."  # a file that is on its way out, for the microseconds that takes
 _NAME_BYTES = 255  # the longest name that Linux knows
 _NUMBERS = 10_000  # so many files may want one name
-_libc = ctypes.CDLL(None, use_errno=True)
+_renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+_renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
 
 class NotAFileError(Exception):
@@ -169,9 +170,14 @@ class Folder:
                 return target.with_name(candidate)
         raise FileExistsError(errno.EEXIST, "10,000 archived files of this name", str(target))
 
-    @contextlib.contextmanager
-    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
+    def _parent(self, path: str) -> contextlib.AbstractContextManager[tuple[int, str]]:
         """The directory that holds `path`, opened component by component without following symlinks."""
+        if "/" not in path:
+            return contextlib.nullcontext((self._fd, path))
+        return self._deep_parent(path)
+
+    @contextlib.contextmanager
+    def _deep_parent(self, path: str) -> Iterator[tuple[int, str]]:
         *directories, name = path.split("/")
         with _below(self._fd, directories) as fd:
             yield fd, name
@@ -301,8 +307,7 @@ def _cut(name: str, suffix: str = "") -> str:
 
 
 def _rename_noreplace(parent_fd: int, name: str, target: str, target_fd: int) -> None:
-    no_replace = ctypes.c_uint(_RENAME_NOREPLACE)
-    result = _libc.renameat2(parent_fd, os.fsencode(name), target_fd, os.fsencode(target), no_replace)
+    result = _renameat2(parent_fd, os.fsencode(name), target_fd, os.fsencode(target), _RENAME_NOREPLACE)
     if result == 0:
         return
     code = ctypes.get_errno()

@@ -43,7 +43,13 @@ _NEEDS_QUOTES = re.compile(r'[\s"=\\]')
 def plain_fields(fields: Mapping[str, object], depth: int = 0) -> dict[str, Any]:
     """`fields` as JSON-able values without secrets; strings may still hold surrogates."""
     return {
-        name: MASK if _is_secret(name) else value if type(value) in _SCALARS else plain(value, depth)
+        name: MASK
+        if _is_secret(name)
+        else value
+        if type(value) in _SCALARS
+        else masked(value)
+        if type(value) is str
+        else plain(value, depth)
         for name, value in fields.items()
     }
 
