@@ -44,7 +44,7 @@ class Wheel:
         self._riding[sender] = seat
         self._boarding.append(sender)
         if self.driver is None:
-            self.driver = seat
+            self._hand_over(seat)
         elif len(self._boarding) == 1:
             self._carrier.wake()
 
@@ -53,12 +53,11 @@ class Wheel:
         return set(self._riding.values())
 
     def ride(self, seat: int) -> bool:
-        """Until the worker has something to do by itself; False when the ride broke off, and the file with it.
+        """Until the worker has something to do by itself; False when the ride broke off.
 
-        Raises what `arrived` raised for this worker.
+        Raises what `arrived` raised for this worker, and in the driver whatever went wrong at the wheel.
         """
-        if self.driver != seat:
-            self._calls[seat].acquire()
+        self._calls[seat].acquire()
         if self.driver == seat:
             try:
                 self._drive(seat)
@@ -87,10 +86,13 @@ class Wheel:
                     self._let_off(self._over.popleft(), seat)
                 if own not in self._riding:
                     # Left to the next: this worker has a file of another kind, or should wait for one.
-                    self.driver = next(iter(self._riding.values()), None)
-                    if self.driver is not None:
-                        self._calls[self.driver].release()
+                    self._hand_over(next(iter(self._riding.values()), None))
                     return
+
+    def _hand_over(self, seat: int | None) -> None:
+        self.driver = seat
+        if seat is not None:
+            self._calls[seat].release()
 
     def _let_off(self, sender: Sender, driver: int) -> None:
         seat = self._riding[sender]
@@ -107,8 +109,8 @@ class Wheel:
     def _wreck(self) -> None:
         driver, self.driver = self.driver, None
         for seat in self._riding.values():
-            self._wrecked[seat] = None
             if seat != driver:
+                self._wrecked[seat] = None
                 self._calls[seat].release()
         self._riding.clear()
         self._boarding.clear()
