@@ -10,6 +10,7 @@ sift.py         what the ledger knows already is not sent again
 inbox.py        the bounded queue, each path once
 bell.py         how a thread proves that it still goes round
 workers.py      the pool of threads, and the gate
+wheel.py        small files ride together, one worker drives
 cores.py        which CPU the threads share
 upload.py       one file's way through a worker
 large.py        a large file's way, part by part

@@ -1,0 +1,184 @@
+"""Many requests at once in one thread. That each of them goes as it would alone, tests/test_transport.py sees to."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from s3spool.s3.curl_carrier import CurlCarrier
+from s3spool.s3.curl_transport import CurlTransport
+from support.faults import HoldUntil, Status
+from support.faulty import FaultyS3
+from support.objects import content_of
+from support.stores import connection, put_request, store_of, use
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_s3.client import S3Client
+
+    from s3spool.s3.store import Store
+    from s3spool.service.seaweed import Seaweed
+
+MANY = 100
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture
+def store(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Store:
+    use(faulty.environment(), monkeypatch)
+    return store_of("curl", connection(faulty.bucket, faulty.endpoint_url))
+
+
+@pytest.fixture
+def carrier() -> Iterator[CurlCarrier]:
+    made = CurlCarrier(MANY)
+    yield made
+    made.close()
+
+
+def prepared(store: Store, key: str, body: bytes = b"body") -> CurlTransport:
+    transport = store.transport()
+    assert isinstance(transport, CurlTransport)
+    transport.prepare(put_request(key, body))
+    return transport
+
+
+def carry(carrier: CurlCarrier, *transports: CurlTransport) -> list[CurlTransport]:
+    """Until all have arrived; in the order in which they did."""
+    boarding, over = deque(transports), deque[CurlTransport]()
+    arrived: list[CurlTransport] = []
+    while len(arrived) < len(transports):
+        carrier.turn(boarding, over, wait=True)
+        arrived += over
+        over.clear()
+    return arrived
+
+
+@pytest.mark.integration
+def test_a_hundred_at_once_reach_a_real_store(
+    seaweed: Seaweed, bucket: str, s3: S3Client, monkeypatch: pytest.MonkeyPatch, carrier: CurlCarrier
+) -> None:
+    """Each body under its own key, several times over on the same connections."""
+    use(seaweed.environment(), monkeypatch)
+    store = store_of("curl", connection(bucket, seaweed.endpoint_url))
+    bodies = {f"file-{n}": content_of(1 + n * 1000)[: 1 + n * 1000] for n in range(MANY)}
+    transports = [prepared(store, key, body) for key, body in bodies.items()]
+
+    for _ in range(3):
+        for transport, (key, body) in zip(transports, bodies.items(), strict=True):
+            transport.prepare(put_request(key, body))
+        carry(carrier, *transports)
+        assert {transport.answer().status for transport in transports} == {200}
+
+    assert {key: s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in bodies} == bodies
+    for transport in transports:
+        transport.close()
+
+
+def test_one_that_waits_holds_up_no_other(faulty: FaultyS3, store: Store, carrier: CurlCarrier) -> None:
+    """The quick ones arrive first, whatever the order in which they boarded."""
+    held = threading.Event()
+    faulty.script(HoldUntil(held), match="slow")
+    faulty.script(Status(code=403, error_code="AccessDenied"), match="refused")
+    slow, quick, refused = prepared(store, "slow"), prepared(store, "quick"), prepared(store, "refused")
+    boarding, over = deque([slow, quick, refused]), deque[CurlTransport]()
+
+    arrived: list[CurlTransport] = []
+    while len(arrived) < 3:
+        carrier.turn(boarding, over, wait=True)
+        arrived += over
+        over.clear()
+        if len(arrived) == 2:
+            held.set()
+
+    assert arrived[-1] is slow
+    assert [transport.answer().status for transport in (slow, quick, refused)] == [200, 200, 403]
+    for transport in (slow, quick, refused):
+        transport.close()
+
+
+def test_whoever_waits_is_woken(carrier: CurlCarrier) -> None:
+    """A call from another thread ends the wait, also one that came before it."""
+    carrier.wake()
+    carrier.wake()
+    carrier.turn(deque(), deque(), wait=True)
+
+    waiting = threading.Thread(target=carrier.turn, args=(deque(), deque()), kwargs={"wait": True})
+    waiting.start()
+    carrier.wake()
+    waiting.join(4)  # by itself it would look up after five seconds
+
+    assert not waiting.is_alive()
+
+
+def test_descriptors_above_what_select_can_look_at(store: Store, carrier: CurlCarrier) -> None:
+    """Thousands of files may be open: select(2) knows 1,024 descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        transport = prepared(store, "high")
+        carry(carrier, transport)
+        assert transport.answer().status == 200
+        transport.close()
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_was_broken_off_can_be_sent_again(faulty: FaultyS3, store: Store, carrier: CurlCarrier) -> None:
+    """A reset lets go of all that is under way."""
+    held = threading.Event()
+    faulty.script(HoldUntil(held), match="a")
+    transport = prepared(store, "a")
+    boarding = deque([transport])
+    while boarding or not faulty.requests:
+        carrier.turn(boarding, deque(), wait=False)
+
+    carrier.reset()
+    held.set()
+    transport.prepare(put_request("b"))
+    carry(carrier, transport)
+
+    assert transport.answer().status == 200
+    assert [request.key for request in faulty.requests] == ["a", "b"]
+    transport.close()
+
+
+def test_connections_are_kept_and_descriptors_given_back(faulty: FaultyS3, store: Store) -> None:
+    """Ten at once need ten connections, however many requests they send; a closed carrier holds none."""
+    before = set(os.listdir("/proc/self/fd"))
+    carrier = CurlCarrier(10)
+    transports = [prepared(store, str(number)) for number in range(10)]
+    for _ in range(20):
+        for number, transport in enumerate(transports):
+            transport.prepare(put_request(str(number)))
+        carry(carrier, *transports)
+    sockets = [name for name in set(os.listdir("/proc/self/fd")) - before if is_socket(name)]
+    for transport in transports:
+        transport.close()
+    carrier.close()
+
+    # The server of the test has the other end of each in this process, too.
+    assert len(sockets) <= 20
+    assert len(faulty.requests) == 200
+
+
+def is_socket(descriptor: str) -> bool:
+    try:
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith("socket:")
+    except OSError:
+        return False
