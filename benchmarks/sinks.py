@@ -90,10 +90,10 @@ class Sink:
 
 
 @contextmanager
-def nginx(directory: Path, *, answer_s: float, tls: bool = False) -> Iterator[Sink]:
+def nginx(directory: Path, *, answer_s: float, tls: bool = False, port: int = 0) -> Iterator[Sink]:
     """Answer each PUT after `answer_s`, once its body is read; anything else at once."""
     directory.mkdir()
-    port, counters_port = free_port(), free_port()
+    port, counters_port = port or free_port(), free_port()
     ca_bundle = _certificate(directory) if tls else None
     config = directory / "nginx.conf"
     config.write_text(
