@@ -43,7 +43,7 @@ def store(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def carrier() -> Iterator[CurlCarrier]:
-    made = CurlCarrier(MANY)
+    made = CurlCarrier()
     yield made
     made.close()
 
@@ -161,7 +161,7 @@ def test_what_was_broken_off_can_be_sent_again(faulty: FaultyS3, store: Store, c
 def test_connections_are_kept_and_descriptors_given_back(faulty: FaultyS3, store: Store) -> None:
     """Ten at once need ten connections, however many requests they send; a closed carrier holds none."""
     before = set(os.listdir("/proc/self/fd"))
-    carrier = CurlCarrier(10)
+    carrier = CurlCarrier()
     transports = [prepared(store, str(number)) for number in range(10)]
     for _ in range(20):
         for number, transport in enumerate(transports):

@@ -261,7 +261,9 @@ class Kill(NamedTuple):
 
 WAY = [
     Kill("before:send", stored=False, durable=False),
-    Kill("after:send", stored=True, durable=False),
+    Kill("after:send", stored=False, durable=False),
+    Kill("before:answer", stored=True, durable=False),
+    Kill("after:answer", stored=True, durable=False),
     Kill("before:record", stored=True, durable=False),
     Kill("after:record", stored=True, durable=None),
     Kill("before:commit", stored=True, durable=False),

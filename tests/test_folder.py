@@ -333,12 +333,11 @@ def test_move_where_the_kernel_cannot_refuse_to_replace(
     (archive / "a").write_text("old")
     (root / "a").write_text("new")
 
-    class OldKernel:
-        def renameat2(self, *_: object) -> int:
-            ctypes.set_errno(code)
-            return -1
+    def of_old(*_: object) -> int:
+        ctypes.set_errno(code)
+        return -1
 
-    monkeypatch.setattr(folder_module, "_libc", OldKernel())
+    monkeypatch.setattr(folder_module, "_renameat2", of_old)
 
     target = folder.move_if_same("a", identity(root / "a"), archive)
 

@@ -100,7 +100,7 @@ class Bucket(Protocol):
 
     def transport(self) -> Sender: ...
 
-    def carrier(self, connections: int) -> Carrier | None:
+    def carrier(self) -> Carrier | None:
         """None where each request takes a thread of its own."""
 
     def request(self, content: Content) -> Any:

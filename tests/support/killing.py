@@ -43,7 +43,8 @@ def _is_aside(_: int, __: str, target: str, ___: int) -> bool:
 
 STEPS = {
     # One file's way, in its order.
-    "send": Step("s3spool.s3.curl_transport:CurlTransport.send"),
+    "send": Step("s3spool.s3.curl_transport:CurlTransport.set_out"),
+    "answer": Step("s3spool.s3.curl_transport:CurlTransport.answer"),  # S3 has it, and only S3 knows
     "record": Step("s3spool.ledger.store:Ledger.record_receipt"),
     "commit": Step("s3spool.ledger.store:Ledger._commit", _has_receipt),
     "insert": Step("s3spool.ledger.store:Ledger._insert", _is_receipts),  # inside the commit's transaction

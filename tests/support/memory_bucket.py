@@ -59,7 +59,7 @@ class MemoryBucket:
             self.open_senders += 1
         return MemorySender(self)
 
-    def carrier(self, connections: int) -> MemoryCarrier | None:
+    def carrier(self) -> MemoryCarrier | None:
         return MemoryCarrier() if self.carries else None
 
     def request(self, content: Content) -> Put:

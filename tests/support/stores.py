@@ -52,7 +52,7 @@ def store_of(kind: str, where: Connection, options: ObjectOptions = PLAIN, *, pa
 
 class _CarriedStore(Store):
     def transport(self) -> Transport:
-        return _Carried(super().transport(), self.carrier(10))
+        return _Carried(super().transport(), self.carrier())
 
 
 class _Carried:

@@ -68,7 +68,7 @@ class Workers:
         self._closing = False
         self._threads: list[threading.Thread] = []
         self._seats = [Seat(number) for number in range(count)]
-        carrier = bucket.carrier(count)
+        carrier = bucket.carrier()
         self._wheel = Wheel(carrier, self._gate, count, self._arrived) if carrier else None
         self._limited = limited
         self.stall = Stall(stall_s)

@@ -26,9 +26,7 @@ class CurlCarrier:
     Not pycurl's own `select`: that is select(2), which cannot look at descriptors above 1023.
     """
 
-    def __init__(self, connections: int) -> None:
-        """`connections`: how many are kept."""
-        self._connections = connections
+    def __init__(self) -> None:
         self._carried: dict[pycurl.Curl, CurlTransport] = {}
         self._due: float | None = None  # monotonic seconds: when libcurl wants to look at its clocks
         self._epoll = select.epoll()
@@ -76,7 +74,6 @@ class CurlCarrier:
 
     def _new_multi(self) -> pycurl.CurlMulti:
         multi = pycurl.CurlMulti()
-        multi.setopt(pycurl.M_MAXCONNECTS, self._connections)
         multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
         return multi

@@ -55,6 +55,9 @@ class CurlTransport:
         self._buffer_bytes = 0  # set; 0: has not sent a large body
         self._ready = False
         self._signed_with: object = None
+        # Its connection is its own, also on a carrier: one whose pool has gone stale would be tried time and again.
+        self._connections = pycurl.CurlShare()
+        self._connections.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_CONNECT)
         self._curl = self._new_handle()
 
     def prepare(self, request: Request) -> None:
@@ -135,9 +138,11 @@ class CurlTransport:
 
     def close(self) -> None:
         self._curl.close()
+        self._connections.close()
 
     def _new_handle(self) -> pycurl.Curl:
         curl = pycurl.Curl()
+        curl.setopt(pycurl.SHARE, self._connections)
         curl.setopt(pycurl.NOSIGNAL, 1)
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         curl.setopt(pycurl.UPLOAD_BUFFERSIZE, SMALL_BUFFER_BYTES)

@@ -113,13 +113,13 @@ class Store:
             pace=self._pace,
         )
 
-    def carrier(self, connections: int) -> Carrier | None:
+    def carrier(self) -> Carrier | None:
         """For small requests; None where libcurl is missing."""
         if self._curl is None:
             return None
         from s3spool.s3.curl_carrier import CurlCarrier  # noqa: PLC0415 - pycurl may be missing
 
-        return CurlCarrier(connections)
+        return CurlCarrier()
 
     def key(self, path: str, mtime_s: float) -> str:
         """Raises UploadError (permanent) when the path makes no key."""
