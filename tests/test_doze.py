@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -191,3 +192,18 @@ def test_a_mount_somewhere_else_does_not_wake_it(doze: Doze) -> None:
 
     tripwire._there = [None, None]
     assert tripwire.disturbed([], tripwire.exceptional)
+
+
+def test_what_is_nothing_to_us_puts_nothing_off(doze: Doze, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that mounts all the time must not make us late for systemd's watchdog."""
+    monkeypatch.setattr(Tripwire, "disturbed", lambda *_: False)
+    always, other = os.pipe()
+    os.write(other, b"!")
+    monkeypatch.setattr(Tripwire, "readable", [always])
+    backlog: Any = SimpleNamespace(oldest_ns=0)
+    lookout: Any = WATCHED
+
+    doze.sleep(lookout, backlog, Pulse({}), 0.05)
+
+    os.close(always)
+    os.close(other)

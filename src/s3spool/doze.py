@@ -49,16 +49,17 @@ class Doze:
     def sleep(self, lookout: Lookout, backlog: Backlog, pulse: Pulse, longest_s: float) -> None:
         """Until the next look is due, or something happens that asks for one."""
         wires, mounts = self._tripwire.readable, self._tripwire.exceptional
+        due = time.monotonic() + min(longest_s, self._duration_s(lookout, backlog, pulse))
         while True:
-            duration_s = min(longest_s, self._duration_s(lookout, backlog, pulse))
-            ready, _, odd = select.select([self._wake_r, *wires], [], mounts, duration_s)
+            # What is nothing to us must not put off what is due: systemd waits for it.
+            ready, _, odd = select.select([self._wake_r, *wires], [], mounts, max(0.0, due - time.monotonic()))
             disturbed = self._tripwire.disturbed(ready, odd)
             if disturbed:
                 self._rooms.ledger.look()
             if self._wakened(ready) or disturbed:
                 self._awake_until = time.monotonic() + TICK_S
                 return
-            if not (ready or odd):
+            if time.monotonic() >= due:
                 return
 
     def close(self) -> None:
