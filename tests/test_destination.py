@@ -326,9 +326,134 @@ def test_countable_only_where_it_has_worked_since(destination: Destination) -> N
 
     assert not destination.countable(before)
     destination.succeeded(probe=True)
+    assert not destination.countable(before), "it has dealt with a file, but taken none"
+    destination.succeeded(probe=True, began=time.time())
 
     assert destination.countable(before)
     assert not destination.countable(time.time() + 60)
+
+
+def too_large(**fields: object) -> UploadError:
+    error = UploadError("upload", "a", "EntityTooLarge", "too large", permanent=True, hint="smaller files")
+    for name, value in fields.items():
+        setattr(error, name, value)
+    return error
+
+
+def doubted(destination: Destination) -> Destination:
+    """Paused because it refuses whatever it is sent."""
+    for n in range(STREAK):
+        destination.failed(Item(str(n)), too_large(), probe=False)
+    assert destination.paused
+    return destination
+
+
+def test_many_files_refused_for_good_are_no_accident(destination: Destination, lines: Lines) -> None:
+    """So many different ones without one that is taken: it is the destination that is paused, and the line says why."""
+    scopes = [destination.failed(Item(str(n)), too_large(), probe=False) for n in range(STREAK)]
+    scopes.append(destination.failed(Item("in flight"), too_large(), probe=False))
+
+    assert scopes == [Scope.FILE] * (STREAK - 1) + [Scope.DESTINATION] * 2
+    (line,) = lines.named("destination.paused")
+    assert (line["error_code"], line["error"], line["path"]) == ("EntityTooLarge", "too large", str(STREAK - 1))
+    assert line["hint"].startswith("smaller files; the last 8 files were all refused")
+    assert line["next_attempt_s"] <= ALONE_S  # it answers, and one file may be enough to show that it is well
+
+
+def test_one_file_refused_again_and_again_never_pauses(destination: Destination) -> None:
+    """Nor do a few of them, however often they are tried."""
+    scopes = {destination.failed(Item(str(n % 7)), too_large(), probe=False) for n in range(10 * STREAK)}
+
+    assert scopes == {Scope.FILE}
+    assert not destination.paused
+    assert not destination.alone("0")
+
+
+def test_a_file_that_is_taken_ends_the_streak_of_refusals(destination: Destination) -> None:
+    """What S3 has merely refused in another way does not: it shows that there is an S3, not that it takes anything."""
+    for n in range(STREAK - 1):
+        destination.failed(Item(str(n)), too_large(), probe=False)
+    destination.failed(Item("other"), refused(), probe=False)
+    assert not destination.alone("z")
+
+    destination.succeeded(probe=False, began=time.time())
+
+    assert destination.alone("z")
+    assert destination.failed(Item("z"), too_large(), probe=False) is Scope.FILE
+    assert not destination.paused
+
+
+def test_only_a_file_that_is_taken_ends_such_a_pause(destination: Destination, lines: Lines) -> None:
+    """Another refusal, of whatever kind, does not; nor a large file's beginning, which brings no content."""
+    doubted(destination)
+    for error in (too_large(), refused(), denied(), refused("read")):
+        destination.probe_now()
+        assert destination.admit()
+        destination.failed(Item("z"), error, probe=True)
+        assert destination.paused
+    destination.probe_now()
+    assert destination.admit()
+    destination.succeeded(probe=True)
+    assert destination.paused
+    destination.probe_now()
+    assert destination.admit()
+
+    destination.succeeded(probe=True, began=time.time())
+
+    assert not destination.paused
+    assert destination.alone("z")
+    assert len(lines.named("destination.paused")) == len(lines.named("destination.resumed")) == 1
+
+
+def test_a_refused_probe_ends_another_pause(destination: Destination) -> None:
+    """It was paused because nothing was answered; a refusal is an answer, and one refused file is that file's."""
+    paused(destination)
+    destination.probe_now()
+    destination.admit()
+
+    assert destination.failed(Item("a"), too_large(), probe=True) is Scope.FILE
+    assert not destination.paused
+
+
+def test_proven_is_who_is_refused_again_while_others_pass(destination: Destination) -> None:
+    """What had been sent before the first refusal proves nothing, however late its answer comes."""
+    at = 1000.0
+    item = Item("a", blamed_for="EntityTooLarge", last_error_at=at)
+
+    destination.succeeded(probe=False, began=at - 1)
+    assert not destination.proven(item, too_large())
+    destination.succeeded(probe=False, began=at + 1)
+
+    assert destination.proven(item, too_large())
+    assert not destination.proven(item, too_large(code="InvalidURI"))
+    assert not destination.proven(Item("a"), too_large())
+    for n in range(STREAK):
+        proven = item._replace(path=str(n))
+        assert destination.failed(proven, too_large(), probe=False) is Scope.FILE
+    assert not destination.paused
+
+
+def test_a_proven_file_passes_its_probe_on(
+    destination: Destination, admit: Callable[[Destination], list[bool]]
+) -> None:
+    """Whether an outage is over another file finds out; nobody waits for it."""
+    destination.succeeded(probe=False, began=2000.0)
+    paused(destination)
+    destination.probe_now()
+    assert destination.admit()
+    other = admit(destination)
+
+    item = Item("a", blamed_for="EntityTooLarge", last_error_at=1000.0)
+    assert destination.failed(item, too_large(), probe=True) is Scope.FILE
+
+    eventually(lambda: other == [True])
+
+
+def test_what_was_looked_into_needs_no_other_file(destination: Destination) -> None:
+    """Another object is at its key, and was looked at: so many of these are no streak."""
+    for n in range(2 * STREAK):
+        assert destination.failed(Item(str(n)), too_large(proven=True), probe=False) is Scope.FILE
+    assert not destination.paused
 
 
 def test_close_unblocks_all(destination: Destination, admit: Callable[[Destination], list[bool]]) -> None:

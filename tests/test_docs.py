@@ -156,7 +156,9 @@ def what_follows(rule: Rule) -> str:
         if rule.sudden:
             return "the destination is paused at once"
         return "the file waits, a streak of 8 pauses the destination"
-    return "the file is parked" if rule.permanent else "the file waits and is tried again"
+    if rule.permanent:
+        return "the file is parked; a streak of 8 pauses the destination"
+    return "the file waits and is tried again"
 
 
 def test_licence_is_the_one_pyproject_names() -> None:

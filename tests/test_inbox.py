@@ -286,6 +286,21 @@ def test_neither_lane_starves(lane: Lane) -> None:
     assert Item("mine", lane) in first_four
 
 
+def test_what_was_not_tried_yet_goes_first_where_that_is_wished() -> None:
+    """While only probes are sent, however many that have failed wait before it; and in turns again afterwards."""
+    inbox = Inbox(100, 10)
+    failed = [Item(f"failed {number}", Lane.RETRY) for number in range(3)]
+    inbox.offer([*failed, *(Item(str(number)) for number in range(7))])
+
+    inbox.favour_new(True)
+    probes = [inbox.take_nowait() for _ in range(5)]
+    inbox.favour_new(False)
+    after = [inbox.take_nowait() for _ in range(4)]
+
+    assert probes == [Item(str(number)) for number in range(5)]
+    assert failed[0] in after
+
+
 def test_state_of_a_path() -> None:
     """A person who asks hears where the file is."""
     inbox = Inbox(10, 2)

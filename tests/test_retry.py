@@ -20,7 +20,7 @@ from s3spool.ledger.store import Ledger
 from s3spool.pipeline import retry as retry_module
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item, Lane
-from s3spool.pipeline.retry import Delay, Park, Policy, RetryThread, backoff_s, decide
+from s3spool.pipeline.retry import SOON_S, Delay, Park, Policy, RetryThread, backoff_s, decide
 from support.lines import Lines, recorded
 from support.rows import a_retry
 from support.waiting import eventually
@@ -111,8 +111,9 @@ def test_jitter_spreads_what_failed_together() -> None:
         ({"retry_after_s": 86400.0}, 1, 0, True, Delay(300.0)),
         ({"retry_after_s": 20.0}, 3, 3, True, Park),
         ({"permanent": True, "cause": "too long"}, 1, 0, True, Park("too long")),
-        ({"permanent": True, "cause": "too long"}, 1, 0, False, Park("too long")),
-        ({"permanent": True, "retry_after_s": 5.0}, 1, 9, False, Park("slow down")),
+        ({"permanent": True, "cause": "too long"}, 2, 0, False, Delay(2.0)),
+        ({"permanent": True, "retry_after_s": 5.0}, 1, 9, False, Delay(5.0)),
+        ({"permanent": True, "retry_after_s": 5.0}, 1, 9, True, Park("slow down")),
         ({"scope": Scope.DESTINATION}, 2, 0, False, Delay(2.0)),
     ],
 )
@@ -123,6 +124,16 @@ def test_decisions(fields: dict[str, Any], attempts: int, max_attempts: int, cou
     decision = decide(error(**fields), attempts, policy=policy, countable=countable, rng=Share(1.0))
 
     assert decision == expected or type(decision) is expected
+
+
+def test_a_refusal_is_asked_for_once_more_soon() -> None:
+    """Patience would not help: by then others have passed, and it is known whose fault it is. Only the first time."""
+    policy = Policy(initial_s=60.0, max_s=300.0, max_attempts=0)
+    refusal = error(permanent=True)
+
+    delays = [decide(refusal, n, policy=policy, countable=False, rng=Share(1.0)) for n in (1, 2)]
+
+    assert delays == [Delay(SOON_S), Delay(120.0)]
 
 
 @pytest.fixture
@@ -148,7 +159,8 @@ def waiting(ledger: Ledger, *paths: str, next_attempt: float = 100.0, **fields: 
 def a_retried(path: str, **fields: Any) -> Item:
     """What `a_retry` becomes in the inbox."""
     row = a_retry(path, **fields)
-    return Item(path, Lane.RETRY, row.attempts, row.first_error_at, blamed_for=row.error_code)
+    blame = {"blamed_for": row.error_code, "last_error_at": row.last_error_at}
+    return Item(path, Lane.RETRY, row.attempts, row.first_error_at, **blame)  # type: ignore[arg-type] # both fit
 
 
 def test_a_tick_hands_over_what_is_due(ledger: Ledger) -> None:

@@ -47,8 +47,8 @@ COUNTER = itertools.count()
 class Case(NamedTuple):
     """What a fault leads to where all files meet it, with its code and a part of its hint.
 
-    paused: at once; streak: after some failures; slowed: fewer workers; waits, parked: each file alone;
-    passes: it is none, the object is proven in another way.
+    paused: at once; streak: after some failures; slowed: fewer workers; waits: each file alone; refused: paused after
+    some refusals, while one file alone is parked; passes: it is none, the object is proven in another way.
     """
 
     name: str
@@ -97,11 +97,15 @@ CASES = [
     Case("403, denied", Status(code=403, error_code="AccessDenied"), "paused", "AccessDenied", "s3:PutObject"),
     Case("404", Status(code=404), "paused", "HTTP404", "destination.bucket"),
     Case("404, no bucket", Status(code=404, error_code="NoSuchBucket"), "paused", "NoSuchBucket", "create the bucket"),
+    Case("405", Status(code=405), "paused", "HTTP405", "no S3 server"),
     Case("409", Status(code=409, error_code="OperationAborted"), "waits", "OperationAborted", AGAIN),
     Case("411", Status(code=411, error_code="MissingContentLength"), "waits", "MissingContentLength", AGAIN),
     Case("412", Status(code=412, error_code="PreconditionFailed"), "waits", "PreconditionFailed", AGAIN),
-    Case("413", Status(code=413), "parked", "HTTP413", "no object of this size"),
+    Case("413", Status(code=413), "refused", "HTTP413", "no object of this size"),
+    Case("414", Status(code=414), "refused", "HTTP414", "does not take this file"),
+    Case("400, too large", Status(code=400, error_code="EntityTooLarge"), "refused", "EntityTooLarge", "this size"),
     Case("429", Status(code=429), "slowed", "HTTP429", "upload.workers"),
+    Case("431", Status(code=431), "paused", "HTTP431", "destination.metadata"),
     Case("500", Status(code=500, error_code="InternalError"), "streak", "InternalError", SERVER),
     Case("501", Status(code=501), "paused", "HTTP501", "options"),
     Case("502", Status(code=502, body=b"<html>Bad Gateway<br></html>"), "streak", "HTTP502", SERVER),
@@ -202,10 +206,10 @@ def test_where_one_file_meets_it(case: Case, daemon: Daemon, server: FaultyS3) -
     if case.leads_to == "slowed":
         (line,) = eventually(lambda: daemon.events("destination.slowed", this_run=True), timeout_s=WAIT_S)
     else:
-        event = "file.parked" if case.leads_to == "parked" else "file.failed"
+        event = "file.parked" if case.leads_to == "refused" else "file.failed"
         line = daemon.wait_event(event, WAIT_S, path=path)
         assert line["scope"] == "file"
-        if case.leads_to != "parked" and case.name not in SLOW:
+        if case.leads_to != "refused" and case.name not in SLOW:
             daemon.wait_event(event, WAIT_S, path=path, attempt=line["attempt"] + 1)
     assert_told(line, case)
     assert folder_files(daemon.folder) == bad
@@ -214,11 +218,11 @@ def test_where_one_file_meets_it(case: Case, daemon: Daemon, server: FaultyS3) -
     server.behave()
     if case.name in SLOW:
         server.cut()  # lets go of what it holds; others are answered
-    if case.leads_to == "parked":
+    if case.leads_to == "refused":
         assert daemon.cli("retry", path).returncode == 0
 
     wait_sent(daemon, server, bad)
-    assert len(daemon.events("file.parked", this_run=True)) == (case.leads_to == "parked")
+    assert len(daemon.events("file.parked", this_run=True)) == (case.leads_to == "refused")
 
 
 @pytest.mark.parametrize("case", [it for it in CASES if SLOW.get(it.name) != "one"], ids=lambda case: case.name)
@@ -227,7 +231,8 @@ def test_where_all_files_meet_it(case: Case, daemon: Daemon, server: FaultyS3) -
     server.script(case.fault, times=None, match="^PUT" if case.leads_to == "passes" else "")
 
     files = drop(daemon, f"all {next(COUNTER)}", NEIGHBOURS)
-    if case.leads_to in {"paused", "streak"}:
+    pauses = case.leads_to in {"paused", "streak", "refused"}
+    if pauses:
         assert_told(daemon.wait_event("destination.paused", WAIT_S), case)
         probes = len(server.requests)
         eventually(lambda: len(server.requests) > probes, timeout_s=WAIT_S)
@@ -237,9 +242,8 @@ def test_where_all_files_meet_it(case: Case, daemon: Daemon, server: FaultyS3) -
     elif case.leads_to == "slowed":
         assert_told(daemon.wait_event("destination.slowed", WAIT_S), case)
     elif case.leads_to != "passes":
-        event = "file.parked" if case.leads_to == "parked" else "file.failed"
         for path in files:
-            assert_told(daemon.wait_event(event, WAIT_S, path=path), case)
+            assert_told(daemon.wait_event("file.failed", WAIT_S, path=path), case)
     if case.leads_to != "passes":
         assert folder_files(daemon.folder) == files
         assert not daemon.events("file.uploaded", this_run=True)
@@ -247,16 +251,14 @@ def test_where_all_files_meet_it(case: Case, daemon: Daemon, server: FaultyS3) -
     server.behave()
     if case.name in SLOW:
         server.cut()  # lets go of what it holds; others are answered
-    if case.leads_to == "parked":
-        assert daemon.cli("retry", "--all").returncode == 0
 
     wait_sent(daemon, server, files)
     for event in ("destination.paused", "destination.resumed"):
         found = daemon.events(event, this_run=True)
-        assert len(found) <= 1 if case.leads_to == "slowed" else len(found) == (case.leads_to in {"paused", "streak"})
-    assert len(daemon.events("file.parked", this_run=True)) == (len(files) if case.leads_to == "parked" else 0)
+        assert len(found) <= 1 if case.leads_to == "slowed" else len(found) == pauses
+    assert len(daemon.events("file.parked", this_run=True)) <= (case.leads_to == "refused")  # the first, for a moment
     failed = daemon.events("file.failed", this_run=True)
-    assert bool(failed) == (case.leads_to in {"waits", "streak"}), failed
+    assert bool(failed) == (case.leads_to in {"waits", "streak", "refused"}), failed
     assert case.leads_to == "waits" or len(failed) < 2 * WORKERS
 
 

@@ -54,7 +54,7 @@ class UploadError(S3SpoolError):
     `sudden` means that one occurrence says enough to pause the destination, without waiting for a streak;
     `slow_down` that the server asks for fewer requests; not `answered` that no server was heard at all; `status` is
     that of HTTP, 0 where there is none; `mended` that its cause is out of the way already: once more will do, and only
-    the second time is it what it says.
+    the second time is it what it says; `proven` that more than this one answer shows it to be the file's own.
     """
 
     operation: str
@@ -70,6 +70,7 @@ class UploadError(S3SpoolError):
     answered: bool = True
     status: int = 0
     mended: bool = False
+    proven: bool = False
 
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""

@@ -29,6 +29,7 @@ from s3spool.ledger.statements import (
     NOTHING,
     RELEASE,
     RELEASE_ALL,
+    RELEASE_DOUBTED,
     as_json,
     storable,
 )
@@ -139,6 +140,10 @@ class Ledger:
             self._put("", RELEASE_ALL, (), committed)
         else:
             self._put("", RELEASE, (as_json(*paths),), committed)
+
+    def release_doubted(self, committed: Committed | None = None) -> None:
+        """Make those due at once that were parked on one answer alone, if nothing was uploaded since."""
+        self._put("", RELEASE_DOUBTED, (), committed)
 
     def forget(self, path: str, committed: Committed | None = None) -> None:
         """Drop the receipt and the retry of this path."""

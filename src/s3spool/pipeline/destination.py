@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 import time
@@ -14,15 +15,20 @@ from s3spool.pipeline.item import Item
 from s3spool.pipeline.retry import backoff_s
 from s3spool.pipeline.throttle import Throttle
 
-STREAK = 8  # so many transient failures without a success between them are no accident
+STREAK = 8  # so many transient failures without a success between them, or refused files, are no accident
 LOCAL = {"read", "map", "send"}  # operations that fail before S3 has been heard
-ALONE_S = 10.0  # the longest wait for a probe while a single file is all the evidence there is
+ALONE_S = 10.0  # the longest wait for a probe while the files themselves may be to blame
 log = structlog.get_logger()
 
 
 def heard(error: UploadError) -> bool:
     """Whether S3 has dealt with the file and refused it: then the destination works."""
     return error.scope is Scope.FILE and error.operation not in LOCAL
+
+
+def for_good(error: UploadError) -> bool:
+    """Whether S3 says that it will never take this file; a server or proxy that is broken may say so of every file."""
+    return error.permanent and heard(error) and not error.proven
 
 
 def about_content(error: UploadError) -> bool:
@@ -54,6 +60,9 @@ class Destination:
         self._suspect = ""  # the first file that failed since the last success
         self._others = False  # another one has failed, too
         self._succeeded_at = 0.0  # Unix seconds, like the times in the ledger
+        self._accepted_at = 0.0  # Unix seconds: the latest start of a request by which S3 took a content
+        self._refused: set[str] = set()  # files refused for good since then
+        self._doubted = False  # paused because of them: only a content that S3 takes proves that it works again
         self._listeners: list[Callable[[], None]] = []
         self.throttle = Throttle(name, max_s=max_s, rng=self._rng)
         self.paused_at: float | None = None  # Unix seconds
@@ -96,12 +105,22 @@ class Destination:
             self._probing = False
             self._turned.notify()
 
-    def succeeded(self, *, probe: bool) -> None:
+    def succeeded(self, *, probe: bool, began: float = 0.0) -> None:
         """S3 has dealt with a file (taken it, or refused that one alone): the destination works.
 
+        `began`: when the request began (Unix seconds) by which S3 took a content; 0 where it took none.
         While paused only the probe tells: the others were under way before, and say nothing of now.
         """
         if not (self._open or probe):
+            return
+        if began:
+            # Not when it ended: what was sent before another file was refused says nothing of that refusal.
+            self._accepted_at = max(self._accepted_at, began)
+            if self._refused:
+                with self._lock:
+                    self._refused.clear()
+        elif self._doubted and not self._open:
+            self.release_probe()
             return
         self._succeeded_at = time.time()
         self._streak = 0
@@ -111,6 +130,7 @@ class Destination:
             return
         with self._lock:
             self._open = True
+            self._doubted = False
             self._probing = False
             self._probes = 0
             paused_at, self.paused_at, self.reason = self.paused_at, None, None
@@ -120,13 +140,19 @@ class Destination:
 
     def failed(self, item: Item, error: UploadError, *, probe: bool) -> Scope:
         """Whom this error concerns. DESTINATION: put the file back uncounted; FILE: it backs off or is parked."""
+        if for_good(error):
+            return self._refusal(item, error, probe=probe)
         if heard(error):
             self.succeeded(probe=probe)
-            return Scope.FILE
-        if error.scope is Scope.FILE or (not error.slow_down and self._is_its_own(item, error)):
+        elif error.scope is Scope.FILE or (not error.slow_down and self._is_its_own(item, error)):
             if probe:
                 self.release_probe()
-            return Scope.FILE
+        else:
+            return self._trouble(item, error, probe=probe)
+        return Scope.FILE
+
+    def _trouble(self, item: Item, error: UploadError, *, probe: bool) -> Scope:
+        """Nothing can be sent, or it looks like that."""
         if error.slow_down and self._open and not self.throttle.refused(error):
             return Scope.DESTINATION
         with self._lock:
@@ -141,6 +167,40 @@ class Destination:
                 return Scope.DESTINATION  # one of those in flight when it was paused: nothing new
             first = self._open
             delay_s = self._close_valve(item, error)
+        self._say(item, error, delay_s, first=first)
+        return Scope.DESTINATION
+
+    def _refusal(self, item: Item, error: UploadError, *, probe: bool) -> Scope:
+        """S3 will never take this file, it says. So many files in a row, and it is not believed."""
+        if self.proven(item, error):
+            if probe:
+                self.release_probe()
+            return Scope.FILE
+        if not self._doubted:
+            self.succeeded(probe=probe)  # whatever it was paused for: it answers again
+        with self._lock:
+            if not (self._open or probe):
+                return Scope.DESTINATION
+            self._refused.add(item.path)
+            if self._open and len(self._refused) < STREAK:
+                return Scope.FILE
+            first = self._open
+            self._doubted = True
+            hint = f"the last {STREAK} files were all refused, so look at the server, or a proxy before it, first"
+            error = dataclasses.replace(error, hint=f"{error.hint}; {hint}" if error.hint else hint)
+            delay_s = self._close_valve(item, error)
+        self._say(item, error, delay_s, first=first)
+        return Scope.DESTINATION
+
+    def proven(self, item: Item, error: UploadError) -> bool:
+        """Whether S3, asked after it refused this file in the same way, has taken another one."""
+        return item.blamed_for == error.code and self.countable(item.last_error_at)
+
+    def alone(self, path: str) -> bool:
+        """Whether no other file was refused for good since S3 took one."""
+        return not self._refused - {path}
+
+    def _say(self, item: Item, error: UploadError, delay_s: float, *, first: bool) -> None:
         if first:
             log.error(
                 "destination.paused",
@@ -152,7 +212,6 @@ class Destination:
                 next_attempt_s=round(delay_s, 3),
             )
         self._tell()
-        return Scope.DESTINATION
 
     def _is_its_own(self, item: Item, error: UploadError) -> bool:
         """Whether this file fails where others pass."""
@@ -162,7 +221,7 @@ class Destination:
             return True  # it paused the destination before, others have passed since
         # It fails again for what it was blamed for, and nothing else has failed since.
         again = self._open and item.blamed_for == error.code
-        return again and (error.sudden or self.countable(item.first_error_at))
+        return again and (error.sudden or self._succeeded_at > item.first_error_at)
 
     def _close_valve(self, item: Item, error: UploadError) -> float:
         """Pause, or go on pausing; returns the seconds until the next probe. The caller holds the lock."""
@@ -173,7 +232,7 @@ class Destination:
         self._probing = False
         self._probes += 1
         self.reason = error
-        max_s = self.max_s if self._others else min(self.max_s, ALONE_S)
+        max_s = self.max_s if self._others and not self._doubted else min(self.max_s, ALONE_S)
         delay_s = backoff_s(self._probes, initial_s=self.initial_s, max_s=max_s, rng=self._rng)
         if error.retry_after_s is not None:
             delay_s = max(delay_s, min(error.retry_after_s, self.max_s))
@@ -182,8 +241,8 @@ class Destination:
         return delay_s
 
     def countable(self, since: float) -> bool:
-        """Whether the destination has worked since `since` (Unix seconds), so that a failure is the file's own."""
-        return self._succeeded_at > since
+        """Whether S3 has taken a content since `since` (Unix seconds), so that a failure is the file's own."""
+        return self._accepted_at > since
 
     def probe_now(self) -> None:
         """A person says it works again: do not wait for the backoff."""

@@ -38,6 +38,7 @@ class Inbox:
         self._queued: set[str] = set()
         self._in_flight: dict[str, bool] = {}  # path -> offered again meanwhile
         self._turns = itertools.cycle(TURNS)
+        self._new_first = False
         self._takes = 0
         self.parts = PartQueue(sent_bytes)
         self._lock = threading.Lock()
@@ -168,6 +169,10 @@ class Inbox:
                 return "queued"
             return "uploading" if path in self._in_flight else None
 
+    def favour_new(self, favoured: bool) -> None:
+        """While only probes are sent: a file that was not tried yet tells more than one that failed."""
+        self._new_first = favoured
+
     def close(self) -> None:
         """Nothing more comes in or goes out; whoever waits is woken."""
         with self._lock:
@@ -225,7 +230,8 @@ class Inbox:
     def _next_file(self) -> Item | None:
         if not self._queued or len(self._in_flight) >= self._max_in_flight:
             return None
-        lane = self._lanes[next(self._turns)] or self._lanes[Lane.NEW] or self._lanes[Lane.RETRY]
+        turn = Lane.NEW if self._new_first else next(self._turns)
+        lane = self._lanes[turn] or self._lanes[Lane.NEW] or self._lanes[Lane.RETRY]
         if not lane:
             if self.parts.waiting():
                 return None

@@ -14,7 +14,7 @@ import structlog
 from s3spool.content import Content, PartBucket, Sender
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.store import Ledger
-from s3spool.pipeline.destination import Destination, about_content
+from s3spool.pipeline.destination import Destination, about_content, for_good
 from s3spool.pipeline.folder import Folder
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
@@ -38,6 +38,7 @@ class PartJob:
     probe: bool
     request: Any = None
     answer: Any = None
+    began: float = 0.0  # Unix seconds
 
     @property
     def size(self) -> int:
@@ -129,6 +130,7 @@ class Large:
     def load(self, job: PartJob, sender: Sender) -> bool:
         """Compute the checksum; False when nothing is to be sent."""
         transfer, number = job.item
+        job.began = time.time()
         sending = False
         try:
             if transfer.over:
@@ -158,7 +160,7 @@ class Large:
         except Exception as exc:  # noqa: BLE001 - the same
             self._mishap(job, translated(exc, transfer.item.path))
         else:
-            self._destination.succeeded(probe=job.probe)
+            self._destination.succeeded(probe=job.probe, began=job.began)
             if not self._stop_if_changed(transfer):
                 self._ledger.record_part(part)
                 self._queue.done(job.item, part)
@@ -197,7 +199,7 @@ class Large:
             return
         parts = [transfer.parts[number] for number in sorted(transfer.parts)]
         stored = self._bucket.complete(transfer.upload, transfer.content, parts)
-        self._destination.succeeded(probe=job.probe)
+        self._destination.succeeded(probe=job.probe, began=job.began)
         self._queue.stop(transfer, FINISHED)
         item, content = transfer.item, transfer.content
         self._outcome.record(
@@ -236,6 +238,8 @@ class Large:
             self._outcome.blame(error)
             if not error.slow_down:
                 transfer.item = transfer.item._replace(blamed_at=time.time())
+            if for_good(error):
+                transfer.item = transfer.item._replace(blamed_for=error.code, last_error_at=time.time())
             self._queue.put_back(job.item)
             self._inbox.wake(1)  # this worker may be one that has to rest now
             return

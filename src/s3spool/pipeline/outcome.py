@@ -16,7 +16,7 @@ from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Receipt, Retry, State
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.after import After, Sent
-from s3spool.pipeline.destination import Destination
+from s3spool.pipeline.destination import Destination, for_good, heard
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item, Lane
 from s3spool.pipeline.retry import Park, RetryThread, decide
@@ -52,6 +52,7 @@ class Outcome:
         self._retry = retry
         self._stats = stats
         self._rescan = rescan
+        destination.on_change(lambda: inbox.favour_new(destination.paused))
         self._counting = threading.Lock()  # what is judged slowly, and parts, fail outside the gate
         self._rng = random.Random()  # noqa: S311 - jitter, not cryptography
 
@@ -97,9 +98,15 @@ class Outcome:
             if error.slow_down:
                 self._inbox.put_back(item, first=False)
                 return
-            blamed = item._replace(blamed_at=time.time())
-            # A failed probe goes to the back, so that the next one asks with another file.
-            self._inbox.put_back(blamed if probe or not item.blamed_at else item, first=not probe)
+            now = time.time()
+            if for_good(error):
+                item = item._replace(blamed_for=error.code, last_error_at=now)
+            if probe or not item.blamed_at:
+                item = item._replace(blamed_at=now)
+            if probe or for_good(error):
+                # Behind those that were not tried yet, so that the next probe asks with another file.
+                item = item._replace(lane=Lane.RETRY)
+            self._inbox.put_back(item, first=not probe)
             return
         self.count(item, identity, error)
 
@@ -110,10 +117,12 @@ class Outcome:
         """One more failed attempt of this file; True if it is parked now."""
         now = time.time()
         attempts = item.attempts + 1
-        countable = error.scope is Scope.FILE or self._destination.countable(item.first_error_at or now)
+        known = self._is_known_to_be_its_own(item, error)
+        countable = known or (heard(error) and self._alone(item))
         decision = decide(error, attempts, policy=self._retry.policy, countable=countable, rng=self._rng)
         parked = isinstance(decision, Park)
         delay_s = 0.0 if isinstance(decision, Park) else decision.seconds
+        due = 0.0 if parked and known else now + delay_s
         reason = decision.reason if isinstance(decision, Park) else error.cause
         row = Retry(
             item.path,
@@ -124,7 +133,7 @@ class Outcome:
             error.code,
             reason,
             error.hint,
-            now + delay_s,
+            due,
             State.PARKED if parked else State.WAITING,
         )
         with self._counting:
@@ -132,6 +141,8 @@ class Outcome:
         self._stats.last_error = str(error)
         path = item.path
         self._ledger.record_retry(row, lambda: self._settled(path))
+        if for_good(error) and not parked and not self._destination.alone(path):
+            self._ledger.release_doubted(self._retry.wake)  # a file that was parked alone is alone no longer
         fields: dict[str, Any] = {
             "path": path,
             "operation": error.operation,
@@ -146,6 +157,18 @@ class Outcome:
         else:
             log.warning("file.failed", **fields, next_attempt_s=round(delay_s, 3))
         return parked
+
+    def _is_known_to_be_its_own(self, item: Item, error: UploadError) -> bool:
+        """Whether the destination cannot be to blame for this error."""
+        if for_good(error):
+            return self._destination.proven(item, error)
+        if error.scope is Scope.FILE and (error.proven or not heard(error)):
+            return True
+        return self._destination.countable(item.first_error_at or time.time())
+
+    def _alone(self, item: Item) -> bool:
+        """Whether there is no other file that could show whose fault it is."""
+        return self._destination.alone(item.path) and self._inbox.counts() == (0, 1)
 
     def again(self, item: Item, quiet: Quiet, seen: Identity | None) -> None:
         """Not ready: back to settle, where a changed file starts anew."""

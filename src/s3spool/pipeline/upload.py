@@ -195,7 +195,7 @@ class Upload:
             self._outcome.failed(item, content.identity, error, probe=job.probe)
             return
         if error is None or heard(error):
-            self._destination.succeeded(probe=job.probe)
+            self._destination.succeeded(probe=job.probe, began=0.0 if error else job.read_at)
         elif job.probe:
             self._destination.release_probe()
         if torn:

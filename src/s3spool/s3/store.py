@@ -232,6 +232,7 @@ class Store:
             f'another object is at {key} and destination.overwrite = "never"',
             permanent=True,
             hint="rename the file, or remove the object",
+            proven=True,  # the object was looked at
         )
 
     def _found(self, content: Content, request: Request, missing: UploadError, other: UploadError) -> Stored:
