@@ -114,6 +114,26 @@ class Campaign:
             self.daemon.signal(signal.SIGCONT)
         self.figures.stops += 1
 
+    def refuse_all(self, fault: str, acts: int, *, kill: bool) -> None:
+        """A life in which every request is refused for good: the destination is to blame, and no file."""
+        before = self.oracle.parked() if self.figures.starts else set()
+        self.witness.storm.share, self.witness.storm.only = 1.0, fault
+        self.start()
+        self._act(acts)
+        code = fault.partition(" ")[2] or f"HTTP{fault}"
+        eventually(
+            lambda: self.daemon.events("destination.paused", this_run=True, error_code=code),
+            timeout_s=START_S,
+            message=f"{self.context}: {fault} pauses",
+        )
+        # One may have been the only file for a moment; the second one releases it.
+        eventually(lambda: self.oracle.parked() <= before, message=f"{self.context}: {fault} parks nobody")
+        self._act(acts)
+        if kill:
+            self.daemon.kill()
+            self.figures.kills += 1
+            self._look()
+
     def starve(self, acts: int) -> None:
         """Not a byte more for the process while writers go on; then SIGKILL, as the kernel does it."""
         self.start()
@@ -151,7 +171,7 @@ class Campaign:
         if not self.daemon.alive:
             self.start()
         self._drain()
-        self.figures.parked = self.oracle.parked()
+        self.figures.parked = len(self.oracle.parked())
         assert self.daemon.cli("retry", "--all", timeout_s=START_S).returncode == 0
         eventually(lambda: not self._left(), timeout_s=DRAIN_S, message=f"{self.context}: all is sent")
         eventually(self._all_seen, timeout_s=DRAIN_S, message=f"{self.context}: all is recorded and removed")

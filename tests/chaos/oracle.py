@@ -124,12 +124,12 @@ class Oracle:
         with Reader(ledger) as reader:
             return reader.known(paths) if reader.made() else {}
 
-    def parked(self) -> int:
-        """How many are parked; each with a reason."""
+    def parked(self) -> set[str]:
+        """Those that are parked; each with a reason."""
         with Reader(self._daemon.state_directory / "ledger.sqlite3") as reader:
             rows = list(reader.retries(State.PARKED))
         assert all(row.error for row in rows), rows
-        return len(rows)
+        return {row.path for row in rows}
 
     def undelivered(self) -> list[str]:
         """Names whose latest state is not in the bucket."""
