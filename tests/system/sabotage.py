@@ -32,7 +32,7 @@ def _obey(_number: int, frame: FrameType | None) -> None:
     elif what == "gate":
         daemon.rooms.workers._gate.acquire()
     elif what == "sending":
-        type(daemon.rooms.store.transport()).send = lambda _: threading.Event().wait()
+        type(daemon.rooms.store.transport()).set_out = lambda _: threading.Event().wait()
     else:
         room = daemon.lookout if what == "watch" else getattr(daemon.rooms, what)
         room.ping(threading.Event().wait)
