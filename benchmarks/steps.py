@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -126,17 +127,29 @@ class Bench:
         return taken_s + time.process_time() - started_s
 
     def send(self) -> float:
-        """Handed to libcurl, signed, sent over a kept connection, the answer read."""
-        contents = self.contents()
-        requests = [self.store.request(content) for content in contents]
-        transport = self.store.transport()
+        """Handed to libcurl, signed, sent over one of a hundred kept connections, the answer read."""
+        requests = deque(self.store.request(content) for content in self.contents())
+        carrier = self.store.carrier()
+        if carrier is None:
+            raise RuntimeError("pycurl is missing")
+        transports = [self.store.transport() for _ in range(sinks.IN_FLIGHT)]
+        boarding, over = deque[Any](), deque[Any](transports)
+        left = len(requests)
         started_s = time.process_time()
-        for made in requests:
-            transport.prepare(made)
-            transport.send()
-            transport.answer()
+        while left:
+            while over and requests:
+                transport = over.popleft()
+                transport.prepare(requests.popleft())
+                boarding.append(transport)
+            over.clear()
+            carrier.turn(boarding, over, wait=True)
+            for transport in over:
+                transport.answer()
+            left -= len(over)
         taken_s = time.process_time() - started_s
-        transport.close()
+        for transport in transports:
+            transport.close()
+        carrier.close()
         return taken_s
 
     def receipt(self) -> float:
