@@ -50,7 +50,7 @@ class Wheel:
 
     def riders(self) -> set[int]:
         """Whose files are under way here; also without the gate."""
-        return set(self._riding.values())
+        return set(self._riding.copy().values())
 
     def ride(self, seat: int) -> bool:
         """Until the worker has something to do by itself; False when the ride broke off.
@@ -78,7 +78,8 @@ class Wheel:
         self._carrier.close()
 
     def _drive(self, seat: int) -> None:
-        own = next(sender for sender, whose in self._riding.items() if whose == seat)
+        with self._gate:
+            own = next(sender for sender, whose in self._riding.items() if whose == seat)
         while True:
             self._carrier.turn(self._boarding, self._over, wait=not self._over)
             with self._gate:
