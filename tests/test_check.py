@@ -13,6 +13,7 @@ import pytest
 from s3spool import checks
 from s3spool import config as configuration
 from s3spool.finding import ok
+from s3spool.ledger.database import VERSION
 from s3spool.policy import policy
 from support.daemon import Daemon
 from support.faults import HtmlOk, Redirect, Status, WrongChecksum
@@ -323,7 +324,7 @@ def test_beside_a_running_daemon(tmp_path: Path, faulty: FaultyS3) -> None:
 
         assert code == 0
         assert f"pid {daemon.pid}" in found["ledger"][1]
-        assert "version 1" in found["ledger"][1]
+        assert f"version {VERSION}" in found["ledger"][1]
         daemon.drop("a.txt")
         daemon.wait_uploaded(1)
 
