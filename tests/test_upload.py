@@ -766,6 +766,36 @@ def test_a_dead_worker_is_replaced_and_its_file_sent(
     assert house.bucket.open_senders == 0
 
 
+def test_a_driver_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was under way with it is tried again, by the other workers and the one in its place."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    house = House(tmp_path, workers=4)
+    wheel = house.workers._wheel
+    assert wheel is not None
+    turn, broken = wheel._carrier.turn, [True]
+
+    def breaks(boarding: Any, over: Any, *, wait: bool) -> None:
+        turn(boarding, over, wait=wait and not broken)
+        if broken:
+            broken.pop()
+            raise MemoryError
+
+    monkeypatch.setattr(wheel._carrier, "turn", breaks)
+    names = [f"file {number}" for number in range(8)]
+    for name in names:
+        house.drop(name)
+    house.start()
+    house.offer(*names)
+    eventually(lambda: house.workers.alive() == 3)
+
+    assert house.workers.replace_dead() == 1
+
+    sent(house, *names)
+    assert house.workers.alive() == 4
+    assert not wheel.riders()
+    house.close()
+
+
 def test_a_worker_that_dies_as_the_probe_is_followed_by_another_probe(
     build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
