@@ -110,6 +110,24 @@ def test_the_thread_renews_them(home: Home, monkeypatch: pytest.MonkeyPatch) -> 
     credentials.close()
 
 
+@pytest.mark.parametrize(("valid_for", "rest_s"), [(timedelta(hours=2), 105 * 60), (timedelta(minutes=10), 60)])
+def test_nothing_is_asked_before_it_is_due(valid_for: timedelta, rest_s: float, home: Home) -> None:
+    """The thread sleeps until 15 minutes before the end; then it asks once a minute until there are new ones."""
+    home.program(valid_for)
+    rest = Credentials(boto3.Session())._rest_s()
+
+    assert rest == pytest.approx(rest_s, abs=60 if rest_s > module.REFRESH_S else 0)  # a slow machine has fewer left
+
+
+def test_static_keys_are_never_asked_for_again(home: Home) -> None:
+    """Only a refusal is a reason; and while there are none at all, once a minute is one."""
+    missing = Credentials(boto3.Session())
+    home.keys("AKFILE")
+    static = Credentials(boto3.Session())
+
+    assert (missing._rest_s(), static._rest_s()) == (module.REFRESH_S, None)
+
+
 def test_keys_replaced_in_the_file_are_found_when_asked(home: Home) -> None:
     """S3 refused the old ones, a person put new ones there: no restart is needed."""
     home.keys("AKOLD")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
@@ -11,7 +12,8 @@ import structlog
 if TYPE_CHECKING:
     import boto3
 
-REFRESH_S = 60.0  # how often a refreshable credential is looked at; botocore renews 15 minutes ahead of expiry
+AHEAD_S = 15 * 60.0  # how long before their expiry botocore begins to renew credentials
+REFRESH_S = 60.0  # how often the chain is asked while it has none, or none that last longer than AHEAD_S
 log = structlog.get_logger()
 
 
@@ -42,6 +44,7 @@ class Credentials:
         self._asked = threading.Event()
         self._closing = False
         self._found: object = None
+        self._expiry: datetime | None = None  # None: static keys, or an expiry that botocore does not tell
         self._refreshable = False
         self._thread = threading.Thread(target=self._run, name="credentials", daemon=True)
         self._last_refresh = 0.0
@@ -69,6 +72,7 @@ class Credentials:
             self.source = getattr(found, "method", "")
             self._refreshable = hasattr(found, "refresh_needed")
             frozen = found.get_frozen_credentials()
+            self._expiry = getattr(found, "_expiry_time", None)  # there is no public name for it
             snapshot = Snapshot(frozen.access_key, frozen.secret_key, frozen.token or "")
             if not all(part.isascii() and part.isprintable() for part in snapshot):
                 self.current, self.error = None, "the credentials found hold characters that no key has"
@@ -85,8 +89,7 @@ class Credentials:
 
     def _run(self) -> None:
         while not self._closing:
-            # Static keys need no timer: only a refusal makes us look for new ones.
-            asked = self._asked.wait(REFRESH_S if self._refreshable or self.current is None else None)
+            asked = self._asked.wait(self._rest_s())
             self._asked.clear()
             if self._closing:
                 return
@@ -95,6 +98,17 @@ class Credentials:
             if asked:
                 self._forget_cached()
             self.refresh()
+
+    def _rest_s(self) -> float | None:
+        """Until the chain is worth asking again; None, for ever: nothing but a refusal makes us look for static keys.
+
+        A clock that jumps, or a machine that slept, may make it too long: then S3's refusal wakes the thread.
+        """
+        if self.current is not None and not self._refreshable:
+            return None
+        if self.current is None or self._expiry is None:
+            return REFRESH_S
+        return max((self._expiry - datetime.now(UTC)).total_seconds() - AHEAD_S, REFRESH_S)
 
     def _forget_cached(self) -> None:
         """A file or the environment may hold new keys, a role a new session: botocore keeps the first it found."""
