@@ -11,7 +11,7 @@ import pytest
 from s3spool.cli import cli
 from s3spool.config import load
 from s3spool.errors import Scope
-from s3spool.s3.errors import BY_CODE, BY_CURL, BY_STATUS, Rule
+from s3spool.s3.error_table import BY_CODE, BY_CURL, BY_STATUS, Rule
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "s3spool"

@@ -19,7 +19,7 @@ from s3spool.ledger.rows import State
 from s3spool.pipeline.destination import STREAK, Destination
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.retry import Policy
-from s3spool.s3.errors import BY_CODE, BY_STATUS
+from s3spool.s3.error_table import BY_CODE, BY_STATUS
 from support.daemon import Daemon
 from support.faults import Status
 from support.faulty import FaultyS3

@@ -1,4 +1,4 @@
-"""Whom an error concerns: the tables of s3/errors.py, what is outside of them, and what the documents say."""
+"""Whom an error concerns: the tables of s3/error_table.py, what is outside of them, and what the documents say."""
 
 from __future__ import annotations
 
@@ -17,12 +17,8 @@ import pytest
 from s3spool.errors import Scope, UploadError
 from s3spool.pipeline.outcome import translated as local_error
 from s3spool.s3.boto3_transport import translated
+from s3spool.s3.error_table import BY_CODE, BY_CURL, BY_STATUS, NETWORK, Rule
 from s3spool.s3.errors import (
-    BY_CODE,
-    BY_CURL,
-    BY_STATUS,
-    NETWORK,
-    Rule,
     from_answer,
     from_code,
     from_curl,

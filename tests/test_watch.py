@@ -14,9 +14,10 @@ import pytest
 from watchdog.observers import inotify_c
 from watchdog.observers.inotify_c import InotifyFD
 
+from s3spool.pipeline.mounts import remote_file_system
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.settle import Quiet
-from s3spool.pipeline.watch import Watch, WatchUnavailableError, remote_file_system
+from s3spool.pipeline.watch import Watch, WatchUnavailableError
 from support.lines import Lines, recorded
 from support.trees import deep_tree
 from support.waiting import eventually

@@ -58,7 +58,7 @@ def _folder(config: Config) -> Iterator[Finding]:
         yield there
         return
     yield ok("folder", f"{there.text}; what is uploaded is {'kept' if action == 'keep' else f'{action}d'}")
-    from s3spool.pipeline.watch import remote_file_system  # noqa: PLC0415 - after what may fail in one line
+    from s3spool.pipeline.mounts import remote_file_system  # noqa: PLC0415 - after what may fail in one line
 
     kind = remote_file_system(Path(os.path.realpath(folder)))
     directories, unreadable = _directories(config, folder)

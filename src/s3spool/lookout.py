@@ -7,8 +7,9 @@ from collections.abc import Callable
 import structlog
 
 from s3spool.config_schema import Watch as WatchConfig
+from s3spool.pipeline.mounts import remote_file_system
 from s3spool.pipeline.settle import Quiet
-from s3spool.pipeline.watch import Watch, WatchUnavailableError, remote_file_system
+from s3spool.pipeline.watch import Watch, WatchUnavailableError
 from s3spool.wiring import Rooms
 
 log = structlog.get_logger()

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from s3spool.ledger.health import SIDES
-from s3spool.pipeline.watch import remote_file_system
+from s3spool.pipeline.mounts import remote_file_system
 
 IN_ATTRIB = 0x4  # the number of links: deleted, or replaced by a rename, while we have it open
 IN_CLOSE_WRITE = 0x8

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from watchdog.observers.inotify_c import (
 )
 
 from s3spool.pipeline.bell import Answer, Bell
+from s3spool.pipeline.echo import Echo
 from s3spool.pipeline.folder import NotAFileError, listed, opened_directory
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.settle import Quiet
@@ -37,7 +37,6 @@ MOVED_FROM = int(InotifyConstants.IN_MOVED_FROM)
 ISDIR = int(InotifyConstants.IN_ISDIR)
 ROOT_GONE = int(InotifyConstants.IN_DELETE_SELF | InotifyConstants.IN_MOVE_SELF | InotifyConstants.IN_UNMOUNT)
 # CREATE is needed for hard links and new directories; deletions of files are not asked for, we cause most of them.
-OPEN = int(InotifyConstants.IN_OPEN)
 MASK = Mask(
     CREATE
     | CLOSE_WRITE
@@ -48,7 +47,6 @@ MASK = Mask(
     | InotifyConstants.IN_ONLYDIR
     | InotifyConstants.IN_EXCL_UNLINK
 )
-REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs"}
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}  # or not for us, which the scan says
 log = structlog.get_logger()
 
@@ -88,7 +86,7 @@ class Watch(WatchCallback):
         self._inode_of: dict[WatchDescriptor, int] = {}
         self._inotify: InotifyFD | None = None
         self._bell = Bell()
-        self._echo: _Echo | None = None
+        self._echo: Echo | None = None
         self.overflows = 0
         self.exhausted = ""  # why not all directories could be watched
 
@@ -108,7 +106,7 @@ class Watch(WatchCallback):
             self.stop()
             raise WatchUnavailableError(self.exhausted or f"{os.fsdecode(self._root)} cannot be watched")
         with contextlib.suppress(OSError):
-            self._echo = _Echo(self._inotify, self)
+            self._echo = Echo(self._inotify, self)
             self._echo.cause()  # to learn whether it comes back
 
     def stop(self) -> None:
@@ -285,53 +283,9 @@ class Watch(WatchCallback):
                 inotify.remove_callbacks([(wd, _callback_id(path)) for path, wd in gone])
 
 
-class _Echo:
-    """A file that nobody else has, watched: opening it comes back as an event if all is well between kernel and us."""
-
-    def __init__(self, inotify: InotifyFD, callback: WatchCallback) -> None:
-        """Raises OSError."""
-        self._fd = os.memfd_create("s3spool-echo")
-        self._path = b"/proc/self/fd/%d" % self._fd
-        try:
-            self._wd = inotify.add_callback(self._path, Mask(OPEN), callback, _callback_id(""))
-        except OSError:
-            os.close(self._fd)
-            raise
-        self._heard = False
-
-    def cause(self) -> bool:
-        """False where no event may be counted on: none has ever come back."""
-        try:
-            os.close(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError:  # no descriptor left
-            return False
-        return self._heard
-
-    def is_it(self, event: InotifyEvent) -> bool:
-        if event.wd != self._wd:
-            return False
-        self._heard = True
-        return True
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-
 def _callback_id(directory: str) -> CallbackId:
     """One for each name: a renamed directory keeps its watch, which then has two names for a moment."""
     return CallbackId(hash(directory))
-
-
-def remote_file_system(root: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
-    """The type of the file system below `root` if inotify cannot see all changes there, else ""."""
-    best, kind = "", ""
-    for line in mounts.read_text(errors="surrogateescape").splitlines():
-        left, _, right = line.partition(" - ")
-        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), left.split(" ")[4])
-        inside = str(root) == point or str(root).startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, right.split(" ")[0]
-    return kind if kind in REMOTE or kind.startswith("fuse") else ""
 
 
 def _limit_hint(exc: OSError) -> str:

@@ -12,7 +12,8 @@ import botocore.exceptions
 import botocore.parsers
 
 from s3spool.errors import Scope, UploadError
-from s3spool.s3.errors import NETWORK, from_code, from_curl
+from s3spool.s3.error_table import NETWORK
+from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
 
 if TYPE_CHECKING:
