@@ -119,6 +119,21 @@ def test_nothing_is_asked_before_it_is_due(valid_for: timedelta, rest_s: float, 
     assert rest == pytest.approx(rest_s, abs=60 if rest_s > module.REFRESH_S else 0)  # a slow machine has fewer left
 
 
+def test_keys_that_last_for_ever_let_the_thread_live(home: Home) -> None:
+    """Until the year 9999, say some programs: it sleeps, and still hears that S3 refuses them."""
+    home.program(datetime(9999, 12, 31, tzinfo=UTC) - datetime.now(UTC))
+    credentials = Credentials(boto3.Session())
+    first = credentials.current
+    credentials.start()
+
+    def renewed() -> bool:
+        credentials.refresh_soon()
+        return credentials.current != first
+
+    eventually(renewed, timeout_s=30)
+    credentials.close()
+
+
 def test_static_keys_are_never_asked_for_again(home: Home) -> None:
     """Only a refusal is a reason; and while there are none at all, once a minute is one."""
     missing = Credentials(boto3.Session())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 AHEAD_S = 15 * 60.0  # how long before their expiry botocore begins to renew credentials
 REFRESH_S = 60.0  # how often the chain is asked while it has none, or none that last longer than AHEAD_S
+LONGEST_S = 86400.0  # some programs say "until the year 9999": more seconds than a thread can wait
 log = structlog.get_logger()
 
 
@@ -108,7 +109,8 @@ class Credentials:
             return None
         if self.current is None or self._expiry is None:
             return REFRESH_S
-        return max((self._expiry - datetime.now(UTC)).total_seconds() - AHEAD_S, REFRESH_S)
+        ahead_s = (self._expiry - datetime.now(UTC)).total_seconds() - AHEAD_S
+        return min(max(ahead_s, REFRESH_S), LONGEST_S)
 
     def _forget_cached(self) -> None:
         """A file or the environment may hold new keys, a role a new session: botocore keeps the first it found."""
