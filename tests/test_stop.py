@@ -11,6 +11,7 @@ import pytest
 from support.daemon import Daemon
 from support.faults import HoldUntil
 from support.faulty import FaultyS3
+from support.preload import lying
 from support.waiting import eventually
 
 WAIT_S = 30.0
@@ -60,3 +61,29 @@ def test_a_second_signal_skips_the_drain(busy: Daemon) -> None:
     assert busy.wait_exit(WAIT_S) == 0
     assert busy.wait_event("daemon.stopped")["drained"] is False
     assert (busy.folder / "file").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("drain_s", [1, 300])
+def test_a_name_server_that_does_not_answer_holds_nothing_up(tmp_path: Path, faulty: FaultyS3, drain_s: int) -> None:
+    """libcurl ends only when the last name is looked up: the drain does not wait for that, nor a second signal."""
+    destination = {"endpoint_url": f"http://hangs.test:{faulty.port}", "addressing_style": "path"}
+    daemon = Daemon(
+        tmp_path,
+        bucket=faulty.bucket,
+        environment=faulty.environment() | lying(tmp_path),
+        destination=destination,
+        upload={"timeout_s": 1},
+        service={"drain_s": drain_s},
+    )
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        daemon.drop("file", b"content")
+        daemon.wait_event("file.failed", WAIT_S, error_code="OPERATION_TIMEDOUT")
+
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_event("daemon.draining", WAIT_S)
+        if drain_s > WAIT_S:
+            daemon.signal(signal.SIGTERM)
+
+        assert daemon.wait_exit(WAIT_S) == 0
+    assert (daemon.folder / "file").read_bytes() == b"content"

@@ -1,4 +1,4 @@
-"""A library that lies to one process about its disk and its clock: `LD_PRELOAD`, compiled when it is needed.
+"""A library that lies to one process about its disk, its clock and its names: `LD_PRELOAD`, compiled when it is needed.
 
 It sits between the program and the C library, so what is tested is the real daemon with all it is made of.
 """
@@ -15,8 +15,10 @@ _SOURCE = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -72,6 +74,16 @@ int gettimeofday(struct timeval *restrict now, void *restrict zone) {
     now->tv_sec = exact.tv_sec;
     now->tv_usec = exact.tv_nsec / 1000;
     return 0;
+}
+
+/* Who asks for a name in "hangs.test" waits for five minutes: no name server answers. */
+int getaddrinfo(const char *restrict node, const char *restrict service, const struct addrinfo *restrict hints,
+                struct addrinfo **restrict found) {
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) =
+        dlsym(RTLD_NEXT, "getaddrinfo");
+    if (!node || !strstr(node, "hangs.test")) return real(node, service, hints, found);
+    sleep(300);
+    return EAI_AGAIN;
 }
 """
 

@@ -20,6 +20,7 @@ from s3spool.pipeline.stats import Stats
 from s3spool.pipeline.upload import Job, Upload
 from s3spool.pipeline.wheel import Wheel
 
+CLOSE_S = 0.05  # closing all connections takes less
 log = structlog.get_logger()
 
 
@@ -71,6 +72,7 @@ class Workers:
         carrier = bucket.carrier()
         self._wheel = Wheel(carrier, self._gate, count, self._arrived) if carrier else None
         self._limited = limited
+        self._ending: threading.Thread | None = None
         self.stall = Stall(stall_s)
 
     def start(self) -> None:
@@ -132,10 +134,16 @@ class Workers:
         self._closing = True
         for thread in self._threads:
             thread.join(max(0.0, remaining_s()))
-        over = not self.alive()
-        if over and self._wheel:
-            self._wheel.close()
-        return over
+        if self.alive():
+            return False
+        if self._wheel is None:
+            return True
+        if self._ending is None:
+            # libcurl waits for names that are still looked up, even where it has given up: that may take minutes.
+            self._ending = threading.Thread(target=self._wheel.close, name="upload-end", daemon=True)
+            self._ending.start()
+        self._ending.join(max(CLOSE_S, remaining_s()))
+        return not self._ending.is_alive()
 
     def _new_thread(self, number: int) -> threading.Thread:
         name = f"upload-{number:03d}"
