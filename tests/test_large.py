@@ -12,8 +12,10 @@ import pytest
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
+from s3spool.pipeline.item import Item
 from s3spool.pipeline.lanes import NARROW
 from s3spool.pipeline.large import PART_ATTEMPTS
+from s3spool.pipeline.parts import PartItem
 from s3spool.pipeline.retry import Policy
 from support.house import House
 from support.lines import Lines, recorded
@@ -403,6 +405,34 @@ def test_an_outage_in_the_middle_costs_no_attempt(build: Callable[..., House], l
     assert house.stats.failed == 0
     assert events(lines).count("destination.paused") == 1
     assert events(lines).count("destination.resumed") == 1
+    nothing_is_left(house)
+
+
+def test_a_part_in_hands_when_its_file_is_given_up(
+    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker may not send it any more: it is the last that holds one, so it ends the file instead."""
+    house = build()
+    content = content_of(4 * PART)
+    house.drop("big", content)
+    house.bucket.refusals["big"] = [UploadError("upload", "big", "NoSuchUpload", "no such upload")]
+    down = UploadError("put", "other", "Unreachable", "no route", scope=Scope.DESTINATION, sudden=True)
+    take = house.inbox.take
+
+    def slow_to_begin() -> Item | PartItem | None:
+        item = take()
+        if isinstance(item, PartItem) and item.number == 1:
+            monkeypatch.undo()
+            eventually(lambda: item.transfer.over and item.transfer.in_flight == 1)
+            house.destination.failed(Item("other"), down, probe=False)
+        return item
+
+    monkeypatch.setattr(house.inbox, "take", slow_to_begin)
+    house.start()
+    house.offer("big")
+    sent(house, "big")
+
+    assert house.bucket.objects["big"] == content
     nothing_is_left(house)
 
 

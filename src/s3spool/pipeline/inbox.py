@@ -77,14 +77,16 @@ class Inbox:
                 self._add(item)
         return len(items)
 
-    def put_back(self, item: Item | PartItem, *, first: bool) -> None:
-        """A worker returns what it had taken, unsent; never blocks, its room is still its own."""
+    def put_back(self, item: Item | PartItem, *, first: bool) -> bool:
+        """A worker returns what it had taken, unsent; never blocks, its room is still its own.
+
+        False for a part of a file that was given up meanwhile: whoever holds it may be the last, who has to end it.
+        """
         with self._lock:
             if isinstance(item, PartItem):
-                self.parts.put_back(item)
-                self.parts.release(item)
+                taken = self.parts.give_back(item)
                 self._filled.notify()
-                return
+                return taken
             self._in_flight.pop(item.path, None)
             self._queued.add(item.path)
             lane = self._lanes[Lane.LARGE if item.large else item.lane]
@@ -93,6 +95,7 @@ class Inbox:
             else:
                 lane.append(item)
             self._filled.notify()
+            return True
 
     def wake(self, count: int) -> None:
         """So many parts have become available."""

@@ -91,6 +91,16 @@ class PartQueue:
             if not item.transfer.over:
                 item.transfer.pending.appendleft(item.number)
 
+    def give_back(self, item: PartItem) -> bool:
+        """Unsent, and the worker lets go of it; False, and it does not, if the file was given up: end it then."""
+        with self._lock:
+            if item.transfer.over:
+                return False
+            item.transfer.pending.appendleft(item.number)
+            self._lanes.leave(item)
+            item.transfer.in_flight -= 1
+            return True
+
     def done(self, item: PartItem, part: Part) -> None:
         """S3 has confirmed this part; with the last one the completion can be taken."""
         transfer = item.transfer

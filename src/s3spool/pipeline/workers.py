@@ -189,9 +189,8 @@ class Workers:
         else:
             with self._gate:
                 # Looked at under the gate, where failures are judged: none slips through behind the probe's back.
-                if (self._destination.paused or seat.number >= self._throttle.limit) and not probe:
-                    self._inbox.put_back(item, first=True)
-                else:
+                held = (self._destination.paused or seat.number >= self._throttle.limit) and not probe
+                if not (held and self._inbox.put_back(item, first=True)):
                     rides = self._begin(seat, item, probe=probe)
                     self._board(seat, rides)
         if seat.job is None and probe:
