@@ -16,6 +16,7 @@ import pytest
 
 from s3spool.ledger import database
 from support.daemon import Daemon, to_toml
+from support.disks import fill, mounted
 from support.faulty import FaultyS3
 
 pytestmark = pytest.mark.integration
@@ -241,6 +242,10 @@ def ledger_is_a_directory(daemon: Daemon) -> None:
     (daemon.home / LEDGER).mkdir()
 
 
+def ledger_is_a_fifo(daemon: Daemon) -> None:
+    os.mkfifo(daemon.home / LEDGER)
+
+
 @pytest.mark.parametrize(
     ("prepare", "line"),
     [
@@ -261,7 +266,8 @@ def ledger_is_a_directory(daemon: Daemon) -> None:
         (ledger_from_a_newer_version, "{home}/state/ledger.sqlite3: written by a newer s3spool (ledger version 99"),
         (ledger_is_no_database, "{home}/state/ledger.sqlite3: is not a usable database"),
         (ledger_is_another_database, "{home}/state/ledger.sqlite3: is a SQLite database, but not a ledger"),
-        (ledger_is_a_directory, "{home}/state/ledger.sqlite3: cannot be opened"),
+        (ledger_is_a_directory, "{home}/state/ledger.sqlite3: is no file"),
+        (ledger_is_a_fifo, "{home}/state/ledger.sqlite3: is no file"),
     ],
     ids=lambda value: "" if isinstance(value, str) else value.__name__,
 )
@@ -280,6 +286,25 @@ def test_not_even_a_lock_is_left_beside_a_ledger_that_is_not_ours(prepare: Prepa
     refusal(daemon)
 
     assert [path.name for path in daemon.state_directory.iterdir()] == ["ledger.sqlite3"]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a ledger", "no ledger"])
+def test_a_full_state_disk_is_no_reason_to_stay_away(known: bool, daemon: Daemon) -> None:
+    """Exit code 1: systemd tries again until there is room, which after 78 it would not."""
+    daemon.config_path.write_text(to_toml(daemon.config))
+    with mounted(daemon.state_directory, "300k"):
+        if known:
+            database.open_for_writing(daemon.home / LEDGER).close()
+        filler = fill(daemon.state_directory)
+
+        ended = start(daemon)
+
+        assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1), ended
+        assert f"{daemon.state_directory}/" in ended.stderr
+        filler.unlink()
+        daemon.start()
+        daemon.wait_ready(WAIT_S)
+        daemon.kill()
 
 
 def test_a_setting_without_effect_is_named(daemon: Daemon) -> None:

@@ -26,9 +26,11 @@ WATCHED = SimpleNamespace(lost=False, watch=object())
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    below = tmp_path / "above" / "below"
-    below.mkdir(parents=True)
-    house = House(below)
+    above, link = tmp_path / "above", tmp_path / "link"
+    (above / "below").mkdir(parents=True)
+    link.symlink_to(above)
+    house = House(above / "below")
+    house.ledger.path = link / "below" / house.ledger.path.name
     house.start(house.ledger)
     yield house
     house.close()
@@ -61,6 +63,17 @@ def rename_above(house: House) -> None:
     above.rename(above.with_name("elsewhere"))
 
 
+def remove_the_folder(house: House) -> None:
+    house.root.rmdir()
+
+
+def link_elsewhere(house: House) -> None:
+    link = house.root.parents[2] / "link"
+    other = link.with_name("other link")
+    other.symlink_to(".")
+    other.replace(link)
+
+
 def delete_the_ledger(house: House) -> None:
     house.ledger.path.unlink()
 
@@ -90,6 +103,8 @@ def claim_a_file(house: House) -> None:
 
 HAPPENINGS = [
     rename_above,
+    remove_the_folder,
+    link_elsewhere,
     delete_the_ledger,
     delete_its_log,
     replace_the_ledger,

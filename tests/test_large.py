@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from datetime import UTC, datetime
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import LedgerError, Scope, UploadError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
+from s3spool.pipeline import large
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.lanes import NARROW
 from s3spool.pipeline.large import PART_ATTEMPTS
@@ -335,6 +337,59 @@ def test_an_act_that_fails_makes_the_file_wait(build: Callable[..., House], act:
 
     assert house.bucket.objects["big"] == content
     assert len(house.bucket.puts) == (2 if act == "list" else 3)
+    nothing_is_left(house)
+
+
+def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(build: Callable[..., House], lines: Lines) -> None:
+    """It waits, is not parked, whatever `max_attempts` says, and goes when the ledger can be read again."""
+    house = build(policy=Policy(initial_s=0.01, max_s=0.02, max_attempts=1))
+    content = content_of(2 * PART)
+    house.drop("big", content)
+    out_of_reach = [LedgerError("unable to open database file"), LedgerError("unable to open database file")]
+    resumed = house.large._unfinished.resumed
+
+    def failing(content: Any) -> Any:
+        if out_of_reach:
+            raise out_of_reach.pop()
+        return resumed(content)
+
+    house.large._unfinished.resumed = failing  # type: ignore[method-assign]
+    house.start()
+
+    house.offer("big")
+    sent(house, "big")
+
+    assert house.bucket.objects["big"] == content
+    assert [line["error_code"] for line in lines.named("file.failed")] == ["LedgerUnavailable"] * 2
+    assert not any("bug" in line["hint"] for line in lines.named("file.failed"))
+    nothing_is_left(house)
+
+
+def test_an_upload_that_cannot_be_recorded_is_aborted(
+    build: Callable[..., House], lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state disk that is full for long leaves no uploads behind that nobody knows of."""
+    monkeypatch.setattr(large, "DURABLE_S", 0.05)
+    house = build()
+    content = content_of(2 * PART)
+    house.drop("big", content)
+    commit = house.ledger._commit
+    full = [True]
+
+    def failing(group: list[Any]) -> None:
+        if full and any(work.table == "multiparts" for work in group):
+            raise sqlite3.OperationalError("database or disk is full")
+        commit(group)
+
+    house.ledger._commit = failing  # type: ignore[method-assign]
+    house.start()
+
+    house.offer("big")
+    eventually(lambda: house.bucket.parts.aborted)
+    full.clear()
+    sent(house, "big")
+
+    assert house.bucket.objects["big"] == content
     nothing_is_left(house)
 
 

@@ -20,6 +20,7 @@ from support.daemon import Daemon
 from support.disks import fill, mounted
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
+from support.inside import inside, run_until_ready
 from support.lines import Lines, recorded
 from support.objects import content_of, folder_files
 from support.preload import lying
@@ -112,6 +113,24 @@ def replace_with_another_database(path: Path) -> None:
     other.replace(path)
 
 
+def move_and_link(path: Path) -> None:
+    """As people do who want it on another disk."""
+    elsewhere = path.parent.with_name("elsewhere")
+    elsewhere.mkdir()
+    path.symlink_to(path.rename(elsewhere / path.name))
+
+
+def replace_with_a_circle(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def replace_with_a_fifo(path: Path) -> None:
+    other = path.with_name("other")
+    os.mkfifo(other)
+    other.replace(path)
+
+
 def truncate(path: Path) -> None:
     os.truncate(path, 0)
 
@@ -125,7 +144,16 @@ def overwrite(path: Path) -> None:
         file.write(content_of(path.stat().st_size))
 
 
-UNTOUCHED = [delete, delete_all, delete_the_log, replace_with_garbage, replace_with_another_database]
+UNTOUCHED = [
+    delete,
+    delete_all,
+    delete_the_log,
+    replace_with_garbage,
+    replace_with_another_database,
+    move_and_link,
+    replace_with_a_circle,
+    replace_with_a_fifo,
+]
 TOUCHED = [truncate, cut_in_half, overwrite]
 
 
@@ -201,6 +229,30 @@ def test_an_idle_daemon_notices_too(make: Callable[..., Daemon], faulty: FaultyS
     assert daemon.cli("status").returncode == 0
 
 
+def test_a_ledger_that_cannot_be_read_when_it_is_cleaned(
+    tmp_path: Path, lines: Lines, request: pytest.FixtureRequest
+) -> None:
+    """That is no fault of s3spool's, nor the end of the cleaning: it is said once, and tried again soon."""
+    daemon = inside(tmp_path, request)
+    due: list[bool] = []
+
+    def out_of_reach(older_than: float) -> None:
+        raise LedgerError("unable to open database file")
+
+    def ready() -> None:
+        daemon.rooms.large.sweep = out_of_reach  # type: ignore[method-assign]
+        for _ in range(2):
+            daemon._last_cleaning = 1.0
+            daemon._clean()
+            due.append(not daemon._last_cleaning)
+
+    assert run_until_ready(daemon, ready) == 0
+
+    assert due == [True, True]
+    (line,) = lines.named("ledger.failed")
+    assert "is sound" in line["hint"]
+
+
 # --- the writer by itself
 
 
@@ -212,6 +264,14 @@ def ledger(tmp_path: Path, quick: None, lines: Lines) -> Iterator[Ledger]:
     yield one
     one.close(10)
     assert not one.alive()
+
+
+def test_nobody_waits_for_a_fifo_in_the_place_of_the_ledger(ledger: Ledger) -> None:
+    """Opening it would block until somebody writes into it: that thread would be lost."""
+    replace_with_a_fifo(ledger.path)
+
+    with pytest.raises(LedgerError, match="is no file"):
+        Reader(ledger.path)
 
 
 def test_a_large_part_of_what_was_known_is_carried_over(ledger: Ledger, lines: Lines) -> None:

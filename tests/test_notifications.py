@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
 import threading
 import time
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-import structlog
 
-from s3spool import config as configuration
 from s3spool.backlog import going, paused
 from s3spool.daemon import EXTEND_S
-from s3spool.daemon import Daemon as Inside
-from s3spool.service import logs
 from support.daemon import Daemon
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
+from support.inside import inside, run_until_ready
+from support.lines import recorded
 from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from s3spool.service.systemd import Notifier
 
 pytestmark = pytest.mark.integration
 
@@ -155,32 +150,14 @@ def test_a_drain_is_extended_again_and_again(daemon: Daemon, manager: Manager, f
 
 def test_ready_means_watching_and_working(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """At READY=1 the folder is watched and each worker lives, though no S3 answers anywhere."""
-    (tmp_path / "spool").mkdir()
-    (tmp_path / "state").mkdir()
-    config = configuration.load(
-        environ={"HOME": str(tmp_path)},
-        overrides={
-            "watch.directory": str(tmp_path / "spool"),
-            "state.directory": str(tmp_path / "state"),
-            "destination.bucket": "nowhere",
-            "destination.endpoint_url": "http://127.0.0.1:9",
-            "upload.workers": "7",
-        },
-    )
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGIO):
-        request.addfinalizer(partial(signal.signal, number, signal.getsignal(number)))
-    request.addfinalizer(structlog.reset_defaults)
-    daemon = Inside(config, logs.configure("json", "error"))
+    daemon = inside(tmp_path, request)
     found: list[object] = []
 
     def ready() -> None:
         found.extend((daemon.rooms.workers.alive(), daemon.lookout.watch is not None and daemon.lookout.watch.alive()))
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    notifier: Notifier = daemon._notifier
-    notifier.ready = ready  # type: ignore[method-assign]
-
-    assert daemon.run() == 0
+    with recorded():
+        assert run_until_ready(daemon, ready) == 0
     assert found == [7, True]
 
 

@@ -17,7 +17,7 @@ from s3spool import __version__
 from s3spool.backlog import Backlog, going, paused
 from s3spool.config import Config
 from s3spool.doze import DOZE_S, Doze
-from s3spool.errors import ConfigError
+from s3spool.errors import ConfigError, LedgerError
 from s3spool.ledger.reader import Reader
 from s3spool.lookout import Lookout
 from s3spool.pulse import Pulse
@@ -70,7 +70,8 @@ class Daemon:
             }
         )
         self._backlog = Backlog(rooms.ledger)
-        self._last_cleaning = 0.0
+        self._last_cleaning = 0.0  # monotonic seconds; 0: is due
+        self._cleaning_failed = ""  # said once
         self._ended_large = 0
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
@@ -187,7 +188,17 @@ class Daemon:
             memory.give_back()
 
     def _clean(self) -> None:
-        """At start and once a day: drop what the ledger knows of files and uploads that are long gone."""
+        """At start and once a day; again at the next tick where the ledger could not be read."""
+        try:
+            self._drop_what_is_gone()
+        except (LedgerError, OSError) as exc:
+            self._cleaning_failed = self.rooms.ledger.doubt(exc, self._cleaning_failed)
+            self._last_cleaning = 0.0
+        else:
+            self._cleaning_failed = ""
+
+    def _drop_what_is_gone(self) -> None:
+        """What the ledger knows of files and uploads that are long gone. Raises LedgerError, OSError."""
         rooms = self.rooms
         rooms.large.sweep(time.time() - self.config.state.abort_stale_multipart_days * DAY_S)
         limit = time.time() - self.config.state.receipt_days * DAY_S

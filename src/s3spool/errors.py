@@ -39,6 +39,12 @@ class LedgerError(S3SpoolError):
     exit_code = 78
 
 
+class LedgerUnavailableError(LedgerError):
+    """It cannot be used now: the disk is full or broken, or another program has it locked. A restart may do better."""
+
+    exit_code = 1
+
+
 class AlreadyRunningError(S3SpoolError):
     """Another daemon holds the state directory."""
 

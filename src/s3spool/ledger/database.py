@@ -6,11 +6,12 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
-from s3spool.errors import AlreadyRunningError, LedgerError
+from s3spool.errors import AlreadyRunningError, LedgerError, LedgerUnavailableError
 
 VERSION = 2
 APPLICATION_ID = 0x53335350  # "S3SP", so that file(1) and we know a ledger when we see one
@@ -35,6 +36,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     Raises LedgerError with one line that says what to do. Nothing is changed in a file that is not ours.
     The connection may be handed to another thread, but only one may use it at a time.
     """
+    _refuse_odd(path)
     fresh = not path.exists() or path.stat().st_size == 0
     with speaking_of(path), contextlib.ExitStack() as stack:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
@@ -58,6 +60,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
     Raises LedgerError. The connection belongs to the calling thread.
     """
+    _refuse_odd(path)
     with speaking_of(path), contextlib.ExitStack() as stack:
         uri = f"file:{_uri_quoted(path)}?mode=ro"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)
@@ -73,6 +76,7 @@ def refuse(path: Path) -> None:
 
     What only SQLite finds out is told when it is opened.
     """
+    _refuse_odd(path)
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -116,7 +120,11 @@ class DirectoryLock:
                 " or give this one a state directory of its own"
             )
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as exc:
+            os.close(self._fd)
+            raise LedgerUnavailableError(f"{self.path}: cannot be written: {exc.strerror}") from exc
 
     def release(self) -> None:
         os.close(self._fd)
@@ -163,6 +171,13 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
             f"{path}: is a SQLite database, but not a ledger of s3spool; move it away or set state.directory"
         )
     _refuse_newer(version, path)
+
+
+def _refuse_odd(path: Path) -> None:
+    """SQLite would wait for ever for somebody who writes into a FIFO."""
+    with contextlib.suppress(OSError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise LedgerError(f"{path}: is no file; move it away or set state.directory")
 
 
 def _refuse_newer(version: int, path: Path) -> None:
@@ -212,6 +227,10 @@ def _translated(text: str, path: Path) -> LedgerError:
         )
     if "readonly" in text or "unable to open" in text:
         return LedgerError(f"{path}: cannot be opened ({text}); check state.directory and its owner")
+    if "disk" in text:
+        return LedgerUnavailableError(f"{path}: {text}; make room on the disk that state.directory is on, or see to it")
+    if "locked" in text:
+        return LedgerUnavailableError(f"{path}: {text}; another program uses it")
     return LedgerError(f"{path}: {text}")
 
 

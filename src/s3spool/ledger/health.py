@@ -6,8 +6,10 @@ SQLite goes on writing into a file that was deleted or replaced, and says nothin
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
+import stat
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +69,9 @@ class Trouble:
 
 
 class _Look(NamedTuple):
-    files: tuple[tuple[int, int] | None, ...]  # device and inode of each
+    # Device and inode of each: of what has the name, and of what that leads to. A link to the very same file is a
+    # change, too: SQLite looks for the log beside the file, not beside the link.
+    files: tuple[tuple[tuple[int, int], ...], ...]
     size: int
     mtime_ns: int
 
@@ -108,7 +112,7 @@ class Guard:
         now = _look(self._path)
         for side, mine, there in zip(SIDES, self._look.files, now.files, strict=True):
             if mine != there:
-                what = "was deleted" if there is None else "was replaced"
+                what = "was deleted" if not there else "was replaced"
                 raise DamagedError(f"{self._path.name}{side} {what} while s3spool runs", readable=True)
         return now
 
@@ -184,16 +188,27 @@ def _verify(path: Path, doubt: str) -> None:
 
 
 def _look(path: Path) -> _Look:
-    status = [_status(f"{path}{side}") for side in SIDES]
-    files = tuple(one and (one.st_dev, one.st_ino) for one in status)
-    return _Look(files, *((status[0].st_size, status[0].st_mtime_ns) if status[0] else (0, 0)))
+    files: list[tuple[tuple[int, int], ...]] = []
+    size = mtime_ns = 0
+    for side in SIDES:
+        name = file = _status(f"{path}{side}", follow_symlinks=False)
+        if name is not None and stat.S_ISLNK(name.st_mode):
+            file = _status(f"{path}{side}", follow_symlinks=True)
+        files.append(tuple((one.st_dev, one.st_ino) for one in (name, file) if one is not None))
+        if not side and file is not None:
+            size, mtime_ns = file.st_size, file.st_mtime_ns
+    return _Look(tuple(files), size, mtime_ns)
 
 
-def _status(path: str) -> os.stat_result | None:
+def _status(path: str, *, follow_symlinks: bool) -> os.stat_result | None:
     try:
-        return os.stat(path)
+        return os.stat(path, follow_symlinks=follow_symlinks)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            return None
+        raise
 
 
 def _put_aside(path: Path) -> Path | None:

@@ -16,7 +16,7 @@ from s3spool.pipeline.retry import backoff_s
 from s3spool.pipeline.throttle import Throttle
 
 STREAK = 8  # so many transient failures without a success between them, or refused files, are no accident
-LOCAL = {"read", "map", "send"}  # operations that fail before S3 has been heard
+LOCAL = {"read", "map", "send", "record"}  # operations that fail before S3 has been heard
 ALONE_S = 10.0  # the longest wait for a probe while the files themselves may be to blame
 log = structlog.get_logger()
 

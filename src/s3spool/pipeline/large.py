@@ -105,6 +105,7 @@ class Large:
             durable = threading.Event()
             self._ledger.record_multipart(upload, durable.set)
             if not durable.wait(DURABLE_S):
+                self._unfinished.abort_quietly(upload, "the ledger cannot be written")
                 raise UploadError("record", item.path, "LedgerUnavailable", "the ledger cannot be written")
         count = -(-content.size // upload.part_size)
         pending = deque(number for number in range(1, count + 1) if number not in parts)

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from s3spool.content import Bucket, Stored
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import LedgerError, Scope, UploadError
 from s3spool.ledger.rows import Identity, Receipt, Retry, State
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.after import After, Sent
@@ -119,6 +119,7 @@ class Outcome:
         attempts = item.attempts + 1
         known = self._is_known_to_be_its_own(item, error)
         countable = known or (heard(error) and self._alone(item))
+        countable = countable and error.operation != "record"  # a ledger that cannot be used is no file's fault
         decision = decide(error, attempts, policy=self._retry.policy, countable=countable, rng=self._rng)
         parked = isinstance(decision, Park)
         delay_s = 0.0 if isinstance(decision, Park) else decision.seconds
@@ -215,6 +216,8 @@ def translated(exc: Exception, path: str) -> UploadError:
     """Whatever went wrong around one file, in our terms."""
     if isinstance(exc, UploadError):
         return exc
+    if isinstance(exc, LedgerError):
+        return UploadError("record", path, "LedgerUnavailable", str(exc))
     if not isinstance(exc, OSError):
         log.error("file.failed", path=path, operation="read", error_code=type(exc).__name__, exc_info=exc)
         return UploadError(

@@ -1,0 +1,53 @@
+"""A whole daemon in the test's own process, to look at from within. It must not be sent anything."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from s3spool import config as configuration
+from s3spool.daemon import Daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pytest
+
+
+def inside(home: Path, request: pytest.FixtureRequest) -> Daemon:
+    """Built, but not run; the signals are the test's again when it ends."""
+    for name in ("spool", "state"):
+        (home / name).mkdir()
+    config = configuration.load(
+        environ={"HOME": str(home)},
+        overrides={
+            "watch.directory": str(home / "spool"),
+            "state.directory": str(home / "state"),
+            "destination.bucket": "nowhere",
+            "destination.endpoint_url": "http://127.0.0.1:9",
+            "upload.workers": "7",
+        },
+    )
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGIO):
+        request.addfinalizer(partial(signal.signal, number, signal.getsignal(number)))
+    writer: Any = SimpleNamespace(
+        close=lambda _: None
+    )  # the lines are nobody's, or of whoever has configured structlog
+    return Daemon(config, writer)
+
+
+def run_until_ready(daemon: Daemon, look: Callable[[], None]) -> int:
+    """Run it, look around when it says READY, and let it drain; its exit code."""
+
+    def ready() -> None:
+        try:
+            look()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    daemon._notifier.ready = ready  # type: ignore[method-assign]
+    return daemon.run()
