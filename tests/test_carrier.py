@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from s3spool.foreground import open_files_needed
 from s3spool.s3.curl_carrier import CurlCarrier
 from s3spool.s3.curl_transport import CurlTransport
 from support.faults import HoldUntil, Status
@@ -175,6 +176,23 @@ def test_connections_are_kept_and_descriptors_given_back(faulty: FaultyS3, store
     # The server of the test has the other end of each in this process, too.
     assert len(sockets) <= 20
     assert len(faulty.requests) == 200
+
+
+def test_as_many_descriptors_are_asked_for_as_a_worker_may_open(
+    faulty: FaultyS3, store: Store, carrier: CurlCarrier
+) -> None:
+    """A sender for small files, one for larger ones with what libcurl opens for itself; and two files."""
+    first, rider, alone = (prepared(store, name) for name in ("first", "rider", "alone"))
+    carry(carrier, first)
+    before = set(os.listdir("/proc/self/fd"))
+    carry(carrier, rider)
+    alone.send()
+    opened = set(os.listdir("/proc/self/fd")) - before
+    served = faulty.connections - 1
+
+    assert len(opened) - served + 2 <= open_files_needed(1) - open_files_needed(0)
+    for transport in (first, rider, alone):
+        transport.close()
 
 
 def is_socket(descriptor: str) -> bool:

@@ -69,8 +69,8 @@ def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
 
 
 def open_files_needed(workers: int) -> int:
-    """Two connections and a file for each worker, as many large files begun, and some for ledger, log and control."""
-    return 4 * workers + 100
+    """A worker: two connections, two by which libcurl wakes itself, a file, a large one; and some for all the rest."""
+    return 6 * workers + 100
 
 
 def raise_open_files(workers: int) -> None:
