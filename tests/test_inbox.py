@@ -172,7 +172,7 @@ def test_take_waits_for_an_offer(start: Callable[[Callable[[], object]], list[ob
     """A worker with nothing to do sleeps until a file is offered."""
     inbox = Inbox(10, 2)
     results = start(inbox.take)
-    eventually(lambda: inbox._waiting_takes)
+    eventually(lambda: inbox._standby)
 
     inbox.offer([Item("a")])
 
@@ -185,7 +185,7 @@ def test_take_waits_for_what_is_put_back(start: Callable[[Callable[[], object]],
     inbox.offer([Item("a")])
     item = inbox.take()
     results = start(inbox.take)
-    eventually(lambda: inbox._waiting_takes)
+    eventually(lambda: inbox._standby)
 
     assert item is not None
     inbox.put_back(item, first=True)
@@ -220,7 +220,7 @@ def test_workers_wait_while_too_much_is_settling_down(
     inbox.take()
     inbox.take()
     results = start(inbox.take)
-    eventually(lambda: inbox._waiting_takes)
+    eventually(lambda: inbox._standby)
     assert inbox.counts() == (1, 2)
 
     inbox.done("a")
@@ -244,7 +244,7 @@ def test_close_wakes_all_workers(start: Callable[[Callable[[], object]], list[ob
     """Every worker that waits for a file is told that there will be none."""
     inbox = Inbox(10, 5)
     results = [start(inbox.take) for _ in range(5)]
-    eventually(lambda: inbox._waiting_takes == 5)
+    eventually(lambda: len(inbox._standby) == 5)
 
     inbox.close()
 

@@ -14,6 +14,7 @@ import pytest
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
+from s3spool.pipeline import inbox as inbox_module
 from s3spool.pipeline import upload as upload_module
 from s3spool.pipeline.destination import STREAK, Destination
 from s3spool.pipeline.folder import Lease
@@ -818,12 +819,35 @@ def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Callable[...
     """Idle workers sleep; closing the inbox ends them all."""
     house = build(workers=100)
     house.start()
-    eventually(lambda: house.inbox._waiting_takes == 100)
+    eventually(lambda: len(house.inbox._standby) == 100)
 
     house.close()
 
     assert house.workers.alive() == 0
     assert house.bucket.open_senders == 0
+
+
+def test_one_file_after_the_other_takes_one_connection(house: House) -> None:
+    """The worker that sent the last one sends the next: its connection is open, and no server has given it up yet."""
+    for number in range(8):
+        eventually(lambda: len(house.inbox._standby) == 4)
+        house.drop(f"{number}")
+        house.offer(f"{number}")
+        sent(house, f"{number}")
+
+    assert house.bucket.open_senders == 1
+
+
+@pytest.mark.parametrize("size", [1, LARGE])
+def test_connections_that_rest_are_closed(house: House, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """A burst leaves no descriptors and buffers behind; what comes later is sent over new ones."""
+    monkeypatch.setattr(inbox_module, "COOL_S", 0.01)
+    for name in ("a", "b"):
+        house.drop(name, b"x" * size)
+        house.offer(name)
+        sent(house, name)
+
+        eventually(lambda: house.bucket.open_senders == 0)
 
 
 def test_stopping_lets_uploads_finish(house: House) -> None:
@@ -854,7 +878,7 @@ def test_stopping_while_the_destination_is_down(build: Callable[..., House], pro
     assert house.destination.failed(Item("a"), denied(), probe=False) is Scope.DESTINATION
     house.start()
     if probing:
-        eventually(lambda: house.inbox._waiting_takes == 1)
+        eventually(lambda: len(house.inbox._standby) == 1)
     else:
         eventually(lambda: len(house.destination._turned._waiters) == 10)  # type: ignore[attr-defined]
 
@@ -868,7 +892,7 @@ def test_race_paused_while_a_worker_waits_for_a_file(build: Callable[..., House]
     never = Destination("memory", initial_s=3600.0, max_s=3600.0)
     house = build(workers=3, destination=never)
     house.start()
-    eventually(lambda: house.inbox._waiting_takes == 3)
+    eventually(lambda: len(house.inbox._standby) == 3)
     assert house.destination.failed(Item("earlier"), denied(), probe=False) is Scope.DESTINATION
     house.drop("a")
 

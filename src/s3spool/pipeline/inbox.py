@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 from s3spool.pipeline.item import Item, Lane
 from s3spool.pipeline.parts import PartItem, PartQueue
+from s3spool.pipeline.standby import Standby
 
 TURNS = (Lane.NEW, Lane.NEW, Lane.NEW, Lane.RETRY)  # neither lane starves the other
 PART_TURN = 8  # every eighth take asks the large files' parts first; all others ask them last
 LARGE_SHARE = 4  # so many times the size may be put aside as large before they take the others' room
 MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
 ROOM = 8  # who waits for room is woken when an eighth of the queue is free: not for each name
+COOL_S = 120.0  # libcurl does not use a connection again that rested for 118 s (CURLOPT_MAXAGE_CONN(3))
 SETTLING_DOWN = 4096  # sent, and waiting for the ledger and the step after it
 
 
@@ -42,10 +44,9 @@ class Inbox:
         self._takes = 0
         self.parts = PartQueue(sent_bytes)
         self._lock = threading.Lock()
-        self._filled = threading.Condition(self._lock)
+        self._standby = Standby(self._lock)
         self._drained = threading.Condition(self._lock)
         self._waiting_offers = 0
-        self._waiting_takes = 0
         self._lookout_until = 0.0  # monotonic seconds
         self._closed = False
         self.stirred: Callable[[], None] | None = None  #: called once, when something comes in; must be quick
@@ -85,7 +86,7 @@ class Inbox:
         with self._lock:
             if isinstance(item, PartItem):
                 taken = self.parts.give_back(item)
-                self._filled.notify()
+                self._standby.call()
                 return taken
             self._in_flight.pop(item.path, None)
             self._queued.add(item.path)
@@ -94,16 +95,19 @@ class Inbox:
                 lane.appendleft(item)
             else:
                 lane.append(item)
-            self._filled.notify()
+            self._standby.call()
             return True
 
     def wake(self, count: int) -> None:
         """So many parts have become available."""
         with self._lock:
-            self._filled.notify(count)
+            self._standby.call(count)
 
-    def take(self) -> Item | PartItem | None:
-        """The next item, waiting for one; None when the inbox is closed."""
+    def take(self, cool: Callable[[], None] | None = None) -> Item | PartItem | None:
+        """The next item, waiting for one; None when the inbox is closed.
+
+        `cool` is called when that takes COOL_S, and must be quick.
+        """
         with self._lock:
             while True:
                 if self._closed:
@@ -111,9 +115,12 @@ class Inbox:
                 item = self._next()
                 if item is not None:
                     return item
-                self._waiting_takes += 1
-                self._filled.wait(self._look_again_s())
-                self._waiting_takes -= 1
+                look_again_s = self._look_again_s()
+                if look_again_s is not None or cool is None:
+                    self._standby.wait(look_again_s)
+                elif not self._standby.wait(COOL_S):
+                    cool()
+                    cool = None
 
     def take_nowait(self) -> Item | PartItem | None:
         with self._lock:
@@ -132,8 +139,8 @@ class Inbox:
         """The path is no longer in flight; True if it was offered again meanwhile."""
         with self._lock:
             again = self._in_flight.pop(path, False)
-            if self._waiting_takes and self._queued:
-                self._filled.notify()
+            if self._standby and self._queued:
+                self._standby.call()
             return again
 
     def knows(self, paths: Iterable[str]) -> set[str]:
@@ -180,7 +187,7 @@ class Inbox:
         """Nothing more comes in or goes out; whoever waits is woken."""
         with self._lock:
             self._closed = True
-            self._filled.notify_all()
+            self._standby.call_all()
             self._drained.notify_all()
 
     # The callers of these hold the lock.
@@ -201,8 +208,8 @@ class Inbox:
         elif path not in self._queued:
             self._queued.add(path)
             self._lanes[item.lane].append(item)
-            if self._waiting_takes:
-                self._filled.notify()
+            if self._standby:
+                self._standby.call()
             self._stir()
 
     def _stir(self) -> None:
@@ -226,8 +233,8 @@ class Inbox:
 
     def _next_part(self) -> PartItem | None:
         part = self.parts.take()
-        if part is not None and self._waiting_takes and self.parts.next_in_s() == 0:
-            self._filled.notify()  # there is another one: the lanes may have been opened just now
+        if part is not None and self._standby and self.parts.next_in_s() == 0:
+            self._standby.call()  # there is another one: the lanes may have been opened just now
         return part
 
     def _next_file(self) -> Item | None:

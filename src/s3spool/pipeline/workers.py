@@ -33,6 +33,12 @@ class Seat:
     alone: Sender | None = None  # blocks until the answer is there
     rider: Sender | None = None  # on the wheel, with the others'
 
+    def cool(self) -> None:
+        """Close the connections; new ones are made when they are needed."""
+        senders, self.alone, self.rider = (self.alone, self.rider), None, None
+        for sender in filter(None, senders):
+            sender.close()
+
 
 class Workers:
     """Starts, watches and stops the pool.
@@ -154,8 +160,7 @@ class Workers:
         try:
             self._loop(seat)
         finally:
-            for sender in filter(None, (seat.alone, seat.rider)):
-                sender.close()
+            seat.cool()
 
     def _loop(self, seat: Seat) -> None:
         while True:
@@ -182,7 +187,7 @@ class Workers:
             seat.alone.rest()
         self._throttle.admit(seat.number)
         probe = self._destination.admit()
-        item = self._inbox.take()
+        item = self._inbox.take(seat.cool if seat.alone or seat.rider else None)
         rides = False
         if item is None:
             self._closing = True
