@@ -848,6 +848,7 @@ def test_connections_that_rest_are_closed(house: House, monkeypatch: pytest.Monk
         sent(house, name)
 
         eventually(lambda: house.bucket.open_senders == 0)
+    assert house.workers.cooled == 2  # the supervisor goes by it: memory to give back
 
 
 def test_stopping_lets_uploads_finish(house: House) -> None:

@@ -72,7 +72,7 @@ class Daemon:
         self._backlog = Backlog(rooms.ledger)
         self._last_cleaning = 0.0  # monotonic seconds; 0: is due
         self._cleaning_failed = ""  # said once
-        self._ended_large = 0
+        self._freed = 0
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
         self._notifier = Notifier()
@@ -182,9 +182,10 @@ class Daemon:
         return not dead
 
     def _give_memory_back(self) -> None:
-        """Once large files are through: the C library keeps what a hundred workers freed, if nobody asks."""
-        if self.rooms.large.ended != self._ended_large and not self.rooms.large.progress():
-            self._ended_large = self.rooms.large.ended
+        """Once large files are through, or connections closed: the C library keeps what was freed, if nobody asks."""
+        freed = self.rooms.large.ended + self.rooms.workers.cooled
+        if freed != self._freed and not self.rooms.large.progress():
+            self._freed = freed
             memory.give_back()
 
     def _clean(self) -> None:

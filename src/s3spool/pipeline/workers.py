@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -80,6 +81,7 @@ class Workers:
         self._limited = limited
         self._ending: threading.Thread | None = None
         self.stall = Stall(stall_s)
+        self.cooled = 0  #: how often a worker has closed its connections, because nothing came
 
     def start(self) -> None:
         self._threads = [self._new_thread(number) for number in range(self._count)]
@@ -187,7 +189,7 @@ class Workers:
             seat.alone.rest()
         self._throttle.admit(seat.number)
         probe = self._destination.admit()
-        item = self._inbox.take(seat.cool if seat.alone or seat.rider else None)
+        item = self._inbox.take(partial(self._cool, seat) if seat.alone or seat.rider else None)
         rides = False
         if item is None:
             self._closing = True
@@ -201,6 +203,10 @@ class Workers:
         if seat.job is None and probe:
             self._destination.release_probe()
         return rides
+
+    def _cool(self, seat: Seat) -> None:
+        seat.cool()
+        self.cooled += 1  # under the inbox's lock
 
     def _send_alone(self, seat: Seat, job: Job | PartJob) -> bool:
         """Block until the answer is there, and judge it. True if the worker's next file rides."""
