@@ -166,18 +166,17 @@ def test_due_in_order_and_in_batches(ledger: Ledger) -> None:
         assert [row.path for row in reader.retries(State.PARKED)] == ["parked"]
 
 
-def test_doubted_are_those_parked_on_one_answer_since_the_last_upload(ledger: Ledger) -> None:
-    """They are due again; what was parked for good, or before something passed, stays, and so does what waits."""
-    ledger.record_receipt(a_receipt("sent", uploaded_at=50.0))
-    for name, at, due in (("for good", 60.0, 0.0), ("before", 40.0, 40.0), ("doubted", 60.0, 60.0)):
-        ledger.record_retry(a_retry(name, last_error_at=at, next_attempt=due, state=State.PARKED))
+def test_doubted_are_those_parked_on_one_answer(ledger: Ledger) -> None:
+    """They are due again; what was parked for good stays, and so does what waits."""
+    for name, due in (("for good", 0.0), ("doubted", 60.0)):
+        ledger.record_retry(a_retry(name, last_error_at=60.0, next_attempt=due, state=State.PARKED))
     ledger.record_retry(a_retry("waiting", last_error_at=60.0, next_attempt=70.0))
 
     ledger.release_doubted()
     assert ledger.flush(10)
 
     with Reader(ledger.path) as reader:
-        assert [row.path for row in reader.retries(State.PARKED)] == ["before", "for good"]
+        assert [row.path for row in reader.retries(State.PARKED)] == ["for good"]
         assert [row.path for row in reader.due(0.0, 10)] == ["doubted"]
 
 

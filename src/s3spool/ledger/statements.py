@@ -39,10 +39,9 @@ FORGET_PARTS = f"DELETE FROM parts WHERE upload_id IN (SELECT upload_id FROM mul
 NOTHING = "SELECT 1"
 CLAIM = f"UPDATE retries SET claimed = 1 WHERE {_PATHS} AND next_attempt <= ?"  # noqa: S608 - constants
 RELEASE = f"UPDATE retries SET state = 'waiting', next_attempt = 0, claimed = 0 WHERE {_PATHS}"  # noqa: S608 - constants
-# Parked on one answer alone, and S3 has taken nothing since; `next_attempt` of all other parked rows is 0.
+# Parked on one answer alone; `next_attempt` of all other parked rows is 0.
 RELEASE_DOUBTED = (
     "UPDATE retries SET state = 'waiting', next_attempt = 0 WHERE state = 'parked' AND claimed = 0 AND next_attempt > 0"
-    " AND last_error_at > (SELECT coalesce(max(uploaded_at), 0) FROM receipts)"
 )
 HASTEN = "UPDATE retries SET next_attempt = ? WHERE next_attempt > ?"
 RELEASE_ALL = "UPDATE retries SET state = 'waiting', next_attempt = 0 WHERE claimed = 0"

@@ -142,7 +142,7 @@ class Ledger:
             self._put("", RELEASE, (as_json(*paths),), committed)
 
     def release_doubted(self, committed: Committed | None = None) -> None:
-        """Make those due at once that were parked on one answer alone, if nothing was uploaded since."""
+        """Make those due at once that were parked on one answer alone."""
         self._put("", RELEASE_DOUBTED, (), committed)
 
     def forget(self, path: str, committed: Committed | None = None) -> None:

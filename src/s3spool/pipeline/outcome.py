@@ -54,6 +54,7 @@ class Outcome:
         self._rescan = rescan
         destination.on_change(lambda: inbox.favour_new(destination.paused))
         self._counting = threading.Lock()  # what is judged slowly, and parts, fail outside the gate
+        self._doubted = True  # whether there may be files that were parked on one answer alone; the ledger knows
         self._rng = random.Random()  # noqa: S311 - jitter, not cryptography
 
     def record(
@@ -85,6 +86,10 @@ class Outcome:
         )
         sent = Sent(receipt, self._bucket.bucket, round(time.monotonic() - started, 6), attempt)
         self._ledger.record_receipt(receipt, lambda: self._after.committed(sent))
+        if self._doubted and isinstance(proof, Stored):
+            # S3 takes files: whether it takes those that it refused alone is worth another question now.
+            self._doubted = False
+            self._ledger.release_doubted(self._retry.wake)
 
     def failed(self, item: Item, identity: Identity, error: UploadError, *, probe: bool) -> None:
         """Whose fault, and what follows: the destination pauses, or the file backs off or is parked."""
@@ -142,7 +147,9 @@ class Outcome:
         self._stats.last_error = str(error)
         path = item.path
         self._ledger.record_retry(row, lambda: self._settled(path))
-        if for_good(error) and not parked and not self._destination.alone(path):
+        if parked and not known:
+            self._doubted = True
+        elif for_good(error) and not self._destination.alone(path):
             self._ledger.release_doubted(self._retry.wake)  # a file that was parked alone is alone no longer
         fields: dict[str, Any] = {
             "path": path,
