@@ -61,7 +61,7 @@ class Ledger:
     `record_*` and the other writing methods return at once and may be called from any thread; `committed` is
     called on the ledger's thread after the fsync, in the order of the calls, and must neither block nor raise.
     When the disk is full or broken the rows are kept and tried again until it works: nothing is dropped. When the
-    file is deleted, replaced or damaged it is put aside and a new one is made; `made_anew` is called then.
+    file is deleted, replaced or damaged it is put aside and a new one is made; whoever asked for it is told.
     """
 
     def __init__(self, path: Path, *, destination: str) -> None:
@@ -77,7 +77,7 @@ class Ledger:
         self.destination = int(row[0])
         self._name = destination
         self._guard = Guard(path)
-        self.made_anew: Callable[[], None] = lambda: None  # on the ledger's thread; must neither block nor raise
+        self._on_made_anew: list[Callable[[], None]] = []
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._closing = threading.Event()
@@ -87,6 +87,10 @@ class Ledger:
         self.watched = False  #: somebody calls `look` when the file is touched: no need to look every few seconds
         self._crowded = False
         self.beats = 0  # groups committed or tried; grows while the thread lives and has work
+
+    def on_made_anew(self, listener: Callable[[], None]) -> None:
+        """Call back on the ledger's thread; `listener` must neither block nor raise."""
+        self._on_made_anew.append(listener)
 
     def start(self) -> None:
         self._thread.start()
@@ -256,8 +260,12 @@ class Ledger:
             else:
                 self._trouble.over()
                 if anew:
-                    self.made_anew()
+                    self._tell()
                 return True
+
+    def _tell(self) -> None:
+        for listener in self._on_made_anew:
+            listener()
 
     def _replaced(self, exc: Exception) -> bool:
         """Go on with a new file; False if that cannot be made now."""

@@ -97,6 +97,7 @@ class RetryThread:
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="retry", daemon=True)
         self.beats = 0
+        ledger.on_made_anew(self.wake)  # what was read last may have been of another file
 
     def start(self) -> None:
         self._thread.start()

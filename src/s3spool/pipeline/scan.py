@@ -65,7 +65,7 @@ class Scan:
         self._inbox = inbox
         self._sift = sift
         self._ledger = ledger
-        ledger.made_anew = lambda: self.want("ledger")  # it may know less than the one before
+        ledger.on_made_anew(lambda: self.want("ledger"))  # it may know less than the one before
         self._unreadable = False  # whether the last scan said so
         self.watch: Watch | None = None  # None: polling, the scan is the only source
         self._reasons: set[str] = set()
