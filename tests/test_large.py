@@ -474,8 +474,8 @@ def test_a_part_in_hands_when_its_file_is_given_up(
     down = UploadError("put", "other", "Unreachable", "no route", scope=Scope.DESTINATION, sudden=True)
     take = house.inbox.take
 
-    def slow_to_begin() -> Item | PartItem | None:
-        item = take()
+    def slow_to_begin(cool: Callable[[], None] | None = None) -> Item | PartItem | None:
+        item = take(cool)
         if isinstance(item, PartItem) and item.number == 1:
             monkeypatch.undo()
             eventually(lambda: item.transfer.over and item.transfer.in_flight == 1)
