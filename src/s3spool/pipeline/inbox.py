@@ -106,21 +106,21 @@ class Inbox:
     def take(self, cool: Callable[[], None] | None = None) -> Item | PartItem | None:
         """The next item, waiting for one; None when the inbox is closed.
 
-        `cool` is called when that takes COOL_S, and must be quick.
+        `cool` is called, without any lock, when that takes COOL_S.
         """
-        with self._lock:
-            while True:
+        while True:
+            with self._lock:
                 if self._closed:
                     return None
                 item = self._next()
                 if item is not None:
                     return item
                 look_again_s = self._look_again_s()
-                if look_again_s is not None or cool is None:
-                    self._standby.wait(look_again_s)
-                elif not self._standby.wait(COOL_S):
-                    cool()
-                    cool = None
+                rests = cool is not None and look_again_s is None
+                called = self._standby.wait(COOL_S if rests else look_again_s)
+            if cool is not None and rests and not called:
+                cool()
+                cool = None
 
     def take_nowait(self) -> Item | PartItem | None:
         with self._lock:

@@ -206,7 +206,7 @@ class Workers:
 
     def _cool(self, seat: Seat) -> None:
         seat.cool()
-        self.cooled += 1  # under the inbox's lock
+        self.cooled += 1  # two at once may count as one: it matters only that it changes
 
     def _send_alone(self, seat: Seat, job: Job | PartJob) -> bool:
         """Block until the answer is there, and judge it. True if the worker's next file rides."""
