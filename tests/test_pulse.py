@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from s3spool.pipeline import inbox
+from s3spool.pipeline import inbox, workers
 from s3spool.pipeline.bell import Stall, cpu_time_ns
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.watch import Watch
@@ -57,6 +57,27 @@ def test_the_rooms_answer(tmp_path: Path) -> None:
 
     assert sorted(answered) == sorted(rooms)
     assert house.scan.started == 0, "a question is no reason to scan"
+    house.close()
+
+
+def test_the_gate_is_asked_without_a_thread_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine at its limit of threads is no reason to end a daemon that is well."""
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    house = House(tmp_path)
+    answered: list[str] = []
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    monkeypatch.setattr(workers, "PING_S", 0.05)
+
+    house.workers.ping(lambda: answered.append("free"))
+    with house.workers._gate:
+        house.workers.ping(lambda: answered.append("a hanging gate"))
+
+    assert answered == ["free"]
     house.close()
 
 

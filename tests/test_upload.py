@@ -851,6 +851,29 @@ def test_connections_that_rest_are_closed(house: House, monkeypatch: pytest.Monk
     assert house.workers.cooled == 2  # the supervisor goes by it: memory to give back
 
 
+def test_a_dead_worker_is_replaced_once_there_is_a_thread(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine at its limit of threads must not end the supervisor; it tries again."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    start = threading.Thread.start
+    house.drop("a")
+    house.bucket.deaths = {"a"}
+    house.offer("a")
+    eventually(lambda: house.workers.alive() == 3)
+
+    def none_left(thread: threading.Thread) -> None:
+        if thread.name.startswith("upload-"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as at_the_limit:
+        at_the_limit.setattr(threading.Thread, "start", none_left)
+        replaced = house.workers.replace_dead()
+
+    assert replaced == 0
+    assert house.workers.replace_dead() == 1
+    sent(house, "a")
+
+
 def test_stopping_lets_uploads_finish(house: House) -> None:
     """What is being sent when the daemon stops is sent to the end, and recorded."""
     go_on = threading.Event()

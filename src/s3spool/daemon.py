@@ -166,8 +166,9 @@ class Daemon:
         self._backlog.look()
         self._notifier.status(self.summary())
         if now - self._last_cleaning > DAY_S or not self._last_cleaning:
-            self._last_cleaning = now
-            threading.Thread(target=self._clean, name="clean", daemon=True).start()
+            with suppress(RuntimeError):  # there is no thread to be had: at the next look
+                threading.Thread(target=self._clean, name="clean", daemon=True).start()
+                self._last_cleaning = now
         if self.on_tick is not None:
             self.on_tick()
 

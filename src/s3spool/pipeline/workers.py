@@ -22,6 +22,7 @@ from s3spool.pipeline.upload import Job, Upload
 from s3spool.pipeline.wheel import Wheel
 
 CLOSE_S = 0.05  # closing all connections takes less
+PING_S = 1.0  # nobody holds the gate for longer who is well
 log = structlog.get_logger()
 
 
@@ -89,15 +90,19 @@ class Workers:
             thread.start()
 
     def replace_dead(self) -> int:
-        """Start a new thread for each that has died; returns how many. Called by the supervisor."""
+        """Start a new thread for each that has died; returns how many. Called by the supervisor, again and again."""
         replaced = 0
         for number, thread in enumerate(self._threads):
             if not thread.is_alive() and not self._closing:
                 seat, self._seats[number] = self._seats[number], Seat(number)
                 if seat.job is not None:
                     seat.job.abandon()
-                self._threads[number] = self._new_thread(number)
-                self._threads[number].start()
+                new = self._new_thread(number)
+                try:
+                    new.start()
+                except RuntimeError:  # there is none to be had at the moment
+                    continue
+                self._threads[number] = new
                 self._stats.workers_replaced += 1
                 log.error("worker.replaced", worker=thread.name)
                 replaced += 1
@@ -113,7 +118,12 @@ class Workers:
             with self._gate:
                 answer()
 
-        threading.Thread(target=ask, name="ping", daemon=True).start()
+        try:
+            threading.Thread(target=ask, name="ping", daemon=True).start()
+        except RuntimeError:  # there is no thread to be had: that must not end those that there are
+            if self._gate.acquire(timeout=PING_S):
+                self._gate.release()
+                answer()
 
     def hanging(self, now: float) -> list[str]:
         """The names of those that neither send nor wait for an answer, but have a file. For the supervisor alone."""
