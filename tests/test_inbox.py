@@ -240,6 +240,31 @@ def test_full_inbox_does_not_block_shutdown(start: Callable[[Callable[[], object
     eventually(lambda: results == [False])
 
 
+def test_who_looks_out_for_a_free_lane_is_called_last(
+    start: Callable[[Callable[[], object]], list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are for the others as long as there are any; when it is called away the next one looks out."""
+    inbox = Inbox(10, 2)
+    plain = start(inbox.take)
+    eventually(lambda: len(inbox._standby) == 1)
+    monkeypatch.setattr(inbox.parts, "next_in_s", lambda: 3600.0)
+    lookout = start(inbox.take)
+    eventually(lambda: len(inbox._standby) == 2)
+    until = inbox._lookout_until
+
+    inbox.offer([Item("a")])
+    eventually(lambda: plain == [Item("a")])
+    assert (lookout, inbox._lookout_until) == ([], until)
+    inbox.offer([Item("b")])
+    eventually(lambda: lookout == [Item("b")])
+    next_one = start(inbox.take)
+    eventually(lambda: inbox._standby)
+
+    assert inbox._lookout_until > until
+    inbox.close()
+    eventually(lambda: next_one == [None])
+
+
 def test_close_wakes_all_workers(start: Callable[[Callable[[], object]], list[object]]) -> None:
     """Every worker that waits for a file is told that there will be none."""
     inbox = Inbox(10, 5)

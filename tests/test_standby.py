@@ -20,12 +20,12 @@ class Crew:
         self.called: list[tuple[str, bool]] = []
         self.threads: list[threading.Thread] = []
 
-    def join(self, name: str, timeout_s: float | None = None) -> None:
+    def join(self, name: str, timeout_s: float | None = None, *, last: bool = False) -> None:
         before = len(self.standby)
 
         def wait() -> None:
             with self.lock:
-                self.called.append((name, self.standby.wait(timeout_s)))
+                self.called.append((name, self.standby.wait(timeout_s, last=last)))
 
         self.threads.append(threading.Thread(target=wait, daemon=True))
         self.threads[-1].start()
@@ -58,11 +58,12 @@ def test_the_last_is_the_first(crew: Crew) -> None:
     for name in "abc":
         crew.join(name)
 
+    crew.join("reserve", last=True)
     crew.call(2)
     crew.join("d")
-    crew.call(2)
+    crew.call(3)
 
-    assert crew.called == [("c", True), ("b", True), ("d", True), ("a", True)]
+    assert crew.called == [("c", True), ("b", True), ("d", True), ("a", True), ("reserve", True)]
 
 
 def test_one_that_has_given_up_is_not_called(crew: Crew) -> None:

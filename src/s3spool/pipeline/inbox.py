@@ -117,7 +117,9 @@ class Inbox:
                     return item
                 look_again_s = self._look_again_s()
                 rests = cool is not None and look_again_s is None
-                called = self._standby.wait(COOL_S if rests else look_again_s)
+                called = self._standby.wait(COOL_S if rests else look_again_s, last=look_again_s is not None)
+                if look_again_s is not None:
+                    self._lookout_until = 0.0  # called away, perhaps: whoever comes next looks
             if cool is not None and rests and not called:
                 cool()
                 cool = None

@@ -16,11 +16,11 @@ class Standby:
         """How many wait and have not been called."""
         return len(self._calls)
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Let go of the lock until called; False when the time was over before."""
+    def wait(self, timeout_s: float | None = None, *, last: bool = False) -> bool:
+        """Let go of the lock until called; False when the time was over before. `last`: after all others."""
         call = threading.Lock()
         call.acquire()
-        self._calls.append(call)
+        self._calls.insert(0 if last else len(self._calls), call)
         self._lock.release()
         try:
             called = call.acquire(timeout=-1 if timeout_s is None else timeout_s)
