@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +180,31 @@ def test_a_removal_that_fails_says_what_to_do(house: House, lines: Lines, monkey
     other = house.drop("b")
     committed(house, receipt_of(house, "b", "delete"))
     eventually(lambda: not other.exists())
+
+
+def test_what_could_not_be_removed_for_want_of_descriptors(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a removal works again the others do not wait for the periodic scan."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", "a")
+
+    house.drop("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        committed(house, receipt_of(house, "a", "delete"))
+        done(house)
+    assert house.rescans == []
+    (line,) = lines.named("file.failed")
+    assert "LimitNOFILE" in line["hint"]
+
+    for name in "bc":
+        house.drop(name)
+        committed(house, receipt_of(house, name, "delete"))
+        done(house)
+
+    assert house.rescans == ["full"]
 
 
 def test_a_folder_that_became_read_only_is_said_once(

@@ -119,6 +119,7 @@ def test_errnos(name: str) -> None:
     assert (error.scope, error.permanent, error.operation) == (scope, False, "read")
     assert error.cause == os.strerror(number)
     assert bool(error.hint) == (denied or exhausted)
+    assert error.answered is not exhausted, "also of a file that meets it again and again"
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import Enum
 
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+NOTHING_LEFT = "this process has no file descriptor or memory left: raise LimitNOFILE= in the unit (ulimit -n)"
 _SHOWN = 300  # characters of a wrong name or value
 
 

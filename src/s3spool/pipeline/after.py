@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import structlog
 
+from s3spool.errors import EXHAUSTED, NOTHING_LEFT
 from s3spool.ledger.rows import Receipt
 from s3spool.pipeline.folder import Folder, NotAFileError
 from s3spool.pipeline.inbox import Inbox
@@ -53,6 +54,7 @@ class After:
         self.action = action
         self.archive = archive
         self._rescan = rescan
+        self._exhausted = False  # removals have failed for nothing but that
         self._complaint = ""  # the last error; a folder that became read-only is said once, not for each file
         self._queue: queue.SimpleQueue[Sent | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="after", daemon=True)
@@ -122,8 +124,12 @@ class After:
             return False  # somebody else removed or replaced it; what was there is in S3
         except OSError as exc:
             self._complain(receipt, exc)
+            self._exhausted = self._exhausted or exc.errno in EXHAUSTED
             return False
         self._complaint = ""
+        if self._exhausted:
+            self._exhausted = False
+            self._rescan("full")  # it works again: what was left is not to wait for the next scan
         if not removed:
             log.info("file.changed", path=receipt.path, operation=receipt.after)
         return not removed
@@ -150,6 +156,8 @@ class After:
 
 
 def _advice(code: int | None, after: str) -> str:
+    if code in EXHAUSTED:
+        return NOTHING_LEFT
     if after == "archive" and code == errno.EXDEV:
         return "after.archive_directory must be on the file system and mount of watch.directory"
     if code in {errno.ENOSPC, errno.EDQUOT}:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import random
 import threading
 import time
@@ -12,7 +11,7 @@ from typing import Any
 import structlog
 
 from s3spool.content import Bucket, Stored
-from s3spool.errors import LedgerError, Scope, UploadError
+from s3spool.errors import EXHAUSTED, NOTHING_LEFT, LedgerError, Scope, UploadError
 from s3spool.ledger.rows import Identity, Receipt, Retry, State
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.after import After, Sent
@@ -23,7 +22,6 @@ from s3spool.pipeline.retry import Park, RetryThread, decide
 from s3spool.pipeline.settle import Quiet, Settle
 from s3spool.pipeline.stats import Stats
 
-EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 log = structlog.get_logger()
 
 
@@ -233,9 +231,9 @@ def translated(exc: Exception, path: str) -> UploadError:
     # Not parked without a permission: it may come back through a directory, a mount or a policy, unseen by us.
     hint = "give the daemon's user read access to it" if isinstance(exc, PermissionError) else ""
     code = type(exc).__name__ if type(exc) is not OSError else f"errno {exc.errno}"
-    scope = Scope.FILE
     if exc.errno in EXHAUSTED:
-        # No file can be opened now, so no file is to blame: all wait, and one after the other finds out when it works.
-        scope = Scope.DESTINATION
-        hint = "this process has no file descriptor or memory left: raise LimitNOFILE= in the unit (ulimit -n)"
-    return UploadError("read", path, code, exc.strerror or str(exc), scope=scope, hint=hint)
+        # No file can be opened now, so no file is to blame, not even one that meets this again and again: all wait, and
+        # one after the other finds out when it works.
+        cause = exc.strerror or str(exc)
+        return UploadError("read", path, code, cause, scope=Scope.DESTINATION, hint=NOTHING_LEFT, answered=False)
+    return UploadError("read", path, code, exc.strerror or str(exc), hint=hint)

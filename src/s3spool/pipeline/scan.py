@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import threading
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from s3spool.errors import LedgerError
+from s3spool.errors import EXHAUSTED, LedgerError
 from s3spool.ledger.reader import LOOKUP_ROWS, Reader
 from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 BATCH = 20 * LOOKUP_ROWS  # they are sorted: the more there are, the fewer pages of the ledger are read for them
 EXPECTED = {"start", "full", "ledger", "poll", "restored"}  # reasons for which a find is not the watcher's miss
 POLL_SHARE = 10  # polling takes at most one tenth of the time
-EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 ERROR_S = 5.0  # after a scan that could not be finished
 log = structlog.get_logger()
 
