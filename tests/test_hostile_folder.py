@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from s3spool.ledger.rows import Identity
 from s3spool.pipeline import folder as folder_module
 from s3spool.pipeline.folder import Folder
 from s3spool.s3.keys import MAX_KEY_BYTES, decoded, encoded
@@ -304,6 +305,83 @@ def test_hard_links_to_what_one_may_not_read(build: Build, faulty: FaultyS3, out
 
     assert SECRET not in faulty.contents().values()
     assert (outside / "f0").stat().st_nlink == 21
+
+
+@pytest.mark.parametrize("action", ["delete", "archive"])
+def test_many_names_of_one_file(action: str, build: Build, faulty: FaultyS3, outside: Path, tmp_path: Path) -> None:
+    """The removal of one changes the ctime of all: that is our own doing, and no reason to look at the others again."""
+    names = {f"{number}" for number in range(300)}
+    for name in names:
+        (build(action).folder / name).hardlink_to(outside / "f0")
+    with build(action) as daemon:
+        eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+        assert daemon.events("file.changed") == []
+        assert_well(daemon)
+
+    assert faulty.contents() == dict.fromkeys(names, SECRET)
+    assert faulty.count("^PUT") == len(names)
+    assert (outside / "f0").read_bytes() == SECRET
+    archived = {entry.name for entry in (tmp_path / "archive").iterdir()} if action == "archive" else set()
+    assert archived == (names if action == "archive" else set())
+
+
+def rewritten(file: Path, mtime_ns: int) -> Identity:
+    """Its mtime is set back; the clock of an older kernel may stand still for some milliseconds."""
+    file.write_bytes(b"else")
+    os.utime(file, ns=(mtime_ns, mtime_ns))
+    return Identity.of(file.stat())
+
+
+def test_what_others_do_to_one_of_many_names_is_noticed(tmp_path: Path) -> None:
+    """Another content, and the mtime set back: it was sent under neither name."""
+    (tmp_path / "a").write_bytes(b"sent")
+    for name in "bcd":
+        (tmp_path / name).hardlink_to(tmp_path / "a")
+    with closing(Folder(tmp_path)) as folder:
+        sent = folder.identity_of("a")
+        assert sent is not None
+        assert folder.unlink_if_same("a", sent)
+        assert folder.unlink_if_same("b", sent)
+
+        before = folder.identity_of("c")
+        eventually(lambda: rewritten(tmp_path / "c", sent.mtime_ns) != before)
+
+        assert not folder.unlink_if_same("c", sent)
+        changed = folder.identity_of("c")
+        assert changed is not None
+        assert folder.unlink_if_same("c", changed)
+        assert not folder.unlink_if_same("d", sent), "sent before the change"
+        assert folder.unlink_if_same("d", changed)
+
+
+def test_race_the_directory_goes_while_a_file_in_it_is_archived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was replaced in that moment, and cannot have its place back, is not left in the archive unsent."""
+    root = tmp_path / "spool"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "hot").write_bytes(b"sent")
+    rename = folder_module._rename_noreplace
+    moves: list[str] = []
+
+    def replaced(parent_fd: int, name: str, target: str, target_fd: int) -> None:
+        moves.append(name)
+        if len(moves) > 1:
+            return rename(parent_fd, name, target, target_fd)
+        (root / "sub" / "hot").unlink()
+        (root / "sub" / "hot").write_bytes(b"not sent")
+        rename(parent_fd, name, target, target_fd)
+        (root / "sub").rmdir()
+        return None
+
+    with closing(Folder(root)) as folder:
+        identity = folder.identity_of("sub/hot")
+        assert identity is not None
+        monkeypatch.setattr(folder_module, "_rename_noreplace", replaced)
+        assert folder.move_if_same("sub/hot", identity, tmp_path / "archive") is None
+
+    assert folder_files(root) == {"hot": b"not sent"}
+    assert folder_files(tmp_path / "archive") == {}
 
 
 @pytest.mark.parametrize("new", ["file", "directory", "symlink", "file again"])

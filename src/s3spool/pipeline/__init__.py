@@ -2,6 +2,7 @@
 
 item.py         what travels: a name, never a content
 folder.py       the spool folder, touched safely
+hard_links.py   whether only we have touched a file that has other names
 names.py        which names are ours (include, exclude)
 watch.py        inotify's events become hints
 scan.py         walking the folder finds what the events did not tell

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from s3spool.ledger.rows import Identity
+from s3spool.pipeline.hard_links import HardLinks
 
 OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -45,6 +46,7 @@ class Folder:
         self._fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.identity = self._identity_of(os.fstat(self._fd))
         self._removing = ""  # only the thread that removes sets it
+        self._hard_links = HardLinks()
 
     def close(self) -> None:
         os.close(self._fd)
@@ -102,10 +104,15 @@ class Folder:
             return None
         return Identity.of(status) if stat.S_ISREG(status.st_mode) else None
 
+    def is_same(self, sent: Identity, found: Identity) -> bool:
+        """Whether a file is as it was, but for the removal of other names of it, by us."""
+        return self._hard_links.same(sent, found)
+
     def unlink_if_same(self, path: str, identity: Identity) -> bool:
         """Remove the file if it is still the one that was sent; False and untouched otherwise. Raises OSError."""
         with self._parent(path) as (parent_fd, name):
-            if not _is_same(parent_fd, name, identity):
+            found = _identity(parent_fd, name)
+            if not self.is_same(identity, found):
                 return False
             # Not by its name: another file may be renamed over it between the look and the removal, and a writer
             # that replaces one file again and again hits that moment (10 us) sooner or later.
@@ -117,8 +124,7 @@ class Folder:
                     _give_back(parent_fd, aside, parent_fd, name)
                     _rename_noreplace(parent_fd, name, aside, parent_fd)
                 try:
-                    if _is_same(parent_fd, aside, identity, renamed=True):
-                        os.unlink(aside, dir_fd=parent_fd)
+                    if self._unlink(parent_fd, aside, found):
                         return True
                 except OSError:
                     with contextlib.suppress(OSError):
@@ -128,6 +134,24 @@ class Folder:
             finally:
                 self._removing = ""
         return False
+
+    def _unlink(self, parent_fd: int, aside: str, found: Identity) -> bool:
+        """False and untouched if it is not what was `found` under its own name."""
+        status = os.stat(aside, dir_fd=parent_fd, follow_symlinks=False)
+        if Identity.of(status)[:4] != found[:4]:  # a rename changes ctime
+            return False
+        fd = -1
+        if status.st_nlink > 1:
+            with contextlib.suppress(OSError):
+                fd = os.open(aside, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+        try:
+            os.unlink(aside, dir_fd=parent_fd)
+            if fd >= 0:
+                self._hard_links.note(found, os.fstat(fd))
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        return True
 
     def restore(self, path: str, sent: Identity | None) -> None:
         """Give a file its name back that a process which died was about to remove. Raises OSError.
@@ -155,7 +179,8 @@ class Folder:
         """
         target = archive / path
         with self._parent(path) as (parent_fd, name), _made_below(archive, target) as archive_fd:
-            if not _is_same(parent_fd, name, identity):
+            found = _identity(parent_fd, name)
+            if not self.is_same(identity, found):
                 return None
             for number in range(_NUMBERS):
                 candidate = _cut(name, f".{number}" if number else "")
@@ -163,12 +188,21 @@ class Folder:
                     _rename_noreplace(parent_fd, name, candidate, archive_fd)
                 except FileExistsError:
                     continue
-                if not _is_same(archive_fd, candidate, identity, renamed=True):
+                status = os.stat(candidate, dir_fd=archive_fd, follow_symlinks=False)
+                if Identity.of(status)[:4] != found[:4]:
                     # Something took the name between the look and the move, and has not been sent.
-                    _give_back(archive_fd, candidate, parent_fd, name)
+                    self._take_back(archive_fd, candidate, parent_fd, name)
                     return None
+                if status.st_nlink > 1:
+                    self._hard_links.note(found, status)
                 return target.with_name(candidate)
         raise FileExistsError(errno.EEXIST, "10,000 archived files of this name", str(target))
+
+    def _take_back(self, archive_fd: int, moved: str, parent_fd: int, name: str) -> None:
+        try:
+            _give_back(archive_fd, moved, parent_fd, name)
+        except FileNotFoundError:  # its directory was empty for a moment, and was removed
+            _give_back(archive_fd, moved, self._fd, name)
 
     def _parent(self, path: str) -> contextlib.AbstractContextManager[tuple[int, str]]:
         """The directory that holds `path`, opened component by component without following symlinks."""
@@ -277,10 +311,9 @@ def _made_below(archive: Path, target: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _is_same(parent_fd: int, name: str, identity: Identity, *, renamed: bool = False) -> bool:
-    """Raises OSError. A rename changes ctime."""
-    found = Identity.of(os.stat(name, dir_fd=parent_fd, follow_symlinks=False))
-    return found[:4] == identity[:4] if renamed else found == identity
+def _identity(parent_fd: int, name: str) -> Identity:
+    """Raises OSError."""
+    return Identity.of(os.stat(name, dir_fd=parent_fd, follow_symlinks=False))
 
 
 def _give_back(moved_fd: int, moved: str, parent_fd: int, name: str) -> None:

@@ -214,7 +214,7 @@ class Large:
         except OSError as exc:
             self._queue.stop(transfer, translated(exc, transfer.item.path))
             return True
-        if identity == transfer.content.identity:
+        if identity is not None and self._folder.is_same(transfer.content.identity, identity):
             return False
         self._queue.stop(transfer, VANISHED if identity is None else CHANGED)
         return True

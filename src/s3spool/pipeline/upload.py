@@ -189,7 +189,7 @@ class Upload:
         except Exception as exc:  # noqa: BLE001 - the same
             error = translated(exc, item.path)
         # A file that changed while it was read was refused for that, or, worse, was not.
-        torn = content.fd >= 0 and Identity.of(os.fstat(content.fd)) != content.identity
+        torn = content.fd >= 0 and not self._folder.is_same(content.identity, Identity.of(os.fstat(content.fd)))
         self._close(job)
         if error is not None and not (torn and about_content(error)):
             self._outcome.failed(item, content.identity, error, probe=job.probe)
