@@ -18,6 +18,7 @@ from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
 from support.objects import content_of
 from support.stores import connection, put_request, store_of, use
+from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,6 +177,7 @@ def test_connections_are_kept_and_descriptors_given_back(faulty: FaultyS3, store
     # The server of the test has the other end of each in this process, too.
     assert len(sockets) <= 20
     assert len(faulty.requests) == 200
+    eventually(lambda: not any(is_socket(name) for name in set(os.listdir("/proc/self/fd")) - before))
 
 
 def test_as_many_descriptors_are_asked_for_as_a_worker_may_open(

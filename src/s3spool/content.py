@@ -40,7 +40,7 @@ class MustAskError(Exception):
 
 
 class Sender(Protocol):
-    """One connection, owned by one worker thread (see s3/transport.py). Requests and answers are opaque here."""
+    """One connection of one worker (see s3/transport.py). Requests and answers are opaque here."""
 
     def prepare(self, request: Any) -> None: ...
 

@@ -26,7 +26,7 @@ _CONSTANT = ("Expect:", "Content-Type: application/octet-stream", "x-amz-content
 
 
 class CurlTransport:
-    """One libcurl handle: one connection, one thread."""
+    """One libcurl handle: one connection, one thread at a time."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class CurlTransport:
         credentials = self._credentials.current
         self._ready = credentials is not None
         if credentials is None:
-            return  # the handle still holds the last request: `send` must not repeat it
+            return  # the handle still holds the last request, which must not be repeated: see `set_out`
         if credentials is not self._signed_with:
             curl.setopt(pycurl.USERPWD, f"{credentials.access_key}:{credentials.secret_key}")
             self._signed_with = credentials

@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
 
 class Transport(Protocol):
-    """One connection, owned by one worker thread: nothing here is thread-safe.
+    """One connection of one worker: nothing here is thread-safe. Who drives a carrier has those on it meanwhile.
 
     `prepare` is quick and runs with the others waiting; `send` blocks until the answer is there and leaves the
     interpreter to the others; `answer` says what came. None of them raises for what network or server do.
