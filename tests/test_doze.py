@@ -169,6 +169,18 @@ def test_while_something_is_under_way_it_looks_every_few_seconds(house: House, d
     assert duration_s(doze) == TICK_S
 
 
+def test_it_does_not_sleep_over_what_it_has_told(house: House, doze: Doze) -> None:
+    """A file that was on its way at the last look, and has ended since, is still in the line for `systemctl status`."""
+    assert house.inbox.claim("a")
+    doze.arm()
+    house.inbox.done("a")
+    assert duration_s(doze) == TICK_S
+
+    doze.arm()
+
+    assert duration_s(doze) == DOZE_S
+
+
 def test_what_is_new_under_an_old_name_is_watched(house: House, tmp_path: Path) -> None:
     """After each arming, whatever was there before."""
     house.ledger.path.rename(tmp_path / "first")

@@ -25,6 +25,7 @@ class Doze:
         self._rooms = rooms
         self._tripwire = Tripwire(rooms.folder.root, rooms.ledger.path)
         self._awake_until = 0.0  # monotonic seconds
+        self._quiet = False  # whether no file was on its way before the last look at everything
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def wake(self) -> None:
@@ -45,6 +46,11 @@ class Doze:
         if ledger.watched != self._tripwire.armed:
             ledger.watched = self._tripwire.armed
             ledger.look()
+        # Files that end between the look and the sleep would be told of as on their way for minutes.
+        self._rooms.inbox.stirred = self.wake  # before looking whether there is anything
+        self._quiet = self._no_file()
+        if not self._quiet:
+            self._rooms.inbox.stirred = None
 
     def sleep(self, lookout: Lookout, backlog: Backlog, pulse: Pulse, longest_s: float) -> None:
         """Until the next look is due, or something happens that asks for one."""
@@ -76,18 +82,18 @@ class Doze:
             return LOST_TICK_S
         if lookout.watch is None or not self._tripwire.armed or time.monotonic() < self._awake_until:
             return TICK_S
-        self._rooms.inbox.stirred = self.wake  # before looking whether there is anything
         if self._nothing_to_do(backlog) and pulse.all_answer(ANSWERS_S):
             return DOZE_S
-        self._rooms.inbox.stirred = None
         return TICK_S
 
     def _nothing_to_do(self, backlog: Backlog) -> bool:
-        rooms = self._rooms
         return (
-            rooms.inbox.counts() == (0, 0)
-            and not len(rooms.settle)
+            self._quiet
+            and self._no_file()
             and not backlog.oldest_ns
-            and not rooms.destination.paused
-            and rooms.ledger.failing_since is None
+            and not self._rooms.destination.paused
+            and self._rooms.ledger.failing_since is None
         )
+
+    def _no_file(self) -> bool:
+        return self._rooms.inbox.counts() == (0, 0) and not len(self._rooms.settle)
