@@ -252,6 +252,23 @@ def test_a_chain_that_fails_keeps_what_it_had(home: Home) -> None:
     assert [line["event"] for line in lines] == ["library.warning"]
 
 
+@pytest.mark.parametrize(("valid_for", "kept"), [(timedelta(hours=2), True), (timedelta(seconds=-1), False)])
+def test_a_chain_that_finds_nothing_keeps_what_still_lasts(
+    valid_for: timedelta, kept: bool, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 refused one file, so the chain is asked; botocore says "none" where the metadata service only hiccups."""
+    home.program(timedelta(hours=2))
+    credentials = Credentials(boto3.Session())
+    had = credentials.current
+    credentials._expiry = datetime.now(UTC) + valid_for
+    monkeypatch.setattr(credentials._session, "get_credentials", lambda: None)
+
+    credentials.refresh()
+
+    assert had is not None
+    assert credentials.current == (had if kept else None)
+
+
 def test_secrets_are_told_to_nobody(home: Home) -> None:
     """Not by repr, str, format, logs or errors, whatever holds them."""
     home.credentials_file.write_text(

@@ -68,7 +68,10 @@ class Credentials:
         try:
             found: Any = self._session.get_credentials()
             if found is None:
-                self.current, self.error = None, "no credentials found by boto3's chain"
+                self.error = "no credentials found by boto3's chain"
+                # A metadata service that is down is passed over without a word: keys that still last are kept.
+                if self._expiry is None or self._expiry <= datetime.now(UTC):
+                    self.current = None
                 return
             self.source = getattr(found, "method", "")
             self._refreshable = hasattr(found, "refresh_needed")
