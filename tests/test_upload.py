@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import S3SpoolError, Scope, UploadError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.pipeline import inbox as inbox_module
@@ -872,6 +872,24 @@ def test_a_dead_worker_is_replaced_once_there_is_a_thread(house: House, monkeypa
     assert replaced == 0
     assert house.workers.replace_dead() == 1
     sent(house, "a")
+
+
+def test_too_few_threads_for_the_workers(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line that says what to do, and those that run already can be ended."""
+    house = build(workers=4)
+    start = threading.Thread.start
+
+    def three_left(thread: threading.Thread) -> None:
+        if thread.name == "upload-003":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", three_left)
+    with pytest.raises(S3SpoolError, match=r"upload\.workers = 4: no thread is left to give after 3;"):
+        house.workers.start()
+
+    house.inbox.close()
+    assert house.workers.close(lambda: 10)
 
 
 def test_stopping_lets_uploads_finish(house: House) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 import structlog
 
 from s3spool.content import Bucket, Sender
+from s3spool.errors import S3SpoolError
 from s3spool.pipeline.bell import Stall
 from s3spool.pipeline.cores import Cores
 from s3spool.pipeline.destination import Destination
@@ -85,9 +86,17 @@ class Workers:
         self.cooled = 0  #: how often a worker has closed its connections, because nothing came
 
     def start(self) -> None:
-        self._threads = [self._new_thread(number) for number in range(self._count)]
-        for thread in self._threads:
-            thread.start()
+        """Raises S3SpoolError where the system has no thread left to give."""
+        for number in range(self._count):
+            thread = self._new_thread(number)
+            try:
+                thread.start()
+            except RuntimeError as exc:
+                raise S3SpoolError(
+                    f"upload.workers = {self._count}: no thread is left to give after {number};"
+                    " lower it, or raise TasksMax= in the unit (ulimit -u)"
+                ) from exc
+            self._threads.append(thread)
 
     def replace_dead(self) -> int:
         """Start a new thread for each that has died; returns how many. Called by the supervisor, again and again."""
