@@ -66,8 +66,6 @@ def test_every_message_arrives_as_documented(manager: socket.socket, library: st
     assert heard(manager) == "EXTEND_TIMEOUT_USEC=1500000"
     notifier.watchdog()
     assert heard(manager) == "WATCHDOG=1"
-    notifier.main_pid(42)
-    assert heard(manager) == "MAINPID=42"
     notifier.stopping()
     assert heard(manager) == "STOPPING=1"
 

@@ -69,10 +69,6 @@ class Notifier:
         """Still alive; due every `watchdog_interval_s`."""
         self._tell("WATCHDOG=1")
 
-    def main_pid(self, pid: int) -> None:
-        """Say which process is the service, where it is not the one that systemd started."""
-        self._tell(f"MAINPID={pid}")
-
     def _tell(self, message: str) -> None:
         with suppress(OSError):  # the manager is gone or its queue is full; the next message may get through
             self._send(message)
