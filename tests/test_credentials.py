@@ -235,6 +235,30 @@ def test_missing_ones_pause_the_destination(access: str, secret: str, error: str
         transport.close()
 
 
+def test_a_chain_that_does_not_answer_holds_up_no_start(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that hangs, a service that cannot be reached: the reason is told, and its answer taken at last."""
+    monkeypatch.setattr(module, "FIRST_S", 0.01)
+    there = home.path / "go on"
+    script = home.path / "slow.py"
+    script.write_text(
+        "import json, os, time\n"
+        f"while not os.path.exists({str(there)!r}): time.sleep(0.01)\n"
+        "print(json.dumps({'Version': 1, 'AccessKeyId': 'AKSLOW', 'SecretAccessKey': 's'}))\n"
+    )
+    home.config_file.write_text(f"[default]\ncredential_process = {sys.executable} {script}\n")
+
+    credentials = Credentials(boto3.Session())
+    credentials.start()
+    credentials.refresh_soon()
+    assert credentials.current is None
+    assert "has not answered yet" in credentials.error
+    there.touch()
+
+    eventually(lambda: credentials.current == Snapshot("AKSLOW", "s", ""), timeout_s=30)
+    credentials.close()
+    assert credentials.error == ""
+
+
 def test_a_chain_that_fails_keeps_what_it_had(home: Home) -> None:
     """The metadata service hiccups: the credentials at hand are good until S3 says otherwise."""
     home.program(timedelta(minutes=10))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from s3spool.ledger.reader import Reader
+from s3spool.pipeline.destination import STREAK
 from support.daemon import Daemon
-from support.faults import HoldUntil, Status
+from support.faults import Delay, HoldUntil, Status
 from support.faulty import FaultyS3, make_certificate
 from support.objects import folder_files
 from support.waiting import eventually
@@ -231,6 +232,62 @@ def test_the_name_does_not_resolve(make: Callable[..., Daemon], tmp_path: Path) 
             hosts.write_text("127.0.0.1 localhost faulty.test\n")
 
         last_through(daemon, server, resolve, "COULDNT_RESOLVE_HOST", "DNS")
+
+
+LATE = Delay(60.0)
+LATE_S = 150.0  # until the last of such answers
+
+
+@pytest.mark.timeout(300)
+def test_one_answer_comes_a_minute_late(make: Callable[..., Daemon]) -> None:
+    """With the default of upload.timeout_s: the file is sent again by then, and the late answer does no harm."""
+    with FaultyS3() as server:
+        server.script(LATE, match="^PUT early 7$")
+        daemon = make(server, retry={"max_attempts": 0}).start()
+        files = drop(daemon, "early")
+
+        failed = daemon.wait_event("file.failed", LATE_S, path="early 7")
+        files |= drop(daemon, "late")
+        eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+        assert server.in_flight == 1, "the late answer is still to come"
+        eventually(lambda: server.in_flight == 0, timeout_s=LATE_S)
+        files |= drop(daemon, "last")
+        eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+
+        assert (failed["error_code"], failed["attempt"]) == ("OPERATION_TIMEDOUT", 1)
+        assert server.contents() == files
+        assert [line["attempt"] for line in daemon.events("file.uploaded", path="early 7")] == [2]
+        assert len(daemon.events("file.uploaded")) == len(files)
+        assert len(daemon.events("file.failed")) == 1
+        assert not daemon.events("destination.paused")
+        assert daemon.stop() == 0
+
+
+@pytest.mark.timeout(300)
+def test_all_answers_come_a_minute_late(make: Callable[..., Daemon]) -> None:
+    """With the default of upload.timeout_s, and all workers busy: it is paused before the first of them comes."""
+    with FaultyS3() as server:
+        server.script(LATE, times=None)
+        daemon = make(server).start()
+        files = drop(daemon, "file")
+
+        paused = daemon.wait_event("destination.paused", LATE_S)
+        assert not daemon.events("file.uploaded")
+        assert server.in_flight >= WORKERS, "the late answers are still to come"
+        server.behave()
+        daemon.wait_event("destination.resumed", LATE_S)
+        # (Some set out between the first time-outs and the pause: they meet the same.)
+        eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=LATE_S)
+        eventually(lambda: server.in_flight == 0, timeout_s=LATE_S)
+
+        assert (paused["error_code"], paused["hint"][:13]) == ("OPERATION_TIMEDOUT", "check network")
+        assert server.contents() == files
+        assert len(daemon.events("file.uploaded")) == len(files)
+        assert len(daemon.events("file.failed")) < 2 * STREAK
+        assert daemon.events("destination.paused") == [paused]
+        assert len(daemon.events("destination.resumed")) == 1
+        assert not daemon.events("file.parked")
+        assert daemon.stop() == 0
 
 
 @pytest.mark.slow

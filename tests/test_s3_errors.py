@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import time
@@ -190,11 +191,21 @@ def test_answers_to_boto3(status: int, code: str, told: str, rule: Rule) -> None
         (b'{"error": "json"}', ("", "")),
         (b"\x00\xff\xfe", ("", "")),
         (b"<Error><Code>\xff</Code></Error>", ("", "")),
+        (b"<?xml version='1.0' encoding='latin-1'?><Error><Code>A</Code><Message>\xfc</Message></Error>", ("A", "ü")),
+        (b"<?xml version='1.0' encoding='utf-32'?><Error><Code>A</Code></Error>", ("", "")),
+        (b"<?xml version='1.0' encoding='no-such'?><Error><Code>A</Code></Error>", ("", "")),
+        (b"<?xml version='1.0' encoding='base64'?><Error><Code>A</Code></Error>", ("", "")),
+        (b"<?xml version='1.0' encoding='idna'?><Error><Code>A</Code></Error>", ("", "")),
     ],
 )
 def test_error_documents(body: bytes, found: tuple[str, str]) -> None:
     """Whatever a server says: code and message on one short line, or nothing."""
     assert parse_error(body) == found
+
+
+def test_libcurl_may_end_without_a_sentence() -> None:
+    """Its number is then what a person can look up."""
+    assert from_curl(100, "", "some/file").cause == "libcurl ended with its error 100"
 
 
 DATE = "Tue, 24 Nov 2026 04:00:00 GMT"
@@ -216,6 +227,10 @@ DATE = "Tue, 24 Nov 2026 04:00:00 GMT"
         ("Tue, 24 Nov 2026 04:01:30 GMT", "yesterday", None),
         ("Tue, 24 Nov 2026 04:01:30 -0000", DATE, None),
         ("Tue, 99 Nov 99999 04:01:30 GMT", DATE, None),
+        ("Tue, 24 Nov 9999999999 04:01:30 GMT", DATE, None),
+        ("Tue, 24 Nov 2026 04:01:30 +99999999999999", DATE, None),
+        (DATE, "Tue, 24 Nov 2026 04:01:30 +99999999999999", None),
+        ("9" * 400, "", math.inf),
     ],
 )
 def test_retry_after(value: str, date: str, seconds: float | None) -> None:

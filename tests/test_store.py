@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,10 +16,11 @@ from s3spool.s3 import store as store_module
 from s3spool.s3.client import Found
 from s3spool.s3.store import ObjectOptions, Store, mtime_text
 from s3spool.s3.transport import Answer
-from support.faults import EmptyOk, HtmlOk, LoseAnswer, Redirect, Status, Truncated, WrongChecksum, WrongEtag
+from support.faults import EmptyOk, HoldUntil, HtmlOk, LoseAnswer, Redirect, Status, Truncated, WrongChecksum, WrongEtag
 from support.faulty import FaultyS3
 from support.s3_messages import Answer as Reply
 from support.stores import PLAIN, connection, content, put, store_of, use
+from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -407,6 +410,25 @@ def test_a_portal_that_answers_every_request_proves_nothing(fault: Fault, tmp_pa
             store.judge(file, made, answer, may_ask=True)
 
     assert (refused.value.code, refused.value.scope) == ("Unconfirmed", Scope.DESTINATION)
+
+
+def test_many_may_ask_at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Where only a HEAD confirms, each worker has its connection, keeps it, and no library complains of it."""
+    workers = 30
+    with FaultyS3() as server:
+        use(server.environment(), monkeypatch)
+        store = store_of("curl", connection(server.bucket, server.endpoint_url), PLAIN)
+        for _ in range(2):
+            hold = HoldUntil()
+            server.script(hold, times=None)
+            with ThreadPoolExecutor(workers) as pool:
+                asked = [pool.submit(store_module.look, store.client, store.bucket, "a", "a") for _ in range(workers)]
+                eventually(lambda: server.in_flight == workers, message="all have asked")
+                server.behave()
+                assert [future.result() for future in asked] == [None] * workers
+        assert server.connections == workers
+
+    assert not [record for record in caplog.records if record.name.startswith("urllib3") and record.levelno > DEBUG]
 
 
 def test_own_object_behind_a_lost_answer_is_success(sent: Any) -> None:

@@ -15,6 +15,7 @@ from s3spool.errors import Scope
 from s3spool.s3.client import ca_source
 from support.faults import (
     EmptyOk,
+    Endless,
     Fault,
     Garbage,
     HoldUntil,
@@ -532,6 +533,46 @@ def test_a_refusal_in_the_middle_of_a_body(kind: str, transport: Transport, faul
         assert (answer.error.scope, answer.error.sudden) == (Scope.DESTINATION, False)
     assert ok(put(transport, put_request("next")))
     fault.event.set()
+
+
+ENDLESS = {
+    "error, all at once": ((b"HTTP/1.1 403 No\r\n\r\n", b"y" * 65536), 0.0, 403),
+    "success, all at once": ((b"HTTP/1.1 200 OK\r\nETag: x\r\n\r\n", b"y" * 65536), 0.0, 200),
+    "error, in chunks": (
+        (b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"1000\r\n" + b"y" * 4096 + b"\r\n"),
+        0.0,
+        500,
+    ),
+    "body in drips": ((b"HTTP/1.1 200 OK\r\n\r\n", b"y"), 0.2, 0),
+    "header in drips": ((b"HTTP/1.1 200 OK\r\nX-Long: ", b"y"), 0.2, 0),
+    "headers in drips": ((b"HTTP/1.1 200 OK\r\n", b"X-Another: y\r\n"), 0.2, 0),
+    "interim answers in drips": ((b"HTTP/1.1 102 Processing\r\n\r\n",), 0.2, 0),
+    "interim answers all at once": ((b"HTTP/1.1 102 Processing\r\n\r\n" * 100,), 0.0, 0),
+    "headers all at once": ((b"HTTP/1.1 200 OK\r\n", b"X-Another: y\r\n" * 100), 0.0, 0),
+}
+
+
+@pytest.mark.parametrize("kind", ["curl", "carried"])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("name", ENDLESS)
+def test_an_answer_without_an_end_is_cut_off(
+    name: str, streamed: bool, transport: Transport, faulty: FaultyS3, fd: int
+) -> None:
+    """It holds nobody for ever; what it began with counts if that was a whole head, and the handle stays usable."""
+    pieces, pause_s, status = ENDLESS[name]
+    faulty.script(Endless(pieces, pause_s), times=None)
+
+    answer = put(transport, range_request("a", fd, 0, 3 * MIB) if streamed else put_request("a"))
+
+    assert answer.status == status
+    assert len(answer.body) < MIB
+    if not status:
+        assert answer.error is not None
+        assert (answer.error.scope, answer.error.sudden) == (Scope.DESTINATION, False)
+        assert answer.error.code in {"OPERATION_TIMEDOUT", "RECV_ERROR", "TOO_LARGE"}
+    faulty.behave()
+    faulty.cut()
+    assert ok(put(transport, put_request("next")))
 
 
 def test_waiting_for_the_pace_is_no_silence(

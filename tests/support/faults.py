@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Literal
 
 from support.http_server import HangUp
@@ -172,6 +173,21 @@ class Garbage(Fault):
     def instead(self, exchange: Exchange) -> Answer:
         exchange.send_raw(self.raw)
         raise HangUp
+
+
+@dataclass
+class Endless(Fault):
+    """The pieces of an answer, the last of them again and again until the client hangs up."""
+
+    pieces: tuple[bytes, ...]
+    pause_s: float = 0.0
+
+    def instead(self, exchange: Exchange) -> Answer:
+        for piece in chain(self.pieces, repeat(self.pieces[-1])):
+            exchange.send_raw(piece)
+            if self.pause_s:
+                exchange.pause(self.pause_s)
+        raise AssertionError("there is always another piece")
 
 
 class LoseAnswer(Fault):

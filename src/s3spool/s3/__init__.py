@@ -4,6 +4,7 @@ store.py            the bucket as the pipeline sees it: make a request of a file
 transport.py        the one act: PUT these bytes there
 curl_transport.py   that act through libcurl, the fast way
 curl_carrier.py     many of them at once, driven by one thread
+patience.py         how long one of them may take
 boto3_transport.py  that act through boto3, the way that always works
 client.py           boto3's session and client: region, endpoint, time-outs
 apart.py            what a child process works out, so that its memory goes with it

@@ -79,7 +79,6 @@ def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3C
     """An S3 client for bodies: one attempt, one pass over the file, and a connection for each worker."""
     more = {
         "retries": {"total_max_attempts": 1, "mode": "standard"},
-        "max_pool_connections": _MOST_WORKERS,
         "s3": {"addressing_style": _style(connection), "payload_signing_enabled": False},
     }
     return hooked(boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region)))
@@ -244,6 +243,8 @@ def _config(connection: Connection, **more: Any) -> Any:
     options: dict[str, Any] = {
         "connect_timeout": connection.timeout_s,
         "read_timeout": connection.timeout_s,
+        # A connection for each worker that asks with HEAD: of a smaller pool urllib3 complains each time.
+        "max_pool_connections": _MOST_WORKERS,
         "retries": {"total_max_attempts": 2, "mode": "standard"},
         "s3": {"addressing_style": _style(connection)},
         # We send checksums of our own as plain headers: aws-chunked trailers are more than several stores take.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 AHEAD_S = 15 * 60.0  # how long before their expiry botocore begins to renew credentials
 REFRESH_S = 60.0  # how often the chain is asked while it has none, or none that last longer than AHEAD_S
 LONGEST_S = 86400.0  # some programs say "until the year 9999": more seconds than a thread can wait
+FIRST_S = 5.0  # how long a start waits for the chain: a program or a service that it asks may never answer
 log = structlog.get_logger()
 
 
@@ -40,7 +41,7 @@ class Credentials:
         self._session = session
         self.current: Snapshot | None = None
         self.generation = 0
-        self.error = ""
+        self.error = "boto3's credential chain has not answered yet"
         self.source = ""  #: the link of boto3's chain that had them, in botocore's words
         self._asked = threading.Event()
         self._closing = False
@@ -49,7 +50,10 @@ class Credentials:
         self._refreshable = False
         self._thread = threading.Thread(target=self._run, name="credentials", daemon=True)
         self._last_refresh = 0.0
-        self.refresh()
+        self._refreshing = threading.Lock()  # boto3's sessions are not thread-safe
+        first = threading.Thread(target=self.refresh, name="first keys", daemon=True)
+        first.start()
+        first.join(FIRST_S)
 
     def start(self) -> None:
         self._thread.start()
@@ -64,6 +68,10 @@ class Credentials:
 
     def refresh(self) -> None:
         """Ask the chain; blocks as long as the chain does (metadata service, SSO)."""
+        with self._refreshing:
+            self._refresh()
+
+    def _refresh(self) -> None:
         self._last_refresh = time.monotonic()
         try:
             found: Any = self._session.get_credentials()

@@ -13,6 +13,7 @@ import pycurl
 from s3spool.s3.curl_transport import CurlTransport
 
 LONGEST_WAIT_S = 5.0  # so often it shows that it lives, whatever libcurl's own clocks say
+LOOK_S = 1.0  # so often it looks for requests that make no progress
 _WANTED = {
     pycurl.POLL_IN: select.EPOLLIN,
     pycurl.POLL_OUT: select.EPOLLOUT,
@@ -29,6 +30,7 @@ class CurlCarrier:
     def __init__(self) -> None:
         self._carried: dict[pycurl.Curl, CurlTransport] = {}
         self._due: float | None = None  # monotonic seconds: when libcurl wants to look at its clocks
+        self._next_look = 0.0  # monotonic seconds
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, select.EPOLLIN)
@@ -44,7 +46,11 @@ class CurlCarrier:
             if transport.curl not in self._carried and not self._take(transport):
                 over.append(transport)
             boarding.popleft()
-        if self._due is not None and self._due <= time.monotonic():
+        now = time.monotonic()
+        if self._carried and self._next_look <= now:
+            self._next_look = now + LOOK_S
+            self._break_off_overdue(now, over)
+        if self._due is not None and self._due <= now:
             self._due = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
             self._put_down(over)
@@ -92,6 +98,13 @@ class CurlCarrier:
         self._carried[transport.curl] = transport
         return True
 
+    def _break_off_overdue(self, now: float, over: deque[CurlTransport]) -> None:
+        for curl, transport in list(self._carried.items()):
+            if transport.overdue(now):
+                self._multi.remove_handle(curl)
+                del self._carried[curl]
+                over.append(transport)
+
     def _put_down(self, over: deque[CurlTransport]) -> None:
         left = 1
         while left:
@@ -105,7 +118,11 @@ class CurlCarrier:
                 del self._carried[curl]
 
     def _wait_s(self) -> float:
-        return LONGEST_WAIT_S if self._due is None else min(LONGEST_WAIT_S, max(0.0, self._due - time.monotonic()))
+        now = time.monotonic()
+        due = now + LONGEST_WAIT_S if self._due is None else self._due
+        if self._carried:
+            due = min(due, self._next_look)
+        return min(LONGEST_WAIT_S, max(0.0, due - now))
 
     def _on_timer(self, wait_ms: int) -> None:
         """Libcurl's callback: -1 stands for no clock at all."""

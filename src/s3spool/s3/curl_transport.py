@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from s3spool.s3.client import Endpoint
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
+from s3spool.s3.patience import Patience
 from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
 
 BUFFER_BYTES = 256 * 1024  # of a large body, as libcurl holds it: a hundred slow connections need little
 FAST_BUFFER_BYTES = 512 * 1024  # a few fast ones: less CPU
 FAST_BYTES_S = 32 * 2**20
 SMALL_BUFFER_BYTES = 16 * 1024  # libcurl fills a new one with zeros for each request: 64 KiB by default
-ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; the rest of a longer one is not kept
+ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; a longer one is cut off, it might never end
 CA_CACHE_S = 5  # for so long libcurl may go by a bundle that has been mended; by default it is a day
 _CA_CACHE_TIMEOUT = 321  # curl.h's number, which pycurl has no name for
 _CONSTANT = ("Expect:", "Content-Type: application/octet-stream", "x-amz-content-sha256: UNSIGNED-PAYLOAD")
@@ -42,6 +44,9 @@ class CurlTransport:
         self._endpoint = endpoint()
         self._ca = ca
         self._timeout_s = max(1, round(timeout_s))
+        self._patience = Patience(timeout_s)
+        self._given_up = ""  # why we ended it ourselves
+        self._alone = False  # set: libcurl asks us as it goes; on a carrier it is the carrier who asks
         self._credentials = credentials
         self._pace = pace
         self._headers: list[bytes] = []
@@ -68,6 +73,7 @@ class CurlTransport:
         self._kept = 0
         self._error = None
         self._unreadable = ""
+        self._given_up = ""
         credentials = self._credentials.current
         self._ready = credentials is not None
         if credentials is None:
@@ -92,10 +98,16 @@ class CurlTransport:
     def send(self) -> None:
         if not self.set_out():
             return
+        if not self._alone:
+            self._curl.setopt(pycurl.NOPROGRESS, 0)
+            self._alone = True
         try:
             self._curl.perform()
         except pycurl.error as exc:
-            self.failed(int(exc.args[0]), str(exc.args[-1]))
+            if self._given_up:
+                self.failed(pycurl.E_OPERATION_TIMEDOUT, self._given_up)
+            else:
+                self.failed(int(exc.args[0]), str(exc.args[-1]))
 
     @property
     def curl(self) -> pycurl.Curl:
@@ -104,9 +116,20 @@ class CurlTransport:
 
     def set_out(self) -> bool:
         """The last step before bytes move; False when nothing can be sent, which `answer` then explains."""
-        if self._ready and self._pace is not None and self._request is not None and self._request.body:
-            wait_for_all(self._pace, len(self._request.body))
-        return self._ready
+        request = self._request
+        if not self._ready or request is None:
+            return False
+        if self._pace is not None and request.body:
+            wait_for_all(self._pace, len(request.body))
+        self._patience.begin(request.length, time.monotonic())
+        return True
+
+    def overdue(self, now: float) -> bool:
+        """For a carrier, at times (monotonic seconds): whether it is to be broken off, which `answer` then explains."""
+        why = self._patience.over(self._curl.getinfo(pycurl.SIZE_UPLOAD_T), len(self._headers) + self._kept, now)
+        if why:
+            self.failed(pycurl.E_OPERATION_TIMEDOUT, why)
+        return bool(why)
 
     def failed(self, number: int, message: str) -> None:
         """Libcurl ended with this error."""
@@ -123,7 +146,8 @@ class CurlTransport:
             # A server that refuses early may close before we have sent all: its answer says more than our error.
             status = self._curl.getinfo(pycurl.RESPONSE_CODE)
             early = number in {pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR} and status >= 300  # noqa: PLR2004
-            if not early:
+            cut_off = number == pycurl.E_WRITE_ERROR and self._kept >= ANSWER_BYTES
+            if not (early or cut_off):
                 return Answer(0, {}, b"", from_curl(number, self._unreadable or message, path))
         return Answer(self._curl.getinfo(pycurl.RESPONSE_CODE), _parsed(self._headers), b"".join(self._body), None)
 
@@ -131,7 +155,7 @@ class CurlTransport:
         if self._buffer_bytes:
             # libcurl keeps the buffer of large bodies for as long as the handle lives.
             self._curl.close()
-            self._streaming = False
+            self._streaming = self._alone = False
             self._buffer_bytes = 0
             self._signed_with = None
             self._curl = self._new_handle()
@@ -151,9 +175,6 @@ class CurlTransport:
         curl.setopt(pycurl.FOLLOWLOCATION, 0)
         curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
         curl.setopt(pycurl.CONNECTTIMEOUT, self._timeout_s)
-        # "timeout_s without progress": less than a byte a second for so long.
-        curl.setopt(pycurl.LOW_SPEED_LIMIT, 1)
-        curl.setopt(pycurl.LOW_SPEED_TIME, self._timeout_s)
         if self._ca.is_dir():
             curl.unsetopt(pycurl.CAINFO)  # the wheel's own bundle
             curl.setopt(pycurl.CAPATH, str(self._ca))
@@ -163,6 +184,7 @@ class CurlTransport:
             curl.setopt(_CA_CACHE_TIMEOUT, CA_CACHE_S)
         curl.setopt(pycurl.HEADERFUNCTION, self._headers.append)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)
+        curl.setopt(pycurl.XFERINFOFUNCTION, self._go_on)
         curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
         return curl
 
@@ -199,6 +221,7 @@ class CurlTransport:
             return b""
         if self._pace is not None:
             wanted = self._pace(wanted) or wanted
+            self._patience.excuse(time.monotonic())
         try:
             data = os.pread(request.fd, wanted, request.offset + self._position)
         except OSError as exc:
@@ -215,10 +238,17 @@ class CurlTransport:
         self._position = offset if origin == os.SEEK_SET else self._position + offset
         return pycurl.SEEKFUNC_OK
 
-    def _write(self, data: bytes) -> None:
-        if self._kept < ANSWER_BYTES:
-            self._kept += len(data)
-            self._body.append(data)
+    def _write(self, data: bytes) -> int:
+        if self._kept >= ANSWER_BYTES:
+            return 0  # not all of it: libcurl ends with E_WRITE_ERROR
+        self._kept += len(data)
+        self._body.append(data)
+        return len(data)
+
+    def _go_on(self, _wanted: int, _come: int, _length: int, sent: int) -> int:
+        """Libcurl's callback, at each step and each second: anything but 0 ends the request."""
+        self._given_up = self._patience.over(sent, len(self._headers) + self._kept, time.monotonic())
+        return bool(self._given_up)
 
 
 def _parsed(lines: list[bytes]) -> dict[str, str]:

@@ -290,6 +290,6 @@ BY_CURL: dict[int, tuple[str, Rule]] = {
     97: ("PROXY", _at_once("check https_proxy")),
     98: ("SSL_CLIENTCERT", _at_once(_TLS)),
     99: ("UNRECOVERABLE_POLL", _OURS),
-    100: ("TOO_LARGE", _OURS),
+    100: ("TOO_LARGE", _LINE),  # a header as long as no server of S3 sends
     101: ("ECH_REQUIRED", _at_once(_TLS)),
 }

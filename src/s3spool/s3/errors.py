@@ -13,13 +13,14 @@ from s3spool.s3.transport import Answer, Request
 
 _TEXT_LENGTH = 500
 _IDS = ("x-amz-request-id", "x-amz-id-2")  # what a provider's support asks for
+_NO_DATE = (TypeError, ValueError, OverflowError)  # what the parser makes of a text that is none
 SKEW_S = 300.0  # S3 refuses signatures that are 15 minutes off; from here on the clock is worth a word
 
 
 def from_curl(number: int, message: str, path: str) -> UploadError:
     """Translate the end of a transfer to which no answer came."""
     code, rule = BY_CURL.get(number, (f"CURL_{number}", TRANSIENT))
-    error = _error(path, code, message, rule)
+    error = _error(path, code, message or f"libcurl ended with its error {number}", rule)
     error.answered = False
     if rule.scope is Scope.FILE:
         error.operation = "read"  # our own callback gave up: the file could not be read on
@@ -77,7 +78,7 @@ def parse_error(body: bytes) -> tuple[str, str]:
         return "", ""
     try:
         root = ET.fromstring(body)  # noqa: S314 - DTDs are refused above, so no entities
-    except ET.ParseError:
+    except (ET.ParseError, LookupError, ValueError):  # the latter two: an encoding that nobody knows
         return "", ""
     found = {re.sub(r"^\{.*\}", "", child.tag): (child.text or "") for child in root.iter()}
     return _one_line(found.get("Code", "")), _one_line(found.get("Message", ""))
@@ -92,7 +93,7 @@ def retry_after_s(headers: dict[str, str]) -> float | None:
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])).total_seconds())
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, *_NO_DATE):
         return None
 
 
@@ -102,7 +103,7 @@ def _skew(status: int, headers: dict[str, str]) -> str:
         return ""
     try:
         ahead_s = time.time() - parsedate_to_datetime(headers["date"]).timestamp()
-    except (TypeError, ValueError, OverflowError):
+    except _NO_DATE:
         return ""
     if abs(ahead_s) < SKEW_S:
         return ""
