@@ -111,6 +111,26 @@ def test_one_that_waits_holds_up_no_other(faulty: FaultyS3, store: Store, carrie
         transport.close()
 
 
+def test_an_answer_that_waited_for_us_is_no_silence(faulty: FaultyS3, store: Store, carrier: CurlCarrier) -> None:
+    """A slow disk may keep the driver for longer than a server may be silent."""
+    held = threading.Event()
+    faulty.script(HoldUntil(held))
+    transport = prepared(store, "a")
+    boarding, over = deque([transport]), deque[CurlTransport]()
+    while not faulty.in_flight:
+        carrier.turn(boarding, over, wait=False)
+    assert not transport.overdue(0.0)  # looked at last when the machine started
+    held.set()
+    eventually(lambda: not faulty.in_flight)
+
+    carrier._next_look = 0.0
+    while not over:
+        carrier.turn(boarding, over, wait=True)
+
+    assert transport.answer().status == 200
+    transport.close()
+
+
 def test_whoever_waits_is_woken(carrier: CurlCarrier) -> None:
     """A call from another thread ends the wait, also one that came before it."""
     carrier.wake()

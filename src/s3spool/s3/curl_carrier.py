@@ -46,11 +46,7 @@ class CurlCarrier:
             if transport.curl not in self._carried and not self._take(transport):
                 over.append(transport)
             boarding.popleft()
-        now = time.monotonic()
-        if self._carried and self._next_look <= now:
-            self._next_look = now + LOOK_S
-            self._break_off_overdue(now, over)
-        if self._due is not None and self._due <= now:
+        if self._due is not None and self._due <= time.monotonic():
             self._due = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
             self._put_down(over)
@@ -63,6 +59,8 @@ class CurlCarrier:
             readable = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
             self._multi.socket_action(descriptor, readable | (pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0))
         self._put_down(over)
+        # Last: an answer that has come while something else kept us is no silence.
+        self._break_off_overdue(over)
 
     def wake(self) -> None:
         """Whoever waits in `turn` is to look at `boarding`."""
@@ -98,7 +96,11 @@ class CurlCarrier:
         self._carried[transport.curl] = transport
         return True
 
-    def _break_off_overdue(self, now: float, over: deque[CurlTransport]) -> None:
+    def _break_off_overdue(self, over: deque[CurlTransport]) -> None:
+        now = time.monotonic()
+        if self._next_look > now:
+            return
+        self._next_look = now + LOOK_S
         for curl, transport in list(self._carried.items()):
             if transport.overdue(now):
                 self._multi.remove_handle(curl)
