@@ -18,6 +18,7 @@ from s3spool.pipeline.mounts import remote_file_system
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.settle import Quiet
 from s3spool.pipeline.watch import Watch, WatchUnavailableError
+from support.disks import mounted
 from support.lines import Lines, recorded
 from support.trees import deep_tree
 from support.waiting import eventually
@@ -395,6 +396,24 @@ def test_ensure_heals_a_missing_watch(watched: Watched, root: Path) -> None:
     (root / "sub/a").touch()
     watched.expect("sub/a")
     assert watched.watch.directories() == 2
+
+
+def test_what_is_mounted_over_a_directory_is_watched_from_the_next_scan_on(watched: Watched, root: Path) -> None:
+    """No event tells of a mount; that it goes again is told, and asks for a scan."""
+    (root / "sub").mkdir()
+    watched.forget()
+
+    with mounted(root / "sub"):
+        for directory in ("", "sub/"):
+            watched.watch.ensure(directory)
+        (root / "sub/mounted").touch()
+        watched.expect("sub/mounted")
+    eventually(lambda: watched.rescans == ["unmounted"])
+    watched.watch.ensure("sub/")
+    watched.forget()
+    (root / "sub/below").touch()
+
+    watched.expect("sub/below")
 
 
 def test_race_the_scan_ensures_a_renamed_directory_first(watched: Watched, root: Path) -> None:

@@ -15,7 +15,7 @@ from chaos.storm import TIMEOUT_S
 from chaos.witness import Witness
 from chaos.writers import Writers
 from support.daemon import Daemon
-from support.killing import STEPS
+from support.killing import STEPS, STOPS
 from support.killing import program as dying_at
 from support.waiting import eventually
 
@@ -29,12 +29,14 @@ DRAIN_S = 180.0
 START_S = 60.0
 PATIENCE_S = 3.0  # how long a step is waited for
 REQUESTS = 120  # a life at whose end no step waits goes on for so many at most
+SOON = 3  # lives until a step is tried once more
 BACKLOG = 1500  # names not seen to arrive; above it the weather clears for a while
 # Steps that some mode of removal never comes to.
 ONLY = {"compare+unlink": "delete", "aside": "delete", "unlink": "delete", "restore": "delete"}
 ONLY |= {"compare+rename": "archive", "rename": "archive"}
 INSANE = {"thread.died", "worker.replaced", "daemon.unsound", "ledger.failed", "watch.lost", "log.dropped"}
 _WHEN = ("before", "after")
+ACTIONS = ("delete", "archive", "keep")
 LARGE = ("resumed", "create", "record multipart", "record part", "complete", "forget multipart", "abort")
 FAILING = ("record retry", "claim")
 STARTING = ("lock", "migrate", "ledger", "watch", "control", "scan")
@@ -61,8 +63,8 @@ class Campaign:
         self.writers = Writers(self.daemon.folder, random.Random(f"{seed} {action} writers"))  # noqa: S311 - the same
         self.oracle = Oracle(self.daemon, self.writers, self.witness)
         self._ordinary = program or self.daemon.program
-        steps = [f"{when}:{step}" for step in STEPS if ONLY.get(step, action) == action for when in _WHEN]
-        self._todo = [] if program else self._rng.sample(steps, len(steps))  # where it is still to die
+        self._todo = [] if program else _plan(action, seed)  # where it is still to die
+        self._missed: set[str] = set()  # where it was to die already, but did not come to
         self._code: int | None = None  # of this life, once it has ended by itself
         self._left_aside = False  # it died while a file was out of the way
         self._down = False  # the server refuses connections
@@ -113,6 +115,28 @@ class Campaign:
         if self._code is None:  # it may have come to its step before it was stopped
             self.daemon.signal(signal.SIGCONT)
         self.figures.stops += 1
+
+    def tear(self) -> int:
+        """A life in which a writer comes in between the look at a file and the reading of it, and takes its time."""
+        (step,) = STOPS
+        self.daemon.program = dying_at(f"stop:{step}")
+        self._start()
+        self.daemon.wait_ready(START_S)
+        path = self.writers.drop_medium()
+        eventually(self._is_stopped, timeout_s=START_S, message=f"{self.context}: it stops at {step}")
+        self.writers.rewrite_slowly(path)
+        self.daemon.signal(signal.SIGCONT)
+        self.figures.stops += 1
+        key = self.writers.key_of(path)
+        eventually(lambda: self.witness.latest(key), timeout_s=START_S, message=f"{self.context}: {path} is torn")
+        self.writers.end()
+        eventually(self._all_seen, timeout_s=DRAIN_S, message=f"{self.context}: {path} is sent again")
+        self.daemon.kill()
+        self.figures.kills += 1
+        return 1
+
+    def _is_stopped(self) -> bool:
+        return Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     def refuse_all(self, fault: str, acts: int, *, kill: bool) -> None:
         """A life in which every request is refused for good: the destination is to blame, and no file."""
@@ -208,11 +232,13 @@ class Campaign:
         self.daemon.program = self._ordinary
         # To put a file back it has to be found out of the way.
         ready = [step for step in self._todo if not step.endswith(":restore") or self._left_aside]
-        if not ready or self._rng.random() < 0.2:
+        restoring = [step for step in ready if step.endswith(":restore")]
+        if not ready or (not restoring and self._rng.random() < 0.2):
             return ""
-        step = next((step for step in ready if step.endswith(":restore")), ready[0])
+        step = (restoring or ready)[0]
         self._todo.remove(step)
-        calls = [1] if step.partition(":")[2] in {*STARTING, *LARGE, *FAILING, "restore"} else [1, 1, 2, 3, 10, 40]
+        rare = step.partition(":")[2] in {*STARTING, *LARGE, *FAILING, "restore"} or step in self._missed
+        calls = [1] if rare else [1, 1, 2, 3, 10, 40]
         self.daemon.program = dying_at(step, self._rng.choice(calls))
         return step
 
@@ -248,9 +274,11 @@ class Campaign:
         self.figures.kills += 1
         if self._code is None:
             self.daemon.kill()
-            self._todo += [step] if step else []  # it has not come to that: another time
+            if step:  # it has not come to that: soon again, or another time
+                self._todo.insert(len(self._todo) if step in self._missed else SOON, step)
+                self._missed.add(step)
             return
-        self._left_aside = step in {"after:aside", "before:unlink"}
+        self._left_aside = step in {"after:aside", "before:unlink", "before:restore"}
         assert (self._code, bool(step)) == (-signal.SIGKILL, True), f"{self.context}: it ended with {self._code}"
         self.figures.kills_at_steps[step] += 1
         if self.action == "delete" and step.partition(":")[2] in STARTING and self.figures.kills_at_steps[step] == 1:
@@ -315,3 +343,14 @@ class Campaign:
         figures.dropped_bytes = writers.written_bytes
         figures.requests = self.witness.total
         figures.faults = self.witness.storm.met
+
+
+def _plan(action: str, seed: int) -> list[str]:
+    """Steps that only this mode comes to, then all others; each mode begins elsewhere, so that together they do all."""
+    rng = random.Random(f"{seed} steps")  # noqa: S311 - chaos, not secrets
+    own = [f"{when}:{step}" for step in STEPS if ONLY.get(step) == action for when in _WHEN]
+    others = [f"{when}:{step}" for step in STEPS if step not in ONLY for when in _WHEN]
+    rng.shuffle(own)
+    rng.shuffle(others)
+    start = len(others) * ACTIONS.index(action) // len(ACTIONS)
+    return [*own, *others[start:], *others[:start]]

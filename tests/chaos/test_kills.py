@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 ROUNDS, ACTS = 75, 110
-LONGEST_S = 105.0
+LONGEST_S = 103.0
 
 
 @pytest.mark.parametrize("action", ["delete", "archive", "keep"])

@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 LONG_S = 60.0
 FAMINES = 8
+TEARS = 4
 
 
 def test_stopped_for_a_minute(tmp_path: Path, chaos_seed: int, report: Callable[[Figures], None]) -> None:
@@ -31,6 +32,15 @@ def test_stopped_for_a_minute(tmp_path: Path, chaos_seed: int, report: Callable[
         campaign.act(50)
         assert campaign.daemon.pid == pid
         report(campaign.finish())
+
+
+def test_torn_under_its_hands(tmp_path: Path, chaos_seed: int, report: Callable[[Figures], None]) -> None:
+    """Half rewritten after the look and before the reading: S3 takes it, the daemon notices, and sends it again."""
+    with Campaign(tmp_path, "delete", chaos_seed) as campaign:
+        torn = sum(campaign.tear() for _ in rounds(TEARS, 10.0))
+        figures = campaign.finish()
+        assert figures.verdict.refused_torn == torn
+        report(figures)
 
 
 @pytest.mark.parametrize("action", ["delete", "keep"])

@@ -20,6 +20,7 @@ SMALL_BYTES, MEDIUM_BYTES = (0, 4096), (150 * 1024, 700 * 1024)
 LARGE_BYTES = 5 * MIB, 17 * MIB  # the daemons of these tests send them in parts of 5 MiB
 REMEMBERED = 400  # of the names dropped last, which are dropped again, rewritten, appended to
 OPEN_AT_ONCE = 12
+THOUGHT_OF = 8  # of the names dropped last, one that is opened and written to later
 SUFFIXES = ("", "", "", ".json", " with spaces", "-ü", "-\u65e5\u672c", "\nnewline", "%2e")
 
 
@@ -45,6 +46,7 @@ class _Open:
     stream: IO[Any]
     rest: bytes
     whole: bytes
+    begun: bool = True  #: not: it has not written anything yet
 
 
 class Writers:
@@ -74,7 +76,8 @@ class Writers:
             (4, self._append),
             (4, self._begin_slowly),
             (2, self._begin_rewriting_slowly),
-            (4, self._end_slowly),
+            (4, self._open_and_think),
+            (6, self._end_slowly),
         ]
         self._weights = [weight for weight, _ in acts]
         self._acts = [act for _, act in acts]
@@ -89,6 +92,16 @@ class Writers:
         if path is None or self._rng.random() < 0.5:
             path = self._last_large = self._name()
         self._replace_with(path, self._content(LARGE_BYTES))
+
+    def drop_medium(self) -> str:
+        """A file that is read twice: for its checksum, then for the body."""
+        path = self._name()
+        self._replace_with(path, self._content(MEDIUM_BYTES))
+        return path
+
+    def rewrite_slowly(self, path: str) -> None:
+        """Half of it; the rest comes later."""
+        self._open_slowly(path, "r+b", self._content(MEDIUM_BYTES))
 
     def end(self) -> None:
         """All slow writers come to their end."""
@@ -216,6 +229,19 @@ class Writers:
         if path and self._at(path).exists():
             self._open_slowly(path, "r+b", self._content(SMALL_BYTES, MEDIUM_BYTES))
 
+    def _open_and_think(self) -> None:
+        """Open one that may be on its way, and write when it may be gone."""
+        path = self._recent[-self._rng.randint(1, min(THOUGHT_OF, len(self._recent)))] if self._recent else None
+        if path is None or path == self._last_large or self.files[path].open or len(self._open) >= OPEN_AT_ONCE:
+            return
+        try:
+            stream = self._at(path).open("r+b")
+        except FileNotFoundError:
+            return
+        content = self._content(SMALL_BYTES)
+        self.files[path].open = True
+        self._open.append(_Open(path, stream, content, content, begun=False))
+
     def _open_slowly(self, path: str, mode: str, content: bytes) -> None:
         if len(self._open) >= OPEN_AT_ONCE:
             return
@@ -235,8 +261,13 @@ class Writers:
             return
         one = self._open.pop(self._rng.randrange(len(self._open)))
         with one.stream:
+            if not one.begun:
+                self._expect(one.path, one.whole)
             one.stream.write(one.rest)
             one.stream.truncate()
+            if not one.begun:
+                one.stream.flush()
+                self._note_removal(one.path, one.stream)
         self.files[one.path].open = False
 
     def _note_removal(self, path: str, stream: IO[Any]) -> None:

@@ -1,7 +1,8 @@
 """The real program, which kills itself at a named step: `python -m support.killing STEP COUNT -- run ...`.
 
-STEP is "before:NAME" or "after:NAME" of a name in STEPS; SIGKILL comes around the COUNT-th such call. The product
-knows nothing of this: its own functions are wrapped before its command line runs.
+STEP is "before:NAME" or "after:NAME" of a name in STEPS; SIGKILL comes around the COUNT-th such call. "stop:NAME" of a
+name in STOPS is SIGSTOP before it: time for somebody to come in between. The product knows nothing of this: its own
+functions are wrapped before its command line runs.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import itertools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from s3spool.content import Content
 from s3spool.pipeline.folder import REMOVING
 
 
@@ -39,6 +42,10 @@ def _is_by_descriptor(*_: object, dir_fd: int | None = None, **__: object) -> bo
 
 def _is_aside(_: int, __: str, target: str, ___: int) -> bool:
     return target.startswith(REMOVING)
+
+
+def _is_read_twice(_store: object, content: Content) -> bool:
+    return content.fd >= 0  # for its checksum, then for the body
 
 
 STEPS = {
@@ -78,6 +85,8 @@ STEPS = {
     "scan": Step("s3spool.pipeline.scan:Scan._scan"),
 }
 
+STOPS = {"checksum": Step("s3spool.s3.store:Store.request", _is_read_twice)}
+
 
 def program(step: str, count: int = 1) -> tuple[str, ...]:
     """For `Daemon.program`; needs PYTHONPATH to lead to the tests."""
@@ -94,10 +103,13 @@ def _wrap(when: str, step: Step, count: int) -> None:
     @functools.wraps(function)
     def killing(*args: Any, **kwargs: Any) -> Any:
         fatal = step.counts(*args, **kwargs) and next(calls) == count
+        if fatal and when == "stop":
+            # This very thread: it would run on for a moment after a signal to the process.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         if fatal and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         result = function(*args, **kwargs)
-        if fatal:
+        if fatal and when == "after":
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
@@ -107,9 +119,10 @@ def _wrap(when: str, step: Step, count: int) -> None:
 def main() -> None:
     step, count, dashes, *arguments = sys.argv[1:]
     when, _, name = step.partition(":")
-    if when not in {"before", "after"} or dashes != "--":
-        raise SystemExit("usage: python -m support.killing before:NAME|after:NAME COUNT -- ARGUMENTS OF s3spool")
-    _wrap(when, STEPS[name], int(count))
+    if when not in {"before", "after", "stop"} or dashes != "--":
+        usage = "before:NAME|after:NAME|stop:NAME COUNT -- ARGUMENTS OF s3spool"
+        raise SystemExit(f"usage: python -m support.killing {usage}")
+    _wrap(when, (STOPS if when == "stop" else STEPS)[name], int(count))
 
     from s3spool.cli import cli  # noqa: PLC0415 - as late as the program itself does it
 

@@ -35,6 +35,7 @@ CLOSE_WRITE = int(InotifyConstants.IN_CLOSE_WRITE)
 MOVED_TO = int(InotifyConstants.IN_MOVED_TO)
 MOVED_FROM = int(InotifyConstants.IN_MOVED_FROM)
 ISDIR = int(InotifyConstants.IN_ISDIR)
+UNMOUNTED = int(InotifyConstants.IN_UNMOUNT)
 ROOT_GONE = int(InotifyConstants.IN_DELETE_SELF | InotifyConstants.IN_MOVE_SELF | InotifyConstants.IN_UNMOUNT)
 # CREATE is needed for hard links and new directories; deletions of files are not asked for, we cause most of them.
 MASK = Mask(
@@ -83,7 +84,7 @@ class Watch(WatchCallback):
         self._lock = threading.RLock()
         self._directory_of: dict[WatchDescriptor, str] = {}  # "" or "a/b/"
         self._watch_of: dict[str, WatchDescriptor] = {}
-        self._inode_of: dict[WatchDescriptor, int] = {}
+        self._identity_of: dict[WatchDescriptor, tuple[int, int]] = {}  # device and inode
         self._inotify: InotifyFD | None = None
         self._bell = Bell()
         self._echo: Echo | None = None
@@ -121,7 +122,7 @@ class Watch(WatchCallback):
         with self._lock:
             self._directory_of.clear()
             self._watch_of.clear()
-            self._inode_of.clear()
+            self._identity_of.clear()
 
     def alive(self) -> bool:
         return self._inotify is not None and self._inotify.is_alive()
@@ -138,7 +139,11 @@ class Watch(WatchCallback):
 
     def ensure(self, directory: str) -> None:
         """Watch this directory ("a/b/") if it is not watched yet; called by the scan for each one it walks."""
-        if directory not in self._watch_of and self._inotify is not None and not self.exhausted:
+        if self._inotify is None or self.exhausted:
+            return
+        if directory and self._is_covered(directory):
+            self._disarm(directory)
+        if directory not in self._watch_of:
             self._add(directory)
 
     # WatchCallback: called on watchdog's thread, where an exception would end the watching for good.
@@ -152,7 +157,7 @@ class Watch(WatchCallback):
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         with self._lock:
-            self._inode_of.pop(wd, None)
+            self._identity_of.pop(wd, None)
             directory = self._directory_of.pop(wd, None)
             if directory is not None and self._watch_of.get(directory) == wd:
                 del self._watch_of[directory]
@@ -183,6 +188,8 @@ class Watch(WatchCallback):
                 self._hint(path, Quiet.CREATED if mask & CREATE else Quiet.CHANGED)
         elif mask & ROOT_GONE and not directory:
             self._lost()
+        elif mask & UNMOUNTED:
+            self._rescan("unmounted")  # what was below it is there again
 
     def _handle_directory(self, mask: int, path: str) -> None:
         if not self._recursive:
@@ -232,7 +239,7 @@ class Watch(WatchCallback):
                 return True
             try:
                 with opened_directory(self._root, directory) as fd:
-                    inode = os.fstat(fd).st_ino
+                    identity = _identity(fd)
                     # Not its path: inotify would follow a symlink that was swapped in on the way.
                     wd = inotify.add_callback(b"/proc/self/fd/%d" % fd, MASK, self, _callback_id(directory))
             except NotAFileError:
@@ -255,19 +262,26 @@ class Watch(WatchCallback):
                 inotify.remove_callbacks([(wd, _callback_id(before))])
             self._directory_of[wd] = directory
             self._watch_of[directory] = wd
-            self._inode_of[wd] = inode
+            self._identity_of[wd] = identity
         return True
 
     def _is_current(self, directory: str) -> bool:
         """Whether what is watched under this name is the directory that has it now."""
-        try:
-            with opened_directory(self._root, directory) as fd:
-                inode = os.fstat(fd).st_ino
-        except (OSError, NotAFileError):
-            return False
+        watched, there = self._watched_and_there(directory)
+        return there is not None and watched == there
+
+    def _is_covered(self, directory: str) -> bool:
+        """Whether another directory has the name of one that is watched: mounted over it, say, which nobody tells."""
+        watched, there = self._watched_and_there(directory)
+        return None not in {watched, there} and watched != there
+
+    def _watched_and_there(self, directory: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+        there = None
+        with contextlib.suppress(OSError, NotAFileError), opened_directory(self._root, directory) as fd:
+            there = _identity(fd)
         with self._lock:
             wd = self._watch_of.get(directory)
-            return wd is not None and self._inode_of.get(wd) == inode
+            return (None if wd is None else self._identity_of.get(wd)), there
 
     def _disarm(self, directory: str) -> None:
         """Forget this directory ("a/b/") and all below it; "" stands for all below the root."""
@@ -277,10 +291,15 @@ class Watch(WatchCallback):
             for path, wd in gone:
                 del self._watch_of[path]
                 self._directory_of.pop(wd, None)
-                self._inode_of.pop(wd, None)
+                self._identity_of.pop(wd, None)
         if inotify is not None and gone:
             with contextlib.suppress(OSError):
                 inotify.remove_callbacks([(wd, _callback_id(path)) for path, wd in gone])
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 def _callback_id(directory: str) -> CallbackId:
