@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import resource
 import signal
+import sqlite3
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,8 @@ from chaos.oracle import Oracle
 from chaos.storm import TIMEOUT_S
 from chaos.witness import Witness
 from chaos.writers import Writers
+from s3spool.ledger.reader import _COUNTED
+from s3spool.pipeline.folder import REMOVING
 from support.daemon import Daemon
 from support.killing import STEPS, STOPS
 from support.killing import program as dying_at
@@ -116,24 +120,34 @@ class Campaign:
             self.daemon.signal(signal.SIGCONT)
         self.figures.stops += 1
 
-    def tear(self) -> int:
-        """A life in which a writer comes in between the look at a file and the reading of it, and takes its time."""
+    def meddle(self, *, late: bool) -> None:
+        """A life in which a writer comes in between the look at a file and the reading of it.
+
+        It writes half of another content and takes its time; or, `late`, it only opens it, and writes when it is gone.
+        """
         (step,) = STOPS
         self.daemon.program = dying_at(f"stop:{step}")
         self._start()
         self.daemon.wait_ready(START_S)
         path = self.writers.drop_medium()
         eventually(self._is_stopped, timeout_s=START_S, message=f"{self.context}: it stops at {step}")
-        self.writers.rewrite_slowly(path)
+        if late:
+            self.writers.open_and_think(path)
+        else:
+            self.writers.rewrite_slowly(path)
         self.daemon.signal(signal.SIGCONT)
         self.figures.stops += 1
         key = self.writers.key_of(path)
-        eventually(lambda: self.witness.latest(key), timeout_s=START_S, message=f"{self.context}: {path} is torn")
+        what = f"{self.context}: {path}"
+        eventually(lambda: self.witness.latest(key), timeout_s=START_S, message=f"{what} is sent, torn or not")
+        if late:
+            place = self.daemon.folder / path
+            names = place, place.with_name(REMOVING + place.name)
+            eventually(lambda: not any(name.exists() for name in names), timeout_s=START_S, message=f"{what} goes")
         self.writers.end()
-        eventually(self._all_seen, timeout_s=DRAIN_S, message=f"{self.context}: {path} is sent again")
+        eventually(self._all_seen, timeout_s=DRAIN_S, message=f"{what} is sent again, or lost to its writer")
         self.daemon.kill()
         self.figures.kills += 1
-        return 1
 
     def _is_stopped(self) -> bool:
         return Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
@@ -201,6 +215,7 @@ class Campaign:
         eventually(self._all_seen, timeout_s=DRAIN_S, message=f"{self.context}: all is recorded and removed")
         assert self.daemon.stop(START_S) == 0
         self._look()
+        self._assert_counted()
         assert self.oracle.undelivered() == []
         self.figures.verdict = self.oracle.judge()
         self.figures.verdict.assert_clean(self.context)
@@ -208,6 +223,12 @@ class Campaign:
             self._assert_sane()
         self._count()
         return self.figures
+
+    def _assert_counted(self) -> None:
+        """What the ledger's triggers have kept up, and `status` says without counting, is what there is."""
+        with contextlib.closing(sqlite3.connect(self.daemon.state_directory / "ledger.sqlite3")) as db:
+            said = db.execute("SELECT receipts, receipt_bytes, waiting, parked FROM totals").fetchone()
+            assert said == db.execute(_COUNTED).fetchone(), self.context
 
     def _assert_sane(self) -> None:
         events = self.daemon.events()

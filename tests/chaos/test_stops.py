@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 LONG_S = 60.0
 FAMINES = 8
-TEARS = 4
+MEDDLED = 4
 
 
 def test_stopped_for_a_minute(tmp_path: Path, chaos_seed: int, report: Callable[[Figures], None]) -> None:
@@ -34,12 +35,18 @@ def test_stopped_for_a_minute(tmp_path: Path, chaos_seed: int, report: Callable[
         report(campaign.finish())
 
 
-def test_torn_under_its_hands(tmp_path: Path, chaos_seed: int, report: Callable[[Figures], None]) -> None:
-    """Half rewritten after the look and before the reading: S3 takes it, the daemon notices, and sends it again."""
+def test_written_to_under_its_hands(tmp_path: Path, chaos_seed: int, report: Callable[[Figures], None]) -> None:
+    """Half rewritten after the look: S3 takes it, the daemon notices, and sends it again. Opened then, and written to
+    after the removal: the oracle knows that nobody could have known."""
     with Campaign(tmp_path, "delete", chaos_seed) as campaign:
-        torn = sum(campaign.tear() for _ in rounds(TEARS, 10.0))
+        lives: Counter[bool] = Counter()
+        for number in rounds(MEDDLED, 8.0):
+            late = bool(number % 2)
+            campaign.meddle(late=late)
+            lives[late] += 1
         figures = campaign.finish()
-        assert figures.verdict.refused_torn == torn
+        assert figures.verdict.refused_torn == lives[False]
+        assert figures.verdict.excluded == lives[True]
         report(figures)
 
 

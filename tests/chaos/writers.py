@@ -232,7 +232,12 @@ class Writers:
     def _open_and_think(self) -> None:
         """Open one that may be on its way, and write when it may be gone."""
         path = self._recent[-self._rng.randint(1, min(THOUGHT_OF, len(self._recent)))] if self._recent else None
-        if path is None or path == self._last_large or self.files[path].open or len(self._open) >= OPEN_AT_ONCE:
+        if path is not None and path != self._last_large and not self.files[path].open:
+            self.open_and_think(path)
+
+    def open_and_think(self, path: str) -> None:
+        """The whole content comes later."""
+        if len(self._open) >= OPEN_AT_ONCE:
             return
         try:
             stream = self._at(path).open("r+b")
