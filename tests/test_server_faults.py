@@ -73,6 +73,13 @@ CASES = [
     Case("garbage", Garbage(), "streak", "", NETWORK),
     Case("half an answer", Garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), "streak", "PARTIAL_FILE"),
     Case("an error without an end", Endless((b"HTTP/1.1 500 No\r\n\r\n", MUCH)), "streak", "HTTP500", SERVER),
+    Case(
+        "a success without an end",
+        Endless((b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", MUCH)),
+        "streak",
+        "Unconfirmed",
+        PORTAL,
+    ),
     Case("a header without an end", Endless((b"HTTP/1.1 200 OK\r\nX-Long: ", MUCH)), "streak", "TOO_LARGE", NETWORK),
     Case(
         "200 with an error",
@@ -265,8 +272,8 @@ def test_where_all_files_meet_it(case: Case, daemon: Daemon, server: FaultyS3) -
 
 ACTS = {"create": r"^POST {name} 0\?uploads$", "part": r"^PUT {name} 0\?", "complete": r"^POST {name} 0\?uploadId"}
 LARGE = {
-    "reset inside the body", "garbage", "200, empty", "200 from a captive portal", "301", "403, denied",
-    "404, no bucket", "413", "500", "503, slow down", "507",
+    "reset inside the body", "garbage", "an error without an end", "a success without an end", "200, empty",
+    "200 from a captive portal", "301", "403, denied", "404, no bucket", "413", "500", "503, slow down", "507",
 }  # fmt: skip
 
 

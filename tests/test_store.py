@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
+import botocore.exceptions
 import pytest
 
 from s3spool.content import MustAskError
@@ -16,7 +17,18 @@ from s3spool.s3 import store as store_module
 from s3spool.s3.client import Found
 from s3spool.s3.store import ObjectOptions, Store, mtime_text
 from s3spool.s3.transport import Answer
-from support.faults import EmptyOk, HoldUntil, HtmlOk, LoseAnswer, Redirect, Status, Truncated, WrongChecksum, WrongEtag
+from support.faults import (
+    EmptyOk,
+    Endless,
+    HoldUntil,
+    HtmlOk,
+    LoseAnswer,
+    Redirect,
+    Status,
+    Truncated,
+    WrongChecksum,
+    WrongEtag,
+)
 from support.faulty import FaultyS3
 from support.s3_messages import Answer as Reply
 from support.stores import PLAIN, connection, content, put, store_of, use
@@ -429,6 +441,23 @@ def test_many_may_ask_at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
         assert server.connections == workers
 
     assert not [record for record in caplog.records if record.name.startswith("urllib3") and record.levelno > DEBUG]
+
+
+@pytest.mark.parametrize("head", [b"", b"Transfer-Encoding: chunked\r\n"])
+def test_an_answer_to_boto3_without_an_end_is_cut_off(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a failed request like any other, not all the memory there is; the next one passes."""
+    piece = b"100000\r\n" + b"y" * 2**20 + b"\r\n"
+    with FaultyS3() as server:
+        use(server.environment(), monkeypatch)
+        store = store_of("curl", connection(server.bucket, server.endpoint_url), PLAIN)
+        server.script(Endless((b"HTTP/1.1 200 OK\r\n" + head + b"\r\n", piece)), times=None)
+
+        with pytest.raises(botocore.exceptions.HTTPClientError, match="more than"):
+            store.client.create_multipart_upload(Bucket=server.bucket, Key="a")
+        server.behave()
+        server.cut()
+
+        assert store.client.create_multipart_upload(Bucket=server.bucket, Key="a")["UploadId"]
 
 
 def test_own_object_behind_a_lost_answer_is_success(sent: Any) -> None:

@@ -6,6 +6,7 @@ curl_transport.py   that act through libcurl, the fast way
 curl_carrier.py     many of them at once, driven by one thread
 patience.py         how long one of them may take
 boto3_transport.py  that act through boto3, the way that always works
+bounded.py          boto3's answers, but none without an end
 client.py           boto3's session and client: region, endpoint, time-outs
 apart.py            what a child process works out, so that its memory goes with it
 credentials.py      boto3's credential chain, kept fresh

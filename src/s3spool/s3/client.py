@@ -19,6 +19,7 @@ from botocore import UNSIGNED
 from s3spool.errors import ConfigError
 from s3spool.s3.apart import in_child
 from s3spool.s3.boto3_transport import hooked, translated
+from s3spool.s3.bounded import bounded
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import untrusted_success
 
@@ -72,7 +73,7 @@ def session(connection: Connection) -> boto3.Session:
 
 def client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
     """An S3 client for all but bodies; thread-safe. It tries a second time by itself."""
-    return boto.client("s3", config=_config(connection), **_arguments(boto, connection, region))
+    return bounded(boto.client("s3", config=_config(connection), **_arguments(boto, connection, region)))
 
 
 def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
@@ -81,7 +82,8 @@ def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3C
         "retries": {"total_max_attempts": 1, "mode": "standard"},
         "s3": {"addressing_style": _style(connection), "payload_signing_enabled": False},
     }
-    return hooked(boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region)))
+    made: S3Client = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region))
+    return hooked(bounded(made))
 
 
 class _Told(Exception):  # noqa: N818 - a message, not an error
