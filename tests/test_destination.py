@@ -466,3 +466,19 @@ def test_close_unblocks_all(destination: Destination, admit: Callable[[Destinati
 
     eventually(lambda: answers == [[False]] * 10)
     assert destination.admit() is False
+
+
+def test_what_an_outage_that_is_over_did_is_nobodys_fault(destination: Destination, lines: Lines) -> None:
+    """Requests that set out in it may hear of it, by a time-out, long after: they pause nothing, and go uncounted."""
+    before = time.monotonic()
+    late = denied(code="OPERATION_TIMEDOUT", sudden=False, answered=False)
+    assert destination.failed(Item("a"), denied(), probe=False, began=before) is Scope.DESTINATION
+    destination.succeeded(probe=True)
+
+    for number in range(2 * STREAK):
+        assert destination.failed(Item(f"late {number}"), late, probe=False, began=before) is Scope.DESTINATION
+    assert not destination.paused
+    assert len(lines.named("destination.paused")) == 1
+
+    assert destination.failed(Item("new"), late, probe=False, began=time.monotonic()) is Scope.FILE
+    assert destination.failed(Item("own"), refused(), probe=False, began=before) is Scope.FILE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import threading
 import time
@@ -59,6 +60,7 @@ class Destination:
         self._streak = 0
         self._suspect = ""  # the first file that failed since the last success
         self._others = False  # another one has failed, too
+        self._resumed_at = -math.inf  # monotonic seconds
         self._succeeded_at = 0.0  # Unix seconds, like the times in the ledger
         self._accepted_at = 0.0  # Unix seconds: the latest start of a request by which S3 took a content
         self._refused: set[str] = set()  # files refused for good since then
@@ -134,12 +136,18 @@ class Destination:
             self._probing = False
             self._probes = 0
             paused_at, self.paused_at, self.reason = self.paused_at, None, None
+            self._resumed_at = time.monotonic()
             self._turned.notify_all()
         log.info("destination.resumed", destination=self.name, duration_s=round(time.time() - (paused_at or 0), 3))
         self._tell()
 
-    def failed(self, item: Item, error: UploadError, *, probe: bool) -> Scope:
-        """Whom this error concerns. DESTINATION: put the file back uncounted; FILE: it backs off or is parked."""
+    def failed(self, item: Item, error: UploadError, *, probe: bool, began: float = math.inf) -> Scope:
+        """Whom this error concerns. DESTINATION: put the file back uncounted; FILE: it backs off or is parked.
+
+        `began`: when the request set out (monotonic seconds), where it has.
+        """
+        if error.scope is Scope.DESTINATION and began < self._resumed_at and not probe:
+            return Scope.DESTINATION  # it met an outage that is over, and waited until now to hear of it
         if for_good(error):
             return self._refusal(item, error, probe=probe)
         if heard(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -89,14 +90,19 @@ class Outcome:
             self._doubted = False
             self._ledger.release_doubted(self._retry.wake)
 
-    def failed(self, item: Item, identity: Identity, error: UploadError, *, probe: bool) -> None:
-        """Whose fault, and what follows: the destination pauses, or the file backs off or is parked."""
+    def failed(
+        self, item: Item, identity: Identity, error: UploadError, *, probe: bool, began: float = math.inf
+    ) -> None:
+        """Whose fault, and what follows: the destination pauses, or the file backs off or is parked.
+
+        `began`: when the request set out (monotonic seconds), where it has.
+        """
         if error.mended and not item.again:
             self._inbox.put_back(item._replace(again=True), first=True)
             if probe:
                 self._destination.release_probe()
             return
-        if self._destination.failed(item, error, probe=probe) is Scope.DESTINATION:
+        if self._destination.failed(item, error, probe=probe, began=began) is Scope.DESTINATION:
             self.blame(error)
             if error.slow_down:
                 self._inbox.put_back(item, first=False)

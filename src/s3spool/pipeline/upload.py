@@ -192,7 +192,7 @@ class Upload:
         torn = content.fd >= 0 and not self._folder.is_same(content.identity, Identity.of(os.fstat(content.fd)))
         self._close(job)
         if error is not None and not (torn and about_content(error)):
-            self._outcome.failed(item, content.identity, error, probe=job.probe)
+            self._outcome.failed(item, content.identity, error, probe=job.probe, began=job.started)
             return
         if error is None or heard(error):
             self._destination.succeeded(probe=job.probe, began=0.0 if error else job.read_at)
