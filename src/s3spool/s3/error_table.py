@@ -194,12 +194,14 @@ BY_CODE: dict[str, Rule] = {
     ),
 }
 
+# S3 itself says more than the status: it has codes for buckets of another region, and for young ones.
+_ELSEWHERE = _at_once("correct destination.endpoint_url (http or https?) or destination.region: it redirects elsewhere")
 BY_STATUS: dict[int, Rule] = {
-    301: BY_CODE["PermanentRedirect"],
-    302: _at_once("correct destination.endpoint_url: it redirects elsewhere"),
-    303: _at_once("correct destination.endpoint_url: it redirects elsewhere"),
-    307: BY_CODE["TemporaryRedirect"],
-    308: BY_CODE["PermanentRedirect"],
+    301: _ELSEWHERE,
+    302: _ELSEWHERE,
+    303: _ELSEWHERE,
+    307: _ELSEWHERE._replace(sudden=False),
+    308: _ELSEWHERE,
     400: TRANSIENT,  # without a code of S3's it may be a proxy's, or that of a port which wants TLS
     401: _at_once(_KEYS),
     402: _at_once("ask the provider about the account"),
