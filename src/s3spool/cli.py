@@ -163,7 +163,7 @@ def _asking(function: Callable[..., Any]) -> Callable[..., Any]:
 @_asking
 @_json_option
 def status(desk: Desk, as_json: bool) -> None:
-    """What the daemon is doing."""
+    """What the daemon is doing. Uploads are counted since its start; without a daemon, all that the ledger knows."""
     from s3spool.display import print_status, to_json  # noqa: PLC0415 - start-up time
 
     answer = desk.status()
