@@ -320,17 +320,15 @@ def test_a_file_that_always_fails_alone_is_blamed(destination: Destination) -> N
     assert not destination.paused
 
 
-def test_countable_only_where_it_has_worked_since(destination: Destination) -> None:
-    """Attempts count against a file only if the destination took others meanwhile."""
-    before = time.time() - 1
+def test_taken_is_only_what_brought_a_content(destination: Destination) -> None:
+    """Of several the latest start counts, whatever the order of their ends."""
+    destination.succeeded(probe=False)
+    assert destination.taken_at == 0.0, "it has dealt with a file, but taken none"
 
-    assert not destination.countable(before)
-    destination.succeeded(probe=True)
-    assert not destination.countable(before), "it has dealt with a file, but taken none"
-    destination.succeeded(probe=True, began=time.time())
+    for began in (20.0, 30.0, 10.0):
+        destination.succeeded(probe=False, began=began)
 
-    assert destination.countable(before)
-    assert not destination.countable(time.time() + 60)
+    assert destination.taken_at == 30.0
 
 
 def too_large(**fields: object) -> UploadError:
@@ -416,17 +414,17 @@ def test_a_refused_probe_ends_another_pause(destination: Destination) -> None:
 
 
 def test_proven_is_who_is_refused_again_while_others_pass(destination: Destination) -> None:
-    """What had been sent before the first refusal proves nothing, however late its answer comes."""
-    at = 1000.0
-    item = Item("a", blamed_for="EntityTooLarge", last_error_at=at)
+    """What had been sent before the first refusal proves nothing, nor what was taken while the second was under way."""
+    item = Item("a", blamed_for="EntityTooLarge", last_error_at=1000.0)
 
-    destination.succeeded(probe=False, began=at - 1)
+    assert not destination.proven(item._replace(taken_at=999.0), too_large())
+    destination.succeeded(probe=False, began=1001.0)
     assert not destination.proven(item, too_large())
-    destination.succeeded(probe=False, began=at + 1)
+    item = item._replace(taken_at=destination.taken_at)
 
     assert destination.proven(item, too_large())
     assert not destination.proven(item, too_large(code="InvalidURI"))
-    assert not destination.proven(Item("a"), too_large())
+    assert not destination.proven(item._replace(blamed_for=""), too_large())
     for n in range(STREAK):
         proven = item._replace(path=str(n))
         assert destination.failed(proven, too_large(), probe=False) is Scope.FILE
@@ -437,13 +435,12 @@ def test_a_proven_file_passes_its_probe_on(
     destination: Destination, admit: Callable[[Destination], list[bool]]
 ) -> None:
     """Whether an outage is over another file finds out; nobody waits for it."""
-    destination.succeeded(probe=False, began=2000.0)
     paused(destination)
     destination.probe_now()
     assert destination.admit()
     other = admit(destination)
 
-    item = Item("a", blamed_for="EntityTooLarge", last_error_at=1000.0)
+    item = Item("a", blamed_for="EntityTooLarge", last_error_at=1000.0, taken_at=2000.0)
     assert destination.failed(item, too_large(), probe=True) is Scope.FILE
 
     eventually(lambda: other == [True])

@@ -62,10 +62,10 @@ class Destination:
         self._others = False  # another one has failed, too
         self._resumed_at = -math.inf  # monotonic seconds
         self._succeeded_at = 0.0  # Unix seconds, like the times in the ledger
-        self._accepted_at = 0.0  # Unix seconds: the latest start of a request by which S3 took a content
         self._refused: set[str] = set()  # files refused for good since then
         self._doubted = False  # paused because of them: only a content that S3 takes proves that it works again
         self._listeners: list[Callable[[], None]] = []
+        self.taken_at = 0.0  #: Unix seconds: the latest start of a request by which S3 took a content
         self.throttle = Throttle(name, max_s=max_s, rng=self._rng)
         self.paused_at: float | None = None  # Unix seconds
         self.reason: UploadError | None = None
@@ -117,7 +117,7 @@ class Destination:
             return
         if began:
             # Not when it ended: what was sent before another file was refused says nothing of that refusal.
-            self._accepted_at = max(self._accepted_at, began)
+            self.taken_at = max(self.taken_at, began)
             if self._refused:
                 with self._lock:
                     self._refused.clear()
@@ -200,9 +200,10 @@ class Destination:
         self._say(item, error, delay_s, first=first)
         return Scope.DESTINATION
 
-    def proven(self, item: Item, error: UploadError) -> bool:
-        """Whether S3, asked after it refused this file in the same way, has taken another one."""
-        return item.blamed_for == error.code and self.countable(item.last_error_at)
+    @staticmethod
+    def proven(item: Item, error: UploadError) -> bool:
+        """Whether S3 has taken another file since it refused this one in the same way, and was asked again then."""
+        return item.blamed_for == error.code and item.taken_at > item.last_error_at
 
     def alone(self, path: str) -> bool:
         """Whether no other file was refused for good since S3 took one."""
@@ -247,10 +248,6 @@ class Destination:
         self._next_probe = time.monotonic() + delay_s
         self._turned.notify()
         return delay_s
-
-    def countable(self, since: float) -> bool:
-        """Whether S3 has taken a content since `since` (Unix seconds), so that a failure is the file's own."""
-        return self._accepted_at > since
 
     def probe_now(self) -> None:
         """A person says it works again: do not wait for the backoff."""

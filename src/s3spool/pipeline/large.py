@@ -39,6 +39,7 @@ class PartJob:
     request: Any = None
     answer: Any = None
     began: float = 0.0  # Unix seconds
+    taken_at: float = 0.0  # see Item.taken_at
 
     @property
     def size(self) -> int:
@@ -131,7 +132,7 @@ class Large:
     def load(self, job: PartJob, sender: Sender) -> bool:
         """Compute the checksum; False when nothing is to be sent."""
         transfer, number = job.item
-        job.began = time.time()
+        job.began, job.taken_at = time.time(), self._destination.taken_at
         sending = False
         try:
             if transfer.over:
@@ -235,7 +236,8 @@ class Large:
             self._queue.put_back(job.item)
             self._inbox.wake(1)
             return
-        if self._destination.failed(transfer.item, error, probe=job.probe) is Scope.DESTINATION:
+        item = transfer.item._replace(taken_at=job.taken_at)
+        if self._destination.failed(item, error, probe=job.probe) is Scope.DESTINATION:
             self._outcome.blame(error)
             if not error.slow_down:
                 transfer.item = transfer.item._replace(blamed_at=time.time())
@@ -246,6 +248,8 @@ class Large:
             return
         failures = transfer.failures[number] = transfer.failures.get(number, 0) + 1
         if error.permanent or error.code in _USELESS or number == COMPLETE or failures >= PART_ATTEMPTS:
+            if not transfer.over:
+                transfer.item = item
             self._queue.stop(transfer, error)
         else:
             log.warning("file.failed", path=error.path, part=number, error_code=error.code, error=error.cause)

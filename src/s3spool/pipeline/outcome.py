@@ -176,7 +176,7 @@ class Outcome:
             return self._destination.proven(item, error)
         if error.scope is Scope.FILE and (error.proven or not heard(error)):
             return True
-        return self._destination.countable(item.first_error_at or time.time())
+        return 0.0 < item.first_error_at < item.taken_at
 
     def _alone(self, item: Item) -> bool:
         """Whether there is no other file that could show whose fault it is."""

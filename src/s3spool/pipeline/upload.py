@@ -79,6 +79,9 @@ class Upload:
         """Open and read; None when there is nothing to send (the item is dealt with; the probe, if any, is not)."""
         if isinstance(item, PartItem):
             return self._large.begin(item, probe=probe)
+        if item.blamed_for:
+            # Not when it fails again: only a request that was sent after S3 had taken another file tells the two apart.
+            item = item._replace(taken_at=self._destination.taken_at)
         identity = NO_IDENTITY
         fd = -1
         job: Job | None = None
