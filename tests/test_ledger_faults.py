@@ -14,6 +14,7 @@ import pytest
 
 from s3spool.errors import LedgerError
 from s3spool.ledger import store
+from s3spool.ledger.database import open_for_writing
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.store import Ledger
 from support.daemon import Daemon
@@ -294,6 +295,36 @@ def test_a_large_part_of_what_was_known_is_carried_over(ledger: Ledger, lines: L
     with Reader(ledger.path) as reader:
         assert reader.counts() == {"uploaded": 2000, "waiting": 1, "parked": 0}
         assert reader.destination("here") == ledger.destination
+
+
+def test_replaced_in_the_moment_that_it_is_opened_again(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other file must not be taken for ours from then on: a new one is made, and what comes is in it."""
+    anew: list[bool] = []
+    ledger.on_made_anew(lambda: anew.append(True))
+    other = Ledger(tmp_path / "other.sqlite3", destination="elsewhere")
+    other.start()
+    assert other.close(10)
+    ledger.record_retry(a_retry("known"))
+    assert ledger.flush(10)
+    opened = open_for_writing
+
+    def too_late(path: Path) -> sqlite3.Connection:
+        if other.path.exists():
+            other.path.rename(path)
+        return opened(path)
+
+    monkeypatch.setattr("s3spool.ledger.store.open_for_writing", too_late)
+    ledger.doubt(LedgerError("what a reader says"))  # it is sound, and opened again to be sure
+    eventually(lambda: not other.path.exists())
+    ledger.record_retry(a_retry("later"))
+    assert ledger.flush(30)
+
+    assert anew
+    with Reader(ledger.path) as reader:
+        assert {retry.path for retry in reader.retries()} == {"later"}
+        assert (reader.destination("here"), reader.destination("elsewhere")) == (ledger.destination, None)
 
 
 def test_a_rotten_page_that_only_a_reader_meets(ledger: Ledger, lines: Lines) -> None:

@@ -319,7 +319,7 @@ def test_the_thread_outlives_a_broken_ledger(ledger: Ledger, lines: Lines, monke
     inbox = Inbox(10, 2)
     thread = RetryThread(ledger, inbox, POLICY)
     thread.start()
-    eventually(lambda: lines.named("ledger.failed"))
+    eventually(lambda: lines.named("ledger.recovered"))
 
     hidden.rename(ledger.path)
 

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,8 +85,22 @@ class Guard:
         self._look = _look(path)
         self.doubt = ""  # what a reader complained of; any thread sets it
 
-    def remember(self) -> None:
-        self._look = _look(self._path)
+    @contextlib.contextmanager
+    def opening(self, ours: tuple[int, int] | None) -> Iterator[None]:
+        """Around the opening of a connection to `ours` (device and inode), or to the file that was there all the time.
+
+        Raises DamagedError where another one has its place: it would be taken for ours from then on.
+        """
+        expected = (ours, ours) if ours else self._look.files[0]
+        self._expect(expected, readable=True)
+        yield
+        self._look = self._expect(expected, readable=False)  # SQLite would have mixed the other file with our log
+
+    def _expect(self, main: tuple[tuple[int, int], ...], *, readable: bool) -> _Look:
+        now = _look(self._path)
+        if now.files[0] != main:
+            raise DamagedError(f"{self._path.name} was replaced while s3spool runs", readable=readable)
+        return now
 
     def before(self) -> bool:
         """Before a transaction; True when somebody else has written, and all is well. Raises DamagedError, OSError."""
@@ -125,10 +140,10 @@ def is_damage(exc: BaseException | None) -> bool:
     return code & _PRIMARY in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or code == sqlite3.SQLITE_IOERR_SHORT_READ
 
 
-def made_anew(path: Path, old: sqlite3.Connection, *, readable: bool, destination: tuple[int, str]) -> Path | None:
+def made_anew(path: Path, old: sqlite3.Connection, *, readable: bool, destination: tuple[int, str]) -> tuple[int, int]:
     """Put the broken files aside and a new ledger in their place, with all that `old` still knows if `readable`.
 
-    Returns where the broken file is now, None if there was none. `destination` keeps its number: receipts that are
+    Returns device and inode of the new one. `destination` keeps its number: receipts that are
     under way carry it. Raises sqlite3.Error, LedgerError, OSError, and may then be called again.
     """
     path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -140,13 +155,14 @@ def made_anew(path: Path, old: sqlite3.Connection, *, readable: bool, destinatio
             with contextlib.closing(open_for_writing(new)) as db:
                 db.execute("INSERT INTO destinations (id, name) VALUES (?, ?)", destination)
                 _complete(db)
-        aside = _put_aside(path)
+        status = new.stat()
+        _put_aside(path)
         new.rename(path)
     except BaseException:
         _remove(new)
         raise
     _sync(path.parent)
-    return aside
+    return status.st_dev, status.st_ino
 
 
 def _copied(old: sqlite3.Connection, new: Path) -> bool:
@@ -211,7 +227,7 @@ def _status(path: str, *, follow_symlinks: bool) -> os.stat_result | None:
         raise
 
 
-def _put_aside(path: Path) -> Path | None:
+def _put_aside(path: Path) -> None:
     """Under a free name; nothing of what somebody may want to look at is removed."""
     base = f"{path.name}.broken-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     aside = next(
@@ -219,12 +235,10 @@ def _put_aside(path: Path) -> Path | None:
         for number in range(10_000)
         if not (name := path.with_name(base + (f".{number}" if number else ""))).exists()
     )
-    moved = None
     # The log first: if we die in between, a new start must not find the log of another file beside the new one.
     for side in reversed(SIDES):
         with contextlib.suppress(FileNotFoundError):
-            moved = path.with_name(path.name + side).rename(f"{aside}{side}")
-    return aside if moved else None
+            path.with_name(path.name + side).rename(f"{aside}{side}")
 
 
 def _remove(path: Path) -> None:

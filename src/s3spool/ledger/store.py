@@ -272,20 +272,23 @@ class Ledger:
         self._trouble.begin()  # a large one takes a while
         self._spoilt = self._spoilt or not (isinstance(exc, DamagedError) and exc.readable)
         try:
-            made_anew(self.path, self._db, readable=not self._spoilt, destination=(self.destination, self._name))
-            self._reopen()
-        except (sqlite3.Error, LedgerError, OSError) as error:
+            readable, destination = not self._spoilt, (self.destination, self._name)
+            self._reopen(made_anew(self.path, self._db, readable=readable, destination=destination))
+        except (sqlite3.Error, DamagedError, LedgerError, OSError) as error:
             self._trouble.complain(f"{exc}; no new one can be made: {error}", KEPT)
             return False
         self._trouble.complain(str(exc), ANEW)
         return True
 
-    def _reopen(self) -> None:
+    def _reopen(self, ours: tuple[int, int] | None = None) -> None:
         # A connection keeps pages of what it has read, whoever changes the file behind its back.
-        new = open_for_writing(self.path)
+        with contextlib.ExitStack() as stack:
+            with self._guard.opening(ours):
+                new = open_for_writing(self.path)
+                stack.callback(new.close)
+            stack.pop_all()
         old, self._db = self._db, new
         self._spoilt = False
-        self._guard.remember()
         with contextlib.suppress(sqlite3.Error):
             old.close()
 

@@ -17,7 +17,7 @@ PART_TURN = 8  # every eighth take asks the large files' parts first; all others
 LARGE_SHARE = 4  # so many times the size may be put aside as large before they take the others' room
 MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
 ROOM = 8  # who waits for room is woken when an eighth of the queue is free: not for each name
-COOL_S = 120.0  # libcurl does not use a connection again that rested for 118 s (CURLOPT_MAXAGE_CONN(3))
+COOL_S = 30.0  # about as long as servers keep a connection that rests; libcurl does not use it after 118 s
 SETTLING_DOWN = 4096  # sent, and waiting for the ledger and the step after it
 
 

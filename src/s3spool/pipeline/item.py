@@ -27,9 +27,7 @@ class Item(NamedTuple):
     blamed_at: float = 0.0  # Unix seconds: when its failure paused the destination
     blamed_for: str = ""  # the code of the error that was last held against it, in the retry list or by a pause
     last_error_at: float = 0.0  # Unix seconds: when that was
-    taken_at: float = (
-        0.0  # Unix seconds: `Destination.taken_at` as this attempt began, if it is not the first
-    )
+    taken_at: float = 0.0  # Unix seconds: `Destination.taken_at` as this attempt began, if it is not the first
     receipt: Receipt | None = None  # sent before, and the checksum decides whether it has changed
     again: bool = False  # was sent once more, uncounted, because what had been wrong was mended
     large: bool = False  # put aside: waits in the lane for large files, whatever lane it came from
