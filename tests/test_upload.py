@@ -592,6 +592,32 @@ def test_a_bug_met_by_one_file_is_that_files_trouble(
     assert house.workers.alive() == 4
 
 
+def test_an_answer_that_trips_us_up_each_time_pauses(
+    build: Callable[..., House], lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody has foreseen comes to each file: that is no file's fault, and one traceback a probe is enough."""
+    house = build(workers=1)
+    judge, probed = house.bucket.judge, threading.Event()
+
+    def buggy(*_args: Any, **_options: Any) -> Any:
+        if len(house.bucket.puts) > STREAK + 5:
+            probed.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(house.bucket, "judge", buggy)
+    names = [house.drop(f"{number:03d}").name for number in range(50)]
+    house.start()
+    house.offer(*names)
+    wait(probed)
+    monkeypatch.setattr(house.bucket, "judge", judge)
+    sent(house, *names)
+
+    (paused,) = lines.named("destination.paused")
+    assert paused["error_code"] == "ZeroDivisionError"
+    assert len(lines.named("destination.resumed")) == 1
+    assert len([line for line in lines.named("file.failed") if "attempt" in line]) == STREAK - 1
+
+
 # When the destination fails
 
 

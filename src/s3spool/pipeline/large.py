@@ -160,7 +160,7 @@ class Large:
         try:
             part = self._bucket.judge_part(transfer.upload, job.request, job.answer, number)
         except Exception as exc:  # noqa: BLE001 - the same
-            self._mishap(job, translated(exc, transfer.item.path))
+            self._mishap(job, translated(exc, transfer.item.path, answered=True))
         else:
             self._destination.succeeded(probe=job.probe, began=job.began)
             if not self._stop_if_changed(transfer):

@@ -223,17 +223,19 @@ class Outcome:
             self._rescan("full")
 
 
-def translated(exc: Exception, path: str) -> UploadError:
-    """Whatever went wrong around one file, in our terms."""
+def translated(exc: Exception, path: str, *, answered: bool = False) -> UploadError:
+    """Whatever went wrong around one file, in our terms. `answered`: over S3's answer, not before it was asked."""
     if isinstance(exc, UploadError):
         return exc
     if isinstance(exc, LedgerError):
         return UploadError("record", path, "LedgerUnavailable", str(exc))
     if not isinstance(exc, OSError):
-        log.error("file.failed", path=path, operation="read", error_code=type(exc).__name__, exc_info=exc)
-        return UploadError(
-            "read", path, type(exc).__name__, str(exc), hint="this is a bug in s3spool: please report it"
-        )
+        operation, code = "confirm" if answered else "read", type(exc).__name__
+        log.error("file.failed", path=path, operation=operation, error_code=code, exc_info=exc)
+        # An answer that trips us up may come to each file: a streak of them pauses, instead of a traceback an attempt.
+        scope = Scope.DESTINATION if answered else Scope.FILE
+        hint = "this is a bug in s3spool: please report it"
+        return UploadError(operation, path, code, str(exc), scope=scope, sudden=False, hint=hint)
     # Not parked without a permission: it may come back through a directory, a mount or a policy, unseen by us.
     hint = "give the daemon's user read access to it" if isinstance(exc, PermissionError) else ""
     code = type(exc).__name__ if type(exc) is not OSError else f"errno {exc.errno}"

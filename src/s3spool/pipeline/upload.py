@@ -190,7 +190,7 @@ class Upload:
         except MustAskError:
             raise
         except Exception as exc:  # noqa: BLE001 - the same
-            error = translated(exc, item.path)
+            error = translated(exc, item.path, answered=True)
         # A file that changed while it was read was refused for that, or, worse, was not.
         torn = content.fd >= 0 and not self._folder.is_same(content.identity, Identity.of(os.fstat(content.fd)))
         self._close(job)
