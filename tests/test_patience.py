@@ -7,7 +7,7 @@ from s3spool.s3.patience import ANSWER_TIMES, Patience
 
 def test_a_silence_ends_it() -> None:
     """Counted from the last byte in either direction, not from the beginning."""
-    patience = Patience(30.0)
+    patience = Patience(30.0, lambda: 0)
     patience.begin(100, 1000.0)
 
     assert patience.over(0, 0, 1029.9) == ""
@@ -19,7 +19,7 @@ def test_a_silence_ends_it() -> None:
 
 def test_a_slow_body_may_take_its_time() -> None:
     """As long as something of it goes out now and then."""
-    patience = Patience(30.0)
+    patience = Patience(30.0, lambda: 0)
     patience.begin(1000, 0.0)
 
     assert not any(patience.over(number, 0, number * 29.0) for number in range(1000))
@@ -27,7 +27,7 @@ def test_a_slow_body_may_take_its_time() -> None:
 
 def test_a_slow_answer_may_not() -> None:
     """It has some time from when the body had been sent."""
-    patience = Patience(30.0)
+    patience = Patience(30.0, lambda: 0)
     patience.begin(1000, 0.0)
     assert not any(patience.over(number, 0, number * 29.0) for number in range(1000))
     sent_at = 1000 * 29.0
@@ -39,7 +39,7 @@ def test_a_slow_answer_may_not() -> None:
 
 def test_what_we_ourselves_hold_up_is_no_silence() -> None:
     """A bandwidth limit may keep a body back for long."""
-    patience = Patience(30.0)
+    patience = Patience(30.0, lambda: 0)
     patience.begin(1000, 0.0)
 
     patience.excuse(500.0)
@@ -49,7 +49,7 @@ def test_what_we_ourselves_hold_up_is_no_silence() -> None:
 
 def test_the_next_request_starts_anew() -> None:
     """One handle sends them all."""
-    patience = Patience(1.0)
+    patience = Patience(1.0, lambda: 0)
     patience.begin(1, 0.0)
     assert patience.over(1, 1, 9.0) == ""
     assert patience.over(1, 1, 10.0)
@@ -58,3 +58,18 @@ def test_the_next_request_starts_anew() -> None:
 
     assert patience.over(0, 0, 100.5) == ""
     assert patience.over(1, 0, 101.4) == ""
+
+
+def test_what_leaves_the_kernel_is_progress() -> None:
+    """All of a body may be there at once, and take a minute over a thin line; what stays there is a silence."""
+    left = [100, 80, 60, 0]
+    patience = Patience(30.0, lambda: left[0])
+    patience.begin(100, 0.0)
+
+    assert patience.over(100, 0, 0.0) == ""
+    for number in range(1, 4):
+        assert patience.over(100, 0, number * 29.0) == ""
+        left.pop(0)
+    assert patience.over(100, 0, 4 * 29.0) == ""
+    assert patience.over(100, 0, 4 * 29.0 + 29.9) == ""
+    assert patience.over(100, 0, 4 * 29.0 + 30.0) == "no progress for 30 s"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import threading
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -587,6 +589,49 @@ def test_waiting_for_the_pace_is_no_silence(
 
     assert ok(answer), answer
     transport.close()
+
+
+@contextmanager
+def thin_line(bytes_s: int) -> Iterator[int]:
+    """The port of a server that takes so many bytes a second of each request, and then answers 200."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    closing = threading.Event()
+
+    def serve() -> None:
+        with suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                head, _, body = connection.recv(4096).partition(b"\r\n\r\n")
+                length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+                left = length - len(body)
+                while left and not closing.wait(0.25):
+                    left -= len(connection.recv(min(left, bytes_s // 4)))
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield listener.getsockname()[1]
+    closing.set()
+    listener.close()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("kind", ["curl", "carried"])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_thin_line_is_no_silence(kind: str, in_memory: bool, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a small body is in the kernel at once, and on its way for longer than timeout_s."""
+    use({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}, monkeypatch)
+    with thin_line(20_000) as port:
+        transport = store_of(kind, connection("b", f"http://127.0.0.1:{port}", timeout_s=2.0)).transport()
+
+        answer = put(transport, put_request("a", b"x" * 120_000) if in_memory else range_request("a", fd, 0, 120_000))
+
+        assert ok(answer), answer
+        transport.close()
 
 
 def test_without_credentials_nothing_is_sent(kind: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:

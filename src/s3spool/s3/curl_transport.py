@@ -16,6 +16,7 @@ from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
 from s3spool.s3.patience import Patience
 from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
+from s3spool.s3.unsent import Unsent
 
 BUFFER_BYTES = 256 * 1024  # of a large body, as libcurl holds it: a hundred slow connections need little
 FAST_BUFFER_BYTES = 512 * 1024  # a few fast ones: less CPU
@@ -44,7 +45,8 @@ class CurlTransport:
         self._endpoint = endpoint()
         self._ca = ca
         self._timeout_s = max(1, round(timeout_s))
-        self._patience = Patience(timeout_s)
+        self._unsent = Unsent()
+        self._patience = Patience(timeout_s, self._unsent.count)
         self._given_up = ""  # why we ended it ourselves
         self._alone = False  # set: libcurl asks us as it goes; on a carrier it is the carrier who asks
         self._credentials = credentials
@@ -184,6 +186,7 @@ class CurlTransport:
             curl.setopt(_CA_CACHE_TIMEOUT, CA_CACHE_S)
         curl.setopt(pycurl.HEADERFUNCTION, self._headers.append)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)
+        curl.setopt(pycurl.SOCKOPTFUNCTION, self._unsent.note)
         curl.setopt(pycurl.XFERINFOFUNCTION, self._go_on)
         curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
         return curl
