@@ -297,7 +297,8 @@ class Ledger:
         if len(group) == 1:
             if not self._is_sound(exc):
                 return self._commit_until_done(group)
-            log.error("ledger.failed", path=str(self.path), error=f"a row was refused: {exc}", exc_info=exc)
+            bug = None if isinstance(exc, sqlite3.IntegrityError) else exc  # else it is the file that has been altered
+            log.error("ledger.failed", path=str(self.path), error=f"a row was refused: {exc}", exc_info=bug)
             group[0] = group[0]._replace(committed=None)  # it is not durable, so nobody is told so
             return True
         for index, work in enumerate(group):
