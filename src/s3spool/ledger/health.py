@@ -143,8 +143,8 @@ def is_damage(exc: BaseException | None) -> bool:
 def made_anew(path: Path, old: sqlite3.Connection, *, readable: bool, destination: tuple[int, str]) -> tuple[int, int]:
     """Put the broken files aside and a new ledger in their place, with all that `old` still knows if `readable`.
 
-    Returns device and inode of the new one. `destination` keeps its number: receipts that are
-    under way carry it. Raises sqlite3.Error, LedgerError, OSError, and may then be called again.
+    Returns device and inode of the new one. `destination` keeps its number: receipts that are under way carry it.
+    Raises sqlite3.Error, LedgerError, OSError, and may then be called again.
     """
     path.parent.mkdir(mode=0o700, exist_ok=True)
     new = path.with_name(f"{path.name}.new")
