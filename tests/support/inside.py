@@ -34,6 +34,7 @@ def inside(home: Path, request: pytest.FixtureRequest) -> Daemon:
     )
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGIO):
         request.addfinalizer(partial(signal.signal, number, signal.getsignal(number)))
+    request.addfinalizer(partial(os.sched_setaffinity, 0, os.sched_getaffinity(0)))  # it gathers its threads on one CPU
     writer: Any = SimpleNamespace(
         close=lambda _: None
     )  # the lines are nobody's, or of whoever has configured structlog
