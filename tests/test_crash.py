@@ -394,7 +394,7 @@ def test_killed_at_random_moments_nothing_is_lost(
     the kill came before its receipt."""
     seed = random.SystemRandom().randrange(10**6)
     record_property("seed", seed)
-    rng = random.Random(seed)  # noqa: S311 - moments, not secrets
+    rng = random.Random(seed)
     faulty.script(Delay(0.01), times=None, match="^PUT")  # so that there is something in flight
     daemon = make(after={"action": "delete"}, upload={"workers": 10})
     dropped: dict[str, bytes] = {}

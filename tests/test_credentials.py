@@ -226,7 +226,7 @@ def test_missing_ones_pause_the_destination(access: str, secret: str, error: str
         refused = put(transport, put_request("f")).error
 
         assert refused is not None
-        assert (refused.code, refused.scope, refused.sudden) == ("NoCredentials", Scope.DESTINATION, True)
+        assert (refused.code, refused.scope) == ("NoCredentials", Scope.EVERYBODY)
         assert refused.cause.startswith(error)
         assert server.requests == []
         home.keys("AKFOUND")

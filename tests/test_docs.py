@@ -10,8 +10,6 @@ import pytest
 
 from s3spool.cli import cli
 from s3spool.config import load
-from s3spool.errors import Scope
-from s3spool.s3.error_table import BY_CODE, BY_CURL, BY_STATUS, Rule
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "s3spool"
@@ -137,28 +135,6 @@ def test_architecture_names_the_tables_of_the_ledger() -> None:
     section = ARCHITECTURE.partition("\n## The ledger\n")[2].partition("\n## ")[0]
 
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == re.findall(r"CREATE TABLE (\w+)", schema)
-
-
-def test_reliability_lists_every_error() -> None:
-    """The table says for each code of S3, HTTP and libcurl what the code does with it."""
-    rows = re.findall(r"^\| (the (?:file|destination)[^|]+) \| (`[^|]+`) \|$", RELIABILITY, re.MULTILINE)
-    documented = {code: what for what, codes in rows for code in re.findall(r"`([^`]+)`", codes)}
-
-    rules = {**BY_CODE, **{str(status): rule for status, rule in BY_STATUS.items()}, **dict(BY_CURL.values())}
-
-    assert documented == {code: what_follows(rule) for code, rule in rules.items()}
-
-
-def what_follows(rule: Rule) -> str:
-    if rule.slow_down:
-        return "the destination is asked less at once"
-    if rule.scope is Scope.DESTINATION:
-        if rule.sudden:
-            return "the destination is paused at once"
-        return "the file waits, a streak of 8 pauses the destination"
-    if rule.permanent:
-        return "the file is parked; a streak of 8 pauses the destination"
-    return "the file waits and is tried again"
 
 
 def test_licence_is_the_one_pyproject_names() -> None:

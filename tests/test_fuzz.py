@@ -136,7 +136,7 @@ def probe(config: object) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_the_program_says_it_in_one_line_and_ends_with_78(seed: int, tmp_path: Path, toml: Path) -> None:
     """What a person sees of a configuration that is broken somewhere."""
-    rng = random.Random(seed)  # noqa: S311 - which bytes does not matter
+    rng = random.Random(seed)
     content = b""
     while not content or assert_read_or_refused(toml, content):
         content = edited(SAMPLE, [(rng.random(), rng.randrange(12), rng.choice(BITS)) for _ in range(4)])
@@ -252,7 +252,7 @@ def test_questions_to_a_damaged_ledger_are_answered_or_refused(
 ) -> None:
     """The threads that ask are prepared for LedgerError, and would die of anything else."""
     content = bytearray(whole.read_bytes())
-    damage(content, random.Random(seed))  # noqa: S311 - any damage will do
+    damage(content, random.Random(seed))
     for old in tmp_path.glob("ledger*"):
         old.unlink()
     path = tmp_path / "ledger.sqlite3"
@@ -301,7 +301,7 @@ def test_a_damaged_ledger_costs_no_file(damage: Damage, whole: Path, tmp_path: P
         after={"action": "delete"},
     )
     content = bytearray(whole.read_bytes())
-    damage(content, random.Random(damage.__name__))  # noqa: S311 - any damage will do
+    damage(content, random.Random(damage.__name__))
     path = daemon.state_directory / "ledger.sqlite3"
     path.write_bytes(content)
     for number in range(ROWS):

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+import random
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from s3spool.content import Content
+from s3spool.errors import Fault, Scope, UploadError
+from s3spool.ledger.rows import NO_FAILURES, Failures
 from s3spool.pipeline import inbox as inbox_module
+from s3spool.pipeline.breaker import PROBES, CircuitBreaker, Times
 from s3spool.pipeline.inbox import LARGE_SHARE, TURNS, Inbox
 from s3spool.pipeline.item import Item, Lane
+from s3spool.pipeline.parts import Transfer
+from support.house import a_breaker
+from support.rows import SOME, a_multipart
 from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PATHS = st.sampled_from(["a", "b", "c", "d", "e", "f", "g", "h"])
-ARRIVING = [Lane.NEW, Lane.RETRY]
-ITEMS = st.builds(Item, path=PATHS, lane=st.sampled_from(ARRIVING), attempts=st.integers(0, 3))
+UNTRIED = [Lane.ARRIVED, Lane.FOUND]
+FAILED = Failures(1, 1.0, 1.0, "InternalError")
+WORKERS = 8
+MAX_TRIED = 2
 MAX_IN_FLIGHT = 4
+
+
+def an_inbox(size: int, workers: int, *, seed: int = 1) -> Inbox:
+    """Before a breaker whose rounds come when a test says so."""
+    return Inbox(size, workers, a_breaker(initial_s=3600.0, max_s=3600.0), rng=random.Random(seed))
+
+
+def failed(path: str) -> Item:
+    return Item(path, Lane.RETRY, FAILED)
+
+
+ITEMS = st.one_of(st.tuples(PATHS, st.sampled_from(UNTRIED)).map(lambda it: Item(*it)), PATHS.map(failed))
 
 
 class InboxAgainstModel(RuleBasedStateMachine):
@@ -30,12 +54,12 @@ class InboxAgainstModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(inbox_module, "SETTLING_DOWN", MAX_IN_FLIGHT - 2)
+        self.patch.setattr(inbox_module, "SETTLING_DOWN", MAX_IN_FLIGHT - WORKERS)
 
     @initialize(size=st.integers(1, 5))
     def start(self, size: int) -> None:
         self.size = size
-        self.inbox = Inbox(size, 2)
+        self.inbox = an_inbox(size, WORKERS)
         self.lanes: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
         self.in_flight: dict[str, bool] = {}
         self.taken: dict[str, Item] = {}
@@ -54,13 +78,15 @@ class InboxAgainstModel(RuleBasedStateMachine):
         elif item.path not in self.queued:
             self.lanes[item.lane].append(item)
 
-    def full(self) -> bool:
-        aside = len(self.lanes[Lane.LARGE])
-        return len(self.queued) - min(aside, LARGE_SHARE * self.size) >= self.size
+    def full(self, lane: Lane) -> bool:
+        """Each lane has room of its own, but for what more than four times the size were put aside as large take."""
+        aside = max(0, len(self.lanes[Lane.LARGE]) - LARGE_SHARE * self.size)
+        return len(self.lanes[lane]) + aside >= self.size
 
-    @precondition(lambda self: not self.full())
     @rule(item=ITEMS)
     def offer(self, item: Item) -> None:
+        assume(not self.full(item.lane))
+
         assert self.inbox.offer([item])
 
         self.add(item)
@@ -70,7 +96,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
         accepted = self.inbox.offer_nowait(items)
 
         for count, item in enumerate(items):
-            if self.full():
+            if self.full(item.lane):
                 assert accepted == count
                 return
             self.add(item)
@@ -85,9 +111,14 @@ class InboxAgainstModel(RuleBasedStateMachine):
             return
         wanted = TURNS[self.turn % len(TURNS)]
         self.turn += 1
-        lanes = self.lanes
-        expected = (lanes[wanted] or lanes[Lane.NEW] or lanes[Lane.RETRY] or lanes[Lane.LARGE]).popleft()
+        room = sum(path in self.in_flight and it.tried for path, it in self.taken.items()) < MAX_TRIED
+        lanes = [self.lanes[lane] for lane in (wanted, *UNTRIED, Lane.RETRY, Lane.LARGE)]
+        may_go = ((lane, each) for lane in lanes for each in lane if room or not each.tried)
+        lane, expected = next(may_go, (None, None))
         assert item == expected
+        if lane is None or expected is None:
+            return
+        lane.remove(expected)
         self.in_flight[expected.path] = False
         self.taken[expected.path] = expected
 
@@ -145,7 +176,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
     def queued_is_bounded(self) -> None:
         # What comes back from a worker needs no room: as many more as there were in flight.
         if hasattr(self, "inbox"):
-            assert len(self.queued) <= (1 + LARGE_SHARE) * self.size + MAX_IN_FLIGHT
+            assert len(self.queued) <= (3 + LARGE_SHARE) * self.size + MAX_IN_FLIGHT
 
 
 TestInboxAgainstModel = InboxAgainstModel.TestCase
@@ -170,7 +201,7 @@ def start() -> Iterator[Callable[[Callable[[], object]], list[object]]]:
 
 def test_take_waits_for_an_offer(start: Callable[[Callable[[], object]], list[object]]) -> None:
     """A worker with nothing to do sleeps until a file is offered."""
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 2)
     results = start(inbox.take)
     eventually(lambda: inbox._standby)
 
@@ -181,7 +212,7 @@ def test_take_waits_for_an_offer(start: Callable[[Callable[[], object]], list[ob
 
 def test_take_waits_for_what_is_put_back(start: Callable[[Callable[[], object]], list[object]]) -> None:
     """What a paused worker returns reaches another one that waits."""
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 2)
     inbox.offer([Item("a")])
     item = inbox.take()
     results = start(inbox.take)
@@ -195,7 +226,7 @@ def test_take_waits_for_what_is_put_back(start: Callable[[Callable[[], object]],
 
 def test_offer_waits_for_room_and_goes_on(start: Callable[[Callable[[], object]], list[object]]) -> None:
     """A full inbox holds the scan back, which keeps a million files out of memory; then it goes on."""
-    inbox = Inbox(2, 2)
+    inbox = an_inbox(2, 2)
     items = [Item(str(number)) for number in range(5)]
     results = start(lambda: inbox.offer(items))
     eventually(lambda: inbox._waiting_offers)
@@ -215,7 +246,7 @@ def test_workers_wait_while_too_much_is_settling_down(
 ) -> None:
     """A stalled ledger stops the workers instead of piling up receipts; one `done` lets one more through."""
     monkeypatch.setattr(inbox_module, "SETTLING_DOWN", 0)
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 2)
     inbox.offer([Item("a"), Item("b"), Item("c")])
     inbox.take()
     inbox.take()
@@ -231,7 +262,7 @@ def test_workers_wait_while_too_much_is_settling_down(
 
 def test_full_inbox_does_not_block_shutdown(start: Callable[[Callable[[], object]], list[object]]) -> None:
     """Closing wakes an offer that waits for room, and tells it that not all was taken."""
-    inbox = Inbox(1, 2)
+    inbox = an_inbox(1, 2)
     results = start(lambda: inbox.offer([Item("a"), Item("b")]))
     eventually(lambda: inbox._waiting_offers)
 
@@ -244,7 +275,7 @@ def test_who_looks_out_for_a_free_lane_is_called_last(
     start: Callable[[Callable[[], object]], list[object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files are for the others as long as there are any; when it is called away the next one looks out."""
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 2)
     plain = start(inbox.take)
     eventually(lambda: len(inbox._standby) == 1)
     monkeypatch.setattr(inbox.parts, "next_in_s", lambda: 3600.0)
@@ -267,7 +298,7 @@ def test_who_looks_out_for_a_free_lane_is_called_last(
 
 def test_close_wakes_all_workers(start: Callable[[Callable[[], object]], list[object]]) -> None:
     """Every worker that waits for a file is told that there will be none."""
-    inbox = Inbox(10, 5)
+    inbox = an_inbox(10, 5)
     results = [start(inbox.take) for _ in range(5)]
     eventually(lambda: len(inbox._standby) == 5)
 
@@ -278,7 +309,7 @@ def test_close_wakes_all_workers(start: Callable[[Callable[[], object]], list[ob
 
 def test_a_closed_inbox_gives_and_takes_nothing() -> None:
     """After close nothing goes in or out, whatever is still queued."""
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 2)
     inbox.offer([Item("a")])
 
     inbox.close()
@@ -291,44 +322,290 @@ def test_a_closed_inbox_gives_and_takes_nothing() -> None:
 
 def test_a_lone_lane_is_not_held_back_by_turns() -> None:
     """Where only one kind of file waits it has all the turns."""
-    inbox = Inbox(10, 10)
-    retries = [Item(str(number), Lane.RETRY) for number in range(6)]
-    inbox.offer(retries)
+    for lane in UNTRIED:
+        inbox = an_inbox(10, 10)
+        items = [Item(str(number), lane) for number in range(6)]
+        inbox.offer(items)
 
-    assert [inbox.take_nowait() for _ in range(7)] == [*retries, None]
-
-
-@pytest.mark.parametrize("lane", ARRIVING)
-def test_neither_lane_starves(lane: Lane) -> None:
-    """Among the first four taken there is one of each kind, however many of the other kind wait."""
-    other = next(each for each in ARRIVING if each is not lane)
-    inbox = Inbox(100, 10)
-    inbox.offer([Item(f"other {number}", other) for number in range(50)])
-    inbox.offer([Item("mine", lane)])
-
-    first_four = [inbox.take_nowait() for _ in range(4)]
-
-    assert Item("mine", lane) in first_four
+        assert [inbox.take_nowait() for _ in range(7)] == [*items, None]
 
 
-def test_what_was_not_tried_yet_goes_first_where_that_is_wished() -> None:
-    """While only probes are sent, however many that have failed wait before it; and in turns again afterwards."""
-    inbox = Inbox(100, 10)
-    failed = [Item(f"failed {number}", Lane.RETRY) for number in range(3)]
-    inbox.offer([*failed, *(Item(str(number)) for number in range(7))])
+def test_no_lane_starves() -> None:
+    """Arrivals have every other turn, what a scan found and what failed before one in four each."""
+    inbox = an_inbox(100, 1000)
+    for lane in (Lane.RETRY, Lane.FOUND, Lane.ARRIVED):
+        failures = FAILED if lane is Lane.RETRY else NO_FAILURES
+        inbox.offer([Item(f"{lane.value} {number}", lane, failures) for number in range(50)])
 
-    inbox.favour_new(True)
-    probes = [inbox.take_nowait() for _ in range(5)]
-    inbox.favour_new(False)
-    after = [inbox.take_nowait() for _ in range(4)]
+    taken = [item.lane for item in (inbox.take_nowait() for _ in range(40)) if isinstance(item, Item)]
 
-    assert probes == [Item(str(number)) for number in range(5)]
-    assert failed[0] in after
+    assert [Counter(taken[at : at + 4]) for at in range(0, 40, 4)] == [
+        {Lane.ARRIVED: 2, Lane.FOUND: 1, Lane.RETRY: 1},
+    ] * 10
+
+
+@pytest.mark.parametrize("full", [Lane.ARRIVED, Lane.FOUND, Lane.RETRY])
+def test_each_lane_has_room_of_its_own(full: Lane) -> None:
+    """A million files that a scan found keep no arrival out, nor any retry; and the other way round."""
+    inbox = an_inbox(5, 10)
+    failures = FAILED if full is Lane.RETRY else NO_FAILURES
+    assert inbox.offer_nowait([Item(f"many {number}", full, failures) for number in range(9)]) == 5
+
+    for lane in (Lane.ARRIVED, Lane.FOUND, Lane.RETRY):
+        expected = 0 if lane is full else 5
+        assert inbox.offer_nowait([Item(f"{lane.value} {number}", lane) for number in range(9)]) == expected
+
+
+def test_an_offer_waits_for_its_own_lane(start: Callable[[Callable[[], object]], list[object]]) -> None:
+    """Room in another lane does not let it in; room in its own does."""
+    inbox = an_inbox(1, 10)
+    inbox.offer([Item("found", Lane.FOUND)])
+    results = start(lambda: inbox.offer([Item("found, too", Lane.FOUND)]))
+    eventually(lambda: inbox._waiting_offers[Lane.FOUND])
+
+    assert inbox.offer([Item("arrived")])
+    assert inbox.take_nowait() == Item("arrived")
+    assert inbox.counts() == (1, 1)
+    assert inbox.take_nowait() == Item("found", Lane.FOUND)
+
+    eventually(lambda: results == [True])
+    assert inbox.take_nowait() == Item("found, too", Lane.FOUND)
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 1), (3, 1), (4, 1), (8, 2), (100, 25)])
+def test_files_that_failed_before_hold_a_quarter_of_the_workers(workers: int, most: int) -> None:
+    """Poison that takes a minute each to fail leaves three quarters of the workers to all others."""
+    inbox = an_inbox(1000, workers)
+    inbox.offer([failed(f"bad {number}") for number in range(200)])
+
+    taken = [item for item in (inbox.take_nowait() for _ in range(200)) if item]
+    assert [item.path for item in taken] == [f"bad {number}" for number in range(most)]
+
+    inbox.offer([Item("good")])
+    assert inbox.take_nowait() == Item("good")
+    inbox.done("bad 0")
+    assert inbox.take_nowait() == failed(f"bad {most}")
+    assert inbox.take_nowait() is None
+
+
+def test_what_fails_in_a_workers_hands_counts_from_its_next_attempt() -> None:
+    """A new file that is put back with its evidence waits among those that failed before."""
+    inbox = an_inbox(10, 4)
+    inbox.offer([Item("a"), Item("b")])
+    for path in ("a", "b"):
+        assert inbox.take_nowait() == Item(path)
+        inbox.put_back(Item(path, failures=FAILED), first=False)
+
+    assert inbox.take_nowait() == Item("a", failures=FAILED)
+    assert inbox.take_nowait() is None
+    inbox.done("a")
+    assert inbox.take_nowait() == Item("b", failures=FAILED)
+
+
+def test_large_files_that_failed_before_hold_no_more_either() -> None:
+    """Those put aside count to the same quarter, and let large files that were never tried pass."""
+    inbox = an_inbox(10, 4)
+    inbox.offer([failed("a"), failed("b"), Item("c")])
+    for _ in range(3):
+        item = inbox.take_nowait()
+        assert isinstance(item, Item)
+        inbox.put_back(item._replace(large=True), first=False)
+    inbox.offer([failed("small")])
+
+    assert inbox.take_nowait() == failed("small")
+    assert inbox.take_nowait() == Item("c", large=True)
+    assert inbox.take_nowait() is None
+    inbox.done("small")
+    taken = [inbox.take_nowait(), inbox.take_nowait()]
+
+    assert taken in [[failed(path)._replace(large=True), None] for path in "ab"]
+
+
+# While the circuit breaker is open
+
+
+def open_breaker(inbox: Inbox, *, round_now: bool = True) -> CircuitBreaker:
+    breaker = inbox._breaker
+    error = UploadError("upload", "x", "AccessDenied", "no", Scope.EVERYBODY)
+    assert breaker.failed(Item("x"), error).fault is Fault.DESTINATION
+    if round_now:
+        breaker.probe_now()
+    return breaker
+
+
+def next_round(inbox: Inbox) -> list[str]:
+    """The paths of one round of probes, which stay in flight."""
+    inbox._breaker.probe_now()
+    return [item.path for item in (inbox.take_nowait() for _ in range(PROBES + 5)) if item]
+
+
+def test_nothing_comes_out_until_a_probe_may_go() -> None:
+    """However much waits."""
+    inbox = an_inbox(100, 100)
+    inbox.offer([*(Item(str(number)) for number in range(50)), failed("bad")])
+    open_breaker(inbox, round_now=False)
+
+    assert inbox.take_nowait() is None
+    assert len(next_round(inbox)) == PROBES
+    assert inbox.take_nowait() is None
+
+
+def test_untried_files_are_the_probes() -> None:
+    """The newest arrival and one at random by turns, before any that has failed: those may be the reason."""
+    newest, others = set(), set()
+    for seed in range(40):
+        inbox = an_inbox(100, 100, seed=seed)
+        inbox.offer([failed(f"bad {number}") for number in range(50)])
+        inbox.offer([Item(f"found {number}", Lane.FOUND) for number in range(20)])
+        inbox.offer([Item(f"new {number}") for number in range(20)])
+        open_breaker(inbox)
+        first, second, third, fourth = next_round(inbox)
+        newest.add((first, third))
+        others |= {second, fourth}
+
+    assert not [path for path in others if path.startswith("bad")]
+    assert {first for first, _ in newest} == {"new 19"}
+    assert {third for _, third in newest} <= {"new 18", "new 17"}
+    assert len(others) > 20
+    assert {path.split()[0] for path in others} == {"new", "found"}
+
+
+def test_the_probes_of_a_round_are_different_files() -> None:
+    """And those of the next are others again, as long as the first are in flight."""
+    inbox = an_inbox(100, 100)
+    inbox.offer([Item(str(number)) for number in range(8)])
+    open_breaker(inbox)
+
+    assert sorted(next_round(inbox) + next_round(inbox)) == [str(number) for number in range(8)]
+
+
+def test_without_untried_files_any_other_is_a_probe() -> None:
+    """At random, also more than a quarter of the workers, because nothing else may go."""
+    seen: Counter[str] = Counter()
+    for seed in range(60):
+        inbox = an_inbox(100, 4, seed=seed)
+        inbox.offer([failed(str(number)) for number in range(20)])
+        open_breaker(inbox)
+        paths = next_round(inbox)
+        assert len(set(paths)) == PROBES
+        seen.update(paths)
+
+    assert set(seen) == {str(number) for number in range(20)}
+
+
+def test_large_files_put_aside_are_probes_too() -> None:
+    """Where nothing else waits."""
+    inbox = an_inbox(100, 4)
+    inbox.offer([Item("large")])
+    item = inbox.take_nowait()
+    assert isinstance(item, Item)
+    inbox.put_back(item._replace(large=True), first=False)
+    open_breaker(inbox)
+
+    assert next_round(inbox) == ["large"]
+
+
+def test_parts_are_probes_where_no_file_is_untried() -> None:
+    """A large file under way is not stuck behind files that fail, nor they behind it."""
+    seen: Counter[str] = Counter()
+    for seed in range(40):
+        inbox = an_inbox(100, 8, seed=seed)
+        transfer = a_transfer("large", parts=20)
+        inbox.parts.add(transfer)
+        inbox.offer([failed(str(number)) for number in range(20)])
+        open_breaker(inbox)
+        seen.update("part" if path == "large" else "file" for path in next_round(inbox))
+    assert min(seen["part"], seen["file"]) > 20
+
+    inbox.offer([Item("new")])
+    inbox._breaker.probe_now()
+    assert inbox.take_nowait() == Item("new")
+
+
+def test_parts_that_wait_for_their_turn_take_no_probe_away() -> None:
+    """While four parts hang, no other may go: all probes are for files, or the breaker stays open for nothing."""
+    inbox = an_inbox(100, 8)
+    inbox.parts.add(a_transfer("large", parts=600))
+    while inbox.parts.take() is not None:
+        pass
+    inbox.offer([failed(str(number)) for number in range(4)])
+    open_breaker(inbox)
+
+    assert sorted(next_round(inbox)) == ["0", "1", "2", "3"]
+
+
+def test_parts_alone_are_probes() -> None:
+    """With nothing but a large file under way the breaker must be able to close."""
+    inbox = an_inbox(100, 8)
+    inbox.parts.add(a_transfer("large", parts=20))
+    open_breaker(inbox)
+
+    assert next_round(inbox) != []
+
+
+def test_an_arrival_is_expected_while_it_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the watcher hinted; not what a scan found, nor what failed; not while four untried probes are out."""
+    inbox = an_inbox(100, 100)
+    breaker = inbox._breaker
+    told: list[int] = []
+    monkeypatch.setattr(breaker, "expect_arrival", lambda: told.append(1))
+    inbox.offer([Item("before")])
+    open_breaker(inbox)
+
+    inbox.offer([Item("found", Lane.FOUND), failed("bad")])
+    assert told == []
+    inbox.offer([Item(f"new {number}") for number in range(4)])
+    assert len(told) == 4
+    inbox.offer([Item("new 0")])
+    assert len(told) == 4, "it is queued already"
+
+    out = next_round(inbox)
+    inbox.offer([Item("unheard")])
+    assert len(told) == 4
+    inbox.done(out[0])
+    inbox.offer([Item("heard")])
+    assert len(told) == 5
+
+
+def test_workers_wait_and_one_looks_out_for_the_probe(start: Callable[[Callable[[], object]], list[object]]) -> None:
+    """A hundred workers do not wake up for each round; when the breaker closes they all go on."""
+    inbox = an_inbox(100, 10)
+    inbox.offer([Item(str(number)) for number in range(10)])
+    breaker = open_breaker(inbox, round_now=False)
+    results = [start(inbox.take) for _ in range(10)]
+    eventually(lambda: len(inbox._standby) == 10)
+    assert inbox._lookout_until > 0
+
+    breaker.probe_now()
+    eventually(lambda: sum(len(result) for result in results) == PROBES)
+    eventually(lambda: len(inbox._standby) == 10 - PROBES)
+    breaker.succeeded(time.time())
+
+    eventually(lambda: [len(result) for result in results] == [1] * 10)
+    assert {item.path for (item,) in results if isinstance(item, Item)} == {str(number) for number in range(10)}
+
+
+def test_the_next_probe_comes_by_itself(start: Callable[[Callable[[], object]], list[object]]) -> None:
+    """Nobody has to wake the workers when a round begins."""
+    inbox = Inbox(100, 10, a_breaker(initial_s=0.05, max_s=0.05))
+    open_breaker(inbox, round_now=False)
+    results = [start(inbox.take) for _ in range(10)]
+    eventually(lambda: len(inbox._standby) == 10)
+
+    inbox.offer([Item("a")])
+
+    eventually(lambda: [Item("a")] in results)
+    inbox.close()
+
+
+def a_transfer(path: str, *, parts: int) -> Transfer:
+    content = Content(path, SOME, None, -1)
+    return Transfer(Item(path), content, a_multipart(path), parts, Times(1.0, 1.0), {}, deque(range(1, parts + 1)))
 
 
 def test_state_of_a_path() -> None:
     """A person who asks hears where the file is."""
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 2)
     inbox.offer([Item("a")])
 
     before = inbox.state_of("a")
@@ -339,7 +616,7 @@ def test_state_of_a_path() -> None:
 
 def test_a_hundred_workers_take_each_path_once(start: Callable[[Callable[[], object]], list[object]]) -> None:
     """Many takers and many offers of the same names: every name is handled, never by two at the same time."""
-    inbox = Inbox(50, 20)
+    inbox = an_inbox(50, 20)
     names = [f"{number:03d}" for number in range(300)]
     at_work: set[str] = set()
     handled: set[str] = set()

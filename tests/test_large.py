@@ -18,7 +18,7 @@ from s3spool.pipeline.item import Item
 from s3spool.pipeline.lanes import NARROW
 from s3spool.pipeline.large import PART_ATTEMPTS
 from s3spool.pipeline.parts import PartItem
-from s3spool.pipeline.retry import Policy
+from s3spool.pipeline.retry_policy import Policy
 from support.house import House
 from support.lines import Lines, recorded
 from support.objects import content_of
@@ -289,11 +289,11 @@ def test_a_part_that_fails_is_sent_again(house: House, lines: Lines) -> None:
     nothing_is_left(house)
 
 
-def test_a_part_whose_refusal_is_mended_is_sent_again_uncounted(house: House, lines: Lines) -> None:
+def test_a_part_whose_refusal_has_lost_its_cause_is_sent_again_uncounted(house: House, lines: Lines) -> None:
     """No line, no failure of the part; what is refused once more is one."""
-    mended = UploadError("put", "big", "PermanentRedirect", "elsewhere", scope=Scope.DESTINATION, mended=True)
+    moved = UploadError("put", "big", "PermanentRedirect", "elsewhere", Scope.EVERYBODY, retry_immediately=True)
     house.drop("big", content_of(2 * PART))
-    house.bucket.refusals["big"] = [mended]
+    house.bucket.refusals["big"] = [moved]
 
     house.offer("big")
     sent(house, "big")
@@ -437,7 +437,7 @@ def test_an_outage_in_the_middle_costs_no_attempt(build: Callable[..., House], l
     house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
     content = content_of(10 * PART)
     house.drop("big", content)
-    down = UploadError("put", "a", "Unreachable", "no route", scope=Scope.DESTINATION, sudden=True)
+    down = UploadError("put", "a", "Unreachable", "no route", Scope.EVERYBODY)
 
     def fail(_: str) -> None:
         if len(house.bucket.puts) >= 4:
@@ -447,7 +447,7 @@ def test_an_outage_in_the_middle_costs_no_attempt(build: Callable[..., House], l
     house.bucket.before_put = fail
     house.start()
     house.offer("big")
-    eventually(lambda: house.destination.paused)
+    eventually(lambda: house.breaker.open)
     probed = len(house.bucket.puts)
     eventually(lambda: len(house.bucket.puts) > probed + 3)
     arrived = len(next(iter(house.bucket.parts.uploads.values())))
@@ -471,7 +471,7 @@ def test_a_part_in_hands_when_its_file_is_given_up(
     content = content_of(4 * PART)
     house.drop("big", content)
     house.bucket.refusals["big"] = [UploadError("upload", "big", "NoSuchUpload", "no such upload")]
-    down = UploadError("put", "other", "Unreachable", "no route", scope=Scope.DESTINATION, sudden=True)
+    down = UploadError("put", "other", "Unreachable", "no route", Scope.EVERYBODY)
     take = house.inbox.take
 
     def slow_to_begin(cool: Callable[[], None] | None = None) -> Item | PartItem | None:
@@ -479,7 +479,7 @@ def test_a_part_in_hands_when_its_file_is_given_up(
         if isinstance(item, PartItem) and item.number == 1:
             monkeypatch.undo()
             eventually(lambda: item.transfer.over and item.transfer.in_flight == 1)
-            house.destination.failed(Item("other"), down, probe=False)
+            house.breaker.failed(Item("other"), down)
         return item
 
     monkeypatch.setattr(house.inbox, "take", slow_to_begin)

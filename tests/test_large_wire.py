@@ -73,7 +73,7 @@ def sha256_of_object(s3: S3Client, bucket: str, key: str) -> str:
 
 def written(path: Path, mib: int) -> str:
     """Random bytes, and their SHA-256."""
-    digest, source = hashlib.sha256(), random.Random(mib)  # noqa: S311 - any bytes
+    digest, source = hashlib.sha256(), random.Random(mib)
     with path.open("wb") as file:
         for _ in range(mib):
             chunk = source.randbytes(MIB)

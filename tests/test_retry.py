@@ -13,14 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3spool.errors import LedgerError, Scope, UploadError
+from s3spool.errors import LedgerError, UploadError
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import State
+from s3spool.ledger.rows import Failures, State
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline import retry as retry_module
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item, Lane
-from s3spool.pipeline.retry import SOON_S, Delay, Park, Policy, RetryThread, backoff_s, decide
+from s3spool.pipeline.retry import RetryThread
+from s3spool.pipeline.retry_policy import PROVISIONAL, Delay, Park, Policy, backoff_s, decide
+from support.house import a_breaker
 from support.lines import Lines, recorded
 from support.rows import a_retry
 from support.waiting import eventually
@@ -77,63 +79,109 @@ def test_backoff_doubles_and_never_is_zero() -> None:
 
 def test_jitter_spreads_what_failed_together() -> None:
     """A thousand files that failed at once do not come back at once."""
-    rng = random.Random(7)  # noqa: S311 - jitter
+    rng = random.Random(7)
 
     delays = {round(backoff_s(5, initial_s=1.0, max_s=300.0, rng=rng)) for _ in range(1000)}
 
     assert len(delays) > 10
 
 
+MAX_ATTEMPTS = "9 attempts failed (retry.max_attempts), the last with InternalError: broken"
+REFUSED = error(code="EntityTooLarge", cause="too large", permanent=True)
+
+
+def failures(attempts: int, *, own: int = 0, since_s: float = 0.0) -> Failures:
+    """The last of them `since_s` after the first."""
+    return Failures(attempts, 1000.0, 1000.0 + since_s, "InternalError", own)
+
+
+def decided(error: UploadError, failures: Failures, **policy: Any) -> Delay | Park:
+    settings = {"initial_s": 1.0, "max_s": 300.0, "max_attempts": 0} | policy
+    return decide(error, failures, policy=Policy(**settings), rng=Share(1.0))
+
+
 @pytest.mark.parametrize(
-    ("fields", "attempts", "max_attempts", "countable", "expected"),
+    ("attempts", "since_s", "delay_s"),
     [
-        ({}, 1, 0, True, Delay(1.0)),
-        ({}, 3, 0, True, Delay(4.0)),
-        ({}, 10**6, 0, True, Delay(300.0)),
-        ({}, 2, 3, True, Delay(2.0)),
-        (
-            {},
-            3,
-            3,
-            True,
-            Park("3 attempts failed (retry.max_attempts), the last one with SlowDown: slow down"),
-        ),
-        (
-            {},
-            9,
-            3,
-            True,
-            Park("9 attempts failed (retry.max_attempts), the last one with SlowDown: slow down"),
-        ),
-        ({}, 9, 3, False, Delay(256.0)),
-        ({"retry_after_s": 20.0}, 1, 0, True, Delay(20.0)),
-        ({"retry_after_s": 0.0}, 1, 0, True, Delay(1.0)),
-        ({"retry_after_s": 86400.0}, 1, 0, True, Delay(300.0)),
-        ({"retry_after_s": 20.0}, 3, 3, True, Park),
-        ({"permanent": True, "cause": "too long"}, 1, 0, True, Park("too long")),
-        ({"permanent": True, "cause": "too long"}, 2, 0, False, Delay(2.0)),
-        ({"permanent": True, "retry_after_s": 5.0}, 1, 9, False, Delay(5.0)),
-        ({"permanent": True, "retry_after_s": 5.0}, 1, 9, True, Park("slow down")),
-        ({"scope": Scope.DESTINATION}, 2, 0, False, Delay(2.0)),
+        (1, 0.0, 1.0),
+        (4, 7.0, 8.0),
+        (5, 15.0, 10.0),
+        (9, 60.0, 10.0),
+        (9, 60.1, 60.1 / 6),
+        (9, 90.0, 15.0),
+        (9, 1200.0, 200.0),
+        (9, 86400.0, 256.0),
+        (10**6, 86400.0, 300.0),
     ],
 )
-def test_decisions(fields: dict[str, Any], attempts: int, max_attempts: int, countable: bool, expected: object) -> None:
-    """Delay or park, from the error, the attempts and the policy alone."""
-    policy = Policy(initial_s=1.0, max_s=300.0, max_attempts=max_attempts)
+def test_an_unproven_failure_waits_for_a_share_of_its_outage(attempts: int, since_s: float, delay_s: float) -> None:
+    """Ten seconds or a sixth of the time since the first failure, whichever is longer; never above the backoff."""
+    decision = decided(error(), failures(attempts, since_s=since_s))
 
-    decision = decide(error(**fields), attempts, policy=policy, countable=countable, rng=Share(1.0))
+    assert isinstance(decision, Delay)
+    assert decision.seconds == pytest.approx(delay_s)
 
-    assert decision == expected or type(decision) is expected
+
+@pytest.mark.parametrize(("max_s", "since_s", "delay_s"), [(5.0, 0.0, 5.0), (5.0, 3600.0, 5.0), (20.0, 3600.0, 20.0)])
+def test_no_wait_exceeds_retry_max_s(max_s: float, since_s: float, delay_s: float) -> None:
+    """A person's wish is stronger than either cap."""
+    assert decided(error(), failures(30, since_s=since_s), max_s=max_s) == Delay(delay_s)
 
 
-def test_a_refusal_is_asked_for_once_more_soon() -> None:
-    """Patience would not help: by then others have passed, and it is known whose fault it is. Only the first time."""
-    policy = Policy(initial_s=60.0, max_s=300.0, max_attempts=0)
-    refusal = error(permanent=True)
+@pytest.mark.parametrize(("attempts", "delay_s"), [(1, 1.0), (5, 16.0), (9, 256.0), (10**6, 300.0)])
+def test_a_proven_failure_backs_off_up_to_retry_max_s(attempts: int, delay_s: float) -> None:
+    """It is known to be the file's own: nobody waits for it to pass quickly."""
+    assert decided(error(), failures(attempts, own=1)) == Delay(delay_s)
 
-    delays = [decide(refusal, n, policy=policy, countable=False, rng=Share(1.0)) for n in (1, 2)]
 
-    assert delays == [Delay(SOON_S), Delay(120.0)]
+@pytest.mark.parametrize("own", [0, 1])
+@pytest.mark.parametrize(("wish_s", "delay_s"), [(20.0, 20.0), (0.0, 2.0), (2.5, 2.5), (86400.0, 300.0)])
+def test_retry_after_is_honoured_within_reason(own: int, wish_s: float, delay_s: float) -> None:
+    """The server's wish lengthens the wait, but not beyond retry.max_s, and never shortens it."""
+    assert decided(error(retry_after_s=wish_s), failures(2, own=own)) == Delay(delay_s)
+
+
+def test_a_proven_refusal_parks_for_good() -> None:
+    """With S3's own sentence, whatever the attempts and the server's wish."""
+    assert decided(REFUSED, failures(1, own=1)) == Park("too large")
+    assert decided(error(permanent=True, cause="no", retry_after_s=5.0), failures(7, own=2)) == Park("no")
+
+
+@pytest.mark.parametrize("max_attempts", [0, 1])
+def test_an_unproven_refusal_parks_provisionally_at_the_third(max_attempts: int) -> None:
+    """Nobody knows whose fault it is, and a person should hear of it; any success gives it another try."""
+    decisions = [decided(REFUSED, failures(n, since_s=1.0), max_attempts=max_attempts) for n in range(1, 6)]
+
+    assert PROVISIONAL == 3
+    assert decisions == [Delay(1.0), Delay(2.0), *[Park("too large", provisional=True)] * 3]
+
+
+def test_what_is_not_refused_for_good_is_never_parked_without_proof() -> None:
+    """An outage of a year parks nothing."""
+    assert decided(error(), failures(10**6, since_s=3e7), max_attempts=1) == Delay(300.0)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "own", "max_attempts", "parks"),
+    [
+        (9, 9, 9, True),
+        (20, 9, 9, True),
+        (20, 9, 8, True),
+        (20, 8, 9, False),
+        (20, 0, 9, False),
+        (20, 20, 0, False),
+        (1, 1, 1, True),
+    ],
+)
+def test_max_attempts_counts_own_failures_alone(attempts: int, own: int, max_attempts: int, parks: bool) -> None:
+    """Those that were proven to be the file's own; an outage costs no file an attempt."""
+    failed = error(code="InternalError", cause="broken")
+
+    decision = decided(failed, failures(attempts, own=own), max_attempts=max_attempts)
+
+    assert isinstance(decision, Park if parks else Delay)
+    if own == 9 and parks:
+        assert decision == Park(MAX_ATTEMPTS)
 
 
 @pytest.fixture
@@ -156,20 +204,22 @@ def waiting(ledger: Ledger, *paths: str, next_attempt: float = 100.0, **fields: 
     assert ledger.flush(10)
 
 
+def an_inbox(size: int, workers: int) -> Inbox:
+    return Inbox(size, workers, a_breaker(initial_s=1.0, max_s=1.0))
+
+
 def a_retried(path: str, **fields: Any) -> Item:
     """What `a_retry` becomes in the inbox."""
-    row = a_retry(path, **fields)
-    blame = {"blamed_for": row.error_code, "last_error_at": row.last_error_at}
-    return Item(path, Lane.RETRY, row.attempts, row.first_error_at, **blame)  # type: ignore[arg-type] # both fit
+    return Item(path, Lane.RETRY, a_retry(path, **fields).failures)
 
 
 def test_a_tick_hands_over_what_is_due(ledger: Ledger) -> None:
     """Due files go to the inbox with their history; those that are not yet due, or parked, stay."""
-    waiting(ledger, "b", next_attempt=99.0, attempts=3, first_error_at=50.0)
+    waiting(ledger, "b", next_attempt=99.0, attempts=3, first_error_at=50.0, own_failures=2)
     waiting(ledger, "a", next_attempt=100.0, attempts=1, first_error_at=60.0)
     waiting(ledger, "later", next_attempt=107.0)
     waiting(ledger, "parked", next_attempt=0.0, state=State.PARKED)
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 20)
     thread = RetryThread(ledger, inbox, POLICY)
 
     with Reader(ledger.path) as reader:
@@ -177,7 +227,7 @@ def test_a_tick_hands_over_what_is_due(ledger: Ledger) -> None:
         again_s = thread.tick(reader, 100.0)
 
     assert (wait_s, again_s) == (7.0, 7.0)
-    assert inbox.take_nowait() == a_retried("b", attempts=3, first_error_at=50.0)
+    assert inbox.take_nowait() == a_retried("b", attempts=3, first_error_at=50.0, own_failures=2)
     assert inbox.take_nowait() == a_retried("a", attempts=1, first_error_at=60.0)
     assert inbox.take_nowait() is None
 
@@ -185,14 +235,14 @@ def test_a_tick_hands_over_what_is_due(ledger: Ledger) -> None:
 def test_an_empty_list_needs_no_look(ledger: Ledger) -> None:
     """With nothing waiting the thread sleeps until it is woken."""
     with Reader(ledger.path) as reader:
-        assert RetryThread(ledger, Inbox(10, 2), POLICY).tick(reader, 100.0) is None
+        assert RetryThread(ledger, an_inbox(10, 20), POLICY).tick(reader, 100.0) is None
 
 
 def test_a_clock_set_back_postpones_by_max_s_at_most(ledger: Ledger) -> None:
     """Times in the ledger are the wall clock's; when that jumps back a year, files do not wait a year."""
     waiting(ledger, "a", next_attempt=3e7)
     waiting(ledger, "b", next_attempt=100.0 + POLICY.max_s)
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 20)
     thread = RetryThread(ledger, inbox, POLICY)
 
     with Reader(ledger.path) as reader:
@@ -205,7 +255,7 @@ def test_a_clock_set_back_postpones_by_max_s_at_most(ledger: Ledger) -> None:
 def test_a_full_inbox_leaves_the_rest_for_later(ledger: Ledger) -> None:
     """Only what found room is claimed; the rest is due still, and asked for again soon."""
     waiting(ledger, "a", "b", "c")
-    inbox = Inbox(2, 2)
+    inbox = an_inbox(2, 20)
     thread = RetryThread(ledger, inbox, POLICY)
 
     with Reader(ledger.path) as reader:
@@ -224,8 +274,8 @@ def test_a_full_inbox_leaves_the_rest_for_later(ledger: Ledger) -> None:
 def test_an_inbox_without_any_room(ledger: Ledger) -> None:
     """Nothing is claimed where nothing was accepted."""
     waiting(ledger, "a")
-    inbox = Inbox(1, 2)
-    inbox.offer([Item("other")])
+    inbox = an_inbox(1, 20)
+    inbox.offer([Item("other", Lane.RETRY)])
 
     with Reader(ledger.path) as reader:
         RetryThread(ledger, inbox, POLICY).tick(reader, 100.0)
@@ -238,7 +288,7 @@ def test_more_than_a_batch_is_looked_at_again_at_once(ledger: Ledger, monkeypatc
     """A long list is handed over in batches without a pause between them."""
     monkeypatch.setattr(retry_module, "BATCH", 2)
     waiting(ledger, "a", "b", "c")
-    thread = RetryThread(ledger, Inbox(10, 2), POLICY)
+    thread = RetryThread(ledger, an_inbox(10, 20), POLICY)
 
     with Reader(ledger.path) as reader:
         waits = [thread.tick(reader, 100.0), thread.tick(reader, 100.0)]
@@ -249,7 +299,7 @@ def test_more_than_a_batch_is_looked_at_again_at_once(ledger: Ledger, monkeypatc
 def test_race_a_worker_fails_again_before_the_claim(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that fails at once, before its claim is in the ledger, must still come due again."""
     waiting(ledger, "a", "b")
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 20)
     offer = inbox.offer_nowait
 
     def free(path: str) -> None:
@@ -280,7 +330,7 @@ def test_race_a_worker_fails_again_before_the_claim(ledger: Ledger, monkeypatch:
 
 def test_the_thread_sleeps_until_woken(ledger: Ledger) -> None:
     """A new row and a wake are enough: the file comes to the inbox."""
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 20)
     thread = RetryThread(ledger, inbox, POLICY)
     thread.start()
     eventually(lambda: thread.beats == 1)
@@ -299,7 +349,7 @@ def test_the_thread_sleeps_until_woken(ledger: Ledger) -> None:
 def test_the_thread_wakes_by_itself_when_a_file_is_due(ledger: Ledger) -> None:
     """Nobody has to remind it of a file that was not due when it looked."""
     waiting(ledger, "a", next_attempt=time.time() + 0.05)
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 20)
     thread = RetryThread(ledger, inbox, POLICY)
 
     thread.start()
@@ -316,7 +366,7 @@ def test_the_thread_outlives_a_broken_ledger(ledger: Ledger, lines: Lines, monke
     waiting(ledger, "a")
     hidden = ledger.path.with_name("hidden")
     ledger.path.rename(hidden)
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 20)
     thread = RetryThread(ledger, inbox, POLICY)
     thread.start()
     eventually(lambda: lines.named("ledger.recovered"))
@@ -340,7 +390,7 @@ def test_the_thread_outlives_an_error_in_a_query(ledger: Ledger, lines: Lines, m
 
     monkeypatch.setattr(Reader, "due", bad_block)
     waiting(ledger, "a")
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 20)
     thread = RetryThread(ledger, inbox, POLICY)
 
     thread.start()
@@ -355,7 +405,7 @@ def test_closing_does_not_wait_for_a_claim(ledger: Ledger, lines: Lines) -> None
     waiting(ledger, "a")
     with contextlib.closing(sqlite3.connect(ledger.path)) as other:
         other.execute("CREATE TRIGGER full BEFORE UPDATE ON retries BEGIN SELECT * FROM nowhere; END")
-    inbox = Inbox(10, 2)
+    inbox = an_inbox(10, 20)
     thread = RetryThread(ledger, inbox, POLICY)
     thread.start()
     eventually(lambda: inbox.take_nowait() == a_retried("a"))
@@ -371,7 +421,7 @@ def test_closing_does_not_wait_for_a_claim(ledger: Ledger, lines: Lines) -> None
 def test_closing_while_the_ledger_cannot_be_read(ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pause after a failure ends with the daemon."""
     ledger.path.rename(ledger.path.with_name("hidden"))
-    thread = RetryThread(ledger, Inbox(10, 2), POLICY)
+    thread = RetryThread(ledger, an_inbox(10, 20), POLICY)
     thread.start()
     eventually(lambda: lines.named("ledger.failed"))
 

@@ -32,13 +32,13 @@ from support.stores import put_request
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "errors.md").read_text(encoding="utf-8")
 TRANSIENT = BY_CODE["InternalError"]
-UNREACHED = Rule(Scope.DESTINATION, hint=NETWORK)
-UNSTEADY = Rule(Scope.DESTINATION, sudden=False, hint=NETWORK)
+UNREACHED = Rule(Scope.EVERYBODY, hint=NETWORK)
+UNSTEADY = Rule(Scope.UNKNOWN, hint=NETWORK)
 REQUEST = put_request("some/file")
 
 
 def rule_of(error: UploadError) -> Rule:
-    return Rule(error.scope, error.permanent, error.sudden, error.hint, error.slow_down)
+    return Rule(error.scope, error.permanent, error.hint)
 
 
 def answer(status: int, body: bytes = b"", **headers: str) -> Answer:
@@ -116,11 +116,10 @@ def test_errnos(name: str) -> None:
 
     denied = number in {errno.EACCES, errno.EPERM}
     exhausted = number in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-    scope = Scope.DESTINATION if exhausted else Scope.FILE
+    scope = Scope.LOAD if exhausted else Scope.FILE
     assert (error.scope, error.permanent, error.operation) == (scope, False, "read")
     assert error.cause == os.strerror(number)
     assert bool(error.hint) == (denied or exhausted)
-    assert error.answered is not exhausted, "also of a file that meets it again and again"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +157,7 @@ def test_exceptions_of_boto3(exc: Exception, code: str, rule: Rule) -> None:
     [
         (404, "404", "HTTP404", BY_STATUS[404]),
         (403, "403", "HTTP403", BY_STATUS[403]),
-        (400, "400", "HTTP400", TRANSIENT),
+        (400, "400", "HTTP400", BY_STATUS[400]),
         (503, "SlowDown", "SlowDown", BY_CODE["SlowDown"]),
         (404, "NoSuchUpload", "NoSuchUpload", BY_CODE["NoSuchUpload"]),
     ],
@@ -241,11 +240,11 @@ def test_retry_after(value: str, date: str, seconds: float | None) -> None:
     assert from_answer(REQUEST, Answer(503, headers, b"", None)).retry_after_s == seconds
 
 
-def test_unconfirmed_pauses_after_a_streak() -> None:
+def test_unconfirmed_blames_nobody() -> None:
     """One strange answer is an accident, many are a captive portal; the sentence says what to do."""
     error = untrusted(REQUEST, "a HEAD does not find the object")
 
-    assert rule_of(error)[:3] == (Scope.DESTINATION, False, False)
+    assert rule_of(error)[:2] == (Scope.UNKNOWN, False)
     assert str(error).startswith(
         "confirm some/file: Unconfirmed: the server answered success but a HEAD does not find the object ("
     )
@@ -253,17 +252,17 @@ def test_unconfirmed_pauses_after_a_streak() -> None:
 
 @pytest.mark.parametrize("rule", [*BY_CODE.values(), *BY_STATUS.values(), *dict(BY_CURL.values()).values()])
 def test_rules_make_sense(rule: Rule) -> None:
-    """A paused destination heals when somebody mends it: it is never permanent. Hints are one line."""
-    assert not (rule.scope is Scope.DESTINATION and rule.permanent)
+    """What no file could pass heals once its cause is fixed, and load passes: neither is permanent. One-line hints."""
+    assert not (rule.scope in {Scope.EVERYBODY, Scope.LOAD} and rule.permanent)
     assert "\n" not in rule.hint
     assert not rule.hint.endswith(".")
 
 
 def follows(rule: Rule) -> str:
-    if rule.slow_down:
+    if rule.scope is Scope.LOAD:
         return "slowed down"
-    if rule.scope is Scope.DESTINATION:
-        return "paused at once" if rule.sudden else "paused after a streak"
+    if rule.scope is Scope.EVERYBODY:
+        return "paused at once"
     return "parked" if rule.permanent else "waits"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from s3spool.ledger.rows import State
 from s3spool.pipeline import scan as scan_module
-from s3spool.pipeline.item import Item
+from s3spool.pipeline.item import Item, Lane
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.watch import Watch
 from support.house import House
@@ -228,7 +228,7 @@ def test_a_touched_file_is_offered_with_its_receipt(house: House) -> None:
 
     scan(house)
 
-    assert house.inbox.take_nowait() == Item("a", receipt=receipt)
+    assert house.inbox.take_nowait() == Item("a", Lane.FOUND, receipt=receipt)
 
 
 def test_finishes_what_a_dead_process_left(build: Callable[..., House]) -> None:

@@ -11,7 +11,7 @@ from s3spool.errors import LedgerError
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, State
 from s3spool.pipeline import sift as sift_module
-from s3spool.pipeline.item import Item
+from s3spool.pipeline.item import Item, Lane
 from s3spool.pipeline.settle import Quiet
 from s3spool.pipeline.sift import RACY_S, Verdict, verdict
 from support.house import House
@@ -202,7 +202,7 @@ def test_a_file_that_cannot_be_looked_at_goes_to_a_worker(house: House, monkeypa
 
     monkeypatch.setattr(house.folder, "identity_of", refuse)
 
-    assert sort(house, "a") == [Item("a")]
+    assert sort(house, "a") == [Item("a", Lane.FOUND)]
 
 
 def test_the_settle_thread_offers_what_is_ripe(house: House) -> None:

@@ -78,12 +78,11 @@ class Case:
     head: Found | None = None
     memory: str  # what follows where the content is in memory: a state above, or the error's code
     disk: str = ""  # the same, where it is not in memory
-    scope: Scope = Scope.DESTINATION
+    scope: Scope = Scope.UNKNOWN
     permanent: bool = False
     algorithm: str = ""  # what the next request takes
 
 
-FILE = Scope.FILE
 ETAG = {"etag": f'"{MD5}"'}
 CASES = [
     Case(name="checksum repeated", headers=echo("crc64nvme", etag=MD5), memory=STORED),
@@ -91,8 +90,8 @@ CASES = [
     Case(name="checksum repeated, ETag of a KMS key", headers=echo("crc64nvme", etag=KMS_ETAG), memory=STORED),
     Case(name="crc32 repeated", checksum="crc32", headers=echo("crc32"), memory=STORED),
     Case(name="sha256 repeated", checksum="sha256", headers=echo("sha256"), memory=STORED),
-    Case(name="wrong checksum", headers=echo("crc64nvme", WRONG["crc64nvme"], MD5), memory="BadDigest", scope=FILE),
-    Case(name="cut checksum", headers=echo("crc64nvme", "AAA", MD5), memory="BadDigest", scope=FILE),
+    Case(name="wrong checksum", headers=echo("crc64nvme", WRONG["crc64nvme"], MD5), memory="BadDigest"),
+    Case(name="cut checksum", headers=echo("crc64nvme", "AAA", MD5), memory="BadDigest"),
     Case(name="checksum of another algorithm", headers=echo("crc32", etag=KMS_ETAG), memory="Unconfirmed"),
     # The ETag is the MD5.
     Case(name="md5 is the ETag", checksum="md5", headers=ETAG, memory=STORED),
@@ -125,23 +124,23 @@ CASES = [
     Case(name="412, own content by MD5", overwrite="never", status=412, head=found(etag=MD5), memory=ASK),
     Case(name="412, same size, other content", overwrite="never", status=412,
          head=found(crc64nvme=WRONG["crc64nvme"], etag=WRONG["md5"]),
-         memory="PreconditionFailed", scope=FILE, permanent=True),
+         memory="PreconditionFailed", scope=Scope.FILE, permanent=True),
     Case(name="412, other size", overwrite="never", status=412, head=found(size=1),
-         memory="PreconditionFailed", scope=FILE, permanent=True),
-    Case(name="412, gone meanwhile", overwrite="never", status=412, memory="HTTP412", scope=FILE),
-    Case(name="412 that nobody asked for", status=412, memory="HTTP412", scope=FILE),
+         memory="PreconditionFailed", scope=Scope.FILE, permanent=True),
+    Case(name="412, gone meanwhile", overwrite="never", status=412, memory="HTTP412"),
+    Case(name="412 that nobody asked for", status=412, memory="HTTP412"),
     # The store does not take the checksum: md5 for the next request, this file again.
     Case(name="checksum header refused", status=400,
          body=b"<Error><Code>InvalidRequest</Code><Message>unknown checksum x</Message></Error>",
-         memory="InvalidRequest", algorithm="md5"),
+         memory="InvalidRequest", permanent=True, algorithm="md5"),
     Case(name="checksum header not implemented", status=501,
          body=b"<Error><Code>NotImplemented</Code><Message>A header implies</Message></Error>",
-         memory="NotImplemented", algorithm="md5"),
+         memory="NotImplemented", scope=Scope.EVERYBODY, algorithm="md5"),
     Case(name="another option not implemented", checksum="md5", status=501,
-         body=b"<Error><Code>NotImplemented</Code></Error>", memory="NotImplemented"),
+         body=b"<Error><Code>NotImplemented</Code></Error>", memory="NotImplemented", scope=Scope.EVERYBODY),
     Case(name="a chosen checksum refused", checksum="sha256", status=400,
          body=b"<Error><Code>InvalidRequest</Code><Message>unknown checksum x</Message></Error>",
-         memory="InvalidRequest"),
+         memory="InvalidRequest", permanent=True),
 ]  # fmt: skip
 
 
@@ -191,14 +190,13 @@ def test_what_an_answer_proves(case: Case, in_memory: bool, tmp_path: Path, monk
         assert isinstance(outcome, UploadError)
         assert (outcome.code, outcome.scope, outcome.permanent) == (expected, case.scope, case.permanent)
         assert outcome.path == "f"
-        assert outcome.mended == ("checksum header" in case.name)
-        assert not (outcome.code == "Unconfirmed" and outcome.sudden)
+        assert outcome.retry_immediately == ("checksum header" in case.name)
     assert store.algorithm == (case.algorithm or was)
 
 
 @pytest.mark.parametrize("late", [400, 501])
 def test_those_in_flight_when_the_checksum_was_refused_go_again_too(late: int, tmp_path: Path) -> None:
-    """A hundred workers hear the refusal after the first one changed the algorithm: for all of them it is mended."""
+    """A hundred workers hear the refusal after the first one changed the algorithm: each sends again."""
     store = Store(connection("b", URL), PLAIN)
     refusal = b"<Error><Code>%s</Code><Message>checksum</Message></Error>"
     answer = Answer(late, {}, refusal % (b"InvalidRequest" if late == 400 else b"NotImplemented"), None)
@@ -207,7 +205,7 @@ def test_those_in_flight_when_the_checksum_was_refused_go_again_too(late: int, t
         errors = [_refused(store, file, request, answer) for request in requests]
         again = store.request(file)
 
-    assert [error.mended for error in errors] == [True] * 3
+    assert [error.retry_immediately for error in errors] == [True] * 3
     assert dict(again.headers)["Content-MD5"] == SUM["md5"]
 
 
@@ -235,8 +233,8 @@ def test_region_is_learnt_from_the_answer(status: int, code: str, region: str, m
         request = store.request(file)
         errors = [_refused(store, file, request, answer) for _ in range(3)]
 
-    assert {error.mended for error in errors[: 1 if code == "TemporaryRedirect" else 3]} == {moves}
-    assert {error.scope for error in errors} == {Scope.DESTINATION}
+    assert {error.retry_immediately for error in errors[: 1 if code == "TemporaryRedirect" else 3]} == {moves}
+    assert {error.scope for error in errors} == {Scope.UNKNOWN if code == "TemporaryRedirect" else Scope.EVERYBODY}
     wanted = region if moves else "us-east-1"
     assert store.endpoint.region == store.client.meta.region_name == wanted
     host = "s3.amazonaws.com" if wanted == "us-east-1" else f"s3.{wanted}.amazonaws.com"
@@ -250,7 +248,7 @@ def test_a_store_of_ones_own_has_no_regions(tmp_path: Path) -> None:
     with content(tmp_path / "f", BODY, in_memory=True) as file:
         error = _refused(store, file, store.request(file), Answer(301, {"x-amz-bucket-region": "eu-west-1"}, b"", None))
 
-    assert (error.scope, error.sudden) == (Scope.DESTINATION, True)
+    assert (error.scope, error.retry_immediately) == (Scope.EVERYBODY, False)
     assert store.endpoint == (f"{URL}/b/", "us-east-1")
 
 
@@ -382,15 +380,15 @@ def sent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     [
         (NoChecksums(store=True), MD5),
         (EmptyOk(store=True), MD5),  # a HEAD finds it
-        (EmptyOk(), ("Unconfirmed", Scope.DESTINATION, False)),
-        (HtmlOk(), ("Unconfirmed", Scope.DESTINATION, False)),
+        (EmptyOk(), ("Unconfirmed", Scope.UNKNOWN, False)),
+        (HtmlOk(), ("Unconfirmed", Scope.UNKNOWN, False)),
         (WrongEtag(), "0" * 32),  # the checksum proves it
-        (WrongChecksum(), ("BadDigest", Scope.FILE, False)),
-        (Status(code=400, error_code="BadDigest"), ("BadDigest", Scope.FILE, False)),
+        (WrongChecksum(), ("BadDigest", Scope.UNKNOWN, False)),
+        (Status(code=400, error_code="BadDigest"), ("BadDigest", Scope.UNKNOWN, False)),
         (Status(code=400, body=b"<html>The plain HTTP request was sent to HTTPS port"),
-         ("HTTP400", Scope.DESTINATION, False)),
-        (Status(code=503, error_code="SlowDown"), ("SlowDown", Scope.DESTINATION, False)),
-        (Redirect(), ("PermanentRedirect", Scope.DESTINATION, False)),
+         ("HTTP400", Scope.UNKNOWN, True)),
+        (Status(code=503, error_code="SlowDown"), ("SlowDown", Scope.LOAD, False)),
+        (Redirect(), ("PermanentRedirect", Scope.EVERYBODY, False)),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -421,7 +419,7 @@ def test_a_portal_that_answers_every_request_proves_nothing(fault: Fault, tmp_pa
         with pytest.raises(UploadError) as refused:
             store.judge(file, made, answer, may_ask=True)
 
-    assert (refused.value.code, refused.value.scope) == ("Unconfirmed", Scope.DESTINATION)
+    assert (refused.value.code, refused.value.scope) == ("Unconfirmed", Scope.UNKNOWN)
 
 
 def test_many_may_ask_at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -279,7 +279,7 @@ def test_answers_arrive_as_they_are(
 def test_no_answer_is_a_transient_error(
     fault: Fault, streamed: bool, transport: Transport, faulty: FaultyS3, fd: int
 ) -> None:
-    """Whatever goes wrong on the way concerns the destination, is retried, and leaves the handle usable."""
+    """Whatever goes wrong on the way proves nothing against the file, is retried, and leaves the handle usable."""
     request = range_request("a", fd, 0, 3 * MIB) if streamed else put_request("a", b"b" * MIB)
     assert ok(put(transport, put_request("before")))
     faulty.script(fault, times=None)
@@ -287,7 +287,7 @@ def test_no_answer_is_a_transient_error(
     error = put(transport, request).error
 
     assert error is not None
-    assert (error.scope, error.permanent, error.sudden) == (Scope.DESTINATION, False, False)
+    assert (error.scope, error.permanent) == (Scope.UNKNOWN, False)
     assert error.code
     assert error.cause
     faulty.behave()
@@ -314,7 +314,7 @@ def test_an_answer_cut_in_its_body_is_no_success(transport: Transport, faulty: F
     error = put(transport, put_request("a")).error
 
     assert error is not None
-    assert error.scope is Scope.DESTINATION
+    assert error.scope is Scope.UNKNOWN
 
 
 @pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\nEtag: x\r\n\r\n"])
@@ -350,7 +350,7 @@ def test_connections_are_kept(transport: Transport, faulty: FaultyS3, fd: int) -
 def test_unusable_endpoints_say_so_at_once(
     trouble: str, kind: str, faulty: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No server, no such host, no TLS there, nobody we trust: the destination's, on the first occurrence."""
+    """No server, no such host, no TLS there, nobody we trust: no file could pass."""
     use(faulty.environment(), monkeypatch)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -367,7 +367,7 @@ def test_unusable_endpoints_say_so_at_once(
 
         transport.close()
     assert error is not None
-    assert (error.scope, error.sudden, error.permanent) == (Scope.DESTINATION, True, False)
+    assert (error.scope, error.permanent) == (Scope.EVERYBODY, False)
 
 
 @pytest.mark.parametrize("told", ["config", "environment"])
@@ -532,7 +532,7 @@ def test_a_refusal_in_the_middle_of_a_body(kind: str, transport: Transport, faul
         assert b"EntityTooLarge" in answer.body
     else:
         assert answer.error is not None
-        assert (answer.error.scope, answer.error.sudden) == (Scope.DESTINATION, False)
+        assert answer.error.scope is Scope.UNKNOWN
     assert ok(put(transport, put_request("next")))
     fault.event.set()
 
@@ -570,7 +570,7 @@ def test_an_answer_without_an_end_is_cut_off(
     assert len(answer.body) < MIB
     if not status:
         assert answer.error is not None
-        assert (answer.error.scope, answer.error.sudden) == (Scope.DESTINATION, False)
+        assert answer.error.scope is Scope.UNKNOWN
         assert answer.error.code in {"OPERATION_TIMEDOUT", "RECV_ERROR", "TOO_LARGE"}
     faulty.behave()
     faulty.cut()
@@ -649,7 +649,7 @@ def test_without_credentials_nothing_is_sent(kind: str, faulty: FaultyS3, monkey
     error = put(transport, put_request("b")).error
 
     assert error is not None
-    assert (error.code, error.scope, error.sudden) == ("NoCredentials", Scope.DESTINATION, True)
+    assert (error.code, error.scope) == ("NoCredentials", Scope.EVERYBODY)
     assert [request.key for request in faulty.requests] == ["a"]
     transport.close()
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from s3spool.errors import S3SpoolError, Scope, UploadError
+from s3spool.errors import Fault, S3SpoolError, Scope, UploadError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.pipeline import inbox as inbox_module
 from s3spool.pipeline import upload as upload_module
-from s3spool.pipeline.destination import STREAK, Destination
+from s3spool.pipeline.breaker import PROBES, STREAK
 from s3spool.pipeline.folder import Lease
-from s3spool.pipeline.item import Item
-from s3spool.pipeline.retry import Policy
+from s3spool.pipeline.item import Item, Lane
+from s3spool.pipeline.retry_policy import Policy
 from s3spool.pipeline.settle import BUSY_S, Quiet
 from s3spool.pipeline.upload import SMALL_BYTES
-from support.house import House
+from support.house import House, a_breaker
 from support.lines import Lines, recorded
 from support.rows import a_receipt, a_retry
 from support.waiting import eventually
@@ -76,7 +76,7 @@ def wait(event: threading.Event) -> None:
 
 
 def denied(**fields: Any) -> UploadError:
-    return UploadError("put", "a", "AccessDenied", "no", scope=Scope.DESTINATION, **fields)
+    return UploadError("put", "a", "AccessDenied", "no", Scope.EVERYBODY, **fields)
 
 
 def refused(**fields: Any) -> UploadError:
@@ -94,7 +94,7 @@ def sent(house: House, *paths: str) -> None:
 @pytest.mark.parametrize("size", [0, 1, SMALL_BYTES, LARGE, 3 * 1024 * 1024])
 def test_a_file_of_any_size_arrives_as_it_is(house: House, lines: Lines, size: int) -> None:
     """Empty, small in one read, large as a stream: the object has the file's bytes, the ledger a receipt."""
-    content = random.Random(size).randbytes(size)  # noqa: S311 - any bytes
+    content = random.Random(size).randbytes(size)
     house.drop("a", content)
 
     house.offer("a")
@@ -469,7 +469,8 @@ def test_a_refused_file_backs_off_and_is_sent_later(house: House, lines: Lines) 
 
 def test_what_cannot_succeed_is_parked(house: House, lines: Lines) -> None:
     """A conflict (412), a name too long: parked with its reason, and left alone until it changes."""
-    house.bucket.refusals["a"] = [refused(permanent=True, hint="rename it")]
+    conflict = UploadError("put", "a", "PreconditionFailed", "there", Scope.FILE, permanent=True, hint="rename it")
+    house.bucket.refusals["a"] = [conflict]
     house.drop("a")
 
     house.offer("a")
@@ -483,7 +484,7 @@ def test_what_cannot_succeed_is_parked(house: House, lines: Lines) -> None:
     assert known.retry is not None
     assert (known.retry.state, known.retry.error_code, known.retry.hint) == (
         State.PARKED,
-        "BadDigest",
+        "PreconditionFailed",
         "rename it",
     )
     assert known.retry.identity == house.identity("a")
@@ -495,10 +496,11 @@ def test_what_cannot_succeed_is_parked(house: House, lines: Lines) -> None:
 
 
 def test_max_attempts_parks(build: Callable[..., House], lines: Lines) -> None:
-    """After so many attempts, where that is configured, a person has to look."""
+    """After so many failures of its own, where that is configured, a person has to look."""
     house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=3))
     house.start()
-    house.bucket.refusals["a"] = [refused() for _ in range(9)]
+    broken = UploadError("read", "a", "OSError", "input/output error", Scope.FILE)
+    house.bucket.refusals["a"] = [broken for _ in range(9)]
     house.drop("a")
 
     house.offer("a")
@@ -507,6 +509,36 @@ def test_max_attempts_parks(build: Callable[..., House], lines: Lines) -> None:
 
     assert house.bucket.puts == ["a"] * 3
     assert len(lines.named("file.failed")) == 2
+
+
+def test_a_refusal_without_any_success_parks_until_another_file_passes(
+    build: Callable[..., House], lines: Lines
+) -> None:
+    """Three attempts; then it waits for proof. The next success gives it one try more, which settles it."""
+    house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=0))
+    house.start()
+    house.bucket.refusals["bad"] = [refused(permanent=True) for _ in range(9)]
+    house.bucket.refusals["unlucky"] = [refused(permanent=True) for _ in range(3)]
+    house.offer(house.drop("bad").name, house.drop("unlucky").name)
+    eventually(lambda: len(lines.named("file.parked")) == 2)
+    house.quiet()
+    assert sorted(house.bucket.puts) == ["bad"] * 3 + ["unlucky"] * 3
+    known = house.known("bad")
+    assert known is not None
+    assert known.retry is not None
+    assert (known.retry.state, known.retry.provisional, known.retry.own_failures) == (State.PARKED, True, 0)
+
+    house.offer(house.drop("good").name)
+    sent(house, "good", "unlucky")
+    eventually(lambda: len(lines.named("file.parked")) == 3)
+    house.quiet()
+
+    known = house.known("bad")
+    assert known is not None
+    assert known.retry is not None
+    assert (known.retry.state, known.retry.provisional, known.retry.own_failures) == (State.PARKED, False, 1)
+    assert [line["fault"] for line in lines.named("file.parked")] == [Fault.UNKNOWN.value] * 2 + [Fault.OWN.value]
+    assert house.bucket.puts.count("bad") == 4
 
 
 def test_one_bad_file_does_not_stop_the_others(build: Callable[..., House], lines: Lines) -> None:
@@ -520,7 +552,7 @@ def test_one_bad_file_does_not_stop_the_others(build: Callable[..., House], line
     good = [name for name in names if name != "07"]
     sent(house, *good)
 
-    assert not house.destination.paused
+    assert not house.breaker.open
     assert [line["path"] for line in lines.named("file.failed")] == ["07"]
 
 
@@ -615,7 +647,8 @@ def test_an_answer_that_trips_us_up_each_time_pauses(
     (paused,) = lines.named("destination.paused")
     assert paused["error_code"] == "ZeroDivisionError"
     assert len(lines.named("destination.resumed")) == 1
-    assert len([line for line in lines.named("file.failed") if "attempt" in line]) == STREAK - 1
+    counted = [line for line in lines.named("file.failed") if line["level"] == "warning"]
+    assert len(counted) == STREAK - 1
 
 
 # When the destination fails
@@ -643,22 +676,26 @@ def test_a_destination_that_is_down_costs_no_file_anything(build: Callable[..., 
         assert list(reader.retries()) == []
 
 
-def test_only_one_probe_is_under_way(build: Callable[..., House]) -> None:
-    """While it is paused S3 hears of one file at a time."""
-    house = build(workers=20)
+def test_only_a_round_of_probes_is_under_way(build: Callable[..., House]) -> None:
+    """While it is open S3 hears of four files at a time, if they are answered before the next round."""
+    house = build(workers=20, breaker=a_breaker(initial_s=0.5, max_s=0.5))
     house.bucket.down = denied()
     house.start()
     names = [house.drop(f"{number:03d}").name for number in range(50)]
     house.offer(*names)
-    eventually(lambda: house.destination.paused and not house.workers.jobs())
+    eventually(lambda: house.breaker.open and not house.workers.jobs())
+    before = len(house.bucket.puts)
     under_way: list[int] = []
     house.bucket.before_put = lambda _: under_way.append(len(house.workers.jobs()))
 
-    eventually(lambda: len(under_way) >= 10)
+    house.breaker.probe_now()
+    eventually(lambda: len(under_way) >= 3 * PROBES)
     house.bucket.down = None
 
     sent(house, *names)
-    assert set(under_way[:10]) == {1}
+    assert max(under_way[: 2 * PROBES]) <= PROBES
+    probed = house.bucket.puts[before:][:PROBES]
+    assert len(set(probed)) == PROBES
 
 
 @pytest.mark.parametrize("how", ["touched", "vanished", "unreadable", "no file"])
@@ -689,16 +726,16 @@ def test_a_probe_that_needs_no_request_does_not_stop_the_probing(
 
         monkeypatch.setattr(house.folder, "open", refuse)
     house.drop("second")
-    assert house.destination.failed(Item("earlier"), denied(), probe=False) is Scope.DESTINATION
+    assert house.breaker.failed(Item("earlier"), denied()).fault is Fault.DESTINATION
     house.inbox.offer([Item("first", receipt=receipt), Item("second")])
 
     house.start()
 
     sent(house, "second")
-    assert not house.destination.paused
+    assert not house.breaker.open
 
 
-def test_a_file_that_takes_the_destination_down_alone_is_found_out(build: Callable[..., House], lines: Lines) -> None:
+def test_a_file_that_opens_the_breaker_alone_is_found_out(build: Callable[..., House], lines: Lines) -> None:
     """S3 answers 403 for this one only: once others have passed, it backs off by itself."""
     house = build(workers=1, policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0))
     house.start()
@@ -710,34 +747,35 @@ def test_a_file_that_takes_the_destination_down_alone_is_found_out(build: Callab
     eventually(lambda: lines.named("file.failed"))
     house.quiet()
 
-    assert not house.destination.paused
-    (line,) = lines.named("file.failed")
-    assert line["path"] == "bad"
+    assert not house.breaker.open
+    (line,) = [line for line in lines.named("file.failed") if line["level"] == "warning"]
+    assert (line["path"], line["fault"]) == ("bad", Fault.OWN.value)
     assert len(lines.named("destination.paused")) == 1
 
 
-def test_a_streak_of_transient_errors_pauses(build: Callable[..., House], lines: Lines) -> None:
-    """503 after 503 without a success between them is a storm, not many bad files."""
-    house = build(workers=1, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=0))
-    storm = UploadError("put", "a", "SlowDown", "slow down", scope=Scope.DESTINATION, sudden=False)
-    house.bucket.down = storm
+def test_a_streak_of_transient_errors_opens_the_breaker(build: Callable[..., House], lines: Lines) -> None:
+    """500 after 500 of different files without a success between them is an outage, not many bad files."""
+    house = build(workers=1, policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0))
+    house.bucket.down = UploadError("put", "a", "InternalError", "we encountered an internal error")
     house.start()
     names = [house.drop(f"{number:02d}").name for number in range(2 * STREAK)]
 
     house.offer(*names)
     eventually(lambda: lines.named("destination.paused"))
     house.bucket.down = None
-    sent(house, *names)
+    sent(house, *names[STREAK - 1 :])
 
     assert house.stats.failed == STREAK - 1
+    faults = [line["fault"] for line in lines.named("file.failed") if line["level"] == "warning"]
+    assert faults == [Fault.UNKNOWN.value] * (STREAK - 1)
     assert not lines.named("file.parked")
 
 
-def test_what_is_mended_costs_no_attempt(build: Callable[..., House], lines: Lines) -> None:
+def test_what_has_lost_its_cause_costs_no_attempt(build: Callable[..., House], lines: Lines) -> None:
     """A checksum or a region that was corrected: all that were in flight go again, without a line or a count."""
     house = build(workers=8, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
     names = [house.drop(f"{number:02d}").name for number in range(20)]
-    house.bucket.refusals = {name: [denied(mended=True)] for name in names}
+    house.bucket.refusals = {name: [denied(retry_immediately=True)] for name in names}
     house.start()
 
     house.offer(*names)
@@ -748,10 +786,10 @@ def test_what_is_mended_costs_no_attempt(build: Callable[..., House], lines: Lin
     assert {line["attempt"] for line in lines} == {1}
 
 
-def test_what_was_mended_and_is_not_is_an_error(build: Callable[..., House], lines: Lines) -> None:
+def test_what_only_seemed_to_have_lost_its_cause_is_an_error(build: Callable[..., House], lines: Lines) -> None:
     """A server that goes on refusing for what it was told: the destination is paused, and no request is wasted."""
     house = build(workers=1, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
-    house.bucket.down = denied(mended=True)
+    house.bucket.down = denied(retry_immediately=True)
     house.start()
     names = [house.drop(f"{number:02d}").name for number in range(3)]
 
@@ -826,10 +864,10 @@ def test_a_driver_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypa
 def test_a_worker_that_dies_as_the_probe_is_followed_by_another_probe(
     build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The turn to probe does not die with the worker that had it."""
+    """The breaker does not stay open because the worker that had the probe died."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     house = build(workers=2)
-    assert house.destination.failed(Item("earlier"), denied(), probe=False) is Scope.DESTINATION
+    assert house.breaker.failed(Item("earlier"), denied()).fault is Fault.DESTINATION
     house.bucket.deaths = {"a"}
     house.drop("a")
     house.start()
@@ -938,38 +976,34 @@ def test_stopping_lets_uploads_finish(house: House) -> None:
     assert house.known("a") is not None
 
 
-@pytest.mark.parametrize("probing", [True, False])
-def test_stopping_while_the_destination_is_down(build: Callable[..., House], probing: bool) -> None:
-    """Workers that wait for the destination, or for a file to probe with, are let go."""
-    never = Destination("memory", initial_s=3600.0, max_s=3600.0)
-    house = build(workers=10, destination=None if probing else never)
-    assert house.destination.failed(Item("a"), denied(), probe=False) is Scope.DESTINATION
+def test_stopping_while_the_breaker_is_open(build: Callable[..., House]) -> None:
+    """Workers that wait for the next probe are let go."""
+    house = build(workers=10, breaker=a_breaker(initial_s=3600.0, max_s=3600.0))
+    assert house.breaker.failed(Item("a"), denied()).fault is Fault.DESTINATION
+    house.offer(house.drop("b").name)
     house.start()
-    if probing:
-        eventually(lambda: len(house.inbox._standby) == 1)
-    else:
-        eventually(lambda: len(house.destination._turned._waiters) == 10)  # type: ignore[attr-defined]
+    eventually(lambda: len(house.inbox._standby) == 10)
 
     house.close()
 
     assert house.workers.alive() == 0
+    assert house.bucket.puts == []
 
 
-def test_race_paused_while_a_worker_waits_for_a_file(build: Callable[..., House]) -> None:
-    """A worker that fell asleep before the pause must not send what then comes: that is for the probe."""
-    never = Destination("memory", initial_s=3600.0, max_s=3600.0)
-    house = build(workers=3, destination=never)
+def test_race_opened_while_a_worker_waits_for_a_file(build: Callable[..., House]) -> None:
+    """A worker that fell asleep before the opening must not send what then comes: that is for a probe."""
+    house = build(workers=3, breaker=a_breaker(initial_s=3600.0, max_s=3600.0))
     house.start()
     eventually(lambda: len(house.inbox._standby) == 3)
-    assert house.destination.failed(Item("earlier"), denied(), probe=False) is Scope.DESTINATION
+    assert house.breaker.failed(Item("earlier"), denied()).fault is Fault.DESTINATION
     house.drop("a")
 
-    house.offer("a")
-    eventually(lambda: len(never._turned._waiters) == 3)  # type: ignore[attr-defined]
+    house.inbox.offer([Item("a", Lane.FOUND)])
+    eventually(lambda: len(house.inbox._standby) == 3)
 
     assert house.bucket.puts == []
     assert house.inbox.counts() == (1, 0)
-    never.probe_now()
+    house.breaker.probe_now()
     sent(house, "a")
 
 

@@ -49,10 +49,10 @@ class _Answers:
         daemon, rooms = self._daemon, self._rooms
         queued, in_flight = rooms.inbox.counts()
         jobs = rooms.workers.jobs()
-        reason = rooms.destination.reason
+        reason = rooms.breaker.reason
         with self._reader() as reader:
             counts = reader.counts()
-        paused = rooms.destination.paused
+        paused = rooms.breaker.open
         watch = daemon.lookout.watch  # once: the supervisor may take it away at any moment
         files_per_s, bytes_per_s = self._rate.now()
         return {
@@ -64,8 +64,8 @@ class _Answers:
                 "bucket": daemon.config.destination.bucket,
                 "prefix": daemon.config.destination.prefix,
                 "endpoint": rooms.store.endpoint.url,
-                "state": "paused" if paused else "slowed" if rooms.destination.throttle.slowed else "open",
-                "since": None if rooms.destination.paused_at is None else view.iso(rooms.destination.paused_at),
+                "state": "paused" if paused else "slowed" if rooms.limiter.slowed else "open",
+                "since": None if rooms.breaker.paused_at is None else view.iso(rooms.breaker.paused_at),
                 "reason": None if reason is None else f"{reason.code}: {reason.cause}",
             },
             "watch": {
@@ -123,7 +123,7 @@ class _Answers:
         live = rooms.inbox.state_of(path)
         if live is None and rooms.settle.knows([path]):
             live = "settling"
-        if live == "queued" and rooms.destination.paused:
+        if live == "queued" and rooms.breaker.open:
             live = "paused"
         # The ledger before the folder: what was sent and removed in between has its receipt.
         with self._reader() as reader:
@@ -147,7 +147,7 @@ class _Answers:
         rooms.ledger.release(paths, done.set)
         _durable(done)
         rooms.retry.wake()
-        rooms.destination.probe_now()
+        rooms.breaker.probe_now()
         self._daemon.wake()  # `systemctl status` counts them
         return {"released": released}
 

@@ -244,7 +244,7 @@ class Daemon:
         self.lookout.stop()
         rooms.settle.close()
         rooms.inbox.close()
-        rooms.destination.close()
+        rooms.limiter.close()
         rooms.scan.close(1.0)
 
         def remaining_s() -> float:
@@ -295,9 +295,9 @@ class Daemon:
         rooms = self.rooms
         if self.state == "draining":
             return f"stopping, {len(rooms.workers.jobs())} in flight may finish"
-        reason, since = rooms.destination.reason, rooms.destination.paused_at
-        if rooms.destination.paused and reason is not None and since is not None:
-            return paused(reason.short, since, rooms.destination.next_probe_s, time.time())
+        reason, since = rooms.breaker.reason, rooms.breaker.paused_at
+        if rooms.breaker.open and reason is not None and since is not None:
+            return paused(reason.short, since, rooms.breaker.next_probe_s, time.time())
         queued, in_flight = rooms.inbox.counts()
         waiting = queued + len(rooms.settle) + self._backlog.waiting
         return going(rooms.stats.uploaded, in_flight, waiting, self._backlog.parked, self.oldest_unsent_s())

@@ -91,7 +91,7 @@ class Doze:
             self._quiet
             and self._no_file()
             and not backlog.oldest_ns
-            and not self._rooms.destination.paused
+            and not self._rooms.breaker.open
             and self._rooms.ledger.failing_since is None
         )
 

@@ -12,10 +12,20 @@ _SHOWN = 300  # characters of a wrong name or value
 
 
 class Scope(Enum):
-    """Whom an upload error concerns; decides who waits for it."""
+    """Whom an upload error concerns, as far as one answer tells (rules of `CircuitBreaker`)."""
 
-    FILE = "file"  #: this file backs off or is parked, the others go on
-    DESTINATION = "destination"  #: nothing can be sent: the destination is paused, no file is blamed
+    FILE = "file"  #: this file alone, which shows it itself: unreadable, unmappable name, another object is there
+    EVERYBODY = "everybody"  #: no file could pass: denied, expired credentials, no such bucket, DNS, refused
+    UNKNOWN = "unknown"  #: one answer does not tell; a permanent refusal is of this kind, too
+    LOAD = "load"  #: too many requests at once: fewer are sent, and nobody is blamed
+
+
+class Fault(Enum):
+    """Whose fault a failure is; the values are the sentences of `file.failed` and `why`."""
+
+    OWN = "its own: others passed between its failures, or the file itself shows it"
+    UNKNOWN = "waits: not known yet whose fault"
+    DESTINATION = "the destination is paused"
 
 
 class S3SpoolError(Exception):
@@ -59,31 +69,30 @@ class UploadError(S3SpoolError):
     """One attempt to send a file failed.
 
     `code` is S3's error code ("AccessDenied"), else libcurl's or errno's name; `cause` the sentence that came
-    with it; `permanent` means that trying again unchanged cannot succeed; `retry_after_s` is the server's wish;
-    `sudden` means that one occurrence says enough to pause the destination, without waiting for a streak;
-    `slow_down` that the server asks for fewer requests; not `answered` that no server was heard at all; `status` is
-    that of HTTP, 0 where there is none; `mended` that its cause is out of the way already: once more will do, and only
-    the second time is it what it says; `proven` that more than this one answer shows it to be the file's own.
+    with it; `permanent` means that trying again unchanged cannot succeed, if it is the file's own fault;
+    `retry_after_s` is the server's wish; `status` is that of HTTP, 0 where there is none; `retry_immediately` that
+    the cause has been removed already: the file is sent once more, and only a second failure counts.
     """
 
     operation: str
     path: str
     code: str
     cause: str
-    scope: Scope = Scope.FILE
+    scope: Scope = Scope.UNKNOWN
     permanent: bool = False
     hint: str = ""
     retry_after_s: float | None = None
-    sudden: bool = True
-    slow_down: bool = False
-    answered: bool = True
     status: int = 0
-    mended: bool = False
-    proven: bool = False
+    retry_immediately: bool = False
 
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""
         return f"{self.operation} {self.path}: {self.code}: {self.cause}{hint}"
+
+    @property
+    def may_be_torn(self) -> bool:
+        """Whether a change of the file while it was sent may explain this error."""
+        return self.scope in {Scope.FILE, Scope.UNKNOWN}
 
     @property
     def short(self) -> str:

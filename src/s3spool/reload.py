@@ -11,7 +11,7 @@ from s3spool import config as configuration
 from s3spool.config import Config
 from s3spool.errors import ConfigError
 from s3spool.pipeline.names import Names
-from s3spool.pipeline.retry import Policy
+from s3spool.pipeline.retry_policy import Policy
 
 if TYPE_CHECKING:
     from s3spool.daemon import Daemon
@@ -43,7 +43,7 @@ def reload(daemon: Daemon) -> None:
         daemon.lookout.watch.names = rooms.names
     retry = new.retry
     rooms.retry.policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
-    rooms.destination.initial_s, rooms.destination.max_s = retry.initial_s, retry.max_s
+    rooms.breaker.initial_s, rooms.breaker.max_s = retry.initial_s, retry.max_s
     rooms.after.action, rooms.after.archive = new.after.action, new.after.archive_directory
     rooms.pace.set_rate(new.upload.max_bandwidth)
     daemon.set_log_level(new.log.level)

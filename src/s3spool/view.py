@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from s3spool.errors import S3SpoolError
+from s3spool.errors import Fault, S3SpoolError
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, Receipt, Retry, State, to_text
 from s3spool.service.text import shown
@@ -38,6 +38,7 @@ def of_retry(retry: Retry) -> dict[str, Any]:
         "error_code": retry.error_code,
         "error": retry.error,
         "hint": retry.hint,
+        "fault": (Fault.OWN if retry.own_failures else Fault.UNKNOWN).value,
         "first_error_at": iso(retry.first_error_at),
         "last_error_at": iso(retry.last_error_at),
     }
@@ -81,9 +82,11 @@ def why(
     if retry and _is(retry.identity, identity):
         if retry.state is State.PARKED:
             text = f"parked after {retry.attempts} attempt{'' if retry.attempts == 1 else 's'}: {retry.error}"
+            text += "; tried once more when another file succeeds" if retry.provisional else ""
         else:
             text = f"attempt {retry.attempts} failed: {retry.error_code}: {retry.error}"
             text += f"; next try at {iso(retry.next_attempt)}"
+        text += f"; {(Fault.OWN if retry.own_failures else Fault.UNKNOWN).value}"
         return answer | of_retry(retry) | {"why": text}
     if receipt and _is(receipt.identity, identity):
         gone = "; the local file is gone" if identity is None else ""

@@ -9,18 +9,20 @@ from s3spool.errors import ConfigError
 from s3spool.ledger.database import DirectoryLock
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.after import After
+from s3spool.pipeline.breaker import CircuitBreaker
 from s3spool.pipeline.cores import Cores
-from s3spool.pipeline.destination import Destination
 from s3spool.pipeline.folder import Folder
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.large import Large
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.outcome import Outcome
-from s3spool.pipeline.retry import Policy, RetryThread
+from s3spool.pipeline.retry import RetryThread
+from s3spool.pipeline.retry_policy import Policy
 from s3spool.pipeline.scan import Scan
 from s3spool.pipeline.settle import Settle
 from s3spool.pipeline.sift import SettleThread, Sift
 from s3spool.pipeline.stats import Stats
+from s3spool.pipeline.throttle import Throttle
 from s3spool.pipeline.upload import Upload
 from s3spool.pipeline.workers import Workers
 from s3spool.pulse import PATIENCE_S
@@ -42,15 +44,15 @@ class Rooms:
         self.ledger = Ledger(ledger_path(config), destination=self.store.name)
         self.folder = _folder(config)
         self.names = Names(config.watch.include, config.watch.exclude)
-        self.inbox = Inbox(config.upload.queue_size, config.upload.workers, sent_bytes=lambda: self.pace.granted)
-        self.settle = Settle(config.watch.settle_s, config.upload.queue_size)
         retry = config.retry
-        policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
-        self.destination = Destination(
-            f"s3://{config.destination.bucket}/{config.destination.prefix}",
-            initial_s=retry.initial_s,
-            max_s=retry.max_s,
+        name = f"s3://{config.destination.bucket}/{config.destination.prefix}"
+        self.limiter = Throttle(name, max_s=retry.max_s)
+        self.breaker = CircuitBreaker(name, initial_s=retry.initial_s, max_s=retry.max_s, limiter=self.limiter)
+        self.inbox = Inbox(
+            config.upload.queue_size, config.upload.workers, self.breaker, sent_bytes=lambda: self.pace.granted
         )
+        self.settle = Settle(config.watch.settle_s, config.upload.queue_size)
+        policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
         self.after = After(
             self.folder,
             self.inbox,
@@ -79,7 +81,7 @@ class Rooms:
             self.ledger,
             self.inbox,
             self.settle,
-            self.destination,
+            self.breaker,
             self.after,
             self.retry,
             self.stats,
@@ -90,7 +92,7 @@ class Rooms:
             MultipartStore(self.store),
             self.ledger,
             self.inbox,
-            self.destination,
+            self.breaker,
             outcome,
             threshold=config.upload.multipart_threshold,
             part_size=config.upload.part_size,
@@ -100,7 +102,7 @@ class Rooms:
             self.folder,
             self.store,
             self.inbox,
-            self.destination,
+            self.breaker,
             outcome,
             self.large,
             settle_s=config.watch.settle_s,
@@ -111,7 +113,7 @@ class Rooms:
             self.store,
             self.inbox,
             self.upload,
-            self.destination,
+            self.breaker,
             self.stats,
             self.cores,
             limited=lambda: self.pace.limited,

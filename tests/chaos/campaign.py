@@ -54,7 +54,7 @@ class Campaign:
         self.action = action
         self.figures = Figures()
         self.witness = Witness(seed)
-        self._rng = random.Random(f"{seed} {action}")  # noqa: S311 - chaos, not secrets
+        self._rng = random.Random(f"{seed} {action}")
         self.daemon = Daemon(
             home,
             bucket=self.witness.bucket,
@@ -64,7 +64,7 @@ class Campaign:
             retry={"initial_s": 0.1, "max_s": 0.5},
             watch={"settle_s": 0, "rescan_s": 5},
         )
-        self.writers = Writers(self.daemon.folder, random.Random(f"{seed} {action} writers"))  # noqa: S311 - the same
+        self.writers = Writers(self.daemon.folder, random.Random(f"{seed} {action} writers"))
         self.oracle = Oracle(self.daemon, self.writers, self.witness)
         self._ordinary = program or self.daemon.program
         self._todo = [] if program else _plan(action, seed)  # where it is still to die
@@ -368,7 +368,7 @@ class Campaign:
 
 def _plan(action: str, seed: int) -> list[str]:
     """Steps that only this mode comes to, then all others; each mode begins elsewhere, so that together they do all."""
-    rng = random.Random(f"{seed} steps")  # noqa: S311 - chaos, not secrets
+    rng = random.Random(f"{seed} steps")
     own = [f"{when}:{step}" for step in STEPS if ONLY.get(step) == action for when in _WHEN]
     others = [f"{when}:{step}" for step in STEPS if step not in ONLY for when in _WHEN]
     rng.shuffle(own)

@@ -64,7 +64,7 @@ class Course:
 class Soak:
     def __init__(self, home: Path, number: int) -> None:
         self.course = Course(number)
-        self._rng = random.Random(f"{number} soak")  # noqa: S311 - weather, not secrets
+        self._rng = random.Random(f"{number} soak")
         self._witness = Witness(number)
         self._daemon = Daemon(
             home,

@@ -125,7 +125,7 @@ class Storm(Fault):
         """The name of a fault; "" for fair weather."""
         with self._lock:
             self._seen[line] += 1
-            rng = random.Random(f"{self._seed} {line} {self._seen[line]}")  # noqa: S311 - weather, not secrets
+            rng = random.Random(f"{self._seed} {line} {self._seen[line]}")
             if rng.random() >= self.share:
                 return ""
             kind = self.only or rng.choice(self.kinds)

@@ -26,7 +26,7 @@ class Scene:
     def __init__(self, home: Path, witness: Witness) -> None:
         self.witness = witness
         self.daemon = Daemon(home)  # never started
-        self.writers = Writers(self.daemon.folder, random.Random(0))  # noqa: S311 - any names
+        self.writers = Writers(self.daemon.folder, random.Random(0))
         self.oracle = Oracle(self.daemon, self.writers, witness)
         self.writers._rename_in()
         self.path = next(iter(self.writers.files))

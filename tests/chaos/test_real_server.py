@@ -67,7 +67,7 @@ def test_killed_while_the_wire_breaks(
     report: Callable[[Figures], None],
 ) -> None:
     """Connections cut before and after requests, bytes flipped, kills: what is gone has arrived, and all arrives."""
-    rng = random.Random(f"{chaos_seed} wire")  # noqa: S311 - chaos, not secrets
+    rng = random.Random(f"{chaos_seed} wire")
     figures = Figures()
     asked: Counter[str] = Counter()
     with Proxy(seaweed.port) as proxy:

@@ -12,19 +12,21 @@ from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.after import After
+from s3spool.pipeline.breaker import CircuitBreaker
 from s3spool.pipeline.cores import Cores
-from s3spool.pipeline.destination import Destination
 from s3spool.pipeline.folder import Folder
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.large import Large
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.outcome import Outcome
-from s3spool.pipeline.retry import Policy, RetryThread
+from s3spool.pipeline.retry import RetryThread
+from s3spool.pipeline.retry_policy import Policy
 from s3spool.pipeline.scan import Scan
 from s3spool.pipeline.settle import Settle
 from s3spool.pipeline.sift import SettleThread, Sift
 from s3spool.pipeline.stats import Stats
+from s3spool.pipeline.throttle import Throttle
 from s3spool.pipeline.upload import Upload
 from s3spool.pipeline.workers import Workers
 from support.memory_bucket import MemoryBucket
@@ -34,6 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from s3spool.ledger.reader import Known
+
+
+def a_breaker(*, initial_s: float, max_s: float) -> CircuitBreaker:
+    """With a limiter of its own."""
+    return CircuitBreaker("memory", initial_s=initial_s, max_s=max_s, limiter=Throttle("memory", max_s=max_s))
 
 
 class House:
@@ -51,7 +58,7 @@ class House:
         recursive: bool = True,
         names: Names | None = None,
         policy: Policy | None = None,
-        destination: Destination | None = None,
+        breaker: CircuitBreaker | None = None,
         threshold: int = 2**30,
         part_size: int = 2**20,
         sent_bytes: Callable[[], int] = lambda: 0,
@@ -64,11 +71,11 @@ class House:
         self.bucket = MemoryBucket()
         self.bucket.carries = carries
         self.ledger = Ledger(directory / "ledger.sqlite3", destination="memory")
-        self.inbox = Inbox(size, workers, sent_bytes=sent_bytes)
+        self.breaker = breaker or a_breaker(initial_s=0.01, max_s=0.02)
+        self.inbox = Inbox(size, workers, self.breaker, sent_bytes=sent_bytes)
         self.settle = Settle(settle_s, size)
         self.stats = Stats()
         self.rescans: list[str] = []
-        self.destination = destination or Destination("memory", initial_s=0.01, max_s=0.02)
         self.after = After(
             self.folder,
             self.inbox,
@@ -97,7 +104,7 @@ class House:
             self.ledger,
             self.inbox,
             self.settle,
-            self.destination,
+            self.breaker,
             self.after,
             self.retry,
             self.stats,
@@ -108,16 +115,16 @@ class House:
             self.bucket.parts,
             self.ledger,
             self.inbox,
-            self.destination,
+            self.breaker,
             self.outcome,
             threshold=threshold,
             part_size=part_size,
             limit=workers,
         )
         self.upload = Upload(
-            self.folder, self.bucket, self.inbox, self.destination, self.outcome, self.large, settle_s=settle_s
+            self.folder, self.bucket, self.inbox, self.breaker, self.outcome, self.large, settle_s=settle_s
         )
-        self.workers = Workers(workers, self.bucket, self.inbox, self.upload, self.destination, self.stats, Cores())
+        self.workers = Workers(workers, self.bucket, self.inbox, self.upload, self.breaker, self.stats, Cores())
         self._running: list[Any] = []
         self._sigio = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as the daemon does: a broken lease sends it
 
@@ -132,7 +139,7 @@ class House:
         running, self._running = self._running, []
         self.settle.close()
         self.inbox.close()
-        self.destination.close()
+        self.breaker.limiter.close()
         if self.scan in running:
             self.scan.close(10)
         if self.workers in running:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def content_of(size: int, seed: int = 0) -> bytes:
     """The same bytes for the same arguments, and no two parts of it alike."""
-    return random.Random(seed).randbytes(size)  # noqa: S311 - any bytes
+    return random.Random(seed).randbytes(size)
 
 
 def keys(s3: S3Client, bucket: str, prefix: str = "") -> set[str]:

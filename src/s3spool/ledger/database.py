@@ -13,7 +13,7 @@ from pathlib import Path
 
 from s3spool.errors import AlreadyRunningError, LedgerError, LedgerUnavailableError
 
-VERSION = 2
+VERSION = 3
 APPLICATION_ID = 0x53335350  # "S3SP", so that file(1) and we know a ledger when we see one
 
 # SQLite's file format: user_version stands at byte 60, application_id at 68.
@@ -21,12 +21,15 @@ _MAGIC = b"SQLite format 3\0"
 _HEAD_BYTES = 72
 
 
-def _add_totals(connection: sqlite3.Connection) -> None:
-    for statement in _statements("totals.sql"):
-        connection.execute(statement)
+def _script(name: str) -> Callable[[sqlite3.Connection], None]:
+    def run(connection: sqlite3.Connection) -> None:
+        for statement in _statements(name):
+            connection.execute(statement)
+
+    return run
 
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_totals}
+MIGRATIONS = {1: _script("totals.sql"), 2: _script("failures.sql")}
 """From version n to n + 1. Each runs in one transaction together with the new version number."""
 
 
@@ -192,8 +195,8 @@ def _migrate(connection: sqlite3.Connection, *, fresh: bool) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if fresh or version == 0:
         connection.executescript(
-            f"BEGIN IMMEDIATE; {_text('schema.sql')}; {_text('totals.sql')}; PRAGMA application_id = {APPLICATION_ID};"
-            f" PRAGMA user_version = {VERSION}; COMMIT;"
+            f"BEGIN IMMEDIATE; {_text('schema.sql')}; {_text('totals.sql')}; {_text('failures.sql')};"
+            f" PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
         )
         return
     for step in range(version, VERSION):

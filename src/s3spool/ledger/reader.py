@@ -17,7 +17,7 @@ _RECEIPT = (
 )
 _RETRY = (
     "path, dev, inode, size, mtime_ns, ctime_ns, attempts, first_error_at, last_error_at, error_code, error,"
-    " hint, next_attempt, state"
+    " hint, next_attempt, state, own_failures, provisional"
 )
 _MULTIPART = (
     "path, dev, inode, size, mtime_ns, ctime_ns, destination, bucket, key, upload_id, part_size, algorithm, started_at"
@@ -27,6 +27,7 @@ _COUNTED = (
     " (SELECT count(*) FROM retries WHERE state = 'waiting'), (SELECT count(*) FROM retries WHERE state = 'parked')"
 )
 TOTALS_SINCE = 2  # the version of the ledger that has totals.sql
+FAILURES_SINCE = 3  # and failures.sql
 LOOKUP_ROWS = 500  # statements of one size stay in sqlite3's cache
 
 
@@ -61,6 +62,9 @@ class Reader:
         before = _file(path)
         self._db = open_for_reading(path)
         self._file = before
+        # No daemon may have opened it since the upgrade.
+        old = self._version() < FAILURES_SINCE
+        self._retry = _RETRY.replace("own_failures, provisional", "0, 0") if old else _RETRY
 
     def close(self) -> None:
         self._db.close()
@@ -88,7 +92,7 @@ class Reader:
             marks = ",".join("?" * len(texts))
             for receipt in self._rows(f"SELECT {_RECEIPT} FROM receipts WHERE path IN ({marks})", texts, _receipt):  # noqa: S608 - constants
                 found[receipt.path] = Known(receipt, None)
-            for retry in self._rows(f"SELECT {_RETRY} FROM retries WHERE path IN ({marks})", texts, _retry):  # noqa: S608 - constants
+            for retry in self._rows(f"SELECT {self._retry} FROM retries WHERE path IN ({marks})", texts, _retry):  # noqa: S608 - constants
                 before = found.get(retry.path)
                 found[retry.path] = Known(before.receipt if before else None, retry)
         return found
@@ -115,7 +119,7 @@ class Reader:
     def due(self, now: float, limit: int) -> list[Retry]:
         """Waiting retries whose time has come and that no worker has yet, the longest due first."""
         rows = self._rows(
-            f"SELECT {_RETRY} FROM retries WHERE state = 'waiting' AND claimed = 0 AND next_attempt <= ?"  # noqa: S608 - constants
+            f"SELECT {self._retry} FROM retries WHERE state = 'waiting' AND claimed = 0 AND next_attempt <= ?"  # noqa: S608 - constants
             " ORDER BY next_attempt LIMIT ?",
             (now, limit),
             _retry,
@@ -135,7 +139,7 @@ class Reader:
     def retries(self, state: State | None = None) -> Iterator[Retry]:
         where = "" if state is None else "WHERE state = ?"
         args = () if state is None else (state.value,)
-        yield from self._rows(f"SELECT {_RETRY} FROM retries {where} ORDER BY path", args, _retry)  # noqa: S608 - constants
+        yield from self._rows(f"SELECT {self._retry} FROM retries {where} ORDER BY path", args, _retry)  # noqa: S608 - constants
 
     def receipts(self) -> Iterator[Receipt]:
         """All receipts, streamed in the order of their paths."""
@@ -179,7 +183,7 @@ class Reader:
         return int(next(self._rows("PRAGMA data_version"))[0])
 
     def last_error(self) -> Retry | None:
-        statement = f"SELECT {_RETRY} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants
+        statement = f"SELECT {self._retry} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants
         return next(self._rows(statement, make=_retry), None)
 
     def uploaded_bytes(self) -> int:
@@ -231,7 +235,8 @@ def _receipt(row: Sequence[Any]) -> Receipt:
 
 
 def _retry(row: Sequence[Any]) -> Retry:
-    return Retry(from_text(row[0]), _identity(row), *row[6:13], State(row[13]))  # type: ignore[call-arg] # fixed width
+    state, own_failures, provisional = State(row[13]), int(row[14]), bool(row[15])
+    return Retry(from_text(row[0]), _identity(row), *row[6:13], state, own_failures, provisional)  # type: ignore[call-arg] # fixed width
 
 
 def _multipart(row: Sequence[Any]) -> Multipart:

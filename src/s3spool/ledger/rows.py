@@ -54,6 +54,19 @@ class Receipt(NamedTuple):
     after: str
 
 
+class Failures(NamedTuple):
+    """What is known of the failures of one file; the evidence for the rules of `CircuitBreaker`."""
+
+    attempts: int = 0  # failures after which it backed off or was parked
+    first_error_at: float = 0.0  # Unix seconds; 0: none yet
+    last_error_at: float = 0.0  # Unix seconds
+    error_code: str = ""  # of the last one
+    own: int = 0  # how many in a row, with this error, were proven to be the file's own
+
+
+NO_FAILURES = Failures()
+
+
 class Retry(NamedTuple):
     """A file that could not be sent, and when it is tried again."""
 
@@ -67,6 +80,12 @@ class Retry(NamedTuple):
     hint: str
     next_attempt: float
     state: State
+    own_failures: int = 0  # Failures.own
+    provisional: bool = False  # parked without proof: tried once more when another file succeeds
+
+    @property
+    def failures(self) -> Failures:
+        return Failures(self.attempts, self.first_error_at, self.last_error_at, self.error_code, self.own_failures)
 
 
 class Multipart(NamedTuple):

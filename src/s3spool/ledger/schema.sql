@@ -38,7 +38,7 @@ CREATE TABLE retries (
     error_code   TEXT NOT NULL,
     error        TEXT NOT NULL,
     hint         TEXT NOT NULL,
-    next_attempt REAL NOT NULL,            -- parked: 0, or when it was, where that rests on one answer alone
+    next_attempt REAL NOT NULL,            -- parked: 0
     state        TEXT NOT NULL CHECK (state IN ('waiting', 'parked')),
     claimed      INTEGER NOT NULL DEFAULT 0  -- 1: handed to the workers, reset at start
 ) STRICT, WITHOUT ROWID;

@@ -12,7 +12,8 @@ _IDENTITY = "dev inode size mtime_ns ctime_ns"
 COLUMNS = {
     "receipts": f"path {_IDENTITY} destination key etag checksum version_id read_at uploaded_at after".split(),
     "retries": (
-        f"path {_IDENTITY} attempts first_error_at last_error_at error_code error hint next_attempt state claimed"
+        f"path {_IDENTITY} attempts first_error_at last_error_at error_code error hint next_attempt state"
+        " own_failures provisional claimed"
     ).split(),
     "multiparts": f"path {_IDENTITY} destination bucket key upload_id part_size algorithm started_at".split(),
     "parts": ["upload_id", "number", "size", "etag", "checksum"],
@@ -38,13 +39,11 @@ FORGET_MULTIPART = f"DELETE FROM multiparts WHERE {_PATHS}"  # noqa: S608 - cons
 FORGET_PARTS = f"DELETE FROM parts WHERE upload_id IN (SELECT upload_id FROM multiparts WHERE {_PATHS})"  # noqa: S608 - constants
 NOTHING = "SELECT 1"
 CLAIM = f"UPDATE retries SET claimed = 1 WHERE {_PATHS} AND next_attempt <= ?"  # noqa: S608 - constants
-RELEASE = f"UPDATE retries SET state = 'waiting', next_attempt = 0, claimed = 0 WHERE {_PATHS}"  # noqa: S608 - constants
-# Parked on one answer alone; `next_attempt` of all other parked rows is 0.
-RELEASE_DOUBTED = (
-    "UPDATE retries SET state = 'waiting', next_attempt = 0 WHERE state = 'parked' AND claimed = 0 AND next_attempt > 0"
-)
+_WAITING = "UPDATE retries SET state = 'waiting', next_attempt = 0, provisional = 0"
+RELEASE = f"{_WAITING}, claimed = 0 WHERE {_PATHS}"
+RELEASE_PROVISIONAL = f"{_WAITING} WHERE provisional = 1"
 HASTEN = "UPDATE retries SET next_attempt = ? WHERE next_attempt > ?"
-RELEASE_ALL = "UPDATE retries SET state = 'waiting', next_attempt = 0 WHERE claimed = 0"
+RELEASE_ALL = f"{_WAITING} WHERE claimed = 0"
 
 
 def storable(text: str) -> str:

@@ -29,7 +29,7 @@ from s3spool.ledger.statements import (
     NOTHING,
     RELEASE,
     RELEASE_ALL,
-    RELEASE_DOUBTED,
+    RELEASE_PROVISIONAL,
     as_json,
     storable,
 )
@@ -117,7 +117,10 @@ class Ledger:
 
     def record_retry(self, retry: Retry, committed: Committed | None = None) -> None:
         error, hint = storable(retry.error), storable(retry.hint)
-        row = (to_text(retry.path), *retry.identity, *retry[2:6], error, hint, retry.next_attempt, retry.state.value, 0)
+        row = (
+            *(to_text(retry.path), *retry.identity, *retry[2:6], error, hint, retry.next_attempt, retry.state.value),
+            *(retry.own_failures, int(retry.provisional), 0),
+        )
         self._put("retries", "", row, committed)
 
     def record_multipart(self, multipart: Multipart, committed: Committed | None = None) -> None:
@@ -145,9 +148,9 @@ class Ledger:
         else:
             self._put("", RELEASE, (as_json(*paths),), committed)
 
-    def release_doubted(self, committed: Committed | None = None) -> None:
-        """Make those due at once that were parked on one answer alone."""
-        self._put("", RELEASE_DOUBTED, (), committed)
+    def release_provisional(self, committed: Committed | None = None) -> None:
+        """Make those due at once that were parked without proof."""
+        self._put("", RELEASE_PROVISIONAL, (), committed)
 
     def forget(self, path: str, committed: Committed | None = None) -> None:
         """Drop the receipt and the retry of this path."""

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
+from s3spool.pipeline.breaker import PROBES, CircuitBreaker, Probe
 from s3spool.pipeline.item import Item, Lane
 from s3spool.pipeline.parts import PartItem, PartQueue
 from s3spool.pipeline.standby import Standby
 
-TURNS = (Lane.NEW, Lane.NEW, Lane.NEW, Lane.RETRY)  # neither lane starves the other
+TURNS = (Lane.ARRIVED, Lane.FOUND, Lane.ARRIVED, Lane.RETRY)  # no lane starves another
+UNTRIED = (Lane.ARRIVED, Lane.FOUND)
+RETRY_SHARE = 4  # files that have failed before hold one of so many workers at most
 PART_TURN = 8  # every eighth take asks the large files' parts first; all others ask them last
 LARGE_SHARE = 4  # so many times the size may be put aside as large before they take the others' room
 MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
 ROOM = 8  # who waits for room is woken when an eighth of the queue is free: not for each name
+NOTHING_S = 1.0  # how often to look again where a probe may go, but nothing that may be sent is there
 COOL_S = 30.0  # about as long as servers keep a connection that rests; libcurl does not use it after 118 s
 SETTLING_DOWN = 4096  # sent, and waiting for the ledger and the step after it
 
@@ -29,27 +34,41 @@ class Inbox:
     worker's hands.
 
     Parts of large files come out of here too, but after the files: none waits longer for a worker than a part takes.
+    While the circuit breaker is open, only its probes come out.
     """
 
-    def __init__(self, size: int, workers: int, *, sent_bytes: Callable[[], int] = lambda: 0) -> None:
-        """`sent_bytes`: how much all workers have sent up to now."""
+    def __init__(
+        self,
+        size: int,
+        workers: int,
+        breaker: CircuitBreaker,
+        *,
+        sent_bytes: Callable[[], int] = lambda: 0,
+        rng: random.Random | None = None,
+    ) -> None:
+        """`size` bounds each lane; `sent_bytes`: how much all workers have sent up to now."""
         self._size = size
+        self._breaker = breaker
+        self._rng = rng or random.Random()  # noqa: S311 - picks probes, no secrets
         # Bounds everything behind the workers: without it a stalled disk would let receipts pile up.
         self._max_in_flight = workers + SETTLING_DOWN
         self._lanes: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
         self._queued: set[str] = set()
         self._in_flight: dict[str, bool] = {}  # path -> offered again meanwhile
+        self._tried_in_flight: set[str] = set()  # of these, those that have failed before
+        self._max_tried = max(1, workers // RETRY_SHARE)
+        self._untried_probes: set[str] = set()  # of these, those that were not tried before, and are probes
         self._turns = itertools.cycle(TURNS)
-        self._new_first = False
         self._takes = 0
-        self.parts = PartQueue(sent_bytes)
+        self.parts = PartQueue(sent_bytes, self._max_tried)
         self._lock = threading.Lock()
         self._standby = Standby(self._lock)
         self._drained = threading.Condition(self._lock)
-        self._waiting_offers = 0
+        self._waiting_offers: Counter[Lane] = Counter()
         self._lookout_until = 0.0  # monotonic seconds
         self._closed = False
         self.stirred: Callable[[], None] | None = None  #: called once, when something comes in; must be quick
+        breaker.on_change(self.wake_all)
 
     def offer(self, items: Iterable[Item], meanwhile: Callable[[], None] | None = None) -> bool:
         """Queue these, waiting for room; False when the inbox was closed before all had found some.
@@ -58,10 +77,10 @@ class Inbox:
         """
         with self._lock:
             for item in items:
-                while self._full() and not self._closed:
-                    self._waiting_offers += 1
+                while self._full(item.lane) and not self._closed:
+                    self._waiting_offers[item.lane] += 1
                     self._drained.wait(MEANWHILE_S if meanwhile else None)
-                    self._waiting_offers -= 1
+                    self._waiting_offers[item.lane] -= 1
                     if meanwhile:
                         meanwhile()
                 if self._closed:
@@ -73,7 +92,7 @@ class Inbox:
         """Queue as many of these as there is room for; returns how many were accepted (or were here already)."""
         with self._lock:
             for count, item in enumerate(items):
-                if self._closed or self._full():
+                if self._closed or self._full(Lane.RETRY if item.tried else item.lane):
                     return count
                 self._add(item)
         return len(items)
@@ -88,9 +107,9 @@ class Inbox:
                 taken = self.parts.give_back(item)
                 self._standby.call()
                 return taken
-            self._in_flight.pop(item.path, None)
+            self._forget_in_flight(item.path)
             self._queued.add(item.path)
-            lane = self._lanes[Lane.LARGE if item.large else item.lane]
+            lane = self._lanes[Lane.LARGE if item.large else Lane.RETRY if item.tried else item.lane]
             if first:
                 lane.appendleft(item)
             else:
@@ -102,6 +121,11 @@ class Inbox:
         """So many parts have become available."""
         with self._lock:
             self._standby.call(count)
+
+    def wake_all(self) -> None:
+        """The circuit breaker has changed: all workers look again."""
+        with self._lock:
+            self._standby.call_all()
 
     def take(self, cool: Callable[[], None] | None = None) -> Item | PartItem | None:
         """The next item, waiting for one; None when the inbox is closed.
@@ -140,7 +164,7 @@ class Inbox:
     def done(self, path: str) -> bool:
         """The path is no longer in flight; True if it was offered again meanwhile."""
         with self._lock:
-            again = self._in_flight.pop(path, False)
+            again = self._forget_in_flight(path)
             if self._standby and self._queued:
                 self._standby.call()
             return again
@@ -181,10 +205,6 @@ class Inbox:
                 return "queued"
             return "uploading" if path in self._in_flight else None
 
-    def favour_new(self, favoured: bool) -> None:
-        """While only probes are sent: a file that was not tried yet tells more than one that failed."""
-        self._new_first = favoured
-
     def close(self) -> None:
         """Nothing more comes in or goes out; whoever waits is woken."""
         with self._lock:
@@ -195,12 +215,20 @@ class Inbox:
     # The callers of these hold the lock.
 
     def _look_again_s(self) -> float | None:
-        """Seconds after which a worker that found nothing looks again for a free lane; None: when it is woken."""
-        if self._lookout_until > (now := time.monotonic()):
-            return None  # another one does
-        wait_s = self.parts.next_in_s()
-        if wait_s is not None:
-            self._lookout_until = now + wait_s
+        """Seconds after which a worker that found nothing looks again; None: when it is woken.
+
+        For a free lane of the parts, or for the next probe; one worker looks for all.
+        """
+        now = time.monotonic()
+        if self._breaker.open:
+            wait_s = self._breaker.next_probe_s if self._queued or self.parts.waiting() else None
+            # A probe may go, and nothing can: all that there is would exceed its share.
+            wait_s = NOTHING_S if wait_s == 0 else wait_s
+        else:
+            wait_s = self.parts.next_in_s()
+        if wait_s is None or now < self._lookout_until <= now + wait_s:
+            return None
+        self._lookout_until = now + wait_s
         return wait_s
 
     def _add(self, item: Item) -> None:
@@ -209,7 +237,9 @@ class Inbox:
             self._in_flight[path] = True
         elif path not in self._queued:
             self._queued.add(path)
-            self._lanes[item.lane].append(item)
+            self._lanes[Lane.RETRY if item.tried else item.lane].append(item)
+            if self._breaker.open and item.lane is Lane.ARRIVED and len(self._untried_probes) < PROBES:
+                self._breaker.expect_arrival()
             if self._standby:
                 self._standby.call()
             self._stir()
@@ -219,15 +249,22 @@ class Inbox:
             stirred, self.stirred = self.stirred, None
             stirred()
 
-    def _full(self) -> bool:
-        return self._waiting() >= self._size
+    def _full(self, kind: Lane, *, leave: int = 0) -> bool:
+        """Whether this lane has no more room than `leave`."""
+        if kind is Lane.LARGE:
+            return len(self._lanes[kind]) + leave >= LARGE_SHARE * self._size
+        # Files put aside as large take the room of others only where there are very many.
+        aside = max(0, len(self._lanes[Lane.LARGE]) - LARGE_SHARE * self._size)
+        return len(self._lanes[kind]) + aside + leave >= self._size
 
-    def _waiting(self) -> int:
-        """Names that take the room of others."""
-        aside = len(self._lanes[Lane.LARGE])
-        return len(self._queued) - min(aside, LARGE_SHARE * self._size)
+    def _forget_in_flight(self, path: str) -> bool:
+        self._tried_in_flight.discard(path)
+        self._untried_probes.discard(path)
+        return self._in_flight.pop(path, False)
 
     def _next(self) -> Item | PartItem | None:
+        if self._breaker.open:
+            return self._next_probe()
         self._takes += 1
         if self._takes % PART_TURN == 0:
             return self._next_part() or self._next_file()
@@ -242,15 +279,56 @@ class Inbox:
     def _next_file(self) -> Item | None:
         if not self._queued or len(self._in_flight) >= self._max_in_flight:
             return None
-        turn = Lane.NEW if self._new_first else next(self._turns)
-        lane = self._lanes[turn] or self._lanes[Lane.NEW] or self._lanes[Lane.RETRY]
-        if not lane:
-            if self.parts.waiting():
-                return None
-            lane = self._lanes[Lane.LARGE]
-        item = lane.popleft()
+        for kind in (next(self._turns), *UNTRIED, Lane.RETRY):
+            if self._lanes[kind] and (kind is not Lane.RETRY or len(self._tried_in_flight) < self._max_tried):
+                return self._taken(kind, 0)
+        return None if self.parts.waiting() else self._next_large()
+
+    def _next_large(self) -> Item | None:
+        room = len(self._tried_in_flight) < self._max_tried
+        allowed = (place for place, item in enumerate(self._lanes[Lane.LARGE]) if room or not item.tried)
+        place = next(allowed, None)
+        return None if place is None else self._taken(Lane.LARGE, place)
+
+    def _next_probe(self) -> Item | PartItem | None:
+        """Rule 4 of the circuit breaker: an untried file, the newest or a random one, else a random other one."""
+        if not (self._queued or self.parts.waiting()):
+            return None
+        untried = [kind for kind in UNTRIED if self._lanes[kind]]
+        probe = self._breaker.take_probe(untried=bool(untried))
+        if probe is None:
+            return None
+        if not untried:
+            return self._next_tried_probe()
+        item = self._taken(untried[0], -1) if probe is Probe.NEWEST else self._taken_at_random(untried)
+        self._untried_probes.add(item.path)
+        return item
+
+    def _next_tried_probe(self) -> Item | PartItem | None:
+        kinds = [kind for kind in (Lane.RETRY, Lane.LARGE) if self._lanes[kind]]
+        files, parts = sum(len(self._lanes[kind]) for kind in kinds), self.parts.waiting()
+        if not files or self._rng.randrange(files + parts) >= files:
+            part = self.parts.take()
+            if part is not None or not files:
+                return part
+        return self._taken_at_random(kinds)
+
+    def _taken_at_random(self, kinds: Sequence[Lane]) -> Item:
+        place = self._rng.randrange(sum(len(self._lanes[kind]) for kind in kinds))
+        for kind in kinds:
+            if place < len(self._lanes[kind]):
+                break
+            place -= len(self._lanes[kind])
+        return self._taken(kind, place)
+
+    def _taken(self, kind: Lane, place: int) -> Item:
+        lane = self._lanes[kind]
+        item = lane[place]
+        del lane[place]
         self._queued.discard(item.path)
         self._in_flight[item.path] = False
-        if self._waiting_offers and self._waiting() <= self._size - max(1, self._size // ROOM):
-            self._drained.notify()
+        if item.tried:
+            self._tried_in_flight.add(item.path)
+        if (kind is Lane.LARGE or self._waiting_offers[kind]) and not self._full(kind, leave=self._size // ROOM):
+            self._drained.notify_all()
         return item

@@ -12,14 +12,14 @@ from typing import Any
 import structlog
 
 from s3spool.content import Content, PartBucket, Sender
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import Fault, Scope, UploadError
 from s3spool.ledger.store import Ledger
-from s3spool.pipeline.destination import Destination, about_content, for_good
+from s3spool.pipeline.breaker import CircuitBreaker, Times
 from s3spool.pipeline.folder import Folder
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.outcome import Outcome, translated
-from s3spool.pipeline.parts import COMPLETE, PartItem, Transfer
+from s3spool.pipeline.parts import COMPLETE, GivenUp, PartItem, Transfer
 from s3spool.pipeline.unfinished import CHANGED, Unfinished
 
 PART_ATTEMPTS = 3  # then the whole file backs off; what S3 has of it is not sent again
@@ -35,11 +35,10 @@ class PartJob:
 
     owner: Large
     item: PartItem
-    probe: bool
+    times: Times  # when the attempt began
+    success_before: float  # see Item
     request: Any = None
     answer: Any = None
-    began: float = 0.0  # Unix seconds
-    taken_at: float = 0.0  # see Item.taken_at
 
     @property
     def size(self) -> int:
@@ -67,7 +66,7 @@ class Large:
         bucket: PartBucket,
         ledger: Ledger,
         inbox: Inbox,
-        destination: Destination,
+        breaker: CircuitBreaker,
         outcome: Outcome,
         *,
         threshold: int,
@@ -79,7 +78,7 @@ class Large:
         self._bucket = bucket
         self._ledger = ledger
         self._inbox = inbox
-        self._destination = destination
+        self._breaker = breaker
         self._outcome = outcome
         self._threshold = threshold
         self._part_size = part_size
@@ -95,7 +94,7 @@ class Large:
         """Whether another large file had better wait until the parts of those before it are taken."""
         return self._queue.waiting() > 0 or len(self._queue.transfers()) >= self._limit
 
-    def start(self, item: Item, content: Content, read_at: float) -> None:
+    def start(self, item: Item, content: Content, times: Times) -> None:
         """Begin, or go on where a run before this one was cut off; takes the descriptor over. Raises like S3."""
         self._bucket.check_size(item.path, content.size)
         upload, parts = self._unfinished.resumed(content)
@@ -120,23 +119,20 @@ class Large:
             part_bytes=upload.part_size,
             upload_id=upload.upload_id,
         )
-        transfer = Transfer(
-            item, content, upload, count, read_at, time.monotonic(), parts, pending or deque([COMPLETE])
-        )
-        self._queue.add(transfer)
+        self._breaker.succeeded(times.unix_s, whole=False)
+        self._queue.add(transfer := Transfer(item, content, upload, count, times, parts, pending or deque([COMPLETE])))
         self._inbox.wake(len(transfer.pending))
 
-    def begin(self, item: PartItem, *, probe: bool) -> PartJob:
-        return PartJob(self, item, probe)
+    def begin(self, item: PartItem) -> PartJob:
+        return PartJob(self, item, Times(time.time(), time.monotonic()), self._breaker.last_success_at)
 
     def load(self, job: PartJob, sender: Sender) -> bool:
         """Compute the checksum; False when nothing is to be sent."""
         transfer, number = job.item
-        job.began, job.taken_at = time.time(), self._destination.taken_at
         sending = False
         try:
             if transfer.over:
-                self._free_probe(job)
+                self._breaker.refund_probe()
             elif number == COMPLETE:
                 self._complete(job)
             else:
@@ -144,7 +140,7 @@ class Large:
                 sender.prepare(job.request)
                 sending = True
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this file's trouble alone
-            self._mishap(job, translated(exc, transfer.item.path))
+            self._failed(job, translated(exc, transfer.item.path))
         if not sending:
             self._release(job.item)
         return sending
@@ -160,9 +156,9 @@ class Large:
         try:
             part = self._bucket.judge_part(transfer.upload, job.request, job.answer, number)
         except Exception as exc:  # noqa: BLE001 - the same
-            self._mishap(job, translated(exc, transfer.item.path, answered=True))
+            self._failed(job, translated(exc, transfer.item.path, answered=True))
         else:
-            self._destination.succeeded(probe=job.probe, began=job.began)
+            self._breaker.succeeded(job.times.unix_s, whole=False)
             if not self._stop_if_changed(transfer):
                 self._ledger.record_part(part)
                 self._queue.done(job.item, part)
@@ -172,9 +168,10 @@ class Large:
 
     def abandon(self, job: PartJob) -> None:
         """The worker died over this part."""
-        self._free_probe(job)
-        path = job.item.transfer.item.path
-        self._queue.stop(job.item.transfer, UploadError("send", path, "WorkerDied", "the worker that sent a part died"))
+        transfer = job.item.transfer
+        error = UploadError("send", transfer.item.path, "WorkerDied", "the worker that sent a part died", Scope.FILE)
+        fault, transfer.item = self._outcome.judge(transfer.item, error)
+        self._queue.stop(transfer, GivenUp(error, fault or Fault.OWN))
         self._release(job.item)
 
     def sweep(self, older_than: float) -> None:
@@ -197,64 +194,56 @@ class Large:
     def _complete(self, job: PartJob) -> None:
         transfer = job.item.transfer
         if self._stop_if_changed(transfer):
-            self._free_probe(job)
+            self._breaker.refund_probe()
             return
         parts = [transfer.parts[number] for number in sorted(transfer.parts)]
         stored = self._bucket.complete(transfer.upload, transfer.content, parts)
-        self._destination.succeeded(probe=job.probe, began=job.began)
+        self._breaker.succeeded(job.times.unix_s)
         self._queue.stop(transfer, FINISHED)
         item, content = transfer.item, transfer.content
-        self._outcome.record(
-            item, content.identity, stored.key, stored, (transfer.read_at, transfer.started), attempt=item.attempts + 1
-        )
+        attempt = item.failures.attempts + 1
+        self._outcome.record(item, content.identity, stored.key, stored, transfer.times, attempt=attempt)
         self._ledger.forget_multipart(item.path)
 
     def _stop_if_changed(self, transfer: Transfer) -> bool:
         try:
             identity = self._folder.identity_of(transfer.item.path)
         except OSError as exc:
-            self._queue.stop(transfer, translated(exc, transfer.item.path))
+            error = translated(exc, transfer.item.path)
+            fault, transfer.item = self._outcome.judge(transfer.item, error)
+            self._queue.stop(transfer, GivenUp(error, fault or Fault.UNKNOWN))
             return True
         if identity is not None and self._folder.is_same(transfer.content.identity, identity):
             return False
         self._queue.stop(transfer, VANISHED if identity is None else CHANGED)
         return True
 
-    def _mishap(self, job: PartJob, error: UploadError) -> None:
-        """An error of a file that changed under our hands is no error of the file."""
-        if about_content(error) and self._stop_if_changed(job.item.transfer):
-            self._free_probe(job)
-        else:
-            self._failed(job, error)
-
     def _failed(self, job: PartJob, error: UploadError) -> None:
-        """The destination's fault: again later, uncounted. The part's own: again, but not for ever."""
+        """Send the part again, at once or when the breaker lets it; or give the file up, which then backs off."""
         transfer, number = job.item
-        if error.mended and number not in transfer.again:
-            transfer.again.add(number)
-            self._free_probe(job)
-            self._queue.put_back(job.item)
-            self._inbox.wake(1)
+        if error.may_be_torn and self._stop_if_changed(transfer):
+            self._breaker.refund_probe()
             return
-        item = transfer.item._replace(taken_at=job.taken_at)
-        if self._destination.failed(item, error, probe=job.probe) is Scope.DESTINATION:
-            self._outcome.blame(error)
-            if not error.slow_down:
-                transfer.item = transfer.item._replace(blamed_at=time.time())
-            if for_good(error):
-                transfer.item = transfer.item._replace(blamed_for=error.code, last_error_at=time.time())
-            self._queue.put_back(job.item)
-            self._inbox.wake(1)  # this worker may be one that has to rest now
+        if error.retry_immediately and number not in transfer.retried_immediately:
+            transfer.retried_immediately.add(number)
+            self._send_again(job)
+            return
+        fault, item = self._outcome.judge(transfer.item._replace(success_before=job.success_before), error)
+        if not transfer.over:
+            transfer.item = item
+        if fault is None or fault is Fault.DESTINATION:
+            self._send_again(job)
             return
         failures = transfer.failures[number] = transfer.failures.get(number, 0) + 1
         if error.permanent or error.code in _USELESS or number == COMPLETE or failures >= PART_ATTEMPTS:
-            if not transfer.over:
-                transfer.item = item
-            self._queue.stop(transfer, error)
+            self._queue.stop(transfer, GivenUp(error, fault))
         else:
             log.warning("file.failed", path=error.path, part=number, error_code=error.code, error=error.cause)
-            self._queue.put_back(job.item)
-            self._inbox.wake(1)
+            self._send_again(job)
+
+    def _send_again(self, job: PartJob) -> None:
+        self._queue.put_back(job.item)
+        self._inbox.wake(1)  # this worker may have to wait now
 
     def _release(self, item: PartItem) -> None:
         """The last worker that holds a part of a transfer which is over brings it to its end."""
@@ -266,17 +255,13 @@ class Large:
         why = transfer.over
         if why == FINISHED:
             return
-        if isinstance(why, UploadError):
-            parked = self._outcome.count(transfer.item, transfer.content.identity, why)
-            if parked or why.code in _USELESS:
-                self._unfinished.abort_quietly(transfer.upload, why.code)
+        if isinstance(why, GivenUp):
+            parked = self._outcome.count(transfer.item, transfer.content.identity, why.error, why.fault)
+            if parked or why.error.code in _USELESS:
+                self._unfinished.abort_quietly(transfer.upload, why.error.code)
             return
         self._unfinished.abort_quietly(transfer.upload, why)
         if why == VANISHED:
             self._outcome.vanished(transfer.item)
         else:
             self._outcome.changed(transfer.item)
-
-    def _free_probe(self, job: PartJob) -> None:
-        if job.probe:
-            self._destination.release_probe()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 import time
@@ -12,14 +11,15 @@ from typing import Any
 import structlog
 
 from s3spool.content import Bucket, Stored
-from s3spool.errors import EXHAUSTED, NOTHING_LEFT, LedgerError, Scope, UploadError
+from s3spool.errors import EXHAUSTED, NOTHING_LEFT, Fault, LedgerError, Scope, UploadError
 from s3spool.ledger.rows import Identity, Receipt, Retry, State
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.after import After, Sent
-from s3spool.pipeline.destination import Destination, for_good, heard
+from s3spool.pipeline.breaker import CircuitBreaker, Times
 from s3spool.pipeline.inbox import Inbox
-from s3spool.pipeline.item import Item, Lane
-from s3spool.pipeline.retry import Park, RetryThread, decide
+from s3spool.pipeline.item import Item
+from s3spool.pipeline.retry import RetryThread
+from s3spool.pipeline.retry_policy import Park, decide
 from s3spool.pipeline.settle import Quiet, Settle
 from s3spool.pipeline.stats import Stats
 
@@ -35,7 +35,7 @@ class Outcome:
         ledger: Ledger,
         inbox: Inbox,
         settle: Settle,
-        destination: Destination,
+        breaker: CircuitBreaker,
         after: After,
         retry: RetryThread,
         stats: Stats,
@@ -46,31 +46,19 @@ class Outcome:
         self._ledger = ledger
         self._inbox = inbox
         self._settle = settle
-        self._destination = destination
+        self._breaker = breaker
         self._after = after
         self._retry = retry
         self._stats = stats
         self._rescan = rescan
-        destination.on_change(lambda: inbox.favour_new(destination.paused))
-        self._counting = threading.Lock()  # what is judged slowly, and parts, fail outside the gate
-        self._doubted = True  # whether there may be files that were parked on one answer alone; the ledger knows
+        self._counting = threading.Lock()  # large files and their parts fail outside the gate
+        self._provisional = True  # whether the ledger may hold files that were parked without proof
         self._rng = random.Random()  # noqa: S311 - jitter, not cryptography
 
     def record(
-        self,
-        item: Item,
-        identity: Identity,
-        key: str,
-        proof: Stored | Receipt,
-        times: tuple[float, float],
-        *,
-        attempt: int,
+        self, item: Item, identity: Identity, key: str, proof: Stored | Receipt, times: Times, *, attempt: int
     ) -> None:
-        """Hand the receipt to the ledger; once it is durable, `after` goes on.
-
-        `times`: when it was read (Unix seconds) and when the attempt began (monotonic seconds).
-        """
-        read_at, started = times
+        """Hand the receipt to the ledger; once it is durable, `after` goes on. `times`: when the attempt began."""
         receipt = Receipt(
             item.path,
             identity,
@@ -79,112 +67,77 @@ class Outcome:
             proof.etag,
             proof.checksum,
             proof.version_id,
-            read_at,
+            times.unix_s,
             time.time(),
             self._after.action,
         )
-        sent = Sent(receipt, self._bucket.bucket, round(time.monotonic() - started, 6), attempt)
+        sent = Sent(receipt, self._bucket.bucket, round(time.monotonic() - times.monotonic_s, 6), attempt)
         self._ledger.record_receipt(receipt, lambda: self._after.committed(sent))
-        if self._doubted and isinstance(proof, Stored):
-            # S3 takes files: whether it takes those that it refused alone is worth another question now.
-            self._doubted = False
-            self._ledger.release_doubted(self._retry.wake)
+        if self._provisional and isinstance(proof, Stored):
+            # Rule 2: a success gives each file that was parked without proof one more try.
+            self._provisional = False
+            self._ledger.release_provisional(self._retry.wake)
 
-    def failed(
-        self, item: Item, identity: Identity, error: UploadError, *, probe: bool, began: float = math.inf
-    ) -> None:
-        """Whose fault, and what follows: the destination pauses, or the file backs off or is parked.
-
-        `began`: when the request set out (monotonic seconds), where it has.
-        """
-        if error.mended and not item.again:
-            self._inbox.put_back(item._replace(again=True), first=True)
-            if probe:
-                self._destination.release_probe()
+    def failed(self, item: Item, identity: Identity, error: UploadError) -> None:
+        """Judge the failure by the rules of the circuit breaker: the file waits for it, backs off or is parked."""
+        if error.retry_immediately and not item.retried_immediately:
+            self._inbox.put_back(item._replace(retried_immediately=True), first=True)
             return
-        if self._destination.failed(item, error, probe=probe, began=began) is Scope.DESTINATION:
-            self.blame(error)
-            if error.slow_down:
-                self._inbox.put_back(item, first=False)
-                return
-            now = time.time()
-            if for_good(error):
-                item = item._replace(blamed_for=error.code, last_error_at=now)
-            if probe or not item.blamed_at:
-                item = item._replace(blamed_at=now)
-            if probe or for_good(error):
-                # Behind those that were not tried yet, so that the next probe asks with another file.
-                item = item._replace(lane=Lane.RETRY)
-            self._inbox.put_back(item, first=not probe)
-            return
-        self.count(item, identity, error)
+        fault, item = self.judge(item, error)
+        if fault is None or fault is Fault.DESTINATION:
+            self._inbox.put_back(item, first=False)
+        else:
+            self.count(item, identity, error, fault)
 
-    def blame(self, error: UploadError) -> None:
+    def judge(self, item: Item, error: UploadError) -> tuple[Fault | None, Item]:
+        """Whose fault it is (None: nobody's, too many requests), and the item with its evidence."""
         self._stats.last_error = str(error)
+        if error.scope is Scope.LOAD:
+            self._breaker.limiter.refused(error)
+            return None, item
+        fault, failures = self._breaker.failed(item, error)
+        if fault is Fault.DESTINATION:
+            log.debug("file.failed", **_fields(item.path, failures.attempts, error, fault))
+        return fault, item._replace(failures=failures)
 
-    def count(self, item: Item, identity: Identity, error: UploadError) -> bool:
+    def count(self, item: Item, identity: Identity, error: UploadError, fault: Fault) -> bool:
         """One more failed attempt of this file; True if it is parked now."""
-        now = time.time()
-        attempts = item.attempts + 1
-        known = self._is_known_to_be_its_own(item, error)
-        countable = known or (heard(error) and self._alone(item))
-        countable = countable and error.operation != "record"  # a ledger that cannot be used is no file's fault
-        decision = decide(error, attempts, policy=self._retry.policy, countable=countable, rng=self._rng)
+        failures = item.failures._replace(attempts=item.failures.attempts + 1)
+        decision = decide(error, failures, policy=self._retry.policy, rng=self._rng)
         parked = isinstance(decision, Park)
+        reason, provisional = (
+            (decision.reason, decision.provisional) if isinstance(decision, Park) else (error.cause, False)
+        )
         delay_s = 0.0 if isinstance(decision, Park) else decision.seconds
-        due = 0.0 if parked and known else now + delay_s
-        reason = decision.reason if isinstance(decision, Park) else error.cause
         row = Retry(
             item.path,
             identity,
-            attempts,
-            item.first_error_at or now,
-            now,
+            failures.attempts,
+            failures.first_error_at,
+            failures.last_error_at,
             error.code,
             reason,
             error.hint,
-            due,
+            0.0 if parked else failures.last_error_at + delay_s,
             State.PARKED if parked else State.WAITING,
+            failures.own,
+            provisional,
         )
         with self._counting:
             self._stats.failed += 1
-        self._stats.last_error = str(error)
         path = item.path
         self._ledger.record_retry(row, lambda: self._settled(path))
-        if parked and not known:
-            self._doubted = True
-        elif for_good(error) and not self._destination.alone(path):
-            self._ledger.release_doubted(self._retry.wake)  # a file that was parked alone is alone no longer
-        fields: dict[str, Any] = {
-            "path": path,
-            "operation": error.operation,
-            "attempt": attempts,
-            "error_code": error.code,
-            "error": reason,
-            "scope": Scope.FILE.value,
-            "hint": error.hint,
-        }
+        self._provisional = self._provisional or provisional
+        fields = _fields(path, failures.attempts, error, fault) | {"error": reason}
         if parked:
             log.error("file.parked", **fields)
         else:
             log.warning("file.failed", **fields, next_attempt_s=round(delay_s, 3))
         return parked
 
-    def _is_known_to_be_its_own(self, item: Item, error: UploadError) -> bool:
-        """Whether the destination cannot be to blame for this error."""
-        if for_good(error):
-            return self._destination.proven(item, error)
-        if error.scope is Scope.FILE and (error.proven or not heard(error)):
-            return True
-        return 0.0 < item.first_error_at < item.taken_at
-
-    def _alone(self, item: Item) -> bool:
-        """Whether there is no other file that could show whose fault it is."""
-        return self._destination.alone(item.path) and self._inbox.counts() == (0, 1)
-
     def again(self, item: Item, quiet: Quiet, seen: Identity | None) -> None:
         """Not ready: back to settle, where a changed file starts anew."""
-        if item.lane is Lane.RETRY:
+        if item.failures.attempts:
             # Only once its row is gone: the sift would take the file for one that waits for its retry.
             self._ledger.forget_retry(item.path, lambda: self._resettle(item.path, quiet, seen))
         else:
@@ -223,6 +176,19 @@ class Outcome:
             self._rescan("full")
 
 
+def _fields(path: str, attempts: int, error: UploadError, fault: Fault) -> dict[str, Any]:
+    return {
+        "path": path,
+        "operation": error.operation,
+        "attempt": attempts,
+        "error_code": error.code,
+        "error": error.cause,
+        "scope": error.scope.value,
+        "fault": fault.value,
+        "hint": error.hint,
+    }
+
+
 def translated(exc: Exception, path: str, *, answered: bool = False) -> UploadError:
     """Whatever went wrong around one file, in our terms. `answered`: over S3's answer, not before it was asked."""
     if isinstance(exc, UploadError):
@@ -232,16 +198,13 @@ def translated(exc: Exception, path: str, *, answered: bool = False) -> UploadEr
     if not isinstance(exc, OSError):
         operation, code = "confirm" if answered else "read", type(exc).__name__
         log.error("file.failed", path=path, operation=operation, error_code=code, exc_info=exc)
-        # An answer that trips us up may come to each file: a streak of them pauses, instead of a traceback an attempt.
-        scope = Scope.DESTINATION if answered else Scope.FILE
         hint = "this is a bug in s3spool: please report it"
-        return UploadError(operation, path, code, str(exc), scope=scope, sudden=False, hint=hint)
-    # Not parked without a permission: it may come back through a directory, a mount or a policy, unseen by us.
-    hint = "give the daemon's user read access to it" if isinstance(exc, PermissionError) else ""
+        # An answer that raises may come to each file.
+        return UploadError(operation, path, code, str(exc), Scope.UNKNOWN if answered else Scope.FILE, hint=hint)
     code = type(exc).__name__ if type(exc) is not OSError else f"errno {exc.errno}"
+    cause = exc.strerror or str(exc)
     if exc.errno in EXHAUSTED:
-        # No file can be opened now, so no file is to blame, not even one that meets this again and again: all wait, and
-        # one after the other finds out when it works.
-        cause = exc.strerror or str(exc)
-        return UploadError("read", path, code, cause, scope=Scope.DESTINATION, hint=NOTHING_LEFT, answered=False)
-    return UploadError("read", path, code, exc.strerror or str(exc), hint=hint)
+        return UploadError("read", path, code, cause, Scope.LOAD, hint=NOTHING_LEFT)
+    # Not permanent: the permission may come through a directory, a mount or a policy, which nobody reports.
+    hint = "give the daemon's user read access to it" if isinstance(exc, PermissionError) else ""
+    return UploadError("read", path, code, cause, Scope.FILE, hint=hint)

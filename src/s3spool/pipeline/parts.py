@@ -10,12 +10,20 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from s3spool.content import Content
-from s3spool.errors import UploadError
+from s3spool.errors import Fault, UploadError
 from s3spool.ledger.rows import Multipart, Part
+from s3spool.pipeline.breaker import Times
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.lanes import Lanes
 
 COMPLETE = 0  # the number of the last act: parts count from 1
+
+
+class GivenUp(NamedTuple):
+    """Why a large file is tried again later, and whose fault it is."""
+
+    error: UploadError
+    fault: Fault
 
 
 @dataclass(eq=False, slots=True)
@@ -26,14 +34,13 @@ class Transfer:
     content: Content
     upload: Multipart
     count: int  # how many parts it has
-    read_at: float  # Unix seconds
-    started: float  # monotonic seconds
+    times: Times  # when its first attempt began
     parts: dict[int, Part]  # confirmed, by number
     pending: deque[int]
     in_flight: int = 0
     failures: dict[int, int] = field(default_factory=dict)  # by part number
-    again: set[int] = field(default_factory=set)  # parts sent once more, uncounted, after what was wrong was mended
-    over: UploadError | str = ""  # why no further part is sent: an error, or what happened to the file
+    retried_immediately: set[int] = field(default_factory=set)  # parts sent once more, see UploadError
+    over: GivenUp | str = ""  # why no further part is sent: an error, or what happened to the file
 
     @property
     def bytes_done(self) -> int:
@@ -54,8 +61,9 @@ class PartItem(NamedTuple):
 class PartQueue:
     """The transfers under way, oldest first. Thread-safe; nothing blocks."""
 
-    def __init__(self, sent_bytes: Callable[[], int]) -> None:
-        """`sent_bytes`: how much all workers have sent up to now."""
+    def __init__(self, sent_bytes: Callable[[], int], max_tried: int) -> None:
+        """`sent_bytes`: how much all workers have sent up to now; `max_tried`: workers for files that have failed."""
+        self._max_tried = max_tried
         self._lock = threading.Lock()
         self._transfers: list[Transfer] = []
         self._lanes = Lanes(sent_bytes)
@@ -109,7 +117,7 @@ class PartQueue:
             if len(transfer.parts) == transfer.count and not transfer.over:
                 transfer.pending.append(COMPLETE)
 
-    def stop(self, transfer: Transfer, why: UploadError | str) -> None:
+    def stop(self, transfer: Transfer, why: GivenUp | str) -> None:
         """No further part of it goes out. The first reason stays."""
         with self._lock:
             transfer.over = transfer.over or why
@@ -138,7 +146,9 @@ class PartQueue:
     def _next(self, now: float) -> Transfer | None:
         """The transfer whose turn it is; a completion needs no lane, it has no body."""
         open_now = self._lanes.open_in_s(now) == 0
+        tried = sum(transfer.in_flight for transfer in self._transfers if transfer.item.tried)
         for transfer in self._transfers:
-            if transfer.pending and (open_now or transfer.pending[0] == COMPLETE):
+            allowed = not transfer.item.tried or tried < self._max_tried
+            if allowed and transfer.pending and (open_now or transfer.pending[0] == COMPLETE):
                 return transfer
         return None

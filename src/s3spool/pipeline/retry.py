@@ -1,88 +1,24 @@
-"""When a failed file is tried again: the decision, and the thread that hands due files to the inbox."""
+"""The thread that hands files which are due for another try to the inbox."""
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-from dataclasses import dataclass
 
 import structlog
 
-from s3spool.errors import LedgerError, UploadError
+from s3spool.errors import LedgerError
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import Retry
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.bell import Answer, Bell
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item, Lane
+from s3spool.pipeline.retry_policy import Policy
 
 BATCH = 500
-SOON_S = 1.0  # the longest wait until a refusal is asked for once more: by then others have passed, where any do
 ROOM_S = 1.0  # how long to wait when the inbox has no room
 SLACK_S = 1.0  # a row that was made while we looked may be due a little later than the longest delay from then
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """The [retry] section."""
-
-    initial_s: float
-    max_s: float
-    max_attempts: int  # 0: for ever
-
-
-@dataclass(frozen=True, slots=True)
-class Delay:
-    """Try again in `seconds`."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Park:
-    """Do not try again unless the file changes or a person says so."""
-
-    reason: str
-
-
-def backoff_s(attempt: int, *, initial_s: float, max_s: float, rng: random.Random) -> float:
-    """Seconds until the next attempt after `attempt` (from 1) failures: exponential, capped, with full jitter.
-
-    Full jitter (anything between almost nothing and the cap) keeps many failed files, and many hosts, from
-    coming back in step.
-    """
-    cap_s = min(max_s, initial_s * 2.0 ** min(attempt - 1, 62))
-    return rng.uniform(min(0.1, cap_s), cap_s)
-
-
-def decide(error: UploadError, attempts: int, *, policy: Policy, countable: bool, rng: random.Random) -> Delay | Park:
-    """What follows from this error, the file's `attempts`-th in a row.
-
-    `countable` is False while the destination itself may be to blame: then nothing parks the file.
-    """
-    if error.permanent and countable:
-        return Park(error.cause)
-    if countable and policy.max_attempts and attempts >= policy.max_attempts:
-        return Park(f"{attempts} attempts failed (retry.max_attempts), the last one with {error.code}: {error.cause}")
-    delay_s = backoff_s(attempts, initial_s=policy.initial_s, max_s=policy.max_s, rng=rng)
-    if error.retry_after_s is not None:
-        delay_s = max(delay_s, min(error.retry_after_s, policy.max_s))
-    elif error.permanent and attempts == 1:
-        delay_s = min(delay_s, SOON_S)
-    return Delay(delay_s)
-
-
-def _item(row: Retry) -> Item:
-    return Item(
-        row.path,
-        Lane.RETRY,
-        row.attempts,
-        row.first_error_at,
-        blamed_for=row.error_code,
-        last_error_at=row.last_error_at,
-    )
 
 
 class RetryThread:
@@ -123,7 +59,7 @@ class RetryThread:
         """Hand over what is due at `now` (Unix seconds); returns seconds until the next look, None for no need."""
         self.beats += 1
         due = reader.due(now, BATCH)
-        items = [_item(row) for row in due]
+        items = [Item(row.path, Lane.RETRY, row.failures) for row in due]
         accepted = self._inbox.offer_nowait(items)
         if accepted:
             # Durable before the next look, or the same rows would be found due again.

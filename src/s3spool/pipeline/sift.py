@@ -15,7 +15,7 @@ from s3spool.ledger.rows import Identity, Receipt
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.folder import Folder
 from s3spool.pipeline.inbox import Inbox
-from s3spool.pipeline.item import Item
+from s3spool.pipeline.item import Item, Lane
 from s3spool.pipeline.settle import Ripe, Settle
 
 # Kernels before 6.13 stamp files with a clock that ticks every 1-10 ms: a write that close behind our reading can
@@ -68,19 +68,20 @@ class Sift:
         """
         known = reader.known([path for path, _, _ in candidates])
         items: list[Item] = []
+        lane = Lane.ARRIVED if hinted else Lane.FOUND
         for path, found, seen in candidates:
             row = known.get(path)
             if row is None:
-                items.append(Item(path, seen=seen))
+                items.append(Item(path, lane, seen=seen))
                 continue
             identity = found or self._identity_of(path)
             if identity is None:
                 continue  # gone again; whoever removed it knows
             choice = verdict(row, identity, destination=self._ledger.destination, hinted=hinted)
             if choice is Verdict.SEND:
-                items.append(Item(path, seen=seen))
+                items.append(Item(path, lane, seen=seen))
             elif choice is Verdict.CHECK:
-                items.append(Item(path, seen=seen, receipt=row.receipt))
+                items.append(Item(path, lane, seen=seen, receipt=row.receipt))
             elif choice is Verdict.FINISH and row.receipt is not None:
                 if self._inbox.claim(path):
                     self._finish(row.receipt)
@@ -94,7 +95,7 @@ class Sift:
         if log.is_enabled_for(logging.DEBUG):  # each file is told of
             return self.sort([(path, identity, None) for path, identity in found], reader, hinted=False)
         news = reader.news(found, self._ledger.destination)
-        unknown = [Item(path) for path, known in news.items() if not known]
+        unknown = [Item(path, Lane.FOUND) for path, known in news.items() if not known]
         known = [(path, identity, None) for path, identity in found if news.get(path)]
         return unknown + self.sort(known, reader, hinted=False)
 

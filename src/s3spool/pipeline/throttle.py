@@ -59,8 +59,8 @@ class Throttle:
                     self.limit = self._width
                     self._changed.notify_all()
 
-    def refused(self, error: UploadError) -> bool:
-        """The server says "slow down". True if that does not help any more: nobody gets through, however few."""
+    def refused(self, error: UploadError) -> None:
+        """The server asks for fewer requests at once, or this process has no descriptor left."""
         now = time.monotonic()
         with self._changed:
             self._streak += 1
@@ -71,18 +71,11 @@ class Throttle:
             self.limit = min(self.limit, self._width)
             rest_s = min(error.retry_after_s or 0.0, self._max_s)
             if self._streak >= STREAK:
-                # Nobody passes: without a rest the same few files would be refused as fast as the line allows.
+                # Nothing passes: without a rest the same few files would be refused as fast as the line allows.
                 rest_s = max(rest_s, self._rng.uniform(HOLD_S / 2, HOLD_S))
             if rest_s and self._resume_at <= now + rest_s:
                 self._resume_at = now + rest_s
                 self.limit = 0
-            hopeless = self._streak >= STREAK + self._full or (self._width == 1 and self._streak >= STREAK)
-            if hopeless:
-                # The destination is paused, and its probe takes over; after it, begin with one.
-                self._streak = 0
-                self._width = self.limit = 1
-                self._resume_at = 0.0
-                self._changed.notify_all()
             first = not self.slowed
             self.slowed = True
             width = self._width
@@ -99,7 +92,6 @@ class Throttle:
                 workers=width,
                 next_attempt_s=round(rest_s, 3),
             )
-        return hopeless
 
     def passed(self) -> None:
         """A file went through. To be called only while `slowed`: one more worker for each round of them."""

@@ -10,7 +10,7 @@ from typing import Any
 from s3spool.content import Bucket, Content, MustAskError, Sender
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Receipt
-from s3spool.pipeline.destination import Destination, about_content, heard
+from s3spool.pipeline.breaker import CircuitBreaker, Times
 from s3spool.pipeline.folder import Folder, Lease, NotAFileError, lease, release
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
@@ -31,9 +31,7 @@ class Job:
     item: Item
     content: Content
     request: Any
-    read_at: float  # Unix seconds
-    started: float  # monotonic seconds
-    probe: bool
+    times: Times  # when the attempt began
     answer: Any = None  # kept where judging it needs more than the gate's time
 
     @property
@@ -61,7 +59,7 @@ class Upload:
         folder: Folder,
         bucket: Bucket,
         inbox: Inbox,
-        destination: Destination,
+        breaker: CircuitBreaker,
         outcome: Outcome,
         large: Large,
         *,
@@ -70,28 +68,33 @@ class Upload:
         self._folder = folder
         self._bucket = bucket
         self._inbox = inbox
-        self._destination = destination
+        self._breaker = breaker
         self._outcome = outcome
         self._large = large
         self._settle_s = settle_s
 
-    def begin(self, item: Item | PartItem, *, probe: bool) -> Job | PartJob | None:
-        """Open and read; None when there is nothing to send (the item is dealt with; the probe, if any, is not)."""
+    def begin(self, item: Item | PartItem) -> Job | PartJob | None:
+        """Open and read; None when there is nothing to send (the item is dealt with)."""
         if isinstance(item, PartItem):
-            return self._large.begin(item, probe=probe)
-        if item.blamed_for:
-            # Not when it fails again: only a request that was sent after S3 had taken another file tells the two apart.
-            item = item._replace(taken_at=self._destination.taken_at)
+            return self._large.begin(item)
+        if item.tried:
+            item = item._replace(success_before=self._breaker.last_success_at)
+        job = self._opened(item)
+        if job is None:
+            self._breaker.refund_probe()
+        return job
+
+    def _opened(self, item: Item) -> Job | None:
         identity = NO_IDENTITY
         fd = -1
         job: Job | None = None
         try:
             fd, status = self._folder.open(item.path)
             identity = Identity.of(status)
-            now = time.time()
-            content = self._read(item, fd, identity, now)
+            times = Times(time.time(), time.monotonic())
+            content = self._read(item, fd, identity, times.unix_s)
             if content is not None:
-                job = Job(self, item, content, None, now, time.monotonic(), probe)
+                job = Job(self, item, content, None, times)
                 if content.body is not None and item.receipt is None:
                     job.request = self._bucket.request(content)
         except FileNotFoundError:
@@ -102,7 +105,7 @@ class Upload:
             job = None
             if fd < 0:
                 identity = self._identity_of(item.path)
-            self._outcome.failed(item, identity, translated(exc, item.path), probe=probe)
+            self._outcome.failed(item, identity, translated(exc, item.path))
         if fd >= 0 and (job is None or job.content.fd < 0):
             os.close(fd)
         return job
@@ -112,31 +115,27 @@ class Upload:
         item, content = job.item, job.content
         try:
             if item.receipt is not None and self._unchanged(content, item.receipt):
-                times = job.read_at, job.started
-                self._outcome.record(item, content.identity, item.receipt.key, item.receipt, times, attempt=0)
+                self._outcome.record(item, content.identity, item.receipt.key, item.receipt, job.times, attempt=0)
                 return self._not_sent(job)
             if self._large.wants(content.size):
                 if self._large.busy():
                     self._inbox.put_back(item._replace(large=True), first=False)
                     return self._not_sent(job)
-                self._large.start(item, content, job.read_at)
-                job.content = content._replace(fd=-1)  # it is the transfer's now
-                self._destination.succeeded(probe=job.probe)
+                self._large.start(item, content, job.times)
+                job.content = content._replace(fd=-1)  # ownership of the descriptor moved to the transfer
                 return False
             job.request = self._bucket.request(content)
             sender.prepare(job.request)
         except Exception as exc:  # noqa: BLE001 - the same
-            self._outcome.failed(item, content.identity, translated(exc, item.path), probe=job.probe)
+            self._outcome.failed(item, content.identity, translated(exc, item.path))
         else:
             return True
         self._close(job)
         return False
 
     def _not_sent(self, job: Job) -> bool:
-        """S3 was not asked: what was to be the probe is none."""
         self._close(job)
-        if job.probe:
-            self._destination.release_probe()
+        self._breaker.refund_probe()
         return False
 
     def finish(self, job: Job, answer: Any) -> bool:
@@ -152,12 +151,10 @@ class Upload:
         self._judge(job, job.answer, may_ask=True)
 
     def abandon(self, job: Job) -> None:
-        """The worker died over this file: close it and try again later, with patience, lest it kill them all."""
+        """The worker died over this file: close it and retry with backoff, so that it cannot kill every worker."""
         self._close(job)
         error = UploadError("send", job.item.path, "WorkerDied", "the worker that sent it died", scope=Scope.FILE)
-        self._outcome.failed(job.item, job.content.identity, error, probe=False)
-        if job.probe:
-            self._destination.release_probe()
+        self._outcome.failed(job.item, job.content.identity, error)
 
     def _read(self, item: Item, fd: int, identity: Identity, now: float) -> Content | None:
         """The content if the file is complete and quiet; else it goes back to settle. Raises OSError."""
@@ -191,21 +188,17 @@ class Upload:
             raise
         except Exception as exc:  # noqa: BLE001 - the same
             error = translated(exc, item.path, answered=True)
-        # A file that changed while it was read was refused for that, or, worse, was not.
         torn = content.fd >= 0 and not self._folder.is_same(content.identity, Identity.of(os.fstat(content.fd)))
         self._close(job)
-        if error is not None and not (torn and about_content(error)):
-            self._outcome.failed(item, content.identity, error, probe=job.probe, began=job.started)
-            return
-        if error is None or heard(error):
-            self._destination.succeeded(probe=job.probe, began=0.0 if error else job.read_at)
-        elif job.probe:
-            self._destination.release_probe()
-        if torn:
+        if error is None:
+            self._breaker.succeeded(job.times.unix_s)
+        if torn and (error is None or error.may_be_torn):
             self._outcome.changed(item)
-            return
-        times = job.read_at, job.started
-        self._outcome.record(item, content.identity, stored.key, stored, times, attempt=item.attempts + 1)
+        elif error is not None:
+            self._outcome.failed(item, content.identity, error)
+        else:
+            attempt = item.failures.attempts + 1
+            self._outcome.record(item, content.identity, stored.key, stored, job.times, attempt=attempt)
 
     def _unchanged(self, content: Content, receipt: Receipt) -> bool:
         return self._bucket.digest(content, receipt.checksum.partition(":")[0]) == receipt.checksum

@@ -12,8 +12,8 @@ import structlog
 from s3spool.content import Bucket, Sender
 from s3spool.errors import S3SpoolError
 from s3spool.pipeline.bell import Stall
+from s3spool.pipeline.breaker import CircuitBreaker
 from s3spool.pipeline.cores import Cores
-from s3spool.pipeline.destination import Destination
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.large import PartJob
@@ -57,7 +57,7 @@ class Workers:
         bucket: Bucket,
         inbox: Inbox,
         upload: Upload,
-        destination: Destination,
+        breaker: CircuitBreaker,
         stats: Stats,
         cores: Cores,
         *,
@@ -69,8 +69,8 @@ class Workers:
         self._bucket = bucket
         self._inbox = inbox
         self._upload = upload
-        self._destination = destination
-        self._throttle = destination.throttle
+        self._breaker = breaker
+        self._throttle = breaker.limiter
         self._throttle.widen(count)
         self._stats = stats
         self._cores = cores
@@ -207,20 +207,17 @@ class Workers:
         if seat.alone is not None:
             seat.alone.rest()
         self._throttle.admit(seat.number)
-        probe = self._destination.admit()
         item = self._inbox.take(partial(self._cool, seat) if seat.alone or seat.rider else None)
         rides = False
         if item is None:
             self._closing = True
         else:
             with self._gate:
-                # Looked at under the gate, where failures are judged: none slips through behind the probe's back.
-                held = (self._destination.paused or seat.number >= self._throttle.limit) and not probe
+                # Failures are judged under the gate: after a slow-down nothing more goes out.
+                held = seat.number >= self._throttle.limit and not self._breaker.open
                 if not (held and self._inbox.put_back(item, first=True)):
-                    rides = self._begin(seat, item, probe=probe)
+                    rides = self._begin(seat, item)
                     self._board(seat, rides)
-        if seat.job is None and probe:
-            self._destination.release_probe()
         return rides
 
     def _cool(self, seat: Seat) -> None:
@@ -254,14 +251,14 @@ class Workers:
         if seat.job is None or not seat.job.finish(sender.answer()):
             return False
         seat.job = None
-        if self._destination.paused or number >= self._throttle.limit:
+        if self._breaker.open or number >= self._throttle.limit:
             return False
         item = self._inbox.take_nowait()
-        return item is not None and self._begin(seat, item, probe=False)
+        return item is not None and self._begin(seat, item)
 
-    def _begin(self, seat: Seat, item: Item | PartItem, *, probe: bool) -> bool:
+    def _begin(self, seat: Seat, item: Item | PartItem) -> bool:
         """Open the file; what is small is prepared. True if it is to ride."""
-        job = seat.job = self._upload.begin(item, probe=probe)
+        job = seat.job = self._upload.begin(item)
         if job is None or job.request is None:
             return False
         if self._wheel is None or self._limited():

@@ -110,7 +110,7 @@ class Boto3Transport:
         except _FAILURES as exc:
             error = exc
         if isinstance(body, _Range) and body.unreadable:
-            failure = UploadError("read", request.path, "ABORTED_BY_CALLBACK", body.unreadable)
+            failure = UploadError("read", request.path, "ABORTED_BY_CALLBACK", body.unreadable, scope=Scope.FILE)
             self._answer = Answer(0, {}, b"", failure)
         elif _came.answer is not None:
             self._answer = _came.answer
@@ -185,17 +185,15 @@ def translated(exc: Exception, path: str, operation: str = "upload") -> UploadEr
         return from_code(0, "NoCredentials", str(exc), path, operation=operation)
     if isinstance(exc, OSError) and not isinstance(exc, botocore.exceptions.BotoCoreError):
         # (Some of botocore's are both.)
-        return UploadError(operation, path, type(exc).__name__, str(exc))
-    sudden = isinstance(
+        return UploadError(operation, path, type(exc).__name__, str(exc), scope=Scope.FILE)
+    unreachable = isinstance(
         exc,
         botocore.exceptions.EndpointConnectionError
         | botocore.exceptions.SSLError
         | botocore.exceptions.ProxyConnectionError,
     )
-    kind, cause = type(exc).__name__, str(exc)
-    return UploadError(
-        operation, path, kind, cause, scope=Scope.DESTINATION, hint=NETWORK, sudden=sudden, answered=False
-    )
+    scope = Scope.EVERYBODY if unreachable else Scope.UNKNOWN
+    return UploadError(operation, path, type(exc).__name__, str(exc), scope=scope, hint=NETWORK)
 
 
 def _arguments(request: Request) -> dict[str, Any]:

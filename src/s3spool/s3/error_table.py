@@ -8,36 +8,28 @@ from s3spool.errors import Scope
 
 
 class Rule(NamedTuple):
-    """`sudden`: one occurrence pauses the destination; otherwise only a streak of them does.
-
-    `slow_down`: the server asks for fewer requests at once; the streak is longer then.
-    """
+    """How one error is judged; see Scope, and `UploadError.permanent`."""
 
     scope: Scope
     permanent: bool = False
-    sudden: bool = True
     hint: str = ""
-    slow_down: bool = False
 
 
 NETWORK = "check network, DNS, proxy and destination.endpoint_url"
 _REPORT = "if it goes on, please report it with the log: this should not occur"
 _AGAIN = "it is sent again; if it goes on, look for what alters requests on the way"
-_FILE = Rule(Scope.FILE, hint=_AGAIN)
+_ALTERED = Rule(Scope.UNKNOWN, hint=_AGAIN)
 _UNFIT = "the store does not take this file: see the message"
-_PARK = Rule(Scope.FILE, permanent=True, hint=_UNFIT)
-TRANSIENT = Rule(
-    Scope.DESTINATION, sudden=False, hint="nothing if it passes; if not, look at the server's state and log"
+_REFUSED = Rule(Scope.UNKNOWN, permanent=True, hint=_UNFIT)
+TRANSIENT = Rule(Scope.UNKNOWN, hint="nothing if it passes; if not, look at the server's state and log")
+_SLOW = Rule(Scope.LOAD, hint="it is obeyed; if it lasts, lower upload.workers or add prefixes")
+_LINE = Rule(Scope.UNKNOWN, hint=NETWORK)
+_OURS = Rule(Scope.UNKNOWN, hint=_REPORT)
+_OPTION = Rule(
+    Scope.UNKNOWN,
+    permanent=True,
+    hint="the store does not take this name or content, or not an option of [destination]: see the message",
 )
-_SLOW = Rule(
-    Scope.DESTINATION,
-    sudden=False,
-    slow_down=True,
-    hint="it is obeyed; if it lasts, lower upload.workers or add prefixes",
-)
-_LINE = Rule(Scope.DESTINATION, sudden=False, hint=NETWORK)
-_OURS = Rule(Scope.DESTINATION, sudden=False, hint=_REPORT)
-_OPTION = Rule(Scope.DESTINATION, sudden=False, hint="often an option of [destination] that the store does not take")
 _GRANT = "grant s3:PutObject on this bucket and prefix (`s3spool check --policy` prints a policy)"
 _KEYS = "check the credentials boto3 finds: `s3spool check` says where they come from"
 _REGION = "set destination.region to the bucket's region"
@@ -49,11 +41,11 @@ _ROOM = "make room on the S3 server"
 
 
 def _at_once(hint: str) -> Rule:
-    return Rule(Scope.DESTINATION, hint=hint)
+    return Rule(Scope.EVERYBODY, hint=hint)
 
 
 BY_CODE: dict[str, Rule] = {
-    # The destination, at once: no file could pass.
+    # No file could pass.
     **dict.fromkeys(("AccessDenied", "UnauthorizedAccess"), _at_once(_GRANT)),
     **dict.fromkeys(
         ("AllAccessDisabled", "AccountProblem", "NotSignedUp"), _at_once("ask AWS support about the account")
@@ -121,8 +113,8 @@ BY_CODE: dict[str, Rule] = {
         _at_once("make room in the bucket or raise its quota"),
     ),
     **dict.fromkeys(("InsufficientCapacity", "StorageFull", "XMinioStorageFull"), _at_once(_ROOM)),
-    # The destination, if it goes on.
-    "TemporaryRedirect": Rule(Scope.DESTINATION, sudden=False, hint="the bucket is young: DNS has not followed yet"),
+    # One answer does not tell.
+    "TemporaryRedirect": Rule(Scope.UNKNOWN, hint="the bucket is young: DNS has not followed yet"),
     **dict.fromkeys(("BadRequest", "InvalidArgument", "InvalidRequest"), _OPTION),
     **dict.fromkeys(
         (
@@ -154,7 +146,7 @@ BY_CODE: dict[str, Rule] = {
         ),
         _SLOW,
     ),
-    # This file, perhaps better next time.
+    # Altered or overtaken on the way: better next time.
     **dict.fromkeys(
         (
             "BadDigest",
@@ -174,11 +166,11 @@ BY_CODE: dict[str, Rule] = {
             "XAmzContentChecksumMismatch",
             "XAmzContentSHA256Mismatch",
         ),
-        _FILE,
+        _ALTERED,
     ),
-    # This file, never.
-    "EntityTooLarge": Rule(Scope.FILE, permanent=True, hint="the store takes no object of this size"),
-    "KeyTooLongError": Rule(Scope.FILE, permanent=True, hint="shorten the name or destination.prefix"),
+    # S3 will never take this file, it says.
+    "EntityTooLarge": Rule(Scope.UNKNOWN, permanent=True, hint="the store takes no object of this size"),
+    "KeyTooLongError": Rule(Scope.UNKNOWN, permanent=True, hint="shorten the name or destination.prefix"),
     **dict.fromkeys(
         (
             "EntityTooSmall",
@@ -190,7 +182,7 @@ BY_CODE: dict[str, Rule] = {
             "XMinioObjectExistsAsDirectory",
             "XMinioParentIsObject",
         ),
-        _PARK,
+        _REFUSED,
     ),
 }
 
@@ -200,9 +192,9 @@ BY_STATUS: dict[int, Rule] = {
     301: _ELSEWHERE,
     302: _ELSEWHERE,
     303: _ELSEWHERE,
-    307: _ELSEWHERE._replace(sudden=False),
+    307: _ELSEWHERE._replace(scope=Scope.UNKNOWN),
     308: _ELSEWHERE,
-    400: TRANSIENT,  # without a code of S3's it may be a proxy's, or that of a port which wants TLS
+    400: _OPTION,
     401: _at_once(_KEYS),
     402: _at_once("ask the provider about the account"),
     403: _at_once(_GRANT),
@@ -210,12 +202,12 @@ BY_STATUS: dict[int, Rule] = {
     405: BY_CODE["MethodNotAllowed"],
     407: _at_once("the proxy wants a password: set https_proxy"),
     408: TRANSIENT,
-    409: _FILE,
+    409: _ALTERED,
     410: _at_once("correct destination.bucket or destination.endpoint_url"),
-    411: _FILE,
-    412: _FILE,
-    413: Rule(Scope.FILE, permanent=True, hint="the store or a proxy before it takes no object of this size"),
-    414: _PARK,
+    411: _ALTERED,
+    412: _ALTERED,
+    413: Rule(Scope.UNKNOWN, permanent=True, hint="the store or a proxy before it takes no object of this size"),
+    414: _REFUSED,
     421: _at_once(_ENDPOINT),
     426: _at_once("use https in destination.endpoint_url"),
     429: _SLOW,

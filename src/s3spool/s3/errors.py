@@ -21,7 +21,6 @@ def from_curl(number: int, message: str, path: str) -> UploadError:
     """Translate the end of a transfer to which no answer came."""
     code, rule = BY_CURL.get(number, (f"CURL_{number}", TRANSIENT))
     error = _error(path, code, message or f"libcurl ended with its error {number}", rule)
-    error.answered = False
     if rule.scope is Scope.FILE:
         error.operation = "read"  # our own callback gave up: the file could not be read on
     return error
@@ -66,9 +65,7 @@ def untrusted_success(operation: str, path: str, why: str) -> UploadError:
         path,
         "Unconfirmed",
         f"the server answered success but {why}",
-        scope=Scope.DESTINATION,
         hint="destination.endpoint_url must lead to an S3 server, without a proxy that alters answers",
-        sudden=False,
     )
 
 
@@ -124,6 +121,4 @@ def _error(path: str, code: str, message: str, rule: Rule) -> UploadError:
         scope=rule.scope,
         permanent=rule.permanent,
         hint=rule.hint,
-        sudden=rule.sudden,
-        slow_down=rule.slow_down,
     )

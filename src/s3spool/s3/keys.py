@@ -8,7 +8,7 @@ import socket
 import time
 from urllib.parse import quote, unquote_to_bytes
 
-from s3spool.errors import UploadError
+from s3spool.errors import Scope, UploadError
 
 MAX_KEY_BYTES = 1024  # S3 user guide, "Object key naming": up to 1,024 bytes in UTF-8
 _ODD = re.compile(r"[\x00-\x1f\x7f%\x80-\x9f\ud800-\udfff\u2028\u2029]")
@@ -32,6 +32,7 @@ def key_of(path: str, prefix: str) -> str:
             path,
             "KeyTooLongError",
             f"the key would have {size} bytes, S3 allows {MAX_KEY_BYTES}",
+            scope=Scope.FILE,
             permanent=True,
             hint="shorten the name or destination.prefix",
         )

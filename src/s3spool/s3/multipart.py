@@ -11,7 +11,7 @@ import botocore.exceptions
 import structlog
 
 from s3spool.content import Content, Stored
-from s3spool.errors import UploadError
+from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Multipart, Part
 from s3spool.s3 import checksums
 from s3spool.s3.client import Found, look
@@ -37,10 +37,11 @@ class MultipartStore(Uploads):
         """Raises UploadError (permanent) for more than S3 takes."""
         if size > MAX_OBJECT_BYTES:
             raise UploadError(
-                "map",  # nothing was asked of S3: it says nothing of a destination that is paused
+                "map",
                 path,
                 "EntityTooLarge",
                 f"the file has {size} bytes, S3 takes {MAX_OBJECT_BYTES} (5 TiB)",
+                scope=Scope.FILE,
                 permanent=True,
                 hint="split the file",
             )

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 import structlog
 
 from s3spool.content import Content, MustAskError, Stored
-from s3spool.errors import UploadError
+from s3spool.errors import Scope, UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
 from s3spool.s3.boto3_transport import Boto3Transport
@@ -230,9 +230,9 @@ class Store:
             path,
             "PreconditionFailed",
             f'another object is at {key} and destination.overwrite = "never"',
+            scope=Scope.FILE,  # the object was looked at
             permanent=True,
             hint="rename the file, or remove the object",
-            proven=True,  # the object was looked at
         )
 
     def _found(self, content: Content, request: Request, missing: UploadError, other: UploadError) -> Stored:
@@ -260,10 +260,10 @@ class Store:
         told = _REGION.match(region) and not self._connection.endpoint_url
         # Once one worker has moved, the others still get such answers: to what they had sent before.
         if told and (self._clients.move_to(region) or error.code in _OTHER_REGION):
-            return _mended(error)
+            return _retry_immediately(error)
         algorithm = request.checksum.partition(":")[0]
         if self.takes_md5_instead(algorithm, error):
-            return _mended(error)
+            return _retry_immediately(error)
         return self.refused(error)
 
     def takes_md5_instead(self, algorithm: str, error: UploadError) -> bool:
@@ -280,9 +280,9 @@ class Store:
             self.algorithm = "md5"
 
 
-def _mended(error: UploadError) -> UploadError:
-    """What it was about is set right."""
-    error.mended = True
+def _retry_immediately(error: UploadError) -> UploadError:
+    """The cause of this error has been removed."""
+    error.retry_immediately = True
     return error
 
 

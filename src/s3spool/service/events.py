@@ -76,7 +76,7 @@ EVENTS: dict[str, EventSpec] = {
     "file.uploaded": EventSpec("info", "uploaded {path}[ to s3://{bucket}/{key}][, {bytes}][ in {duration_s}]"),
     "file.failed": EventSpec(
         "warning",
-        "could not upload {path}[: {error_code}][: {error}][; {hint}][; next try in {next_attempt_s}]",
+        "could not upload {path}[: {error_code}][: {error}][; {hint}][; {fault}][; next try in {next_attempt_s}]",
     ),
     "file.parked": EventSpec(
         "error",
@@ -91,11 +91,11 @@ EVENTS: dict[str, EventSpec] = {
     "multipart.aborted": EventSpec("info", "dropped an unfinished multipart upload[ of {path}][ to {key}][: {reason}]"),
     "destination.paused": EventSpec(
         "error",
-        "[{destination} ]takes nothing[: {error_code}][: {error}][; {hint}][; next try in {next_attempt_s}]",
+        "uploads[ to {destination}] are paused[: {evidence}][: {error}][; {hint}][; next try in {next_attempt_s}]",
         "6ec460595fde44ca9024c842f8190c01",
     ),
     "destination.resumed": EventSpec(
-        "info", "[{destination} ]takes files again[ after {duration_s}]", "322602214c8f4e4193037a4d3279e47c"
+        "info", "uploads[ to {destination}] go on[ after {duration_s}]", "322602214c8f4e4193037a4d3279e47c"
     ),
     "destination.slowed": EventSpec(
         "warning",

@@ -1,0 +1,247 @@
+"""Crowds of bad files beside good ones, and outages: the real daemon before a real HTTP server that misbehaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from support.daemon import Daemon
+from support.faults import Reset, Silent, Status
+from support.faulty import FaultyS3
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support.faults import Fault
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+GOOD = 20
+GRACE_S = 20.0  # for what the stream brings meanwhile
+TIMEOUT_S = 5  # the least that upload.timeout_s allows
+SOON_S = 12.0
+SEED = int(os.environ.get("CROWDS_SEED", "1"))
+LARGE = {"multipart_threshold": 5 * 2**20, "part_size": 5 * 2**20}
+
+
+class Kind(NamedTuple):
+    """A way to fail. `refused`: S3 says that it will never take this file."""
+
+    fault: Callable[[], Fault]
+    refused: bool = False
+    slow_s: float = 0.0
+
+
+KINDS = {
+    "400": Kind(lambda: Status(code=400, error_code="InvalidRequest"), refused=True),
+    "413": Kind(lambda: Status(code=413, error_code="EntityTooLarge"), refused=True),
+    "403": Kind(lambda: Status(code=403, error_code="AccessDenied")),
+    "500": Kind(lambda: Status(code=500, error_code="InternalError")),
+    "time-out": Kind(Silent, slow_s=TIMEOUT_S),
+    "reset": Kind(lambda: Reset("before")),
+    "checksum": Kind(lambda: Status(code=400, error_code="BadDigest")),
+}
+
+
+class Row(NamedTuple):
+    """One crowd: so many bad files, dropped `order` the good ones; `large` ones go in parts."""
+
+    kind: str
+    crowd: int
+    order: str  # before, mixed, after
+    running: bool = True  # dropped while the daemon runs, else before its start
+    large: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind} x {self.crowd} {self.order}{'' if self.running else ' at start'}{' large' * self.large}"
+
+
+# Each kind, count and order, small and large, at start and running: together in a few rows, all of them by hand.
+QUICK = [
+    Row("400", 40, "before"),
+    Row("413", 300, "mixed", running=False),
+    Row("403", 40, "before"),
+    Row("403", 300, "mixed"),
+    Row("500", 40, "after"),
+    Row("500", 300, "before", running=False),
+    Row("time-out", 150, "before"),
+    Row("reset", 40, "mixed", running=False),
+    Row("checksum", 40, "before"),
+    Row("413", 5, "mixed", large=True),
+    Row("403", 40, "before", large=True),
+    Row("time-out", 5, "before", large=True),
+    Row("400", 1, "before", large=True),
+]
+ALL = [
+    Row(kind, count, order, running, large)
+    for kind in KINDS
+    for count in (1, 5, 40, 300)
+    for order in ("before", "mixed", "after")
+    for running in (True, False)
+    for large in (False, True)
+    if not (large and count == 300)  # 3 GiB of bad files prove no more than 40 of them
+]
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture
+def make(tmp_path: Path, server: FaultyS3) -> Iterator[Callable[..., Daemon]]:
+    made: list[Daemon] = []
+
+    def daemon(**upload: object) -> Daemon:
+        options = {"timeout_s": TIMEOUT_S, **upload}
+        retry = {"initial_s": 1, "max_s": 300, "max_attempts": 2}
+        made.append(
+            Daemon(
+                tmp_path / "home",
+                bucket=server.bucket,
+                environment=server.environment(),
+                upload=options,
+                retry=retry,
+                watch={"rescan_s": 3600},
+            )
+        )
+        return made[-1]
+
+    yield daemon
+    for one in made:
+        if one.alive:
+            one.kill()
+
+
+def uploaded_at(daemon: Daemon) -> dict[str, float]:
+    """Unix seconds, by path."""
+    return {
+        event["path"]: datetime.fromisoformat(event["timestamp"]).timestamp()
+        for event in daemon.events("file.uploaded")
+    }
+
+
+def slowest_s(daemon: Daemon, arrived: dict[str, float], within_s: float, *, stream: str = "") -> float:
+    """How long the slowest of these took; waits for all of them. `stream`: drop another good one each 2.5 s."""
+    deadline = time.monotonic() + within_s
+    while not arrived.keys() <= uploaded_at(daemon).keys() and time.monotonic() < deadline:
+        if stream:
+            daemon.drop(path := f"{stream} {len(arrived)}")
+            arrived[path] = time.time()
+        with suppress(AssertionError):
+            eventually(lambda: arrived.keys() <= uploaded_at(daemon).keys(), timeout_s=2.5)
+    uploaded = uploaded_at(daemon)
+    missing = sorted(arrived.keys() - uploaded.keys())
+    assert not missing, f"{len(missing)} good files wait after {within_s} s: {missing[:3]}"
+    return max(uploaded[path] - since for path, since in arrived.items())
+
+
+def states(daemon: Daemon) -> dict[str, dict[str, object]]:
+    lines = daemon.cli("list", "--json").stdout.splitlines()
+    return {row["path"]: row for row in map(json.loads, lines)}
+
+
+def plan(row: Row) -> list[tuple[str, bytes]]:
+    """The drops in their order."""
+    size = 6 * 2**20 if row.large else 100
+    good = [(f"good {number}", b"g" * (size if number % 2 else 100)) for number in range(GOOD)]
+    bad = [(f"bad {number}", b"b" * size) for number in range(row.crowd)]
+    if row.order == "mixed":
+        drops = good + bad
+        random.Random(SEED).shuffle(drops)
+        return drops
+    return bad + good if row.order == "before" else good + bad
+
+
+def parks_all(daemon: Daemon, within_s: float) -> None:
+    """While good files go on coming."""
+    number = 0
+    deadline = time.monotonic() + 60
+    while not all(row["state"] == "parked" for path, row in states(daemon).items() if path.startswith("bad")):
+        assert time.monotonic() < deadline, "each refused file is parked once others pass"
+        number += 1
+        daemon.drop(f"another good {number}", b"good")
+        daemon.wait_event("file.uploaded", path=f"another good {number}", timeout_s=within_s)
+
+
+def check_crowd(row: Row, server: FaultyS3, daemon: Daemon) -> None:
+    kind = KINDS[row.kind]
+    server.script(kind.fault(), times=None, match=r"^(PUT|POST) bad \d+(\?|$)")
+    within_s = SOON_S + kind.slow_s
+    if row.running:
+        daemon.start().wait_ready()
+    arrived: dict[str, float] = {}
+    for path, content in plan(row):
+        daemon.drop(path, content)
+        if path.startswith("good"):
+            arrived[path] = time.time()
+    if not row.running:
+        daemon.start()
+        started = datetime.fromisoformat(daemon.wait_ready()["timestamp"]).timestamp()
+        arrived = dict.fromkeys(arrived, started)
+    assert slowest_s(daemon, arrived, within_s + GRACE_S, stream="good of the stream") <= within_s
+
+    # And while all the bad ones are known: another good one each 2 seconds.
+    for number in range(3):
+        daemon.drop(f"late good {number}", b"late")
+        late = {f"late good {number}": time.time()}
+        assert slowest_s(daemon, late, within_s) <= within_s
+        two_seconds_later = time.time() + 2
+        eventually(lambda: time.time() > two_seconds_later, timeout_s=10)  # noqa: B023 - called at once
+    if kind.refused:
+        parks_all(daemon, within_s)
+    listed = states(daemon)
+    assert not [path for path, it in listed.items() if "good" in path and it["state"] != "uploaded"]
+    assert sum(path.startswith("bad") for path in listed) == row.crowd
+    if kind.refused:
+        assert all(listed[path]["error"] for path in listed if path.startswith("bad"))
+    for event in (*daemon.events("file.failed"), *daemon.events("file.parked")):
+        assert not event["path"].startswith(("good", "late", "another")), "no good file is blamed"
+
+
+@pytest.mark.parametrize("row", QUICK, ids=str)
+def test_a_crowd(row: Row, server: FaultyS3, make: Callable[..., Daemon]) -> None:
+    """Each good file goes out soon, none is blamed, and each refused one ends up parked."""
+    check_crowd(row, server, make(**(LARGE if row.large else {})))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ALL, ids=str)
+def test_every_crowd(row: Row, server: FaultyS3, make: Callable[..., Daemon]) -> None:
+    """All of them, for an hour: `pytest -m slow tests/test_crowds.py`."""
+    check_crowd(row, server, make(**(LARGE if row.large else {})))
+
+
+def test_yesterdays_retries(server: FaultyS3, make: Callable[..., Daemon]) -> None:
+    """Nothing but files that failed yesterday: those that are good now pass at once, the others do not stop them."""
+    server.script(Status(code=500, error_code="InternalError"), times=None, match=r"^PUT (bad|good) \d+$")
+    daemon = make().start()
+    daemon.wait_ready()
+    for number in range(40):
+        daemon.drop(f"bad {number}")
+        daemon.drop(f"good {number}")
+    rounds = 0
+    while sum(row["state"] == "waiting" for row in states(daemon).values()) < 80:
+        rounds += 1
+        assert rounds < 60, "all of them wait for their retry"
+        daemon.drop(f"other {rounds}")  # passes, so that the failures are each file's own
+        daemon.wait_event("file.uploaded", path=f"other {rounds}")
+    daemon.kill()
+    server.behave()
+    server.script(Status(code=500, error_code="InternalError"), times=None, match=r"^PUT bad \d+$")
+
+    daemon.start().wait_ready()
+    assert daemon.cli("retry", "--all").returncode == 0
+
+    arrived = {f"good {number}": time.time() for number in range(40)}
+    assert slowest_s(daemon, arrived, SOON_S) <= SOON_S
