@@ -30,9 +30,9 @@ from s3spool.pipeline.breaker import CircuitBreaker
 from s3spool.pipeline.folder import Folder, lease, release
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
+from s3spool.pipeline.limiter import ConcurrencyLimiter
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.settle import Settle
-from s3spool.pipeline.throttle import Throttle
 from s3spool.pipeline.watch import Watch
 from s3spool.s3.client import Connection
 from s3spool.s3.store import ObjectOptions, Store
@@ -96,9 +96,8 @@ class Bench:
 
     def inbox(self) -> float:
         """Offered, taken, done."""
-        inbox = Inbox(
-            len(self.names), 100, CircuitBreaker("bench", initial_s=1, max_s=1, limiter=Throttle("bench", max_s=1))
-        )
+        limiter = ConcurrencyLimiter("bench", max_s=1)
+        inbox = Inbox(len(self.names), 100, CircuitBreaker("bench", initial_s=1, max_s=1, limiter=limiter))
         started_s = time.process_time()
         inbox.offer(Item(name) for name in self.names)
         while (item := inbox.take_nowait()) is not None:

@@ -27,7 +27,7 @@ from s3spool.pipeline.breaker import (
     Verdict,
 )
 from s3spool.pipeline.item import Item
-from s3spool.pipeline.throttle import Throttle
+from s3spool.pipeline.limiter import ConcurrencyLimiter
 from support.lines import Lines, recorded
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def breaker(clock: Clock, lines: Lines) -> CircuitBreaker:
 
 
 def a_breaker(*, initial_s: float, max_s: float) -> CircuitBreaker:
-    limiter = Throttle("memory", max_s=max_s)
+    limiter = ConcurrencyLimiter("memory", max_s=max_s)
     limiter.widen(100)
     return CircuitBreaker("s3://bucket/in/", initial_s=initial_s, max_s=max_s, limiter=limiter, rng=Top())
 
@@ -423,7 +423,7 @@ def test_rounds_begin_with_short_waits_after_each_opening(clock: Clock, breaker:
 def test_never_more_than_ten_seconds_between_rounds(seed: int, initial_s: float, max_s: float) -> None:
     """Whatever the settings and the jitter."""
     clock = Clock()
-    limiter = Throttle("memory", max_s=max_s)
+    limiter = ConcurrencyLimiter("memory", max_s=max_s)
     with mock.patch.object(breaker_module, "time", clock.patch), recorded():
         rng = random.Random(seed)
         breaker = opened(CircuitBreaker("d", initial_s=initial_s, max_s=max_s, limiter=limiter, rng=rng))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s3spool.foreground import open_files_needed
+from s3spool.limits import open_files_needed
 from s3spool.s3.curl_carrier import CurlCarrier
 from s3spool.s3.curl_transport import CurlTransport
 from support.faults import HoldUntil, Status

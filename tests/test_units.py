@@ -17,7 +17,7 @@ from s3spool import config_directories
 from s3spool.control_client import as_the_unit_has_it
 from s3spool.doze import TICK_S
 from s3spool.errors import ConfigError
-from s3spool.foreground import open_files_needed
+from s3spool.limits import open_files_needed
 from s3spool.pulse import PATIENCE_S
 from s3spool.service.events import EVENTS
 from s3spool.service.install import _FOLDER_MODE, USER

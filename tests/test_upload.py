@@ -905,7 +905,7 @@ def test_one_file_after_the_other_takes_one_connection(house: House) -> None:
 @pytest.mark.parametrize("size", [1, LARGE])
 def test_connections_that_rest_are_closed(house: House, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """A burst leaves no descriptors and buffers behind; what comes later is sent over new ones."""
-    monkeypatch.setattr(inbox_module, "COOL_S", 0.01)
+    monkeypatch.setattr(inbox_module, "IDLE_S", 0.01)
     for name in ("a", "b"):
         house.drop(name, b"x" * size)
         house.offer(name)

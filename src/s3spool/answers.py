@@ -64,7 +64,7 @@ class _Answers:
                 "bucket": daemon.config.destination.bucket,
                 "prefix": daemon.config.destination.prefix,
                 "endpoint": rooms.store.endpoint.url,
-                "state": "paused" if paused else "slowed" if rooms.limiter.slowed else "open",
+                "state": "paused" if paused else "slowed" if rooms.limiter.slowed_at else "open",
                 "since": None if rooms.breaker.paused_at is None else view.iso(rooms.breaker.paused_at),
                 "reason": None if reason is None else f"{reason.code}: {reason.cause}",
             },

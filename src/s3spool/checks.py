@@ -21,8 +21,8 @@ from s3spool.config import Config
 from s3spool.config_directories import same_mount, sandbox
 from s3spool.errors import ConfigError, LedgerError
 from s3spool.finding import Finding, error, ok, warning
-from s3spool.foreground import open_files_needed
 from s3spool.ledger.database import holder, open_for_reading
+from s3spool.limits import open_files_needed
 from s3spool.policy import policy
 
 __all__ = ["policy", "run"]

@@ -46,16 +46,18 @@ class Daemon:
         *,
         overrides: Mapping[str, object] | None = None,
         endpoint: Endpoint | None = None,
+        workers: int = 0,
     ) -> None:
         """Wire the parts; nothing runs yet. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
 
-        `overrides` are the command line's, which a reload has to apply again; `endpoint`, where it is known already.
+        `overrides` are the command line's, which a reload has to apply again; `endpoint`, where it is known already;
+        `workers`: fewer than configured, where the limit of open files asks for that.
         """
         self.config = config
         self.overrides = overrides or {}
         self._writer = writer
         self.state = "starting"
-        self.rooms = rooms = Rooms(config, endpoint)
+        self.rooms = rooms = Rooms(config, endpoint, workers)
         self._doze = Doze(rooms)
         self.lookout = Lookout(rooms, config.watch, self.wake)
         self._pulse = Pulse(

@@ -8,6 +8,7 @@ from enum import Enum
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 NOTHING_LEFT = "this process has no file descriptor or memory left: raise LimitNOFILE= in the unit (ulimit -n)"
+CONNECTION_LOST = {"COULDNT_CONNECT", "GOT_NOTHING", "RECV_ERROR", "SEND_ERROR", "ConnectionClosedError"}
 _SHOWN = 300  # characters of a wrong name or value
 
 
@@ -93,6 +94,11 @@ class UploadError(S3SpoolError):
     def may_be_torn(self) -> bool:
         """Whether a change of the file while it was sent may explain this error."""
         return self.scope in {Scope.FILE, Scope.UNKNOWN}
+
+    @property
+    def connection_lost(self) -> bool:
+        """Whether a connection was refused or reset: some servers and balancers do that where there are too many."""
+        return self.code in CONNECTION_LOST
 
     @property
     def short(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from s3spool import config as configuration
 from s3spool.config import Config
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.database import refuse
+from s3spool.limits import affordable_workers, raise_open_files
 
 if TYPE_CHECKING:
     from s3spool.s3.client import Endpoint
@@ -44,10 +44,14 @@ def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
         structlog.get_logger().warning("systemd.missing", reason=missing)
     for name, reason in configuration.without_effect(config).items():
         structlog.get_logger().warning("config.ignored", field=name, reason=reason)
+    workers = affordable_workers(config.upload.workers)
+    if workers < config.upload.workers:
+        reason = "the limit of open files is too low: raise LimitNOFILE= in the unit (ulimit -n)"
+        structlog.get_logger().warning("workers.limited", workers=workers, wanted=config.upload.workers, reason=reason)
     try:
         from s3spool.daemon import Daemon  # noqa: PLC0415 - boto3 and pycurl are heavy
 
-        daemon = Daemon(config, writer, overrides=overrides, endpoint=endpoint)
+        daemon = Daemon(config, writer, overrides=overrides, endpoint=endpoint, workers=workers)
     except S3SpoolError:
         writer.close(1.0)
         raise
@@ -66,20 +70,6 @@ def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
     except S3SpoolError:
         writer.close(1.0)
         raise
-
-
-def open_files_needed(workers: int) -> int:
-    """A worker: two connections, two by which libcurl wakes itself, a file, a large one; and some for all the rest."""
-    return 6 * workers + 100
-
-
-def raise_open_files(workers: int) -> None:
-    """Ask for no more than needed: a soft limit above 1,024 breaks select(2) in what others have loaded."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = open_files_needed(workers)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def _endpoint(config: Config) -> Endpoint | None:

@@ -14,6 +14,7 @@ from s3spool.pipeline.cores import Cores
 from s3spool.pipeline.folder import Folder
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.large import Large
+from s3spool.pipeline.limiter import ConcurrencyLimiter
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.outcome import Outcome
 from s3spool.pipeline.retry import RetryThread
@@ -22,7 +23,6 @@ from s3spool.pipeline.scan import Scan
 from s3spool.pipeline.settle import Settle
 from s3spool.pipeline.sift import SettleThread, Sift
 from s3spool.pipeline.stats import Stats
-from s3spool.pipeline.throttle import Throttle
 from s3spool.pipeline.upload import Upload
 from s3spool.pipeline.workers import Workers
 from s3spool.pulse import PATIENCE_S
@@ -35,8 +35,9 @@ from s3spool.s3.store import ObjectOptions, Store
 class Rooms:
     """What works together on one spool folder and one bucket. Nothing runs yet; `daemon.py` says in which order."""
 
-    def __init__(self, config: Config, endpoint: Endpoint | None = None) -> None:
+    def __init__(self, config: Config, endpoint: Endpoint | None = None, workers: int = 0) -> None:
         """Take the state directory's lock and build. Raises ConfigError, LedgerError, AlreadyRunningError, OSError."""
+        workers = workers or config.upload.workers
         self.stats = Stats()
         self.lock = DirectoryLock(config.state.directory)
         self.pace = Pace(config.upload.max_bandwidth)
@@ -46,11 +47,9 @@ class Rooms:
         self.names = Names(config.watch.include, config.watch.exclude)
         retry = config.retry
         name = f"s3://{config.destination.bucket}/{config.destination.prefix}"
-        self.limiter = Throttle(name, max_s=retry.max_s)
+        self.limiter = ConcurrencyLimiter(name, max_s=retry.max_s)
         self.breaker = CircuitBreaker(name, initial_s=retry.initial_s, max_s=retry.max_s, limiter=self.limiter)
-        self.inbox = Inbox(
-            config.upload.queue_size, config.upload.workers, self.breaker, sent_bytes=lambda: self.pace.granted
-        )
+        self.inbox = Inbox(config.upload.queue_size, workers, self.breaker, sent_bytes=lambda: self.pace.granted)
         self.settle = Settle(config.watch.settle_s, config.upload.queue_size)
         policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
         self.after = After(
@@ -96,7 +95,7 @@ class Rooms:
             outcome,
             threshold=config.upload.multipart_threshold,
             part_size=config.upload.part_size,
-            limit=config.upload.workers,
+            limit=workers,
         )
         self.upload = Upload(
             self.folder,
@@ -109,7 +108,7 @@ class Rooms:
         )
         self.cores = Cores()
         self.workers = Workers(
-            config.upload.workers,
+            workers,
             self.store,
             self.inbox,
             self.upload,

@@ -18,6 +18,7 @@ from s3spool.pipeline.folder import Folder
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.large import Large
+from s3spool.pipeline.limiter import ConcurrencyLimiter
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.outcome import Outcome
 from s3spool.pipeline.retry import RetryThread
@@ -26,7 +27,6 @@ from s3spool.pipeline.scan import Scan
 from s3spool.pipeline.settle import Settle
 from s3spool.pipeline.sift import SettleThread, Sift
 from s3spool.pipeline.stats import Stats
-from s3spool.pipeline.throttle import Throttle
 from s3spool.pipeline.upload import Upload
 from s3spool.pipeline.workers import Workers
 from support.memory_bucket import MemoryBucket
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 def a_breaker(*, initial_s: float, max_s: float) -> CircuitBreaker:
     """With a limiter of its own."""
-    return CircuitBreaker("memory", initial_s=initial_s, max_s=max_s, limiter=Throttle("memory", max_s=max_s))
+    return CircuitBreaker("memory", initial_s=initial_s, max_s=max_s, limiter=ConcurrencyLimiter("memory", max_s=max_s))
 
 
 class House:

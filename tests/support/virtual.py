@@ -17,10 +17,10 @@ from s3spool.ledger.rows import NO_FAILURES, Identity, State
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline import breaker, inbox, outcome, retry
 from s3spool.pipeline.item import Item, Lane
+from s3spool.pipeline.limiter import ConcurrencyLimiter
 from s3spool.pipeline.parts import PartItem
 from s3spool.pipeline.retry_policy import Policy
 from s3spool.pipeline.stats import Stats
-from s3spool.pipeline.throttle import Throttle
 from support.failure_model import EVERYBODY, ITSELF, REFUSED, UNKNOWN, File
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Pipeline:
         return EPOCH + self.now
 
     def start(self) -> None:
-        limiter = Throttle("virtual", max_s=300.0)
+        limiter = ConcurrencyLimiter("virtual", max_s=300.0)
         limiter.widen(self.workers)
         self.breaker = breaker.CircuitBreaker("virtual", initial_s=1.0, max_s=300.0, limiter=limiter, rng=self.rng)
         self.inbox = inbox.Inbox(100_000, self.workers, self.breaker, rng=self.rng)

@@ -15,8 +15,8 @@ import structlog
 from s3spool.errors import Fault, Scope, UploadError
 from s3spool.ledger.rows import Failures
 from s3spool.pipeline.item import Item
+from s3spool.pipeline.limiter import ConcurrencyLimiter
 from s3spool.pipeline.retry_policy import backoff_s
-from s3spool.pipeline.throttle import Throttle
 
 STREAK = 8  # unproven failures of so many different files open the breaker
 PROBES = 4  # requests in one round while it is open
@@ -27,9 +27,9 @@ log = structlog.get_logger()
 
 
 class Verdict(NamedTuple):
-    """Whose fault it is, and the evidence to keep with the file."""
+    """Whose fault it is (None: nobody's, there were too many connections), and the evidence to keep with the file."""
 
-    fault: Fault
+    fault: Fault | None
     failures: Failures
 
 
@@ -50,6 +50,9 @@ class Probe(Enum):
 class CircuitBreaker:
     """Decides whose fault each failure is, by four rules. Thread-safe; nothing here blocks.
 
+    A lost connection proves nothing against a file while several workers send: the server may admit fewer. It goes to
+    the limiter, and counts for rule 2 only.
+
     1. *Proven.* A failure is the file's own when the file failed before with the same error and another file, sent
        after that failure, had succeeded before this attempt began (and stays its own while the same error repeats);
        or where the file itself shows it (Scope.FILE). Such a failure never touches the breaker.
@@ -63,7 +66,13 @@ class CircuitBreaker:
     """
 
     def __init__(
-        self, name: str, *, initial_s: float, max_s: float, limiter: Throttle, rng: random.Random | None = None
+        self,
+        name: str,
+        *,
+        initial_s: float,
+        max_s: float,
+        limiter: ConcurrencyLimiter,
+        rng: random.Random | None = None,
     ) -> None:
         """`name` is the destination's, for the log; `initial_s` and `max_s` bound the time between two rounds."""
         self.name = name
@@ -106,7 +115,8 @@ class CircuitBreaker:
         before = item.failures
         same = before.error_code == error.code
         others_passed = 0 < before.last_error_at < item.success_before
-        own = error.scope is Scope.FILE or (same and (before.own > 0 or others_passed))
+        crowded = error.connection_lost and self.limiter.limit != 1
+        own = error.scope is Scope.FILE or (same and not crowded and (before.own > 0 or others_passed))
         failures = Failures(
             before.attempts,
             before.first_error_at or now,
@@ -120,9 +130,11 @@ class CircuitBreaker:
             if self.open:
                 return Verdict(Fault.DESTINATION, failures)
             self._unproven.add(item.path)
+            if crowded:
+                self.limiter.connection_lost()
             at_once = error.scope is Scope.EVERYBODY and error.code not in self._refuted
             if not at_once and len(self._unproven) < STREAK:
-                return Verdict(Fault.UNKNOWN, failures)
+                return Verdict(None if crowded else Fault.UNKNOWN, failures)
             self._open_now(error, now)
             next_probe_s = self._next_round_at - time.monotonic()
         log.error(
@@ -142,7 +154,7 @@ class CircuitBreaker:
         """S3 took what was sent then (Unix seconds): a file, or a part of one, which proves nothing against others."""
         if whole:
             self.last_success_at = max(self.last_success_at, sent_at)
-        if self.limiter.slowed:
+        if self.limiter.limited:
             self.limiter.passed()
         if not (self._unproven or self.open):
             return

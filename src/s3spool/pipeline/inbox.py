@@ -22,7 +22,7 @@ LARGE_SHARE = 4  # so many times the size may be put aside as large before they 
 MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
 ROOM = 8  # who waits for room is woken when an eighth of the queue is free: not for each name
 NOTHING_S = 1.0  # how often to look again where a probe may go, but nothing that may be sent is there
-COOL_S = 30.0  # about as long as servers keep a connection that rests; libcurl does not use it after 118 s
+IDLE_S = 5.0  # a worker that waits for longer closes its connections: somebody else may need them
 SETTLING_DOWN = 4096  # sent, and waiting for the ledger and the step after it
 
 
@@ -127,10 +127,10 @@ class Inbox:
         with self._lock:
             self._standby.call_all()
 
-    def take(self, cool: Callable[[], None] | None = None) -> Item | PartItem | None:
+    def take(self, close_idle: Callable[[], None] | None = None) -> Item | PartItem | None:
         """The next item, waiting for one; None when the inbox is closed.
 
-        `cool` is called, without any lock, when that takes COOL_S.
+        `close_idle` is called, without any lock, when that takes IDLE_S, or at once while the circuit breaker is open.
         """
         while True:
             with self._lock:
@@ -140,13 +140,16 @@ class Inbox:
                 if item is not None:
                     return item
                 look_again_s = self._look_again_s()
-                rests = cool is not None and look_again_s is None
-                called = self._standby.wait(COOL_S if rests else look_again_s, last=look_again_s is not None)
+                paused = self._breaker.open
+                idle = close_idle is not None and (paused or look_again_s is None)
+                if not (idle and paused):
+                    called = self._standby.wait(IDLE_S if idle else look_again_s, last=look_again_s is not None)
+                    idle = idle and not called
                 if look_again_s is not None:
-                    self._lookout_until = 0.0  # called away, perhaps: whoever comes next looks
-            if cool is not None and rests and not called:
-                cool()
-                cool = None
+                    self._lookout_until = 0.0  # called away, perhaps: the next worker looks
+            if close_idle is not None and idle:
+                close_idle()
+                close_idle = None
 
     def take_nowait(self) -> Item | PartItem | None:
         with self._lock:

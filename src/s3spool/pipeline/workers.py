@@ -70,8 +70,8 @@ class Workers:
         self._inbox = inbox
         self._upload = upload
         self._breaker = breaker
-        self._throttle = breaker.limiter
-        self._throttle.widen(count)
+        self._limiter = breaker.limiter
+        self._limiter.widen(count)
         self._stats = stats
         self._cores = cores
         self._gate = threading.Lock()
@@ -206,7 +206,9 @@ class Workers:
         """Nothing to do, or nothing allowed: block until there is, or the inbox is closed. True if it rides."""
         if seat.alone is not None:
             seat.alone.rest()
-        self._throttle.admit(seat.number)
+        if seat.number >= self._limiter.limit:
+            seat.cool()  # connections or descriptors are scarce: the workers that may send need them
+        self._limiter.admit(seat.number)
         item = self._inbox.take(partial(self._cool, seat) if seat.alone or seat.rider else None)
         rides = False
         if item is None:
@@ -214,7 +216,7 @@ class Workers:
         else:
             with self._gate:
                 # Failures are judged under the gate: after a slow-down nothing more goes out.
-                held = seat.number >= self._throttle.limit and not self._breaker.open
+                held = seat.number >= self._limiter.limit and not self._breaker.open
                 if not (held and self._inbox.put_back(item, first=True)):
                     rides = self._begin(seat, item)
                     self._board(seat, rides)
@@ -251,7 +253,7 @@ class Workers:
         if seat.job is None or not seat.job.finish(sender.answer()):
             return False
         seat.job = None
-        if self._breaker.open or number >= self._throttle.limit:
+        if self._breaker.open or number >= self._limiter.limit:
             return False
         item = self._inbox.take_nowait()
         return item is not None and self._begin(seat, item)

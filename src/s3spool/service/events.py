@@ -101,9 +101,10 @@ EVENTS: dict[str, EventSpec] = {
         "warning",
         "[{destination} ]asks for fewer requests[: {error_code}][: {error}]; {workers} workers go on[; {hint}]",
     ),
-    "destination.full_speed": EventSpec(
+    "destination.throttle_ended": EventSpec(
         "info", "[{destination} ]takes all that the workers send again[ after {duration_s}]"
     ),
+    "workers.limited": EventSpec("warning", "{workers} of {wanted} workers start[: {reason}]"),
     "worker.replaced": EventSpec(
         "error", "a worker died and was replaced[: {worker}][: {error}]", "476d79b67d5e4d81a6d4366677525d84"
     ),

@@ -1,4 +1,4 @@
-"""How many workers may send while the server says "slow down": fewer at once instead of none at all."""
+"""How many workers may send at once, where server or system take no more: fewer at once instead of none at all."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import structlog
 from s3spool.errors import UploadError
 
 EVENT_S = 1.0  # refusals this close together are one event: the limit is halved once
-HOLD_S = 1.0  # the longest rest where the server names none
+REST_S = 1.0  # the longest rest where the server names none
+LOST_S = 0.1  # the same for lost connections, which come back at once
 STREAK = 8  # so many refusals in a row without a success: halving alone does not help, rest as well
 FORGOTTEN_S = 60.0  # a success so long after the last refusal shows that it is over
 log = structlog.get_logger()
 
 
-class Throttle:
-    """Additive increase, multiplicative decrease, as in TCP: worker n may send while n < `limit`.
+class ConcurrencyLimiter:
+    """Additive increase, multiplicative decrease (AIMD), as in TCP: worker n may send while n < `limit`.
 
-    `limit` is a plain attribute: as long as nobody was ever told to slow down, comparing with it is all the cost.
-    It is 0 while all rest. Thread-safe.
+    A refusal halves the limit, a round of successes raises it by one. `limit` is a plain attribute: as long as nothing
+    was refused, comparing with it is all the cost. It is 0 during a rest. Thread-safe.
     """
 
     def __init__(self, name: str, *, max_s: float, rng: random.Random | None = None) -> None:
@@ -38,8 +39,8 @@ class Throttle:
         self._resume_at = 0.0  # monotonic seconds
         self._closed = False
         self.limit = 1
-        self.slowed = False
-        self.slowed_at: float | None = None  # Unix seconds
+        self.limited = False  #: whether fewer than all workers may send
+        self.slowed_at: float | None = None  #: Unix seconds: since when the server asks for fewer requests
 
     def widen(self, count: int) -> None:
         """There are so many workers."""
@@ -64,23 +65,18 @@ class Throttle:
         now = time.monotonic()
         with self._changed:
             self._streak += 1
-            if now - self._halved_at >= EVENT_S or not self.slowed:
-                self._halved_at = now
-                self._width = max(1, self._width // 2)
-                self._credit = 0
-            self.limit = min(self.limit, self._width)
+            self._halve(now, EVENT_S)
             rest_s = min(error.retry_after_s or 0.0, self._max_s)
             if self._streak >= STREAK:
                 # Nothing passes: without a rest the same few files would be refused as fast as the line allows.
-                rest_s = max(rest_s, self._rng.uniform(HOLD_S / 2, HOLD_S))
+                rest_s = max(rest_s, self._rng.uniform(REST_S / 2, REST_S))
             if rest_s and self._resume_at <= now + rest_s:
                 self._resume_at = now + rest_s
                 self.limit = 0
-            first = not self.slowed
-            self.slowed = True
-            width = self._width
+            first = self.slowed_at is None
             if first:
                 self.slowed_at = time.time()
+            width = self._width
         if first:
             log.warning(
                 "destination.slowed",
@@ -93,11 +89,16 @@ class Throttle:
                 next_attempt_s=round(rest_s, 3),
             )
 
+    def connection_lost(self) -> None:
+        """A connection was refused or reset, perhaps because there were too many."""
+        with self._changed:
+            self._halve(time.monotonic(), LOST_S)
+
     def passed(self) -> None:
-        """A file went through. To be called only while `slowed`: one more worker for each round of them."""
+        """A file went through. To be called only while `limited`."""
         now = time.monotonic()
         with self._changed:
-            if not self.slowed:
+            if not self.limited:
                 return
             self._streak = 0
             self._credit += 1
@@ -108,16 +109,25 @@ class Throttle:
                 self._width = self._full
             if self._resume_at <= now:
                 self.limit = self._width
+            self._changed.notify_all()
             if self._width < self._full:
-                self._changed.notify_all()
                 return
             self._width = self.limit = self._full
-            self.slowed = False
+            self.limited = False
             since, self.slowed_at = self.slowed_at, None
-            self._changed.notify_all()
-        log.info("destination.full_speed", destination=self._name, duration_s=round(time.time() - (since or 0), 3))
+        if since is not None:
+            log.info("destination.throttle_ended", destination=self._name, duration_s=round(time.time() - since, 3))
 
     def close(self) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _halve(self, now: float, event_s: float) -> None:
+        """Once an event. The caller holds the lock."""
+        if now - self._halved_at >= event_s or not self.limited:
+            self._halved_at = now
+            self._width = max(1, self._width // 2)
+            self._credit = 0
+        self.limit = min(self.limit, self._width)
+        self.limited = True
