@@ -15,6 +15,7 @@ from s3spool import config as configuration
 from s3spool.config import Config
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.database import refuse
+from s3spool.ledger.files import become_owner
 
 if TYPE_CHECKING:
     from s3spool.s3.client import Endpoint
@@ -30,6 +31,8 @@ def run_daemon(config_file: Path | None, overrides: Mapping[str, object]) -> int
 def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
     """The same for a configuration that is loaded already; a reload applies `overrides` again."""
     configuration.require_bucket(config)
+    if became := become_owner(config.state.directory):
+        print(f"s3spool: {became}", file=sys.stderr)  # noqa: T201 - before there is a log
     refuse(config.state.ledger_path)
     configuration.check_directories(config)
 
