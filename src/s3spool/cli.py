@@ -263,8 +263,9 @@ def version() -> None:
 
 def _load(config_file: Path | None, overrides: dict[str, object]) -> Config:
     from s3spool.config import load  # noqa: PLC0415 - start-up time
+    from s3spool.service.text import printable  # noqa: PLC0415 - the same
 
-    return load(config_file, overrides=overrides)
+    return load(config_file, overrides=overrides, tell=lambda line: click.echo(f"s3spool: {printable(line)}", err=True))
 
 
 def _overrides(directory: str | None, destination: str | None, flags: dict[str, str | None]) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,14 +25,17 @@ SWITCH_S = 0.001  # a thread that comes back from the kernel waits so long at mo
 
 def run_daemon(config_file: Path | None, overrides: Mapping[str, object]) -> int:
     """Blocks until a signal. Raises ConfigError before anything is touched; other errors are logged."""
-    return run(configuration.load(config_file, overrides=overrides), overrides)
+    doubts: list[str] = []
+    return run(configuration.load(config_file, overrides=overrides, tell=doubts.append), overrides, doubts)
 
 
-def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
-    """The same for a configuration that is loaded already; a reload applies `overrides` again."""
+def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[str] = ()) -> int:
+    """The same for a configuration that is loaded already; a reload applies `overrides` again.
+
+    `doubts` are lines about where the configuration comes from.
+    """
     configuration.require_bucket(config)
-    if became := become_owner(config.state.directory):
-        print(f"s3spool: {became}", file=sys.stderr)  # noqa: T201 - before there is a log
+    became = become_owner(config.state.directory)
     refuse(config.state.ledger_path)
     configuration.check_directories(config)
 
@@ -45,6 +48,10 @@ def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
     missing = writer.fallback or (systemd.MISSING if systemd.Notifier().missing else "")
     if missing:
         structlog.get_logger().warning("systemd.missing", reason=missing)
+    if became:
+        structlog.get_logger().info("daemon.user_changed", reason=became)
+    for doubt in doubts:
+        structlog.get_logger().warning("config.doubted", reason=doubt)
     for name, reason in configuration.without_effect(config).items():
         structlog.get_logger().warning("config.ignored", field=name, reason=reason)
     try:
