@@ -114,7 +114,7 @@ def test_weeds_own_shell_as_another_user(seaweed: Seaweed) -> None:
     http, grpc = seaweed._ports._http, seaweed._ports._grpc
     done = subprocess.run(
         [
-            *(*becoming(DROPPER), "timeout", "5", _find_weed(), "shell"),
+            *(*becoming(DROPPER), "timeout", "5", str(_find_weed()), "shell"),
             *(f"-{part}=127.0.0.1:{http[part]}.{grpc[part]}" for part in ("master", "filer")),
         ],
         input="fs.ls /buckets/demo\nfs.rm /buckets/demo/a.txt\nexit\n",

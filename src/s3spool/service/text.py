@@ -22,7 +22,7 @@ _DEPTH = 6  # deeper than any field of ours; ends the walk through a structure t
 _SECRET_NAME = re.compile("secret|passw|token|authori[sz]ation|credential|private_?key", re.IGNORECASE)
 
 # Plain `in` tests come first: almost no text holds one of these, and the patterns below are slow.
-_SUSPICIOUS = ("authorization", "signature", "x-amz-", "awsaccesskeyid", "secret", "session", "://")
+_SUSPICIOUS = ("authorization", "signature", "x-amz-", "awsaccesskeyid", "secret", "session", "token", "passw", "://")
 _SECRET_TEXT = (
     # A header takes the rest of its line: the scheme and its parameters may hold spaces.
     re.compile(r"""(authorization['"]?\s*[=:>]\s*['"]?)[^'"\r\n<]+""", re.IGNORECASE),
@@ -33,8 +33,10 @@ _SECRET_TEXT = (
              ['"]?\s*(?:[=:>]|%3d)\s*['"]?)[^&\s'"<>,;]+""",
         re.IGNORECASE | re.VERBOSE,
     ),
-    # http://user:password@proxy
-    re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)"),
+    # The metadata service, SSO and credential processes answer in JSON: "Token": "..."
+    re.compile(r"""(\\?["'](?:\w*token|passw\w*)\\?["']\s*:\s*\\?["'])(?:[^"'\\]|\\[^"'])+""", re.IGNORECASE),
+    # http://user:password@proxy; the password may hold slashes and at signs, so a path with one is masked as well.
+    re.compile(r"""(://[^/\s:@]*:)[^\s"'<>]+(?=@)"""),
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NEEDS_QUOTES = re.compile(r'[\s"=\\]')
