@@ -43,6 +43,7 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
 
     raise_open_files(config.upload.workers)
     memory.keep_few_heaps()
+    memory.hide()
     endpoint = _endpoint(config)  # before the log's thread starts
     writer = logs.configure(config.log.format, config.log.level)
     missing = writer.fallback or (systemd.MISSING if systemd.Notifier().missing else "")
