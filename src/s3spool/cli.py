@@ -256,9 +256,15 @@ def wait(desk: Desk, files: tuple[str, ...], timeout_s: float | None) -> None:
 
 
 @cli.command()
-def version() -> None:
+@click.option(
+    "--verbose", is_flag=True, help="Also Python, SQLite, boto3, awscrt, pycurl, and its libcurl and OpenSSL."
+)
+def version(verbose: bool) -> None:
     """Print the version."""
-    click.echo(f"s3spool {__version__}")
+    from s3spool.versions import lines  # noqa: PLC0415 - start-up time
+
+    for line in lines() if verbose else [f"s3spool {__version__}"]:
+        click.echo(line)
 
 
 def _load(config_file: Path | None, overrides: dict[str, object]) -> Config:
