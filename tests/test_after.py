@@ -12,7 +12,7 @@ from s3spool.pipeline.after import Sent
 from support.house import House
 from support.lines import Lines, recorded
 from support.rows import a_receipt
-from support.users import DAEMON, DROPPER, as_user, open_place, program
+from support.users import DAEMON, DROPPER, as_user, everybodys, open_place
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ def test_set_id_bits_do_not_survive_in_the_archive(house: House, mode: int) -> N
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who can become somebody without rights")
 def test_set_id_bits_of_a_stranger_keep_a_file_out_of_the_archive() -> None:
     """They cannot be removed, so it stays where it is, and the error says what its owner can do."""
-    program()
+    everybodys()
     with open_place() as place:
         for directory in ("drop", "archive"):
             (place / directory).mkdir()
@@ -319,7 +319,7 @@ def test_set_id_bits_of_a_stranger_keep_a_file_out_of_the_archive() -> None:
             "here = Path(sys.argv[1]);"
             "folder = Folder(here / 'drop'); folder.move_if_same('tool', folder.identity_of('tool'), here / 'archive')"
         )
-        moved = as_user(DAEMON, *program()[:-2], "-c", script, place, check=False)
+        moved = as_user(DAEMON, *everybodys()[:-2], "-c", script, place, check=False)
 
         assert "SpecialBitsError: [Errno 1] has a set-ID or sticky bit that only its owner may remove" in moved.stderr
         assert tool.exists()

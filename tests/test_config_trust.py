@@ -14,7 +14,17 @@ import pytest
 from s3spool import config as configuration
 from s3spool.config import load
 from s3spool.errors import ConfigError
-from support.users import DAEMON, DROPPER, as_user, becoming, open_place, program
+from support.users import (
+    DAEMON,
+    DROPPER,
+    ROOTS,
+    as_user,
+    becoming,
+    everybodys,
+    open_place,
+    require_root,
+    run_until_ready,
+)
 
 pytestmark = pytest.mark.integration
 NAME = "s3spool.toml"
@@ -33,6 +43,13 @@ class Place:
         self.private.chmod(0o700)
         os.chown(self.drop, DAEMON, DAEMON)
         self.drop.chmod(0o1777)
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": "/nonexistent",
+            "XDG_CONFIG_HOME": str(self.home),
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+        }
         self.endpoint = socket.create_server(("127.0.0.1", 0))
         self.endpoint.setblocking(False)
 
@@ -48,22 +65,15 @@ class Place:
         )
 
     def types(self, *command: str, cwd: Path, user: int = 0) -> subprocess.CompletedProcess[str]:
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": "/nonexistent",
-            "XDG_CONFIG_HOME": str(self.home),
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-        }
         who = becoming(user) if user else []
         return subprocess.run(
-            [*who, "timeout", "5", *program(), *command],
+            [*who, "timeout", "60", *(everybodys() if user else ROOTS), *command],
             check=False,
             capture_output=True,
             text=True,
             timeout=60,
             cwd=cwd,
-            env=environment,
+            env=self.environment,
         )
 
     def somebody_came(self) -> bool:
@@ -76,7 +86,7 @@ class Place:
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    program()
+    require_root()
     with open_place() as directory:
         place = Place(directory)
         yield place
@@ -116,9 +126,9 @@ def test_the_daemon_says_so_in_its_log(place: Place) -> None:
     place.leave(DROPPER, place.drop / NAME)
     (place.home / "s3spool" / NAME).write_text(place.text(place.drop))
 
-    done = place.types("run", cwd=place.drop)
+    said = run_until_ready(*ROOTS, "run", cwd=place.drop, env=place.environment)
 
-    events = [json.loads(line) for line in done.stderr.splitlines()]
+    events = [json.loads(line) for line in said.splitlines()]
     (doubted,) = [event for event in events if event["event"] == "config.doubted"]
     assert "passed over" in doubted["reason"]
 

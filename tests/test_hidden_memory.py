@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.users import DAEMON, as_user, becoming, open_place, program
+from support.users import DAEMON, as_user, becoming, everybodys, open_place
 from support.waiting import eventually
 
 pytestmark = [
@@ -22,7 +22,7 @@ KEY = "HUSHHUSHHUSH"
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    program()
+    everybodys()
     with open_place() as place:
         (place / "spool").mkdir()
         (place / "sent").mkdir()
@@ -44,7 +44,7 @@ def test_the_same_user_reads_nothing(place: Path) -> None:
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [*becoming(DAEMON), *program(), "run", "--config", config], stderr=output, cwd="/", env=environment
+            [*becoming(DAEMON), *everybodys(), "run", "--config", config], stderr=output, cwd="/", env=environment
         ) as daemon,
     ):
         try:

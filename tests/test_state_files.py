@@ -15,16 +15,17 @@ from s3spool.ledger import database
 from s3spool.ledger.database import DirectoryLock, holder, open_for_reading, open_for_writing, refuse
 from s3spool.ledger.store import Ledger
 from support.rows import a_retry
-from support.users import DAEMON, as_user, becoming, open_place, program
+from support.users import DAEMON, DROPPER, ROOTS, as_user, becoming, open_place, require_root, run_until_ready
 
 pytestmark = pytest.mark.integration
 COMMANDS = (["retry", "--all"], ["forget", "a"], ["list"], ["status"], ["why", "a"], ["check"], ["run"])
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true"}
 PRIVATE = "root's own\n"
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    program()
+    require_root()
     with open_place() as place:
         yield place
 
@@ -51,11 +52,13 @@ class House:
         as_user(DAEMON, "ln", "-sfn", target, self.state / name)
 
     def root_types(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """As root, for five seconds at most: a daemon starts, and ends by then."""
-        return self.run("timeout", "5", *program(), *command)
+        return self.run("timeout", "60", *ROOTS, *command)
+
+    def root_starts_it(self) -> str:
+        """What the daemon says until it is ready."""
+        return run_until_ready(*ROOTS, "run", "--config", self.config, cwd="/", env=ENVIRONMENT)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true"}
         return subprocess.run(
             [*command, "--config", self.config],
             check=False,
@@ -63,7 +66,7 @@ class House:
             text=True,
             timeout=60,
             cwd="/",
-            env=environment,
+            env=ENVIRONMENT,
         )
 
     def owners(self) -> set[int]:
@@ -137,6 +140,29 @@ def test_links_that_come_and_go(house: House) -> None:
     assert victim.read_text() == PRIVATE
 
 
+def test_a_link_to_the_state_directory(house: House) -> None:
+    """Of another user than what it leads to: that user would choose whom root becomes."""
+    link = house.config.parent / "link"
+    link.symlink_to(house.vault)
+    os.chown(link, DROPPER, DROPPER, follow_symlinks=False)
+    house.config.write_text(house.config.read_text().replace(str(house.state), str(link)))
+
+    done = house.root_types("run")
+
+    assert f"{link} is a symbolic link of uid {DROPPER}, who does not own what it leads to" in done.stderr
+    assert list(house.vault.iterdir()) == []
+
+
+def test_a_state_directory_that_is_yet_to_be_made(house: House) -> None:
+    """In another user's directory it is made by, and for, that user: a moment later there might be a link."""
+    new = house.state / "new" / "state"
+    house.config.write_text(house.config.read_text().replace(str(house.state), str(new)))
+
+    house.root_starts_it()
+
+    assert {path.lstat().st_uid for path in (new.parent, new, *new.iterdir())} == {DAEMON}
+
+
 def test_what_root_leaves_behind_is_the_daemons(house: House) -> None:
     """A command of root's works, and makes no file that the daemon could not open afterwards."""
     done = house.root_types("retry", "--all")
@@ -147,10 +173,10 @@ def test_what_root_leaves_behind_is_the_daemons(house: House) -> None:
 
 def test_a_daemon_that_root_starts_becomes_the_owner(house: House) -> None:
     """It says so in one line, and makes nothing that is root's."""
-    done = house.root_types("run")
+    said = house.root_starts_it()
 
-    assert f"becoming uid {DAEMON}, whom state.directory = {house.state} belongs to" in done.stderr
-    assert "daemon.ready" in done.stderr
+    assert f"becoming uid {DAEMON}, whom state.directory = {house.state} belongs to" in said
+    assert "daemon.ready" in said
     assert house.owners() == {DAEMON}
 
 
@@ -158,7 +184,7 @@ def test_a_program_that_only_root_can_read(house: House) -> None:
     """Root goes on with it, and has no other power left."""
     hidden = house.vault / "program"
     shutil.copytree(Path(database.__file__).parent.parent, hidden / "s3spool")
-    command = [arg.replace("PYTHONPATH=", f"PYTHONPATH={hidden}:") for arg in program()]
+    command = [ROOTS[0], f"PYTHONPATH={hidden}", *ROOTS[1:]]
 
     done = house.run(*command, "retry", "--all")
 
@@ -171,7 +197,7 @@ def test_a_root_without_capabilities(house: House, missing: str, problem: str) -
     """In a container: one line, and nothing touched."""
     hidden = house.vault / "program"
     shutil.copytree(Path(database.__file__).parent.parent, hidden / "s3spool")
-    command = [arg.replace("PYTHONPATH=", f"PYTHONPATH={hidden}:") for arg in program()]
+    command = [ROOTS[0], f"PYTHONPATH={hidden}", *ROOTS[1:]]
     stripped = ["setpriv", f"--bounding-set=-{missing}", "--inh-caps=-all", "--"]
 
     done = house.run(*stripped, *command, "retry", "--all")

@@ -34,10 +34,11 @@ def become_owner(directory: Path) -> str:
     """
     if os.geteuid() != 0:
         return ""
+    nearest = next(place for place in (directory, *directory.parents) if os.path.lexists(place))
     try:
-        owner = os.stat(directory)
+        owner = os.stat(nearest)  # where there is none yet, its owner makes it
     except OSError:
-        return ""  # there is nothing yet, or the daemon says what is wrong with it
+        return ""  # who opens it says what is wrong with it
     _refuse_foreign_links(directory, owner.st_uid)
     if owner.st_uid == 0:
         return ""
