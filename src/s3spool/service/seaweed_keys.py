@@ -28,4 +28,6 @@ def closed(directory: Path) -> dict[str, str]:
     tls = {f"WEED_GRPC_{side}_CERT": str(certificate) for side in _GRPC_SIDES}
     tls |= {f"WEED_GRPC_{side}_KEY": str(key) for side in _GRPC_SIDES}
     tokens = {f"WEED_{name}_KEY": secrets.token_hex(32) for name in _HTTP_KEYS}
+    # Nobody else sees a token, and on a machine that stalls the usual 10 s are over before a chunk is written.
+    tokens |= {f"WEED_{name}_EXPIRES_AFTER_SECONDS": "3600" for name in _HTTP_KEYS}
     return {"WEED_GRPC_CA": str(certificate)} | tls | tokens
