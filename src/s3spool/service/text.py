@@ -35,8 +35,10 @@ _SECRET_TEXT = (
     ),
     # The metadata service, SSO and credential processes answer in JSON: "Token": "..."
     re.compile(r"""(\\?["'](?:\w*token|passw\w*)\\?["']\s*:\s*\\?["'])(?:[^"'\\]|\\[^"'])+""", re.IGNORECASE),
-    # http://user:password@proxy; the password may hold slashes and at signs, so a path with one is masked as well.
-    re.compile(r"""(://[^/\s:@]*:)[^\s"'<>]+(?=@)"""),
+    # http://user:password@proxy; the password may hold slashes and at signs, so a path with one is masked as well. Not
+    # longer than this: a text that holds "://a:" again and again would take seconds.
+    re.compile(r"""(://[^/\s:@]*:)[^\s"'<>]{1,256}(?=@)"""),
+    re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)"),
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NEEDS_QUOTES = re.compile(r'[\s"=\\]')
