@@ -1,4 +1,4 @@
-"""Which configuration file counts: one that somebody else can have written does not, where nobody has named it."""
+"""Which configuration file counts: not one in the current directory that another user may have written."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def _dropped(watched: Iterable[Path]) -> str:
 def doubt(path: Path) -> str:
     """Why others could have written the file or put it there, in a few words; "" where they could not.
 
-    Pipes and devices are nobody's trap: only regular files are looked at.
+    Only regular files are checked: a pipe or device is always named by the user.
     """
     try:
         file, link, directory = os.stat(path), os.lstat(path), os.stat(path.parent)
     except OSError:
-        return ""  # who reads it says what is wrong
+        return ""  # reading it reports the error
     if not stat.S_ISREG(file.st_mode):
         return ""
     user = os.geteuid()

@@ -36,9 +36,9 @@ def become_owner(directory: Path) -> str:
         return ""
     nearest = next(place for place in (directory, *directory.parents) if os.path.lexists(place))
     try:
-        owner = os.stat(nearest)  # where there is none yet, its owner makes it
+        owner = os.stat(nearest)  # where there is no directory yet, the owner of its parent creates it
     except OSError:
-        return ""  # who opens it says what is wrong with it
+        return ""  # opening it reports the error
     _refuse_foreign_links(directory, owner.st_uid)
     if owner.st_uid == 0:
         return ""
@@ -55,7 +55,7 @@ def become_owner(directory: Path) -> str:
         ) from exc
     _keep_reading()
     try:
-        for module in (__file__, os.__file__):  # what is imported later is beside these
+        for module in (__file__, os.__file__):  # later imports read files beside these
             os.close(os.open(module, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as exc:
         raise S3SpoolError(
@@ -86,7 +86,7 @@ def _keep_reading() -> None:
 
 
 def _account(owner: os.stat_result) -> tuple[str, int, Sequence[int]]:
-    """Name, group and groups of the user whom this belongs to."""
+    """Name, primary group and all groups of the owner."""
     try:
         account = pwd.getpwuid(owner.st_uid)
     except KeyError:
@@ -111,7 +111,7 @@ def require_regular(path: Path) -> None:
     """Before SQLite opens the ledger by its path, which follows a link and waits for a FIFO's writer.
 
     Looks, and opens none of the three files: to close one would drop the locks that SQLite holds in this process.
-    Raises LedgerError; what is not there is no error.
+    Raises LedgerError. A missing file is no error.
     """
     with contextlib.suppress(OSError), _opened(path.parent) as (directory_fd, owners):
         for side in SIDES:
@@ -121,8 +121,8 @@ def require_regular(path: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """An empty file for its owner's eyes alone where there is none; SQLite gives its journals the same mode."""
-    with contextlib.suppress(OSError), _opened(path.parent) as (directory_fd, _):  # SQLite says what is wrong
+    """Create an empty file with mode 0600 where there is none; SQLite gives its journals the same mode."""
+    with contextlib.suppress(OSError), _opened(path.parent) as (directory_fd, _):  # SQLite reports the error
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             os.close(os.open(path.name, flags, 0o600, dir_fd=directory_fd))
@@ -131,7 +131,7 @@ def make_private(path: Path) -> None:
 
 
 def _make_empty_private(name: str, directory_fd: int) -> None:
-    """What a process left that died while it made the ledger."""
+    """Correct the mode of an empty file, which a process leaves that dies while it creates the ledger."""
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)  # drops no locks when closed
     try:
         status = os.fstat(fd)

@@ -21,12 +21,12 @@ def refuse_links(root: Path, path: Path) -> None:
 
 
 def make(root: Path, path: Path, *, owner: tuple[int, int] | None = None, mode: int = 0o755) -> None:
-    """Make the directory; what is above it is there. Raises S3SpoolError, OSError."""
+    """Create the directory; its parent exists. Raises S3SpoolError, OSError."""
     with _opened(root, path.parent) as parent:
         os.mkdir(path.name, 0o700, dir_fd=parent)
         fd = _open(path.name, path, parent)
     try:
-        # Who owns the directory above may have put another one in its place by now.
+        # The owner of the parent may have replaced it meanwhile.
         if os.fstat(fd).st_uid != os.geteuid():
             raise S3SpoolError(f"{path}: somebody has replaced it while it was made; nothing more was done")
         if owner:
