@@ -12,6 +12,7 @@ from s3spool.pipeline.after import Sent
 from support.house import House
 from support.lines import Lines, recorded
 from support.rows import a_receipt
+from support.users import DAEMON, DROPPER, as_user, everybodys, open_place
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -288,3 +289,38 @@ def test_close_finishes_what_is_durable(house: House) -> None:
 
     assert not [file for file in files if file.exists()]
     assert not house.after.alive()
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o1644])
+def test_set_id_bits_do_not_survive_in_the_archive(house: House, mode: int) -> None:
+    """What runs with its owner's powers in the folder does not do so, for ever, in the archive."""
+    house.drop("tool", b"#!").chmod(mode)
+
+    committed(house, receipt_of(house, "tool", "archive"))
+    done(house)
+
+    assert oct((house.archive / "tool").stat().st_mode & 0o7777) == oct(mode & 0o777)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who can become somebody without rights")
+def test_set_id_bits_of_a_stranger_keep_a_file_out_of_the_archive() -> None:
+    """They cannot be removed, so it stays where it is, and the error says what its owner can do."""
+    everybodys()
+    with open_place() as place:
+        for directory in ("drop", "archive"):
+            (place / directory).mkdir()
+            os.chown(place / directory, DAEMON, DAEMON)
+        tool = place / "drop" / "tool"
+        tool.write_bytes(b"#!")
+        os.chown(tool, DROPPER, DROPPER)
+        tool.chmod(0o6755)
+        script = (
+            "import sys; from pathlib import Path; from s3spool.pipeline.folder import Folder;"
+            "here = Path(sys.argv[1]);"
+            "folder = Folder(here / 'drop'); folder.move_if_same('tool', folder.identity_of('tool'), here / 'archive')"
+        )
+        moved = as_user(DAEMON, *everybodys()[:-2], "-c", script, place, check=False)
+
+        assert "SpecialBitsError: [Errno 1] has a set-ID or sticky bit that only its owner may remove" in moved.stderr
+        assert tool.exists()
+        assert list((place / "archive").iterdir()) == []

@@ -7,15 +7,18 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from s3spool.cli import cli
 from s3spool.config import load
+from s3spool.policy import policy
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "s3spool"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+SECURITY = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 
 
@@ -146,3 +149,22 @@ def test_licence_is_the_one_pyproject_names() -> None:
     assert project["license-files"] == ["LICENSE"]
     assert text.lstrip().startswith("Apache License\n                           Version 2.0, January 2004\n")
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_security_shows_the_policy_that_check_prints() -> None:
+    """Whoever copies it from there gets what `s3spool check --policy` prints for that bucket."""
+    (shown,) = re.findall(r"^```json\n(.*?)^```$", SECURITY, re.MULTILINE | re.DOTALL)
+    config = load(None, overrides={"destination.bucket": "my-bucket"}, environ={"HOME": "/nonexistent"})
+
+    assert shown.rstrip("\n") == policy(config)
+
+
+def test_security_names_what_version_names() -> None:
+    """An advisory is for one of these, and both say which of them run."""
+    said = CliRunner().invoke(cli, ["version", "--verbose"]).output
+    named = {line.split()[0] for line in said.splitlines()} - {"s3spool"}
+
+    assert named == {"Python", "SQLite", "boto3", "awscrt", "pycurl", "libcurl"}
+    for name in (*named, "OpenSSL"):
+        assert name in SECURITY
+        assert re.search(rf"{name}[ /]\d", said), said

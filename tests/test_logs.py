@@ -553,6 +553,12 @@ def test_names_that_are_not_utf_8_are_shown_with_their_bytes() -> None:
         "aws_secret_access_key = HUSH",
         "AWS_SESSION_TOKEN=HUSH",
         "proxy http://me:HUSH@proxy:3128/ refused",
+        "proxy http://me:HUSH/HUSH@proxy:3128/ refused",
+        "proxy http://me:HUSH@HUSH@proxy:3128/ refused",
+        '{"AccessKeyId": "AKIA", "Token": "HUSH", "Expiration": "2026"}',
+        '{"Token":"HUSH\\/HUSH=="}',
+        r'"{\"accessToken\": \"HUSH\"}"',
+        "{'SessionToken': 'HUSH', 'Password': 'HUSH'}",
     ],
 )
 def test_secrets_in_text_are_masked(text: str) -> None:
@@ -574,7 +580,15 @@ def test_secrets_in_fields_are_masked() -> None:
 
 def test_ordinary_names_are_not_masked() -> None:
     """Masking needs a name and a value; a file about secrets keeps its name."""
-    for name in ("secrets.txt", "session-token.md", "s3://bucket/signature", "a=b&c=d", "http://h:80/x"):
+    for name in (
+        "secrets.txt",
+        "session-token.md",
+        "s3://bucket/signature",
+        "a=b&c=d",
+        "http://h:80/x",
+        "token: 5",
+        "me@h",
+    ):
         assert masked(name) == name
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,6 +17,7 @@ from s3spool.errors import ConfigError, S3SpoolError
 from s3spool.service import install, units
 from s3spool.service.install import Installation, service_of
 from s3spool.service.rehearsal import rehearsal, secrecy
+from support.users import DROPPER
 
 PROGRAM = Path("/usr/bin/env")  # anything that every user can run
 TEMPORARY = "/tmp"  # noqa: S108 - nothing is written there: it is refused
@@ -351,23 +350,57 @@ def test_check_takes_the_place_of_the_daemon(tmp_path: Path) -> None:
 
 
 def test_race_a_link_takes_the_place_of_the_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a directory of somebody else: what the link leads to keeps its mode."""
+    """Who owns the directory above is quick: neither owner nor mode of what the link leads to are changed."""
     victim = tmp_path / "victim"
     victim.mkdir(mode=0o700)
-    made = Path.mkdir
+    before = victim.stat()
+    mkdir = os.mkdir
 
-    def swapped(path: Path, *args: Any, **options: Any) -> None:
-        made(path, *args, **options)
-        if path.name == "outbox":
-            path.rmdir()
-            path.symlink_to(victim)
+    def swapped(name: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        mkdir(name, mode, dir_fd=dir_fd)
+        if name == "outbox":
+            os.rmdir(name, dir_fd=dir_fd)
+            os.symlink(victim, name, dir_fd=dir_fd)
 
-    monkeypatch.setattr(Path, "mkdir", swapped)
+    monkeypatch.setattr(os, "mkdir", swapped)
 
-    with pytest.raises(OSError, match="outbox"):
-        put_in(tmp_path, Path("/outbox"))
+    with pytest.raises(S3SpoolError, match="outbox: is a symbolic link"):
+        put_in(tmp_path, Path("/srv/outbox"))
 
-    assert stat.S_IMODE(victim.stat().st_mode) == 0o700
+    after = victim.stat()
+    assert (after.st_mode, after.st_uid, after.st_ctime_ns) == (before.st_mode, before.st_uid, before.st_ctime_ns)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who can become another user")
+def test_a_link_above_the_folder(tmp_path: Path) -> None:
+    """Another user's directory above it leads elsewhere: nothing is made, or written, there or anywhere."""
+    victim, theirs = tmp_path / "etc/victim", tmp_path / "srv/theirs"
+    victim.mkdir(parents=True)
+    theirs.mkdir(parents=True)
+    os.chown(theirs, DROPPER, DROPPER)
+    (theirs / "link").symlink_to("../../etc/victim")
+    os.chown(theirs / "link", DROPPER, DROPPER, follow_symlinks=False)
+    before = tree(tmp_path)
+
+    with pytest.raises(S3SpoolError, match="/srv/theirs/link: is a symbolic link; name the directory"):
+        put_in(tmp_path, Path("/srv/theirs/link/outbox"))
+
+    assert tree(tmp_path) == before
+    assert list(victim.iterdir()) == []
+
+
+def test_a_link_that_came_before_uninstall(tmp_path: Path) -> None:
+    """Previously root removed an empty directory that the link led to."""
+    put_in(tmp_path, Path("/srv/theirs/outbox"))
+    victim = tmp_path / "etc/victim"
+    (victim / "outbox").mkdir(parents=True)
+    (tmp_path / "srv/theirs").rename(tmp_path / "srv/away")
+    (tmp_path / "srv/theirs").symlink_to(victim)
+
+    said = take_out(tmp_path)
+
+    assert (victim / "outbox").is_dir()
+    assert "/srv/theirs/outbox stays: /srv/theirs: is a symbolic link; name the directory that it leads to" in said
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who owns credentials")

@@ -22,6 +22,7 @@ from s3spool.config_directories import same_mount, sandbox
 from s3spool.errors import ConfigError, LedgerError
 from s3spool.finding import Finding, error, ok, warning
 from s3spool.ledger.database import holder, open_for_reading
+from s3spool.ledger.files import become_owner
 from s3spool.limits import open_files_needed
 from s3spool.policy import policy
 
@@ -42,7 +43,9 @@ def run(config: Config) -> Iterator[Finding]:
     yield ok("configuration", str(config.source or "no file; environment, command line and defaults"))
     for name, reason in configuration.without_effect(config).items():
         yield warning("configuration", f"{name} has no effect: {reason}")
-    if os.geteuid() == 0:
+    if became := become_owner(config.state.directory):
+        yield ok("user", became)
+    elif os.geteuid() == 0:
         yield ok("user", "root, who may do everything; for a service of another user check as that one")
     yield from _folder(config)
     yield from _archive(config)
@@ -163,7 +166,7 @@ def _ledger(config: Config) -> Iterator[Finding]:
     pid = holder(config.state.directory)
     used = f", in use by the daemon (pid {pid})" if pid else ""
     try:
-        if path.exists():
+        if os.path.lexists(path):
             with closing(open_for_reading(path)) as ledger:
                 (version,) = ledger.execute("PRAGMA user_version").fetchone()
             yield ok("ledger", f"{path}, version {version}{used}")

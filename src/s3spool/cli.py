@@ -256,15 +256,22 @@ def wait(desk: Desk, files: tuple[str, ...], timeout_s: float | None) -> None:
 
 
 @cli.command()
-def version() -> None:
+@click.option(
+    "--verbose", is_flag=True, help="Also Python, SQLite, boto3, awscrt, pycurl, and its libcurl and OpenSSL."
+)
+def version(verbose: bool) -> None:
     """Print the version."""
-    click.echo(f"s3spool {__version__}")
+    from s3spool.versions import lines  # noqa: PLC0415 - start-up time
+
+    for line in lines() if verbose else [f"s3spool {__version__}"]:
+        click.echo(line)
 
 
 def _load(config_file: Path | None, overrides: dict[str, object]) -> Config:
     from s3spool.config import load  # noqa: PLC0415 - start-up time
+    from s3spool.service.text import printable  # noqa: PLC0415 - the same
 
-    return load(config_file, overrides=overrides)
+    return load(config_file, overrides=overrides, tell=lambda line: click.echo(f"s3spool: {printable(line)}", err=True))
 
 
 def _overrides(directory: str | None, destination: str | None, flags: dict[str, str | None]) -> dict[str, object]:

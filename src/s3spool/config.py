@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
@@ -33,6 +35,7 @@ from s3spool.config_schema import (
     options,
     without_effect,
 )
+from s3spool.config_trust import HERE, choose, doubt, is_inside
 from s3spool.config_values import BadValueError, Place
 from s3spool.errors import ConfigError
 
@@ -78,19 +81,21 @@ def load(
     *,
     overrides: Mapping[str, object] = {},
     environ: Mapping[str, str] = os.environ,
+    tell: Callable[[str], object] = len,
 ) -> Config:
     """Read the configuration: defaults < file < S3SPOOL_SECTION__KEY < `overrides`.
 
     Without `path` the first of ./s3spool.toml, $XDG_CONFIG_HOME/s3spool/s3spool.toml and
     /etc/s3spool/s3spool.toml is taken, if there is one. `overrides` has dotted names ("upload.workers"):
-    a str is read like a variable, None was not given. Nothing is made on disk. Raises ConfigError.
+    a str is read like a variable, None was not given. `tell` gets one line about a file that others could have
+    written. Nothing is made on disk. Raises ConfigError.
     """
-    source = path or _find(environ)
-    settings = {
-        **(_from_file(source) if source else {}),
-        **_from_environment(environ),
-        **_from_overrides(overrides),
-    }
+    given = {**_from_environment(environ), **_from_overrides(overrides)}
+    files = [place for place in places(environ) if os.path.isfile(place)]  # Path's raises under ProtectHome=
+    source = path or choose(files, lambda: _watched(files, given), tell)
+    if path and (why := doubt(path)):
+        tell(f"{path}: {why}; it counts because it was named")
+    settings = {**(_from_file(source) if source else {}), **given}
     found = {name: _read(name, setting) for name, setting in settings.items()}
 
     for name in ("watch.directory", "state.directory", "service.control_socket"):
@@ -127,12 +132,17 @@ def require_bucket(config: Config) -> None:
 def places(environ: Mapping[str, str]) -> list[Path]:
     """Where a configuration is looked for, in this order."""
     own = _xdg_directory(environ, "XDG_CONFIG_HOME", ".config")
-    return [Path("s3spool.toml"), *([own / "s3spool.toml"] if own else []), SYSTEM_FILE]
+    return [HERE, *([own / "s3spool.toml"] if own else []), SYSTEM_FILE]
 
 
-def _find(environ: Mapping[str, str]) -> Path | None:
-    # Path.is_file raises where a parent may not be searched, for instance under ProtectHome=.
-    return next((place for place in places(environ) if os.path.isfile(place)), None)
+def _watched(files: list[Path], given: Mapping[str, _Setting]) -> Iterator[Path]:
+    """The folders that any configuration in sight watches; one that is wrong says so when it is taken."""
+    tables: list[Callable[[], Mapping[str, _Setting]]] = [lambda: given]
+    tables += [partial(_from_file, file) for file in (*files, *SYSTEM_FILE.parent.glob("*.toml"))]
+    for table in tables:
+        with suppress(ConfigError):
+            if folder := table().get("watch.directory"):
+                yield _read("watch.directory", folder)
 
 
 def _from_file(path: Path) -> dict[str, _Setting]:
@@ -266,24 +276,18 @@ def _check_together(config: Config, settings: Mapping[str, _Setting]) -> None:
         refuse("retry.max_s", config.retry.max_s, problem)
     if after.action == "archive" and after.archive_directory is None:
         refuse("after.archive_directory", "", 'must name a directory for after.action = "archive"')
-    if after.archive_directory and _is_inside(after.archive_directory, watch.directory):
+    if after.archive_directory and is_inside(after.archive_directory, watch.directory):
         problem = "must not be inside watch.directory: archived files would be sent again"
         refuse("after.archive_directory", str(after.archive_directory), problem)
-    if after.archive_directory and _is_inside(watch.directory, after.archive_directory):
+    if after.archive_directory and is_inside(watch.directory, after.archive_directory):
         problem = "must not hold watch.directory: archived files could land in it and be sent again"
         refuse("after.archive_directory", str(after.archive_directory), problem)
-    if after.archive_directory and _is_inside(state.directory, after.archive_directory):
+    if after.archive_directory and is_inside(state.directory, after.archive_directory):
         problem = "must not hold state.directory: archived files could land beside the ledger"
         refuse("after.archive_directory", str(after.archive_directory), problem)
-    if _is_inside(state.directory, watch.directory):
+    if is_inside(state.directory, watch.directory):
         problem = "must not be inside watch.directory: the ledger would be sent, too"
         refuse("state.directory", str(state.directory), problem)
     if (length := len(os.fsencode(config.service.control_socket))) > _SOCKET_PATH_BYTES:
         problem = f"is {length} bytes long, a socket's path may have {_SOCKET_PATH_BYTES}; set a shorter one"
         refuse("service.control_socket", str(config.service.control_socket), problem)
-
-
-def _is_inside(path: Path, directory: Path) -> bool:
-    """Whether it is, or is the same, once symbolic links are followed; neither has to exist."""
-    # Path.resolve raises for loops and over-long names.
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))

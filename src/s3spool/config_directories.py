@@ -109,7 +109,10 @@ def _require_same_mount(archive: Path, watched: Path) -> None:
 def _mount(path: Path) -> _Mount:
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        found = re.search(r"^mnt_id:\s*(\d+)$", Path(f"/proc/self/fdinfo/{fd}").read_text(), re.MULTILINE)
+        text = ""
+        with contextlib.suppress(PermissionError):  # a process that hides its memory, before Linux 5.14
+            text = Path(f"/proc/self/fdinfo/{fd}").read_text()
+        found = re.search(r"^mnt_id:\s*(\d+)$", text, re.MULTILINE)
         return _Mount(os.fstat(fd).st_dev, found[1] if found else "")
     finally:
         os.close(fd)

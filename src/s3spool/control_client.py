@@ -15,6 +15,7 @@ from s3spool import config as configuration
 from s3spool.config import Config
 from s3spool.errors import AlreadyRunningError, S3SpoolError
 from s3spool.ledger.database import DirectoryLock, holder
+from s3spool.ledger.files import become_owner, open_regular
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import from_text, to_text
 from s3spool.service.control import NoDaemonError, ask, stream
@@ -41,6 +42,7 @@ class Desk:
         self._config = as_the_unit_has_it(config)
         self._socket = self._config.service.control_socket
         self._state_directory = self._config.state.directory
+        become_owner(self._state_directory)
 
     def doubt(self) -> str:
         """Why the answers may not be about what was meant; empty where a configuration, a daemon or a ledger is there.
@@ -158,7 +160,7 @@ class Desk:
         """None where no daemon has ever run with this state directory."""
         path = self._config.state.ledger_path
         try:
-            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            os.close(open_regular(path, os.O_RDONLY))
         except (FileNotFoundError, NotADirectoryError):
             yield None
             return

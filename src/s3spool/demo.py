@@ -18,6 +18,7 @@ import msgspec
 from s3spool import config as configuration
 from s3spool.errors import AlreadyRunningError, S3SpoolError
 from s3spool.ledger.database import DirectoryLock, holder
+from s3spool.ledger.files import become_owner
 from s3spool.service.seaweed import Seaweed, free_port
 from s3spool.service.text import printable
 
@@ -54,6 +55,7 @@ def run_demo(directory: Path, port: int) -> int:
     try:
         for place in (home.directory, home.directory / "state"):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        become_owner(home.directory)  # root, in somebody's home
         directory.mkdir(parents=True, exist_ok=True)
         lock = _lock(home)
     except OSError as exc:

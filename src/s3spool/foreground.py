@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from s3spool import config as configuration
 from s3spool.config import Config
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.database import refuse
+from s3spool.ledger.files import become_owner
 from s3spool.limits import affordable_workers, raise_open_files
 
 if TYPE_CHECKING:
@@ -24,12 +25,17 @@ SWITCH_S = 0.001  # a thread that comes back from the kernel waits so long at mo
 
 def run_daemon(config_file: Path | None, overrides: Mapping[str, object]) -> int:
     """Blocks until a signal. Raises ConfigError before anything is touched; other errors are logged."""
-    return run(configuration.load(config_file, overrides=overrides), overrides)
+    doubts: list[str] = []
+    return run(configuration.load(config_file, overrides=overrides, tell=doubts.append), overrides, doubts)
 
 
-def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
-    """The same for a configuration that is loaded already; a reload applies `overrides` again."""
+def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[str] = ()) -> int:
+    """The same for a configuration that is loaded already; a reload applies `overrides` again.
+
+    `doubts` are lines about where the configuration comes from.
+    """
     configuration.require_bucket(config)
+    became = become_owner(config.state.directory)
     refuse(config.state.ledger_path)
     configuration.check_directories(config)
 
@@ -37,11 +43,16 @@ def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
 
     raise_open_files(config.upload.workers)
     memory.keep_few_heaps()
+    memory.hide()
     endpoint = _endpoint(config)  # before the log's thread starts
     writer = logs.configure(config.log.format, config.log.level)
     missing = writer.fallback or (systemd.MISSING if systemd.Notifier().missing else "")
     if missing:
         structlog.get_logger().warning("systemd.missing", reason=missing)
+    if became:
+        structlog.get_logger().info("daemon.user_changed", reason=became)
+    for doubt in doubts:
+        structlog.get_logger().warning("config.doubted", reason=doubt)
     for name, reason in configuration.without_effect(config).items():
         structlog.get_logger().warning("config.ignored", field=name, reason=reason)
     workers = affordable_workers(config.upload.workers)

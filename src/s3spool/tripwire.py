@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from s3spool.ledger.health import SIDES
+from s3spool.ledger.files import SIDES
 from s3spool.pipeline.mounts import remote_file_system
 
 IN_ATTRIB = 0x4  # the number of links: deleted, or replaced by a rename, while we have it open

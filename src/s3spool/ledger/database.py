@@ -6,12 +6,12 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-import stat
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
 from s3spool.errors import AlreadyRunningError, LedgerError, LedgerUnavailableError
+from s3spool.ledger.files import make_private, open_regular, require_regular
 
 VERSION = 3
 APPLICATION_ID = 0x53335350  # "S3SP", so that file(1) and we know a ledger when we see one
@@ -39,14 +39,13 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     Raises LedgerError with one line that says what to do. Nothing is changed in a file that is not ours.
     The connection may be handed to another thread, but only one may use it at a time.
     """
-    _refuse_odd(path)
+    require_regular(path)
+    make_private(path)
     fresh = not path.exists() or path.stat().st_size == 0
     with speaking_of(path), contextlib.ExitStack() as stack:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
         stack.callback(connection.close)
-        if fresh:
-            path.chmod(0o600)
-        else:
+        if not fresh:
             _check(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         # FULL: a receipt that was told to anybody survives a power cut.
@@ -63,7 +62,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
     Raises LedgerError. The connection belongs to the calling thread.
     """
-    _refuse_odd(path)
+    require_regular(path)
     with speaking_of(path), contextlib.ExitStack() as stack:
         uri = f"file:{_uri_quoted(path)}?mode=ro"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)
@@ -79,9 +78,9 @@ def refuse(path: Path) -> None:
 
     What only SQLite finds out is told when it is opened.
     """
-    _refuse_odd(path)
+    require_regular(path)
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError:
         return
@@ -110,11 +109,14 @@ class DirectoryLock:
         """Raises AlreadyRunningError, which names the process that holds the directory; LedgerError."""
         self.path = directory / "daemon.lock"
         try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = open_regular(self.path, os.O_RDWR | os.O_CREAT)
         except OSError as exc:
             raise LedgerError(
                 f"{self.path}: cannot be opened: {exc.strerror}; it must belong to the user that s3spool runs as"
             ) from exc
+        if os.fstat(self._fd).st_nlink > 1:  # it is about to be emptied
+            os.close(self._fd)
+            raise LedgerError(f"{self.path}: is another file's name as well; remove it")
         if not _locked(self._fd):
             pid = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._fd)
@@ -153,8 +155,8 @@ def _flocked(fd: int, kind: int) -> bool:
 def holder(directory: Path) -> int | None:
     """The pid of the daemon that uses this state directory, or None."""
     try:
-        fd = os.open(directory / "daemon.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        fd = open_regular(directory / "daemon.lock", os.O_RDONLY)
+    except (OSError, LedgerError):
         return None
     try:
         if _flocked(fd, fcntl.LOCK_SH):
@@ -174,13 +176,6 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
             f"{path}: is a SQLite database, but not a ledger of s3spool; move it away or set state.directory"
         )
     _refuse_newer(version, path)
-
-
-def _refuse_odd(path: Path) -> None:
-    """SQLite would wait for ever for somebody who writes into a FIFO."""
-    with contextlib.suppress(OSError):
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise LedgerError(f"{path}: is no file; move it away or set state.directory")
 
 
 def _refuse_newer(version: int, path: Path) -> None:

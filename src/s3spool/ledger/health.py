@@ -19,9 +19,9 @@ import structlog
 
 from s3spool.errors import LedgerError
 from s3spool.ledger.database import open_for_reading, open_for_writing
+from s3spool.ledger.files import SIDES
 
 log = structlog.get_logger()
-SIDES = ("", "-wal", "-shm")
 _PRIMARY = 0xFF  # the part of SQLite's code that names the kind of error
 _CHECK = "PRAGMA integrity_check(1)"
 

@@ -13,7 +13,7 @@ import structlog
 
 from s3spool.errors import EXHAUSTED, NOTHING_LEFT
 from s3spool.ledger.rows import Receipt
-from s3spool.pipeline.folder import Folder, NotAFileError
+from s3spool.pipeline.folder import Folder, NotAFileError, SpecialBitsError
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.settle import Quiet, Settle
 from s3spool.pipeline.stats import Stats
@@ -143,7 +143,7 @@ class After:
             operation=receipt.after,
             error_code=type(exc).__name__,
             error=error,
-            hint=f"it is in S3 and stays here, the next scan tries again: {_advice(exc.errno, receipt.after)}",
+            hint=f"it is in S3 and stays here, the next scan tries again: {_advice(exc, receipt.after)}",
         )
         self._complaint = error
 
@@ -155,7 +155,10 @@ class After:
         return self._folder.move_if_same(receipt.path, receipt.identity, self.archive) is not None
 
 
-def _advice(code: int | None, after: str) -> str:
+def _advice(exc: OSError, after: str) -> str:
+    code = exc.errno
+    if isinstance(exc, SpecialBitsError):
+        return "its owner may: chmod u-s,g-s,-t FILE"
     if code in EXHAUSTED:
         return NOTHING_LEFT
     if after == "archive" and code == errno.EXDEV:

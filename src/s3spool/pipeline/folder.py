@@ -19,6 +19,7 @@ OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_NOREPLACE = 1  # renameat2(2)
 REMOVING = ".s3spool-removing."  # a file that is on its way out, for the microseconds that takes
+_SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _NAME_BYTES = 255  # the longest name that Linux knows
 _NUMBERS = 10_000  # so many files may want one name
 _renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
@@ -27,6 +28,10 @@ _renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_cha
 
 class NotAFileError(Exception):
     """A symlink, FIFO, socket, device or directory: never ours to send."""
+
+
+class SpecialBitsError(PermissionError):
+    """Only the owner may take a file's set-ID and sticky bits away."""
 
 
 class Lease(Enum):
@@ -182,6 +187,7 @@ class Folder:
             found = _identity(parent_fd, name)
             if not self.is_same(identity, found):
                 return None
+            _drop_special_bits(parent_fd, name)
             for number in range(_NUMBERS):
                 candidate = _cut(name, f".{number}" if number else "")
                 try:
@@ -330,6 +336,19 @@ def _put_back(moved_fd: int, moved: str, parent_fd: int, name: str) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _drop_special_bits(parent_fd: int, name: str) -> None:
+    """Before a file is archived: set-user-ID and set-group-ID would outlive there the right to drop files here."""
+    if not os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode & _SPECIAL_BITS:
+        return
+    fd = os.open(name, OPEN_FLAGS, dir_fd=parent_fd)
+    try:
+        os.fchmod(fd, os.fstat(fd).st_mode & 0o777)
+    except PermissionError as exc:
+        raise SpecialBitsError(exc.errno, "has a set-ID or sticky bit that only its owner may remove", name) from exc
+    finally:
+        os.close(fd)
 
 
 def _cut(name: str, suffix: str = "") -> str:

@@ -48,6 +48,8 @@ EVENTS: dict[str, EventSpec] = {
     ),
     "config.refused": EventSpec("error", "the configuration was refused and the old one stays[: {error}]"),
     "config.ignored": EventSpec("warning", "{field} is set and has no effect[: {reason}]"),
+    "config.doubted": EventSpec("warning", "others could have written the configuration[: {reason}]"),
+    "daemon.user_changed": EventSpec("info", "root becomes the owner of the state directory[: {reason}]"),
     "systemd.missing": EventSpec("warning", "no native journal entries or notifications[: {reason}]"),
     "transport.fallback": EventSpec("warning", "uploading through boto3, which is slower[: {reason}]"),
     "watch.started": EventSpec("info", "watching[ {directory}][ by {backend}]"),

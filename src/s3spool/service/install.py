@@ -21,7 +21,7 @@ from pathlib import Path
 import s3spool
 from s3spool import config as configuration
 from s3spool.errors import S3SpoolError
-from s3spool.service import units
+from s3spool.service import directories, units
 from s3spool.service.text import shown
 from s3spool.service.units import Made, Service
 
@@ -206,6 +206,8 @@ class Installation:
             raise S3SpoolError(
                 f"--directory {shown(text)}: is {why}, which the service does not see; choose another one"
             )
+        if not self._at(folder).is_dir():
+            directories.refuse_links(self._root, folder)
         return folder
 
     # What is made
@@ -221,17 +223,8 @@ class Installation:
             yield Made("file", self._service.config, units.digest(config))
 
     def _make_directory(self, path: Path, user: str, group: str, *, ours: bool) -> None:
-        at = self._at(path)
-        at.mkdir(mode=0o755)
-        if ours:
-            # Not by its path: who owns the directory above may have put a link in its place by now.
-            fd = os.open(at, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                if self._live:
-                    os.fchown(fd, pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
-                os.fchmod(fd, _FOLDER_MODE)
-            finally:
-                os.close(fd)
+        owner = (pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid) if ours and self._live else None
+        directories.make(self._root, path, owner=owner, mode=_FOLDER_MODE if ours else 0o755)
 
     def _write(self, path: Path, content: str) -> str:
         at = self._at(path)
@@ -246,7 +239,9 @@ class Installation:
         if made.kind == "directory":
             with suppress(FileNotFoundError):
                 try:
-                    at.rmdir()
+                    directories.remove(self._root, made.path)
+                except S3SpoolError as exc:
+                    yield f"{made.path} stays: {exc}"
                 except OSError as exc:
                     yield f"{made.path} stays: {exc.strerror}"
                 else:

@@ -1,4 +1,4 @@
-"""The C library's allocator: it keeps what a hundred threads have freed, unless told. Only glibc is told."""
+"""This process's memory: the C library's allocator, which keeps what threads have freed, and who may look into it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 from typing import Any
 
 _M_ARENA_MAX = -8  # <malloc.h>
+_PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 _ARENAS = 2  # a heap a thread, glibc's default up to eight a CPU, cannot be given back in full
 
 
@@ -21,6 +22,11 @@ def give_back() -> None:
     trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def hide() -> None:
+    """No core dump, and no debugger or /proc/PID/environ for other processes of this user: keys are in memory."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _glibc(name: str) -> Any:

@@ -24,6 +24,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from s3spool.errors import S3SpoolError
+from s3spool.service.seaweed_keys import closed
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -46,6 +47,7 @@ _EXEC_BOUND_TO_PARENT = """
 import ctypes, os, sys
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
+os.umask(0o077)  # it makes sockets in /tmp, to which every user could connect
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
@@ -176,9 +178,10 @@ class Seaweed:
             *("-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"),
             # A bucket is a collection, and a collection has volumes of its own: room for 1,000 small buckets.
             *("-volume.max=1000", "-master.volumeSizeLimitMB=1024", "-volume.preStopSeconds=0"),
+            "-disableHttp",  # between its parts gRPC does; S3 and the volumes, which take a key, go on with HTTP
             "-master.telemetry=false",  # on by default; a demo sends nothing to anybody
         ]
-        environment = {
+        environment = closed(self.data_directory) | {
             # Not ours: its WEED_*, AWS_* and master.toml would change what runs here.
             "HOME": str(self.data_directory),
             "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",  # volumes a new bucket gets; weed's 7 are no faster

@@ -22,7 +22,7 @@ _DEPTH = 6  # deeper than any field of ours; ends the walk through a structure t
 _SECRET_NAME = re.compile("secret|passw|token|authori[sz]ation|credential|private_?key", re.IGNORECASE)
 
 # Plain `in` tests come first: almost no text holds one of these, and the patterns below are slow.
-_SUSPICIOUS = ("authorization", "signature", "x-amz-", "awsaccesskeyid", "secret", "session", "://")
+_SUSPICIOUS = ("authorization", "signature", "x-amz-", "awsaccesskeyid", "secret", "session", "token", "passw", "://")
 _SECRET_TEXT = (
     # A header takes the rest of its line: the scheme and its parameters may hold spaces.
     re.compile(r"""(authorization['"]?\s*[=:>]\s*['"]?)[^'"\r\n<]+""", re.IGNORECASE),
@@ -33,7 +33,11 @@ _SECRET_TEXT = (
              ['"]?\s*(?:[=:>]|%3d)\s*['"]?)[^&\s'"<>,;]+""",
         re.IGNORECASE | re.VERBOSE,
     ),
-    # http://user:password@proxy
+    # The metadata service, SSO and credential processes answer in JSON: "Token": "..."
+    re.compile(r"""(\\?["'](?:\w*token|passw\w*)\\?["']\s*:\s*\\?["'])(?:[^"'\\]|\\[^"'])+""", re.IGNORECASE),
+    # http://user:password@proxy; the password may hold slashes and at signs, so a path with one is masked as well. Not
+    # longer than this: a text that holds "://a:" again and again would take seconds.
+    re.compile(r"""(://[^/\s:@]*:)[^\s"'<>]{1,256}(?=@)"""),
     re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)"),
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
