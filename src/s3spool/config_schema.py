@@ -160,6 +160,10 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Path,
         Place("where the other commands reach the daemon; default in $RUNTIME_DIRECTORY, else state.directory"),
     ]
+    control_group: Annotated[
+        str,
+        Text("whose members may give orders, beside root and the daemon's user; empty: nobody else", rules.group),
+    ] = ""
     http_listen: Annotated[
         str,
         Text(
