@@ -46,6 +46,7 @@ def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
         structlog.get_logger().warning("config.ignored", field=name, reason=reason)
     try:
         from s3spool.daemon import Daemon  # noqa: PLC0415 - boto3 and pycurl are heavy
+        from s3spool.s3.plain_http import DANGER, beyond_loopback  # noqa: PLC0415 - the same
 
         daemon = Daemon(config, writer, overrides=overrides, endpoint=endpoint)
     except S3SpoolError:
@@ -54,6 +55,9 @@ def run(config: Config, overrides: Mapping[str, object] = {}) -> int:
     except OSError as exc:
         writer.close(1.0)
         raise S3SpoolError(f"{exc.filename or 'the daemon cannot start'}: {exc.strerror}") from exc
+    where = daemon.rooms.store.endpoint.url
+    if beyond_loopback(where):
+        structlog.get_logger().warning("destination.unencrypted", endpoint=where, hint=DANGER)
     if writer.show_summary(daemon.summary):
         daemon.on_tick = writer.refresh
     # What stands now stands for good: keep it out of the collector's way.
