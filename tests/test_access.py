@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from s3spool.access import Access, Sight
-from s3spool.errors import ConfigError
+from s3spool.errors import ConfigError, S3SpoolError
 from s3spool.ledger.rows import Identity, Receipt
 from s3spool.ledger.store import Ledger
+from s3spool.service.control import ControlServer
 from s3spool.service.peer import Peer
-from support.daemon import Daemon
+from support.daemon import Daemon, to_toml
 from support.faulty import FaultyS3
 from support.waiting import eventually
 
@@ -361,3 +362,42 @@ def test_orders_of_a_dropper_are_refused_on_the_wire(daemon: Daemon) -> None:
             ).stdout  # fmt: skip
             assert json.loads(said)["denied"] is True
         assert daemon.stop() == 0
+
+
+def test_nothing_that_a_socket_says_moves_the_cursor(home: Path, daemon: Daemon) -> None:
+    """Whatever listens there: escapes in every text of every answer are shown, not obeyed."""
+    bad = "\x1b[2J\x9b\u202e\x7f"
+
+    def refuse(*_: object) -> None:
+        raise S3SpoolError(f"no: {bad}")
+
+    row = {"path": bad, "state": bad, "error_code": bad, "error": bad, "attempts": 1, "next_attempt": bad}
+    sent = {"path": bad, "state": "uploaded", "bytes": 1, "uploaded_at": bad, "key": bad}
+    status = {
+        "version": bad, "pid": 1, "started": bad, "state": bad, "oldest_unsent_s": 1.0, "last_error": bad,
+        "destination": dict.fromkeys(("bucket", "prefix", "endpoint", "since", "reason"), bad) | {"state": "paused"},
+        "watch": {"directory": bad, "backend": bad, "overflows": 1, "files_missed": 1}, "files": {bad: 1},
+        "bytes": {"uploaded": 1, "in_flight": 1}, "rate": {"files_per_s": 1.0, "bytes_per_s": 1.0},
+        "large_files": [{"path": bad, "bytes": 2, "bytes_uploaded": 1}],
+    }  # fmt: skip
+    where = {"below_root": str(daemon.folder)[1:], "prefix": bad}
+    answers: dict[str, Any] = {
+        "status": lambda *_: status,
+        "list": lambda *_: {"rows": [row, sent], "next": None},
+        "why": lambda *_: {"path": bad, "state": bad, "why": bad, "hint": bad},
+        "where": lambda *_: where,
+    }
+    daemon.config_path.write_text(to_toml(daemon.config))
+    with closing(
+        ControlServer(daemon.socket_path, dict.fromkeys(("retry", "forget", "rescan"), refuse) | answers)
+    ) as it:
+        it.start()
+        for command, *arguments in (
+            ["status"], ["status", "--json"], ["list"], ["list", "--json"], ["why", "a"], ["why", "a", "--json"],
+            ["key", "a"], ["key", "a", "--json"], ["retry", "a"], ["forget", "a"], ["rescan"], ["wait"],
+        ):  # fmt: skip
+            done = told(daemon, (), command, *arguments)
+            said = done.stdout + done.stderr
+            assert said, command
+            assert not set(bad) - set("[2J") & set(said), (command, said)
+            assert "Traceback" not in said, said

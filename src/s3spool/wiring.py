@@ -16,6 +16,7 @@ from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.large import Large
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.outcome import Outcome
+from s3spool.pipeline.parts import OPEN_TRANSFERS
 from s3spool.pipeline.retry import RetryThread
 from s3spool.pipeline.retry_policy import Policy
 from s3spool.pipeline.scan import Scan
@@ -96,7 +97,7 @@ class Rooms:
             outcome,
             threshold=config.upload.multipart_threshold,
             part_size=config.upload.part_size,
-            limit=config.upload.workers,
+            limit=max(config.upload.workers, OPEN_TRANSFERS),
         )
         self.upload = Upload(
             self.folder,
@@ -106,6 +107,7 @@ class Rooms:
             outcome,
             self.large,
             settle_s=config.watch.settle_s,
+            max_size=config.watch.max_size,
         )
         self.cores = Cores()
         self.workers = Workers(
