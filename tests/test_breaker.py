@@ -651,7 +651,7 @@ def test_many_threads_agree(lines: Lines) -> None:
 def test_eight_that_fail_at_once_open_it_once(lines: Lines) -> None:
     """Eight threads, each with a file of its own, fail at the same time: one opening, seven back off."""
     breaker = a_breaker(initial_s=3600.0, max_s=3600.0)
-    faults: list[Fault] = []
+    faults: list[Fault | None] = []
     barrier = threading.Barrier(STREAK, timeout=30)
 
     def run(number: int) -> None:

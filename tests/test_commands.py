@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,8 +27,10 @@ from s3spool.ledger.reader import Known
 from s3spool.ledger.rows import Identity, State
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.stats import Stats
-from s3spool.service.control import NoDaemonError
+from s3spool.service.control_protocol import NoDaemonError
+from s3spool.service.peer import Peer
 from s3spool.service.seaweed import Seaweed
+from s3spool.service.text import printable
 from support.daemon import Daemon
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
@@ -334,7 +337,8 @@ def test_odd_names_go_through_every_command(name: str, make: Make) -> None:
         for spelling in (name, row["path"], str(daemon.folder / name)):
             assert why(daemon, f"./{spelling}" if spelling[0] == "-" else spelling)["state"] == "uploaded"
         argument = ("--", name)
-        assert told(daemon, "key", *argument) == f"{row['key']}\n"
+        assert told(daemon, "key", *argument) == f"{printable(row['key'])}\n"
+        assert json.loads(told(daemon, "key", "--json", *argument)) == row["key"]
         for text in (told(daemon, "list"), *told(daemon, "why", *argument).splitlines(keepends=True)):
             assert text.count("\n") == 1
             assert text.removesuffix("\n").isprintable()
@@ -396,6 +400,9 @@ def test_daemon_with_flags_of_its_own_is_asked_for_them(make: Make, tmp_path: Pa
         {"command": "retry"},
         {"command": "retry", "paths": [None]},
         {"command": "list", "state": ["queued"]},
+        {"command": "list", "after": ["nowhere", ""]},
+        {"command": "list", "after": ["receipts", 5]},
+        {"command": "list", "after": "a"},
     ],
     ids=str,
 )
@@ -405,11 +412,15 @@ def test_senseless_requests_are_refused(request_: dict[str, Any]) -> None:
 
     handler = handlers(_NoDaemon())[request_["command"]]  # type: ignore[arg-type] # none is needed
     with pytest.raises(S3SpoolError, match="not a request this daemon knows"):
-        list(handler(request_))
+        handler(request_, Peer(0, frozenset()))
 
 
 class _NoDaemon:
-    class rooms:  # noqa: N801 - stands in for an attribute
+    class config:  # noqa: N801 - stands in for an attribute
+        service = SimpleNamespace(control_group="")
+
+    class rooms:  # noqa: N801 - likewise
+        folder = SimpleNamespace(root=Path("/"))
         stats = Stats()
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import socket
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from s3spool.errors import S3SpoolError
-from s3spool.service import control
-from s3spool.service.control import ControlServer, NoDaemonError, ask, stream
+from s3spool.service import control, control_protocol
+from s3spool.service.control import ControlServer
+from s3spool.service.control_protocol import NoDaemonError, ask
 from support.lines import recorded
 from support.waiting import eventually
 
@@ -41,7 +42,7 @@ def serve(path: Path) -> Iterator[Serve]:
     servers: list[ControlServer] = []
 
     def serve(**handlers: Any) -> ControlServer:
-        servers.append(ControlServer(path, {"echo": dict, **handlers}))
+        servers.append(ControlServer(path, {"echo": lambda request, _: request, **handlers}))
         servers[-1].start()
         return servers[-1]
 
@@ -53,17 +54,23 @@ def serve(path: Path) -> Iterator[Serve]:
 def connected(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(WAIT_S)
-    connection.connect(str(path))
+
+    def connect() -> bool:
+        with suppress(BlockingIOError):  # the kernel's queue is full
+            connection.connect(str(path))
+            return True
+        return False
+
+    eventually(connect, timeout_s=WAIT_S)
     return connection
 
 
-def test_question_and_rows(path: Path, serve: Serve) -> None:
-    """One answer, or rows as they come."""
-    serve(count=lambda request: iter(range(request["up_to"])))
+def test_question_and_answer(path: Path, serve: Serve) -> None:
+    """The handler's answer comes back, and the handler hears who asked."""
+    serve(who=lambda _, peer: [peer.uid, sorted(peer.groups)])
 
     assert ask(path, "echo", path="a", n=1) == {"path": "a", "n": 1}
-    assert list(stream(path, "count", up_to=3)) == [0, 1, 2]
-    assert ask(path, "count", up_to=0) is None
+    assert ask(path, "who") == [os.getuid(), sorted({os.getgid(), *os.getgroups()})]
 
 
 def test_socket_belongs_to_user_and_group(path: Path, serve: Serve) -> None:
@@ -109,6 +116,8 @@ def test_no_socket_is_no_daemon(path: Path) -> None:
         b'{"command": "nope"}\n',
         b'{"command": "echo"',
         b"[" * 100_000 + b"\n",
+        b'{"command": ' + b"[" * 100_000 + b"\n",
+        b'{"a": ' * 40_000 + b"\n",
         b"x" * control.MAX_REQUEST_BYTES,
     ],
     ids=lambda garbage: repr(garbage[:20]),
@@ -140,10 +149,10 @@ def test_too_much_garbage(path: Path, serve: Serve) -> None:
 def test_what_goes_wrong_is_told(path: Path, serve: Serve) -> None:
     """Our own errors as they are; a bug by its name, and in the log."""
 
-    def refuse(_: Mapping[str, Any]) -> None:
+    def refuse(*_: object) -> None:
         raise S3SpoolError("caf\udce9: is not there")
 
-    def fail(_: Mapping[str, Any]) -> None:
+    def fail(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
     serve(refuse=refuse, fail=fail)
@@ -157,54 +166,85 @@ def test_what_goes_wrong_is_told(path: Path, serve: Serve) -> None:
 
 def test_names_that_are_not_utf8_break_no_answer(path: Path, serve: Serve) -> None:
     """A last error may quote a file's name: that must not make the status unreadable."""
-    serve(status=lambda _: {"last_error": "upload caf\udce9: gone"})
+    serve(status=lambda *_: {"last_error": "upload caf\udce9: gone"})
 
     assert ask(path, "status") == {"last_error": r"upload caf\xe9: gone"}
 
 
-def test_clients_that_do_not_read_hold_nobody_up_for_long(
-    path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More rows than the socket holds, as many such clients as there are places: all are let go in the end."""
-    ended = threading.Semaphore(0)
+SOON_S = 2.0
 
-    def endless(_: Mapping[str, Any]) -> Iterator[str]:
-        try:
-            yield from itertools.repeat("x" * 1000)
-        finally:
-            ended.release()
 
-    with monkeypatch.context() as patched:
-        patched.setattr(control, "TIMEOUT_S", SHORT_S)
-        serve(endless=endless)
+def asked_soon(path: Path, **arguments: Any) -> None:
+    """Raises where the answer to one more question of this user takes more than a moment."""
+    before = time.monotonic()
+    assert ask(path, "echo", **arguments) == arguments
+    assert time.monotonic() - before < SOON_S
+
+
+@pytest.mark.parametrize("crowd", [8, 40, 200])
+def test_idle_connections_of_a_user_do_not_delay_that_user(crowd: int, path: Path, serve: Serve) -> None:
+    """The oldest ones end where there are too many, and nothing counts the rest."""
+    serve()
     with ExitStack() as stack:
-        for _ in range(control.MAX_CLIENTS):
-            connection = stack.enter_context(closing(connected(path)))
-            connection.sendall(b'{"command": "endless"}\n')
-
-        assert ask(path, "echo", n=1) == {"n": 1}
-        for _ in range(control.MAX_CLIENTS):
-            assert ended.acquire(timeout=WAIT_S)
+        for _ in range(crowd):
+            stack.enter_context(closing(connected(path)))
+        asked_soon(path, n=1)
 
 
-def test_clients_that_say_nothing_cost_no_threads(path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only so many are let in at a time; the others wait in the kernel, and have their turn."""
-    with monkeypatch.context() as patched:
-        patched.setattr(control, "TIMEOUT_S", SHORT_S)
-        serve()
+def test_clients_that_do_not_read_do_not_delay_the_same_user(path: Path, serve: Serve) -> None:
+    """More than the socket holds for each: no thread waits until such a client reads."""
+    serve(much=lambda *_: "x" * 1_000_000)
     before = threading.active_count()
     with ExitStack() as stack:
-        for _ in range(3 * control.MAX_CLIENTS):
-            stack.enter_context(closing(connected(path)))
-        assert threading.active_count() <= before + control.MAX_CLIENTS
+        for _ in range(9):
+            connection = stack.enter_context(closing(connected(path)))
+            connection.sendall(b'{"command": "much"}\n')
+            assert connection.recv(1)
+        asked_soon(path, n=1)
+        eventually(lambda: threading.active_count() <= before, timeout_s=WAIT_S)
 
-        assert ask(path, "echo", n=1) == {"n": 1}
-    eventually(lambda: threading.active_count() <= before, timeout_s=WAIT_S)
+
+def test_a_command_that_hangs_does_not_delay_another_one(path: Path, serve: Serve) -> None:
+    """A question about a file on a dead mount may hang: `status` is answered, and threads do not pile up."""
+    end = threading.Event()
+    serve(hang=lambda *_: end.wait(WAIT_S))
+    before = threading.active_count()
+    with ExitStack() as stack:
+        stack.callback(end.set)
+        for _ in range(9):
+            stack.enter_context(closing(connected(path))).sendall(b'{"command": "hang"}\n')
+        eventually(lambda: threading.active_count() > before, timeout_s=WAIT_S)
+        asked_soon(path, n=1)
+        eventually(lambda: threading.active_count() <= before + control._THREADS, timeout_s=WAIT_S)
+
+
+@pytest.mark.parametrize("said", [b"", b'{"command": ', b'{"command": "much"}\n'])
+def test_one_deadline_for_a_request(said: bytes, path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence, half a request, and an answer that is not read end alike."""
+    monkeypatch.setattr(control, "TIMEOUT_S", SHORT_S)
+    server = serve(much=lambda *_: "x" * 10_000_000)
+    with closing(connected(path)) as connection:
+        connection.sendall(said)
+        eventually(lambda: server._connections, timeout_s=WAIT_S)
+        eventually(lambda: not server._connections, timeout_s=WAIT_S)
+        with suppress(ConnectionResetError), connection.makefile("rb") as answer:
+            assert b"\n" not in answer.read()
+
+
+def test_drips_do_not_extend_the_deadline(path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then is no progress."""
+    monkeypatch.setattr(control, "TIMEOUT_S", SHORT_S)
+    serve()
+    with closing(connected(path)) as connection, pytest.raises(OSError, match=r"Broken pipe|reset"):  # noqa: PT012 - the loop is the act
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            connection.send(b" ")
+            threading.Event().wait(SHORT_S / 10)
 
 
 def test_busy_is_not_absent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel's queue is full a daemon runs: nobody may go on as if there were none."""
-    monkeypatch.setattr(control, "TIMEOUT_S", SHORT_S)
+    monkeypatch.setattr(control_protocol, "TIMEOUT_S", SHORT_S)
     with ExitStack() as stack:
         listener = stack.enter_context(closing(socket.socket(socket.AF_UNIX)))
         listener.bind(str(path))
@@ -220,8 +260,10 @@ def test_busy_is_not_absent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ("said", "problem"),
     [
         (b"", "went away in the middle of its answer"),
-        (b'{"row":1}\n', "went away in the middle of its answer"),
-        (b'{"row":1}\n{"ro', "does not answer as it should"),
+        (b'{"answer":1', "went away in the middle of its answer"),
+        (b"1\n", "does not answer as it should"),
+        (b'{"row":1}\n', "does not answer as it should"),
+        (b'{"answer":' + b"[" * 100_000 + b"\n", "does not answer as it should"),
         (b"HTTP/1.1 400 Bad Request\r\n", "does not answer as it should"),
     ],
 )
@@ -240,9 +282,32 @@ def test_half_an_answer_is_no_answer(said: bytes, problem: str, path: Path) -> N
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(S3SpoolError, match=problem) as caught:
-            list(stream(path, "list"))
+            ask(path, "list")
         thread.join()
     assert not isinstance(caught.value, NoDaemonError)
+
+
+@pytest.mark.parametrize("said", [b"x" * 1000, b" "])
+def test_an_endless_answer_is_cut_off(said: bytes, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither memory nor time without end, whatever listens there."""
+    monkeypatch.setattr(control_protocol, "MAX_ANSWER_BYTES", 100_000)
+    monkeypatch.setattr(control_protocol, "TIMEOUT_S", SHORT_S)
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with closing(connection), suppress(OSError):
+                while True:
+                    connection.sendall(said)
+                    threading.Event().wait(0 if len(said) > 1 else SHORT_S / 10)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(S3SpoolError, match=r"more than 100000 bytes|does not answer within 0.5 s"):
+            ask(path, "status")
+        thread.join()
 
 
 def test_a_daemon_killed_a_moment_ago_is_absent(path: Path) -> None:
@@ -267,7 +332,7 @@ def test_close_waits_for_nobody(path: Path, serve: Serve) -> None:
     """A client that is still being answered does not keep the daemon from stopping."""
     begun, end = threading.Event(), threading.Event()
 
-    def slow(_: Mapping[str, Any]) -> None:
+    def slow(*_: object) -> None:
         begun.set()
         end.wait(WAIT_S)
 

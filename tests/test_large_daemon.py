@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from s3spool.ledger.reader import Reader
-from s3spool.service.control import ask
+from s3spool.service.control_protocol import ask
 from support.daemon import Daemon
 from support.faults import Fault, HoldUntil, LoseAnswer, Status, WrongChecksum, WrongEtag
 from support.faulty import FaultyS3

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from s3spool import __version__, view
+from s3spool.access import Access, Sight
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import from_text, to_text
 from s3spool.pipeline.settle import Quiet
 from s3spool.pipeline.stats import Stats
 from s3spool.service.control import Handler
+from s3spool.service.peer import Peer
 
 if TYPE_CHECKING:
     from s3spool.daemon import Daemon
@@ -27,25 +30,28 @@ LISTED = 100_000  # more than the inbox holds by default
 def handlers(daemon: Daemon) -> dict[str, Handler]:
     """One function a command; each runs on a thread of the control server."""
     answers = _Answers(daemon)
-    return {
-        "status": answers.status,
-        "list": answers.list,
-        "why": answers.why,
+    orders: dict[str, Handler] = {
+        "list": answers.page,
         "retry": answers.retry,
         "forget": answers.forget,
         "rescan": answers.rescan,
+    }
+    return {
+        "status": answers.status,
+        "why": answers.why,
         "progress": answers.progress,
         "where": answers.where,
-    }
+    } | {command: answers.access.controllers_only(command, handler) for command, handler in orders.items()}
 
 
 class _Answers:
     def __init__(self, daemon: Daemon) -> None:
+        self.access = Access(daemon.config.service.control_group, daemon.rooms.folder.root)
         self._daemon = daemon
         self._rooms = daemon.rooms
         self._rate = _Rate(daemon.rooms.stats)
 
-    def status(self, _: Mapping[str, Any]) -> dict[str, Any]:
+    def status(self, _: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
         daemon, rooms = self._daemon, self._rooms
         queued, in_flight = rooms.inbox.counts()
         jobs = rooms.workers.jobs()
@@ -91,34 +97,46 @@ class _Answers:
             "large_files": [
                 {"path": to_text(path), "bytes": size, "bytes_uploaded": done}
                 for path, done, size in rooms.large.progress()
+                if self.access.sight(peer, path) is Sight.ALL
             ],
             "oldest_unsent_s": daemon.oldest_unsent_s(),
-            "last_error": rooms.stats.last_error,
+            "last_error": rooms.stats.last_error if self.access.controls(peer) else None,  # it names a file
         }
 
-    def list(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def page(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
+        """One page of `list`, and where the next one begins."""
         state = request.get("state")
         if state not in (None, "queued", "uploading", *view.LEDGER_STATES):  # it may be anything
             raise S3SpoolError("not a request this daemon knows: there is no such state")
+        cursor = _cursor(request.get("after"))
         queued, uploading = (list(map(to_text, paths)) for paths in self._rooms.inbox.listing(LISTED))
-        if state in {None, "queued"}:
-            yield from ({"path": path, "state": "queued"} for path in queued)
-        if state in {None, "uploading"}:
-            large = {to_text(path): (done, size) for path, done, size in self._rooms.large.progress()}
-            for path in uploading:
-                row: dict[str, Any] = {"path": path, "state": "uploading"}
-                if path in large:
-                    row["bytes_uploaded"], row["bytes"] = large[path]
-                yield row
-        if state in {None, *view.LEDGER_STATES}:
-            underway = {*queued, *uploading}  # a file that is tried again is still in the retry list
+        if cursor.section == "memory":
+            rows, following = self._in_memory(state, cursor, queued, uploading)
+        else:
             with self._reader() as reader:
-                for row in view.rows(reader, state):
-                    if row["state"] == "uploaded" or row["path"] not in underway:
-                        yield row
+                rows, following = view.page(reader, state, cursor)
+            underway = {*queued, *uploading}  # a file that is tried again is still in the retry list
+            rows = [row for row in rows if row["state"] == "uploaded" or row["path"] not in underway]
+        return {"rows": rows, "next": following}
 
-    def why(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _in_memory(
+        self, state: str | None, cursor: view.Cursor, queued: Sequence[str], uploading: Sequence[str]
+    ) -> tuple[list[dict[str, Any]], view.Cursor | None]:
+        states = dict.fromkeys(queued, "queued") | dict.fromkeys(uploading, "uploading")
+        behind = (path for path, its in states.items() if path > cursor.after and state in {None, its})
+        paths = heapq.nsmallest(view.PAGE_ROWS, behind)
+        large = {to_text(path): (done, size) for path, done, size in self._rooms.large.progress()}
+        rows: list[dict[str, Any]] = [{"path": path, "state": states[path]} for path in paths]
+        for row in rows:
+            if row["path"] in large and row["state"] == "uploading":
+                row["bytes_uploaded"], row["bytes"] = large[row["path"]]
+        if len(paths) == view.PAGE_ROWS:
+            return rows, cursor._replace(after=paths[-1])
+        return rows, view.Cursor("retries") if state in {None, *view.LEDGER_STATES} else None
+
+    def why(self, request: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
         path = _path(request.get("path"))
+        sight = self.access.checked(peer, path)
         daemon, rooms = self._daemon, self._rooms
         live = rooms.inbox.state_of(path)
         if live is None and rooms.settle.knows([path]):
@@ -128,7 +146,7 @@ class _Answers:
         # The ledger before the folder: what was sent and removed in between has its receipt.
         with self._reader() as reader:
             known = reader.known([path]).get(path)
-        return view.why(
+        answer = view.why(
             path,
             known,
             view.identity_of(rooms.folder, path, known),
@@ -136,8 +154,9 @@ class _Answers:
             ours=view.ours(path, rooms.names, recursive=daemon.config.watch.recursive),
             destination=rooms.ledger.destination,
         )
+        return answer if sight is Sight.ALL else {name: answer[name] for name in ("path", "state", "why")}
 
-    def retry(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def retry(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
         """Make waiting and parked files due now; a paused destination is probed at once."""
         rooms = self._rooms
         paths = None if request.get("all") is True else [_path(path) for path in _list(request.get("paths"))]
@@ -151,7 +170,7 @@ class _Answers:
         self._daemon.wake()  # `systemctl status` counts them
         return {"released": released}
 
-    def forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def forget(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
         """Drop what the ledger knows of a path; if the file is still there, it is sent again."""
         path = _path(request.get("path"))
         daemon, rooms = self._daemon, self._rooms
@@ -167,13 +186,13 @@ class _Answers:
             rooms.scan.want("full")
         return {"forgotten": known}
 
-    def rescan(self, _: Mapping[str, Any]) -> dict[str, Any]:
+    def rescan(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
         """Start a scan; its number can be waited for with `progress` of the same pid."""
         number = self._rooms.scan.started + 1
         self._rooms.scan.want("request")
         return {"pid": os.getpid(), "scan": number}
 
-    def progress(self, _: Mapping[str, Any]) -> dict[str, Any]:
+    def progress(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
         """What `wait` needs to know."""
         rooms = self._rooms
         # From the source to the ledger: a file on its way cannot be missed between two looks.
@@ -191,7 +210,7 @@ class _Answers:
             "folder_there": rooms.folder.still_there(),
         }
 
-    def where(self, _: Mapping[str, Any]) -> dict[str, Any]:
+    def where(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
         """What the command line may have set: names are resolved and keys are made with it."""
         folder = str(self._rooms.folder.root)
         return {"below_root": to_text(folder[1:]), "prefix": self._daemon.config.destination.prefix}
@@ -208,6 +227,15 @@ def _path(text: object) -> str:
             if "\0" not in path and not {"", ".", ".."} & set(path.split("/")):
                 return path
     raise S3SpoolError("not a request this daemon knows: a relative path is missing or wrong")
+
+
+def _cursor(value: object) -> view.Cursor:
+    if value is None:
+        return view.Cursor("memory")
+    match value:
+        case ["memory" | "retries" | "receipts" as section, str(after)]:
+            return view.Cursor(section, after)
+    raise S3SpoolError("not a request this daemon knows: there is no such page")
 
 
 def _list(value: object) -> list[object]:

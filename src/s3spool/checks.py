@@ -197,6 +197,7 @@ def _bucket(config: Config) -> Iterator[Finding]:
         if bundle and not os.access(bundle, os.R_OK):
             raise ConfigError("destination.ca_bundle", str(bundle), "does not exist or is not readable")
         from s3spool.s3 import preflight  # noqa: PLC0415 - the same
+        from s3spool.s3.plain_http import DANGER, beyond_loopback  # noqa: PLC0415 - the same
         from s3spool.wiring import store_of  # noqa: PLC0415 - boto3 and pycurl are heavy
 
         impatient = replace(config.upload, timeout_s=min(ANSWER_S, config.upload.timeout_s))
@@ -204,6 +205,8 @@ def _bucket(config: Config) -> Iterator[Finding]:
     except ConfigError as exc:
         yield error("destination", str(exc))
         return
+    if beyond_loopback(store.endpoint.url):
+        yield warning("endpoint", f"{store.endpoint.url}: {DANGER}")
     yield from preflight.examine(store, config.destination.prefix)
 
 

@@ -200,9 +200,17 @@ def why(desk: Desk, file: str, as_json: bool) -> None:
 @cli.command()
 @_asking
 @click.argument("file")
-def key(desk: Desk, file: str) -> None:
-    """The key that FILE has, or would have, in the bucket."""
-    click.echo(desk.key(file))
+@_json_option
+def key(desk: Desk, file: str, as_json: bool) -> None:
+    """The key that FILE has, or would have, in the bucket.
+
+    Direction marks and the like, which a key may hold, are shown as escapes; with --json exactly.
+    """
+    from s3spool.display import to_json  # noqa: PLC0415 - start-up time
+    from s3spool.service.text import printable  # noqa: PLC0415 - start-up time
+
+    answer = desk.key(file)
+    click.echo(to_json(answer) if as_json else printable(answer))
 
 
 @cli.command()

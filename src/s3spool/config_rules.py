@@ -102,6 +102,12 @@ def name(text: str) -> str:
     return text
 
 
+def group(text: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_.@-]*\$?", text, re.ASCII | re.IGNORECASE):
+        raise BadValueError("must be the name of a group")
+    return text
+
+
 def tags(pairs: dict[str, str]) -> None:
     if len(pairs) > _TAGS_PER_OBJECT:
         raise BadValueError(f"must not be more than {_TAGS_PER_OBJECT} tags, S3's limit")

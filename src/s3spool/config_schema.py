@@ -59,6 +59,9 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     exclude: Annotated[tuple[str, ...], Globs("patterns on the relative path: files to leave", 0)] = _EXCLUDE
     settle_s: Annotated[float, Seconds("a file is complete when unchanged for so long", 0, _DAY_S)] = 1.0
     rescan_s: Annotated[float, Seconds("how often the whole folder is compared with the ledger", 1, _DAY_S)] = 300
+    max_size: Annotated[
+        int, Size("a larger file is parked, not sent; empty for no limit", 1, 5 * TIB, optional=True)
+    ] = 0
     backend: Annotated[
         Backend,
         Choice("where events come from: inotify, poll (network folders), or auto to choose", get_args(Backend)),
@@ -120,6 +123,7 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             KIB,
             TIB,
             per_second=True,
+            optional=True,
         ),
     ] = 0
     timeout_s: Annotated[float, Seconds("how long a request may make no progress", 1, 3600)] = 30
@@ -160,6 +164,10 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Path,
         Place("where the other commands reach the daemon; default in $RUNTIME_DIRECTORY, else state.directory"),
     ]
+    control_group: Annotated[
+        str,
+        Text("whose members may give orders, beside root and the daemon's user; empty: nobody else", rules.group),
+    ] = ""
     http_listen: Annotated[
         str,
         Text(

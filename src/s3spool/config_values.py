@@ -97,11 +97,12 @@ class Size(_Described, frozen=True):
 
     least: int
     most: int
-    per_second: bool = False  #: a rate: may end in "/s", and "" or 0 mean no limit
+    per_second: bool = False  #: a rate: may end in "/s"
+    optional: bool = False  #: "" or 0 mean no limit
 
     def read(self, value: object) -> int:
         size = self._bytes(value)
-        if self.per_second and size == 0:
+        if self.optional and size == 0:
             return 0
         if not self.least <= size <= self.most:
             raise BadValueError(f"must be between {_size(self.least)} and {_size(self.most)}")
@@ -115,12 +116,16 @@ class Size(_Described, frozen=True):
             return value
         if isinstance(value, str):
             if self.per_second:
-                value = value.removesuffix("/s") or "0"
+                value = value.removesuffix("/s")
+            if self.optional:
+                value = value or "0"
             if found := re.fullmatch(r"([0-9]{1,18}) ?([KMGT]?i?B|)", value.strip(), re.IGNORECASE):
                 unit = _UNITS.get(found[2].upper())
                 if unit is not None:
                     return int(found[1]) * unit
-        example = "50MiB/s, or empty for no limit" if self.per_second else "16MiB, 50MB or 1GiB"
+        example = "50MiB/s" if self.per_second else "16MiB, 50MB or 1GiB"
+        if self.optional:
+            example += ", or empty for no limit"
         raise BadValueError(f"must be a size like {example}")
 
 

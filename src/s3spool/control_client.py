@@ -18,13 +18,14 @@ from s3spool.ledger.database import DirectoryLock, holder
 from s3spool.ledger.files import become_owner, open_regular
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import from_text, to_text
-from s3spool.service.control import NoDaemonError, ask, stream
+from s3spool.service.control_protocol import NoDaemonError, ask, json_line
 from s3spool.service.text import shown
 
 if TYPE_CHECKING:
     from s3spool.ledger.store import Ledger
 
 DURABLE_S = 10.0
+BATCH_BYTES = 128 * 1024  # of paths in one request; the daemon refuses twice as much
 _STATE_BASE, _RUNTIME_BASE = Path("/var/lib"), Path("/run")  # where systemd makes StateDirectory= and RuntimeDirectory=
 
 
@@ -69,13 +70,25 @@ class Desk:
             return self._status_of_the_ledger()
 
     def rows(self, state: str | None) -> Iterator[dict[str, Any]]:
-        """All files, or those in one state, as they come."""
+        """All files, or those in one state, as they come.
+
+        Page by page, so that a slow reader of these rows holds neither a connection nor the ledger. A file whose
+        state changes meanwhile may come twice.
+        """
+        after: Any = None
         try:
-            yield from stream(self._socket, "list", state=state)
-        except NoDaemonError:  # before the first row, if at all
-            with self._reader() as reader:
-                if reader is not None:
-                    yield from view.rows(reader, state)
+            while True:
+                page = _dict(ask(self._socket, "list", state=state, after=after))
+                yield from page["rows"]
+                after = page["next"]
+                if after is None:
+                    return
+        except NoDaemonError as exc:
+            if after is not None:
+                raise S3SpoolError(f"{self._socket}: the daemon went away in the middle of its answer") from exc
+        with self._reader() as reader:
+            if reader is not None:
+                yield from view.rows(reader, state)
 
     def why(self, file: str) -> dict[str, Any]:
         path = self._path(file)
@@ -109,10 +122,8 @@ class Desk:
         paths = None if everything else [self._path(file) for file in files]
         try:
             if paths is None:
-                answer = ask(self._socket, "retry", all=True)
-            else:
-                answer = ask(self._socket, "retry", paths=[to_text(path) for path in paths])
-            return int(answer["released"])
+                return int(ask(self._socket, "retry", all=True)["released"])
+            return sum(int(ask(self._socket, "retry", paths=batch)["released"]) for batch in _batches(paths))
         except NoDaemonError:
             with self._reader() as reader:
                 released = view.releasable(reader, paths)
@@ -306,6 +317,18 @@ def _below(folder: str, path: str) -> str | None:
     whole = os.path.join(os.path.realpath(directory), name)
     start = folder.rstrip("/") + "/"
     return whole.removeprefix(start) if whole.startswith(start) else None
+
+
+def _batches(paths: Sequence[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in map(to_text, paths):
+        size += len(json_line(text))
+        if batch and size > BATCH_BYTES:
+            yield batch
+            batch, size = [], len(json_line(text))
+        batch.append(text)
+    yield batch
 
 
 def _dict(answer: Any) -> dict[str, Any]:

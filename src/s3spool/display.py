@@ -9,8 +9,8 @@ from typing import Any
 import click
 import msgspec
 
-from s3spool.service.control import json_line
-from s3spool.service.text import printable, shown
+from s3spool.service.control_protocol import json_line
+from s3spool.service.text import printable, printable_json, shown
 
 _ALWAYS = {"waiting", "parked", "uploaded"}
 _KIB = 1024
@@ -20,7 +20,7 @@ _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
 def to_json(answer: Any) -> bytes:
     """Indented; UTF-8 whatever the locale says, so that any JSON parser takes it."""
-    return msgspec.json.format(json_line(answer).rstrip(b"\n"), indent=2)
+    return printable_json(msgspec.json.format(json_line(answer).rstrip(b"\n"), indent=2).decode()).encode()
 
 
 def print_status(status: Mapping[str, Any]) -> None:
@@ -68,12 +68,16 @@ def print_rows(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
     out = sys.stdout.buffer
     encoding = sys.stdout.encoding or "utf-8"
     for row in rows:
-        out.write(json_line(row) if as_json else f"{_row(row)}\n".encode(encoding, "backslashreplace"))
+        out.write(
+            printable_json(json_line(row).decode()).encode()
+            if as_json
+            else f"{_row(row)}\n".encode(encoding, "backslashreplace")
+        )
     out.flush()
 
 
 def print_why(answer: Mapping[str, Any]) -> None:
-    click.echo(f"{_name(answer)}: {answer['state']}")
+    click.echo(f"{_name(answer)}: {printable(answer['state'])}")
     click.echo(printable(answer["why"]))
     if answer.get("hint"):
         click.echo(f"hint: {printable(answer['hint'])}")
@@ -81,7 +85,7 @@ def print_why(answer: Mapping[str, Any]) -> None:
 
 def _row(row: Mapping[str, Any]) -> str:
     size = _size(row["bytes"]) if "bytes" in row else ""
-    return f"{row['state']:<9}  {size:>9}  {_name(row)}{printable(_detail(row))}"
+    return f"{printable(row['state']):<9}  {size:>9}  {_name(row)}{printable(_detail(row))}"
 
 
 def _detail(row: Mapping[str, Any]) -> str:

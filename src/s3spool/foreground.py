@@ -55,12 +55,10 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
         structlog.get_logger().warning("config.doubted", reason=doubt)
     for name, reason in configuration.without_effect(config).items():
         structlog.get_logger().warning("config.ignored", field=name, reason=reason)
-    workers = affordable_workers(config.upload.workers)
-    if workers < config.upload.workers:
-        reason = "the limit of open files is too low: raise LimitNOFILE= in the unit (ulimit -n)"
-        structlog.get_logger().warning("workers.limited", workers=workers, wanted=config.upload.workers, reason=reason)
+    workers = _affordable(config.upload.workers)
     try:
         from s3spool.daemon import Daemon  # noqa: PLC0415 - boto3 and pycurl are heavy
+        from s3spool.s3.plain_http import DANGER, beyond_loopback  # noqa: PLC0415 - the same
 
         daemon = Daemon(config, writer, overrides=overrides, endpoint=endpoint, workers=workers)
     except S3SpoolError:
@@ -69,6 +67,9 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
     except OSError as exc:
         writer.close(1.0)
         raise S3SpoolError(f"{exc.filename or 'the daemon cannot start'}: {exc.strerror}") from exc
+    where = daemon.rooms.store.endpoint.url
+    if beyond_loopback(where):
+        structlog.get_logger().warning("destination.unencrypted", endpoint=where, hint=DANGER)
     if writer.show_summary(daemon.summary):
         daemon.on_tick = writer.refresh
     # What stands now stands for good: keep it out of the collector's way.
@@ -81,6 +82,15 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
     except S3SpoolError:
         writer.close(1.0)
         raise
+
+
+def _affordable(wanted: int) -> int:
+    """How many workers may start; says so where it is fewer."""
+    workers = affordable_workers(wanted)
+    if workers < wanted:
+        reason = "the limit of open files is too low: raise LimitNOFILE= in the unit (ulimit -n)"
+        structlog.get_logger().warning("workers.limited", workers=workers, wanted=wanted, reason=reason)
+    return workers
 
 
 def _endpoint(config: Config) -> Endpoint | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3spool.errors import Fault, S3SpoolError
 from s3spool.ledger.reader import Known, Reader
@@ -17,16 +17,39 @@ if TYPE_CHECKING:
     from s3spool.pipeline.names import Names
 
 LEDGER_STATES = ("waiting", "parked", "uploaded")
+PAGE_ROWS = 1000
+
+
+class Cursor(NamedTuple):
+    """Where a page of `list` begins."""
+
+    section: str  #: "memory" (queued, uploading), "retries" or "receipts", which come in this order
+    after: str = ""  #: the last path of the page before, in the ledger's spelling
 
 
 def rows(reader: Reader, state: str | None) -> Iterator[dict[str, Any]]:
-    """Rows of `list` that the ledger knows, streamed. Paths are in the ledger's spelling (rows.to_text)."""
-    if state in {None, "waiting", "parked"}:
-        for retry in reader.retries(State(state) if state else None):
-            yield of_retry(retry)
-    if state in {None, "uploaded"}:
-        for receipt in reader.receipts():
-            yield of_receipt(receipt)
+    """Rows of `list` that the ledger knows. Paths are in the ledger's spelling (rows.to_text)."""
+    cursor: Cursor | None = Cursor("retries")
+    while cursor is not None:
+        some, cursor = page(reader, state, cursor)
+        yield from some
+
+
+def page(reader: Reader, state: str | None, cursor: Cursor) -> tuple[list[dict[str, Any]], Cursor | None]:
+    """Some rows of the ledger in the order of their paths, and where the next page begins.
+
+    No read transaction outlives the page: SQLite cannot shorten its WAL while one is open.
+    """
+    if cursor.section == "retries":
+        some: list[dict[str, Any]] = []
+        if state in {None, "waiting", "parked"}:
+            retries = reader.retries(State(state) if state else None, after=cursor.after, limit=PAGE_ROWS)
+            some = [of_retry(retry) for retry in retries]
+        following = Cursor("receipts") if state in {None, "uploaded"} else None
+    else:
+        some = [of_receipt(receipt) for receipt in reader.receipts(after=cursor.after, limit=PAGE_ROWS)]
+        following = None
+    return some, cursor._replace(after=some[-1]["path"]) if len(some) == PAGE_ROWS else following
 
 
 def of_retry(retry: Retry) -> dict[str, Any]:

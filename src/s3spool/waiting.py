@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from s3spool.errors import S3SpoolError
+from s3spool.service.control_protocol import DeniedError
 from s3spool.service.text import shown
 
 if TYPE_CHECKING:
@@ -82,7 +84,8 @@ def wait_for_files(desk: Desk, files: Sequence[str], timeout_s: float | None) ->
             return SOME_PARKED if parked else SENT
         if any(looks == 0 for looks in pending.values()):
             # Without a daemon this says so, instead of waiting for nothing.
-            desk.progress() if asked else desk.rescan()
+            with suppress(DeniedError):  # the daemon runs, and its own scans find the files, too
+                desk.progress() if asked else desk.rescan()
             asked = True
         if not patience.pause():
             return TIMED_OUT

@@ -17,6 +17,7 @@ from s3spool.pipeline.large import Large
 from s3spool.pipeline.limiter import ConcurrencyLimiter
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.outcome import Outcome
+from s3spool.pipeline.parts import OPEN_TRANSFERS
 from s3spool.pipeline.retry import RetryThread
 from s3spool.pipeline.retry_policy import Policy
 from s3spool.pipeline.scan import Scan
@@ -95,7 +96,7 @@ class Rooms:
             outcome,
             threshold=config.upload.multipart_threshold,
             part_size=config.upload.part_size,
-            limit=workers,
+            limit=max(workers, OPEN_TRANSFERS),
         )
         self.upload = Upload(
             self.folder,
@@ -105,6 +106,7 @@ class Rooms:
             outcome,
             self.large,
             settle_s=config.watch.settle_s,
+            max_size=config.watch.max_size,
         )
         self.cores = Cores()
         self.workers = Workers(

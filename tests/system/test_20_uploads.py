@@ -78,6 +78,9 @@ def test_status_for_everybody_who_may(service: Service, store: str, machine: Mac
     assert asked["files"]["uploaded"] == 1
     assert asked["pid"] == service.pid
     assert asked["state"] == "running"
+    for order in ("list", "retry --all", "rescan"):
+        assert "permission denied: only root" in machine.run(f"s3spool {order}", user=PERSON, check=False).stderr
+    assert service.cli("why one", user=PERSON).startswith("one: uploaded")
     refused = machine.run("s3spool status", user=STRANGER, check=False)
     assert refused.returncode == 1
     assert machine.out("stat -c '%a %U %G' /run/s3spool/control.sock") == "660 s3spool s3spool"

@@ -26,6 +26,7 @@ _COUNTED = (
     "SELECT (SELECT count(*) FROM receipts), (SELECT coalesce(sum(size), 0) FROM receipts),"
     " (SELECT count(*) FROM retries WHERE state = 'waiting'), (SELECT count(*) FROM retries WHERE state = 'parked')"
 )
+ALL = -1  # SQLite's LIMIT for no limit
 TOTALS_SINCE = 2  # the version of the ledger that has totals.sql
 FAILURES_SINCE = 3  # and failures.sql
 LOOKUP_ROWS = 500  # statements of one size stay in sqlite3's cache
@@ -136,14 +137,16 @@ class Reader:
         row = next(self._rows("SELECT max(next_attempt) FROM retries WHERE state = 'waiting' AND claimed = 0"))
         return None if row[0] is None else float(row[0])
 
-    def retries(self, state: State | None = None) -> Iterator[Retry]:
-        where = "" if state is None else "WHERE state = ?"
-        args = () if state is None else (state.value,)
-        yield from self._rows(f"SELECT {self._retry} FROM retries {where} ORDER BY path", args, _retry)  # noqa: S608 - constants
+    def retries(self, state: State | None = None, *, after: str = "", limit: int = ALL) -> Iterator[Retry]:
+        """Streamed in the order of their paths; only those behind the path `after`, which is spelled as by to_text."""
+        statement = f"SELECT {self._retry} FROM retries WHERE path > ? AND state IN (?, ?) ORDER BY path LIMIT ?"  # noqa: S608 - constants
+        states = [state.value] * 2 if state else [each.value for each in State]
+        yield from self._rows(statement, (after, *states, limit), _retry)
 
-    def receipts(self) -> Iterator[Receipt]:
-        """All receipts, streamed in the order of their paths."""
-        yield from self._rows(f"SELECT {_RECEIPT} FROM receipts ORDER BY path", make=_receipt)  # noqa: S608 - constants
+    def receipts(self, *, after: str = "", limit: int = ALL) -> Iterator[Receipt]:
+        """Likewise."""
+        statement = f"SELECT {_RECEIPT} FROM receipts WHERE path > ? ORDER BY path LIMIT ?"  # noqa: S608 - constants
+        yield from self._rows(statement, (after, limit), _receipt)
 
     def receipts_before(self, time_s: float) -> Iterator[Receipt]:
         """Receipts of uploads that ended before this moment."""

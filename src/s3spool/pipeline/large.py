@@ -73,7 +73,7 @@ class Large:
         part_size: int,
         limit: int,
     ) -> None:
-        """`limit`: how many files may be under way; each holds a descriptor."""
+        """`limit`: how many files of different owners may be under way; each holds a descriptor."""
         self._folder = folder
         self._bucket = bucket
         self._ledger = ledger
@@ -82,21 +82,40 @@ class Large:
         self._outcome = outcome
         self._threshold = threshold
         self._part_size = part_size
-        self._limit = limit
         self._queue = inbox.parts
+        self._queue.limit = limit
         self._unfinished = Unfinished(folder, bucket, ledger)
         self.ended = 0  # transfers, however they ended
 
     def wants(self, size: int) -> bool:
         return size > self._threshold
 
-    def busy(self) -> bool:
-        """Whether another large file had better wait until the parts of those before it are taken."""
-        return self._queue.waiting() > 0 or len(self._queue.transfers()) >= self._limit
+    def taken_up(self, item: Item) -> Item:
+        """A worker has taken what may have been put aside: should it go back, it goes to its own lane."""
+        if not item.large:
+            return item
+        self._queue.taken_up(item.path)
+        return item._replace(large=False)
 
-    def start(self, item: Item, content: Content, times: Times) -> None:
-        """Begin, or go on where a run before this one was cut off; takes the descriptor over. Raises like S3."""
+    def start(self, item: Item, content: Content, times: Times) -> bool:
+        """Take the descriptor over and send the parts; False, and back into the inbox, while too many are under way.
+
+        Raises like S3.
+        """
         self._bucket.check_size(item.path, content.size)
+        owner = os.fstat(content.fd).st_uid
+        if not self._queue.begin(owner):
+            self._queue.put_aside(item.path, owner)
+            self._inbox.put_back(item._replace(large=True), first=False)
+            return False
+        try:
+            self._start(item, content, times, owner)
+        finally:
+            self._queue.begun(owner)
+        return True
+
+    def _start(self, item: Item, content: Content, times: Times, owner: int) -> None:
+        """Begin, or go on where a run before this one was cut off."""
         upload, parts = self._unfinished.resumed(content)
         if upload is None:
             part_size = self._bucket.part_size(content.size, self._part_size)
@@ -120,7 +139,8 @@ class Large:
             upload_id=upload.upload_id,
         )
         self._breaker.succeeded(times.unix_s, whole=False)
-        self._queue.add(transfer := Transfer(item, content, upload, count, times, parts, pending or deque([COMPLETE])))
+        transfer = Transfer(item, content, upload, count, times, parts, pending or deque([COMPLETE]), owner)
+        self._queue.add(transfer)
         self._inbox.wake(len(transfer.pending))
 
     def begin(self, item: PartItem) -> PartJob:
@@ -131,7 +151,7 @@ class Large:
         transfer, number = job.item
         sending = False
         try:
-            if transfer.over:
+            if transfer.over or self._stop_if_changed(transfer):  # a file that is gone ends with this part
                 self._breaker.refund_probe()
             elif number == COMPLETE:
                 self._complete(job)
@@ -193,9 +213,6 @@ class Large:
 
     def _complete(self, job: PartJob) -> None:
         transfer = job.item.transfer
-        if self._stop_if_changed(transfer):
-            self._breaker.refund_probe()
-            return
         parts = [transfer.parts[number] for number in sorted(transfer.parts)]
         stored = self._bucket.complete(transfer.upload, transfer.content, parts)
         self._breaker.succeeded(job.times.unix_s)
@@ -250,6 +267,7 @@ class Large:
         if not self._queue.release(item):
             return
         self.ended += 1
+        self._inbox.wake(1)  # another one may begin
         transfer = item.transfer
         os.close(transfer.content.fd)
         why = transfer.over

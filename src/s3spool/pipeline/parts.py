@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,6 +17,8 @@ from s3spool.pipeline.item import Item
 from s3spool.pipeline.lanes import Lanes
 
 COMPLETE = 0  # the number of the last act: parts count from 1
+OPEN_TRANSFERS = 24  # one with 10,000 confirmed parts takes 4 MB
+OPEN_OF_ONE_OWNER = 12
 
 
 class GivenUp(NamedTuple):
@@ -37,6 +39,8 @@ class Transfer:
     times: Times  # when its first attempt began
     parts: dict[int, Part]  # confirmed, by number
     pending: deque[int]
+    owner: int = 0  # of the file: a user's number
+    taken: int = 0  # the queue's count when a part of it was taken last
     in_flight: int = 0
     failures: dict[int, int] = field(default_factory=dict)  # by part number
     retried_immediately: set[int] = field(default_factory=set)  # parts sent once more, see UploadError
@@ -59,7 +63,11 @@ class PartItem(NamedTuple):
 
 
 class PartQueue:
-    """The transfers under way, oldest first. Thread-safe; nothing blocks."""
+    """The transfers under way. Thread-safe; nothing blocks.
+
+    Parts are taken by turns: from each owner of files, and of an owner's files from each. So neither a huge file nor a
+    user with many large ones holds up the others.
+    """
 
     def __init__(self, sent_bytes: Callable[[], int], max_tried: int) -> None:
         """`sent_bytes`: how much all workers have sent up to now; `max_tried`: workers for files that have failed."""
@@ -67,19 +75,51 @@ class PartQueue:
         self._lock = threading.Lock()
         self._transfers: list[Transfer] = []
         self._lanes = Lanes(sent_bytes)
+        self._beginning: list[int] = []  # owners of the transfers that are about to be added
+        self._takes = 0
+        self.limit = OPEN_TRANSFERS  #: how many may be under way, where each is another owner's
+        self._owners_taken: dict[int, int] = {}  # like Transfer.taken; only owners that have a transfer
+        self._aside: dict[str, int] = {}  # files that wait until a transfer may begin, with their owners
+        self._owners_aside: Counter[int] = Counter()
 
     def add(self, transfer: Transfer) -> None:
         with self._lock:
             self._transfers.append(transfer)
 
+    def begin(self, owner: int) -> bool:
+        """Whether one more transfer of this owner may begin; if so, `begun` has to follow, even without `add`."""
+        with self._lock:
+            if not self._may_begin(owner):
+                return False
+            self._beginning.append(owner)
+            return True
+
+    def begun(self, owner: int) -> None:
+        with self._lock:
+            self._beginning.remove(owner)
+
+    def put_aside(self, path: str, owner: int) -> None:
+        """The file waits in the inbox until `waiting` is 0; `taken_up` has to follow when a worker takes it."""
+        with self._lock:
+            self._aside[path] = owner
+            self._owners_aside[owner] += 1
+
+    def taken_up(self, path: str) -> None:
+        with self._lock:
+            owner = self._aside.pop(path, None)
+            if owner is not None:
+                self._owners_aside -= Counter({owner: 1})  # drops what is 0
+
     def take(self) -> PartItem | None:
-        """A part of the oldest file that has one left, if a lane is free: what was begun first is whole first."""
+        """A part, or the completion, of the file whose turn it is."""
         now = time.monotonic()
         with self._lock:
             transfer = self._next(now)
             if transfer is None:
                 return None
             transfer.in_flight += 1
+            self._takes += 1
+            transfer.taken = self._owners_taken[transfer.owner] = self._takes
             part = PartItem(transfer, transfer.pending.popleft())
             if part.number != COMPLETE:
                 self._lanes.enter(part, now)
@@ -132,23 +172,42 @@ class PartQueue:
             if not transfer.over or transfer.in_flight or transfer not in self._transfers:
                 return False
             self._transfers.remove(transfer)
+            if all(other.owner != transfer.owner for other in self._transfers):
+                self._owners_taken.pop(transfer.owner, None)
             return True
 
     def waiting(self) -> int:
-        """How many parts wait for a worker."""
+        """How many parts wait for a worker; 0 if a file that was put aside may begin, more if none of those may."""
         with self._lock:
-            return sum(len(transfer.pending) for transfer in self._transfers)
+            if any(self._may_begin(owner) for owner in self._owners_aside):
+                return 0
+            return sum(len(transfer.pending) for transfer in self._transfers) or len(self._aside)
 
     def transfers(self) -> list[Transfer]:
         with self._lock:
             return list(self._transfers)
 
+    def _may_begin(self, owner: int) -> bool:
+        owners = [*self._beginning, *(transfer.owner for transfer in self._transfers)]
+        its = owners.count(owner)
+        return its < OPEN_OF_ONE_OWNER and len(owners) < (min(self.limit, OPEN_TRANSFERS) if its else self.limit)
+
     def _next(self, now: float) -> Transfer | None:
-        """The transfer whose turn it is; a completion needs no lane, it has no body."""
+        """The transfer whose turn it is. A completion needs no lane: it has no body, and makes room for another file.
+
+        An owner of whom nothing is under way needs none either: parts of a huge file may take the lanes for minutes.
+        """
         open_now = self._lanes.open_in_s(now) == 0
+        busy = {transfer.owner for transfer in self._transfers if transfer.in_flight}
         tried = sum(transfer.in_flight for transfer in self._transfers if transfer.item.tried)
-        for transfer in self._transfers:
-            allowed = not transfer.item.tried or tried < self._max_tried
-            if allowed and transfer.pending and (open_now or transfer.pending[0] == COMPLETE):
-                return transfer
-        return None
+
+        def may_go(transfer: Transfer) -> bool:
+            if transfer.item.tried and tried >= self._max_tried:
+                return False
+            return open_now or transfer.pending[0] == COMPLETE or transfer.owner not in busy
+
+        def turn(transfer: Transfer) -> tuple[bool, int, int]:
+            return transfer.pending[0] != COMPLETE, self._owners_taken.get(transfer.owner, 0), transfer.taken
+
+        ready = [transfer for transfer in self._transfers if transfer.pending and may_go(transfer)]
+        return min(ready, key=turn, default=None)

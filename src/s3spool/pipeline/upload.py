@@ -64,7 +64,9 @@ class Upload:
         large: Large,
         *,
         settle_s: float,
+        max_size: int = 0,
     ) -> None:
+        """`max_size`: larger files are parked; 0: none is too large."""
         self._folder = folder
         self._bucket = bucket
         self._inbox = inbox
@@ -72,11 +74,13 @@ class Upload:
         self._outcome = outcome
         self._large = large
         self._settle_s = settle_s
+        self._max_size = max_size
 
     def begin(self, item: Item | PartItem) -> Job | PartJob | None:
         """Open and read; None when there is nothing to send (the item is dealt with)."""
         if isinstance(item, PartItem):
             return self._large.begin(item)
+        item = self._large.taken_up(item)
         if item.tried:
             item = item._replace(success_before=self._breaker.last_success_at)
         job = self._opened(item)
@@ -91,6 +95,7 @@ class Upload:
         try:
             fd, status = self._folder.open(item.path)
             identity = Identity.of(status)
+            self._check_size(item.path, status.st_size)
             times = Times(time.time(), time.monotonic())
             content = self._read(item, fd, identity, times.unix_s)
             if content is not None:
@@ -118,10 +123,8 @@ class Upload:
                 self._outcome.record(item, content.identity, item.receipt.key, item.receipt, job.times, attempt=0)
                 return self._not_sent(job)
             if self._large.wants(content.size):
-                if self._large.busy():
-                    self._inbox.put_back(item._replace(large=True), first=False)
+                if not self._large.start(item, content, job.times):
                     return self._not_sent(job)
-                self._large.start(item, content, job.times)
                 job.content = content._replace(fd=-1)  # ownership of the descriptor moved to the transfer
                 return False
             job.request = self._bucket.request(content)
@@ -155,6 +158,18 @@ class Upload:
         self._close(job)
         error = UploadError("send", job.item.path, "WorkerDied", "the worker that sent it died", scope=Scope.FILE)
         self._outcome.failed(job.item, job.content.identity, error)
+
+    def _check_size(self, path: str, size: int) -> None:
+        """Raises UploadError (permanent)."""
+        if self._max_size and size > self._max_size:
+            raise UploadError(
+                "map",  # S3 was not asked
+                path,
+                "FileTooLarge",
+                f"the file has {size} bytes, watch.max_size is {self._max_size}",
+                permanent=True,
+                hint="split the file, or raise watch.max_size, restart and retry it",
+            )
 
     def _read(self, item: Item, fd: int, identity: Identity, now: float) -> Content | None:
         """The content if the file is complete and quiet; else it goes back to settle. Raises OSError."""

@@ -17,6 +17,7 @@ import certifi
 from botocore import UNSIGNED
 
 from s3spool.errors import ConfigError
+from s3spool.s3 import plain_http
 from s3spool.s3.apart import in_child
 from s3spool.s3.boto3_transport import hooked, translated
 from s3spool.s3.bounded import bounded
@@ -78,11 +79,14 @@ def client(boto: boto3.Session, connection: Connection, region: str) -> S3Client
 
 def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
     """An S3 client for bodies: one attempt, one pass over the file, and a connection for each worker."""
-    more = {
+    more: dict[str, dict[str, Any]] = {
         "retries": {"total_max_attempts": 1, "mode": "standard"},
         "s3": {"addressing_style": _style(connection), "payload_signing_enabled": False},
     }
     made: S3Client = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region))
+    if plain_http.beyond_loopback(made.meta.endpoint_url):  # known only now: it may come from AWS_ENDPOINT_URL
+        more["s3"]["payload_signing_enabled"] = True
+        made = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region))
     return hooked(bounded(made))
 
 

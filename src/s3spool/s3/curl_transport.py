@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import pycurl
 
+from s3spool.s3 import plain_http
+from s3spool.s3.checksums import of_range
 from s3spool.s3.client import Endpoint
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import from_code, from_curl
@@ -25,7 +29,7 @@ SMALL_BUFFER_BYTES = 16 * 1024  # libcurl fills a new one with zeros for each re
 ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; a longer one is cut off, it might never end
 CA_CACHE_S = 5  # for so long libcurl may go by a bundle that has been mended; by default it is a day
 _CA_CACHE_TIMEOUT = 321  # curl.h's number, which pycurl has no name for
-_CONSTANT = ("Expect:", "Content-Type: application/octet-stream", "x-amz-content-sha256: UNSIGNED-PAYLOAD")
+_CONSTANT = ("Expect:", "Content-Type: application/octet-stream")
 
 
 class CurlTransport:
@@ -43,6 +47,7 @@ class CurlTransport:
         """`ca`: whom to trust; a bundle, or a directory of certificates named by their hashes."""
         self._endpoint_now = endpoint
         self._endpoint = endpoint()
+        self._signs_payload = plain_http.beyond_loopback(self._endpoint.url)
         self._ca = ca
         self._timeout_s = max(1, round(timeout_s))
         self._unsent = Unsent()
@@ -85,10 +90,16 @@ class CurlTransport:
             self._signed_with = credentials
         if self._endpoint is not self._endpoint_now():
             self._endpoint = self._endpoint_now()
+            self._signs_payload = plain_http.beyond_loopback(self._endpoint.url)
             curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
         query = f"?{request.query}" if request.query else ""
         curl.setopt(pycurl.URL, self._endpoint.url + url_quoted(request.key) + query)
-        lines = [*_CONSTANT, *(f"{name}: {value}" for name, value in request.headers)]
+        payload = self._payload_sha256(request) if self._signs_payload else "UNSIGNED-PAYLOAD"
+        lines = [
+            *_CONSTANT,
+            f"x-amz-content-sha256: {payload}",
+            *(f"{name}: {value}" for name, value in request.headers),
+        ]
         if credentials.token:
             lines.append(f"x-amz-security-token: {credentials.token}")
         curl.setopt(pycurl.HTTPHEADER, lines)
@@ -165,6 +176,13 @@ class CurlTransport:
     def close(self) -> None:
         self._curl.close()
         self._connections.close()
+
+    @staticmethod
+    def _payload_sha256(request: Request) -> str:
+        """Without TLS a signature that leaves the body out could be replayed with another body. Raises OSError."""
+        if request.body is not None:
+            return hashlib.sha256(request.body).hexdigest()
+        return base64.b64decode(of_range("sha256", request.fd, request.offset, request.length)).hex()
 
     def _new_handle(self) -> pycurl.Curl:
         curl = pycurl.Curl()

@@ -103,6 +103,7 @@ EVENTS: dict[str, EventSpec] = {
         "warning",
         "[{destination} ]asks for fewer requests[: {error_code}][: {error}]; {workers} workers go on[; {hint}]",
     ),
+    "destination.unencrypted": EventSpec("warning", "{endpoint} is plain http[: {hint}]"),
     "destination.throttle_ended": EventSpec(
         "info", "[{destination} ]takes all that the workers send again[ after {duration_s}]"
     ),

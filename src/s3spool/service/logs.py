@@ -27,7 +27,7 @@ import structlog
 from s3spool.service import deaths, journal
 from s3spool.service.events import EVENTS, EventSpec, message, readable
 from s3spool.service.sinks import Entry, JournalSink, Sink, StreamSink, TerminalSink, timestamp
-from s3spool.service.text import legible, plain, plain_fields, printable, shown
+from s3spool.service.text import legible, plain, plain_fields, printable, printable_json, shown
 
 __all__ = ["EVENTS", "Entry", "EventSpec", "LogWriter", "StreamSink", "configure", "to_console", "to_json"]
 
@@ -220,7 +220,7 @@ def to_json(entry: Entry) -> str:
     except UnicodeEncodeError:  # a name that is not UTF-8
         text = msgspec.json.encode(legible(line)).decode()
     # JSON allows U+2028, U+0085 and terminals' C1 codes as they are; line readers and terminals do not.
-    return text if text.isprintable() else "".join(c if c.isprintable() else _json_escape(c) for c in text)
+    return printable_json(text)
 
 
 def to_console(entry: Entry, *, colours: bool) -> str:
@@ -277,8 +277,3 @@ def _traceback(exc_info: object) -> str:
 @lru_cache(maxsize=2)
 def _clock(seconds: int) -> str:
     return time.strftime("%H:%M:%S", time.localtime(seconds))
-
-
-def _json_escape(char: str) -> str:
-    units = char.encode("utf-16-be")
-    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))

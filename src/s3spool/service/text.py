@@ -111,6 +111,18 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
+def printable_json(json: str) -> str:
+    """JSON with what it lets through, but a terminal would act on, as its own escapes: DEL, C1, direction marks."""
+    if json.isprintable():
+        return json
+    return "".join(char if char.isprintable() or char == "\n" else _json_escape(char) for char in json)
+
+
+def _json_escape(char: str) -> str:
+    units = char.encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+
+
 def _escape(char: str) -> str:
     if "\udc80" <= char <= "\udcff":  # a byte that is not UTF-8, as os.fsdecode() hands it over
         return f"\\x{ord(char) - 0xDC00:02x}"

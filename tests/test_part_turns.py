@@ -1,0 +1,250 @@
+"""Large files by turns: neither a huge file nor a user with many large ones holds up the others."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s3spool.content import Content
+from s3spool.ledger.rows import Identity, Multipart, Part
+from s3spool.pipeline.breaker import Times
+from s3spool.pipeline.item import Item
+from s3spool.pipeline.parts import COMPLETE, OPEN_OF_ONE_OWNER, OPEN_TRANSFERS, PartItem, PartQueue, Transfer
+from support.daemon import Daemon
+from support.faults import Fault
+from support.faulty import FaultyS3
+from support.http_server import Exchange, HangUp
+from support.s3_messages import Answer
+from support.waiting import eventually
+
+WAIT_S = 100.0
+MIB = 2**20
+ALICE, BOB = 64_002, 64_003
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+def transfer(path: str, owner: int, count: int = 100) -> Transfer:
+    identity = Identity(1, 2, 3, 4, 5)
+    upload = Multipart(path, identity, 1, "b", path, "id", 5 * MIB, "crc64nvme", 0.0)
+    content = Content(path, identity, None, -1)
+    return Transfer(Item(path), content, upload, count, Times(0.0, 0.0), {}, deque(range(1, count + 1)), owner)
+
+
+def sent(queue: PartQueue, item: PartItem) -> str:
+    queue.done(item, Part("id", item.number, 5, "e", "c"))
+    queue.release(item)
+    return f"{item.path}{item.number}"
+
+
+def taken(queue: PartQueue, count: int) -> list[str]:
+    items = (queue.take() for _ in range(count))
+    return [sent(queue, item) for item in items if item is not None]
+
+
+def queue_of(*transfers: Transfer) -> PartQueue:
+    queue = PartQueue(lambda: 0, 25)
+    for each in transfers:
+        queue.add(each)
+    return queue
+
+
+def test_transfers_of_an_owner_by_turns() -> None:
+    """One part of each, then again."""
+    queue = queue_of(transfer("a", ALICE), transfer("b", ALICE), transfer("c", ALICE, 2))
+    assert taken(queue, 9) == ["a1", "b1", "c1", "a2", "b2", "c2", "c0", "a3", "b3"]
+
+
+def test_owners_by_turns() -> None:
+    """One with three files gets no more than one with a single file, and a newcomer is next."""
+    queue = queue_of(*(transfer(name, ALICE) for name in "abc"), transfer("x", BOB))
+    assert taken(queue, 6) == ["a1", "x1", "b1", "x2", "c1", "x3"]
+    queue.add(transfer("n", 7))
+    assert taken(queue, 4) == ["n1", "a2", "x4", "n2"]
+
+
+def test_no_lane_is_needed_by_an_owner_of_whom_nothing_goes() -> None:
+    """The parts of a huge file may hold all lanes for minutes; another user's file begins all the same, narrowly."""
+    queue = queue_of(transfer("huge", ALICE))
+    held = [queue.take() for _ in range(20)]
+    assert sum(item is not None for item in held) < 20
+    queue.add(transfer("small", BOB, 2))
+
+    item = queue.take()
+    assert item is not None
+    assert item.path == "small"
+    assert queue.take() is None
+    sent(queue, item)
+    item = queue.take()
+    assert item is not None
+    sent(queue, item)
+    item = queue.take()
+    assert item is not None
+    assert (item.path, item.number) == ("small", COMPLETE)
+
+
+def test_how_many_may_be_under_way() -> None:
+    """Twelve of an owner, and so many in all, but for an owner who has none; files that are aside wait."""
+    queue = queue_of(*(transfer(f"a{number}", ALICE, 1) for number in range(OPEN_OF_ONE_OWNER)))
+    assert not queue.begin(ALICE)
+    assert queue.begin(BOB)
+    queue.put_aside("later", ALICE)
+    assert queue.waiting() > 0
+    items = [queue.take() for _ in range(4)]
+    assert queue.waiting() > 0
+    queue.put_aside("other", BOB)
+    assert queue.waiting() == 0
+    queue.taken_up("other")
+    queue.taken_up("never put aside")
+    assert queue.waiting() > 0
+    for item in items:
+        assert item is not None
+        sent(queue, item)
+        item.transfer.over = "complete"
+    end = queue.take()
+    assert end is not None
+    assert queue.release(end)
+    assert queue.waiting() == 0
+    assert queue.begin(ALICE)
+
+    crowd = queue_of(*(transfer(f"{number}", number, 1) for number in range(OPEN_TRANSFERS)))
+    assert not crowd.begin(BOB)
+    crowd.limit = OPEN_TRANSFERS + 1
+    assert not crowd.begin(0)
+    assert crowd.begin(BOB)
+
+
+def test_those_that_are_about_to_begin_count() -> None:
+    """A hundred workers that take a large file each at the same moment begin no more than one after the other."""
+    queue = PartQueue(lambda: 0, 25)
+    assert [queue.begin(ALICE) for _ in range(100)].count(True) == OPEN_OF_ONE_OWNER
+    queue.begun(ALICE)
+    assert queue.begin(ALICE)
+    assert not queue.begin(ALICE)
+
+
+def test_nothing_is_left_to_do_while_all_parts_are_taken() -> None:
+    """A file that is aside is not taken and put aside again, round and round, while all parts are in flight."""
+    queue = queue_of(*(transfer(f"{number}", number, 1) for number in range(OPEN_TRANSFERS)))
+    items = [queue.take() for _ in range(OPEN_TRANSFERS)]
+    assert all(items)
+    queue.put_aside("later", 0)
+    for each in queue.transfers():
+        each.owner = 0
+    assert queue.waiting() == 1
+
+
+class Swallow(Fault):
+    """Take a part of any size, keep nothing of it, and confirm it."""
+
+    def on_headers(self, exchange: Exchange) -> None:
+        left = int(exchange.request.headers["content-length"])
+        buffer = bytearray(MIB)
+        while left:
+            count = exchange._handler.rfile.readinto(memoryview(buffer)[: min(left, MIB)])
+            if not count:
+                raise HangUp  # the client went away
+            left -= count
+        headers = {
+            name: value for name, value in exchange.request.headers.items() if name.startswith("x-amz-checksum-")
+        }
+        exchange.send_raw(exchange.render(Answer(headers={"ETag": '"0123"', **headers})))
+        raise HangUp
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(3 * WAIT_S)
+@pytest.mark.parametrize(
+    ("count", "size"), [(3, 10**11), pytest.param(10, 5 * 10**12, marks=pytest.mark.slow)], ids=["100 GB", "5 TB"]
+)
+def test_huge_files_hold_nobody_up(count: int, size: int, tmp_path: Path, faulty: FaultyS3) -> None:
+    """Sparse ones of one user: files of 20 MiB of that user and of another pass them; removed, their uploads end."""
+    faulty.script(Swallow(), times=None, match=r"^PUT hole-.*partNumber")
+    daemon = Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"rescan_s": 5})
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        for number in range(count):
+            with (daemon.folder / f".hole-{number}").open("wb") as hole:
+                hole.truncate(size)
+            (daemon.folder / f".hole-{number}").rename(daemon.folder / f"hole-{number}")
+        eventually(lambda: len(daemon.events("multipart.started")) == count, timeout_s=WAIT_S)
+        body = os.urandom(20 * MIB)
+        daemon.drop("same-user", body)
+        if os.getuid() == 0:
+            (daemon.folder / ".other-user").write_bytes(body)
+            os.chown(daemon.folder / ".other-user", BOB, BOB)
+            (daemon.folder / ".other-user").rename(daemon.folder / "other-user")
+            daemon.wait_event("file.uploaded", WAIT_S, path="other-user")
+        daemon.wait_event("file.uploaded", WAIT_S, path="same-user")
+        assert faulty.contents()["same-user"] == body
+        assert memory_kib(daemon.pid) < 200 * 1024
+
+        for number in range(count):
+            (daemon.folder / f"hole-{number}").unlink()
+        eventually(lambda: len(daemon.events("multipart.aborted")) == count, timeout_s=WAIT_S)
+        assert daemon.stop() == 0
+
+
+@pytest.mark.integration
+def test_a_removed_file_sends_no_further_part(tmp_path: Path, faulty: FaultyS3) -> None:
+    """Not even one that is tried again after an error: the file is looked for before each part."""
+    daemon = Daemon(
+        tmp_path,
+        bucket=faulty.bucket,
+        environment=faulty.environment(),
+        upload={"part_size": "5MiB", "multipart_threshold": "5MiB", "workers": 1},
+    )
+    removed = Removed(daemon.folder / "big")
+    faulty.script(removed, times=None, match=r"^PUT big.*partNumber")
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        daemon.drop("big", bytes(30 * MIB))
+        daemon.wait_event("multipart.aborted", WAIT_S, path="big")
+        daemon.wait_event("file.vanished", WAIT_S, path="big")
+        assert removed.met == 1
+        assert daemon.stop() == 0
+
+
+class Removed(Fault):
+    """The file goes away while its first part is sent, which fails as if that part alone were refused."""
+
+    def __init__(self, path: Path) -> None:
+        self.met = 0
+        self._path = path
+
+    def instead(self, exchange: Exchange) -> Answer:
+        self.met += 1
+        self._path.unlink(missing_ok=True)
+        return Answer.error(503, "SlowDown")
+
+
+@pytest.mark.integration
+def test_a_file_above_the_limit_is_parked(tmp_path: Path, faulty: FaultyS3) -> None:
+    """With its reason, unread, and alone; one of exactly that size is sent."""
+    daemon = Daemon(
+        tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"max_size": "1MiB", "rescan_s": 5}
+    )
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        daemon.drop("over", bytes(MIB + 1))
+        daemon.drop("exact", bytes(MIB))
+        daemon.wait_event("file.uploaded", WAIT_S, path="exact")
+        parked: dict[str, Any] = daemon.wait_event("file.parked", WAIT_S, path="over")
+        assert parked["error_code"] == "FileTooLarge"
+        assert f"{MIB + 1} bytes, watch.max_size is {MIB}" in daemon.cli("why", "over").stdout
+        assert daemon.stop() == 0
+    assert set(faulty.contents()) == {"exact"}
+
+
+def memory_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0])
