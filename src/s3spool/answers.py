@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from s3spool.daemon import Daemon
 
 DURABLE_S = 10.0
+HANGING_LISTED = 10
 LISTED = 100_000  # more than the inbox holds by default
 
 
@@ -92,6 +93,7 @@ class _Answers:
                 {"path": to_text(path), "bytes": size, "bytes_uploaded": done}
                 for path, done, size in rooms.large.progress()
             ],
+            "hanging": [to_text(path) for path in [*rooms.scan.mounts.hanging(), *daemon.hanging]][:HANGING_LISTED],
             "oldest_unsent_s": daemon.oldest_unsent_s(),
             "last_error": rooms.stats.last_error,
         }

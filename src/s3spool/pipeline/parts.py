@@ -15,6 +15,7 @@ from s3spool.ledger.rows import Multipart, Part
 from s3spool.pipeline.breaker import Times
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.lanes import Lanes
+from s3spool.pipeline.slow import SlowDirectories
 
 COMPLETE = 0  # the number of the last act: parts count from 1
 
@@ -40,6 +41,7 @@ class Transfer:
     in_flight: int = 0
     failures: dict[int, int] = field(default_factory=dict)  # by part number
     retried_immediately: set[int] = field(default_factory=set)  # parts sent once more, see UploadError
+    slow: bool = False  # in a slow directory: its parts have a limit of their own
     over: GivenUp | str = ""  # why no further part is sent: an error, or what happened to the file
 
     @property
@@ -61,14 +63,22 @@ class PartItem(NamedTuple):
 class PartQueue:
     """The transfers under way, oldest first. Thread-safe; nothing blocks."""
 
-    def __init__(self, sent_bytes: Callable[[], int], max_tried: int) -> None:
-        """`sent_bytes`: how much all workers have sent up to now; `max_tried`: workers for files that have failed."""
+    def __init__(
+        self, sent_bytes: Callable[[], int], max_tried: int, slow: SlowDirectories | None = None, max_slow: int = 1
+    ) -> None:
+        """`sent_bytes`: how much all workers have sent up to now.
+
+        `max_tried`: workers for files that have failed; `max_slow`: parts of slow files at a time.
+        """
+        self._slow = slow or SlowDirectories()
+        self._max_slow = max_slow
         self._max_tried = max_tried
         self._lock = threading.Lock()
         self._transfers: list[Transfer] = []
         self._lanes = Lanes(sent_bytes)
 
     def add(self, transfer: Transfer) -> None:
+        transfer.slow = self._slow.holds(transfer.item.path)
         with self._lock:
             self._transfers.append(transfer)
 
@@ -81,7 +91,7 @@ class PartQueue:
                 return None
             transfer.in_flight += 1
             part = PartItem(transfer, transfer.pending.popleft())
-            if part.number != COMPLETE:
+            if part.number != COMPLETE and not transfer.slow:
                 self._lanes.enter(part, now)
             return part
 
@@ -91,7 +101,8 @@ class PartQueue:
         with self._lock:
             if self._next(now) is not None:
                 return 0.0
-            return self._lanes.open_in_s(now) if any(transfer.pending for transfer in self._transfers) else None
+            waits = any(transfer.pending and not transfer.slow for transfer in self._transfers)
+            return self._lanes.open_in_s(now) if waits else None
 
     def put_back(self, item: PartItem) -> None:
         """Unsent, or to be sent again. The caller still holds it, until `release`."""
@@ -135,9 +146,9 @@ class PartQueue:
             return True
 
     def waiting(self) -> int:
-        """How many parts wait for a worker."""
+        """How many parts wait for a worker, but for those of slow files: they may wait for long."""
         with self._lock:
-            return sum(len(transfer.pending) for transfer in self._transfers)
+            return sum(len(transfer.pending) for transfer in self._transfers if not transfer.slow)
 
     def transfers(self) -> list[Transfer]:
         with self._lock:
@@ -146,9 +157,10 @@ class PartQueue:
     def _next(self, now: float) -> Transfer | None:
         """The transfer whose turn it is; a completion needs no lane, it has no body."""
         open_now = self._lanes.open_in_s(now) == 0
+        slow_open = sum(it.in_flight for it in self._transfers if it.slow) < self._max_slow
         tried = sum(transfer.in_flight for transfer in self._transfers if transfer.item.tried)
         for transfer in self._transfers:
-            allowed = not transfer.item.tried or tried < self._max_tried
-            if allowed and transfer.pending and (open_now or transfer.pending[0] == COMPLETE):
+            allowed = (not transfer.item.tried or tried < self._max_tried) and (not transfer.slow or slow_open)
+            if allowed and transfer.pending and (open_now or transfer.slow or transfer.pending[0] == COMPLETE):
                 return transfer
         return None
