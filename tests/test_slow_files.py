@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from support.arrivals import slowest_arrival_s
 from support.daemon import Daemon
 from support.faulty import FaultyS3
 from support.slow_files import SlowFiles
+from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -55,3 +59,97 @@ def test_an_open_that_hangs(daemon: Daemon, slow: SlowFiles, faulty: FaultyS3) -
     assert faulty.contents()["mount/7.held"] == b"late"
     assert not daemon.events("daemon.unsound")
     assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("operation", ["read", "getattr", "readdir"])
+def test_a_mount_that_hangs(daemon: Daemon, slow: SlowFiles, faulty: FaultyS3, operation: str) -> None:
+    """Whatever of it does not answer, at the start or later: all others go, and scans still find them."""
+    (slow.backing / "below").mkdir()
+    (slow.backing / "below" / "held").write_text("late")
+    slow.hold(operation, {"readdir": "below"}.get(operation, "held"))
+    missed = daemon.folder / "missed"
+    daemon.start()
+    daemon.wait_ready()
+    missed.mkdir()
+    (missed / "deep").mkdir()
+    (missed / "deep" / "file").write_text("found")
+
+    assert slowest_arrival_s(daemon, faulty, 3, each_s=1) < PROMPT_S
+
+    eventually(lambda: "missed/deep/file" in faulty.objects)
+    slow.release()
+    eventually(lambda: "mount/below/held" in faulty.objects)
+    assert daemon.stop() == 0
+
+
+def test_a_removal_that_hangs(tmp_path: Path, slow: SlowFiles, faulty: FaultyS3) -> None:
+    """Files of the root are removed meanwhile."""
+    slow.hold("unlink")
+    (slow.backing / "held").write_text("content")
+    daemon = Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment(), after={"action": "delete"})
+    try:
+        daemon.start()
+        daemon.wait_event("file.uploaded", path="mount/held")
+
+        path = daemon.drop("other")
+        eventually(lambda: not path.exists(), timeout_s=PROMPT_S)
+
+        slow.release()
+        eventually(lambda: not os.listdir(slow.backing))
+        assert daemon.stop() == 0
+    finally:
+        slow.release()
+        if daemon.alive:
+            daemon.kill()
+
+
+def test_what_hangs_is_named_and_not_waited_for(daemon: Daemon, slow: SlowFiles) -> None:
+    """`status` and the log say which file it is; the drain is over long before its time, and says that it left some."""
+    slow.hold("open", "held")
+    (slow.backing / "held").write_text("late")
+    daemon.config["service"]["drain_s"] = 60
+    daemon.start()
+    daemon.wait_event("file.hanging", path="mount/held")
+    status = json.loads(daemon.cli("status", "--json").stdout)
+    assert status["hanging"] == ["mount/held"]
+    assert "hanging        mount/held" in daemon.cli("status").stdout
+
+    daemon.signal(signal.SIGTERM)
+
+    stopped = daemon.wait_event("daemon.stopped", 15)
+    assert not stopped["drained"]
+    assert stopped["ledger_flushed"]
+    slow.release()  # a process ends once the kernel has its answer
+    assert daemon.wait_exit() == 0
+
+
+def test_a_large_file_that_hangs(daemon: Daemon, slow: SlowFiles, faulty: FaultyS3) -> None:
+    """Its parts hold few workers: other large files and small ones go."""
+    slow.hold("read", "held")
+    (slow.backing / "held").write_bytes(bytes(20 * 2**20))
+    daemon.config["upload"] = {"multipart_threshold": 6 * 2**20, "part_size": 5 * 2**20}
+    daemon.start()
+    daemon.wait_event("multipart.started")
+
+    daemon.drop("large", bytes(12 * 2**20))
+    assert slowest_arrival_s(daemon, faulty, 3, each_s=0.5) < PROMPT_S
+    eventually(lambda: "large" in faulty.objects, timeout_s=PROMPT_S)
+
+    slow.release()
+    eventually(lambda: "mount/held" in faulty.objects)
+    assert daemon.stop() == 0
+
+
+def test_a_directory_that_was_slow(tmp_path: Path, faulty: FaultyS3) -> None:
+    """On the root's own device too: after the first slow file of a directory the others hold nobody up."""
+    with SlowFiles(tmp_path / "spool", tmp_path / "fuse") as slow:
+        (slow.backing / "slow").mkdir()
+        slow.hold("open", ".late", seconds=0.3)
+        for number in range(100):
+            (slow.backing / "slow" / f"{number}.late").write_text("late")
+        daemon = Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"rescan_s": 2})
+        with daemon:
+            daemon.wait_event("file.uploaded")
+            assert slowest_arrival_s(daemon, faulty, 3, each_s=0.5) < PROMPT_S
+            daemon.wait_uploaded(103)
+            assert daemon.stop() == 0
