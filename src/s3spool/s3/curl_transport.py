@@ -14,6 +14,7 @@ from s3spool.s3.client import Endpoint
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
+from s3spool.s3.name_lookups import NameLookups
 from s3spool.s3.patience import Patience
 from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
 from s3spool.s3.unsent import Unsent
@@ -25,6 +26,14 @@ SMALL_BUFFER_BYTES = 16 * 1024  # libcurl fills a new one with zeros for each re
 ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; a longer one is cut off, it might never end
 CA_CACHE_S = 5  # for so long libcurl may go by a bundle that has been mended; by default it is a day
 _CA_CACHE_TIMEOUT = 321  # curl.h's number, which pycurl has no name for
+# The address may be another host's by now, which takes nothing, or has another certificate, or does not answer.
+NO_CONNECTION = {
+    pycurl.E_COULDNT_RESOLVE_HOST,
+    pycurl.E_COULDNT_CONNECT,
+    pycurl.E_OPERATION_TIMEDOUT,
+    pycurl.E_SSL_CONNECT_ERROR,
+    pycurl.E_PEER_FAILED_VERIFICATION,
+}
 _CONSTANT = ("Expect:", "Content-Type: application/octet-stream", "x-amz-content-sha256: UNSIGNED-PAYLOAD")
 
 
@@ -39,8 +48,12 @@ class CurlTransport:
         ca: Path,
         timeout_s: float,
         pace: Pace | None = None,
+        lookups: NameLookups | None = None,
     ) -> None:
         """`ca`: whom to trust; a bundle, or a directory of certificates named by their hashes."""
+        self._lookups = lookups or NameLookups()
+        self._seen_failures = 0  # of connections, by any handle
+        self._dns_cache_s = -1  # set
         self._endpoint_now = endpoint
         self._endpoint = endpoint()
         self._ca = ca
@@ -86,6 +99,10 @@ class CurlTransport:
         if self._endpoint is not self._endpoint_now():
             self._endpoint = self._endpoint_now()
             curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
+        dns_cache_s, self._seen_failures = self._lookups.cache_s(self._seen_failures)
+        if dns_cache_s != self._dns_cache_s:
+            curl.setopt(pycurl.DNS_CACHE_TIMEOUT, dns_cache_s)
+            self._dns_cache_s = dns_cache_s
         query = f"?{request.query}" if request.query else ""
         curl.setopt(pycurl.URL, self._endpoint.url + url_quoted(request.key) + query)
         lines = [*_CONSTANT, *(f"{name}: {value}" for name, value in request.headers)]
@@ -136,6 +153,8 @@ class CurlTransport:
     def failed(self, number: int, message: str) -> None:
         """Libcurl ended with this error."""
         self._error = number, message
+        if number in NO_CONNECTION:
+            self._lookups.failed()
 
     def answer(self) -> Answer:
         request = self._request
@@ -160,6 +179,7 @@ class CurlTransport:
             self._streaming = self._alone = False
             self._buffer_bytes = 0
             self._signed_with = None
+            self._dns_cache_s = -1
             self._curl = self._new_handle()
 
     def close(self) -> None:
