@@ -76,6 +76,7 @@ def test_a_mount_that_hangs(daemon: Daemon, slow: SlowFiles, faulty: FaultyS3, o
 
     assert slowest_arrival_s(daemon, faulty, 3, each_s=1) < PROMPT_S
 
+    daemon.wait_event("scan.finished", 2 * PROMPT_S)
     eventually(lambda: "missed/deep/file" in faulty.objects)
     slow.release()
     eventually(lambda: "mount/below/held" in faulty.objects)

@@ -6,7 +6,10 @@ import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
 
 _KEY = "contention"
 _HEAD = """\
@@ -20,20 +23,20 @@ Written by `make test-contention`: {when}, {machine}, sizes x {scale:g}. In each
 """
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    rows = [
-        dict(report.user_properties)[_KEY]
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        if getattr(report, "when", "") == "call" and _KEY in dict(report.user_properties)
-    ]
+_rows: list[dict[str, Any]] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Anew after each row: a run that is interrupted leaves what it has found."""
+    row = dict(report.user_properties).get(_KEY)
     path = os.environ.get("CONTENTION_TABLE")
-    if not path or not rows:
+    if report.when != "call" or not isinstance(row, dict) or not path:
         return
+    _rows.append(row)
     scale = float(os.environ["CONTENTION_SCALE"])
     when, machine = datetime.now(UTC).strftime("%Y-%m-%d"), f"{platform.machine()}, Linux {platform.release()}"
     cells = ("name", "size", "slowest", "limit", "memory", "result")
     lines = [
-        f"| {' | '.join(str(row[cell]) for cell in cells)} |" for row in sorted(rows, key=lambda row: row["number"])
+        f"| {' | '.join(str(row[cell]) for cell in cells)} |" for row in sorted(_rows, key=lambda row: row["number"])
     ]
     Path(path).write_text(_HEAD.format(when=when, machine=machine, scale=scale, each_s=2.5) + "\n".join(lines) + "\n")
