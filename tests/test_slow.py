@@ -30,7 +30,7 @@ class Slow(SlowDirectories):
 
     def __init__(self) -> None:
         super().__init__()
-        self.took("slow/one", 1.0)
+        self.took("slow/one", 2.0)
 
 
 def test_what_is_mounted_inside_on_another_device(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_directory_is_slow_until_it_was_quick_for_long() -> None:
     """Each relapse doubles how long."""
     slow = SlowDirectories()
     assert not slow.holds("d/a")
-    slow.took("d/a", 0.3)
+    slow.took("d/a", 2.0)
     for quick in (QUICK_FILES, 2 * QUICK_FILES):
         for _ in range(quick):
             assert slow.holds("d/b")
@@ -53,7 +53,20 @@ def test_a_directory_is_slow_until_it_was_quick_for_long() -> None:
             assert not slow.holds("b")
             slow.took("d/b", 0.01)
         assert not slow.holds("d/b")
-        slow.took("d/b", 0.3)
+        slow.took("d/b", 2.0)
+
+
+def test_a_busy_machine_makes_no_directory_slow() -> None:
+    """What is a little slow has to be so three times a minute."""
+    now = 0.0
+    slow = SlowDirectories(clock=lambda: now)
+    for _ in range(10):
+        slow.took("d/a", 0.3)
+        now += 31.0
+        assert not slow.holds("d/a")
+    for _ in range(2):
+        slow.took("d/a", 0.3)
+    assert slow.holds("d/a")
 
 
 @pytest.mark.parametrize(("workers", "slow"), [(1, 1), (2, 1), (8, 4), (100, 10), (1000, 10)])
@@ -90,7 +103,7 @@ def test_files_of_a_directory_that_has_become_slow() -> None:
     inbox = Inbox(10, 4, slow=slow)
     inbox.offer([Item(f"slow/{number}") for number in range(4)])
     taken = [item for _ in range(4) if (item := inbox.take_nowait())]
-    slow.took("slow/0", 1.0)
+    slow.took("slow/0", 2.0)
 
     assert [inbox.admit_slow(item.path) for item in taken] == [True, True, False, False]
     for item in taken[2:]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,3 +157,31 @@ def test_a_directory_that_was_slow(tmp_path: Path, faulty: FaultyS3) -> None:
             assert slowest_arrival_s(daemon, faulty, 3, each_s=0.5) < PROMPT_S
             daemon.wait_uploaded(103)
             assert daemon.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_systemds_watchdog_is_fed_while_a_file_hangs(daemon: Daemon, slow: SlowFiles, tmp_path: Path) -> None:
+    """For longer than a worker may be silent: a restart would not help, and would interrupt all others."""
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(str(tmp_path / "notify"))
+    daemon.environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "4000000"}
+    daemon.config["upload"] = {"timeout_s": 1}
+    slow.hold("open", "held")
+    slow.hold("readdir", "below")
+    (slow.backing / "below").mkdir()
+    (slow.backing / "held").write_text("late")
+    daemon.start()
+    daemon.wait_event("file.hanging")
+    pings: list[float] = []
+
+    def fed_for_longer() -> bool:
+        notify.settimeout(30)
+        if b"WATCHDOG=1" in notify.recv(4096):
+            pings.append(time.monotonic())
+        return bool(pings) and pings[-1] - pings[0] > 80
+
+    eventually(fed_for_longer, timeout_s=150)
+    assert max(later - earlier for earlier, later in itertools.pairwise(pings)) < 8
+    assert not daemon.events("daemon.unsound")
+    notify.close()
