@@ -30,7 +30,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Anew after each row: a run that is interrupted leaves what it has found."""
     row = dict(report.user_properties).get(_KEY)
     path = os.environ.get("CONTENTION_TABLE")
-    if report.when != "call" or not isinstance(row, dict) or not path:
+    if report.when != "call" or not isinstance(row, dict) or not path or "PYTEST_XDIST_WORKER" in os.environ:
         return
     _rows.append(row)
     scale = float(os.environ["CONTENTION_SCALE"])

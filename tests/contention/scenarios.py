@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +10,6 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contention.faults import AdmitConnections, SlowLine
@@ -368,11 +366,6 @@ def silent_requests(stage: Stage) -> None:
     stage.start()
 
 
-def room() -> int:
-    """Bytes on the disk of the tests."""
-    return shutil.disk_usage(Path.cwd()).free
-
-
 KEEP, DELETE = {"after": {"action": "keep"}}, {"after": {"action": "delete"}}
 
 SCENARIOS = [
@@ -399,9 +392,9 @@ SCENARIOS = [
     Scenario("retries due at once", 20_000, due_at_once, sections={"retry": {"initial_s": 3600, "max_s": 3600}}),
     Scenario("files refused for their prefix", 2000, refused_prefix, limit_s=15.0, quick=True),
     Scenario("every other request: 503 SlowDown", 2000, slow_down),
-    Scenario("connections admitted by the server", 3, few_connections, limit_s=15.0),
-    Scenario("descriptors (ulimit -n)", 100, few_descriptors, limit_s=15.0),
-    Scenario("inotify watches", 4, few_watches),
+    Scenario("connections that the server admits", 3, few_connections, limit_s=15.0, least=3),
+    Scenario("descriptors (ulimit -n)", 100, few_descriptors, limit_s=15.0, least=100),
+    Scenario("inotify watches", 4, few_watches, least=4),
     Scenario("no inotify instance", 1, no_inotify),
     Scenario("files of a mount whose open takes 45 s", 20, hanging_open, quick=True, least=20),
     Scenario("files of a mount whose open takes 0.3 s", 200, slow_opens),

@@ -179,19 +179,17 @@ class Scan:
             while (items := items[self._inbox.offer_nowait(items) :]) and not stopped():
                 self._stop.wait(ROOM_S)
 
-        with Reader(self._ledger.path) as reader:
-            found = self._walk_below(mount, reader)
-            while (batch := list(itertools.islice(found, BATCH))) and not stopped():
-                self._offer(batch, reader, offer)
-
-    def _walk_below(self, mount: str, reader: Reader) -> Iterator[Found]:
         pending = [mount]
-        while pending and not self._stop.is_set():
-            directory = pending.pop()
-            if self.watch is not None:
-                self.watch.ensure(directory)
-            with contextlib.suppress(FileNotFoundError, NotAFileError):
-                yield from self._listed(directory, pending, reader)
+        with Reader(self._ledger.path) as reader:
+            while pending and not stopped():
+                directory = pending.pop()
+                if self.watch is not None:
+                    self.watch.ensure(directory)
+                found = self._listed(directory, pending, reader)
+                # Each directory's at once: the next one may hang.
+                with contextlib.suppress(FileNotFoundError, NotAFileError):
+                    while (batch := list(itertools.islice(found, BATCH))) and not stopped():
+                        self._offer(batch, reader, offer)
 
     def _walk(self, reader: Reader, apart: frozenset[str] = frozenset()) -> Iterator[Found]:
         """Every file that include and exclude let through, streamed; but for the directories `apart`.
