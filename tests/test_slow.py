@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 
 from s3spool.content import Content
-from s3spool.ledger.rows import Identity, Multipart
+from s3spool.ledger.rows import Failures, Identity, Multipart
+from s3spool.pipeline.breaker import Times
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item, Lane
 from s3spool.pipeline.mounts import other_devices
 from s3spool.pipeline.parts import PartQueue, Transfer
 from s3spool.pipeline.slow import QUICK_FILES, SlowDirectories, limit
+from support.house import a_breaker
+
+FAILED = Failures(attempts=1, error_code="EIO")
 
 MOUNTS = """\
 1 0 8:1 / / rw - ext4 /dev/sda1 rw
@@ -77,7 +81,7 @@ def test_never_all_workers(workers: int, slow: int) -> None:
 
 def test_slow_files_wait_in_a_queue_of_their_own() -> None:
     """They take no more workers than they may, nor the room of others; new ones beyond their own room are left out."""
-    inbox = Inbox(5, 4, slow=Slow())
+    inbox = Inbox(5, 4, a_breaker(initial_s=1.0, max_s=1.0), slow=Slow())
     inbox.offer([Item(f"slow/{number}") for number in range(8)])
     inbox.offer([Item(f"{number}") for number in range(5)])
 
@@ -91,8 +95,8 @@ def test_slow_files_wait_in_a_queue_of_their_own() -> None:
 
 def test_a_slow_file_that_is_tried_again_is_never_left_out() -> None:
     """No scan would find it: its row says that it was handed out."""
-    inbox = Inbox(1, 2, slow=Slow())
-    again = [Item(f"slow/{number}", lane=Lane.RETRY) for number in range(10)]
+    inbox = Inbox(1, 2, a_breaker(initial_s=1.0, max_s=1.0), slow=Slow())
+    again = [Item(f"slow/{number}", Lane.RETRY, FAILED) for number in range(10)]
 
     assert inbox.offer_nowait(again) == 4
 
@@ -100,7 +104,7 @@ def test_a_slow_file_that_is_tried_again_is_never_left_out() -> None:
 def test_files_of_a_directory_that_has_become_slow() -> None:
     """Those that were queued as quick are not opened beyond the limit."""
     slow = SlowDirectories()
-    inbox = Inbox(10, 4, slow=slow)
+    inbox = Inbox(10, 4, a_breaker(initial_s=1.0, max_s=1.0), slow=slow)
     inbox.offer([Item(f"slow/{number}") for number in range(4)])
     taken = [item for _ in range(4) if (item := inbox.take_nowait())]
     slow.took("slow/0", 2.0)
@@ -115,11 +119,13 @@ def test_files_of_a_directory_that_has_become_slow() -> None:
 
 def test_parts_of_slow_files_hold_nobody_up() -> None:
     """They have a limit of their own, and the lanes of the others do not count them."""
-    queue = PartQueue(lambda: 0, Slow(), 2)
+    queue = PartQueue(lambda: 0, 9, Slow(), 2)
     for path in ("slow/large", "large"):
         identity = Identity(1, 2, 3, 4, 5)
         upload = Multipart(path, identity, 1, "bucket", "key", "id", 10, "", 0.0)
-        queue.add(Transfer(Item(path), Content(path, identity, None, -1), upload, 9, 0.0, 0.0, {}, deque(range(1, 10))))
+        queue.add(
+            Transfer(Item(path), Content(path, identity, None, -1), upload, 9, Times(0.0, 0.0), {}, deque(range(1, 10)))
+        )
 
     taken = [part.path for _ in range(12) if (part := queue.take())]
 

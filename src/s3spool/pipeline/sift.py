@@ -87,7 +87,7 @@ class Sift:
                 # Not looked at here, where all wait: the worker compares its content with the receipt.
                 receipt = row.receipt if row.retry is None else None
                 known_here = receipt is not None and receipt.destination == self._ledger.destination
-                items.append(Item(path, seen=seen, receipt=receipt if known_here else None))
+                items.append(Item(path, lane, seen=seen, receipt=receipt if known_here else None))
                 continue
             identity = found or self._identity_of(path)
             if identity is None:
