@@ -63,7 +63,8 @@ def unreadable(stage: Stage) -> None:
 def held_open(stage: Stage) -> None:
     stage.fill()
     act = (
-        "files = [open(place / f'{n:06}', 'a') for n in range(count)]; print(len(files), flush=True); sys.stdin.read(); sys.exit()"
+        "files = [open(place / f'{n:06}', 'a') for n in range(count)]; print(len(files), flush=True); "
+        "sys.stdin.read(); sys.exit()"
     )
     raised = ("sh", "-c", 'ulimit -n $(ulimit -Hn); exec "$@"', "sh")
     hold = subprocess.Popen(
