@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-chaos soak test-system deb lock lint types bench clean
+.PHONY: run test test-contention test-chaos soak test-system deb lock lint types bench clean
 
 run: $(VENV)/.demo
 	$(BIN)/s3spool demo
@@ -11,6 +11,12 @@ run: $(VENV)/.demo
 # Most tests wait for a process or a clock: twice as many as there are CPUs run side by side.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $$((2 * $$(nproc))) --maxprocesses 8 --dist worksteal
+
+# Crowds and contention in whole, an hour's quarter at most; writes docs/contention.md. `make test` has a part of it.
+test-contention: SCALE ?= 1
+test-contention: $(VENV)/.dev
+	CONTENTION_SCALE=$(SCALE) CONTENTION_TABLE=docs/contention.md \
+	$(BIN)/python -m pytest -m "" -p no:randomly tests/contention
 
 # Kills, faults and restless writers for ten minutes at most; CHAOS_SEED=n replays, CHAOS_MINUTES=n lasts longer.
 test-chaos: $(VENV)/.dev

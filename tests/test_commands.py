@@ -54,6 +54,7 @@ STATUS = {
     "bytes": {"uploaded", "in_flight"},
     "rate": {"files_per_s", "bytes_per_s"},
     "large_files": None,
+    "hanging": None,
     "oldest_unsent_s": None,
     "last_error": None,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -232,6 +233,34 @@ def test_the_name_does_not_resolve(make: Callable[..., Daemon], tmp_path: Path) 
             hosts.write_text("127.0.0.1 localhost faulty.test\n")
 
         last_through(daemon, server, resolve, "COULDNT_RESOLVE_HOST", "DNS")
+
+
+NAME_S = 10.0  # from the moment at which a name is right again
+
+
+@pytest.mark.parametrize(("dead", "code"), [("127.0.0.2 faulty.test", "COULDNT_CONNECT"), ("", "COULDNT_RESOLVE_HOST")])
+def test_the_name_leads_nowhere(make: Callable[..., Daemon], tmp_path: Path, dead: str, code: str) -> None:
+    """Once it is right, no old answer of DNS keeps the files back."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\n{dead}\n")
+    mounts = f"mount --bind {hosts} /etc/hosts"
+    confined = ("unshare", "--mount", "sh", "-c")
+    if subprocess.run([*confined, mounts], capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    with FaultyS3() as server:
+        daemon = make(server, {"AWS_ENDPOINT_URL_S3": f"http://faulty.test:{server.port}"})
+        daemon.program = (*confined, f'{mounts} && exec "$@"', "sh", *daemon.program)
+        daemon.start()
+        daemon.drop("before", b"content")
+        assert daemon.wait_event("destination.paused", WAIT_S)["error_code"] == code
+
+        hosts.write_text("127.0.0.1 faulty.test\n")
+        live = time.monotonic()
+
+        daemon.drop("after", b"content")
+        eventually(lambda: {"before", "after"} <= server.objects.keys(), timeout_s=2 * WAIT_S)
+        assert time.monotonic() - live < NAME_S
+        assert daemon.stop() == 0
 
 
 LATE = Delay(60.0)

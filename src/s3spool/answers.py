@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from s3spool.daemon import Daemon
 
 DURABLE_S = 10.0
+HANGING_LISTED = 10
 LISTED = 100_000  # more than the inbox holds by default
 
 
@@ -99,6 +100,7 @@ class _Answers:
                 for path, done, size in rooms.large.progress()
                 if self.access.sight(peer, path) is Sight.ALL
             ],
+            "hanging": [to_text(path) for path in [*rooms.scan.mounts.hanging(), *daemon.hanging]][:HANGING_LISTED],
             "oldest_unsent_s": daemon.oldest_unsent_s(),
             "last_error": rooms.stats.last_error if self.access.controls(peer) else None,  # it names a file
         }

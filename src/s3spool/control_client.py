@@ -264,6 +264,7 @@ class Desk:
             "bytes": {"uploaded": size, "in_flight": 0},
             "rate": {"files_per_s": 0.0, "bytes_per_s": 0.0},
             "large_files": [],
+            "hanging": [],
             "oldest_unsent_s": oldest_s,
             "last_error": last_error,
         }

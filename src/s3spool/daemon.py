@@ -80,6 +80,7 @@ class Daemon:
         self._notifier = Notifier()
         self._thread_names = ThreadNames()
         self._control: ControlServer | None = None
+        self.hanging: list[str] = []  #: files that cannot be opened or read, because their file system does not answer
         self.on_tick: Any = None  # a callable the terminal summary hangs itself into
 
     # Start
@@ -92,6 +93,7 @@ class Daemon:
         self._install_signals()
         deaths.tell(then=self.wake)
         self._start_control()
+        rooms.slow.refresh(rooms.folder.root)
         rooms.cores.settle()  # before the threads start: they inherit it
         rooms.ledger.start()
         rooms.store.start()
@@ -159,6 +161,7 @@ class Daemon:
         """One look at everything: heal what can be healed, report, and prove to systemd that we live."""
         self._doze.arm()
         self.rooms.workers.replace_dead()
+        self._look_for_hanging_files(now)
         self._thread_names.tell()
         self.lookout.look()
         self.rooms.cores.look()
@@ -173,6 +176,12 @@ class Daemon:
                 self._last_cleaning = now
         if self.on_tick is not None:
             self.on_tick()
+
+    def _look_for_hanging_files(self, now: float) -> None:
+        self.rooms.slow.refresh(self.rooms.folder.root)
+        before, self.hanging = self.hanging, self.rooms.workers.hanging_files(now)
+        for path in set(self.hanging) - set(before):
+            log.warning("file.hanging", path=path, hint="the file system does not answer; the other files go on")
 
     def _sound(self, now: float) -> bool:
         """Whether what cannot be replaced is alive and answers; if not, systemd's watchdog restarts us."""
@@ -210,6 +219,8 @@ class Daemon:
             batch: list[str] = []
             for receipt in reader.receipts_before(limit):
                 try:
+                    if self.hanging and rooms.slow.holds(receipt.path):
+                        continue
                     if self.lookout.lost or rooms.folder.identity_of(receipt.path) is not None:
                         continue
                 except OSError:
@@ -281,7 +292,7 @@ class Daemon:
         extended = time.monotonic()
         while not self.rooms.workers.close(lambda: min(0.0, remaining_s())):
             wait_s = remaining_s()
-            if wait_s <= 0:
+            if wait_s <= 0 or self.rooms.workers.only_hanging(time.monotonic()):
                 return False
             if time.monotonic() - extended > EXTEND_EVERY_S:
                 extended = time.monotonic()
@@ -311,6 +322,8 @@ class Daemon:
         """
         found = [self._backlog.oldest_ns] if self._backlog.oldest_ns else []
         for path in self.rooms.inbox.oldest():
+            if self.rooms.slow.holds(path):
+                continue  # it might hang here, and with it the supervisor
             with suppress(OSError):
                 identity = self.rooms.folder.identity_of(path)
                 if identity is not None:

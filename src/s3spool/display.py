@@ -49,6 +49,7 @@ def print_status(status: Mapping[str, Any]) -> None:
             ("large file", f"{_bar(it['bytes_uploaded'], it['bytes'])} {shown(it['path'])}")
             for it in status["large_files"]
         ),
+        *(("hanging", f"{shown(path)} (its file system does not answer)") for path in status["hanging"]),
         ("oldest unsent", _duration(status["oldest_unsent_s"]) if status["oldest_unsent_s"] else ""),
         ("last error", printable(status["last_error"] or "")),
         ("folder", shown(watch["directory"]) + (f" ({watch['backend']})" if watch["backend"] else "")),

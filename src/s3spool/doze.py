@@ -59,6 +59,8 @@ class Doze:
         while True:
             # What is nothing to us must not put off what is due: systemd waits for it.
             ready, _, odd = select.select([self._wake_r, *wires], [], mounts, max(0.0, due - time.monotonic()))
+            if odd:  # before anything in it is opened
+                self._rooms.slow.refresh(self._rooms.folder.root)
             disturbed = self._tripwire.disturbed(ready, odd)
             if disturbed:
                 self._rooms.ledger.look()

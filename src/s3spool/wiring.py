@@ -23,6 +23,7 @@ from s3spool.pipeline.retry_policy import Policy
 from s3spool.pipeline.scan import Scan
 from s3spool.pipeline.settle import Settle
 from s3spool.pipeline.sift import SettleThread, Sift
+from s3spool.pipeline.slow import SlowDirectories
 from s3spool.pipeline.stats import Stats
 from s3spool.pipeline.upload import Upload
 from s3spool.pipeline.workers import Workers
@@ -50,7 +51,14 @@ class Rooms:
         name = f"s3://{config.destination.bucket}/{config.destination.prefix}"
         self.limiter = ConcurrencyLimiter(name, max_s=retry.max_s)
         self.breaker = CircuitBreaker(name, initial_s=retry.initial_s, max_s=retry.max_s, limiter=self.limiter)
-        self.inbox = Inbox(config.upload.queue_size, workers, self.breaker, sent_bytes=lambda: self.pace.granted)
+        self.slow = SlowDirectories()
+        self.inbox = Inbox(
+            config.upload.queue_size,
+            workers,
+            self.breaker,
+            sent_bytes=lambda: self.pace.granted,
+            slow=self.slow,
+        )
         self.settle = Settle(config.watch.settle_s, config.upload.queue_size)
         policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
         self.after = After(
@@ -61,8 +69,9 @@ class Rooms:
             action=config.after.action,
             archive=config.after.archive_directory,
             rescan=lambda reason: self.scan.want(reason),  # noqa: PLW0108 - there is no scan yet
+            slow=self.slow,
         )
-        self.sift = Sift(self.folder, self.ledger, self.inbox, self.after.finish)
+        self.sift = Sift(self.folder, self.ledger, self.inbox, self.after.finish, self.slow)
         self.scan = Scan(
             self.folder,
             self.names,
@@ -73,6 +82,7 @@ class Rooms:
             inbox=self.inbox,
             sift=self.sift,
             ledger=self.ledger,
+            slow=self.slow,
         )
         self.settle_thread = SettleThread(self.settle, self.sift, self.ledger, self.inbox, self.scan.want)
         self.retry = RetryThread(self.ledger, self.inbox, policy)
@@ -107,6 +117,7 @@ class Rooms:
             self.large,
             settle_s=config.watch.settle_s,
             max_size=config.watch.max_size,
+            slow=self.slow,
         )
         self.cores = Cores()
         self.workers = Workers(
@@ -119,6 +130,7 @@ class Rooms:
             self.cores,
             limited=lambda: self.pace.limited,
             stall_s=PATIENCE_S + config.upload.timeout_s,
+            slow=self.slow,
         )
 
 

@@ -16,8 +16,10 @@ from s3spool.ledger.rows import Receipt
 from s3spool.pipeline.folder import Folder, NotAFileError, SpecialBitsError
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.settle import Quiet, Settle
+from s3spool.pipeline.slow import SlowDirectories
 from s3spool.pipeline.stats import Stats
 
+SLOW_CLOSE_S = 1.0  # removals in slow directories: what is left is removed after the next start
 log = structlog.get_logger()
 
 
@@ -46,7 +48,9 @@ class After:
         action: str,
         archive: Path | None,
         rescan: Callable[[str], None],
+        slow: SlowDirectories | None = None,
     ) -> None:
+        self._slow = slow or SlowDirectories()
         self._folder = folder
         self._inbox = inbox
         self._settle = settle
@@ -58,9 +62,13 @@ class After:
         self._complaint = ""  # the last error; a folder that became read-only is said once, not for each file
         self._queue: queue.SimpleQueue[Sent | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="after", daemon=True)
+        # Files of slow directories: their removal may hang, and whatever else waits for it.
+        self._slow_queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
+        self._slow_thread = threading.Thread(target=self._run_slow, name="after-slow", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+        self._slow_thread.start()
 
     def alive(self) -> bool:
         return self._thread.is_alive()
@@ -69,6 +77,8 @@ class After:
         """Finish what is durable; False if that took too long."""
         self._queue.put(None)
         self._thread.join(timeout_s)
+        self._slow_queue.put(None)
+        self._slow_thread.join(min(timeout_s, SLOW_CLOSE_S))
         return not self._thread.is_alive()
 
     def committed(self, sent: Sent) -> None:
@@ -87,19 +97,29 @@ class After:
             if not isinstance(sent, Sent):
                 sent()
                 continue
-            again = False
-            try:
-                again = self._step(sent)
-            except Exception:  # one odd file must not end the thread for all others
-                log.exception("file.failed", path=sent.receipt.path, operation=sent.receipt.after)
-            finally:
-                # In this order: what is offered again must not be refused because it is still in flight.
-                again = self._inbox.done(sent.receipt.path) or again
-                if again and not self._settle.touch(sent.receipt.path, Quiet.CHANGED):
-                    self._rescan("full")
+            self._tell(sent)
+            if self._slow.holds(sent.receipt.path):
+                self._slow_queue.put(sent)
+            else:
+                self._finish(sent)
 
-    def _step(self, sent: Sent) -> bool:
-        """True when the file is no longer what was sent, and has to be sent again."""
+    def _run_slow(self) -> None:
+        while (sent := self._slow_queue.get()) is not None:
+            self._finish(sent)
+
+    def _finish(self, sent: Sent) -> None:
+        again = False
+        try:
+            again = self._step(sent)
+        except Exception:  # one odd file must not end the thread for all others
+            log.exception("file.failed", path=sent.receipt.path, operation=sent.receipt.after)
+        finally:
+            # In this order: what is offered again must not be refused because it is still in flight.
+            again = self._inbox.done(sent.receipt.path) or again
+            if again and not self._settle.touch(sent.receipt.path, Quiet.CHANGED):
+                self._rescan("full")
+
+    def _tell(self, sent: Sent) -> None:
         receipt = sent.receipt
         if sent.attempt:
             self._stats.uploaded += 1
@@ -116,6 +136,10 @@ class After:
                 checksum=receipt.checksum,
                 version_id=receipt.version_id,
             )
+
+    def _step(self, sent: Sent) -> bool:
+        """True when the file is no longer what was sent, and has to be sent again."""
+        receipt = sent.receipt
         if "keep" in {receipt.after, self.action}:
             return False  # who says keep today means the files of yesterday as well
         try:

@@ -43,14 +43,14 @@ class Lease(Enum):
 
 
 class Folder:
-    """One directory tree. Thread-safe, but for one thread at a time that removes."""
+    """One directory tree. Thread-safe; no two threads may remove the same file at a time."""
 
     def __init__(self, root: Path) -> None:
         """Raises OSError when the root cannot be opened."""
         self.root = Path(os.path.realpath(root))
         self._fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.identity = self._identity_of(os.fstat(self._fd))
-        self._removing = ""  # only the thread that removes sets it
+        self._removing: set[str] = set()  # by the threads that remove
         self._hard_links = HardLinks()
 
     def close(self) -> None:
@@ -122,7 +122,8 @@ class Folder:
             # Not by its name: another file may be renamed over it between the look and the removal, and a writer
             # that replaces one file again and again hits that moment (10 us) sooner or later.
             aside = _cut(REMOVING + name)
-            self._removing = f"{path[: len(path) - len(name)]}{aside}"
+            removing = f"{path[: len(path) - len(name)]}{aside}"
+            self._removing.add(removing)
             try:
                 if not _put_back(parent_fd, name, parent_fd, aside):
                     # Left by a process that died, and no scan has come to it: it may never have been sent.
@@ -137,7 +138,7 @@ class Folder:
                     raise
                 _give_back(parent_fd, aside, parent_fd, name)
             finally:
-                self._removing = ""
+                self._removing.discard(removing)
         return False
 
     def _unlink(self, parent_fd: int, aside: str, found: Identity) -> bool:
@@ -164,7 +165,7 @@ class Folder:
         Where another file has the name by now: removed if it is `sent`, the content that S3 has confirmed under this
         name; else `.1`, `.2`, ... is appended, and it is sent as that.
         """
-        if path == self._removing:
+        if path in self._removing:
             return
         with self._parent(path) as (parent_fd, aside):
             name = original(aside)

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from s3spool.pipeline.breaker import PROBES, CircuitBreaker, Probe
 from s3spool.pipeline.item import Item, Lane
 from s3spool.pipeline.parts import PartItem, PartQueue
+from s3spool.pipeline.slow import SlowDirectories, limit
 from s3spool.pipeline.standby import Standby
 
 TURNS = (Lane.ARRIVED, Lane.FOUND, Lane.ARRIVED, Lane.RETRY)  # no lane starves another
 UNTRIED = (Lane.ARRIVED, Lane.FOUND)
 RETRY_SHARE = 4  # files that have failed before hold one of so many workers at most
 PART_TURN = 8  # every eighth take asks the large files' parts first; all others ask them last
+RETRY_ROOM = 4  # so many times the room for new files of slow directories
 LARGE_SHARE = 4  # so many times the size may be put aside as large before they take the others' room
 MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
 ROOM = 8  # who waits for room is woken when an eighth of the queue is free: not for each name
@@ -45,10 +47,14 @@ class Inbox:
         *,
         sent_bytes: Callable[[], int] = lambda: 0,
         rng: random.Random | None = None,
+        slow: SlowDirectories | None = None,
     ) -> None:
         """`size` bounds each lane; `sent_bytes`: how much all workers have sent up to now."""
         self._size = size
         self._breaker = breaker
+        self._slow = slow or SlowDirectories()
+        self._slow_in_flight: set[str] = set()
+        self._max_slow = limit(workers)
         self._rng = rng or random.Random()  # noqa: S311 - picks probes, no secrets
         # Bounds everything behind the workers: without it a stalled disk would let receipts pile up.
         self._max_in_flight = workers + SETTLING_DOWN
@@ -60,7 +66,7 @@ class Inbox:
         self._untried_probes: set[str] = set()  # of these, those that were not tried before, and are probes
         self._turns = itertools.cycle(TURNS)
         self._takes = 0
-        self.parts = PartQueue(sent_bytes, self._max_tried)
+        self.parts = PartQueue(sent_bytes, self._max_tried, self._slow, self._max_slow)
         self._lock = threading.Lock()
         self._standby = Standby(self._lock)
         self._drained = threading.Condition(self._lock)
@@ -73,10 +79,15 @@ class Inbox:
     def offer(self, items: Iterable[Item], meanwhile: Callable[[], None] | None = None) -> bool:
         """Queue these, waiting for room; False when the inbox was closed before all had found some.
 
+        A file of a slow directory is left to the next scan where there is no room: nothing waits for those.
         `meanwhile` is called now and then while it waits, and must be quick.
         """
         with self._lock:
             for item in items:
+                if self._slow.holds(item.path):
+                    if not self._slow_full(item):
+                        self._add(item)
+                    continue
                 while self._full(item.lane) and not self._closed:
                     self._waiting_offers[item.lane] += 1
                     self._drained.wait(MEANWHILE_S if meanwhile else None)
@@ -92,7 +103,8 @@ class Inbox:
         """Queue as many of these as there is room for; returns how many were accepted (or were here already)."""
         with self._lock:
             for count, item in enumerate(items):
-                if self._closed or self._full(Lane.RETRY if item.tried else item.lane):
+                lane = Lane.RETRY if item.tried else item.lane
+                if self._closed or (self._slow_full(item) if self._slow.holds(item.path) else self._full(lane)):
                     return count
                 self._add(item)
         return len(items)
@@ -109,7 +121,7 @@ class Inbox:
                 return taken
             self._forget_in_flight(item.path)
             self._queued.add(item.path)
-            lane = self._lanes[Lane.LARGE if item.large else Lane.RETRY if item.tried else item.lane]
+            lane = self._lanes[self._lane_of(item)]
             if first:
                 lane.appendleft(item)
             else:
@@ -154,6 +166,14 @@ class Inbox:
     def take_nowait(self) -> Item | PartItem | None:
         with self._lock:
             return None if self._closed else self._next()
+
+    def admit_slow(self, path: str) -> bool:
+        """Whether the worker that has taken this file of a slow directory may open it; if not, put it back."""
+        with self._lock:
+            if path not in self._slow_in_flight and len(self._slow_in_flight) >= self._max_slow:
+                return False
+            self._slow_in_flight.add(path)
+            return True
 
     def claim(self, path: str) -> bool:
         """Put a path in flight without queueing it; False if it is queued or in flight already, or too much is."""
@@ -240,7 +260,7 @@ class Inbox:
             self._in_flight[path] = True
         elif path not in self._queued:
             self._queued.add(path)
-            self._lanes[Lane.RETRY if item.tried else item.lane].append(item)
+            self._lanes[self._lane_of(item)].append(item)
             if self._breaker.open and item.lane is Lane.ARRIVED and len(self._untried_probes) < PROBES:
                 self._breaker.expect_arrival()
             if self._standby:
@@ -260,7 +280,17 @@ class Inbox:
         aside = max(0, len(self._lanes[Lane.LARGE]) - LARGE_SHARE * self._size)
         return len(self._lanes[kind]) + aside + leave >= self._size
 
+    def _lane_of(self, item: Item) -> Lane:
+        if item.large:
+            return Lane.LARGE
+        return Lane.SLOW if self._slow.holds(item.path) else Lane.RETRY if item.tried else item.lane
+
+    def _slow_full(self, item: Item) -> bool:
+        # Those that are tried again get more room: no scan finds one that is left out.
+        return len(self._lanes[Lane.SLOW]) >= self._size * (RETRY_ROOM if item.tried else 1)
+
     def _forget_in_flight(self, path: str) -> bool:
+        self._slow_in_flight.discard(path)
         self._tried_in_flight.discard(path)
         self._untried_probes.discard(path)
         return self._in_flight.pop(path, False)
@@ -282,6 +312,8 @@ class Inbox:
     def _next_file(self) -> Item | None:
         if not self._queued or len(self._in_flight) >= self._max_in_flight:
             return None
+        if self._lanes[Lane.SLOW] and len(self._slow_in_flight) < self._max_slow:
+            return self._taken(Lane.SLOW, 0)
         for kind in (next(self._turns), *UNTRIED, Lane.RETRY):
             if self._lanes[kind] and (kind is not Lane.RETRY or len(self._tried_in_flight) < self._max_tried):
                 return self._taken(kind, 0)
@@ -289,7 +321,12 @@ class Inbox:
 
     def _next_large(self) -> Item | None:
         room = len(self._tried_in_flight) < self._max_tried
-        allowed = (place for place, item in enumerate(self._lanes[Lane.LARGE]) if room or not item.tried)
+        slow_room = len(self._slow_in_flight) < self._max_slow
+        allowed = (
+            place
+            for place, item in enumerate(self._lanes[Lane.LARGE])
+            if (room or not item.tried) and (slow_room or not self._slow.holds(item.path))
+        )
         place = next(allowed, None)
         return None if place is None else self._taken(Lane.LARGE, place)
 
@@ -308,7 +345,10 @@ class Inbox:
         return item
 
     def _next_tried_probe(self) -> Item | PartItem | None:
+        # Slow ones only where there is no other: a probe that hangs tells nothing.
         kinds = [kind for kind in (Lane.RETRY, Lane.LARGE) if self._lanes[kind]]
+        if not kinds and len(self._slow_in_flight) < self._max_slow and self._lanes[Lane.SLOW]:
+            kinds = [Lane.SLOW]
         files, parts = sum(len(self._lanes[kind]) for kind in kinds), self.parts.waiting()
         if not files or self._rng.randrange(files + parts) >= files:
             part = self.parts.take()
@@ -330,6 +370,8 @@ class Inbox:
         del lane[place]
         self._queued.discard(item.path)
         self._in_flight[item.path] = False
+        if kind is Lane.SLOW:
+            self._slow_in_flight.add(item.path)
         if item.tried:
             self._tried_in_flight.add(item.path)
         if (kind is Lane.LARGE or self._waiting_offers[kind]) and not self._full(kind, leave=self._size // ROOM):

@@ -15,6 +15,7 @@ class Lane(Enum):
     FOUND = "found"  #: found by a scan
     RETRY = "retry"  #: failed before
     LARGE = "large"  #: found to be large, and put aside until the large files before it are taken
+    SLOW = "slow"  #: in a slow directory, wherever it came from
 
 
 class Item(NamedTuple):

@@ -15,6 +15,7 @@ from s3spool.ledger.rows import Multipart, Part
 from s3spool.pipeline.breaker import Times
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.lanes import Lanes
+from s3spool.pipeline.slow import SlowDirectories
 
 COMPLETE = 0  # the number of the last act: parts count from 1
 OPEN_TRANSFERS = 24  # one with 10,000 confirmed parts takes 4 MB
@@ -44,6 +45,7 @@ class Transfer:
     in_flight: int = 0
     failures: dict[int, int] = field(default_factory=dict)  # by part number
     retried_immediately: set[int] = field(default_factory=set)  # parts sent once more, see UploadError
+    slow: bool = False  # in a slow directory: its parts have a limit of their own
     over: GivenUp | str = ""  # why no further part is sent: an error, or what happened to the file
 
     @property
@@ -69,8 +71,15 @@ class PartQueue:
     user with many large ones holds up the others.
     """
 
-    def __init__(self, sent_bytes: Callable[[], int], max_tried: int) -> None:
-        """`sent_bytes`: how much all workers have sent up to now; `max_tried`: workers for files that have failed."""
+    def __init__(
+        self, sent_bytes: Callable[[], int], max_tried: int, slow: SlowDirectories | None = None, max_slow: int = 1
+    ) -> None:
+        """`sent_bytes`: how much all workers have sent up to now.
+
+        `max_tried`: workers for files that have failed; `max_slow`: parts of slow files at a time.
+        """
+        self._slow = slow or SlowDirectories()
+        self._max_slow = max_slow
         self._max_tried = max_tried
         self._lock = threading.Lock()
         self._transfers: list[Transfer] = []
@@ -83,6 +92,7 @@ class PartQueue:
         self._owners_aside: Counter[int] = Counter()
 
     def add(self, transfer: Transfer) -> None:
+        transfer.slow = self._slow.holds(transfer.item.path)
         with self._lock:
             self._transfers.append(transfer)
 
@@ -121,7 +131,7 @@ class PartQueue:
             self._takes += 1
             transfer.taken = self._owners_taken[transfer.owner] = self._takes
             part = PartItem(transfer, transfer.pending.popleft())
-            if part.number != COMPLETE:
+            if part.number != COMPLETE and not transfer.slow:
                 self._lanes.enter(part, now)
             return part
 
@@ -131,7 +141,8 @@ class PartQueue:
         with self._lock:
             if self._next(now) is not None:
                 return 0.0
-            return self._lanes.open_in_s(now) if any(transfer.pending for transfer in self._transfers) else None
+            waits = any(transfer.pending and not transfer.slow for transfer in self._transfers)
+            return self._lanes.open_in_s(now) if waits else None
 
     def put_back(self, item: PartItem) -> None:
         """Unsent, or to be sent again. The caller still holds it, until `release`."""
@@ -177,11 +188,14 @@ class PartQueue:
             return True
 
     def waiting(self) -> int:
-        """How many parts wait for a worker; 0 if a file that was put aside may begin, more if none of those may."""
+        """How many parts wait for a worker; 0 if a file that was put aside may begin, more if none of those may.
+
+        Parts of slow files do not count: they may wait for long.
+        """
         with self._lock:
             if any(self._may_begin(owner) for owner in self._owners_aside):
                 return 0
-            return sum(len(transfer.pending) for transfer in self._transfers) or len(self._aside)
+            return sum(len(it.pending) for it in self._transfers if not it.slow) or len(self._aside)
 
     def transfers(self) -> list[Transfer]:
         with self._lock:
@@ -200,11 +214,13 @@ class PartQueue:
         open_now = self._lanes.open_in_s(now) == 0
         busy = {transfer.owner for transfer in self._transfers if transfer.in_flight}
         tried = sum(transfer.in_flight for transfer in self._transfers if transfer.item.tried)
+        slow = sum(transfer.in_flight for transfer in self._transfers if transfer.slow)
 
         def may_go(transfer: Transfer) -> bool:
-            if transfer.item.tried and tried >= self._max_tried:
+            if (transfer.item.tried and tried >= self._max_tried) or (transfer.slow and slow >= self._max_slow):
                 return False
-            return open_now or transfer.pending[0] == COMPLETE or transfer.owner not in busy
+            no_lane = transfer.slow or transfer.pending[0] == COMPLETE or transfer.owner not in busy
+            return open_now or no_lane
 
         def turn(transfer: Transfer) -> tuple[bool, int, int]:
             return transfer.pending[0] != COMPLETE, self._owners_taken.get(transfer.owner, 0), transfer.taken

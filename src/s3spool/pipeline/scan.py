@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,9 +18,12 @@ from s3spool.ledger.store import Ledger
 from s3spool.pipeline.bell import Answer, Bell
 from s3spool.pipeline.folder import REMOVING, Folder, NotAFileError, listed, opened_directory, original
 from s3spool.pipeline.inbox import Inbox
+from s3spool.pipeline.item import Item
+from s3spool.pipeline.mount_scan import MountScans
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.settle import Quiet, Settle
 from s3spool.pipeline.sift import Sift
+from s3spool.pipeline.slow import SlowDirectories
 
 if TYPE_CHECKING:
     from s3spool.pipeline.watch import Watch
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 BATCH = 20 * LOOKUP_ROWS  # they are sorted: the more there are, the fewer pages of the ledger are read for them
 EXPECTED = {"start", "full", "ledger", "poll", "restored"}  # reasons for which a find is not the watcher's miss
 POLL_SHARE = 10  # polling takes at most one tenth of the time
+ROOM_S = 0.5  # how often the walk of a mount looks for room in the queue
 ERROR_S = 5.0  # after a scan that could not be finished
 log = structlog.get_logger()
 
@@ -53,7 +57,10 @@ class Scan:
         inbox: Inbox,
         sift: Sift,
         ledger: Ledger,
+        slow: SlowDirectories | None = None,
     ) -> None:
+        self._slow = slow or SlowDirectories()
+        self.mounts = MountScans(self._slow, self._walk_mount)
         self._folder = folder
         self.names = names
         self._recursive = recursive
@@ -95,6 +102,7 @@ class Scan:
 
     def close(self, timeout_s: float) -> None:
         self._stop.set()
+        self.mounts.close()
         self._wanted.set()
         self._thread.join(timeout_s)
 
@@ -141,8 +149,10 @@ class Scan:
         reason = ",".join(sorted(reasons))
         log.debug("scan.started", reason=reason)
         files = offered = 0
+        self._slow.refresh(self._folder.root)
+        apart = self.mounts.start()
         with Reader(self._ledger.path) as reader:
-            found = self._walk(reader)
+            found = self._walk(reader, apart)
             while batch := list(itertools.islice(found, BATCH)):
                 files += len(batch)
                 offered += self._offer(batch, reader)
@@ -150,6 +160,7 @@ class Scan:
                 if self._stop.is_set():
                     return
         self._last_duration_s = time.monotonic() - start
+        self.mounts.wait(self._bell.answer)
         missed = 0 if reasons & EXPECTED else offered
         self.missed += missed
         log.info(
@@ -161,8 +172,27 @@ class Scan:
             duration_s=round(self._last_duration_s, 3),
         )
 
-    def _walk(self, reader: Reader) -> Iterator[Found]:
-        """Every file that include and exclude let through, streamed.
+    def _walk_mount(self, mount: str, stopped: Callable[[], bool]) -> None:
+        """On a thread of its own: offer all files below it, waiting for room."""
+
+        def offer(items: Sequence[Item]) -> None:
+            while (items := items[self._inbox.offer_nowait(items) :]) and not stopped():
+                self._stop.wait(ROOM_S)
+
+        pending = [mount]
+        with Reader(self._ledger.path) as reader:
+            while pending and not stopped():
+                directory = pending.pop()
+                if self.watch is not None:
+                    self.watch.ensure(directory)
+                found = self._listed(directory, pending, reader)
+                # Each directory's at once: the next one may hang.
+                with contextlib.suppress(FileNotFoundError, NotAFileError):
+                    while (batch := list(itertools.islice(found, BATCH))) and not stopped():
+                        self._offer(batch, reader, offer)
+
+    def _walk(self, reader: Reader, apart: frozenset[str] = frozenset()) -> Iterator[Found]:
+        """Every file that include and exclude let through, streamed; but for the directories `apart`.
 
         Raises OSError where the root is gone, LedgerError.
         """
@@ -170,6 +200,8 @@ class Scan:
         pending = [""]
         while pending and not self._stop.is_set():
             directory = pending.pop()
+            if directory in apart:
+                continue
             self._bell.answer()
             if self.watch is not None:
                 self.watch.ensure(directory)
@@ -215,7 +247,9 @@ class Scan:
         with contextlib.suppress(OSError):
             self._folder.restore(path, receipt.identity if receipt and sent else None)
 
-    def _offer(self, batch: list[Found], reader: Reader) -> int:
+    def _offer(
+        self, batch: list[Found], reader: Reader, offer: Callable[[Sequence[Item]], object] | None = None
+    ) -> int:
         """Offer what is neither known to the ledger nor on its way; returns how many that were."""
         paths = [path for path, _ in batch]
         underway = self._settle.knows(paths) | self._inbox.knows(paths)
@@ -231,5 +265,8 @@ class Scan:
             settling = quiet_s < self._settle_s and self._settle.touch(item.path, Quiet.CHANGED, identity)
             if not settling:
                 ready.append(item)
-        self._inbox.offer(ready, meanwhile=self._bell.answer)
+        if offer is not None:
+            offer(ready)
+        else:
+            self._inbox.offer(ready, meanwhile=self._bell.answer)
         return len(items)

@@ -18,9 +18,11 @@ from s3spool.pipeline.large import Large, PartJob
 from s3spool.pipeline.outcome import Outcome, translated
 from s3spool.pipeline.parts import PartItem
 from s3spool.pipeline.settle import Quiet
+from s3spool.pipeline.slow import SLOW_S, SlowDirectories
 
 SMALL_BYTES = 128 * 1024  # up to here a body is read at once, under the gate: 100 workers hold 12.5 MiB at most
 NO_IDENTITY = Identity(0, 0, 0, 0, 0)
+UNOPENED = Content("", NO_IDENTITY, None, -1)  # of a file in a slow directory, until `load`
 
 
 @dataclass(slots=True)
@@ -65,8 +67,10 @@ class Upload:
         *,
         settle_s: float,
         max_size: int = 0,
+        slow: SlowDirectories | None = None,
     ) -> None:
         """`max_size`: larger files are parked; 0: none is too large."""
+        self._slow = slow or SlowDirectories()
         self._folder = folder
         self._bucket = bucket
         self._inbox = inbox
@@ -83,12 +87,19 @@ class Upload:
         item = self._large.taken_up(item)
         if item.tried:
             item = item._replace(success_before=self._breaker.last_success_at)
+        if self._slow.holds(item.path):
+            if self._inbox.admit_slow(item.path):
+                return Job(self, item, UNOPENED, None, Times(0.0, 0.0))
+            self._inbox.put_back(item, first=False)
+            self._breaker.refund_probe()
+            return None
         job = self._opened(item)
         if job is None:
             self._breaker.refund_probe()
         return job
 
     def _opened(self, item: Item) -> Job | None:
+        began = time.monotonic()
         identity = NO_IDENTITY
         fd = -1
         job: Job | None = None
@@ -113,10 +124,18 @@ class Upload:
             self._outcome.failed(item, identity, translated(exc, item.path))
         if fd >= 0 and (job is None or job.content.fd < 0):
             os.close(fd)
+        if (duration_s := time.monotonic() - began) > SLOW_S or self._slow.any:
+            self._slow.took(item.path, duration_s)
         return job
 
     def load(self, job: Job, sender: Sender) -> bool:
         """Compute what takes longer; False when nothing is to be sent after all."""
+        if job.content is UNOPENED:
+            opened = self._opened(job.item)
+            if opened is None:
+                self._breaker.refund_probe()
+                return False
+            job.content, job.times = opened.content, opened.times
         item, content = job.item, job.content
         try:
             if item.receipt is not None and self._unchanged(content, item.receipt):
@@ -143,6 +162,9 @@ class Upload:
 
     def finish(self, job: Job, answer: Any) -> bool:
         """Judge the answer; False when that needs `finish_slowly`."""
+        if job.content.fd >= 0 and self._slow.holds(job.item.path):
+            job.answer = answer  # the file is looked at again, which may hang
+            return False
         try:
             self._judge(job, answer, may_ask=False)
         except MustAskError:

@@ -18,11 +18,13 @@ from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.large import PartJob
 from s3spool.pipeline.parts import PartItem
+from s3spool.pipeline.slow import SlowDirectories
 from s3spool.pipeline.stats import Stats
 from s3spool.pipeline.upload import Job, Upload
 from s3spool.pipeline.wheel import Wheel
 
 CLOSE_S = 0.05  # closing all connections takes less
+HANGS_S = 3.0  # libcurl, too, uses the CPU each second: a worker that does not is inside a file system
 PING_S = 1.0  # nobody holds the gate for longer who is well
 log = structlog.get_logger()
 
@@ -63,6 +65,7 @@ class Workers:
         *,
         limited: Callable[[], bool] = lambda: False,
         stall_s: float = 90.0,
+        slow: SlowDirectories | None = None,
     ) -> None:
         """`limited`: whether the bandwidth is; `stall_s`: longer than any request may take without progress."""
         self._count = count
@@ -83,6 +86,8 @@ class Workers:
         self._limited = limited
         self._ending: threading.Thread | None = None
         self.stall = Stall(stall_s)
+        self._slow = slow or SlowDirectories()
+        self._slow_stall = Stall(HANGS_S)
         self.cooled = 0  #: how often a worker has closed its connections, because nothing came
 
     def start(self) -> None:
@@ -140,13 +145,31 @@ class Workers:
         hands: list[tuple[threading.Thread, object]] = [
             (thread, seat.job)
             for thread, seat in zip(self._threads, self._seats, strict=True)
-            if seat.job is not None and seat.number not in riders
+            if (job := seat.job) is not None and seat.number not in riders and not self._slow.holds(job.item.path)
         ]
         driver = self._wheel.driver if self._wheel else None
         if driver is not None:
             hands.append((self._threads[driver], self._wheel))
         names = {thread.native_id or 0: thread.name for thread, _ in hands}
         return [names[number] for number in self.stall.look(((t.native_id or 0, what) for t, what in hands), now)]
+
+    def hanging_files(self, now: float) -> list[str]:
+        """The paths of those files of slow directories over which a worker hangs. For the supervisor alone."""
+        if not self._slow.any:
+            return []
+        riders = self._wheel.riders() if self._wheel else set()
+        jobs = {
+            thread.native_id or 0: job
+            for thread, seat in zip(self._threads, self._seats, strict=True)
+            if (job := seat.job) is not None and seat.number not in riders and self._slow.holds(job.item.path)
+        }
+        return sorted({jobs[number].item.path for number in self._slow_stall.look(jobs.items(), now)})
+
+    def only_hanging(self, now: float) -> bool:
+        """Whether all workers that have not ended hang over files of slow directories. For the supervisor alone."""
+        hanging = set(self.hanging_files(now))
+        seats = [seat for thread, seat in zip(self._threads, self._seats, strict=True) if thread.is_alive()]
+        return bool(seats) and all((job := seat.job) is not None and job.item.path in hanging for seat in seats)
 
     def jobs(self) -> list[Job | PartJob]:
         """What is being sent at this moment."""

@@ -18,6 +18,7 @@ from s3spool.s3.client import Endpoint
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
+from s3spool.s3.name_lookups import NameLookups
 from s3spool.s3.patience import Patience
 from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
 from s3spool.s3.unsent import Unsent
@@ -30,6 +31,14 @@ ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; a longer one
 CA_CACHE_S = 5  # for so long libcurl may go by a bundle that has been mended; by default it is a day
 _CA_CACHE_TIMEOUT = 321  # curl.h's number, which pycurl has no name for
 _CONSTANT = ("Expect:", "Content-Type: application/octet-stream")
+# The address may be another host's by now, which takes nothing, or has another certificate, or does not answer.
+NO_CONNECTION = {
+    pycurl.E_COULDNT_RESOLVE_HOST,
+    pycurl.E_COULDNT_CONNECT,
+    pycurl.E_OPERATION_TIMEDOUT,
+    pycurl.E_SSL_CONNECT_ERROR,
+    pycurl.E_PEER_FAILED_VERIFICATION,
+}
 
 
 class CurlTransport:
@@ -43,8 +52,12 @@ class CurlTransport:
         ca: Path,
         timeout_s: float,
         pace: Pace | None = None,
+        lookups: NameLookups | None = None,
     ) -> None:
         """`ca`: whom to trust; a bundle, or a directory of certificates named by their hashes."""
+        self._lookups = lookups or NameLookups()
+        self._seen_failures = 0  # of connections, by any handle
+        self._dns_cache_s = -1  # set
         self._endpoint_now = endpoint
         self._endpoint = endpoint()
         self._signs_payload = plain_http.beyond_loopback(self._endpoint.url)
@@ -92,6 +105,10 @@ class CurlTransport:
             self._endpoint = self._endpoint_now()
             self._signs_payload = plain_http.beyond_loopback(self._endpoint.url)
             curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
+        dns_cache_s, self._seen_failures = self._lookups.cache_s(self._seen_failures)
+        if dns_cache_s != self._dns_cache_s:
+            curl.setopt(pycurl.DNS_CACHE_TIMEOUT, dns_cache_s)
+            self._dns_cache_s = dns_cache_s
         query = f"?{request.query}" if request.query else ""
         curl.setopt(pycurl.URL, self._endpoint.url + url_quoted(request.key) + query)
         payload = self._payload_sha256(request) if self._signs_payload else "UNSIGNED-PAYLOAD"
@@ -147,6 +164,8 @@ class CurlTransport:
     def failed(self, number: int, message: str) -> None:
         """Libcurl ended with this error."""
         self._error = number, message
+        if number in NO_CONNECTION:
+            self._lookups.failed()
 
     def answer(self) -> Answer:
         request = self._request
@@ -171,6 +190,7 @@ class CurlTransport:
             self._streaming = self._alone = False
             self._buffer_bytes = 0
             self._signed_with = None
+            self._dns_cache_s = -1
             self._curl = self._new_handle()
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from s3spool.s3.client import Clients, Connection, Endpoint, Found
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import from_answer, untrusted
 from s3spool.s3.keys import Prefix, key_of
+from s3spool.s3.name_lookups import NameLookups
 from s3spool.s3.transport import Answer, Carrier, Pace, Request, Transport
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Store:
         self._connection = connection
         self._options = options
         self._pace = pace
+        self._lookups = NameLookups()
         self.bucket = connection.bucket
         self._session = s3_client.session(connection)
         self.credentials = Credentials(self._session)
@@ -111,6 +113,7 @@ class Store:
             ca=self._ca,
             timeout_s=self._connection.timeout_s,
             pace=self._pace,
+            lookups=self._lookups,
         )
 
     def carrier(self) -> Carrier | None:

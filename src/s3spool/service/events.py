@@ -76,6 +76,8 @@ EVENTS: dict[str, EventSpec] = {
         "warning", "could not scan[ {path}][: {error}]; what is there is looked at again with the next scan"
     ),
     "file.uploaded": EventSpec("info", "uploaded {path}[ to s3://{bucket}/{key}][, {bytes}][ in {duration_s}]"),
+    "log.summarized": EventSpec("warning", "{lines} more lines like the {summarized} before[: {error_code}]"),
+    "file.hanging": EventSpec("warning", "cannot open or read {path}: its file system does not answer[; {hint}]"),
     "file.failed": EventSpec(
         "warning",
         "could not upload {path}[: {error_code}][: {error}][; {hint}][; {fault}][; next try in {next_attempt_s}]",

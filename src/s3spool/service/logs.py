@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import lru_cache
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, NoReturn, TextIO
 
 import msgspec
@@ -26,6 +26,7 @@ import structlog
 
 from s3spool.service import deaths, journal
 from s3spool.service.events import EVENTS, EventSpec, message, readable
+from s3spool.service.line_limit import LineLimit
 from s3spool.service.sinks import Entry, JournalSink, Sink, StreamSink, TerminalSink, timestamp
 from s3spool.service.text import legible, plain, plain_fields, printable, printable_json, shown
 
@@ -96,6 +97,7 @@ class LogWriter:
         self.fallback = fallback  #: why journal entries go as JSON lines to the stream, "" where they do not
         self._sink = sink
         self._queue: SimpleQueue[Entry | threading.Event | None] = SimpleQueue()
+        self._limit = LineLimit()
         self._closed = False
         self._dropped = 0
         self._reported = 0  # only the log thread touches this
@@ -112,6 +114,8 @@ class LogWriter:
 
     def __call__(self, _logger: object, level: str, fields: dict[str, Any]) -> NoReturn:
         """Take an event off the calling thread; the end of structlog's chain."""
+        if level == "warning" and not self._limit.admits(fields.get("event", ""), fields, time.monotonic()):
+            raise structlog.DropEvent
         time_ns = time.time_ns()
         exc_info = fields.pop("exc_info", None)
         if exc_info:
@@ -170,12 +174,19 @@ class LogWriter:
 
     def _step(self) -> bool:
         """Write one batch, however long it takes to come; False after the last."""
-        items = [self._queue.get()]  # blocks while nothing is said: an idle daemon has no wake-ups
+        try:
+            # Blocks while nothing is said: an idle daemon has no wake-ups.
+            items = [self._queue.get(timeout=self._limit.next_s(time.monotonic()))]
+        except Empty:
+            items = []
         if self._queue.qsize() < BATCH_LINES:
             time.sleep(LINGER_S)
         while len(items) < BATCH_LINES and not self._queue.empty():
             items.append(self._queue.get())
-        self._write([_tidy(item) for item in items if isinstance(item, Entry)])
+        entries = [_tidy(item) for item in items if isinstance(item, Entry)]
+        summaries = self._limit.summaries(time.monotonic() if None not in items else float("inf"))
+        entries += [Entry(time.time_ns(), "warning", "log.summarized", fields) for fields in summaries]
+        self._write(entries)
         for item in items:
             if isinstance(item, threading.Event):
                 item.set()

@@ -1,0 +1,133 @@
+"""Which directories are slow, and how many workers their files may have."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+from s3spool.content import Content
+from s3spool.ledger.rows import Failures, Identity, Multipart
+from s3spool.pipeline.breaker import Times
+from s3spool.pipeline.inbox import Inbox
+from s3spool.pipeline.item import Item, Lane
+from s3spool.pipeline.mounts import other_devices
+from s3spool.pipeline.parts import PartQueue, Transfer
+from s3spool.pipeline.slow import QUICK_FILES, SlowDirectories, limit
+from support.house import a_breaker
+
+FAILED = Failures(attempts=1, error_code="EIO")
+
+MOUNTS = """\
+1 0 8:1 / / rw - ext4 /dev/sda1 rw
+2 1 8:2 / /data rw shared:1 - ext4 /dev/sda2 rw
+3 2 8:2 /other /data/spool/bound rw - ext4 /dev/sda2 rw
+4 2 0:40 / /data/spool/a\\040b rw - fuse.sshfs host: rw
+5 2 0:41 / /data/spool/deep/nfs rw - nfs4 host:/ rw
+6 2 0:42 / /data/spoolish rw - nfs4 host:/ rw
+"""
+
+
+class Slow(SlowDirectories):
+    """`slow/` is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.took("slow/one", 2.0)
+
+
+def test_what_is_mounted_inside_on_another_device(tmp_path: Path) -> None:
+    """A bind mount of the root's own device is none; the device itself is not asked."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS)
+
+    assert other_devices(Path("/data/spool"), mounts) == ("a b/", "deep/nfs/")
+
+
+def test_a_directory_is_slow_until_it_was_quick_for_long() -> None:
+    """Each relapse doubles how long."""
+    slow = SlowDirectories()
+    assert not slow.holds("d/a")
+    slow.took("d/a", 2.0)
+    for quick in (QUICK_FILES, 2 * QUICK_FILES):
+        for _ in range(quick):
+            assert slow.holds("d/b")
+            assert not slow.holds("d/below/b")
+            assert not slow.holds("b")
+            slow.took("d/b", 0.01)
+        assert not slow.holds("d/b")
+        slow.took("d/b", 2.0)
+
+
+def test_a_busy_machine_makes_no_directory_slow() -> None:
+    """What is a little slow has to be so three times a minute."""
+    now = 0.0
+    slow = SlowDirectories(clock=lambda: now)
+    for _ in range(10):
+        slow.took("d/a", 0.3)
+        now += 31.0
+        assert not slow.holds("d/a")
+    for _ in range(2):
+        slow.took("d/a", 0.3)
+    assert slow.holds("d/a")
+
+
+@pytest.mark.parametrize(("workers", "slow"), [(1, 1), (2, 1), (8, 4), (100, 10), (1000, 10)])
+def test_never_all_workers(workers: int, slow: int) -> None:
+    """But for the only one."""
+    assert limit(workers) == slow
+
+
+def test_slow_files_wait_in_a_queue_of_their_own() -> None:
+    """They take no more workers than they may, nor the room of others; new ones beyond their own room are left out."""
+    inbox = Inbox(5, 4, a_breaker(initial_s=1.0, max_s=1.0), slow=Slow())
+    inbox.offer([Item(f"slow/{number}") for number in range(8)])
+    inbox.offer([Item(f"{number}") for number in range(5)])
+
+    taken = [item.path for _ in range(9) if (item := inbox.take_nowait())]
+
+    assert taken == ["slow/0", "slow/1", "0", "1", "2", "3", "4"]
+    assert inbox.counts() == (3, 7)
+    inbox.done("slow/0")
+    assert inbox.take_nowait() == Item("slow/2")
+
+
+def test_a_slow_file_that_is_tried_again_is_never_left_out() -> None:
+    """No scan would find it: its row says that it was handed out."""
+    inbox = Inbox(1, 2, a_breaker(initial_s=1.0, max_s=1.0), slow=Slow())
+    again = [Item(f"slow/{number}", Lane.RETRY, FAILED) for number in range(10)]
+
+    assert inbox.offer_nowait(again) == 4
+
+
+def test_files_of_a_directory_that_has_become_slow() -> None:
+    """Those that were queued as quick are not opened beyond the limit."""
+    slow = SlowDirectories()
+    inbox = Inbox(10, 4, a_breaker(initial_s=1.0, max_s=1.0), slow=slow)
+    inbox.offer([Item(f"slow/{number}") for number in range(4)])
+    taken = [item for _ in range(4) if (item := inbox.take_nowait())]
+    slow.took("slow/0", 2.0)
+
+    assert [inbox.admit_slow(item.path) for item in taken] == [True, True, False, False]
+    for item in taken[2:]:
+        inbox.put_back(item, first=False)
+    assert inbox.take_nowait() is None
+    inbox.done("slow/1")
+    assert inbox.take_nowait() == Item("slow/2")
+
+
+def test_parts_of_slow_files_hold_nobody_up() -> None:
+    """They have a limit of their own, and the lanes of the others do not count them."""
+    queue = PartQueue(lambda: 0, 9, Slow(), 2)
+    for path in ("slow/large", "large"):
+        identity = Identity(1, 2, 3, 4, 5)
+        upload = Multipart(path, identity, 1, "bucket", "key", "id", 10, "", 0.0)
+        queue.add(
+            Transfer(Item(path), Content(path, identity, None, -1), upload, 9, Times(0.0, 0.0), {}, deque(range(1, 10)))
+        )
+
+    taken = [part.path for _ in range(12) if (part := queue.take())]
+
+    assert taken == ["slow/large", "slow/large", *["large"] * 4]
+    assert queue.waiting() == 5
