@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -417,9 +418,12 @@ def test_polling_is_as_frequent_as_the_walk_is_short(build: Callable[..., House]
     busy = house.scan._interval_s()
     house.scan._last_duration_s = 7000.0
     endless = house.scan._interval_s()
-    house.scan.watch = object()  # type: ignore[assignment]
+    watch = house.scan.watch = cast("Watch", SimpleNamespace(exhausted=""))
+    watched = house.scan._interval_s()
+    watch.exhausted = "the inotify limit is reached"
+    house.scan._last_duration_s = 7.0
 
-    assert (idle, busy, endless, house.scan._interval_s()) == (2.0, 70.0, 300.0, 300.0)
+    assert (idle, busy, endless, watched, house.scan._interval_s()) == (2.0, 70.0, 300.0, 300.0, 70.0)
 
 
 @pytest.mark.parametrize("watched", [True, False])

@@ -73,6 +73,7 @@ class _Answers:
                 "backend": daemon.lookout.backend,
                 "overflows": watch.overflows if watch else 0,
                 "files_missed": rooms.scan.missed,
+                "too_deep": [to_text(path) for path in rooms.scan.deep.paths()],
             },
             "files": {
                 "settling": len(rooms.settle),
@@ -82,6 +83,7 @@ class _Answers:
                 "parked": counts["parked"],
                 "uploaded": rooms.stats.uploaded,
                 "vanished": rooms.stats.vanished,
+                "excluded": rooms.scan.excluded,
             },
             "bytes": {
                 "uploaded": rooms.stats.bytes_uploaded,

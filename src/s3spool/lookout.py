@@ -28,6 +28,7 @@ class Lookout:
         self.watch: Watch | None = None  # None: polling, or the folder is gone
         self.backend = ""
         self.lost = False
+        self._partial = False  # more directories than can be watched: the others are left to scans
 
     def start(self) -> None:
         """Arm the watch; without inotify say why, and poll."""
@@ -42,6 +43,8 @@ class Lookout:
                 hint=self._hint,
                 rescan=self._rescan,
                 lost=self._wake,
+                deep=self._scan.deep,
+                room=self._rooms.settle.has_room,
             )
             try:
                 watch.start()
@@ -115,8 +118,13 @@ class Lookout:
         if self.watch is None or self.lost:
             return
         if self.watch.exhausted:
-            self._poll(self.watch.exhausted)
-        elif not self.watch.alive():
+            if not self._partial:  # what is watched stays so: others must not wait for a scan of all those directories
+                log.warning("watch.polling", directory=str(self._folder.root), reason=self.watch.exhausted)
+            self.backend = "inotify+poll"
+        elif self._partial:
+            self.backend = "inotify"
+        self._partial = bool(self.watch.exhausted)
+        if not self.watch.alive():
             log.error("watch.lost", directory=str(self._folder.root), hint="the watching thread died: starting another")
             self.stop()
             self._start_again()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from s3spool.pipeline.folder import REMOVING
 
@@ -16,7 +16,11 @@ class Names:
     path. `*` and `?` stop at slashes, `**` does not.
     """
 
-    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+    def __init__(
+        self, include: Sequence[str], exclude: Sequence[str], *, too_deep: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        """`too_deep`: whether every key below a directory would be too long, so that it is not looked into."""
+        self.too_deep = too_deep
         self._everything = "*" in include
         self._include = _compiled(include)
         # What is below an excluded directory is excluded.

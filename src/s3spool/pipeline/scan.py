@@ -16,6 +16,7 @@ from s3spool.ledger.reader import LOOKUP_ROWS, Reader
 from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.bell import Answer, Bell
+from s3spool.pipeline.deep import DeepDirectories
 from s3spool.pipeline.folder import REMOVING, Folder, NotAFileError, listed, opened_directory, original
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.names import Names
@@ -26,12 +27,38 @@ if TYPE_CHECKING:
     from s3spool.pipeline.watch import Watch
 
 BATCH = 20 * LOOKUP_ROWS  # they are sorted: the more there are, the fewer pages of the ledger are read for them
-EXPECTED = {"start", "full", "ledger", "poll", "restored"}  # reasons for which a find is not the watcher's miss
-POLL_SHARE = 10  # polling takes at most one tenth of the time
+EXPECTED = {"start", "full", "ledger", "poll", "restored", "limit"}  # a find is not the watcher's miss
+AT_ONCE = {"start", "request", "reload", "restored"}  # a person asks, or nothing has been seen yet
+POLL_SHARE = 10  # scans for any other reason take at most one tenth of the time
 ERROR_S = 5.0  # after a scan that could not be finished
 log = structlog.get_logger()
 
 Found = tuple[str, Identity]
+
+
+class Pending:
+    """Directories that the walk has met and not listed yet: a million of them take no more than their names do."""
+
+    CHUNK = 1000
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[str, bytes]] = []  # a directory, and names in it
+        self._names: list[str] = []  # of the last chunk
+        self._directory = ""
+
+    def add(self, directory: str, names: list[str]) -> None:
+        if names:
+            self._chunks.append((directory, "/".join(names).encode(errors="surrogateescape")))
+
+    def pop(self) -> str | None:
+        """The next one ("" or "a/b/"), deepest first; None when all have been listed."""
+        while not self._names:
+            if not self._chunks:
+                return None
+            self._directory, names = self._chunks.pop()
+            self._names = names.decode(errors="surrogateescape").split("/")
+        name = self._names.pop()
+        return f"{self._directory}{name}/" if name else ""
 
 
 class Scan:
@@ -54,6 +81,7 @@ class Scan:
         sift: Sift,
         ledger: Ledger,
     ) -> None:
+        self.deep = DeepDirectories()
         self._folder = folder
         self.names = names
         self._recursive = recursive
@@ -72,9 +100,12 @@ class Scan:
         self._wanted = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scan", daemon=True)
-        self._last_duration_s = 0.0
+        self._last_duration_s = 0.0  # of the last scan, without waiting for room in the inbox
+        self._waited_s = 0.0
         self.started = 0  # scans begun; a scan begun after a file was dropped has seen it
+        self._excluded = 0  # the same, in this scan so far
         self.finished = 0  # the number of the last scan that ended
+        self.excluded = 0  # names that include and exclude left out of the last scan; a directory counts as one
         self.missed = 0  # files the watcher should have told of
 
     def start(self) -> None:
@@ -99,7 +130,7 @@ class Scan:
         self._thread.join(timeout_s)
 
     def _interval_s(self) -> float:
-        if self.watch is not None:
+        if self.watch is not None and not self.watch.exhausted:
             return self._rescan_s
         return min(self._rescan_s, max(1.0, self._settle_s, POLL_SHARE * self._last_duration_s))
 
@@ -107,18 +138,9 @@ class Scan:
         complaint = ""  # said once, not every few seconds
         last = time.monotonic()
         while not self._stop.is_set():
-            wait_s = last + self._interval_s() - time.monotonic()
-            asked = wait_s > 0 and self._wanted.wait(wait_s)
-            if self._stop.is_set():
-                return
-            self._wanted.clear()
-            self._bell.answer()
-            with self._lock:
-                reasons, self._reasons = self._reasons, set()
-            if asked and not reasons:
-                continue  # it was only the bell
+            reasons = self._due(last)
             if not reasons:
-                reasons = {"timer"} if self.watch is not None else {"poll"}
+                continue
             self.started += 1
             try:
                 self._scan(reasons)
@@ -136,11 +158,33 @@ class Scan:
                 complaint = ""
             last = time.monotonic()
 
+    def _due(self, last: float) -> set[str]:
+        """Wait for a reason to scan; none where it was only the bell, or the end."""
+        wait_s = last + self._interval_s() - time.monotonic()
+        asked = wait_s > 0 and self._wanted.wait(wait_s)
+        if self._stop.is_set():
+            return set()
+        self._wanted.clear()
+        self._bell.answer()
+        if self._reasons and not self._reasons & AT_ONCE and self._rest(last):
+            return set()
+        with self._lock:
+            reasons, self._reasons = self._reasons, set()
+        if reasons or asked:
+            return reasons
+        return {"timer"} if self.watch is not None else {"poll"}
+
+    def _rest(self, last: float) -> bool:
+        """Whether a scan has to wait, because the last one ended a moment ago; True once something was asked."""
+        rest_s = last + POLL_SHARE * self._last_duration_s - time.monotonic()
+        return rest_s > 0 and self._wanted.wait(rest_s)
+
     def _scan(self, reasons: set[str]) -> None:
         start = time.monotonic()
         reason = ",".join(sorted(reasons))
         log.debug("scan.started", reason=reason)
         files = offered = 0
+        self._waited_s = 0.0
         with Reader(self._ledger.path) as reader:
             found = self._walk(reader)
             while batch := list(itertools.islice(found, BATCH)):
@@ -149,8 +193,9 @@ class Scan:
                 self._bell.answer()
                 if self._stop.is_set():
                     return
-        self._last_duration_s = time.monotonic() - start
-        missed = 0 if reasons & EXPECTED else offered
+        duration_s = time.monotonic() - start
+        self._last_duration_s = duration_s - self._waited_s
+        missed = 0 if reasons & EXPECTED or (self.watch is not None and self.watch.exhausted) else offered
         self.missed += missed
         log.info(
             "scan.finished",
@@ -158,7 +203,7 @@ class Scan:
             files=files,
             offered=offered,
             files_missed_by_watch=missed,
-            duration_s=round(self._last_duration_s, 3),
+            duration_s=round(duration_s, 3),
         )
 
     def _walk(self, reader: Reader) -> Iterator[Found]:
@@ -167,9 +212,13 @@ class Scan:
         Raises OSError where the root is gone, LedgerError.
         """
         unreadable = False
-        pending = [""]
-        while pending and not self._stop.is_set():
-            directory = pending.pop()
+        watch = self.watch
+        self._excluded = 0
+        if watch is not None:
+            watch.begin_walk()
+        pending = Pending()
+        pending.add("", [""])
+        while (directory := pending.pop()) is not None and not self._stop.is_set():
             self._bell.answer()
             if self.watch is not None:
                 self.watch.ensure(directory)
@@ -187,24 +236,51 @@ class Scan:
                     )
                 unreadable = True
         self._unreadable = unreadable
+        if not self._stop.is_set():
+            self._end_walk(watch)
 
-    def _listed(self, directory: str, pending: list[str], reader: Reader) -> Iterator[Found]:
+    def _end_walk(self, watch: Watch | None) -> None:
+        self.excluded, self._excluded = self._excluded, 0
+        self.deep.end_scan()
+        if watch is not None:
+            watch.end_walk()
+
+    def _listed(self, directory: str, pending: Pending, reader: Reader) -> Iterator[Found]:
         """The files of one directory; its subdirectories go to `pending`. Raises also LedgerError."""
+        below: list[str] = []
         # Not by path: a directory may be swapped for a symlink while its files are being sent.
         with opened_directory(self._folder.root, directory) as fd, listed(fd) as entries:
             for entry in entries:
                 path = directory + entry.name
-                if entry.is_file(follow_symlinks=False) and self.names.file(path):
+                if entry.is_file(follow_symlinks=False) and self._is_ours(path):
                     try:
                         status = entry.stat(follow_symlinks=False)
                     except OSError:
                         continue  # gone between the listing and the look
                     yield path, Identity.of(status)
                 elif entry.is_dir(follow_symlinks=False):
-                    if self._recursive and self.names.directory(path):
-                        pending.append(f"{path}/")
+                    if self._recursive and self._is_to_be_listed(path):
+                        below.append(entry.name)
+                    if len(below) == Pending.CHUNK:
+                        pending.add(directory, below)
+                        below = []
                 elif entry.name.startswith(REMOVING):
                     self._restore(path, reader)
+        pending.add(directory, below)
+
+    def _is_ours(self, path: str) -> bool:
+        ours = self.names.file(path)
+        self._excluded += not ours
+        return ours
+
+    def _is_to_be_listed(self, path: str) -> bool:
+        if not self.names.directory(path):
+            self._excluded += 1
+            return False
+        if self.names.too_deep(path):
+            self.deep.note(path)
+            return False
+        return True
 
     def _restore(self, path: str, reader: Reader) -> None:
         """What a process that died was about to remove: the watch, or the next scan, finds it under its own name."""
@@ -231,5 +307,7 @@ class Scan:
             settling = quiet_s < self._settle_s and self._settle.touch(item.path, Quiet.CHANGED, identity)
             if not settling:
                 ready.append(item)
+        waits_at = time.monotonic()
         self._inbox.offer(ready, meanwhile=self._bell.answer)
+        self._waited_s += time.monotonic() - waits_at
         return len(items)

@@ -39,6 +39,17 @@ def key_of(path: str, prefix: str) -> str:
     return key
 
 
+def too_deep(directory: str, prefix: str) -> bool:
+    """Whether every key below this directory would be longer than S3 allows, whatever the file's name.
+
+    `prefix` is the template: its strftime fields count for nothing, because their length may change.
+    """
+    if 12 * len(directory) + len(prefix.encode()) < MAX_KEY_BYTES:  # a character is at most four bytes, each "%XX"
+        return False
+    shortest = len(_FIELD.sub("", prefix).encode())
+    return shortest + len(encoded(f"{directory.rstrip('/')}/").encode()) >= MAX_KEY_BYTES
+
+
 def encoded(path: str) -> str:
     """Reversible: `decoded(encoded(path)) == path` for every path."""
     if not _needs_encoding(path):
@@ -60,6 +71,7 @@ def decoded(key: str) -> str:
 
 
 _ENCODED = re.compile(r"%[0-9A-F]{2}")
+_FIELD = re.compile(r"%.|\{hostname\}")
 
 
 def _needs_encoding(path: str) -> bool:
