@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -424,6 +425,29 @@ def test_polling_is_as_frequent_as_the_walk_is_short(build: Callable[..., House]
     house.scan._last_duration_s = 7.0
 
     assert (idle, busy, endless, watched, house.scan._interval_s()) == (2.0, 70.0, 300.0, 300.0, 70.0)
+
+
+def test_scans_rest_for_ten_times_their_duration(build: Callable[..., House], lines: Lines) -> None:
+    """More files being written than there is room for ask for scans all the time; a person's wish goes at once."""
+    house = build(rescan_s=300.0)
+    house.start(house.scan)
+    house.scan.want("start")
+    eventually(lambda: house.scan.finished == 1)
+    house.scan._last_duration_s = 30.0
+
+    for _ in range(3):
+        house.scan.want("full")
+        answered = threading.Event()
+        house.scan.ping(answered.set)
+        assert answered.wait(10)
+    assert house.scan.started == 1
+    house.scan.want("request")
+    eventually(lambda: house.scan.finished == 2)
+
+    assert [line["reason"] for line in lines.named("scan.finished")] == ["start", "full,request"]
+    house.scan._last_duration_s = 0.01
+    house.scan.want("full")
+    eventually(lambda: house.scan.finished == 3)
 
 
 @pytest.mark.parametrize("watched", [True, False])
