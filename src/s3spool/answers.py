@@ -135,7 +135,7 @@ class _Answers:
             known,
             view.identity_of(rooms.folder, path, known),
             live=live,
-            ours=view.ours(path, rooms.names, recursive=daemon.config.watch.recursive),
+            left_out=view.left_out(path, rooms.names, recursive=daemon.config.watch.recursive),
             destination=rooms.ledger.destination,
         )
 

@@ -204,7 +204,7 @@ class Desk:
             known,
             self._identity_of(path, known),
             live=None,
-            ours=view.ours(path, Names(watch.include, watch.exclude), recursive=watch.recursive),
+            left_out=view.left_out(path, Names(watch.include, watch.exclude), recursive=watch.recursive),
             destination=destination,
         )
 
