@@ -449,7 +449,9 @@ def test_race_the_scan_ensures_a_renamed_directory_first(watched: Watched, root:
 # What goes wrong
 
 
-def test_an_overflow_asks_for_a_scan(watched: Watched, root: Path, lines: Lines) -> None:
+def test_an_overflow_asks_for_a_scan(
+    watched: Watched, root: Path, lines: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
     """When the kernel drops events, because we were too slow, we say so; and go on."""
     room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     go_on = threading.Event()
@@ -465,6 +467,7 @@ def test_an_overflow_asks_for_a_scan(watched: Watched, root: Path, lines: Lines)
 
     assert watched.watch.overflows == 1
     assert len(lines.named("watch.overflowed")) == 1
+    assert not [record for record in caplog.records if "overflow" in record.getMessage()], "it is told once"
     watched.hints.clear()
     (root / "after").touch()
     eventually(lambda: "after" in watched.paths())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import threading
 import time
@@ -57,6 +58,8 @@ LOOK_ENTRIES = 1000  # after so many names of a directory: is it still there, is
 WAIT_S = 0.05  # for room
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}  # or not for us, which the scan says
 log = structlog.get_logger()
+# We tell of an overflow ourselves, with what follows from it.
+logging.getLogger(InotifyFD.__module__).addFilter(lambda record: "overflowed" not in record.getMessage())
 
 Hint = Callable[[str, Quiet], None]
 

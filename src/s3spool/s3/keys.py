@@ -20,8 +20,8 @@ def key_of(path: str, prefix: str) -> str:
 
     A name is encoded only where it has to be: bytes that are not UTF-8, control characters, line separators and the
     backslash, which some stores and all of Windows take for a slash, become `%XX`; so do the dots of `.` and `..`
-    segments and, in a path that holds any of these, the percent sign itself. "100%.txt" stays as it is; "100%41.txt" does not, because
-    it could be read as an encoded name.
+    segments and, in a path that holds any of these, the percent sign itself. "100%.txt" stays as it is; "100%41.txt"
+    does not, because it could be read as an encoded name.
 
     Raises UploadError (permanent) when the key is longer than S3 allows.
     """
