@@ -42,6 +42,7 @@ class Watched:
         self.hints: list[tuple[str, Quiet]] = []
         self.rescans: list[str] = []
         self.losses = 0
+        self.hung: set[str] = set()  # listers that are not waited for
         self.before_hint: Callable[[str], None] = lambda _: None
         self.watch = Watch(
             root,
@@ -73,6 +74,8 @@ class Watched:
         marker = self.root / "marker"
         marker.touch()
         eventually(lambda: ("marker", Quiet.CHANGED) in list(self.hints))
+        for lister in {"_lister", "_mounts_lister"} - self.hung:
+            eventually(getattr(self.watch, lister).idle)
         marker.unlink()
         self.hints[:] = [hint for hint in self.hints if hint[0] != "marker"]
 
@@ -507,6 +510,7 @@ def test_a_listing_that_hangs_holds_no_event_up(watched: Watched, root: Path, mo
         return listed(fd)
 
     monkeypatch.setattr("s3spool.pipeline.watch.listed", hang)
+    watched.hung = {"_lister"}
     try:
         (root / "hung").mkdir()
         watched.catch_up()
@@ -535,6 +539,7 @@ def test_a_mount_that_hangs_holds_no_other_directory_up(
         watched.watch.ensure("mount/")
         watched.forget()
         monkeypatch.setattr("s3spool.pipeline.watch.opened_directory", hang)
+        watched.hung = {"_mounts_lister"}
         try:
             (root / "mount/hung").mkdir()
             assert tried.wait(10)

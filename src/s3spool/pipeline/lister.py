@@ -23,6 +23,7 @@ class Lister:
         self._waiting: deque[str] = deque()
         self._known: set[str] = set()  # the same, to find one
         self._wake = threading.Condition()
+        self._listing = False
         self._closed = False
         self._thread: threading.Thread | None = None  # started by the first directory: many folders never have one
 
@@ -38,6 +39,11 @@ class Lister:
                 self._wake.notify()
         if full:
             self._rescan("full")
+
+    def idle(self) -> bool:
+        """Whether all that was added has been listed."""
+        with self._wake:
+            return not self._waiting and not self._listing
 
     def close(self) -> None:
         """The thread ends by itself, which takes as long as the directory that it lists at this moment."""
@@ -66,10 +72,12 @@ class Lister:
 
     def _next(self) -> str | None:
         with self._wake:
+            self._listing = False
             while not self._waiting and not self._closed:
                 self._wake.wait()
             if self._closed:
                 return None
             directory = self._waiting.popleft()
             self._known.discard(directory)
+            self._listing = True
             return directory
