@@ -304,7 +304,7 @@ def test_vsftpd(scene: Scene) -> None:
         "anon_upload_enable": "YES",
         "anon_umask": "022",
         "write_enable": "YES",
-        "ftp_username": "nobody",
+        "ftp_username": "ftp",
         "chown_uploads": "NO",
         "seccomp_sandbox": "NO",
         "secure_chroot_dir": str(scene.source),
