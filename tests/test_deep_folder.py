@@ -135,6 +135,7 @@ def test_a_directory_made_and_removed_again_and_again(daemon: Daemon, faulty: Fa
         assert daemon.stop() == 0
 
 
+@pytest.mark.timeout(120 + 20 * SCALE)
 def test_renames_of_a_directory_of_many_files(daemon: Daemon, faulty: FaultyS3) -> None:
     """Each rename gives all its files another path, while they are listed."""
     many = daemon.folder / "many"
@@ -148,6 +149,7 @@ def test_renames_of_a_directory_of_many_files(daemon: Daemon, faulty: FaultyS3) 
         assert daemon.stop(60) == 0
 
 
+@pytest.mark.timeout(120 + 20 * SCALE)
 def test_very_many_directories(daemon: Daemon, faulty: FaultyS3) -> None:
     """Made before the start and while it runs; they take memory up to a limit."""
     count = min(1_000_000, 10_000 * SCALE)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.pipeline import scan as scan_module
 from s3spool.pipeline.item import Item, Lane
@@ -350,6 +351,22 @@ def test_an_unreadable_directory_does_not_stop_the_scan(
     (line,) = [line for line in lines.named("scan.failed") if line["reason"] == "unreadable directory"]
     assert "bad" in line["path"]
     assert line["error"] == error.strerror
+
+
+def test_a_directory_that_is_renamed_while_it_is_listed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred thousand paths that are wrong by now would keep the workers from the files of others."""
+    monkeypatch.setattr(scan_module, "LOOK_ENTRIES", 10)
+    for number in range(40):
+        house.drop(f"before/{number}")
+
+    with Reader(house.ledger.path) as reader:
+        walk = house.scan._walk(reader)
+        found = [next(walk)[0]]
+        (house.root / "before").rename(house.root / "after")
+        found += [path for path, _ in walk]
+
+    assert len(found) == 9
+    assert all(path.startswith("before/") for path in found)
 
 
 def test_what_vanishes_during_the_walk_is_passed_over(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from s3spool.pipeline.settle import Quiet
 from s3spool.pipeline.watch import Watch, WatchUnavailableError
 from s3spool.wiring import Rooms
 
+LISTED = 1000  # names in the inbox beyond which a new directory's files wait: a worker has each in less than a second
 log = structlog.get_logger()
 
 
@@ -44,7 +45,7 @@ class Lookout:
                 rescan=self._rescan,
                 lost=self._wake,
                 deep=self._scan.deep,
-                room=self._rooms.settle.has_room,
+                room=self._has_room,
             )
             try:
                 watch.start()
@@ -85,6 +86,10 @@ class Lookout:
         """From the watcher's thread."""
         if not self._rooms.settle.touch(path, quiet):
             self._scan.want("full")
+
+    def _has_room(self) -> bool:
+        """From the watcher's listers: not before what happens now, which would wait behind a hundred thousand names."""
+        return self._rooms.settle.has_room() and self._rooms.inbox.counts()[0] < LISTED
 
     def _rescan(self, reason: str) -> None:
         """From the watcher's thread, or the scan's."""

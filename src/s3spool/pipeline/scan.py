@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from s3spool.pipeline.deep import DeepDirectories
 from s3spool.pipeline.folder import REMOVING, Folder, NotAFileError, listed, opened_directory, original
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.names import Names
+from s3spool.pipeline.pending import Pending
 from s3spool.pipeline.settle import Quiet, Settle
 from s3spool.pipeline.sift import Sift
 
@@ -29,36 +31,12 @@ if TYPE_CHECKING:
 BATCH = 20 * LOOKUP_ROWS  # they are sorted: the more there are, the fewer pages of the ledger are read for them
 EXPECTED = {"start", "full", "ledger", "poll", "restored", "limit"}  # a find is not the watcher's miss
 AT_ONCE = {"start", "request", "reload", "restored"}  # a person asks, or nothing has been seen yet
+LOOK_ENTRIES = 1000  # after so many names of a directory: is it still there
 POLL_SHARE = 10  # scans for any other reason take at most one tenth of the time
 ERROR_S = 5.0  # after a scan that could not be finished
 log = structlog.get_logger()
 
 Found = tuple[str, Identity]
-
-
-class Pending:
-    """Directories that the walk has met and not listed yet: a million of them take no more than their names do."""
-
-    CHUNK = 1000
-
-    def __init__(self) -> None:
-        self._chunks: list[tuple[str, bytes]] = []  # a directory, and names in it
-        self._names: list[str] = []  # of the last chunk
-        self._directory = ""
-
-    def add(self, directory: str, names: list[str]) -> None:
-        if names:
-            self._chunks.append((directory, "/".join(names).encode(errors="surrogateescape")))
-
-    def pop(self) -> str | None:
-        """The next one ("" or "a/b/"), deepest first; None when all have been listed."""
-        while not self._names:
-            if not self._chunks:
-                return None
-            self._directory, names = self._chunks.pop()
-            self._names = names.decode(errors="surrogateescape").split("/")
-        name = self._names.pop()
-        return f"{self._directory}{name}/" if name else ""
 
 
 class Scan:
@@ -250,7 +228,9 @@ class Scan:
         below: list[str] = []
         # Not by path: a directory may be swapped for a symlink while its files are being sent.
         with opened_directory(self._folder.root, directory) as fd, listed(fd) as entries:
-            for entry in entries:
+            for number, entry in enumerate(entries, 1):
+                if number % LOOK_ENTRIES == 0 and not self._is_still(directory, fd):
+                    return  # it has another name by now, or is gone: so are the paths of the rest
                 path = directory + entry.name
                 if entry.is_file(follow_symlinks=False) and self._is_ours(path):
                     try:
@@ -267,6 +247,13 @@ class Scan:
                 elif entry.name.startswith(REMOVING):
                     self._restore(path, reader)
         pending.add(directory, below)
+
+    def _is_still(self, directory: str, fd: int) -> bool:
+        try:
+            with opened_directory(self._folder.root, directory) as now:
+                return os.path.samestat(os.fstat(now), os.fstat(fd))
+        except (OSError, NotAFileError):
+            return False
 
     def _is_ours(self, path: str) -> bool:
         ours = self.names.file(path)

@@ -1,0 +1,28 @@
+"""Directories that a scan has met and not listed yet."""
+
+from __future__ import annotations
+
+
+class Pending:
+    """Directories that the walk has met and not listed yet: a million of them take no more than their names do."""
+
+    CHUNK = 1000
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[str, bytes]] = []  # a directory, and names in it
+        self._names: list[str] = []  # of the last chunk
+        self._directory = ""
+
+    def add(self, directory: str, names: list[str]) -> None:
+        if names:
+            self._chunks.append((directory, "/".join(names).encode(errors="surrogateescape")))
+
+    def pop(self) -> str | None:
+        """The next one ("" or "a/b/"), deepest first; None when all have been listed."""
+        while not self._names:
+            if not self._chunks:
+                return None
+            self._directory, names = self._chunks.pop()
+            self._names = names.decode(errors="surrogateescape").split("/")
+        name = self._names.pop()
+        return f"{self._directory}{name}/" if name else ""
