@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-contention test-chaos soak test-system deb lock lint types bench clean
+.PHONY: run test test-contention test-chaos test-compat soak test-system deb lock lint types bench clean
 
 run: $(VENV)/.demo
 	$(BIN)/s3spool demo
@@ -21,6 +21,10 @@ test-contention: $(VENV)/.dev
 # Kills, faults and restless writers for ten minutes at most; CHAOS_SEED=n replays, CHAOS_MINUTES=n lasts longer.
 test-chaos: $(VENV)/.dev
 	$(BIN)/python -m pytest -m chaos tests/chaos
+
+# Programs that drop files and servers that take them, none of which was written here.
+test-compat: $(VENV)/.dev
+	$(BIN)/python -m pytest -m compat tests/compat
 
 # One daemon for so long, in random weather: what is lost, what grows. Its curves go to soak.svg.
 soak: MINUTES ?= 30

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from s3spool.pipeline.after import Sent
+from s3spool.pipeline.after import COMPLAINTS, Complaints, Sent
 from support.house import House
 from support.lines import Lines, recorded
 from support.rows import a_receipt
@@ -206,6 +206,28 @@ def test_what_could_not_be_removed_for_want_of_descriptors(
         done(house)
 
     assert house.rescans == ["full"]
+
+
+def test_one_warning_a_directory_and_minute() -> None:
+    """Beside directories where it works: each later warning says for how many files it stands."""
+    now = [100.0]
+    complaints = Complaints(lambda: now[0])
+
+    first = [complaints.count(f"{directory}/{n}", "read-only") for n in range(3) for directory in ("a", "a/b")]
+    complaints.end("c/1")
+    now[0] += 59.9
+    early = complaints.count("a/4", "read-only")
+    now[0] += 0.1
+    later = [complaints.count("a/5", "read-only"), complaints.count("a/6", "read-only")]
+    other = complaints.count("a/7", "no space")
+    complaints.end("a/8")
+    again = complaints.count("a/9", "no space")
+
+    assert first == [1, 1, 0, 0, 0, 0]
+    assert (early, later, other, again) == (0, [4, 0], 2, 1)
+    for number in range(2 * COMPLAINTS):
+        complaints.count(f"{number}/file", "read-only")
+    assert len(complaints._told) == COMPLAINTS
 
 
 def test_a_folder_that_became_read_only_is_said_once(

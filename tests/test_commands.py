@@ -49,8 +49,8 @@ STATUS = {
     "started": None,
     "state": None,
     "destination": {"bucket", "prefix", "endpoint", "state", "since", "reason"},
-    "watch": {"directory", "backend", "overflows", "files_missed"},
-    "files": {"settling", "queued", "uploading", "waiting", "parked", "uploaded", "vanished"},
+    "watch": {"directory", "backend", "overflows", "files_missed", "too_deep"},
+    "files": {"settling", "queued", "uploading", "waiting", "parked", "uploaded", "vanished", "excluded"},
     "bytes": {"uploaded", "in_flight"},
     "rate": {"files_per_s", "bytes_per_s"},
     "large_files": None,
@@ -214,6 +214,10 @@ def test_what_is_not_sent_is_explained(make: Make) -> None:
 
         assert why(daemon, "settling")["state"] == "settling"
         assert why(daemon, "x.tmp")["state"] == why(daemon, "sub/file")["state"] == "excluded"
+        assert why(daemon, "x.tmp")["why"] == "left out by *.tmp in watch.exclude"
+        assert "watch.recursive" in why(daemon, "sub/file")["why"]
+        assert daemon.cli("rescan").returncode == 0
+        eventually(lambda: status_of(daemon)["files"]["excluded"] == 1, timeout_s=WAIT_S)
         assert why(daemon, "link")["state"] == why(daemon, "sub")["state"] == why(daemon, "nope")["state"] == "unknown"
         assert refused(daemon, "wait", "--timeout", "0.2", code=4) == "timed out"
         assert refused(daemon, "wait", "--timeout", "0.2", "settling", code=4) == "timed out"

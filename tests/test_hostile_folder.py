@@ -293,6 +293,7 @@ def test_hard_links_to_what_one_may_not_read(build: Build, faulty: FaultyS3, out
         daemon.program = (*stripped, *daemon.program)
     else:
         (outside / "f0").chmod(0)
+    os.utime(outside / "f0", (0, 0))  # while it is young, it may be about to get other permissions
     for number in range(20):
         (daemon.folder / f"stolen {number}").hardlink_to(outside / "f0")
     with daemon:

@@ -17,7 +17,7 @@ from s3spool.s3.keys import MAX_KEY_BYTES, Prefix, decoded, encoded, key_of, url
 NAMES = (
     st.one_of(
         st.binary(min_size=1, max_size=20),
-        st.text("ab.%2F5E\n\u0085\u2028ü", min_size=1, max_size=12).map(str.encode),
+        st.text("ab.%2F5EC\\\n\u0085\u2028ü", min_size=1, max_size=12).map(str.encode),
         st.sampled_from([b"%", b"%2E", b"%2e", b"100%", b"%25", b"..", b"...", b"%%", b"\xff", b"a%0A"]),
     )
     .map(lambda name: name.replace(b"\0", b"0").replace(b"/", b"|"))
@@ -50,6 +50,8 @@ def test_dot_segments_come_back_too(path: str) -> None:
 @given(PATHS, PATHS)
 @example("%2E", ".")
 @example("%0A", "\n")
+@example("%5C", "\\")
+@example("a\\b", "a/b")
 @example("%25", "%")
 @example("%250A", "%0A")
 def test_two_names_never_share_a_key(one: str, other: str) -> None:
@@ -65,6 +67,7 @@ def test_a_key_is_clean_text(path: str) -> None:
     key = encoded(path)
 
     key.encode()
+    assert "\\" not in key
     assert not [c for c in key if unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"}]
 
 

@@ -268,6 +268,7 @@ def test_a_file_that_may_not_be_read(make: Callable[..., Daemon], faulty: Faulty
     hidden = daemon.home / "secret"
     hidden.write_bytes(b"secret")
     hidden.chmod(0)
+    os.utime(hidden, (0, 0))  # while it is young, it may be about to get other permissions
     hidden.rename(daemon.folder / "secret")
     failed = daemon.wait_event("file.failed", WAIT_S, path="secret")
     daemon.drop("other")

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from s3spool.config_schema import Watch as WatchConfig
 from s3spool.pipeline.names import Names
 
-DEFAULT = (".*", "*.part", "*.partial", "*.tmp", "*.crdownload", "*~")
+DEFAULT = WatchConfig(directory=Path()).exclude
+
+
+TEMPORARY = """
+    a.filepart a.download/b a.opdownload a.aria2 a.swp a.swx 4913 ~$a.docx a.upload a.uploading a.inprogress a._COPYING_
+    a.!qB a.!ut a.bc! a.db-journal a.db-wal a.db-shm Thumbs.db ehthumbs.db x/desktop.ini lost+found/a @eaDir/a
+    $RECYCLE.BIN/x/a
+"""
+PEOPLES = "a.bak a.lock a.temp #a# a.db 4913.txt x4913 Thumbs.db.txt ~a $a downloads/a upload/a a.swp.txt ü.TXT"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +91,12 @@ def test_a_class_that_holds_nothing_matches_nothing() -> None:
         ("~a", True),
         ("a.crdownload", False),
         ("\udcff\n", True),
+        ("...", False),
+        ("..x", False),
+        *((name, False) for name in TEMPORARY.split()),
+        *((name.upper(), False) for name in TEMPORARY.split()),
+        ("System Volume Information/a", False),
+        *((name, True) for name in PEOPLES.split()),
     ],
 )
 def test_default_excludes(path: str, ours: bool) -> None:
@@ -87,6 +104,26 @@ def test_default_excludes(path: str, ours: bool) -> None:
     names = Names(["*"], DEFAULT)
 
     assert names.file(path) is ours
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        ("A.PART", "*.part"),
+        ("x/4913/y", "4913"),
+        ("Cache/A", "cache/?"),
+        ("Ax1", "[a-b]x[0-9]"),
+        ("one.two", "*e.t*"),
+        ("two", "***wo"),
+        ("a", ""),
+    ],
+)
+def test_the_pattern_that_excludes_is_named(path: str, pattern: str) -> None:
+    """Without regard to case, whatever kind of pattern it is."""
+    names = Names(["*"], ["*.part", "4913", "cache/?", "[a-b]x[0-9]", "*e.t*", "***wo"])
+
+    assert names.excluded_by(path) == pattern
+    assert names.file(path) is not bool(pattern)
 
 
 def test_excluding_by_whole_path_hides_what_is_below() -> None:

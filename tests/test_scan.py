@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.pipeline import scan as scan_module
 from s3spool.pipeline.item import Item, Lane
@@ -350,6 +353,22 @@ def test_an_unreadable_directory_does_not_stop_the_scan(
     assert line["error"] == error.strerror
 
 
+def test_a_directory_that_is_renamed_while_it_is_listed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred thousand paths that are wrong by now would keep the workers from the files of others."""
+    monkeypatch.setattr(scan_module, "LOOK_ENTRIES", 10)
+    for number in range(40):
+        house.drop(f"before/{number}")
+
+    with Reader(house.ledger.path) as reader:
+        walk = house.scan._walk(reader)
+        found = [next(walk)[0]]
+        (house.root / "before").rename(house.root / "after")
+        found += [path for path, _ in walk]
+
+    assert len(found) == 9
+    assert all(path.startswith("before/") for path in found)
+
+
 def test_what_vanishes_during_the_walk_is_passed_over(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files and directories that go between the listing and the look are no trouble."""
     for name in ("gone", "stays", "d/below"):
@@ -417,9 +436,35 @@ def test_polling_is_as_frequent_as_the_walk_is_short(build: Callable[..., House]
     busy = house.scan._interval_s()
     house.scan._last_duration_s = 7000.0
     endless = house.scan._interval_s()
-    house.scan.watch = object()  # type: ignore[assignment]
+    watch = house.scan.watch = cast("Watch", SimpleNamespace(exhausted=""))
+    watched = house.scan._interval_s()
+    watch.exhausted = "the inotify limit is reached"
+    house.scan._last_duration_s = 7.0
 
-    assert (idle, busy, endless, house.scan._interval_s()) == (2.0, 70.0, 300.0, 300.0)
+    assert (idle, busy, endless, watched, house.scan._interval_s()) == (2.0, 70.0, 300.0, 300.0, 70.0)
+
+
+def test_scans_rest_for_ten_times_their_duration(build: Callable[..., House], lines: Lines) -> None:
+    """More files being written than there is room for ask for scans all the time; a person's wish goes at once."""
+    house = build(rescan_s=300.0)
+    house.start(house.scan)
+    house.scan.want("start")
+    eventually(lambda: house.scan.finished == 1)
+    house.scan._last_duration_s = 30.0
+
+    for _ in range(3):
+        house.scan.want("full")
+        answered = threading.Event()
+        house.scan.ping(answered.set)
+        assert answered.wait(10)
+    assert house.scan.started == 1
+    house.scan.want("request")
+    eventually(lambda: house.scan.finished == 2)
+
+    assert [line["reason"] for line in lines.named("scan.finished")] == ["start", "full,request"]
+    house.scan._last_duration_s = 0.01
+    house.scan.want("full")
+    eventually(lambda: house.scan.finished == 3)
 
 
 @pytest.mark.parametrize("watched", [True, False])

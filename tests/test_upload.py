@@ -556,6 +556,56 @@ def test_one_bad_file_does_not_stop_the_others(build: Callable[..., House], line
     assert [line["path"] for line in lines.named("file.failed")] == ["07"]
 
 
+def test_an_unreadable_file_that_was_just_written_is_busy(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`rsync --inplace` lets others read a file when it has written it: no failure is logged meanwhile."""
+
+    def refuse(path: str) -> tuple[int, os.stat_result]:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(house.folder, "open", refuse)
+    house.drop("secret", mtime_ns=None)
+
+    house.offer("secret")
+    eventually(lambda: house.settle.knows(["secret"]))
+
+    assert house.settle._lane_of["secret"] is Quiet.BUSY
+    assert not lines.named("file.failed")
+
+
+def test_a_file_under_a_write_lease_is_busy(house: House, lines: Lines) -> None:
+    """Another program, a Samba server say, may hold it: it is waited for like a writer, and nothing is logged."""
+    house.drop("leased")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", WRITE_LEASE, str(house.root / "leased")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+
+        house.offer("leased")
+        eventually(lambda: house.settle.knows(["leased"]))
+
+        assert house.settle._lane_of["leased"] is Quiet.BUSY
+        assert not lines.named("file.failed")
+        holder.stdin.close()
+
+    house.offer("leased")
+    sent(house, "leased")
+
+
+WRITE_LEASE = """
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+fd = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
 def test_an_unreadable_file_waits_with_advice(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """No right to read it: the reason and what to do about it, and the destination is not blamed."""
     opened = house.folder.open

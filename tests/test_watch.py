@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -14,6 +15,7 @@ import pytest
 from watchdog.observers import inotify_c
 from watchdog.observers.inotify_c import InotifyFD
 
+from s3spool.pipeline.folder import listed, opened_directory
 from s3spool.pipeline.mounts import remote_file_system
 from s3spool.pipeline.names import Names
 from s3spool.pipeline.settle import Quiet
@@ -40,6 +42,7 @@ class Watched:
         self.hints: list[tuple[str, Quiet]] = []
         self.rescans: list[str] = []
         self.losses = 0
+        self.hung: set[str] = set()  # listers that are not waited for
         self.before_hint: Callable[[str], None] = lambda _: None
         self.watch = Watch(
             root,
@@ -71,6 +74,8 @@ class Watched:
         marker = self.root / "marker"
         marker.touch()
         eventually(lambda: ("marker", Quiet.CHANGED) in list(self.hints))
+        for lister in {"_lister", "_mounts_lister"} - self.hung:
+            eventually(getattr(self.watch, lister).idle)
         marker.unlink()
         self.hints[:] = [hint for hint in self.hints if hint[0] != "marker"]
 
@@ -447,7 +452,9 @@ def test_race_the_scan_ensures_a_renamed_directory_first(watched: Watched, root:
 # What goes wrong
 
 
-def test_an_overflow_asks_for_a_scan(watched: Watched, root: Path, lines: Lines) -> None:
+def test_an_overflow_asks_for_a_scan(
+    watched: Watched, root: Path, lines: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
     """When the kernel drops events, because we were too slow, we say so; and go on."""
     room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     go_on = threading.Event()
@@ -463,6 +470,7 @@ def test_an_overflow_asks_for_a_scan(watched: Watched, root: Path, lines: Lines)
 
     assert watched.watch.overflows == 1
     assert len(lines.named("watch.overflowed")) == 1
+    assert not [record for record in caplog.records if "overflow" in record.getMessage()], "it is told once"
     watched.hints.clear()
     (root / "after").touch()
     eventually(lambda: "after" in watched.paths())
@@ -491,6 +499,79 @@ def test_names_are_right_again_after_an_overflow(watched: Watched, root: Path, l
     (root / "taken/new").touch()
 
     watched.expect("in/new", "taken/new")
+
+
+def test_a_listing_that_hangs_holds_no_event_up(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory whose listing takes for ever: files elsewhere are told of, and files made in it now."""
+    go_on = threading.Event()
+
+    def hang(fd: int) -> contextlib.AbstractContextManager[Iterator[os.DirEntry[str]]]:
+        wait(go_on)
+        return listed(fd)
+
+    monkeypatch.setattr("s3spool.pipeline.watch.listed", hang)
+    watched.hung = {"_lister"}
+    try:
+        (root / "hung").mkdir()
+        watched.catch_up()
+        (root / "hung/new").touch()
+        (root / "other").touch()
+
+        watched.expect("hung/new", "other")
+    finally:
+        go_on.set()
+
+
+def test_a_mount_that_hangs_holds_no_other_directory_up(
+    watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory made on it cannot even be opened: the events' thread does not try, nor does the one for the rest."""
+    go_on = threading.Event()
+    tried = threading.Event()
+
+    def hang(top: str | bytes | Path, directory: str) -> contextlib.AbstractContextManager[int]:
+        if directory == "mount/hung/":
+            tried.set()
+            wait(go_on)
+        return opened_directory(top, directory)
+
+    with mounted(root / "mount"):
+        watched.watch.ensure("mount/")
+        watched.forget()
+        monkeypatch.setattr("s3spool.pipeline.watch.opened_directory", hang)
+        watched.hung = {"_mounts_lister"}
+        try:
+            (root / "mount/hung").mkdir()
+            assert tried.wait(10)
+            for _ in range(2):
+                tree(root / "local")
+                watched.expect("local/1", "local/x/2", "local/x/y/3")
+                shutil.rmtree(root / "local")
+                watched.forget()
+        finally:
+            go_on.set()
+        eventually(lambda: "mount/hung/" in watched.watch._table)
+        (root / "mount/hung/file").touch()
+
+        watched.expect("mount/hung/file")
+
+
+def test_what_watches_take_is_counted(watched: Watched, root: Path) -> None:
+    """Directories come, are renamed and go: no watch, no name and no byte stays behind."""
+    before = watched.watch._table.bytes
+    for number in range(20):
+        tree(root / f"a {number}")
+    watched.catch_up()
+    for number in range(20):
+        (root / f"a {number}").rename(root / f"b {number}")
+    watched.catch_up()
+    eventually(lambda: watched.watch.directories() == 61)
+    for number in range(20):
+        shutil.rmtree(root / f"b {number}")
+
+    eventually(lambda: watched.watch.directories() == 1)
+    assert watched.watch._table.bytes == before
+    assert not watched.watch._table._below
 
 
 def test_an_exception_in_a_hint_does_not_end_the_watching(watched: Watched, root: Path, lines: Lines) -> None:

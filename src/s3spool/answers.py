@@ -80,6 +80,7 @@ class _Answers:
                 "backend": daemon.lookout.backend,
                 "overflows": watch.overflows if watch else 0,
                 "files_missed": rooms.scan.missed,
+                "too_deep": [to_text(path) for path in rooms.scan.deep.paths()],
             },
             "files": {
                 "settling": len(rooms.settle),
@@ -89,6 +90,7 @@ class _Answers:
                 "parked": counts["parked"],
                 "uploaded": rooms.stats.uploaded,
                 "vanished": rooms.stats.vanished,
+                "excluded": rooms.scan.excluded,
             },
             "bytes": {
                 "uploaded": rooms.stats.bytes_uploaded,
@@ -153,7 +155,7 @@ class _Answers:
             known,
             view.identity_of(rooms.folder, path, known),
             live=live,
-            ours=view.ours(path, rooms.names, recursive=daemon.config.watch.recursive),
+            left_out=view.left_out(path, rooms.names, recursive=daemon.config.watch.recursive),
             destination=rooms.ledger.destination,
         )
         return answer if sight is Sight.ALL else {name: answer[name] for name in ("path", "state", "why")}

@@ -25,6 +25,7 @@ from s3spool.ledger.database import holder, open_for_reading
 from s3spool.ledger.files import become_owner
 from s3spool.limits import open_files_needed
 from s3spool.policy import policy
+from s3spool.service.text import shown
 
 __all__ = ["policy", "run"]
 
@@ -64,7 +65,10 @@ def _folder(config: Config) -> Iterator[Finding]:
     from s3spool.pipeline.mounts import remote_file_system  # noqa: PLC0415 - after what may fail in one line
 
     kind = remote_file_system(Path(os.path.realpath(folder)))
-    directories, unreadable = _directories(config, folder)
+    directories, unreadable, deep = _directories(config, folder)
+    if deep:
+        one = "1 directory is" if len(deep) == 1 else f"{len(deep)} directories are"
+        yield warning("folder", f"{one} too deep for any key, so nothing below is sent: {shown(deep[0])}")
     if unreadable:
         yield warning(
             "folder", f"{len(unreadable)} directories cannot be read, so their files stay: {unreadable[0]} ..."
@@ -86,12 +90,14 @@ def _folder(config: Config) -> Iterator[Finding]:
         yield ok("watch", text)
 
 
-def _directories(config: Config, folder: Path) -> tuple[int, list[str]]:
-    """How many there are to watch, and which of them cannot be read."""
+def _directories(config: Config, folder: Path) -> tuple[int, list[str], list[str]]:
+    """How many there are to watch, which of them cannot be read, and below which no key has room."""
     from s3spool.pipeline.names import Names  # noqa: PLC0415 - start-up time
+    from s3spool.s3.keys import too_deep  # noqa: PLC0415 - the same
 
     names = Names(config.watch.include, config.watch.exclude)
     unreadable: list[str] = []
+    deep: list[str] = []
     pending = [""]
     count = 0
     while pending:
@@ -105,8 +111,9 @@ def _directories(config: Config, folder: Path) -> tuple[int, list[str]]:
         except OSError:
             unreadable.append(directory)
             continue
-        pending += [f"{path}/" for path in below if names.directory(path)]
-    return count, unreadable
+        for path in filter(names.directory, below):
+            (deep if too_deep(path, config.destination.prefix) else pending).append(f"{path}/")
+    return count, unreadable, deep
 
 
 def _archive(config: Config) -> Iterator[Finding]:

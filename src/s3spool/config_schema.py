@@ -49,7 +49,41 @@ Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "console", "json", "journal"]
 
 _DAY_S = 86_400
-_EXCLUDE = (".*", "*.part", "*.partial", "*.tmp", "*.crdownload", "*~")
+_EXCLUDE = (
+    # Being written: editors, browsers, downloaders, transfer and copy programs, databases.
+    ".*",
+    "*~",
+    "~$*",
+    "*.part",
+    "*.partial",
+    "*.filepart",
+    "*.tmp",
+    "*.crdownload",
+    "*.download",
+    "*.opdownload",
+    "*.aria2",
+    "*.!qB",
+    "*.!ut",
+    "*.bc!",
+    "*.upload",
+    "*.uploading",
+    "*.inprogress",
+    "*._COPYING_",
+    "*.swp",
+    "*.swx",
+    "4913",
+    "*.db-journal",
+    "*.db-wal",
+    "*.db-shm",
+    # A system's own.
+    "Thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "lost+found/",
+    "@eaDir/",
+    "$RECYCLE.BIN/",
+    "System Volume Information/",
+)
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -217,7 +217,7 @@ class Desk:
             known,
             self._identity_of(path, known),
             live=None,
-            ours=view.ours(path, Names(watch.include, watch.exclude), recursive=watch.recursive),
+            left_out=view.left_out(path, Names(watch.include, watch.exclude), recursive=watch.recursive),
             destination=destination,
         )
 
@@ -257,10 +257,16 @@ class Desk:
                 "since": None,
                 "reason": None,
             },
-            "watch": {"directory": self._where.folder, "backend": "", "overflows": 0, "files_missed": 0},
+            "watch": {
+                "directory": self._where.folder,
+                "backend": "",
+                "overflows": 0,
+                "files_missed": 0,
+                "too_deep": [],
+            },
             "files": {"settling": 0, "queued": 0, "uploading": 0}
             | {name: counts[name] for name in ("waiting", "parked", "uploaded")}
-            | {"vanished": 0},
+            | {"vanished": 0, "excluded": 0},
             "bytes": {"uploaded": size, "in_flight": 0},
             "rate": {"files_per_s": 0.0, "bytes_per_s": 0.0},
             "large_files": [],

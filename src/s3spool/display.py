@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -54,6 +54,7 @@ def print_status(status: Mapping[str, Any]) -> None:
         ("last error", printable(status["last_error"] or "")),
         ("folder", shown(watch["directory"]) + (f" ({watch['backend']})" if watch["backend"] else "")),
         ("missed", f"{watch['files_missed']:,} files found by scans only" if watch["files_missed"] else ""),
+        ("too deep", _too_deep(watch["too_deep"])),
         ("overflows", f"{watch['overflows']:,}" if watch["overflows"] else ""),
         ("destination", target if destination["bucket"] else ""),
         ("version", status["version"]),
@@ -61,6 +62,11 @@ def print_status(status: Mapping[str, Any]) -> None:
     for label, text in lines:
         if text:
             click.echo(f"{label:<14} {printable(text)}")
+
+
+def _too_deep(paths: Sequence[str]) -> str:
+    more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
+    return f"no key has room below {shown(paths[0])}{more}" if paths else ""
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:

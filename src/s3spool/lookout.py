@@ -12,6 +12,7 @@ from s3spool.pipeline.settle import Quiet
 from s3spool.pipeline.watch import Watch, WatchUnavailableError
 from s3spool.wiring import Rooms
 
+LISTED = 1000  # names in the inbox beyond which a new directory's files wait: a worker has each in less than a second
 log = structlog.get_logger()
 
 
@@ -28,6 +29,7 @@ class Lookout:
         self.watch: Watch | None = None  # None: polling, or the folder is gone
         self.backend = ""
         self.lost = False
+        self._partial = False  # more directories than can be watched: the others are left to scans
 
     def start(self) -> None:
         """Arm the watch; without inotify say why, and poll."""
@@ -42,6 +44,8 @@ class Lookout:
                 hint=self._hint,
                 rescan=self._rescan,
                 lost=self._wake,
+                deep=self._scan.deep,
+                room=self._has_room,
             )
             try:
                 watch.start()
@@ -83,6 +87,10 @@ class Lookout:
         if not self._rooms.settle.touch(path, quiet):
             self._scan.want("full")
 
+    def _has_room(self) -> bool:
+        """From the watcher's listers: not before what happens now, which would wait behind a hundred thousand names."""
+        return self._rooms.settle.has_room() and self._rooms.inbox.counts()[0] < LISTED
+
     def _rescan(self, reason: str) -> None:
         """From the watcher's thread, or the scan's."""
         self._scan.want(reason)
@@ -115,8 +123,13 @@ class Lookout:
         if self.watch is None or self.lost:
             return
         if self.watch.exhausted:
-            self._poll(self.watch.exhausted)
-        elif not self.watch.alive():
+            if not self._partial:  # what is watched stays so: others must not wait for a scan of all those directories
+                log.warning("watch.polling", directory=str(self._folder.root), reason=self.watch.exhausted)
+            self.backend = "inotify+poll"
+        elif self._partial:
+            self.backend = "inotify"
+        self._partial = bool(self.watch.exhausted)
+        if not self.watch.alive():
             log.error("watch.lost", directory=str(self._folder.root), hint="the watching thread died: starting another")
             self.stop()
             self._start_again()

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from s3spool import config as configuration
 from s3spool.config import Config
 from s3spool.errors import ConfigError
-from s3spool.pipeline.names import Names
 from s3spool.pipeline.retry_policy import Policy
+from s3spool.wiring import names_of
 
 if TYPE_CHECKING:
     from s3spool.daemon import Daemon
@@ -37,7 +37,7 @@ def reload(daemon: Daemon) -> None:
     old = daemon.config
     daemon.config = new = _merged(old, new, live)
     rooms = daemon.rooms
-    rooms.names = Names(new.watch.include, new.watch.exclude)
+    rooms.names = names_of(new)
     rooms.scan.names = rooms.names
     if daemon.lookout.watch is not None:
         daemon.lookout.watch.names = rooms.names

@@ -89,13 +89,14 @@ def why(
     identity: Identity | None,
     *,
     live: str | None,
-    ours: bool,
+    left_out: str,
     destination: int | None,
 ) -> dict[str, Any]:
     """State of one file and one sentence that explains it.
 
-    `identity` is the file's now (None: no such file), `live` its place in a running daemon ("queued", ...), `ours`
-    whether it is to be sent at all. Receipts of another `destination` than this, where files went before, do not count.
+    `identity` is the file's now (None: no such file), `live` its place in a running daemon ("queued", ...),
+    `left_out` why it is not to be sent at all. Receipts of another `destination` than this, where files went before, do
+    not count.
     """
     receipt = known.receipt if known and known.receipt and known.receipt.destination == destination else None
     retry = known.retry if known else None
@@ -115,17 +116,17 @@ def why(
         gone = "; the local file is gone" if identity is None else ""
         text = f"uploaded to {receipt.key} at {iso(receipt.uploaded_at)}{gone}"
         return answer | of_receipt(receipt) | {"why": text}
-    state, text = _to_be_sent(retry, receipt, identity, ours=ours)
+    state, text = _to_be_sent(retry, receipt, identity, left_out=left_out)
     return answer | {"state": state, "why": text}
 
 
 def _to_be_sent(
-    retry: Retry | None, receipt: Receipt | None, identity: Identity | None, *, ours: bool
+    retry: Retry | None, receipt: Receipt | None, identity: Identity | None, *, left_out: str
 ) -> tuple[str, str]:
     if identity is None:
         return "unknown", "no regular file of this name in the folder (links and FIFOs are none), nor in the ledger"
-    if not ours:
-        return "excluded", "watch.include, watch.exclude or watch.recursive leave it out"
+    if left_out:
+        return "excluded", left_out
     if retry:
         return "changed", f"changed since it failed at {iso(retry.last_error_at)}: to be sent again"
     if receipt:
@@ -135,7 +136,19 @@ def _to_be_sent(
 
 def ours(path: str, names: Names, *, recursive: bool) -> bool:
     """Whether the configuration lets it through."""
-    return names.file(path) and (recursive or "/" not in path)
+    return not left_out(path, names, recursive=recursive)
+
+
+def left_out(path: str, names: Names, *, recursive: bool) -> str:
+    """Why the configuration does not let it through, or ""."""
+    if pattern := names.excluded_by(path):
+        return f"left out by {pattern} in watch.exclude"
+    if not names.file(path):
+        return "left out: no pattern of watch.include takes it"
+    if not recursive and "/" in path:
+        return "left out: it is in a subdirectory, and watch.recursive is false"
+    directory = path.rpartition("/")[0]
+    return "too deep: every key below its directory would be too long" if names.too_deep(directory) else ""
 
 
 def releasable(reader: Reader | None, paths: Sequence[str] | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from s3spool.config import Config
@@ -29,6 +30,7 @@ from s3spool.pipeline.upload import Upload
 from s3spool.pipeline.workers import Workers
 from s3spool.pulse import PATIENCE_S
 from s3spool.s3.client import Connection, Endpoint
+from s3spool.s3.keys import too_deep
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.pace import Pace
 from s3spool.s3.store import ObjectOptions, Store
@@ -46,7 +48,7 @@ class Rooms:
         self.store = store_of(config, self.pace, endpoint)
         self.ledger = Ledger(ledger_path(config), destination=self.store.name)
         self.folder = _folder(config)
-        self.names = Names(config.watch.include, config.watch.exclude)
+        self.names = names_of(config)
         retry = config.retry
         name = f"s3://{config.destination.bucket}/{config.destination.prefix}"
         self.limiter = ConcurrencyLimiter(name, max_s=retry.max_s)
@@ -136,6 +138,12 @@ class Rooms:
 
 def ledger_path(config: Config) -> Path:
     return config.state.directory / "ledger.sqlite3"
+
+
+def names_of(config: Config) -> Names:
+    return Names(
+        config.watch.include, config.watch.exclude, too_deep=partial(too_deep, prefix=config.destination.prefix)
+    )
 
 
 def connection_of(config: Config) -> Connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import queue
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from s3spool.pipeline.slow import SlowDirectories
 from s3spool.pipeline.stats import Stats
 
 SLOW_CLOSE_S = 1.0  # removals in slow directories: what is left is removed after the next start
+COMPLAINT_S = 60.0
+COMPLAINTS = 1000  # directories of which is kept when they were told
 log = structlog.get_logger()
 
 
@@ -30,6 +33,30 @@ class Sent(NamedTuple):
     bucket: str
     duration_s: float
     attempt: int
+
+
+class Complaints:
+    """One warning for each directory, error and minute, with the number of files that it stands for."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told: dict[str, tuple[float, str, int]] = {}  # directory -> when, which error, how many files since
+
+    def count(self, path: str, error: str) -> int:
+        """For how many files to warn now; 0: it has been said."""
+        directory = path.rpartition("/")[0]
+        now = self._clock()
+        told_at, before, files = self._told.pop(directory, (now - COMPLAINT_S, error, 0))
+        say = error != before or now - told_at >= COMPLAINT_S
+        self._told[directory] = (now, error, 0) if say else (told_at, before, files + 1)
+        if len(self._told) > COMPLAINTS:
+            del self._told[next(iter(self._told))]
+        return files + 1 if say else 0
+
+    def end(self, path: str) -> None:
+        """It works in this directory."""
+        if self._told:
+            self._told.pop(path.rpartition("/")[0], None)
 
 
 class After:
@@ -59,7 +86,7 @@ class After:
         self.archive = archive
         self._rescan = rescan
         self._exhausted = False  # removals have failed for nothing but that
-        self._complaint = ""  # the last error; a folder that became read-only is said once, not for each file
+        self._complaints = Complaints()
         self._queue: queue.SimpleQueue[Sent | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="after", daemon=True)
         # Files of slow directories: their removal may hang, and whatever else waits for it.
@@ -150,7 +177,7 @@ class After:
             self._complain(receipt, exc)
             self._exhausted = self._exhausted or exc.errno in EXHAUSTED
             return False
-        self._complaint = ""
+        self._complaints.end(receipt.path)
         if self._exhausted:
             self._exhausted = False
             self._rescan("full")  # it works again: what was left is not to wait for the next scan
@@ -161,15 +188,16 @@ class After:
     def _complain(self, receipt: Receipt, exc: OSError) -> None:
         error = exc.strerror or str(exc)
         self._stats.last_error = f"{receipt.after} {receipt.path}: {error}"
-        (log.debug if error == self._complaint else log.warning)(
+        files = self._complaints.count(receipt.path, error)
+        (log.warning if files else log.debug)(
             "file.failed",
             path=receipt.path,
             operation=receipt.after,
             error_code=type(exc).__name__,
             error=error,
             hint=f"it is in S3 and stays here, the next scan tries again: {_advice(exc, receipt.after)}",
+            files=files or 1,
         )
-        self._complaint = error
 
     def _remove(self, receipt: Receipt) -> bool:
         if receipt.after == "delete":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +17,13 @@ from s3spool.ledger.reader import LOOKUP_ROWS, Reader
 from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
 from s3spool.pipeline.bell import Answer, Bell
+from s3spool.pipeline.deep import DeepDirectories
 from s3spool.pipeline.folder import REMOVING, Folder, NotAFileError, listed, opened_directory, original
 from s3spool.pipeline.inbox import Inbox
 from s3spool.pipeline.item import Item
 from s3spool.pipeline.mount_scan import MountScans
 from s3spool.pipeline.names import Names
+from s3spool.pipeline.pending import Pending
 from s3spool.pipeline.settle import Quiet, Settle
 from s3spool.pipeline.sift import Sift
 from s3spool.pipeline.slow import SlowDirectories
@@ -29,8 +32,10 @@ if TYPE_CHECKING:
     from s3spool.pipeline.watch import Watch
 
 BATCH = 20 * LOOKUP_ROWS  # they are sorted: the more there are, the fewer pages of the ledger are read for them
-EXPECTED = {"start", "full", "ledger", "poll", "restored"}  # reasons for which a find is not the watcher's miss
-POLL_SHARE = 10  # polling takes at most one tenth of the time
+EXPECTED = {"start", "full", "ledger", "poll", "restored", "limit"}  # a find is not the watcher's miss
+AT_ONCE = {"start", "request", "reload", "restored"}  # a person asks, or nothing has been seen yet
+LOOK_ENTRIES = 1000  # after so many names of a directory: is it still there
+POLL_SHARE = 10  # scans for any other reason take at most one tenth of the time
 ROOM_S = 0.5  # how often the walk of a mount looks for room in the queue
 ERROR_S = 5.0  # after a scan that could not be finished
 log = structlog.get_logger()
@@ -61,6 +66,7 @@ class Scan:
     ) -> None:
         self._slow = slow or SlowDirectories()
         self.mounts = MountScans(self._slow, self._walk_mount)
+        self.deep = DeepDirectories()
         self._folder = folder
         self.names = names
         self._recursive = recursive
@@ -79,9 +85,12 @@ class Scan:
         self._wanted = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scan", daemon=True)
-        self._last_duration_s = 0.0
+        self._last_duration_s = 0.0  # of the last scan, without waiting for room in the inbox
+        self._waited_s = 0.0
         self.started = 0  # scans begun; a scan begun after a file was dropped has seen it
+        self._excluded = 0  # the same, in this scan so far
         self.finished = 0  # the number of the last scan that ended
+        self.excluded = 0  # names that include and exclude left out of the last scan; a directory counts as one
         self.missed = 0  # files the watcher should have told of
 
     def start(self) -> None:
@@ -107,7 +116,7 @@ class Scan:
         self._thread.join(timeout_s)
 
     def _interval_s(self) -> float:
-        if self.watch is not None:
+        if self.watch is not None and not self.watch.exhausted:
             return self._rescan_s
         return min(self._rescan_s, max(1.0, self._settle_s, POLL_SHARE * self._last_duration_s))
 
@@ -115,18 +124,9 @@ class Scan:
         complaint = ""  # said once, not every few seconds
         last = time.monotonic()
         while not self._stop.is_set():
-            wait_s = last + self._interval_s() - time.monotonic()
-            asked = wait_s > 0 and self._wanted.wait(wait_s)
-            if self._stop.is_set():
-                return
-            self._wanted.clear()
-            self._bell.answer()
-            with self._lock:
-                reasons, self._reasons = self._reasons, set()
-            if asked and not reasons:
-                continue  # it was only the bell
+            reasons = self._due(last)
             if not reasons:
-                reasons = {"timer"} if self.watch is not None else {"poll"}
+                continue
             self.started += 1
             try:
                 self._scan(reasons)
@@ -144,6 +144,27 @@ class Scan:
                 complaint = ""
             last = time.monotonic()
 
+    def _due(self, last: float) -> set[str]:
+        """Wait for a reason to scan; none where it was only the bell, or the end."""
+        wait_s = last + self._interval_s() - time.monotonic()
+        asked = wait_s > 0 and self._wanted.wait(wait_s)
+        if self._stop.is_set():
+            return set()
+        self._wanted.clear()
+        self._bell.answer()
+        if self._reasons and not self._reasons & AT_ONCE and self._rest(last):
+            return set()
+        with self._lock:
+            reasons, self._reasons = self._reasons, set()
+        if reasons or asked:
+            return reasons
+        return {"timer"} if self.watch is not None else {"poll"}
+
+    def _rest(self, last: float) -> bool:
+        """Whether a scan has to wait, because the last one ended a moment ago; True once something was asked."""
+        rest_s = last + POLL_SHARE * self._last_duration_s - time.monotonic()
+        return rest_s > 0 and self._wanted.wait(rest_s)
+
     def _scan(self, reasons: set[str]) -> None:
         start = time.monotonic()
         reason = ",".join(sorted(reasons))
@@ -151,6 +172,7 @@ class Scan:
         files = offered = 0
         self._slow.refresh(self._folder.root)
         apart = self.mounts.start()
+        self._waited_s = 0.0
         with Reader(self._ledger.path) as reader:
             found = self._walk(reader, apart)
             while batch := list(itertools.islice(found, BATCH)):
@@ -159,9 +181,10 @@ class Scan:
                 self._bell.answer()
                 if self._stop.is_set():
                     return
-        self._last_duration_s = time.monotonic() - start
+        duration_s = time.monotonic() - start
+        self._last_duration_s = duration_s - self._waited_s
         self.mounts.wait(self._bell.answer)
-        missed = 0 if reasons & EXPECTED else offered
+        missed = 0 if reasons & EXPECTED or (self.watch is not None and self.watch.exhausted) else offered
         self.missed += missed
         log.info(
             "scan.finished",
@@ -169,7 +192,7 @@ class Scan:
             files=files,
             offered=offered,
             files_missed_by_watch=missed,
-            duration_s=round(self._last_duration_s, 3),
+            duration_s=round(duration_s, 3),
         )
 
     def _walk_mount(self, mount: str, stopped: Callable[[], bool]) -> None:
@@ -179,10 +202,11 @@ class Scan:
             while (items := items[self._inbox.offer_nowait(items) :]) and not stopped():
                 self._stop.wait(ROOM_S)
 
-        pending = [mount]
+        pending = Pending()
+        parent, _, name = mount.rstrip("/").rpartition("/")
+        pending.add(f"{parent}/" if parent else "", [name])
         with Reader(self._ledger.path) as reader:
-            while pending and not stopped():
-                directory = pending.pop()
+            while (directory := pending.pop()) is not None and not stopped():
                 if self.watch is not None:
                     self.watch.ensure(directory)
                 found = self._listed(directory, pending, reader)
@@ -197,11 +221,13 @@ class Scan:
         Raises OSError where the root is gone, LedgerError.
         """
         unreadable = False
-        pending = [""]
-        while pending and not self._stop.is_set():
-            directory = pending.pop()
-            if directory in apart:
-                continue
+        watch = self.watch
+        self._excluded = 0
+        if watch is not None:
+            watch.begin_walk()
+        pending = Pending()
+        pending.add("", [""])
+        while (directory := pending.pop(apart)) is not None and not self._stop.is_set():
             self._bell.answer()
             if self.watch is not None:
                 self.watch.ensure(directory)
@@ -219,24 +245,60 @@ class Scan:
                     )
                 unreadable = True
         self._unreadable = unreadable
+        if not self._stop.is_set():
+            self._end_walk(watch)
 
-    def _listed(self, directory: str, pending: list[str], reader: Reader) -> Iterator[Found]:
+    def _end_walk(self, watch: Watch | None) -> None:
+        self.excluded, self._excluded = self._excluded, 0
+        self.deep.end_scan()
+        if watch is not None:
+            watch.end_walk()
+
+    def _listed(self, directory: str, pending: Pending, reader: Reader) -> Iterator[Found]:
         """The files of one directory; its subdirectories go to `pending`. Raises also LedgerError."""
+        below: list[str] = []
         # Not by path: a directory may be swapped for a symlink while its files are being sent.
         with opened_directory(self._folder.root, directory) as fd, listed(fd) as entries:
-            for entry in entries:
+            for number, entry in enumerate(entries, 1):
+                if number % LOOK_ENTRIES == 0 and not self._is_still(directory, fd):
+                    return  # it has another name by now, or is gone: so are the paths of the rest
                 path = directory + entry.name
-                if entry.is_file(follow_symlinks=False) and self.names.file(path):
+                if entry.is_file(follow_symlinks=False) and self._is_ours(path):
                     try:
                         status = entry.stat(follow_symlinks=False)
                     except OSError:
                         continue  # gone between the listing and the look
                     yield path, Identity.of(status)
                 elif entry.is_dir(follow_symlinks=False):
-                    if self._recursive and self.names.directory(path):
-                        pending.append(f"{path}/")
+                    if self._recursive and self._is_to_be_listed(path):
+                        below.append(entry.name)
+                    if len(below) == Pending.CHUNK:
+                        pending.add(directory, below)
+                        below = []
                 elif entry.name.startswith(REMOVING):
                     self._restore(path, reader)
+        pending.add(directory, below)
+
+    def _is_still(self, directory: str, fd: int) -> bool:
+        try:
+            with opened_directory(self._folder.root, directory) as now:
+                return os.path.samestat(os.fstat(now), os.fstat(fd))
+        except (OSError, NotAFileError):
+            return False
+
+    def _is_ours(self, path: str) -> bool:
+        ours = self.names.file(path)
+        self._excluded += not ours
+        return ours
+
+    def _is_to_be_listed(self, path: str) -> bool:
+        if not self.names.directory(path):
+            self._excluded += 1
+            return False
+        if self.names.too_deep(path):
+            self.deep.note(path)
+            return False
+        return True
 
     def _restore(self, path: str, reader: Reader) -> None:
         """What a process that died was about to remove: the watch, or the next scan, finds it under its own name."""
@@ -267,6 +329,8 @@ class Scan:
                 ready.append(item)
         if offer is not None:
             offer(ready)
-        else:
-            self._inbox.offer(ready, meanwhile=self._bell.answer)
+            return len(items)
+        waits_at = time.monotonic()
+        self._inbox.offer(ready, meanwhile=self._bell.answer)
+        self._waited_s += time.monotonic() - waits_at
         return len(items)

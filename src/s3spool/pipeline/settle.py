@@ -72,6 +72,10 @@ class Settle:
                 self._wake.notify()
         return True
 
+    def has_room(self) -> bool:
+        """Whether what is found rather than told may come in: the other half is for what happens now."""
+        return 2 * len(self._lane_of) < self._size
+
     def due(self, now: float) -> tuple[list[Ripe], float | None]:
         """Take out up to BATCH paths that are due at `now`, and say when the next one will be."""
         ripe: list[Ripe] = []

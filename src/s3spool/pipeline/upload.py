@@ -21,6 +21,7 @@ from s3spool.pipeline.settle import Quiet
 from s3spool.pipeline.slow import SLOW_S, SlowDirectories
 
 SMALL_BYTES = 128 * 1024  # up to here a body is read at once, under the gate: 100 workers hold 12.5 MiB at most
+FORBIDDEN_S = 60.0  # rsync --inplace, say, gives others the right to read a file when it has written it
 NO_IDENTITY = Identity(0, 0, 0, 0, 0)
 UNOPENED = Content("", NO_IDENTITY, None, -1)  # of a file in a slow directory, until `load`
 
@@ -113,20 +114,27 @@ class Upload:
                 job = Job(self, item, content, None, times)
                 if content.body is not None and item.receipt is None:
                     job.request = self._bucket.request(content)
-        except FileNotFoundError:
-            self._outcome.vanished(item)
-        except NotAFileError:
-            self._outcome.drop(item, "not a regular file")
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this file's trouble alone
             job = None
             if fd < 0:
                 identity = self._identity_of(item.path)
-            self._outcome.failed(item, identity, translated(exc, item.path))
+            self._not_read(item, identity, exc)
         if fd >= 0 and (job is None or job.content.fd < 0):
             os.close(fd)
         if (duration_s := time.monotonic() - began) > SLOW_S or self._slow.any:
             self._slow.took(item.path, duration_s)
         return job
+
+    def _not_read(self, item: Item, identity: Identity, exc: Exception) -> None:
+        """Nothing that is there to be sent, not yet complete, or a failure."""
+        if isinstance(exc, FileNotFoundError):
+            self._outcome.vanished(item)
+        elif isinstance(exc, NotAFileError):
+            self._outcome.drop(item, "not a regular file")
+        elif _is_busy(exc, identity):
+            self._outcome.again(item, Quiet.BUSY, None)
+        else:
+            self._outcome.failed(item, identity, translated(exc, item.path))
 
     def load(self, job: Job, sender: Sender) -> bool:
         """Compute what takes longer; False when nothing is to be sent after all."""
@@ -253,3 +261,9 @@ class Upload:
         if fd >= 0:
             job.content = job.content._replace(fd=-1)
             os.close(fd)
+
+
+def _is_busy(exc: Exception, identity: Identity) -> bool:
+    """Whether it cannot be opened because somebody has it in hands: by a write lease, or not yet made readable."""
+    young = time.time() - identity.mtime_ns / 1e9 < FORBIDDEN_S
+    return isinstance(exc, BlockingIOError) or (isinstance(exc, PermissionError) and young)

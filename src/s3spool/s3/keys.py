@@ -11,16 +11,17 @@ from urllib.parse import quote, unquote_to_bytes
 from s3spool.errors import Scope, UploadError
 
 MAX_KEY_BYTES = 1024  # S3 user guide, "Object key naming": up to 1,024 bytes in UTF-8
-_ODD = re.compile(r"[\x00-\x1f\x7f%\x80-\x9f\ud800-\udfff\u2028\u2029]")
+_ODD = re.compile(r"[\x00-\x1f\x7f%\\\x80-\x9f\ud800-\udfff\u2028\u2029]")
 _SAFE = "/-_.~"
 
 
 def key_of(path: str, prefix: str) -> str:
     """The key of a relative path: `prefix` + path, odd names percent-encoded so that `decoded` finds them again.
 
-    A name is encoded only where it has to be: bytes that are not UTF-8, control characters and line separators
-    become `%XX`; so do the dots of `.` and `..` segments and, in a path that holds any of these, the percent sign
-    itself. "100%.txt" stays as it is; "100%41.txt" does not, because it could be read as an encoded name.
+    A name is encoded only where it has to be: bytes that are not UTF-8, control characters, line separators and the
+    backslash, which some stores and all of Windows take for a slash, become `%XX`; so do the dots of `.` and `..`
+    segments and, in a path that holds any of these, the percent sign itself. "100%.txt" stays as it is; "100%41.txt"
+    does not, because it could be read as an encoded name.
 
     Raises UploadError (permanent) when the key is longer than S3 allows.
     """
@@ -37,6 +38,17 @@ def key_of(path: str, prefix: str) -> str:
             hint="shorten the name or destination.prefix",
         )
     return key
+
+
+def too_deep(directory: str, prefix: str) -> bool:
+    """Whether every key below this directory would be longer than S3 allows, whatever the file's name.
+
+    `prefix` is the template: its strftime fields count for nothing, because their length may change.
+    """
+    if 12 * len(directory) + len(prefix.encode()) < MAX_KEY_BYTES:  # a character is at most four bytes, each "%XX"
+        return False
+    shortest = len(_FIELD.sub("", prefix).encode())
+    return shortest + len(encoded(f"{directory.rstrip('/')}/").encode()) >= MAX_KEY_BYTES
 
 
 def encoded(path: str) -> str:
@@ -60,6 +72,7 @@ def decoded(key: str) -> str:
 
 
 _ENCODED = re.compile(r"%[0-9A-F]{2}")
+_FIELD = re.compile(r"%.|\{hostname\}")
 
 
 def _needs_encoding(path: str) -> bool:

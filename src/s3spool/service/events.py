@@ -66,7 +66,10 @@ EVENTS: dict[str, EventSpec] = {
     "watch.restored": EventSpec(
         "info", "the folder is back[: {directory}]; scanning it", "38a178a210a7499e9fe957f055ced055"
     ),
-    "watch.polling": EventSpec("warning", "no file events here, scanning[ {directory}] instead[: {reason}]"),
+    "watch.polling": EventSpec("warning", "not all is told by file events, scanning[ {directory}] as well[: {reason}]"),
+    "directory.too_deep": EventSpec(
+        "warning", "{path} is not looked into: every key below it would be longer than S3's 1,024 bytes"
+    ),
     "scan.started": EventSpec("debug", "scanning the folder[ ({reason})]"),
     "scan.finished": EventSpec(
         "info",

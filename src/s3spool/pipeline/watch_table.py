@@ -1,0 +1,99 @@
+"""Which directory each inotify watch is for, and which watches lie below a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from watchdog.observers.inotify_c import WatchDescriptor
+
+WATCH_BYTES = 600  # the memory that a watch takes, besides its path
+
+
+class Watched(NamedTuple):
+    """A directory ("" or "a/b/") and what had that name when it was armed."""
+
+    directory: str
+    device: int
+    inode: int
+
+
+class WatchTable:
+    """The caller holds a lock where it changes the table."""
+
+    def __init__(self) -> None:
+        self._of: dict[WatchDescriptor, Watched] = {}
+        self._wd_of: dict[str, WatchDescriptor] = {}
+        # A directory's children that are watched or lead to some: a rename must not look through all that are watched.
+        self._below: dict[str, set[str]] = {}
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __contains__(self, directory: str) -> bool:
+        return directory in self._wd_of
+
+    def directory(self, wd: WatchDescriptor) -> str | None:
+        watched = self._of.get(wd)
+        return None if watched is None else watched.directory
+
+    def identity(self, directory: str) -> tuple[int, int] | None:
+        """Device and inode."""
+        wd = self._wd_of.get(directory)
+        watched = None if wd is None else self._of.get(wd)
+        return None if watched is None else watched[1:]
+
+    def add(self, wd: WatchDescriptor, directory: str, identity: tuple[int, int]) -> None:
+        self._of[wd] = Watched(directory, *identity)
+        self._wd_of[directory] = wd
+        self.bytes += WATCH_BYTES + len(directory)
+        for parent, child in steps_up(directory):
+            children = self._below.setdefault(parent, set())
+            if child in children:
+                break
+            children.add(child)
+
+    def remove(self, wd: WatchDescriptor) -> str | None:
+        """The directory that this watch was for."""
+        watched = self._of.pop(wd, None)
+        if watched is None:
+            return None
+        directory = watched.directory
+        if self._wd_of.get(directory) == wd:
+            del self._wd_of[directory]
+        self.bytes -= WATCH_BYTES + len(directory)
+        for parent, child in steps_up(directory):
+            if child in self._wd_of or child in self._below:
+                break
+            if children := self._below.get(parent):
+                children.discard(child)
+                if not children:
+                    del self._below[parent]
+        return directory
+
+    def below(self, directory: str) -> list[tuple[WatchDescriptor, str]]:
+        """The watches of this directory and all below it, the deepest last; "" stands for all below the root."""
+        found = []
+        pending = [directory] if directory else list(self._below.get("", ()))
+        while pending:
+            path = pending.pop()
+            pending.extend(self._below.get(path, ()))
+            if (wd := self._wd_of.get(path)) is not None:
+                found.append((wd, path))
+        return found
+
+    def clear(self) -> None:
+        self._of.clear()
+        self._wd_of.clear()
+        self._below.clear()
+        self.bytes = 0
+
+
+def steps_up(directory: str) -> Iterator[tuple[str, str]]:
+    """("a/b/", "a/b/c/"), ("a/", "a/b/"), ("", "a/") for "a/b/c/"; nothing for the root."""
+    while directory:
+        parent = directory[: directory.rfind("/", 0, -1) + 1]
+        yield parent, directory
+        directory = parent

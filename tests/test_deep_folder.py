@@ -1,0 +1,186 @@
+"""Trees that somebody made to harm: very deep, very wide, changing all the time. Other files do not wait for them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from s3spool.s3.keys import too_deep
+from support.daemon import Daemon
+from support.faulty import FaultyS3
+from support.good_files import GoodFiles
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.integration
+
+WAIT_S = 60.0
+SCALE = int(os.environ.get("S3SPOOL_TEST_SCALE", "1"))
+SECONDS = 4 * min(SCALE, 10)
+GOOD_S = 5.0  # no good file takes longer beside any of this
+ROOM_KIB = 60 * 1024  # what the daemon may grow by
+
+CHAIN = """
+import os
+for n in range({levels}):
+    try:
+        os.mkdir({name!r} * {length})
+    except FileExistsError:
+        pass
+    os.chdir({name!r} * {length})
+    if n % 100 == 0:
+        open("file", "w").close()
+"""
+REMADE = """
+import os, time
+end = time.monotonic() + {seconds}
+while time.monotonic() < end:
+    os.mkdir("again"); os.rmdir("again"); time.sleep(0.0008)
+"""
+RENAMED = """
+import os, time
+end = time.monotonic() + {seconds}
+while time.monotonic() < end:
+    os.rename("many", "much"); time.sleep(0.02); os.rename("much", "many"); time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
+    daemon = Daemon(
+        tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"rescan_s": 5}, log={"level": "info"}
+    )
+    yield daemon
+    subprocess.run(["rm", "-rf", "--", daemon.folder], check=True)
+
+
+@contextmanager
+def beside(daemon: Daemon, faulty: FaultyS3, what: str) -> Iterator[GoodFiles]:
+    """Good files are dropped meanwhile; afterwards none may have been slow, and the memory not have grown."""
+    before_kib = memory_kib(daemon)
+    with GoodFiles(daemon, lambda name: name in faulty.objects) as good:
+        yield good
+    grown_kib = memory_kib(daemon) - before_kib
+    good.report(f"{what}: grown by {grown_kib // 1024} MiB to {(before_kib + grown_kib) // 1024}")
+    assert good.slowest_s < GOOD_S
+    assert grown_kib < ROOM_KIB
+
+
+def memory_kib(daemon: Daemon) -> int:
+    """The most so far."""
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+
+
+def program(text: str, folder: Path, **values: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", text.format(**values)], cwd=folder)
+
+
+def run(text: str, folder: Path, **values: object) -> None:
+    assert program(text, folder, **values).wait(600) == 0
+
+
+@pytest.mark.parametrize(("levels", "length"), [(3500, 255), (3000, 1)])
+@pytest.mark.parametrize("when", ["before", "while it runs"])
+def test_a_deep_tree_holds_nobody_up(levels: int, length: int, when: str, daemon: Daemon, faulty: FaultyS3) -> None:
+    """What no key could be made of is named once, in the log, by status and by check, and not looked into."""
+    if when == "before":
+        run(CHAIN, daemon.folder, levels=levels, name="d", length=length)
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        with beside(daemon, faulty, f"{levels} levels of {length}, {when}") as good:
+            run(CHAIN, daemon.folder, levels=levels, name="d", length=length)
+            daemon.wait_event("directory.too_deep", WAIT_S)
+            scans = len(daemon.events("scan.finished"))
+            eventually(lambda: len(daemon.events("scan.finished")) >= scans + 2, timeout_s=WAIT_S)
+        deep = daemon.events("directory.too_deep")
+        status, check = daemon.cli("status"), daemon.cli("check")
+
+        assert len(deep) == 1
+        assert 1024 <= len(deep[0]["path"]) + 1 <= 1024 + length
+        assert "too deep" in status.stdout
+        assert "1 directory is" in check.stdout + check.stderr
+        assert max(map(len, daemon.log_path.read_bytes().splitlines())) < 4096
+        assert max(map(len, (status.stdout + check.stdout).splitlines())) < 4096
+        assert {name for name in faulty.objects if not name.startswith("good")} == {
+            f"{'/'.join(['d' * length] * (level + 1))}/file"
+            for level in range(0, levels, 100)
+            if (level + 1) * (length + 1) + 4 <= 1024
+        }
+        assert daemon.stop() == 0
+    assert len(good.durations_s) > 1
+
+
+def test_a_directory_made_and_removed_again_and_again(daemon: Daemon, faulty: FaultyS3) -> None:
+    """A thousand times a second."""
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        with beside(daemon, faulty, "made and removed"):
+            run(REMADE, daemon.folder, seconds=SECONDS)
+        assert not daemon.events("library.warning")
+        assert daemon.stop() == 0
+
+
+@pytest.mark.timeout(120 + 20 * SCALE)
+def test_renames_of_a_directory_of_many_files(daemon: Daemon, faulty: FaultyS3) -> None:
+    """Each rename gives all its files another path, while they are listed."""
+    many = daemon.folder / "many"
+    many.mkdir()
+    for number in range(min(100_000, 10_000 * SCALE)):
+        (many / f"{number}").touch()
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        with beside(daemon, faulty, "renamed"):
+            run(RENAMED, daemon.folder, seconds=SECONDS)
+        assert daemon.stop(60) == 0
+
+
+@pytest.mark.timeout(120 + 20 * SCALE)
+def test_very_many_directories(daemon: Daemon, faulty: FaultyS3) -> None:
+    """Made before the start and while it runs; they take memory up to a limit."""
+    count = min(1_000_000, 10_000 * SCALE)
+    for number in range(count // 2):
+        (daemon.folder / f"{number % 100}" / f"{number}").mkdir(parents=True)
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        with beside(daemon, faulty, f"{count} directories"):
+            for number in range(count // 2):
+                (daemon.folder / f"{number % 100}" / f"new {number}").mkdir()
+            scans = len(daemon.events("scan.finished"))
+            eventually(lambda: len(daemon.events("scan.finished")) >= scans + 2, timeout_s=60 + count / 1000)
+        assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("directory", "prefix", "expected"),
+    [
+        ("a", "", False),
+        ("d" * 1022, "", False),
+        ("d" * 1023, "", True),
+        ("d/" * 511, "", False),
+        ("d/" * 511 + "d", "", True),
+        ("d" * 1012, "0123456789", False),
+        ("d" * 1013, "0123456789", True),
+        ("\n" * 341, "", True),
+        ("\n" * 340, "", False),
+        ("d" * 1022, "%Y", False),
+        ("d" * 1022, "%Y/", True),
+    ],
+)
+def test_the_depth_at_which_no_key_has_room(directory: str, prefix: str, expected: bool) -> None:
+    """A file's name of one byte has to fit; the fields of a prefix, whose length may change, are not counted."""
+    assert too_deep(directory, prefix) is expected
