@@ -189,6 +189,16 @@ def test_refused_questions_are_told_apart(tmp_path: Path, faulty: FaultyS3) -> N
     assert not faulty.objects
 
 
+def test_what_protects_objects_is_said(tmp_path: Path, faulty: FaultyS3) -> None:
+    """With overwrite = "never"; else there is nothing to say."""
+    assert "overwrite" not in check(home(tmp_path, faulty))[1]
+
+    _, found = check(home(tmp_path, faulty, destination={"overwrite": "never"}))
+
+    assert found["overwrite"][0] == "ok"
+    assert "a HEAD before each upload" in found["overwrite"][1]
+
+
 def test_upload_is_aborted_where_the_part_is_refused(tmp_path: Path, faulty: FaultyS3) -> None:
     faulty.script(WrongChecksum(), times=None, match="^PUT ")
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from s3spool.content import Bucket, Content, MustAskError, Sender
+from s3spool.content import Bucket, Content, MustAskError, Sender, Stored
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Receipt
 from s3spool.pipeline.breaker import CircuitBreaker, Times
@@ -95,7 +95,7 @@ class Upload:
             content = self._read(item, fd, identity, times.unix_s)
             if content is not None:
                 job = Job(self, item, content, None, times)
-                if content.body is not None and item.receipt is None:
+                if content.body is not None and item.receipt is None and not self._bucket.asks_first:
                     job.request = self._bucket.request(content)
         except FileNotFoundError:
             self._outcome.vanished(item)
@@ -125,6 +125,8 @@ class Upload:
                 job.content = content._replace(fd=-1)  # ownership of the descriptor moved to the transfer
                 return False
             job.request = self._bucket.request(content)
+            if self._bucket.asks_first and (stored := self._bucket.existing(content, job.request)):
+                return self._found_there(job, stored)
             sender.prepare(job.request)
         except Exception as exc:  # noqa: BLE001 - the same
             self._outcome.failed(item, content.identity, translated(exc, item.path))
@@ -132,6 +134,15 @@ class Upload:
             return True
         self._close(job)
         return False
+
+    def _found_there(self, job: Job, stored: Stored) -> bool:
+        """The content is in S3 already: that is the file's success, if it is still the file's content."""
+        item, content = job.item, job.content
+        if content.fd >= 0 and not self._folder.is_same(content.identity, Identity.of(os.fstat(content.fd))):
+            self._outcome.changed(item)
+        else:
+            self._outcome.record(item, content.identity, stored.key, stored, job.times, attempt=item.attempts + 1)
+        return self._not_sent(job)
 
     def _not_sent(self, job: Job) -> bool:
         self._close(job)

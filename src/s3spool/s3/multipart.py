@@ -106,6 +106,8 @@ class MultipartStore(Uploads):
             range(1, len(parts) + 1)
         ):
             raise UploadError("complete", upload.path, "InvalidPart", "the parts do not add up to the file")
+        if self._store.asks_first and (there := self._existing(upload, content, parts)):
+            return there
         checksum = _whole(upload.algorithm, parts)
         try:
             answer = self._store.client.complete_multipart_upload(
@@ -128,11 +130,24 @@ class MultipartStore(Uploads):
             )
         return stored
 
+    def _existing(self, upload: Multipart, content: Content, parts: Sequence[Part]) -> Stored | None:
+        """What is at the key already, if it has the file's content; else raises UploadError. None: nothing is there."""
+        found = self._look(upload)
+        if found is None:
+            return None
+        stored = self._stored(upload, content, parts, found)
+        if stored is None:
+            raise self._store.conflict(upload.path, upload.key)
+        self._leave(upload)
+        return stored
+
     def _settled(
         self, upload: Multipart, content: Content, parts: Sequence[Part], error: UploadError, *, ambiguous: bool
     ) -> Stored | None:
         """Whether the object is there and is ours although Complete failed. Raises UploadError, OSError."""
         occupied = error.code == "PreconditionFailed" and self._store.never
+        if occupied:
+            self._store.guard.refused()
         if not occupied and not ambiguous:
             return None
         found = self._look(upload)

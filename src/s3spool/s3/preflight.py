@@ -68,6 +68,8 @@ def examine(store: Store, prefix: str) -> Iterator[Finding]:
     yield bucket
     if bucket.level == "error":
         return
+    if store.never:
+        yield _overwrite(store)
     findings = _rehearse(store)
     yield from findings
     if not any(finding.level == "error" for finding in findings):
@@ -114,6 +116,16 @@ def _bucket(store: Store, headers: Mapping[str, str], status: int) -> Finding:
     if status != 200:  # noqa: PLR2004 - OK
         return ok("bucket", f"{where}: HTTP {status}, may not look (s3:ListBucket); going on")
     return ok("bucket", where)
+
+
+def _overwrite(store: Store) -> Finding:
+    if not store.asks_first:
+        return ok("overwrite", "AWS refuses to replace an object (If-None-Match)")
+    return ok(
+        "overwrite",
+        "a HEAD before each upload protects what is there, but not against a program that writes the same key in"
+        " between; once the daemon has seen that the server honours If-None-Match, it leaves that to the server",
+    )
 
 
 def _rehearse(store: Store) -> list[Finding]:

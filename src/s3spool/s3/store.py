@@ -18,6 +18,7 @@ from s3spool.s3.client import Clients, Connection, Endpoint, Found
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import from_answer, untrusted
 from s3spool.s3.keys import Prefix, key_of
+from s3spool.s3.overwrite import OverwriteGuard
 from s3spool.s3.transport import Answer, Carrier, Pace, Request, Transport
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class ObjectOptions(NamedTuple):
 
 
 class Store:
-    """Thread-safe. Nothing here touches the network but `transport().send` and `judge` with `may_ask`."""
+    """Thread-safe. Nothing here touches the network but `transport().send`, `existing`, and `judge` with `may_ask`."""
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Store:
         self.auto = options.checksum == "auto"
         self.algorithm = "crc64nvme" if self.auto else options.checksum
         self.never = options.overwrite == "never"
+        self.guard = OverwriteGuard(never=self.never, url=self._clients.endpoint.url)
         # What spans regions (multi-region access points) takes another signature than libcurl makes.
         self._curl = None if connection.bucket.endswith(".mrap") else _curl_transport()
         self._ca = s3_client.ca_source(s3_client.ca_bundle(self._session, connection))
@@ -148,15 +150,41 @@ class Store:
             headers.append(("If-None-Match", "*"))
         return Request(key, "", tuple(headers), content.body, content.fd, 0, content.size, checksum, content.path)
 
+    @property
+    def asks_first(self) -> bool:
+        """Whether `existing` has to be asked before a request is sent: the server may ignore its condition."""
+        return self.guard.asks_first
+
+    def existing(self, content: Content, request: Request) -> Stored | None:
+        """The object at this key if it has our content, None if there is none; blocks.
+
+        Raises UploadError, permanent where the object has another content; OSError.
+        """
+        found = look(self.client, self.bucket, request.key, request.path)
+        if found is None:
+            return None
+        if not self._is_ours(content, request, found):
+            raise self.conflict(request.path, request.key)
+        return Stored(request.key, found.etag, request.checksum, found.version_id)
+
     def judge(self, content: Content, request: Request, answer: Answer, *, may_ask: bool) -> Stored:
         """What the answer proves: that S3 has exactly what was read, or why not.
 
         Raises UploadError; MustAskError where only another request or another read could tell and `may_ask` is
         False.
         """
+        stored = self._judged(content, request, answer, may_ask=may_ask)
+        if request.body is not None and self.guard.wants_trial:
+            if not may_ask:
+                raise MustAskError
+            self._try_condition(request)
+        return stored
+
+    def _judged(self, content: Content, request: Request, answer: Answer, *, may_ask: bool) -> Stored:
         if answer.status == 412 and self.never:  # noqa: PLR2004 - Precondition Failed
             if not may_ask:
                 raise MustAskError
+            self.guard.refused()
             # Somebody's object is there. If its content is ours, our own earlier answer was lost.
             # If it has gone meanwhile, the way is free.
             return self._found(content, request, from_answer(request, answer), self.conflict(request.path, request.key))
@@ -234,6 +262,20 @@ class Store:
             permanent=True,
             hint="rename the file, or remove the object",
         )
+
+    def _try_condition(self, request: Request) -> None:
+        """Send once more what the server has just taken: does it refuse to replace it?"""
+        if not self.guard.begin_trial():
+            return
+        status = 0
+        sender = self.transport()
+        try:
+            sender.prepare(request)
+            sender.send()
+            status = sender.answer().status
+        finally:
+            sender.close()
+            self.guard.end_trial(status)
 
     def _found(self, content: Content, request: Request, missing: UploadError, other: UploadError) -> Stored:
         """Ask with HEAD for size and checksum; raises `missing` or `other` where that is not what was read."""
