@@ -141,7 +141,8 @@ class Upload:
         if content.fd >= 0 and not self._folder.is_same(content.identity, Identity.of(os.fstat(content.fd))):
             self._outcome.changed(item)
         else:
-            self._outcome.record(item, content.identity, stored.key, stored, job.times, attempt=item.attempts + 1)
+            attempt = item.failures.attempts + 1
+            self._outcome.record(item, content.identity, stored.key, stored, job.times, attempt=attempt)
         return self._not_sent(job)
 
     def _not_sent(self, job: Job) -> bool:

@@ -14,11 +14,12 @@ from s3spool.content import Content, Stored
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Multipart, Part
 from s3spool.s3 import checksums
+from s3spool.s3.boto3_transport import FAILURES
 from s3spool.s3.client import Found, look
 from s3spool.s3.errors import untrusted_success
 from s3spool.s3.store import MIB
 from s3spool.s3.transport import Answer, Request
-from s3spool.s3.uploads import BOTO, GONE, Uploads
+from s3spool.s3.uploads import GONE, Uploads
 
 MAX_PARTS = 10_000  # S3 user guide, "Multipart upload limits"
 MAX_OBJECT_BYTES = 5 * 1024**4  # the same
@@ -113,7 +114,7 @@ class MultipartStore(Uploads):
             answer = self._store.client.complete_multipart_upload(
                 **self._complete_arguments(upload, content, parts, checksum)
             )
-        except BOTO as exc:
+        except FAILURES as exc:
             error = self.failed(exc, upload.path, "complete multipart upload")
             stored = self._settled(upload, content, parts, error, ambiguous=_is_ambiguous(exc, error))
             if stored is None:

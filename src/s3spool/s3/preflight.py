@@ -22,7 +22,7 @@ from s3spool.errors import UploadError
 from s3spool.finding import Finding, error, ok, warning
 from s3spool.ledger.rows import Identity, Multipart
 from s3spool.s3 import checksums
-from s3spool.s3.boto3_transport import translated
+from s3spool.s3.boto3_transport import FAILURES, translated
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.store import MIB, Store, look
 
@@ -77,13 +77,14 @@ def examine(store: Store, prefix: str) -> Iterator[Finding]:
 
 
 def _head_bucket(store: Store) -> tuple[Mapping[str, str], int]:
-    """Headers and status of any answer; raises UploadError where none came."""
+    """Headers and status of S3's answer; raises UploadError where none came, or one that redirects elsewhere."""
     try:
         answer: Any = store.client.head_bucket(Bucket=store.bucket)
-    except botocore.exceptions.ClientError as exc:
-        answer = exc.response
-    except botocore.exceptions.BotoCoreError as exc:
-        raise translated(exc, store.bucket, "reach") from exc
+    except FAILURES as exc:
+        answer = getattr(exc, "response", None)
+        redirected = answer and 300 <= answer["ResponseMetadata"]["HTTPStatusCode"] < 400  # noqa: PLR2004
+        if not answer or (redirected and "x-amz-bucket-region" not in answer["ResponseMetadata"]["HTTPHeaders"]):
+            raise translated(exc, store.bucket, "reach") from exc
     meta = answer["ResponseMetadata"]
     return meta["HTTPHeaders"], meta["HTTPStatusCode"]
 

@@ -298,15 +298,21 @@ class Store:
 
     def _refusal(self, request: Request, answer: Answer) -> UploadError:
         error = from_answer(request, answer)
-        region = answer.headers.get("x-amz-bucket-region", "")
-        told = _REGION.match(region) and not self._connection.endpoint_url
-        # Once one worker has moved, the others still get such answers: to what they had sent before.
-        if told and (self._clients.move_to(region) or error.code in _OTHER_REGION):
-            return _retry_immediately(error)
+        if self.moves_to(answer.headers.get("x-amz-bucket-region", ""), error):
+            return error
         algorithm = request.checksum.partition(":")[0]
         if self.takes_md5_instead(algorithm, error):
             return _retry_immediately(error)
         return self.refused(error)
+
+    def moves_to(self, region: str, error: UploadError) -> bool:
+        """Whether an answer says that the bucket is in this region. The next request goes there; `error` is retried."""
+        told = _REGION.match(region) and not self._connection.endpoint_url
+        # Once one worker has moved, the others still get such answers: to what they had sent before.
+        if not told or not (self._clients.move_to(region) or error.code in _OTHER_REGION):
+            return False
+        _retry_immediately(error)
+        return True
 
     def takes_md5_instead(self, algorithm: str, error: UploadError) -> bool:
         """Whether the store refused because of this checksum, and the choice was left to us."""
