@@ -199,6 +199,17 @@ def test_what_protects_objects_is_said(tmp_path: Path, faulty: FaultyS3) -> None
     assert "a HEAD before each upload" in found["overwrite"][1]
 
 
+def test_an_access_key_with_a_colon_goes_by_boto3(tmp_path: Path, faulty: FaultyS3) -> None:
+    daemon = home(tmp_path, faulty)
+    daemon.environment["AWS_ACCESS_KEY_ID"] = "account:user"
+
+    code, found = check(daemon)
+
+    assert code == 0
+    assert found["transport"][0] == "warning"
+    assert "access key" in found["transport"][1]
+
+
 def test_upload_is_aborted_where_the_part_is_refused(tmp_path: Path, faulty: FaultyS3) -> None:
     faulty.script(WrongChecksum(), times=None, match="^PUT ")
 

@@ -53,7 +53,8 @@ def examine(store: Store, prefix: str) -> Iterator[Finding]:
         return
     yield ok("credentials", f"from {_SOURCES.get(keys.source, keys.source or 'an unnamed provider')}")
     if store.kind == "boto3":
-        yield warning("transport", "pycurl cannot be used here: boto3 sends the files, several times slower")
+        why = store.no_curl or "pycurl cannot be used here"
+        yield warning("transport", f"{why}: boto3 sends the files, several times slower")
     try:
         headers, status = _head_bucket(store)
     except UploadError as exc:

@@ -15,7 +15,7 @@ from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
 from s3spool.s3.boto3_transport import Boto3Transport
 from s3spool.s3.client import Clients, Connection, Endpoint, Found
-from s3spool.s3.credentials import Credentials
+from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import from_answer, untrusted
 from s3spool.s3.keys import Prefix, key_of
 from s3spool.s3.overwrite import OverwriteGuard
@@ -74,14 +74,23 @@ class Store:
         self.algorithm = "crc64nvme" if self.auto else options.checksum
         self.never = options.overwrite == "never"
         self.guard = OverwriteGuard(never=self.never, url=self._clients.endpoint.url)
-        # What spans regions (multi-region access points) takes another signature than libcurl makes.
-        self._curl = None if connection.bucket.endswith(".mrap") else _curl_transport()
+        self.no_curl = self._why_no_curl()
+        self._curl = None if self.no_curl else _curl_transport()
         self._ca = s3_client.ca_source(s3_client.ca_bundle(self._session, connection))
 
     @property
     def name(self) -> str:
         """Receipts count for one destination only."""
         return f"{self._connection.endpoint_url or 'aws'}|{self.bucket}|{self._options.prefix}"
+
+    def _why_no_curl(self) -> str:
+        """What libcurl cannot sign; "" where it can."""
+        if self._connection.bucket.endswith(".mrap"):
+            return "a multi-region access point takes another signature than libcurl makes"
+        keys = self.credentials.current
+        if keys and not signs_with(keys):
+            return "libcurl cannot sign with an access key that holds other characters than A-Z a-z 0-9 . _ ~ -"
+        return ""
 
     @property
     def kind(self) -> str:
