@@ -15,6 +15,7 @@ from s3spool.s3.transport import Answer, Request
 _TEXT_LENGTH = 500
 _IDS = ("x-amz-request-id", "x-amz-id-2")  # what a provider's support asks for
 _NO_DATE = (TypeError, ValueError, OverflowError)  # what the parser makes of a text that is none
+_DENIED = re.compile(r"not authorized to perform: ([a-z0-9-]+:\w+)")  # AWS names the permission that is missing
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NEVER = "redirects are not followed; destination.endpoint_url must be the address of S3 itself"
 SKEW_S = 300.0  # S3 refuses signatures that are 15 minutes off; from here on the clock is worth a word
@@ -43,6 +44,8 @@ def from_code(
     """From S3's code where it is known, else from the HTTP status; what neither table knows is transient."""
     rule = BY_CODE.get(code) or BY_STATUS.get(status) or TRANSIENT
     cause = message or f"the server answered HTTP {status}"
+    if denied := _DENIED.search(message):
+        rule = rule._replace(hint=f"grant {denied[1]} (`s3spool check --policy` prints a policy)")
     location = (headers or {}).get("location", "")
     if location and status in _REDIRECTS and code not in BY_CODE:
         cause, hint = _redirect(location)

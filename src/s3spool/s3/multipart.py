@@ -131,6 +131,14 @@ class MultipartStore(Uploads):
             )
         return stored
 
+    def try_complete(self, upload: Multipart, content: Content, part: Part) -> None:
+        """Complete with this one part, and ask no further. Raises UploadError."""
+        checksum = _whole(upload.algorithm, [part])
+        try:
+            self._store.client.complete_multipart_upload(**self._complete_arguments(upload, content, [part], checksum))
+        except FAILURES as exc:
+            raise self.failed(exc, upload.path, "complete multipart upload") from exc
+
     def _existing(self, upload: Multipart, content: Content, parts: Sequence[Part]) -> Stored | None:
         """What is at the key already, if it has the file's content; else raises UploadError. None: nothing is there."""
         found = self._look(upload)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, urlencode
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -18,6 +17,7 @@ from s3spool.s3.client import Clients, Connection, Endpoint, Found
 from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import from_answer, untrusted
 from s3spool.s3.keys import Prefix, key_of
+from s3spool.s3.options import ObjectOptions, mtime_text
 from s3spool.s3.overwrite import OverwriteGuard
 from s3spool.s3.transport import Answer, Carrier, Pace, Request, Transport
 
@@ -34,21 +34,6 @@ look = s3_client.look
 log = structlog.get_logger()
 
 
-class ObjectOptions(NamedTuple):
-    """How objects are stored: the rest of [destination]."""
-
-    prefix: str
-    storage_class: str
-    sse: str
-    kms_key_id: str
-    acl: str
-    expected_bucket_owner: str
-    overwrite: str
-    checksum: str
-    tags: Mapping[str, str]
-    metadata: Mapping[str, str]
-
-
 class Store:
     """Thread-safe. Nothing here touches the network but `transport().send`, `existing`, and `judge` with `may_ask`."""
 
@@ -62,14 +47,14 @@ class Store:
     ) -> None:
         """Raises ConfigError; asks the credential chain, but not S3. `endpoint`, where it is known already."""
         self._connection = connection
-        self._options = options
+        self.options = options
         self._pace = pace
         self.bucket = connection.bucket
         self._session = s3_client.session(connection)
         self.credentials = Credentials(self._session)
         self._clients = Clients(self._session, connection, self.credentials, endpoint)
         self._prefix = Prefix(options.prefix)
-        self._headers = tuple(_constant_headers(options))
+        self._headers = options.headers
         self.auto = options.checksum == "auto"
         self.algorithm = "crc64nvme" if self.auto else options.checksum
         self.never = options.overwrite == "never"
@@ -81,7 +66,7 @@ class Store:
     @property
     def name(self) -> str:
         """Receipts count for one destination only."""
-        return f"{self._connection.endpoint_url or 'aws'}|{self.bucket}|{self._options.prefix}"
+        return f"{self._connection.endpoint_url or 'aws'}|{self.bucket}|{self.options.prefix}"
 
     def _why_no_curl(self) -> str:
         """What libcurl cannot sign; "" where it can."""
@@ -227,20 +212,6 @@ class Store:
             raise self._refusal(request, answer)
         return answer.headers
 
-    def create_arguments(self, mtime: str) -> dict[str, Any]:
-        """The object's options as boto3's create_multipart_upload takes them."""
-        options = self._options
-        arguments = {
-            "StorageClass": options.storage_class,
-            "ServerSideEncryption": options.sse,
-            "SSEKMSKeyId": options.kms_key_id,
-            "ACL": options.acl,
-            "ExpectedBucketOwner": options.expected_bucket_owner,
-            "Tagging": urlencode(options.tags, quote_via=quote),
-            "Metadata": {**{name.lower(): value for name, value in options.metadata.items()}, "mtime": mtime},
-        }
-        return {name: value for name, value in arguments.items() if value}
-
     @property
     def owner_headers(self) -> tuple[tuple[str, str], ...]:
         """The one constant header that parts take as well."""
@@ -347,25 +318,6 @@ def _is_about_checksum(error: UploadError) -> bool:
     """Old stores know the header that carries it as "functionality that is not implemented"."""
     about = error.code in _CHECKSUM_REFUSED and "checksum" in error.cause.lower()
     return about or error.code == "NotImplemented"
-
-
-def mtime_text(mtime_ns: int) -> str:
-    """Seconds with all nine decimals, the form rclone and others read back."""
-    seconds, rest = divmod(abs(mtime_ns), 10**9)
-    return f"{'-' if mtime_ns < 0 else ''}{seconds}.{rest:09d}"
-
-
-def _constant_headers(options: ObjectOptions) -> list[tuple[str, str]]:
-    headers = [
-        ("x-amz-storage-class", options.storage_class),
-        ("x-amz-server-side-encryption", options.sse),
-        ("x-amz-server-side-encryption-aws-kms-key-id", options.kms_key_id),
-        ("x-amz-acl", options.acl),
-        ("x-amz-expected-bucket-owner", options.expected_bucket_owner),
-        ("x-amz-tagging", urlencode(options.tags, quote_via=quote)),
-        *((f"x-amz-meta-{name.lower()}", value) for name, value in options.metadata.items()),
-    ]
-    return [(name, value) for name, value in headers if value]
 
 
 def _curl_transport() -> Callable[..., Transport] | None:

@@ -12,7 +12,8 @@ from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart
 from s3spool.s3.boto3_transport import FAILURES, translated
 from s3spool.s3.errors import untrusted_success
-from s3spool.s3.store import Store, mtime_text
+from s3spool.s3.options import mtime_text
+from s3spool.s3.store import Store
 
 GONE = {"NoSuchUpload", "NoSuchKey"}  # S3's own words: any server may say 404
 
@@ -95,7 +96,7 @@ class Uploads:
         return self._store.refused(error)
 
     def _create(self, key: str, identity: Identity, algorithm: str) -> Mapping[str, Any]:
-        arguments = self._store.create_arguments(mtime_text(identity.mtime_ns))
+        arguments = self._store.options.create_arguments(mtime_text(identity.mtime_ns))
         if algorithm != "md5":
             arguments["ChecksumAlgorithm"] = algorithm.upper()
             # A checksum of checksums depends on the size of the parts; CRCs can be put together to that of the whole.
