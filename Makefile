@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-chaos soak test-system deb lock lint types bench clean
+.PHONY: run test test-chaos test-compat soak test-system deb lock lint types bench clean
 
 run: $(VENV)/.demo
 	$(BIN)/s3spool demo
@@ -15,6 +15,10 @@ test: $(VENV)/.dev
 # Kills, faults and restless writers for ten minutes at most; CHAOS_SEED=n replays, CHAOS_MINUTES=n lasts longer.
 test-chaos: $(VENV)/.dev
 	$(BIN)/python -m pytest -m chaos tests/chaos
+
+# S3 servers and programs of other makers; s3rver comes from npm into a cache. Rewrites docs/compatibility.md where it differs.
+test-compat: $(VENV)/.compat
+	$(BIN)/python -m pytest -m compat tests/compat
 
 # One daemon for so long, in random weather: what is lost, what grows. Its curves go to soak.svg.
 soak: MINUTES ?= 30
@@ -58,6 +62,10 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/pip
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.demo
 	$(BIN)/pip install --quiet --group test --group lint --group types
+	touch $@
+
+$(VENV)/.compat: pyproject.toml | $(VENV)/.dev
+	$(BIN)/pip install --quiet --group compat
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.dev

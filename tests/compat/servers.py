@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 from contextlib import closing, suppress
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
-ACCESS, SECRET = "S3RVER", "S3RVER"  # the only pair that s3rver knows
+ACCESS, SECRET = "S3RVER", "S3RVER"
 BUCKET = "compat"
 START_S = 30.0
 S3RVER_VERSION = "3.7.1"
@@ -34,7 +35,6 @@ class Server:
     """One S3 server as a process of its own, and its data under `directory`."""
 
     name = ""
-    checks_keys = True  #: else it takes any signature
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -134,7 +134,6 @@ class Rclone(Server):
 
 class Moto(Server):
     name = "moto"
-    checks_keys = False
 
     def command(self) -> Sequence[str | Path]:
         self.version = _version("moto")
@@ -171,8 +170,6 @@ def _script(name: str) -> Path:
 
 
 def _version(distribution: str) -> str:
-    from importlib import metadata  # noqa: PLC0415 - only here
-
     return metadata.version(distribution)
 
 
@@ -180,7 +177,3 @@ def _free_port() -> int:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def described(exc: Any) -> str:
-    return str(exc)

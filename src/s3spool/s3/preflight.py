@@ -24,7 +24,7 @@ from s3spool.s3.boto3_transport import FAILURES, translated
 from s3spool.s3.error_table import BY_CODE
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.store import MIB, Store, look
-from s3spool.s3.uploads import GONE
+from s3spool.s3.uploads import GONE, UNSUPPORTED
 
 SKEW_WARNING_S = 60
 SKEW_ERROR_S = 900  # S3 refuses signatures that are older or younger
@@ -206,10 +206,13 @@ def _send_part(store: Store, parts: MultipartStore, upload: Multipart, content: 
 def _ask(store: Store, parts: MultipartStore, upload: Multipart, path: str) -> Iterator[Finding]:
     """The questions that the daemon asks after an interruption or an answer that proves nothing."""
     try:
-        parts.listed(upload)
+        parts.list_parts(upload)
     except UploadError as exc:
         grant = "grant s3:ListMultipartUploadParts, or an interrupted large file stops everything"
-        yield error("resume", f"ListParts: {exc.code}: {exc.cause}; {grant if exc.code in _DENIED else exc.hint}")
+        if exc.code in UNSUPPORTED:
+            yield warning("resume", f"ListParts: {exc.code}: an interrupted large file is sent from its beginning")
+        else:
+            yield error("resume", f"ListParts: {exc.code}: {exc.cause}; {grant if exc.code in _DENIED else exc.hint}")
     else:
         yield ok("resume", "may list the parts of an interrupted upload")
     try:
@@ -253,7 +256,7 @@ def _complete(
 def _abort(parts: MultipartStore, upload: Multipart) -> Finding:
     where = f"a multipart upload to {upload.key}"
     try:
-        parts.abort(upload)
+        parts.ask_abort(upload)
     except UploadError as exc:
         left = f"{where} (id {upload.upload_id}) stays unfinished"
         grant = "; grant s3:AbortMultipartUpload" if exc.code in _DENIED else ""

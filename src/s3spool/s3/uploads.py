@@ -15,6 +15,7 @@ from s3spool.s3.errors import untrusted_success
 from s3spool.s3.options import mtime_text
 from s3spool.s3.store import Store
 
+UNSUPPORTED = {"NotImplemented", "MethodNotAllowed", "HTTP501", "HTTP405"}  # s3rver
 GONE = {"NoSuchUpload", "NoSuchKey"}  # S3's own words: any server may say 404
 
 
@@ -53,7 +54,19 @@ class Uploads:
         )
 
     def listed(self, upload: Multipart) -> dict[int, Mapping[str, Any]] | None:
-        """What S3 has of it, by part number; None when S3 no longer knows the upload. Raises UploadError."""
+        """What S3 has of it, by part number; None when S3 no longer knows the upload, or lists no parts at all.
+
+        Raises UploadError.
+        """
+        try:
+            return self.list_parts(upload)
+        except UploadError as exc:
+            if exc.code in GONE | UNSUPPORTED:
+                return None
+            raise
+
+    def list_parts(self, upload: Multipart) -> dict[int, Mapping[str, Any]]:
+        """The same; an upload that S3 does not know is an error."""
         found: dict[int, Mapping[str, Any]] = {}
         pages = self._store.client.get_paginator("list_parts").paginate(**self.named(upload))
         try:
@@ -63,14 +76,19 @@ class Uploads:
                 for part in page.get("Parts", []):
                     found[part["PartNumber"]] = part
         except FAILURES as exc:
-            error = self.failed(exc, upload.path, "list parts")
-            if error.code in GONE:
-                return None
-            raise error from exc
+            raise self.failed(exc, upload.path, "list parts") from exc
         return found
 
     def abort(self, upload: Multipart) -> None:
-        """Raises UploadError; an upload S3 does not know is fine."""
+        """Raises UploadError; an upload S3 does not know is fine, and so is a store that aborts none: nothing helps."""
+        try:
+            self.ask_abort(upload)
+        except UploadError as exc:
+            if exc.code not in UNSUPPORTED:
+                raise
+
+    def ask_abort(self, upload: Multipart) -> None:
+        """The same; a store that aborts no uploads is an error."""
         try:
             self._store.client.abort_multipart_upload(**self.named(upload))
         except FAILURES as exc:
