@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import botocore.exceptions
+
 from s3spool.content import Content
 from s3spool.errors import UploadError
 from s3spool.finding import Finding, error, ok, warning
@@ -90,7 +92,7 @@ def _head_bucket(store: Store) -> tuple[Mapping[str, str], int]:
     try:
         answer: Any = store.client.head_bucket(Bucket=store.bucket)
     except FAILURES as exc:
-        answer = getattr(exc, "response", None)
+        answer = exc.response if isinstance(exc, botocore.exceptions.ClientError) else None
         redirected = answer and 300 <= answer["ResponseMetadata"]["HTTPStatusCode"] < 400  # noqa: PLR2004
         if not answer or (redirected and "x-amz-bucket-region" not in answer["ResponseMetadata"]["HTTPHeaders"]):
             raise translated(exc, store.bucket, "reach") from exc
