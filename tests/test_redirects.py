@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import UploadError
 from s3spool.s3.errors import from_code
 from s3spool.s3.multipart import MultipartStore
 from support.daemon import Daemon, to_toml
@@ -97,7 +97,6 @@ def test_no_request_follows(
 
     assert caught.value.operation == "create multipart upload"
     assert f"redirects to {elsewhere.endpoint_url}" in caught.value.cause
-    assert caught.value.scope is Scope.DESTINATION
     assert server.count() == 2
 
 
