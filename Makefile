@@ -22,8 +22,8 @@ test-contention: $(VENV)/.dev
 test-chaos: $(VENV)/.dev
 	$(BIN)/python -m pytest -m chaos tests/chaos
 
-# Programs that drop files and servers that take them, none of which was written here.
-test-compat: $(VENV)/.dev
+# S3 servers and programs of other makers; s3rver comes from npm into a cache. Rewrites docs/compatibility.md where it differs.
+test-compat: $(VENV)/.compat
 	$(BIN)/python -m pytest -m compat tests/compat
 
 # One daemon for so long, in random weather: what is lost, what grows. Its curves go to soak.svg.
@@ -69,6 +69,10 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/pip
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.demo
 	$(BIN)/pip install --quiet --group test --group lint --group types
+	touch $@
+
+$(VENV)/.compat: pyproject.toml | $(VENV)/.dev
+	$(BIN)/pip install --quiet --group compat
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.dev

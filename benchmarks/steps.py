@@ -35,7 +35,8 @@ from s3spool.pipeline.names import Names
 from s3spool.pipeline.settle import Settle
 from s3spool.pipeline.watch import Watch
 from s3spool.s3.client import Connection
-from s3spool.s3.store import ObjectOptions, Store
+from s3spool.s3.options import ObjectOptions
+from s3spool.s3.store import Store
 from s3spool.service import logs
 
 if TYPE_CHECKING:

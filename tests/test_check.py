@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,12 +13,15 @@ import pytest
 
 from s3spool import checks
 from s3spool import config as configuration
-from s3spool.finding import ok
+from s3spool.finding import Finding, ok
 from s3spool.ledger.database import VERSION
 from s3spool.policy import policy
+from s3spool.s3.preflight import examine
+from s3spool.s3.store import Store
 from support.daemon import Daemon
-from support.faults import HtmlOk, Redirect, Status, WrongChecksum
+from support.faults import Fault, HtmlOk, Redirect, Status, WrongChecksum
 from support.faulty import FaultyS3
+from support.stores import PLAIN, connection, use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
     from s3spool.service.seaweed import Seaweed
+    from support.http_server import Exchange
     from support.s3_messages import Request
 
 pytestmark = pytest.mark.integration
@@ -187,6 +192,172 @@ def test_refused_questions_are_told_apart(tmp_path: Path, faulty: FaultyS3) -> N
     assert "s3:AbortMultipartUpload" in found["abort"][1]
     assert len(faulty.store.uploads) == 1
     assert not faulty.objects
+
+
+def test_what_protects_objects_is_said(tmp_path: Path, faulty: FaultyS3) -> None:
+    """With overwrite = "never"; else there is nothing to say."""
+    assert "overwrite" not in check(home(tmp_path, faulty))[1]
+
+    _, found = check(home(tmp_path, faulty, destination={"overwrite": "never"}))
+
+    assert found["overwrite"][0] == "ok"
+    assert "a HEAD before each upload" in found["overwrite"][1]
+
+
+def test_an_access_key_with_a_colon_goes_by_boto3(tmp_path: Path, faulty: FaultyS3) -> None:
+    daemon = home(tmp_path, faulty)
+    daemon.environment["AWS_ACCESS_KEY_ID"] = "account:user"
+
+    code, found = check(daemon)
+
+    assert code == 0
+    assert found["transport"][0] == "warning"
+    assert "access key" in found["transport"][1]
+
+
+def test_wrong_secret_is_an_error_and_not_a_missing_permission(tmp_path: Path, seaweed: Seaweed, bucket: str) -> None:
+    """The bucket's HEAD says 403 without a reason: the reason is asked for, and where the keys come from is said."""
+    wrong = seaweed.environment() | {"AWS_SECRET_ACCESS_KEY": "a-wrong-secret"}
+
+    done = cli(Daemon(tmp_path, bucket=bucket, environment=wrong))
+
+    assert done.returncode == 1
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("error   credentials: ")
+    assert "SignatureDoesNotMatch" in last
+    assert "the environment (AWS_ACCESS_KEY_ID)" in last
+    assert "s3spool check" not in done.stdout
+    assert "continuing" not in done.stdout
+
+
+def test_a_bucket_that_may_not_be_listed_is_fine(tmp_path: Path, faulty: FaultyS3) -> None:
+    faulty.script(Status(code=403), times=None, match="^HEAD $|^HEAD /?$")
+    faulty.script(Status(code=403, error_code="AccessDenied"), times=None, match=r"^GET \S*list-type")
+
+    code, found = check(home(tmp_path, faulty))
+
+    assert code == 0
+    assert found["bucket"][0] == "ok"
+    assert "s3:ListBucket is not granted" in found["bucket"][1]
+
+
+DEEP = b"<?xml version='1.0'?>" + b"<a>" * 200_000 + b"</a>" * 200_000
+PAGES = {
+    "deep XML": DEEP,
+    "HTML": b"<!DOCTYPE html><html><body><h1>Login</h1><br>",
+    "XHTML": b"<html><body>Login</body></html>",
+    "nothing": b"",
+    "half": b"<?xml version='1.0'?><Error><Code>Acc",
+    "no text": bytes(range(256)),
+    "JSON": b'{"error": {"code": 7}}',
+    "numbers": b"<R><UploadId>u</UploadId><Part><PartNumber>x</PartNumber></Part><MaxKeys>x</MaxKeys></R>",
+}
+
+
+QUESTIONS = ("^POST .*uploads", "^PUT ", "^GET .*uploadId", "^HEAD .*s3spool-check", "lifecycle", "^DELETE")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_answer_ends_in_a_traceback(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    """Whatever a server says, to everything or to one question."""
+    use(faulty.environment(), monkeypatch)
+    store = Store(connection(faulty.bucket, faulty.endpoint_url), PLAIN)
+    answers = [(status, "") for status in (200, 204, 302, 400, 403, 500, 999)]
+    for status, match in [*answers, *((200, match) for match in QUESTIONS)]:
+        faulty.behave()
+        faulty.script(
+            Status(code=status, body=PAGES[page], headers={"Last-Modified": "never"}), times=None, match=match
+        )
+
+        findings = list(examine(store, ""))
+
+        assert findings[-1].level == "error" or match, (status, findings)
+        assert all(len(finding.text) < 1500 for finding in findings)
+
+
+def test_a_failure_of_the_check_itself_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the others are looked at all the same."""
+
+    def fails(_: object) -> Iterator[Finding]:
+        raise RuntimeError("oh")
+
+    monkeypatch.setitem(checks._SUBJECTS, "archive", fails)
+
+    findings = {finding.subject: finding for finding in checks.run(local(tmp_path))}
+
+    assert findings["archive"].level == "error"
+    assert "RuntimeError: oh" in findings["archive"].text
+    assert findings["state"].level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("message", "grant"),
+    [
+        (
+            "User: arn:aws:iam::1:user/u is not authorized to perform: kms:GenerateDataKey on resource: x",
+            "kms:GenerateDataKey",
+        ),
+        ("is not authorized to perform: s3:PutObjectTagging on resource: y", "s3:PutObjectTagging"),
+        ("Access Denied", "s3:PutObject, s3:PutObjectTagging, s3:PutObjectAcl"),
+    ],
+)
+def test_the_permission_that_is_missing_is_named(tmp_path: Path, faulty: FaultyS3, message: str, grant: str) -> None:
+    """As AWS names it, else what the options take; and the operation that was refused."""
+    body = f"<Error><Code>AccessDenied</Code><Message>{message}</Message></Error>".encode()
+    faulty.script(Status(code=403, body=body), times=None, match="^POST .*uploads")
+
+    _, found = check(home(tmp_path, faulty, destination={"tags": {"a": "b"}, "acl": "private"}))
+
+    assert found["upload"][0] == "error"
+    assert found["upload"][1].startswith("CreateMultipartUpload: AccessDenied")
+    assert f"grant {grant} " in found["upload"][1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "level", "says"),
+    [
+        (Status(code=400, error_code="MalformedXML"), {"checksum": "crc32"}, "error", 'destination.checksum = "crc32"'),
+        (
+            Status(code=501, error_code="NotImplemented"),
+            {"overwrite": "never", "checksum": "md5"},
+            "error",
+            "overwrite",
+        ),
+        (Status(code=503, error_code="SlowDown"), {"checksum": "sha256"}, "warning", "SlowDown"),
+    ],
+)
+def test_a_store_that_refuses_only_the_completion_is_found(
+    tmp_path: Path, faulty: FaultyS3, answer: Status, options: dict[str, str], level: str, says: str
+) -> None:
+    """Swift takes the parts with their checksums and refuses to put them together."""
+    faulty.script(answer, times=None, match="^POST .*uploadId")
+
+    code, found = check(home(tmp_path, faulty, destination=options))
+
+    assert found["complete"][0] == level
+    assert says in found["complete"][1]
+    assert (code == 1) == (level == "error")
+    assert not faulty.store.uploads
+    assert not faulty.objects
+
+
+def test_a_server_that_completes_anything_is_told_of(tmp_path: Path, faulty: FaultyS3) -> None:
+    """s3rver looks at no ETag: the object that the rehearsal made is named."""
+
+    class Sloppy(Fault):
+        def on_headers(self, exchange: Exchange) -> None:
+            exchange.read_body()
+            etag = hashlib.md5(b"s3spool check\n", usedforsecurity=False).hexdigest().encode()
+            exchange.request.body = exchange.request.body.replace(b"0" * 32, etag)
+
+    faulty.script(Sloppy(), times=None, match="^POST .*uploadId")
+
+    code, found = check(home(tmp_path, faulty))
+
+    (key,) = faulty.objects
+    assert (code, found["complete"][0]) == (0, "warning")
+    assert f"remove the object {key}" in found["complete"][1]
+    assert "upload" not in found
 
 
 def test_upload_is_aborted_where_the_part_is_refused(tmp_path: Path, faulty: FaultyS3) -> None:

@@ -466,3 +466,18 @@ def test_overwrite_never(
     if version is not None:
         assert client.head_object(Bucket=store.bucket, Key="big")["LastModified"] == version
     assert client.list_multipart_uploads(Bucket=store.bucket).get("Uploads", []) == []
+
+
+@pytest.mark.parametrize("answer", [Status(code=405, error_code="MethodNotAllowed"), Status(code=501)])
+def test_a_store_that_lists_no_parts_and_aborts_no_upload(server: FaultyS3, tmp_path: Path, answer: Status) -> None:
+    """As s3rver: an interrupted upload begins anew instead of pausing everything."""
+    path = file_of(tmp_path, content_of(PART + 1))
+    server.script(answer, times=None, match="^(GET|DELETE) .*uploadId")
+    with uploader(path, store_of("curl", connection(server.bucket, server.endpoint_url)), PART) as made:
+        upload = made.create()
+
+        assert made.bucket.listed(upload) is None
+        made.bucket.abort(upload)
+        for ask in (made.bucket.list_parts, made.bucket.ask_abort):
+            with pytest.raises(UploadError):
+                ask(upload)

@@ -100,7 +100,7 @@ CASES = [
     Case("301", Redirect(), "paused", "PermanentRedirect", "destination.region"),
     Case("302", Status(code=302, headers={"Location": "http://127.0.0.1:9/"}), "paused", "HTTP302", "redirects"),
     Case("307", Status(code=307, error_code="TemporaryRedirect"), "streak", "TemporaryRedirect", "young"),
-    Case("308", Status(code=308, headers={"Location": "http://127.0.0.1:9/"}), "paused", "HTTP308", "region"),
+    Case("308", Status(code=308, headers={"Location": "http://127.0.0.1:9/"}), "paused", "HTTP308", "endpoint_url"),
     Case("400", Status(code=400), "streak", "HTTP400", SERVER),
     Case("400, its content", Status(code=400, error_code="BadDigest"), "waits", "BadDigest", AGAIN),
     Case("400, an option", Status(code=400, error_code="InvalidArgument"), "streak", "InvalidArgument", "option"),

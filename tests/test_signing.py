@@ -10,8 +10,10 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from s3spool.s3.credentials import Snapshot
+from s3spool.s3.store import Store
 from support.faulty import FaultyS3
-from support.stores import connection, put, put_request, store_of, use
+from support.stores import PLAIN, connection, put, put_request, store_of, use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,12 +94,67 @@ def test_signature_is_that_of_botocore(
     assert found["signature"] == reference(server, request, query, signed, token)
 
 
-def reference(server: FaultyS3, request: Request, query: str, signed: list[str], token: str) -> str:
+@pytest.mark.parametrize(
+    ("access", "kind"),
+    [
+        ("account:user", "boto3"),
+        (":", "boto3"),
+        ("user@example.org", "boto3"),
+        ("a/b+c=%41;d", "boto3"),
+        ('with blank "quotes"', "boto3"),
+        ("az09AZ.d~e_f-g.h", "curl"),
+    ],
+)
+@pytest.mark.parametrize("secret", [SECRET, "se:cr:et"])
+def test_every_access_key_is_signed_with(
+    access: str, kind: str, secret: str, server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that libcurl would cut or percent-encode go by boto3."""
+    use({"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}, monkeypatch)
+    store = Store(connection(server.bucket, server.endpoint_url, region="eu-central-1"), PLAIN)
+    transport = store.transport()
+    server.requests.clear()
+
+    answer = put(transport, put_request("a"))
+
+    transport.close()
+    assert (answer.status, store.kind) == (200, kind)
+    assert (store.carrier() is None) == (kind == "boto3")
+    (request,) = server.requests
+    found = _AUTHORIZATION.fullmatch(request.headers["authorization"])
+    assert found
+    assert found["scope"].startswith(f"{access}/{request.headers['x-amz-date'][:8]}/")
+    signed = found["headers"].split(";")
+    assert found["signature"] == reference(server, request, "", signed, "", Credentials(access, secret))
+
+
+def test_an_access_key_for_boto3_that_comes_later_is_an_error(
+    server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a wrong signature: the line says what to do."""
+    use({"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}, monkeypatch)
+    store = Store(connection(server.bucket, server.endpoint_url), PLAIN)
+    transport = store.transport()
+    store.credentials.current = Snapshot("account:user", SECRET, "")
+    server.requests.clear()
+
+    answer = put(transport, put_request("a"))
+
+    transport.close()
+    assert answer.error is not None
+    assert answer.error.code == "NoCredentials"
+    assert "restart" in answer.error.cause
+    assert not server.requests
+
+
+def reference(
+    server: FaultyS3, request: Request, query: str, signed: list[str], token: str, keys: Credentials | None = None
+) -> str:
     """What botocore's signer makes of a request."""
     url = f"{server.endpoint_url}{request.path}" + (f"?{query}" if query else "")
     same = AWSRequest("PUT", url, headers={name: request.headers[name] for name in signed})
     same.context["timestamp"] = request.headers["x-amz-date"]
-    signer = S3SigV4Auth(Credentials(ACCESS, SECRET, token or None), "s3", "eu-central-1")
+    signer = S3SigV4Auth(keys or Credentials(ACCESS, SECRET, token or None), "s3", "eu-central-1")
     assert signer.signed_headers(signer.headers_to_sign(same)) == ";".join(signed)
     return str(signer.signature(signer.string_to_sign(same, signer.canonical_request(same)), same))
 

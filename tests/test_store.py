@@ -15,7 +15,8 @@ from s3spool.errors import ConfigError, Scope, UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import store as store_module
 from s3spool.s3.client import Found
-from s3spool.s3.store import ObjectOptions, Store, mtime_text
+from s3spool.s3.options import ObjectOptions, mtime_text
+from s3spool.s3.store import Store
 from s3spool.s3.transport import Answer
 from support.faults import (
     EmptyOk,
@@ -303,7 +304,7 @@ def test_options_become_headers(options: ObjectOptions, headers: dict[str, str],
     assert dict(request.headers) == headers | digest | {"x-amz-meta-mtime": mtime}
     assert len(request.headers) == len(dict(request.headers))
     assert request.key == f"{options.prefix}f"
-    created = store.create_arguments(mtime)
+    created = store.options.create_arguments(mtime)
     assert created.pop("Metadata") == {"mtime": mtime} | ({"source": "Scanner 7"} if headers else {})
     assert set(created.values()) == set(headers.values()) - {"*", "Scanner 7"}
     assert store.owner_headers == ((("x-amz-expected-bucket-owner", "123456789012"),) if headers else ())

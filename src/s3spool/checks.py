@@ -9,7 +9,7 @@ import shlex
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -48,11 +48,11 @@ def run(config: Config) -> Iterator[Finding]:
         yield ok("user", became)
     elif os.geteuid() == 0:
         yield ok("user", "root, who may do everything; for a service of another user check as that one")
-    yield from _folder(config)
-    yield from _archive(config)
-    yield from _open_files(config)
-    yield from _state(config)
-    yield from _bucket(config)
+    for subject, look in _SUBJECTS.items():
+        try:
+            yield from look(config)
+        except Exception as exc:  # noqa: BLE001 - a doctor does not faint: the others are looked at all the same
+            yield error(subject, f"the check itself failed ({type(exc).__name__}: {exc}); please report it")
 
 
 def _folder(config: Config) -> Iterator[Finding]:
@@ -217,6 +217,13 @@ def _bucket(config: Config) -> Iterator[Finding]:
     yield from preflight.examine(store, config.destination.prefix)
 
 
+_SUBJECTS: dict[str, Callable[[Config], Iterator[Finding]]] = {
+    "folder": _folder,
+    "archive": _archive,
+    "open files": _open_files,
+    "state": _state,
+    "destination": _bucket,
+}
 _FIELD = {
     "folder": "watch.directory",
     "archive": "after.archive_directory",

@@ -109,5 +109,12 @@ class Bucket(Protocol):
     def digest(self, content: Content, algorithm: str = "") -> str:
         """Raises OSError."""
 
+    @property
+    def asks_first(self) -> bool:
+        """Whether `existing` has to be asked before a request is sent."""
+
+    def existing(self, content: Content, request: Any) -> Stored | None:
+        """What is at this key already, with our content; None: nothing. Raises UploadError, OSError; blocks."""
+
     def judge(self, content: Content, request: Any, answer: Any, *, may_ask: bool) -> Stored:
         """Raises UploadError, MustAskError, OSError."""

@@ -32,8 +32,9 @@ from s3spool.pulse import PATIENCE_S
 from s3spool.s3.client import Connection, Endpoint
 from s3spool.s3.keys import too_deep
 from s3spool.s3.multipart import MultipartStore
+from s3spool.s3.options import ObjectOptions
 from s3spool.s3.pace import Pace
-from s3spool.s3.store import ObjectOptions, Store
+from s3spool.s3.store import Store
 
 
 class Rooms:

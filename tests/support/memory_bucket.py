@@ -40,6 +40,7 @@ class MemoryBucket:
     """Thread-safe. Set `before_put` to do something, or to block, while a file is being sent."""
 
     bucket = "memory"
+    asks_first = False
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -67,6 +68,9 @@ class MemoryBucket:
 
     def digest(self, content: Content, algorithm: str = "md5") -> str:
         return "md5:" + base64.b64encode(hashlib.md5(body_of(content)).digest()).decode()  # noqa: S324 - a checksum
+
+    def existing(self, content: Content, request: Put) -> Stored | None:
+        return None
 
     def judge(self, content: Content, request: Put, answer: Answer, *, may_ask: bool) -> Stored:
         if answer.error is not None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from s3spool.content import Content
 from s3spool.ledger.rows import Identity
 from s3spool.s3.client import Connection
-from s3spool.s3.store import ObjectOptions, Store
+from s3spool.s3.options import ObjectOptions
+from s3spool.s3.store import Store
 from s3spool.s3.transport import Request
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from s3spool.content import Bucket, Content, MustAskError, Sender
+from s3spool.content import Bucket, Content, MustAskError, Sender, Stored
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Receipt
 from s3spool.pipeline.breaker import CircuitBreaker, Times
@@ -112,7 +112,7 @@ class Upload:
             content = self._read(item, fd, identity, times.unix_s)
             if content is not None:
                 job = Job(self, item, content, None, times)
-                if content.body is not None and item.receipt is None:
+                if content.body is not None and item.receipt is None and not self._bucket.asks_first:
                     job.request = self._bucket.request(content)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this file's trouble alone
             job = None
@@ -138,12 +138,8 @@ class Upload:
 
     def load(self, job: Job, sender: Sender) -> bool:
         """Compute what takes longer; False when nothing is to be sent after all."""
-        if job.content is UNOPENED:
-            opened = self._opened(job.item)
-            if opened is None:
-                self._breaker.refund_probe()
-                return False
-            job.content, job.times = opened.content, opened.times
+        if job.content is UNOPENED and not self._open_late(job):
+            return False
         item, content = job.item, job.content
         try:
             if item.receipt is not None and self._unchanged(content, item.receipt):
@@ -155,6 +151,8 @@ class Upload:
                 job.content = content._replace(fd=-1)  # ownership of the descriptor moved to the transfer
                 return False
             job.request = self._bucket.request(content)
+            if self._bucket.asks_first and (stored := self._bucket.existing(content, job.request)):
+                return self._found_there(job, stored)
             sender.prepare(job.request)
         except Exception as exc:  # noqa: BLE001 - the same
             self._outcome.failed(item, content.identity, translated(exc, item.path))
@@ -162,6 +160,25 @@ class Upload:
             return True
         self._close(job)
         return False
+
+    def _open_late(self, job: Job) -> bool:
+        """Open a slow file, outside the gate; False when there is nothing to send."""
+        opened = self._opened(job.item)
+        if opened is None:
+            self._breaker.refund_probe()
+            return False
+        job.content, job.times = opened.content, opened.times
+        return True
+
+    def _found_there(self, job: Job, stored: Stored) -> bool:
+        """The content is in S3 already: that is the file's success, if it is still the file's content."""
+        item, content = job.item, job.content
+        if content.fd >= 0 and not self._folder.is_same(content.identity, Identity.of(os.fstat(content.fd))):
+            self._outcome.changed(item)
+        else:
+            attempt = item.failures.attempts + 1
+            self._outcome.record(item, content.identity, stored.key, stored, job.times, attempt=attempt)
+        return self._not_sent(job)
 
     def _not_sent(self, job: Job) -> bool:
         self._close(job)
@@ -197,6 +214,7 @@ class Upload:
                 path,
                 "FileTooLarge",
                 f"the file has {size} bytes, watch.max_size is {self._max_size}",
+                scope=Scope.FILE,
                 permanent=True,
                 hint="split the file, or raise watch.max_size, restart and retry it",
             )

@@ -13,7 +13,7 @@ import botocore.parsers
 
 from s3spool.errors import Scope, UploadError
 from s3spool.s3.error_table import NETWORK
-from s3spool.s3.errors import from_code, from_curl
+from s3spool.s3.errors import from_code, from_curl, unreadable_answer
 from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
 
 if TYPE_CHECKING:
@@ -33,12 +33,10 @@ _ARGUMENTS = {
     "if-none-match": "IfNoneMatch",
 }
 _META = "x-amz-meta-"
-_FAILURES = (
-    botocore.exceptions.BotoCoreError,
-    botocore.exceptions.ClientError,
-    botocore.parsers.ResponseParserError,
-    OSError,
-)
+# What botocore raises over an answer that is not S3's: XML nested too deep, a number or a date that is none.
+_UNREADABLE = (botocore.parsers.ResponseParserError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+# All that a call to boto3 may raise for what network or server do.
+FAILURES = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, *_UNREADABLE)
 _came = threading.local()  # `answer`: what the thread's last request got, before boto3 made something of it
 
 
@@ -107,7 +105,7 @@ class Boto3Transport:
         error: Exception | None = None
         try:
             self._put(request, body)
-        except _FAILURES as exc:
+        except (*FAILURES, OSError) as exc:
             error = exc
         if isinstance(body, _Range) and body.unreadable:
             failure = UploadError("read", request.path, "ABORTED_BY_CALLBACK", body.unreadable, scope=Scope.FILE)
@@ -142,16 +140,10 @@ def hooked(client: S3Client) -> S3Client:
     """Make a client fit to carry bodies: it tells what came as it came, and does nothing on its own."""
     events = client.meta.events
     for operation in ("PutObject", "UploadPart"):
-        events.register(f"before-call.s3.{operation}", _stay)
         events.register(f"before-send.s3.{operation}", _expect_nothing)
         # With "*" it comes before botocore's own handler, which makes a 500 of a 200 whose body is no XML.
         events.register(f"before-parse.*.{operation}", _keep)
     return client
-
-
-def _stay(params: dict[str, Any], **_: Any) -> None:
-    """As if it had been redirected before: botocore does that once and not again."""
-    params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _expect_nothing(request: Any, **_: Any) -> None:
@@ -183,6 +175,8 @@ def translated(exc: Exception, path: str, operation: str = "upload") -> UploadEr
         return from_code(status, code, error.get("Message", ""), path, meta.get("HTTPHeaders"), operation)
     if isinstance(exc, botocore.exceptions.NoCredentialsError | botocore.exceptions.PartialCredentialsError):
         return from_code(0, "NoCredentials", str(exc), path, operation=operation)
+    if isinstance(exc, _UNREADABLE) and not isinstance(exc, botocore.exceptions.BotoCoreError):
+        return unreadable_answer(operation, path, _why_unreadable(exc))
     if isinstance(exc, OSError) and not isinstance(exc, botocore.exceptions.BotoCoreError):
         # (Some of botocore's are both.)
         return UploadError(operation, path, type(exc).__name__, str(exc), scope=Scope.FILE)
@@ -194,6 +188,10 @@ def translated(exc: Exception, path: str, operation: str = "upload") -> UploadEr
     )
     scope = Scope.EVERYBODY if unreachable else Scope.UNKNOWN
     return UploadError(operation, path, type(exc).__name__, str(exc), scope=scope, hint=NETWORK)
+
+
+def _why_unreadable(exc: Exception) -> str:
+    return "XML nested too deep" if isinstance(exc, RecursionError) else f"{type(exc).__name__}: {exc}"
 
 
 def _arguments(request: Request) -> dict[str, Any]:

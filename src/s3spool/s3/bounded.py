@@ -21,6 +21,9 @@ class BoundedSession:
         if request.stream_output:  # an object: whoever asked for it reads it piece by piece
             return self._session.send(request)
         request.stream_output = True  # the body is left to us
+        for name, value in list(request.headers.items()):
+            if isinstance(value, bytes):  # urllib3 fails over these when a 303 comes
+                request.headers[name] = value.decode("latin-1")
         response = self._session.send(request)
         pieces: list[bytes] = []
         length = 0

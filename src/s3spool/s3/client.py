@@ -19,7 +19,7 @@ from botocore import UNSIGNED
 from s3spool.errors import ConfigError
 from s3spool.s3 import plain_http
 from s3spool.s3.apart import in_child
-from s3spool.s3.boto3_transport import hooked, translated
+from s3spool.s3.boto3_transport import FAILURES, hooked, translated
 from s3spool.s3.bounded import bounded
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import untrusted_success
@@ -74,7 +74,8 @@ def session(connection: Connection) -> boto3.Session:
 
 def client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
     """An S3 client for all but bodies; thread-safe. It tries a second time by itself."""
-    return bounded(boto.client("s3", config=_config(connection), **_arguments(boto, connection, region)))
+    made: S3Client = boto.client("s3", config=_config(connection), **_arguments(boto, connection, region))
+    return bounded(_without_redirects(made))
 
 
 def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
@@ -87,7 +88,21 @@ def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3C
     if plain_http.beyond_loopback(made.meta.endpoint_url):  # known only now: it may come from AWS_ENDPOINT_URL
         more["s3"]["payload_signing_enabled"] = True
         made = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region))
-    return hooked(bounded(made))
+    return hooked(bounded(_without_redirects(made)))
+
+
+def _without_redirects(client: S3Client) -> S3Client:
+    """Botocore's region redirector asks again on any 301, 302 or 307, and on its own questions about it.
+
+    Another region is learnt from the answer's x-amz-bucket-region instead: see `Store.moves_to`.
+    """
+    client.meta.events.register("before-call.s3", _stay)
+    return client
+
+
+def _stay(params: dict[str, Any], **_: Any) -> None:
+    """As if it had been redirected before: botocore does that once and not again."""
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 class _Told(Exception):  # noqa: N818 - a message, not an error
@@ -180,7 +195,7 @@ def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:
     """Ask for an object with HEAD; None when there is none. Blocks; raises UploadError."""
     try:
         head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as exc:
+    except FAILURES as exc:
         error = translated(exc, path, "confirm")
         if error.code in {"HTTP404", "NoSuchKey"}:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ AHEAD_S = 15 * 60.0  # how long before their expiry botocore begins to renew cre
 REFRESH_S = 60.0  # how often the chain is asked while it has none, or none that last longer than AHEAD_S
 LONGEST_S = 86400.0  # some programs say "until the year 9999": more seconds than a thread can wait
 FIRST_S = 5.0  # how long a start waits for the chain: a program or a service that it asks may never answer
+_ENCODED = re.compile(r"[^A-Za-z0-9._~-]")
 log = structlog.get_logger()
 
 
@@ -28,6 +30,11 @@ class Snapshot(NamedTuple):
 
     def __repr__(self) -> str:
         return "Snapshot(...)"
+
+
+def signs_with(keys: Snapshot) -> bool:
+    """Whether libcurl can: it cuts an access key at a colon (Swift's `account:user`), and encodes most others."""
+    return not _ENCODED.search(keys.access_key)
 
 
 class Credentials:

@@ -15,7 +15,7 @@ import pycurl
 from s3spool.s3 import plain_http
 from s3spool.s3.checksums import of_range
 from s3spool.s3.client import Endpoint
-from s3spool.s3.credentials import Credentials
+from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
 from s3spool.s3.name_lookups import NameLookups
@@ -95,8 +95,8 @@ class CurlTransport:
         self._unreadable = ""
         self._given_up = ""
         credentials = self._credentials.current
-        self._ready = credentials is not None
-        if credentials is None:
+        self._ready = credentials is not None and signs_with(credentials)
+        if credentials is None or not self._ready:
             return  # the handle still holds the last request, which must not be repeated: see `set_out`
         if credentials is not self._signed_with:
             curl.setopt(pycurl.USERPWD, f"{credentials.access_key}:{credentials.secret_key}")
@@ -172,6 +172,8 @@ class CurlTransport:
         path = request.path if request else ""
         if not self._ready:
             why = self._credentials.error or "no credentials found by boto3's chain"
+            if self._credentials.current is not None:
+                why = "libcurl cannot sign with the characters of the new access key: restart s3spool, then boto3 does"
             return Answer(0, {}, b"", from_code(0, "NoCredentials", why, path))
         if self._error is not None:
             number, message = self._error

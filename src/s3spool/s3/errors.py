@@ -6,6 +6,7 @@ import re
 import time
 import xml.etree.ElementTree as ET
 from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
 
 from s3spool.errors import Scope, UploadError
 from s3spool.s3.error_table import BY_CODE, BY_CURL, BY_STATUS, TRANSIENT, Rule
@@ -14,6 +15,9 @@ from s3spool.s3.transport import Answer, Request
 _TEXT_LENGTH = 500
 _IDS = ("x-amz-request-id", "x-amz-id-2")  # what a provider's support asks for
 _NO_DATE = (TypeError, ValueError, OverflowError)  # what the parser makes of a text that is none
+_DENIED = re.compile(r"not authorized to perform: ([a-z0-9-]+:\w+)")  # AWS names the permission that is missing
+_REDIRECTS = (301, 302, 303, 307, 308)
+_NEVER = "redirects are not followed; destination.endpoint_url must be the address of S3 itself"
 SKEW_S = 300.0  # S3 refuses signatures that are 15 minutes off; from here on the clock is worth a word
 
 
@@ -40,7 +44,13 @@ def from_code(
     """From S3's code where it is known, else from the HTTP status; what neither table knows is transient."""
     rule = BY_CODE.get(code) or BY_STATUS.get(status) or TRANSIENT
     cause = message or f"the server answered HTTP {status}"
-    if code not in BY_CODE:
+    if denied := _DENIED.search(message):
+        rule = rule._replace(hint=f"grant {denied[1]} (`s3spool check --policy` prints a policy)")
+    location = (headers or {}).get("location", "")
+    if location and status in _REDIRECTS and code not in BY_CODE:
+        cause, hint = _redirect(location)
+        rule = rule._replace(hint=hint)
+    elif code not in BY_CODE:
         # Nobody has explained it yet: all that is known may help who has to.
         facts = [f"HTTP {status}"] if code and message and status else []
         facts += [f"{name} {value}" for name in _IDS if (value := (headers or {}).get(name))]
@@ -69,6 +79,14 @@ def untrusted_success(operation: str, path: str, why: str) -> UploadError:
     )
 
 
+def unreadable_answer(operation: str, path: str, why: str) -> UploadError:
+    """An answer that boto3 cannot make sense of."""
+    error = untrusted_success(operation, path, "")
+    error.code = "UnreadableAnswer"
+    error.cause = f"the server's answer is not S3's ({_one_line(why)})"
+    return error
+
+
 def parse_error(body: bytes) -> tuple[str, str]:
     """(code, message) of S3's error document; empty where the body is something else."""
     if not body.lstrip().startswith(b"<") or b"<!DOCTYPE" in body or b"\0" in body:  # nothing of S3's has a DTD
@@ -92,6 +110,20 @@ def retry_after_s(headers: dict[str, str]) -> float | None:
         return max(0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])).total_seconds())
     except (KeyError, *_NO_DATE):
         return None
+
+
+def _redirect(location: str) -> tuple[str, str]:
+    """Cause and hint. Only the host is told: the rest may be long, or hold a signature."""
+    try:
+        url = urlsplit(location)
+        port = f":{url.port}" if url.port else ""
+    except ValueError:
+        return "the server redirects elsewhere", _NEVER
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        return "the server redirects to another path", _NEVER
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    where = _one_line(f"{url.scheme}://{host}{port}")
+    return f"the server redirects to {where}", f'{_NEVER}: if S3 answers there, set it to "{where}"'
 
 
 def _skew(status: int, headers: dict[str, str]) -> str:

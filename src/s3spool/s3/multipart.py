@@ -14,11 +14,12 @@ from s3spool.content import Content, Stored
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Multipart, Part
 from s3spool.s3 import checksums
+from s3spool.s3.boto3_transport import FAILURES
 from s3spool.s3.client import Found, look
 from s3spool.s3.errors import untrusted_success
 from s3spool.s3.store import MIB
 from s3spool.s3.transport import Answer, Request
-from s3spool.s3.uploads import BOTO, GONE, Uploads
+from s3spool.s3.uploads import GONE, Uploads
 
 MAX_PARTS = 10_000  # S3 user guide, "Multipart upload limits"
 MAX_OBJECT_BYTES = 5 * 1024**4  # the same
@@ -106,12 +107,14 @@ class MultipartStore(Uploads):
             range(1, len(parts) + 1)
         ):
             raise UploadError("complete", upload.path, "InvalidPart", "the parts do not add up to the file")
+        if self._store.asks_first and (there := self._existing(upload, content, parts)):
+            return there
         checksum = _whole(upload.algorithm, parts)
         try:
             answer = self._store.client.complete_multipart_upload(
                 **self._complete_arguments(upload, content, parts, checksum)
             )
-        except BOTO as exc:
+        except FAILURES as exc:
             error = self.failed(exc, upload.path, "complete multipart upload")
             stored = self._settled(upload, content, parts, error, ambiguous=_is_ambiguous(exc, error))
             if stored is None:
@@ -128,11 +131,32 @@ class MultipartStore(Uploads):
             )
         return stored
 
+    def try_complete(self, upload: Multipart, content: Content, part: Part) -> None:
+        """Complete with this one part, and ask no further. Raises UploadError."""
+        checksum = _whole(upload.algorithm, [part])
+        try:
+            self._store.client.complete_multipart_upload(**self._complete_arguments(upload, content, [part], checksum))
+        except FAILURES as exc:
+            raise self.failed(exc, upload.path, "complete multipart upload") from exc
+
+    def _existing(self, upload: Multipart, content: Content, parts: Sequence[Part]) -> Stored | None:
+        """What is at the key already, if it has the file's content; else raises UploadError. None: nothing is there."""
+        found = self._look(upload)
+        if found is None:
+            return None
+        stored = self._stored(upload, content, parts, found)
+        if stored is None:
+            raise self._store.conflict(upload.path, upload.key)
+        self._leave(upload)
+        return stored
+
     def _settled(
         self, upload: Multipart, content: Content, parts: Sequence[Part], error: UploadError, *, ambiguous: bool
     ) -> Stored | None:
         """Whether the object is there and is ours although Complete failed. Raises UploadError, OSError."""
         occupied = error.code == "PreconditionFailed" and self._store.never
+        if occupied:
+            self._store.guard.refused()
         if not occupied and not ambiguous:
             return None
         found = self._look(upload)

@@ -20,16 +20,24 @@ import botocore.exceptions
 from s3spool.content import Content
 from s3spool.errors import UploadError
 from s3spool.finding import Finding, error, ok, warning
-from s3spool.ledger.rows import Identity, Multipart
+from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
-from s3spool.s3.boto3_transport import translated
+from s3spool.s3.boto3_transport import FAILURES, translated
+from s3spool.s3.error_table import BY_CODE
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.store import MIB, Store, look
+from s3spool.s3.uploads import GONE, UNSUPPORTED
 
 SKEW_WARNING_S = 60
 SKEW_ERROR_S = 900  # S3 refuses signatures that are older or younger
 _BODY = b"s3spool check\n"
 _ATTEMPTS = 3  # another region, and another checksum, are learnt from a refusal
+_KEYS = BY_CODE["InvalidAccessKeyId"].hint
+_DENIED = {"AccessDenied", "HTTP403"}
+_NEEDLESS = {*_DENIED, "NotImplemented", "HTTP501", "MethodNotAllowed"}  # the daemon never lists objects
+_NO_ETAG = "0" * 32
+_EXPECTED = {"InvalidPart", "InvalidPartOrder", "EntityTooSmall", *GONE}
+_NOT_TAKEN = {"NotImplemented", "HTTP501", "MalformedXML", "InvalidArgument", "InvalidRequest"}
 _SOURCES = {
     "env": "the environment (AWS_ACCESS_KEY_ID)",
     "shared-credentials-file": "the shared credentials file (~/.aws/credentials)",
@@ -53,7 +61,8 @@ def examine(store: Store, prefix: str) -> Iterator[Finding]:
         return
     yield ok("credentials", f"from {_SOURCES.get(keys.source, keys.source or 'an unnamed provider')}")
     if store.kind == "boto3":
-        yield warning("transport", "pycurl cannot be used here: boto3 sends the files, several times slower")
+        why = store.no_curl or "pycurl cannot be used here"
+        yield warning("transport", f"{why}: boto3 sends the files, several times slower")
     try:
         headers, status = _head_bucket(store)
     except UploadError as exc:
@@ -65,9 +74,13 @@ def examine(store: Store, prefix: str) -> Iterator[Finding]:
     if skewed.level == "error":
         return
     bucket = _bucket(store, headers, status)
+    if status != 200 and status < 500:  # noqa: PLR2004 - OK, and a server's own fault
+        bucket = _refused_bucket(store, bucket)
     yield bucket
     if bucket.level == "error":
         return
+    if store.never:
+        yield _overwrite(store)
     findings = _rehearse(store)
     yield from findings
     if not any(finding.level == "error" for finding in findings):
@@ -75,13 +88,14 @@ def examine(store: Store, prefix: str) -> Iterator[Finding]:
 
 
 def _head_bucket(store: Store) -> tuple[Mapping[str, str], int]:
-    """Headers and status of any answer; raises UploadError where none came."""
+    """Headers and status of S3's answer; raises UploadError where none came, or one that redirects elsewhere."""
     try:
         answer: Any = store.client.head_bucket(Bucket=store.bucket)
-    except botocore.exceptions.ClientError as exc:
-        answer = exc.response
-    except botocore.exceptions.BotoCoreError as exc:
-        raise translated(exc, store.bucket, "reach") from exc
+    except FAILURES as exc:
+        answer = exc.response if isinstance(exc, botocore.exceptions.ClientError) else None
+        redirected = answer and 300 <= answer["ResponseMetadata"]["HTTPStatusCode"] < 400  # noqa: PLR2004
+        if not answer or (redirected and "x-amz-bucket-region" not in answer["ResponseMetadata"]["HTTPHeaders"]):
+            raise translated(exc, store.bucket, "reach") from exc
     meta = answer["ResponseMetadata"]
     return meta["HTTPHeaders"], meta["HTTPStatusCode"]
 
@@ -101,7 +115,6 @@ def _clock(headers: Mapping[str, str]) -> Finding:
 
 
 def _bucket(store: Store, headers: Mapping[str, str], status: int) -> Finding:
-    """HEAD needs s3:ListBucket, and its refusals have no body to say why: the rehearsal finds out."""
     region = headers.get("x-amz-bucket-region", "")
     where = f"{store.bucket} at {store.endpoint.url}"
     if status == 404:  # noqa: PLR2004 - Not Found
@@ -111,9 +124,33 @@ def _bucket(store: Store, headers: Mapping[str, str], status: int) -> Finding:
     if region and region != store.endpoint.region and "amazonaws" in store.endpoint.url:
         told = f'set destination.region = "{region}"'
         return warning("bucket", f"{where}: is in {region}, not {store.endpoint.region}; {told}, it saves a detour")
-    if status != 200:  # noqa: PLR2004 - OK
-        return ok("bucket", f"{where}: HTTP {status}, may not look (s3:ListBucket); going on")
     return ok("bucket", where)
+
+
+def _refused_bucket(store: Store, otherwise: Finding) -> Finding:
+    """The refusal of a HEAD has no body to say why: a GET tells wrong keys from a permission that is not needed."""
+    where = f"{store.bucket} at {store.endpoint.url}"
+    try:
+        store.client.list_objects_v2(Bucket=store.bucket, MaxKeys=1)
+    except FAILURES as exc:
+        refused = translated(exc, store.bucket, "list objects")
+        if refused.code in _NEEDLESS:
+            return ok("bucket", f"{where}: cannot list the bucket (s3:ListBucket is not granted); continuing")
+        if refused.code == "NoSuchBucket" or otherwise.level == "warning":
+            # Another region is learnt from the upload's answer, too.
+            return otherwise
+        return error("credentials" if refused.hint.startswith(_KEYS) else "bucket", _told(store, refused, where))
+    return otherwise
+
+
+def _overwrite(store: Store) -> Finding:
+    if not store.asks_first:
+        return ok("overwrite", "AWS refuses to replace an object (If-None-Match)")
+    return ok(
+        "overwrite",
+        "a HEAD before each upload protects what is there, but not against a program that writes the same key in"
+        " between; once the daemon has seen that the server honours If-None-Match, it leaves that to the server",
+    )
 
 
 def _rehearse(store: Store) -> list[Finding]:
@@ -131,25 +168,27 @@ def _rehearse(store: Store) -> list[Finding]:
             except UploadError as exc:
                 if attempt < _ATTEMPTS and (store.algorithm, store.endpoint) != before:
                     continue
-                return [error("upload", _sentence(exc, "s3:PutObject"))]
+                return [error("upload", _told(store, exc, "CreateMultipartUpload"))]
             findings: list[Finding] = []
             try:
-                proof = _send_part(store, parts, upload, content)
+                part, proof = _send_part(store, parts, upload, content)
                 findings.append(ok("checksum", proof))
                 findings += _ask(store, parts, upload, content.path)
+                findings += _complete(store, parts, upload, content, part)
             except UploadError as exc:
-                findings.append(error("upload", _sentence(exc, "a part")))
+                findings.append(error("upload", _told(store, exc, "UploadPart")))
             finally:
                 aborted = _abort(parts, upload)
             if attempt == _ATTEMPTS or (store.algorithm, store.endpoint) == before:
                 break
         # Where the part was refused, that the rest went well is no news.
-        told = findings[0].level == "ok" or aborted.level != "ok"
+        written = any(finding.subject == "complete" for finding in findings)
+        told = (findings[0].level == "ok" and not written) or aborted.level != "ok"
         return [*([aborted] if told else []), *findings]
 
 
-def _send_part(store: Store, parts: MultipartStore, upload: Multipart, content: Content) -> str:
-    """How the store proved that it has what was sent; raises UploadError where it did not."""
+def _send_part(store: Store, parts: MultipartStore, upload: Multipart, content: Content) -> tuple[Part, str]:
+    """The part, and how the store proved that it has what was sent; raises UploadError where it did not."""
     sender = store.transport()
     try:
         request = parts.part_request(upload, content, 1)
@@ -158,27 +197,31 @@ def _send_part(store: Store, parts: MultipartStore, upload: Multipart, content: 
         answer = sender.answer()
     finally:
         sender.close()
-    parts.judge_part(upload, request, answer, 1)
+    part = parts.judge_part(upload, request, answer, 1)
     if upload.algorithm == "md5":
-        return "the store's ETag is the MD5 of what was sent"
+        return part, "the store's ETag is the MD5 of what was sent"
     if answer.headers.get(checksums.header_of(upload.algorithm)):
-        return f"the store checks and repeats {upload.algorithm}"
-    return f"the store does not repeat {upload.algorithm}; its ETag, the MD5, proves what was sent"
+        return part, f"the store checks and repeats {upload.algorithm}"
+    return part, f"the store does not repeat {upload.algorithm}; its ETag, the MD5, proves what was sent"
 
 
 def _ask(store: Store, parts: MultipartStore, upload: Multipart, path: str) -> Iterator[Finding]:
     """The questions that the daemon asks after an interruption or an answer that proves nothing."""
     try:
-        parts.listed(upload)
+        parts.list_parts(upload)
     except UploadError as exc:
         grant = "grant s3:ListMultipartUploadParts, or an interrupted large file stops everything"
-        yield error("resume", f"{exc.code}: {exc.cause}; {grant}")
+        if exc.code in UNSUPPORTED:
+            yield warning("resume", f"ListParts: {exc.code}: an interrupted large file is sent from its beginning")
+        else:
+            yield error("resume", f"ListParts: {exc.code}: {exc.cause}; {grant if exc.code in _DENIED else exc.hint}")
     else:
         yield ok("resume", "may list the parts of an interrupted upload")
     try:
         look(store.client, store.bucket, upload.key, path)
     except UploadError as exc:
-        grant = "grant s3:GetObject and s3:ListBucket (`s3spool check --policy`)"
+        denied = exc.code in _DENIED
+        grant = "grant s3:GetObject and s3:ListBucket (`s3spool check --policy`)" if denied else exc.hint
         if store.never:
             yield error("confirm", f'{exc.code} for a HEAD, which destination.overwrite = "never" needs; {grant}')
         else:
@@ -187,13 +230,39 @@ def _ask(store: Store, parts: MultipartStore, upload: Multipart, path: str) -> I
         yield ok("confirm", "may ask for an object with HEAD")
 
 
+def _complete(
+    store: Store, parts: MultipartStore, upload: Multipart, content: Content, part: Part
+) -> Iterator[Finding]:
+    """A completion with the checksum and the condition of a real one, which must fail: the part has another ETag."""
+    if upload.algorithm == "md5" and not store.never:
+        return
+    try:
+        parts.try_complete(upload, content, part._replace(etag=_NO_ETAG))
+    except UploadError as exc:
+        if exc.code in _EXPECTED:
+            return
+        what = [f'destination.checksum = "{store.algorithm}"'] if upload.algorithm != "md5" else []
+        what += ['destination.overwrite = "never"'] if store.never else []
+        if exc.code in _NOT_TAKEN:
+            hint = f"the store does not take a completion with {' and '.join(what)}: change that"
+            yield error("complete", f"CompleteMultipartUpload: {exc.code}: {exc.cause}; {hint}")
+        else:
+            yield warning("complete", _told(store, exc, "CompleteMultipartUpload, which was to fail with InvalidPart"))
+    else:
+        yield warning(
+            "complete",
+            f"the server completed an upload although its part list was wrong; remove the object {upload.key}",
+        )
+
+
 def _abort(parts: MultipartStore, upload: Multipart) -> Finding:
     where = f"a multipart upload to {upload.key}"
     try:
-        parts.abort(upload)
+        parts.ask_abort(upload)
     except UploadError as exc:
         left = f"{where} (id {upload.upload_id}) stays unfinished"
-        return warning("abort", f"{exc.code}: {exc.cause}; {left}; grant s3:AbortMultipartUpload")
+        grant = "; grant s3:AbortMultipartUpload" if exc.code in _DENIED else ""
+        return warning("abort", f"AbortMultipartUpload: {exc.code}: {exc.cause}; {left}{grant}")
     return ok("upload", f"{where} could be begun, was given {len(_BODY)} bytes and aborted; no object was written")
 
 
@@ -202,11 +271,9 @@ def _lifecycle(store: Store, prefix: str) -> Iterator[Finding]:
     rules: list[Any] | None = None
     try:
         rules = store.client.get_bucket_lifecycle_configuration(Bucket=store.bucket).get("Rules")
-    except botocore.exceptions.ClientError as exc:
-        if exc.response.get("Error", {}).get("Code") == "NoSuchLifecycleConfiguration":
+    except FAILURES as exc:
+        if translated(exc, store.bucket).code == "NoSuchLifecycleConfiguration":
             rules = []
-    except botocore.exceptions.BotoCoreError:
-        return
     if rules is None:
         return
     if any(_aborts(rule, prefix) for rule in rules):
@@ -223,6 +290,14 @@ def _aborts(rule: Mapping[str, Any], prefix: str) -> bool:
     where = rule.get("Filter", {})
     covered = rule.get("Prefix") or where.get("Prefix") or where.get("And", {}).get("Prefix") or ""
     return rule.get("Status") == "Enabled" and "AbortIncompleteMultipartUpload" in rule and prefix.startswith(covered)
+
+
+def _told(store: Store, exc: UploadError, what: str) -> str:
+    """The hint that sends people to `s3spool check` is replaced by what that would say."""
+    source = _SOURCES.get(store.credentials.source, store.credentials.source or "an unnamed provider")
+    exc.hint = exc.hint.replace(_KEYS, f"the keys are from {source}: correct them there")
+    exc.hint = exc.hint.replace("grant s3:PutObject on", f"grant {', '.join(store.options.grants)} on")
+    return _sentence(exc, what)
 
 
 def _sentence(exc: UploadError, what: str) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, urlencode
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -15,10 +14,12 @@ from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
 from s3spool.s3.boto3_transport import Boto3Transport
 from s3spool.s3.client import Clients, Connection, Endpoint, Found
-from s3spool.s3.credentials import Credentials
+from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import from_answer, untrusted
 from s3spool.s3.keys import Prefix, key_of
 from s3spool.s3.name_lookups import NameLookups
+from s3spool.s3.options import ObjectOptions, mtime_text
+from s3spool.s3.overwrite import OverwriteGuard
 from s3spool.s3.transport import Answer, Carrier, Pace, Request, Transport
 
 if TYPE_CHECKING:
@@ -34,23 +35,8 @@ look = s3_client.look
 log = structlog.get_logger()
 
 
-class ObjectOptions(NamedTuple):
-    """How objects are stored: the rest of [destination]."""
-
-    prefix: str
-    storage_class: str
-    sse: str
-    kms_key_id: str
-    acl: str
-    expected_bucket_owner: str
-    overwrite: str
-    checksum: str
-    tags: Mapping[str, str]
-    metadata: Mapping[str, str]
-
-
 class Store:
-    """Thread-safe. Nothing here touches the network but `transport().send` and `judge` with `may_ask`."""
+    """Thread-safe. Nothing here touches the network but `transport().send`, `existing`, and `judge` with `may_ask`."""
 
     def __init__(
         self,
@@ -62,7 +48,7 @@ class Store:
     ) -> None:
         """Raises ConfigError; asks the credential chain, but not S3. `endpoint`, where it is known already."""
         self._connection = connection
-        self._options = options
+        self.options = options
         self._pace = pace
         self._lookups = NameLookups()
         self.bucket = connection.bucket
@@ -70,18 +56,28 @@ class Store:
         self.credentials = Credentials(self._session)
         self._clients = Clients(self._session, connection, self.credentials, endpoint)
         self._prefix = Prefix(options.prefix)
-        self._headers = tuple(_constant_headers(options))
+        self._headers = options.headers
         self.auto = options.checksum == "auto"
         self.algorithm = "crc64nvme" if self.auto else options.checksum
         self.never = options.overwrite == "never"
-        # What spans regions (multi-region access points) takes another signature than libcurl makes.
-        self._curl = None if connection.bucket.endswith(".mrap") else _curl_transport()
+        self.guard = OverwriteGuard(never=self.never, url=self._clients.endpoint.url)
+        self.no_curl = self._why_no_curl()
+        self._curl = None if self.no_curl else _curl_transport()
         self._ca = s3_client.ca_source(s3_client.ca_bundle(self._session, connection))
 
     @property
     def name(self) -> str:
         """Receipts count for one destination only."""
-        return f"{self._connection.endpoint_url or 'aws'}|{self.bucket}|{self._options.prefix}"
+        return f"{self._connection.endpoint_url or 'aws'}|{self.bucket}|{self.options.prefix}"
+
+    def _why_no_curl(self) -> str:
+        """What libcurl cannot sign; "" where it can."""
+        if self._connection.bucket.endswith(".mrap"):
+            return "a multi-region access point takes another signature than libcurl makes"
+        keys = self.credentials.current
+        if keys and not signs_with(keys):
+            return "libcurl cannot sign with an access key that holds other characters than A-Z a-z 0-9 . _ ~ -"
+        return ""
 
     @property
     def kind(self) -> str:
@@ -151,15 +147,41 @@ class Store:
             headers.append(("If-None-Match", "*"))
         return Request(key, "", tuple(headers), content.body, content.fd, 0, content.size, checksum, content.path)
 
+    @property
+    def asks_first(self) -> bool:
+        """Whether `existing` has to be asked before a request is sent: the server may ignore its condition."""
+        return self.guard.asks_first
+
+    def existing(self, content: Content, request: Request) -> Stored | None:
+        """The object at this key if it has our content, None if there is none; blocks.
+
+        Raises UploadError, permanent where the object has another content; OSError.
+        """
+        found = look(self.client, self.bucket, request.key, request.path)
+        if found is None:
+            return None
+        if not self._is_ours(content, request, found):
+            raise self.conflict(request.path, request.key)
+        return Stored(request.key, found.etag, request.checksum, found.version_id)
+
     def judge(self, content: Content, request: Request, answer: Answer, *, may_ask: bool) -> Stored:
         """What the answer proves: that S3 has exactly what was read, or why not.
 
         Raises UploadError; MustAskError where only another request or another read could tell and `may_ask` is
         False.
         """
+        stored = self._judged(content, request, answer, may_ask=may_ask)
+        if request.body is not None and self.guard.wants_trial:
+            if not may_ask:
+                raise MustAskError
+            self._try_condition(request)
+        return stored
+
+    def _judged(self, content: Content, request: Request, answer: Answer, *, may_ask: bool) -> Stored:
         if answer.status == 412 and self.never:  # noqa: PLR2004 - Precondition Failed
             if not may_ask:
                 raise MustAskError
+            self.guard.refused()
             # Somebody's object is there. If its content is ours, our own earlier answer was lost.
             # If it has gone meanwhile, the way is free.
             return self._found(content, request, from_answer(request, answer), self.conflict(request.path, request.key))
@@ -193,20 +215,6 @@ class Store:
             raise self._refusal(request, answer)
         return answer.headers
 
-    def create_arguments(self, mtime: str) -> dict[str, Any]:
-        """The object's options as boto3's create_multipart_upload takes them."""
-        options = self._options
-        arguments = {
-            "StorageClass": options.storage_class,
-            "ServerSideEncryption": options.sse,
-            "SSEKMSKeyId": options.kms_key_id,
-            "ACL": options.acl,
-            "ExpectedBucketOwner": options.expected_bucket_owner,
-            "Tagging": urlencode(options.tags, quote_via=quote),
-            "Metadata": {**{name.lower(): value for name, value in options.metadata.items()}, "mtime": mtime},
-        }
-        return {name: value for name, value in arguments.items() if value}
-
     @property
     def owner_headers(self) -> tuple[tuple[str, str], ...]:
         """The one constant header that parts take as well."""
@@ -238,6 +246,20 @@ class Store:
             hint="rename the file, or remove the object",
         )
 
+    def _try_condition(self, request: Request) -> None:
+        """Send once more what the server has just taken: does it refuse to replace it?"""
+        if not self.guard.begin_trial():
+            return
+        status = 0
+        sender = self.transport()
+        try:
+            sender.prepare(request)
+            sender.send()
+            status = sender.answer().status
+        finally:
+            sender.close()
+            self.guard.end_trial(status)
+
     def _found(self, content: Content, request: Request, missing: UploadError, other: UploadError) -> Stored:
         """Ask with HEAD for size and checksum; raises `missing` or `other` where that is not what was read."""
         found = look(self.client, self.bucket, request.key, request.path)
@@ -259,15 +281,21 @@ class Store:
 
     def _refusal(self, request: Request, answer: Answer) -> UploadError:
         error = from_answer(request, answer)
-        region = answer.headers.get("x-amz-bucket-region", "")
-        told = _REGION.match(region) and not self._connection.endpoint_url
-        # Once one worker has moved, the others still get such answers: to what they had sent before.
-        if told and (self._clients.move_to(region) or error.code in _OTHER_REGION):
-            return _retry_immediately(error)
+        if self.moves_to(answer.headers.get("x-amz-bucket-region", ""), error):
+            return error
         algorithm = request.checksum.partition(":")[0]
         if self.takes_md5_instead(algorithm, error):
             return _retry_immediately(error)
         return self.refused(error)
+
+    def moves_to(self, region: str, error: UploadError) -> bool:
+        """Whether an answer says that the bucket is in this region. The next request goes there; `error` is retried."""
+        told = _REGION.match(region) and not self._connection.endpoint_url
+        # Once one worker has moved, the others still get such answers: to what they had sent before.
+        if not told or not (self._clients.move_to(region) or error.code in _OTHER_REGION):
+            return False
+        _retry_immediately(error)
+        return True
 
     def takes_md5_instead(self, algorithm: str, error: UploadError) -> bool:
         """Whether the store refused because of this checksum, and the choice was left to us."""
@@ -293,25 +321,6 @@ def _is_about_checksum(error: UploadError) -> bool:
     """Old stores know the header that carries it as "functionality that is not implemented"."""
     about = error.code in _CHECKSUM_REFUSED and "checksum" in error.cause.lower()
     return about or error.code == "NotImplemented"
-
-
-def mtime_text(mtime_ns: int) -> str:
-    """Seconds with all nine decimals, the form rclone and others read back."""
-    seconds, rest = divmod(abs(mtime_ns), 10**9)
-    return f"{'-' if mtime_ns < 0 else ''}{seconds}.{rest:09d}"
-
-
-def _constant_headers(options: ObjectOptions) -> list[tuple[str, str]]:
-    headers = [
-        ("x-amz-storage-class", options.storage_class),
-        ("x-amz-server-side-encryption", options.sse),
-        ("x-amz-server-side-encryption-aws-kms-key-id", options.kms_key_id),
-        ("x-amz-acl", options.acl),
-        ("x-amz-expected-bucket-owner", options.expected_bucket_owner),
-        ("x-amz-tagging", urlencode(options.tags, quote_via=quote)),
-        *((f"x-amz-meta-{name.lower()}", value) for name, value in options.metadata.items()),
-    ]
-    return [(name, value) for name, value in headers if value]
 
 
 def _curl_transport() -> Callable[..., Transport] | None:

@@ -7,20 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import botocore.exceptions
-import botocore.parsers
 
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart
-from s3spool.s3.boto3_transport import translated
+from s3spool.s3.boto3_transport import FAILURES, translated
 from s3spool.s3.errors import untrusted_success
-from s3spool.s3.store import Store, mtime_text
+from s3spool.s3.options import mtime_text
+from s3spool.s3.store import Store
 
+UNSUPPORTED = {"NotImplemented", "MethodNotAllowed", "HTTP501", "HTTP405"}  # s3rver
 GONE = {"NoSuchUpload", "NoSuchKey"}  # S3's own words: any server may say 404
-BOTO = (
-    botocore.exceptions.BotoCoreError,
-    botocore.exceptions.ClientError,
-    botocore.parsers.ResponseParserError,  # a 200 with something else than S3's XML
-)
 
 
 class Uploads:
@@ -40,14 +36,14 @@ class Uploads:
         algorithm = store.algorithm
         try:
             answer = self._create(key, identity, algorithm)
-        except BOTO as exc:
+        except FAILURES as exc:
             error = self.failed(exc, path, "create multipart upload")
             if not store.takes_md5_instead(algorithm, error):
                 raise error from exc
             algorithm = "md5"
             try:
                 answer = self._create(key, identity, algorithm)
-            except BOTO as again:
+            except FAILURES as again:
                 raise self.failed(again, path, "create multipart upload") from again
         if not answer.get("UploadId"):
             raise untrusted_success("create multipart upload", path, "without an upload id")
@@ -58,7 +54,19 @@ class Uploads:
         )
 
     def listed(self, upload: Multipart) -> dict[int, Mapping[str, Any]] | None:
-        """What S3 has of it, by part number; None when S3 no longer knows the upload. Raises UploadError."""
+        """What S3 has of it, by part number; None when S3 no longer knows the upload, or lists no parts at all.
+
+        Raises UploadError.
+        """
+        try:
+            return self.list_parts(upload)
+        except UploadError as exc:
+            if exc.code in GONE | UNSUPPORTED:
+                return None
+            raise
+
+    def list_parts(self, upload: Multipart) -> dict[int, Mapping[str, Any]]:
+        """The same; an upload that S3 does not know is an error."""
         found: dict[int, Mapping[str, Any]] = {}
         pages = self._store.client.get_paginator("list_parts").paginate(**self.named(upload))
         try:
@@ -67,18 +75,23 @@ class Uploads:
                     raise untrusted_success("list parts", upload.path, "without an upload id")
                 for part in page.get("Parts", []):
                     found[part["PartNumber"]] = part
-        except BOTO as exc:
-            error = self.failed(exc, upload.path, "list parts")
-            if error.code in GONE:
-                return None
-            raise error from exc
+        except FAILURES as exc:
+            raise self.failed(exc, upload.path, "list parts") from exc
         return found
 
     def abort(self, upload: Multipart) -> None:
-        """Raises UploadError; an upload S3 does not know is fine."""
+        """Raises UploadError; an upload S3 does not know is fine, and so is a store that aborts none: nothing helps."""
+        try:
+            self.ask_abort(upload)
+        except UploadError as exc:
+            if exc.code not in UNSUPPORTED:
+                raise
+
+    def ask_abort(self, upload: Multipart) -> None:
+        """The same; a store that aborts no uploads is an error."""
         try:
             self._store.client.abort_multipart_upload(**self.named(upload))
-        except BOTO as exc:
+        except FAILURES as exc:
             error = self.failed(exc, upload.path, "abort multipart upload")
             if error.code not in GONE:
                 raise error from exc
@@ -92,10 +105,16 @@ class Uploads:
 
     def failed(self, exc: Exception, path: str, operation: str) -> UploadError:
         """What boto3 raised, in our terms."""
-        return self._store.refused(translated(exc, path, operation))
+        error = translated(exc, path, operation)
+        if isinstance(exc, botocore.exceptions.ClientError):
+            answer: Any = exc.response
+            told = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+            if self._store.moves_to(told or answer.get("Error", {}).get("Region", ""), error):
+                return error
+        return self._store.refused(error)
 
     def _create(self, key: str, identity: Identity, algorithm: str) -> Mapping[str, Any]:
-        arguments = self._store.create_arguments(mtime_text(identity.mtime_ns))
+        arguments = self._store.options.create_arguments(mtime_text(identity.mtime_ns))
         if algorithm != "md5":
             arguments["ChecksumAlgorithm"] = algorithm.upper()
             # A checksum of checksums depends on the size of the parts; CRCs can be put together to that of the whole.

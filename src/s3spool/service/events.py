@@ -52,6 +52,10 @@ EVENTS: dict[str, EventSpec] = {
     "daemon.user_changed": EventSpec("info", "root becomes the owner of the state directory[: {reason}]"),
     "systemd.missing": EventSpec("warning", "no native journal entries or notifications[: {reason}]"),
     "transport.fallback": EventSpec("warning", "uploading through boto3, which is slower[: {reason}]"),
+    "destination.condition_ignored": EventSpec(
+        "warning",
+        "the server ignores If-None-Match: each upload asks with HEAD first whether an object is there",
+    ),
     "watch.started": EventSpec("info", "watching[ {directory}][ by {backend}]"),
     "watch.overflowed": EventSpec(
         "warning",
