@@ -245,3 +245,86 @@ def test_yesterdays_retries(server: FaultyS3, make: Callable[..., Daemon]) -> No
 
     arrived = {f"good {number}": time.time() for number in range(40)}
     assert slowest_s(daemon, arrived, SOON_S) <= SOON_S
+
+
+class Outage(NamedTuple):
+    """Everything fails for so long, with so many files."""
+
+    kind: str
+    files: int
+    lasts_s: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}, {self.files} files, {self.lasts_s:g} s"
+
+
+QUICK_OUTAGES = [
+    Outage("500", 3, 20),
+    Outage("413", 1000, 10),
+    Outage("403", 3, 20),
+    Outage("time-out", 200, 15),
+    Outage("reset", 1000, 10),
+    Outage("checksum", 3, 20),
+]
+ALL_OUTAGES = [Outage(kind, files, 90) for kind in KINDS for files in (3, 1000, 100_000)]
+
+
+def check_outage(outage: Outage, server: FaultyS3, daemon: Daemon) -> None:
+    kind = KINDS[outage.kind]
+    daemon.start().wait_ready()
+    daemon.drop("before")
+    daemon.wait_event("file.uploaded", path="before")
+    server.script(kind.fault(), times=None, match=r"^PUT")
+    for number in range(outage.files):
+        (daemon.folder / f"file {number}").write_bytes(b"content")
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() > began + outage.lasts_s, timeout_s=outage.lasts_s + 10)
+    listed = states(daemon)
+    assert not [row for row in listed.values() if row["state"] == "parked" and outage.files > 3]
+    assert not [row for row in listed.values() if str(row.get("fault", "")).startswith("its own")]
+
+    server.behave()
+    ended = time.time()
+    # What was refused three times in a quiet folder is parked until another file passes.
+    daemon.drop("after")
+
+    eventually(
+        lambda: len(daemon.events("file.uploaded")) == outage.files + 2,
+        timeout_s=60 + outage.files / 500,
+        message="all are sent",
+    )
+    uploaded = uploaded_at(daemon)
+    first = min(at for path, at in uploaded.items() if path != "before")
+    assert first - ended <= SOON_S + kind.slow_s
+    if outage.files <= 1000:
+        assert max(uploaded.values()) - ended <= 15 + kind.slow_s
+    assert not [row for row in states(daemon).values() if row["state"] != "uploaded"]
+
+
+@pytest.mark.parametrize("outage", QUICK_OUTAGES, ids=str)
+def test_an_outage(outage: Outage, server: FaultyS3, make: Callable[..., Daemon]) -> None:
+    """Nothing is parked for good, nothing counts, and soon after its end everything is sent."""
+    check_outage(outage, server, make())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outage", ALL_OUTAGES, ids=str)
+def test_every_outage(outage: Outage, server: FaultyS3, make: Callable[..., Daemon]) -> None:
+    """The same for 90 s, with up to 100,000 files."""
+    check_outage(outage, server, make())
+
+
+def test_few_requests_in_an_outage(server: FaultyS3, make: Callable[..., Daemon]) -> None:
+    """Four probes a round; the rounds grow to ten seconds."""
+    server.script(Status(code=403, error_code="AccessDenied"), times=None, match=r"^PUT")
+    daemon = make()
+    for number in range(1000):
+        daemon.drop(f"file {number}")
+    daemon.start().wait_event("destination.paused")
+    eventually(lambda: server.in_flight == 0)
+    before = server.count("^PUT")
+    since = time.monotonic()
+    eventually(lambda: time.monotonic() > since + 20, timeout_s=30)
+
+    # Rounds begin after at most 1, 2, 4, 8, 10 s: by chance some more in 20 s, but never more than one each 0.1 s.
+    assert 4 <= server.count("^PUT") - before <= 4 * 20

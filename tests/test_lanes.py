@@ -98,3 +98,25 @@ def test_the_end_of_a_burst_forgets() -> None:
         line.lanes.leave(line.under_way.pop())
 
     assert line.run(WINDOW_S / 2) == [NARROW]
+
+
+def test_lanes_that_carry_nothing_are_silent() -> None:
+    """A server that does not answer holds four parts for its time-out: other files need not wait for that."""
+    lanes = Lanes(lambda: 0)
+    assert not lanes.silent(100.0), "nothing is under way"
+    for number in range(NARROW):
+        lanes.enter(number, 100.0)
+
+    assert not lanes.silent(102.9)
+    assert lanes.silent(103.1)
+
+
+def test_a_thin_line_is_not_silent() -> None:
+    """Some 50 KiB/s for each of four."""
+    sent = [0]
+    lanes = Lanes(lambda: sent[0])
+    for number in range(NARROW):
+        lanes.enter(number, 100.0)
+    sent[0] = 10 * 50 * 1024 * NARROW
+
+    assert not lanes.silent(110.0)

@@ -15,12 +15,14 @@ from s3spool.pipeline.parts import PartItem, PartQueue
 from s3spool.pipeline.slow import SlowDirectories, limit
 from s3spool.pipeline.standby import Standby
 
-TURNS = (Lane.ARRIVED, Lane.FOUND, Lane.ARRIVED, Lane.RETRY)  # no lane starves another
+TURNS = (Lane.ARRIVED, Lane.FOUND, Lane.BODY, Lane.ARRIVED, Lane.RETRY)  # no lane starves another
 UNTRIED = (Lane.ARRIVED, Lane.FOUND)
+ASIDE = (Lane.BODY, Lane.LARGE)
+BODY_SHARE = 0.9  # bodies above 128 KiB, parts too, may block this share of the workers: the rest is for small files
 RETRY_SHARE = 4  # files that have failed before hold one of so many workers at most
 PART_TURN = 8  # every eighth take asks the large files' parts first; all others ask them last
 RETRY_ROOM = 4  # so many times the room for new files of slow directories
-LARGE_SHARE = 4  # so many times the size may be put aside as large before they take the others' room
+ASIDE_SHARE = 4  # so many times the size may be put aside before they take the others' room
 MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
 ROOM = 8  # who waits for room is woken when an eighth of the queue is free: not for each name
 NOTHING_S = 1.0  # how often to look again where a probe may go, but nothing that may be sent is there
@@ -63,6 +65,8 @@ class Inbox:
         self._in_flight: dict[str, bool] = {}  # path -> offered again meanwhile
         self._tried_in_flight: set[str] = set()  # of these, those that have failed before
         self._max_tried = max(1, workers // RETRY_SHARE)
+        self._bodies_in_flight: set[str] = set()  # of these, those above 128 KiB whose body blocks a worker
+        self._max_bodies = max(1, int(workers * BODY_SHARE))
         self._untried_probes: set[str] = set()  # of these, those that were not tried before, and are probes
         self._turns = itertools.cycle(TURNS)
         self._takes = 0
@@ -175,6 +179,19 @@ class Inbox:
             self._slow_in_flight.add(path)
             return True
 
+    def admit_body(self, path: str) -> bool:
+        """Whether the worker that has taken this file may send a body that blocks it; if not, put it aside."""
+        with self._lock:
+            if path not in self._bodies_in_flight and not self._body_room():
+                return False
+            self._bodies_in_flight.add(path)
+            return True
+
+    def release_body(self, path: str) -> None:
+        """The file goes in parts: those count instead."""
+        with self._lock:
+            self._bodies_in_flight.discard(path)
+
     def claim(self, path: str) -> bool:
         """Put a path in flight without queueing it; False if it is queued or in flight already, or too much is."""
         with self._lock:
@@ -249,6 +266,7 @@ class Inbox:
             wait_s = NOTHING_S if wait_s == 0 else wait_s
         else:
             wait_s = self.parts.next_in_s()
+            wait_s = NOTHING_S if wait_s == 0 and not self._body_room() else wait_s
         if wait_s is None or now < self._lookout_until <= now + wait_s:
             return None
         self._lookout_until = now + wait_s
@@ -274,15 +292,16 @@ class Inbox:
 
     def _full(self, kind: Lane, *, leave: int = 0) -> bool:
         """Whether this lane has no more room than `leave`."""
-        if kind is Lane.LARGE:
-            return len(self._lanes[kind]) + leave >= LARGE_SHARE * self._size
-        # Files put aside as large take the room of others only where there are very many.
-        aside = max(0, len(self._lanes[Lane.LARGE]) - LARGE_SHARE * self._size)
+        aside = sum(len(self._lanes[each]) for each in ASIDE) - ASIDE_SHARE * self._size
+        if kind in ASIDE:
+            return aside + leave >= 0
+        # Files that were put aside take the room of others only where there are very many.
+        aside = max(0, aside)
         return len(self._lanes[kind]) + aside + leave >= self._size
 
     def _lane_of(self, item: Item) -> Lane:
-        if item.large:
-            return Lane.LARGE
+        if item.large or item.body:
+            return Lane.LARGE if item.large else Lane.BODY
         return Lane.SLOW if self._slow.holds(item.path) else Lane.RETRY if item.tried else item.lane
 
     def _slow_full(self, item: Item) -> bool:
@@ -291,9 +310,13 @@ class Inbox:
 
     def _forget_in_flight(self, path: str) -> bool:
         self._slow_in_flight.discard(path)
+        self._bodies_in_flight.discard(path)
         self._tried_in_flight.discard(path)
         self._untried_probes.discard(path)
         return self._in_flight.pop(path, False)
+
+    def _body_room(self) -> bool:
+        return len(self._bodies_in_flight) + self.parts.in_flight < self._max_bodies
 
     def _next(self) -> Item | PartItem | None:
         if self._breaker.open:
@@ -304,7 +327,7 @@ class Inbox:
         return self._next_file() or self._next_part()
 
     def _next_part(self) -> PartItem | None:
-        part = self.parts.take()
+        part = self.parts.take() if self._body_room() else None
         if part is not None and self._standby and self.parts.next_in_s() == 0:
             self._standby.call()  # there is another one: the lanes may have been opened just now
         return part
@@ -314,21 +337,31 @@ class Inbox:
             return None
         if self._lanes[Lane.SLOW] and len(self._slow_in_flight) < self._max_slow:
             return self._taken(Lane.SLOW, 0)
-        for kind in (next(self._turns), *UNTRIED, Lane.RETRY):
-            if self._lanes[kind] and (kind is not Lane.RETRY or len(self._tried_in_flight) < self._max_tried):
-                return self._taken(kind, 0)
-        return None if self.parts.waiting() else self._next_large()
-
-    def _next_large(self) -> Item | None:
-        room = len(self._tried_in_flight) < self._max_tried
-        slow_room = len(self._slow_in_flight) < self._max_slow
-        allowed = (
-            place
-            for place, item in enumerate(self._lanes[Lane.LARGE])
-            if (room or not item.tried) and (slow_room or not self._slow.holds(item.path))
-        )
-        place = next(allowed, None)
+        for kind in (next(self._turns), *UNTRIED, Lane.BODY, Lane.RETRY):
+            if (place := self._allowed(kind)) is not None:
+                return self._taken(kind, place)
+        place = None if self.parts.waiting() else self._allowed(Lane.LARGE)
         return None if place is None else self._taken(Lane.LARGE, place)
+
+    def _allowed(self, kind: Lane) -> int | None:
+        """The place of the first file in this lane whose share of the workers has room; None where there is none."""
+        lane = self._lanes[kind]
+        if not lane or (kind is Lane.BODY and not self._body_room()):
+            return None
+        room = len(self._tried_in_flight) < self._max_tried
+        if kind in UNTRIED or (kind is Lane.RETRY and room):
+            return 0
+        if kind is Lane.RETRY:
+            return None
+        slow_room = len(self._slow_in_flight) < self._max_slow
+        return next(
+            (
+                place
+                for place, item in enumerate(lane)
+                if (room or not item.tried) and (slow_room or not self._slow.holds(item.path))
+            ),
+            None,
+        )
 
     def _next_probe(self) -> Item | PartItem | None:
         """Rule 4 of the circuit breaker: an untried file, the newest or a random one, else a random other one."""
@@ -346,7 +379,7 @@ class Inbox:
 
     def _next_tried_probe(self) -> Item | PartItem | None:
         # Slow ones only where there is no other: a probe that hangs tells nothing.
-        kinds = [kind for kind in (Lane.RETRY, Lane.LARGE) if self._lanes[kind]]
+        kinds = [kind for kind in (Lane.RETRY, *ASIDE) if self._lanes[kind]]
         if not kinds and len(self._slow_in_flight) < self._max_slow and self._lanes[Lane.SLOW]:
             kinds = [Lane.SLOW]
         files, parts = sum(len(self._lanes[kind]) for kind in kinds), self.parts.waiting()
@@ -374,6 +407,6 @@ class Inbox:
             self._slow_in_flight.add(item.path)
         if item.tried:
             self._tried_in_flight.add(item.path)
-        if (kind is Lane.LARGE or self._waiting_offers[kind]) and not self._full(kind, leave=self._size // ROOM):
+        if (kind in ASIDE or self._waiting_offers[kind]) and not self._full(kind, leave=self._size // ROOM):
             self._drained.notify_all()
         return item

@@ -14,6 +14,7 @@ class Lane(Enum):
     ARRIVED = "arrived"  #: hinted by the watcher
     FOUND = "found"  #: found by a scan
     RETRY = "retry"  #: failed before
+    BODY = "body"  #: found to be above 128 KiB, and put aside while nine tenths of the workers send such bodies
     LARGE = "large"  #: found to be large, and put aside until the large files before it are taken
     SLOW = "slow"  #: in a slow directory, wherever it came from
 
@@ -28,6 +29,7 @@ class Item(NamedTuple):
     success_before: float = 0.0  # Unix seconds: `CircuitBreaker.last_success_at` as this attempt began
     receipt: Receipt | None = None  # sent before, and the checksum decides whether it has changed
     retried_immediately: bool = False  # sent once more, uncounted, because the cause of its failure was removed
+    body: bool = False  # put aside: waits in the lane for bodies
     large: bool = False  # put aside: waits in the lane for large files, whatever lane it came from
 
     @property

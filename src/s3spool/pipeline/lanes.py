@@ -15,6 +15,8 @@ FAST_BYTES_S = 192 * 2**20  # connections that carry so much each are few enough
 GAIN = 1.3  # twice as many have to carry so many times as much
 WINDOW_S = 0.25  # the least time to measure
 WINDOW_BYTES = 2 * 2**20  # and the least each connection has sent by then: buffers on the way are filled at once
+SILENT_S = 3.0  # parts that carry nothing for so long wait for a server that does not answer: other files pass them
+SILENT_BYTES = 64 * 2**10  # nothing: less than this for each lane
 REST_S = 30.0  # before more are tried again where they were of no use
 
 
@@ -35,6 +37,11 @@ class Lanes:
             if len(self._under_way) >= self._width:
                 return WINDOW_S
         return 0.0
+
+    def silent(self, now: float) -> bool:
+        """Whether the parts under way carry nothing: they wait for a server that does not answer."""
+        elapsed_s, sent = now - self._since, self._sent_bytes() - self._sent
+        return bool(self._under_way) and elapsed_s >= SILENT_S and sent < self._width * SILENT_BYTES
 
     def enter(self, part: Hashable, now: float) -> None:
         if not self._under_way:

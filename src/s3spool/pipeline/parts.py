@@ -86,6 +86,7 @@ class PartQueue:
         self._lanes = Lanes(sent_bytes)
         self._beginning: list[int] = []  # owners of the transfers that are about to be added
         self._takes = 0
+        self.in_flight = 0  #: parts that workers hold
         self.limit = OPEN_TRANSFERS  #: how many may be under way, where each is another owner's
         self._owners_taken: dict[int, int] = {}  # like Transfer.taken; only owners that have a transfer
         self._aside: dict[str, int] = {}  # files that wait until a transfer may begin, with their owners
@@ -128,6 +129,7 @@ class PartQueue:
             if transfer is None:
                 return None
             transfer.in_flight += 1
+            self.in_flight += 1
             self._takes += 1
             transfer.taken = self._owners_taken[transfer.owner] = self._takes
             part = PartItem(transfer, transfer.pending.popleft())
@@ -158,6 +160,7 @@ class PartQueue:
             item.transfer.pending.appendleft(item.number)
             self._lanes.leave(item)
             item.transfer.in_flight -= 1
+            self.in_flight -= 1
             return True
 
     def done(self, item: PartItem, part: Part) -> None:
@@ -180,6 +183,7 @@ class PartQueue:
         with self._lock:
             self._lanes.leave(item)
             transfer.in_flight -= 1
+            self.in_flight -= 1
             if not transfer.over or transfer.in_flight or transfer not in self._transfers:
                 return False
             self._transfers.remove(transfer)
@@ -210,8 +214,10 @@ class PartQueue:
         """The transfer whose turn it is. A completion needs no lane: it has no body, and makes room for another file.
 
         An owner of whom nothing is under way needs none either: parts of a huge file may take the lanes for minutes.
+        Nor does a file of which nothing is under way while the lanes are silent.
         """
         open_now = self._lanes.open_in_s(now) == 0
+        silent = self._lanes.silent(now)
         busy = {transfer.owner for transfer in self._transfers if transfer.in_flight}
         tried = sum(transfer.in_flight for transfer in self._transfers if transfer.item.tried)
         slow = sum(transfer.in_flight for transfer in self._transfers if transfer.slow)
@@ -220,7 +226,7 @@ class PartQueue:
             if (transfer.item.tried and tried >= self._max_tried) or (transfer.slow and slow >= self._max_slow):
                 return False
             no_lane = transfer.slow or transfer.pending[0] == COMPLETE or transfer.owner not in busy
-            return open_now or no_lane
+            return open_now or no_lane or (silent and not transfer.in_flight)
 
         def turn(transfer: Transfer) -> tuple[bool, int, int]:
             return transfer.pending[0] != COMPLETE, self._owners_taken.get(transfer.owner, 0), transfer.taken

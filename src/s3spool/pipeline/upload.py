@@ -95,6 +95,10 @@ class Upload:
             self._breaker.refund_probe()
             return None
         job = self._opened(item)
+        if job is not None and job.content.body is None and not self._inbox.admit_body(item.path):
+            self._close(job)
+            self._inbox.put_back(item._replace(body=True), first=False)
+            job = None
         if job is None:
             self._breaker.refund_probe()
         return job
@@ -146,10 +150,7 @@ class Upload:
                 self._outcome.record(item, content.identity, item.receipt.key, item.receipt, job.times, attempt=0)
                 return self._not_sent(job)
             if self._large.wants(content.size):
-                if not self._large.start(item, content, job.times):
-                    return self._not_sent(job)
-                job.content = content._replace(fd=-1)  # ownership of the descriptor moved to the transfer
-                return False
+                return self._start_large(job)
             job.request = self._bucket.request(content)
             if self._bucket.asks_first and (stored := self._bucket.existing(content, job.request)):
                 return self._found_there(job, stored)
@@ -159,6 +160,14 @@ class Upload:
         else:
             return True
         self._close(job)
+        return False
+
+    def _start_large(self, job: Job) -> bool:
+        """Its parts are sent by whichever workers take them. Raises like `Large.start`."""
+        if not self._large.start(job.item, job.content, job.times):
+            return self._not_sent(job)
+        job.content = job.content._replace(fd=-1)  # ownership of the descriptor moved to the transfer
+        self._inbox.release_body(job.item.path)
         return False
 
     def _open_late(self, job: Job) -> bool:
