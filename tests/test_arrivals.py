@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections import Counter
@@ -166,9 +167,15 @@ def begin(daemon: Daemon) -> Daemon:
 
 
 def finish(daemon: Daemon) -> None:
-    """All that was dropped before is through when this file is; then the daemon ends by itself."""
+    """The last file is known when it is sent, and so are all before it; then they are waited for."""
     daemon.drop("last", b"last")
     daemon.wait_event("file.uploaded", timeout_s=2 * WAIT_S, path="last")
+
+    def left() -> int:
+        files = json.loads(daemon.cli("status", "--json").stdout)["files"]
+        return int(files["settling"] + files["queued"] + files["uploading"] + files["waiting"])
+
+    eventually(lambda: left() == 0, timeout_s=2 * WAIT_S)
     assert daemon.stop() == 0
     scans = [event["reason"] for event in daemon.events("scan.finished")]
     assert set(scans) == {"start"}, "a scan has helped the watch"

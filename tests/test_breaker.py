@@ -24,6 +24,7 @@ from s3spool.pipeline.breaker import (
     STREAK,
     CircuitBreaker,
     Probe,
+    Times,
     Verdict,
 )
 from s3spool.pipeline.item import Item
@@ -50,6 +51,11 @@ class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
         self.patch = SimpleNamespace(time=lambda: EPOCH + self.now, monotonic=lambda: self.now)
+
+
+def at(time_s: float) -> Times:
+    """As both clocks of these tests show it."""
+    return Times(time_s, time_s)
 
 
 @pytest.fixture
@@ -101,7 +107,7 @@ def tried_again(clock: Clock, breaker: CircuitBreaker, verdict: Verdict, *, pass
     """The file with its evidence, as a worker takes it; between its attempts another file passes, or does not."""
     clock.now += 1
     if passed:
-        breaker.succeeded(clock.patch.time())
+        breaker.succeeded(at(clock.patch.time()))
         clock.now += 1
     return Item("bad", failures=verdict.failures, success_before=breaker.last_success_at)
 
@@ -111,7 +117,7 @@ def tried_again(clock: Clock, breaker: CircuitBreaker, verdict: Verdict, *, pass
 
 def test_a_first_failure_proves_nothing(clock: Clock, breaker: CircuitBreaker) -> None:
     """However many others have passed before it; its evidence is kept."""
-    breaker.succeeded(clock.patch.time())
+    breaker.succeeded(at(clock.patch.time()))
     clock.now += 1
 
     verdict = breaker.failed(Item("bad", success_before=breaker.last_success_at), an_error())
@@ -137,7 +143,7 @@ def test_another_file_that_passes_between_proves_it(
 
 def test_without_a_success_between_nothing_is_proven(clock: Clock, breaker: CircuitBreaker) -> None:
     """A success before the first failure does not count, however often the file fails."""
-    breaker.succeeded(clock.patch.time())
+    breaker.succeeded(at(clock.patch.time()))
     clock.now += 1
     verdict = breaker.failed(Item("bad", success_before=breaker.last_success_at), an_error())
 
@@ -154,7 +160,7 @@ def test_what_was_sent_before_the_failure_proves_nothing(clock: Clock, breaker: 
     clock.now += 1
     first = breaker.failed(Item("bad"), an_error())
     clock.now += 1
-    breaker.succeeded(before)
+    breaker.succeeded(at(before))
 
     verdict = breaker.failed(tried_again(clock, breaker, first, passed=False), an_error())
 
@@ -166,7 +172,7 @@ def test_a_success_during_the_attempt_proves_nothing(clock: Clock, breaker: Circ
     first = breaker.failed(Item("bad"), an_error())
     item = tried_again(clock, breaker, first, passed=False)
     clock.now += 1
-    breaker.succeeded(clock.patch.time())
+    breaker.succeeded(at(clock.patch.time()))
 
     assert breaker.failed(item, an_error()).fault is Fault.UNKNOWN
 
@@ -221,7 +227,7 @@ def test_a_part_of_a_large_file_is_no_success_against_others(clock: Clock, break
     """S3 takes parts of an upload that it refuses in the end."""
     first = breaker.failed(Item("bad"), an_error())
     clock.now += 1
-    breaker.succeeded(clock.patch.time(), whole=False)
+    breaker.succeeded(at(clock.patch.time()), whole=False)
 
     assert breaker.last_success_at == 0
     assert breaker.failed(tried_again(clock, breaker, first, passed=False), an_error()).fault is Fault.UNKNOWN
@@ -230,7 +236,7 @@ def test_a_part_of_a_large_file_is_no_success_against_others(clock: Clock, break
 def test_the_latest_start_counts_whatever_the_order_of_the_answers(breaker: CircuitBreaker) -> None:
     """A slow upload that ends late does not set the time of the last success back."""
     for began in (20.0, 30.0, 10.0):
-        breaker.succeeded(EPOCH + began)
+        breaker.succeeded(at(EPOCH + began))
 
     assert breaker.last_success_at == EPOCH + 30
 
@@ -287,7 +293,7 @@ def test_a_success_between_them_begins_the_count_anew(clock: Clock, breaker: Cir
     for n in range(STREAK - 1):
         breaker.failed(Item(str(n)), an_error())
 
-    breaker.succeeded(before, whole=whole)
+    breaker.succeeded(at(before), whole=whole)
 
     assert [breaker.failed(Item(f"z{n}"), an_error()).fault for n in range(STREAK)] == [Fault.UNKNOWN] * 7 + [
         Fault.DESTINATION
@@ -297,13 +303,13 @@ def test_a_success_between_them_begins_the_count_anew(clock: Clock, breaker: Cir
 def test_an_error_that_a_success_refuted_no_longer_opens_at_once(clock: Clock, breaker: CircuitBreaker) -> None:
     """After 403 a file passed all the same: from now on eight files are needed; another such error still needs one."""
     opened(breaker)
-    breaker.succeeded(clock.patch.time())
+    breaker.succeeded(at(clock.patch.time()))
 
     faults = [breaker.failed(Item(str(n)), DENIED).fault for n in range(STREAK)]
     assert faults == [Fault.UNKNOWN] * (STREAK - 1) + [Fault.DESTINATION]
     assert breaker.evidence == "8 files in a row failed, the last one with 403 AccessDenied"
 
-    breaker.succeeded(clock.patch.time())
+    breaker.succeeded(at(clock.patch.time()))
     other = an_error(Scope.EVERYBODY, "NoSuchBucket")
     assert breaker.failed(Item("z"), other).fault is Fault.DESTINATION
 
@@ -324,7 +330,7 @@ def test_the_streak_begins_anew_after_an_opening(clock: Clock, breaker: CircuitB
     for n in range(STREAK + 20):
         breaker.failed(Item(str(n)), an_error())
     clock.now += 1
-    breaker.succeeded(clock.patch.time())
+    breaker.succeeded(at(clock.patch.time()))
 
     faults = [breaker.failed(Item(str(n)), an_error()).fault for n in range(STREAK - 1)]
 
@@ -411,7 +417,7 @@ def test_rounds_begin_with_short_waits_after_each_opening(clock: Clock, breaker:
     for _ in range(6):
         clock.now += LONGEST_ROUND_S
         probes(breaker)
-    breaker.succeeded(clock.patch.time())
+    breaker.succeeded(at(clock.patch.time()))
 
     opened(breaker, an_error(Scope.EVERYBODY, "NoSuchBucket"))
 
@@ -473,7 +479,7 @@ def test_arrivals_are_forgotten_with_the_outage(clock: Clock, breaker: CircuitBr
     opened(breaker)
     breaker.expect_arrival()
     clock.now += ARRIVAL_S
-    breaker.succeeded(clock.patch.time())
+    breaker.succeeded(at(clock.patch.time()))
 
     opened(breaker, an_error(Scope.EVERYBODY, "NoSuchBucket"))
 
@@ -536,8 +542,8 @@ def test_the_first_success_closes_it(clock: Clock, breaker: CircuitBreaker, line
     sent = clock.patch.time()
     clock.now += 1
 
-    breaker.succeeded(sent, whole=whole)
-    breaker.succeeded(sent, whole=whole)
+    breaker.succeeded(at(sent), whole=whole)
+    breaker.succeeded(at(sent), whole=whole)
 
     assert not breaker.open
     assert (breaker.paused_at, breaker.reason, breaker.evidence) == (None, None, "")
@@ -553,7 +559,7 @@ def test_what_was_sent_before_it_opened_closes_it_too(clock: Clock, breaker: Cir
     opened(breaker)
     clock.now += 1
 
-    breaker.succeeded(before)
+    breaker.succeeded(at(before))
 
     assert not breaker.open
     assert breaker.last_success_at == before
@@ -580,8 +586,8 @@ def test_listeners_hear_of_each_change_once(clock: Clock, breaker: CircuitBreake
     opened(breaker)
     breaker.failed(Item("b"), DENIED)
     clock.now += 0.5
-    breaker.succeeded(clock.patch.time())
-    breaker.succeeded(clock.patch.time())
+    breaker.succeeded(at(clock.patch.time()))
+    breaker.succeeded(at(clock.patch.time()))
 
     assert told == [(True, 1.0), (False, 0.5)]
 
@@ -593,7 +599,7 @@ def test_a_clock_that_is_set_does_not_matter_to_the_rounds(breaker: CircuitBreak
     clock.now += 1
 
     assert probes(breaker) == PROBES
-    breaker.succeeded(EPOCH - 1e6)
+    breaker.succeeded(at(EPOCH - 1e6))
     assert not breaker.open
 
 
@@ -603,7 +609,7 @@ def test_a_success_lets_one_more_worker_send(breaker: CircuitBreaker) -> None:
     narrow = breaker.limiter.limit
 
     for _ in range(2 * narrow):
-        breaker.succeeded(1.0, whole=False)
+        breaker.succeeded(at(1.0), whole=False)
 
     assert breaker.limiter.limit > narrow
 
@@ -629,7 +635,7 @@ def test_many_threads_agree(lines: Lines) -> None:
             barrier.wait()
             probes_taken.append(sum(breaker.take_probe(untried=True) is not None for _ in range(3)))
             barrier.wait()
-            breaker.succeeded(EPOCH + step)
+            breaker.succeeded(at(EPOCH + step))
             barrier.wait()
             if number == 0:
                 states.append(breaker.open)

@@ -507,7 +507,7 @@ def test_too_few_open_files_for_the_workers(tmp_path: Path, faulty: FaultyS3) ->
     done = subprocess.run(["sh", "-c", limited], env=daemon.environment, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
-    assert "100 workers need 700, the limit is 200" in done.stdout
+    assert "100 workers need 660, the limit is 200" in done.stdout
 
 
 def local(tmp_path: Path, **overrides: object) -> configuration.Config:

@@ -104,7 +104,7 @@ class Walk(RuleBasedStateMachine):
                 for released in self.reference.succeeded(path, times.unix_s, now):
                     self.due[released] = 0.0
             else:
-                self.reference.failed(path, answer[0], answer[1], now)
+                self.reference.failed(path, answer[0], answer[1], times.monotonic_s, now)
             self.real.answered(item, times, answer)
             self.agree_on(path, answer)
 
@@ -156,6 +156,7 @@ class Walk(RuleBasedStateMachine):
         self.reference.open = False
         self.reference.unproven.clear()
         self.reference.refuted.clear()
+        self.reference.failed_sent = -1.0
         self.reference.success_sent = -1.0
         for path, file in self.reference.files.items():
             row = self.real.reader.known([path]).get(path)

@@ -18,7 +18,7 @@ from s3spool.errors import Fault, Scope, UploadError
 from s3spool.ledger.rows import NO_FAILURES, Failures
 from s3spool.pipeline import inbox as inbox_module
 from s3spool.pipeline.breaker import PROBES, CircuitBreaker, Times
-from s3spool.pipeline.inbox import LARGE_SHARE, TURNS, Inbox
+from s3spool.pipeline.inbox import ASIDE_SHARE, TURNS, Inbox
 from s3spool.pipeline.item import Item, Lane
 from s3spool.pipeline.parts import Transfer
 from support.house import a_breaker
@@ -80,7 +80,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
 
     def full(self, lane: Lane) -> bool:
         """Each lane has room of its own, but for what more than four times the size were put aside as large take."""
-        aside = max(0, len(self.lanes[Lane.LARGE]) - LARGE_SHARE * self.size)
+        aside = max(0, len(self.lanes[Lane.LARGE]) + len(self.lanes[Lane.BODY]) - ASIDE_SHARE * self.size)
         return len(self.lanes[lane]) + aside >= self.size
 
     @rule(item=ITEMS)
@@ -176,7 +176,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
     def queued_is_bounded(self) -> None:
         # What comes back from a worker needs no room: as many more as there were in flight.
         if hasattr(self, "inbox"):
-            assert len(self.queued) <= (3 + LARGE_SHARE) * self.size + MAX_IN_FLIGHT
+            assert len(self.queued) <= (3 + ASIDE_SHARE) * self.size + MAX_IN_FLIGHT
 
 
 TestInboxAgainstModel = InboxAgainstModel.TestCase
@@ -331,16 +331,16 @@ def test_a_lone_lane_is_not_held_back_by_turns() -> None:
 
 
 def test_no_lane_starves() -> None:
-    """Arrivals have every other turn, what a scan found and what failed before one in four each."""
+    """Of five turns arrivals have two, bodies that were put aside one (here arrivals take it), the others one each."""
     inbox = an_inbox(100, 1000)
     for lane in (Lane.RETRY, Lane.FOUND, Lane.ARRIVED):
         failures = FAILED if lane is Lane.RETRY else NO_FAILURES
         inbox.offer([Item(f"{lane.value} {number}", lane, failures) for number in range(50)])
 
-    taken = [item.lane for item in (inbox.take_nowait() for _ in range(40)) if isinstance(item, Item)]
+    taken = [item.lane for item in (inbox.take_nowait() for _ in range(50)) if isinstance(item, Item)]
 
-    assert [Counter(taken[at : at + 4]) for at in range(0, 40, 4)] == [
-        {Lane.ARRIVED: 2, Lane.FOUND: 1, Lane.RETRY: 1},
+    assert [Counter(taken[at : at + 5]) for at in range(0, 50, 5)] == [
+        {Lane.ARRIVED: 3, Lane.FOUND: 1, Lane.RETRY: 1},
     ] * 10
 
 
@@ -579,7 +579,7 @@ def test_workers_wait_and_one_looks_out_for_the_probe(start: Callable[[Callable[
     breaker.probe_now()
     eventually(lambda: sum(len(result) for result in results) == PROBES)
     eventually(lambda: len(inbox._standby) == 10 - PROBES)
-    breaker.succeeded(time.time())
+    breaker.succeeded(Times(time.time(), time.monotonic()))
 
     eventually(lambda: [len(result) for result in results] == [1] * 10)
     assert {item.path for (item,) in results if isinstance(item, Item)} == {str(number) for number in range(10)}

@@ -110,9 +110,9 @@ def test_it_is_cut_above_the_threshold(house: House, lines: Lines, size: int, pa
     nothing_is_left(house)
 
 
-def test_all_workers_send_parts_of_one_file(build: Callable[..., House]) -> None:
-    """Where nothing else waits and more of them carry more, one file has them all."""
-    house = build(workers=6, sent_bytes=lambda: round(time.monotonic() * 100 * 2**20))
+def test_nine_tenths_of_the_workers_send_parts_of_one_file(build: Callable[..., House]) -> None:
+    """Where nothing else waits and more of them carry more, one file has them all but the share of small files."""
+    house = build(workers=7, sent_bytes=lambda: round(time.monotonic() * 100 * 2**20))
     together = threading.Barrier(6, timeout=30)
     house.bucket.before_put = lambda _: together.wait()
     house.start()
@@ -143,21 +143,20 @@ def test_a_small_file_finds_a_worker_at_once(build: Callable[..., House]) -> Non
 
 
 def test_small_files_go_first(build: Callable[..., House]) -> None:
-    """Dropped while parts occupy every worker, they wait for one part, not for the large file."""
+    """Parts leave a worker to small files."""
     house = build(workers=2)
     gate = threading.Semaphore(0)
     house.bucket.before_put = lambda path: path != "big" or (gate.acquire(timeout=30))
     house.start()
     house.drop("big", content_of(20 * PART))
     house.offer("big")
-    eventually(lambda: len(house.workers.jobs()) == 2)
+    eventually(lambda: len(house.workers.jobs()) == 1)
     names = [house.drop(f"small-{number}").name for number in range(5)]
     house.offer(*names)
 
-    gate.release(2)
     eventually(lambda: set(names) <= set(house.bucket.objects))
 
-    assert house.bucket.puts.count("big") <= 4
+    assert house.bucket.puts.count("big") == 0
     gate.release(100)
     sent(house, "big")
 
@@ -171,7 +170,7 @@ def test_many_large_files_wait_as_names(build: Callable[..., House]) -> None:
     names = [house.drop(f"{number:02d}", content_of(4 * PART)).name for number in range(20)]
     house.offer(*names)
 
-    eventually(lambda: len(house.workers.jobs()) == 3)
+    eventually(lambda: len(house.workers.jobs()) == 2)
     assert len(house.open_files()) <= 6
     gate.set()
 
@@ -413,12 +412,12 @@ def test_an_upload_that_s3_forgot_meanwhile_begins_anew(house: House) -> None:
 
 @pytest.mark.parametrize("act", ["part", "complete"])
 def test_giving_up_leaves_no_orphan(house: House, lines: Lines, act: str) -> None:
-    """Parked with its reason, and the upload is aborted."""
+    """Refused three times it is parked with its reason, and the upload is aborted."""
     house.drop("big", content_of(4 * PART))
     if act == "part":
-        house.bucket.refusals["big"] = [a_refusal(permanent=True)]
+        house.bucket.refusals["big"] = [a_refusal(permanent=True)] * 12
     else:
-        house.bucket.parts.refuse["complete"] = [a_refusal(permanent=True)]
+        house.bucket.parts.refuse["complete"] = [a_refusal(permanent=True)] * 3
 
     house.offer("big")
     eventually(lambda: "file.parked" in events(lines))

@@ -51,13 +51,17 @@ class File:
 class Rules:
     """The evidence, and what follows from a failure: "back off", "put back", "park" or "park provisionally".
 
-    Where this differs from the first draft of the rules: a success proves something against another file's
-    failure only if it was known before that file's attempt began: at the end of an outage a slow answer from within
-    it would otherwise park a good file. An error that concerns everybody opens the breaker once only: where others
-    passed all the same, it counts like any other (each new file below a forbidden prefix would pause all others). Any
-    success closes the breaker, also one that was sent before it opened (good files among a crowd of bad ones). And an
-    unproven file backs off for at most a sixth of the time since its
-    first failure (10 s at least), so that the few files of a quiet folder go out soon after an outage.
+    Where this differs from the first draft of the rules:
+
+    - A success proves something against another file's failure only if it was known before that file's attempt began:
+      at the end of an outage a slow answer from within it would otherwise park a good file.
+    - An error that concerns everybody opens the breaker once only: where others passed all the same, it counts like any
+      other. Otherwise each new file below a forbidden prefix would pause all others.
+    - A success closes the breaker unless it was sent before the request whose failure opened it: good files in flight
+      among a crowd of bad ones do, but nothing that was on its way when an outage began.
+    - An unproven file backs off for at most a sixth of the time since its first failure (10 s at least), so that the few
+      files of a quiet folder go out soon after an outage.
+    - Proven failures are counted in a row, with the same error.
     """
 
     def __init__(self, *, max_attempts: int = 0) -> None:
@@ -67,13 +71,14 @@ class Rules:
         self.unproven: set[str] = set()
         self.open = False
         self.opened_by = ""
+        self.failed_sent = -1.0  # when the latest of the unproven, or what opened the breaker, was sent
         self.refuted: set[str] = set()
 
     def began(self, path: str) -> None:
         file = self.files[path]
         file.state, file.success_before = "uploading", self.success_sent
 
-    def failed(self, path: str, kind: str, code: str, now: float) -> str:
+    def failed(self, path: str, kind: str, code: str, sent: float, now: float) -> str:
         file = self.files[path]
         others_passed = file.success_before > file.failed_at >= 0
         own = kind == ITSELF or (file.error == code and (file.own > 0 or others_passed))
@@ -86,6 +91,7 @@ class Rules:
                 file.state = "queued"
                 return "put back"
             self.unproven.add(path)
+            self.failed_sent = max(self.failed_sent, sent)
             if (kind == EVERYBODY and code not in self.refuted) or len(self.unproven) >= STREAK:  # rule 2
                 self.open, self.opened_by = True, code
                 self.unproven.clear()
@@ -113,9 +119,11 @@ class Rules:
         file.state, file.done = "uploaded", now
         self.success_sent = max(self.success_sent, sent)
         self.unproven.clear()
-        if self.open:  # rule 4
+        if not self.open:
+            self.failed_sent = -1.0
+        elif sent >= self.failed_sent:  # rule 4
+            self.open, self.failed_sent = False, -1.0
             self.refuted.add(self.opened_by)
-            self.open = False
         released = [other for other, parked in self.files.items() if parked.provisional]
         for other in released:
             self.files[other].provisional = False
@@ -229,7 +237,7 @@ class Simulation:
                 self.due(released)
             return
         was_open = self.rules.open
-        what = self.rules.failed(path, answer[0], answer[1], self.now)
+        what = self.rules.failed(path, answer[0], answer[1], sent, self.now)
         if self.rules.open and not was_open:
             self.openings += 1
             self.rounds = self.probes_left = self.arrivals = 0

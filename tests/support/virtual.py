@@ -124,13 +124,13 @@ class Pipeline:
     def answered(self, item: Item, times: breaker.Times, answer: Answer) -> None:
         """What a worker does with the answer."""
         if answer == "ok":
-            self.breaker.succeeded(times.unix_s)
+            self.breaker.succeeded(times)
             proof = Stored("key", "etag", "md5:", "")
             self.outcome.record(item, SAME, "key", proof, times, attempt=item.failures.attempts + 1)
             return
         kind, code = answer[:2]
         error = UploadError("upload", item.path, code, "no", SCOPES[kind], permanent=kind == REFUSED)
-        self.outcome.failed(item, SAME, error)
+        self.outcome.failed(item, SAME, error, times.monotonic_s)
 
     def tick(self) -> float | None:
         """One look of the retry thread; seconds until the next."""

@@ -62,7 +62,8 @@ class CircuitBreaker:
     3. *Open.* Workers wait. A failure now, of a probe or of a request that was in flight, only leaves its evidence;
        the file goes back uncounted.
     4. *Half-open.* Rounds of four probes with different files, by the clock, at most 10 s apart; a new arrival is
-       tried within a quarter of a second. The first success closes the breaker.
+       tried within a quarter of a second. The first success of a request that was not sent before the one whose
+       failure opened the breaker closes it.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class CircuitBreaker:
         self._listeners: list[Callable[[], None]] = []
         self._unproven: set[str] = set()  # files that failed, unproven, since the last success; at most STREAK
         self._refuted: set[str] = set()  # errors that opened the breaker, and a file passed all the same
+        self._failed_sent_s = 0.0  # monotonic seconds: when the latest of these, or what opened the breaker, was sent
         self._rounds = 0
         self._next_round_at = 0.0  # monotonic seconds
         self._probes_left = 0
@@ -109,8 +111,8 @@ class CircuitBreaker:
 
     # What became of a request
 
-    def failed(self, item: Item, error: UploadError) -> Verdict:
-        """Judge a failure of this file. Not for Scope.LOAD, which blames nobody."""
+    def failed(self, item: Item, error: UploadError, sent_s: float = 0.0) -> Verdict:
+        """Judge a failure of this file, whose request began then (monotonic seconds). Not for Scope.LOAD."""
         now = time.time()
         before = item.failures
         same = before.error_code == error.code
@@ -130,6 +132,7 @@ class CircuitBreaker:
             if self.open:
                 return Verdict(Fault.DESTINATION, failures)
             self._unproven.add(item.path)
+            self._failed_sent_s = max(self._failed_sent_s, sent_s)
             if crowded:
                 self.limiter.connection_lost()
             at_once = error.scope is Scope.EVERYBODY and error.code not in self._refuted
@@ -150,10 +153,10 @@ class CircuitBreaker:
         self._tell()
         return Verdict(Fault.DESTINATION, failures)
 
-    def succeeded(self, sent_at: float, *, whole: bool = True) -> None:
-        """S3 took what was sent then (Unix seconds): a file, or a part of one, which proves nothing against others."""
+    def succeeded(self, sent: Times, *, whole: bool = True) -> None:
+        """S3 took what was sent then: a file, or (not `whole`) a part of one, which proves nothing against others."""
         if whole:
-            self.last_success_at = max(self.last_success_at, sent_at)
+            self.last_success_at = max(self.last_success_at, sent.unix_s)
         if self.limiter.limited:
             self.limiter.passed()
         if not (self._unproven or self.open):
@@ -161,8 +164,12 @@ class CircuitBreaker:
         with self._lock:
             self._unproven.clear()
             if self.reason is None:
+                self._failed_sent_s = 0.0
+                return
+            if sent.monotonic_s < self._failed_sent_s:
                 return
             self._refuted.add(self.reason.code)
+            self._failed_sent_s = 0.0
             self.open = False
             paused_at, self.paused_at, self.reason, self.evidence = self.paused_at, None, None, ""
         log.info("destination.resumed", destination=self.name, duration_s=round(time.time() - (paused_at or 0), 3))

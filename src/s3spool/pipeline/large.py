@@ -138,7 +138,7 @@ class Large:
             part_bytes=upload.part_size,
             upload_id=upload.upload_id,
         )
-        self._breaker.succeeded(times.unix_s, whole=False)
+        self._breaker.succeeded(times, whole=False)
         transfer = Transfer(item, content, upload, count, times, parts, pending or deque([COMPLETE]), owner)
         self._queue.add(transfer)
         self._inbox.wake(len(transfer.pending))
@@ -178,7 +178,7 @@ class Large:
         except Exception as exc:  # noqa: BLE001 - the same
             self._failed(job, translated(exc, transfer.item.path, answered=True))
         else:
-            self._breaker.succeeded(job.times.unix_s, whole=False)
+            self._breaker.succeeded(job.times, whole=False)
             if not self._stop_if_changed(transfer):
                 self._ledger.record_part(part)
                 self._queue.done(job.item, part)
@@ -215,7 +215,7 @@ class Large:
         transfer = job.item.transfer
         parts = [transfer.parts[number] for number in sorted(transfer.parts)]
         stored = self._bucket.complete(transfer.upload, transfer.content, parts)
-        self._breaker.succeeded(job.times.unix_s)
+        self._breaker.succeeded(job.times)
         self._queue.stop(transfer, FINISHED)
         item, content = transfer.item, transfer.content
         attempt = item.failures.attempts + 1
@@ -245,7 +245,8 @@ class Large:
             transfer.retried_immediately.add(number)
             self._send_again(job)
             return
-        fault, item = self._outcome.judge(transfer.item._replace(success_before=job.success_before), error)
+        item = transfer.item._replace(success_before=job.success_before)
+        fault, item = self._outcome.judge(item, error, job.times.monotonic_s)
         if not transfer.over:
             transfer.item = item
         if fault is None or fault is Fault.DESTINATION:

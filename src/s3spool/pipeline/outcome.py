@@ -78,24 +78,27 @@ class Outcome:
             self._provisional = False
             self._ledger.release_provisional(self._retry.wake)
 
-    def failed(self, item: Item, identity: Identity, error: UploadError) -> None:
-        """Judge the failure by the rules of the circuit breaker: the file waits for it, backs off or is parked."""
+    def failed(self, item: Item, identity: Identity, error: UploadError, sent_s: float = 0.0) -> None:
+        """Judge the failure by the rules of the circuit breaker: the file waits for it, backs off or is parked.
+
+        `sent_s`: when its request began, in monotonic seconds.
+        """
         if error.retry_immediately and not item.retried_immediately:
             self._inbox.put_back(item._replace(retried_immediately=True), first=True)
             return
-        fault, item = self.judge(item, error)
+        fault, item = self.judge(item, error, sent_s)
         if fault is None or fault is Fault.DESTINATION:
             self._inbox.put_back(item, first=False)
         else:
             self.count(item, identity, error, fault)
 
-    def judge(self, item: Item, error: UploadError) -> tuple[Fault | None, Item]:
+    def judge(self, item: Item, error: UploadError, sent_s: float = 0.0) -> tuple[Fault | None, Item]:
         """Whose fault it is (None: nobody's, too many requests), and the item with its evidence."""
         self._stats.last_error = str(error)
         if error.scope is Scope.LOAD:
             self._breaker.limiter.refused(error)
             return None, item
-        fault, failures = self._breaker.failed(item, error)
+        fault, failures = self._breaker.failed(item, error, sent_s)
         if fault is Fault.DESTINATION:
             log.debug("file.failed", **_fields(item.path, failures.attempts, error, fault))
         return fault, item._replace(failures=failures)

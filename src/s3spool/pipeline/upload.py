@@ -156,7 +156,7 @@ class Upload:
                 return self._found_there(job, stored)
             sender.prepare(job.request)
         except Exception as exc:  # noqa: BLE001 - the same
-            self._outcome.failed(item, content.identity, translated(exc, item.path))
+            self._outcome.failed(item, content.identity, translated(exc, item.path), job.times.monotonic_s)
         else:
             return True
         self._close(job)
@@ -263,11 +263,11 @@ class Upload:
         torn = content.fd >= 0 and not self._folder.is_same(content.identity, Identity.of(os.fstat(content.fd)))
         self._close(job)
         if error is None:
-            self._breaker.succeeded(job.times.unix_s)
+            self._breaker.succeeded(job.times)
         if torn and (error is None or error.may_be_torn):
             self._outcome.changed(item)
         elif error is not None:
-            self._outcome.failed(item, content.identity, error)
+            self._outcome.failed(item, content.identity, error, job.times.monotonic_s)
         else:
             attempt = item.failures.attempts + 1
             self._outcome.record(item, content.identity, stored.key, stored, job.times, attempt=attempt)
