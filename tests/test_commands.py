@@ -248,8 +248,7 @@ def test_paused_destination_is_said_first(make: Make, faulty: FaultyS3) -> None:
 def test_retry(make: Make, faulty: FaultyS3) -> None:
     """One, or all that wait and are parked; another file is an error, and then none is released."""
     with make() as daemon:
-        # Two files refused in a row would wait: they might be the destination's fault. And of each it is believed for
-        # good once another one has passed.
+        # Refused three times a file is parked; for good once another one has passed.
         events = {
             "parked-1": "parked",
             "sent-1": "uploaded",
@@ -261,7 +260,7 @@ def test_retry(make: Make, faulty: FaultyS3) -> None:
             daemon.drop(name)
             daemon.wait_event(f"file.{event}", timeout_s=WAIT_S, path=name)
             if event == "uploaded":
-                daemon.wait_event("file.parked", timeout_s=WAIT_S, path=name.replace("sent", "parked"), attempt=2)
+                daemon.wait_event("file.parked", timeout_s=WAIT_S, path=name.replace("sent", "parked"), attempt=4)
         eventually(lambda: len(rows_of(daemon, "--state", "parked")) == 2, timeout_s=WAIT_S)
         assert refused(daemon, "wait", "parked-1", "parked-2", code=3).startswith("some files are parked")
         assert "parked: s3spool list" in refused(daemon, "wait", "parked-2", code=3)

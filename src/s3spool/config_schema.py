@@ -175,7 +175,9 @@ class After(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     initial_s: Annotated[float, Seconds("the longest wait before the second attempt; then it doubles", 0.1, _DAY_S)] = 1
     max_s: Annotated[float, Seconds("the longest wait between two attempts", 0.1, _DAY_S)] = 300
-    max_attempts: Annotated[int, Whole("a file is parked after so many; 0: never", 0, 1_000_000)] = 0
+    max_attempts: Annotated[
+        int, Whole("a file is parked after so many failures that are its own (others pass); 0: never", 0, 1_000_000)
+    ] = 0
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

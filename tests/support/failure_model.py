@@ -59,8 +59,8 @@ class Rules:
       other. Otherwise each new file below a forbidden prefix would pause all others.
     - A success closes the breaker unless it was sent before the request whose failure opened it: good files in flight
       among a crowd of bad ones do, but nothing that was on its way when an outage began.
-    - An unproven file backs off for at most a sixth of the time since its first failure (10 s at least), so that the few
-      files of a quiet folder go out soon after an outage.
+    - An unproven file backs off for at most a sixth of the time since its first failure (10 s at least), so that the
+      few files of a quiet folder go out soon after an outage.
     - Proven failures are counted in a row, with the same error.
     """
 
