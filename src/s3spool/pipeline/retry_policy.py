@@ -9,6 +9,7 @@ from s3spool.errors import UploadError
 from s3spool.ledger.rows import Failures
 
 PROVISIONAL = 3  # so many refusals, without any success since, and the file is parked, but not for good
+REFUSED_S = 1.0  # the longest wait after a first refusal, whatever retry.initial_s: people want to know
 UNPROVEN_S = 10.0  # while nobody knows whose fault it is, a file waits no longer than this (or initial_s) ...
 UNPROVEN_SHARE = 1 / 6  # ... or this share of the time since its first failure, whichever is longer
 
@@ -62,7 +63,8 @@ def decide(error: UploadError, failures: Failures, *, policy: Policy, rng: rando
         return Park(error.cause, provisional=True)
     unproven_s = max(policy.initial_s, UNPROVEN_S, UNPROVEN_SHARE * (failures.last_error_at - failures.first_error_at))
     max_s = policy.max_s if own else min(policy.max_s, unproven_s)
-    delay_s = backoff_s(failures.attempts, initial_s=policy.initial_s, max_s=max_s, rng=rng)
+    initial_s = min(policy.initial_s, REFUSED_S) if error.permanent else policy.initial_s
+    delay_s = backoff_s(failures.attempts, initial_s=initial_s, max_s=max_s, rng=rng)
     if error.retry_after_s is not None:
         delay_s = max(delay_s, min(error.retry_after_s, policy.max_s))
     return Delay(delay_s)
