@@ -263,16 +263,23 @@ def test_the_name_leads_nowhere(make: Callable[..., Daemon], tmp_path: Path, dea
         assert daemon.stop() == 0
 
 
-LATE = Delay(60.0)
 LATE_S = 150.0  # until the last of such answers
+LATE = pytest.mark.parametrize(
+    ("late_s", "upload"),
+    [
+        pytest.param(8.0, {"timeout_s": 4}, id="seconds"),
+        pytest.param(60.0, {}, marks=pytest.mark.slow, id="a minute, by the default of upload.timeout_s"),
+    ],
+)
 
 
+@LATE
 @pytest.mark.timeout(300)
-def test_one_answer_comes_a_minute_late(make: Callable[..., Daemon]) -> None:
-    """With the default of upload.timeout_s: the file is sent again by then, and the late answer does no harm."""
+def test_one_answer_comes_late(make: Callable[..., Daemon], late_s: float, upload: dict[str, int]) -> None:
+    """The file is sent again by then, and the late answer does no harm."""
     with FaultyS3() as server:
-        server.script(LATE, match="^PUT early 7$")
-        daemon = make(server, retry={"max_attempts": 0}).start()
+        server.script(Delay(late_s), match="^PUT early 7$")
+        daemon = make(server, retry={"max_attempts": 0}, upload={"workers": WORKERS} | upload).start()
         files = drop(daemon, "early")
 
         failed = daemon.wait_event("file.failed", LATE_S, path="early 7")
@@ -293,12 +300,13 @@ def test_one_answer_comes_a_minute_late(make: Callable[..., Daemon]) -> None:
         assert daemon.stop() == 0
 
 
+@LATE
 @pytest.mark.timeout(300)
-def test_all_answers_come_a_minute_late(make: Callable[..., Daemon]) -> None:
-    """With the default of upload.timeout_s, and all workers busy: it is paused before the first of them comes."""
+def test_all_answers_come_late(make: Callable[..., Daemon], late_s: float, upload: dict[str, int]) -> None:
+    """All workers are busy: it is paused before the first of them comes."""
     with FaultyS3() as server:
-        server.script(LATE, times=None)
-        daemon = make(server).start()
+        server.script(Delay(late_s), times=None)
+        daemon = make(server, upload={"workers": WORKERS} | upload).start()
         files = drop(daemon, "file")
 
         paused = daemon.wait_event("destination.paused", LATE_S)
