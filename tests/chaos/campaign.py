@@ -17,6 +17,7 @@ from chaos.storm import TIMEOUT_S
 from chaos.witness import Witness
 from chaos.writers import Writers
 from s3spool.ledger.reader import _COUNTED
+from s3spool.pipeline.breaker import STREAK
 from s3spool.pipeline.folder import REMOVING
 from support.daemon import Daemon
 from support.killing import STEPS, STOPS
@@ -153,7 +154,7 @@ class Campaign:
         return Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     def refuse_all(self, fault: str, acts: int, *, kill: bool) -> None:
-        """A life in which every request is refused for good: the destination is to blame, and no file."""
+        """A life in which every request is refused for good: the breaker opens before many files have failed for it."""
         before = self.oracle.parked() if self.figures.starts else set()
         self.witness.storm.share, self.witness.storm.only = 1.0, fault
         self.start()
@@ -164,9 +165,10 @@ class Campaign:
             timeout_s=START_S,
             message=f"{self.context}: {fault} pauses",
         )
-        # One may have been the only file for a moment; the second one releases it.
-        eventually(lambda: self.oracle.parked() <= before, message=f"{self.context}: {fault} parks nobody")
         self._act(acts)
+        # Fewer than eight fail before it pauses. After three such lives they are parked, until another file succeeds.
+        parked = self.oracle.parked() - before
+        assert len(parked) < STREAK, f"{self.context}: {fault} parks {parked}"
         if kill:
             self.daemon.kill()
             self.figures.kills += 1

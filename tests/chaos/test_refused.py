@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 ACTS = 150
 
 
-def test_what_is_refused_for_all_parks_nobody(
+def test_what_is_refused_for_all_leaves_nobody_parked(
     tmp_path: Path, chaos_seed: int, report: Callable[[Figures], None]
 ) -> None:
     """Through kills and restarts, whatever the code: when it is over all are sent, and no person has released any."""

@@ -130,7 +130,8 @@ class Outcome:
             self._stats.failed += 1
         path = item.path
         self._ledger.record_retry(row, lambda: self._settled(path))
-        self._provisional = self._provisional or provisional
+        if provisional:  # after the row: a success that releases them has to find it
+            self._provisional = True
         fields = _fields(path, failures.attempts, error, fault) | {"error": reason}
         if parked:
             log.error("file.parked", **fields)
