@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.daemon import Daemon
+from support.faults import Reset
 from support.faulty import FaultyS3
 from support.waiting import eventually
 
@@ -123,6 +124,22 @@ def test_a_server_that_admits_three_connections(tmp_path: Path, server: FaultyS3
             daemon.wait_uploaded(FILES + 5, timeout_s=120)
             assert balancer.reset > 0
             assert not daemon.events("file.parked")
+
+
+def test_one_file_whose_connection_is_always_lost(tmp_path: Path, server: FaultyS3) -> None:
+    """It backs off, though nobody knows whose fault it is: neither server nor workers are busy with it."""
+    server.script(Reset("before"), times=None, match="^PUT bad$")
+    retry = {"initial_s": 1, "max_s": 300}
+    with Daemon(tmp_path / "home", bucket=server.bucket, environment=server.environment(), retry=retry) as daemon:
+        daemon.drop("bad")
+        for number in range(FILES):
+            daemon.drop(f"file {number}")
+
+        daemon.wait_uploaded(FILES, timeout_s=60)
+
+        assert server.count("^PUT bad$") < 30
+        assert daemon.events("file.failed", path="bad")
+        assert not daemon.events("destination.paused")
 
 
 @pytest.mark.parametrize("limit", [80, 100, 150, 200])

@@ -137,7 +137,8 @@ class CircuitBreaker:
                 self.limiter.connection_lost()
             at_once = error.scope is Scope.EVERYBODY and error.code not in self._refuted
             if not at_once and len(self._unproven) < STREAK:
-                return Verdict(None if crowded else Fault.UNKNOWN, failures)
+                # Tried again at once only the first time: its connection may be lost each time.
+                return Verdict(None if crowded and not same else Fault.UNKNOWN, failures)
             self._open_now(error, now)
             next_probe_s = self._next_round_at - time.monotonic()
         log.error(
