@@ -91,7 +91,7 @@ def test_who_waits_for_room_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     house.offer("full")
     house.scan.want("start")
     house.settle.touch("d")
-    eventually(lambda: house.inbox._waiting_offers == 2)
+    eventually(lambda: house.inbox._waiting_offers.total() == 2)
     answered: list[str] = []
 
     house.scan.ping(lambda: answered.append("scan"))

@@ -78,7 +78,7 @@ def test_each_live_key_takes_effect(daemon: Daemon, faulty: FaultyS3) -> None:
     daemon.wait_event("file.failed", timeout_s=WAIT_S, path="failing.dat")
     daemon.drop("passes.dat")
     parked = daemon.wait_event("file.parked", timeout_s=WAIT_S, path="failing.dat")
-    assert parked["attempt"] == 2
+    assert parked["error"].startswith("2 attempts failed (retry.max_attempts)")
     assert daemon.events("scan.started"), "a line of level debug"
     assert daemon.pid == pid
     assert set(faulty.contents()) == {"before.dat", "after.dat", "passes.dat"}
