@@ -64,8 +64,14 @@ def drop(daemon: Daemon, name: str) -> dict[str, bytes]:
     return files
 
 
-def last_through(daemon: Daemon, server: FaultyS3, end: Callable[[], None], code: str, hint: str) -> None:
-    """Files arrive during the outage; after its end all of them are sent, by all workers, as if nothing had been."""
+def last_through(
+    daemon: Daemon, server: FaultyS3, end: Callable[[], None], code: str, hint: str, *, at_once: bool = True
+) -> None:
+    """Files arrive during the outage; after its end all of them are sent, as if nothing had been.
+
+    `at_once`: several workers send from the first success on: all of them new files, a quarter those that were probes.
+    After lost connections the concurrency limiter begins lower.
+    """
     files = drop(daemon, "early")
     paused = daemon.wait_event("destination.paused", WAIT_S)
     files |= drop(daemon, "late")
@@ -79,7 +85,8 @@ def last_through(daemon: Daemon, server: FaultyS3, end: Callable[[], None], code
     server.script(hold, times=None, match=lambda _: bool(daemon.events("destination.resumed")))
     end()
     resumed = daemon.wait_event("destination.resumed", WAIT_S)
-    eventually(lambda: server.in_flight == WORKERS, timeout_s=WAIT_S, message="all workers send")
+    sending = WORKERS // 4 if at_once else 1
+    eventually(lambda: server.in_flight >= sending, timeout_s=WAIT_S, message="several workers send")
     server.behave()
 
     eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
@@ -103,7 +110,7 @@ def test_nobody_listens(make: Callable[..., Daemon]) -> None:
         daemon = make(server).start()
         daemon.wait_ready(WAIT_S)
 
-        last_through(daemon, server, server.come_up, "COULDNT_CONNECT", "check network")
+        last_through(daemon, server, server.come_up, "COULDNT_CONNECT", "check network", at_once=False)
 
 
 def test_the_bucket_is_missing(make: Callable[..., Daemon]) -> None:
@@ -314,7 +321,6 @@ def test_all_answers_come_late(make: Callable[..., Daemon], late_s: float, uploa
         assert server.in_flight >= WORKERS, "the late answers are still to come"
         server.behave()
         daemon.wait_event("destination.resumed", LATE_S)
-        # (Some set out between the first time-outs and the pause: they meet the same.)
         eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=LATE_S)
         eventually(lambda: server.in_flight == 0, timeout_s=LATE_S)
 
@@ -322,7 +328,8 @@ def test_all_answers_come_late(make: Callable[..., Daemon], late_s: float, uploa
         assert server.contents() == files
         daemon.wait_uploaded(len(files), WAIT_S)
         assert len(daemon.events("file.uploaded")) == len(files)
-        assert len(daemon.events("file.failed")) < STREAK
+        # Some set out between the first time-outs and the pause: they may meet the same after its end.
+        assert len(daemon.events("file.failed")) < 2 * STREAK
         assert daemon.events("destination.paused") == [paused]
         assert len(daemon.events("destination.resumed")) == 1
         assert not daemon.events("file.parked")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from s3spool.errors import Scope
+from s3spool.s3 import patience
 from s3spool.s3.client import ca_source
 from support.faults import (
     EmptyOk,
@@ -558,9 +559,10 @@ ENDLESS = {
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("name", ENDLESS)
 def test_an_answer_without_an_end_is_cut_off(
-    name: str, streamed: bool, transport: Transport, faulty: FaultyS3, fd: int
+    name: str, streamed: bool, transport: Transport, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds nobody for ever; what it began with counts if that was a whole head, and the handle stays usable."""
+    monkeypatch.setattr(patience, "ANSWER_TIMES", 2)
     pieces, pause_s, status = ENDLESS[name]
     faulty.script(Endless(pieces, pause_s), times=None)
 
@@ -625,7 +627,7 @@ def thin_line(bytes_s: int) -> Iterator[int]:
 def test_a_thin_line_is_no_silence(kind: str, in_memory: bool, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of a small body is in the kernel at once, and on its way for longer than timeout_s."""
     use({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}, monkeypatch)
-    with thin_line(20_000) as port:
+    with thin_line(40_000) as port:
         transport = store_of(kind, connection("b", f"http://127.0.0.1:{port}", timeout_s=2.0)).transport()
 
         answer = put(transport, put_request("a", b"x" * 120_000) if in_memory else range_request("a", fd, 0, 120_000))
