@@ -117,6 +117,8 @@ def waiting(stage: Stage) -> None:
     stage.server.script(Delay(0.5), times=None, match="^PUT crowd")
     stage.fill()
     stage.start()
+    # What comes before the first scan has passed is one of those that wait.
+    stage.daemon.wait_event("scan.finished", timeout_s=60)
 
 
 def flat(stage: Stage) -> None:
