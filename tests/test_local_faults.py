@@ -90,15 +90,16 @@ def test_no_descriptor_left(make: Callable[..., Daemon], faulty: FaultyS3) -> No
     try:
         for name in names:
             daemon.drop(name)
-        paused = daemon.wait_event("destination.paused", WAIT_S)
+        slowed = daemon.wait_event("destination.slowed", WAIT_S)
         eventually(lambda: daemon.events("scan.failed"), timeout_s=WAIT_S)
     finally:
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (soft, hard))
 
     eventually(lambda: set(faulty.contents()) == names | {"before"}, timeout_s=WAIT_S)
-    assert "LimitNOFILE" in paused["hint"]
-    assert len(daemon.events("destination.paused")) == 1
-    for event in ("file.parked", "file.failed", "file.vanished", "worker.replaced", "daemon.unsound"):
+    assert "LimitNOFILE" in slowed["hint"]
+    assert len(daemon.events("destination.slowed")) == 1
+    bad = ("destination.paused", "file.parked", "file.failed", "file.vanished", "worker.replaced", "daemon.unsound")
+    for event in bad:
         assert not daemon.events(event)
     assert len(daemon.events("scan.failed")) == 1
     assert daemon.cli("status").returncode == 0

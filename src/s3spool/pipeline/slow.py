@@ -49,8 +49,11 @@ class SlowDirectories:
         return self.any and (path.startswith(self._mounts) or path.rpartition("/")[0] in self._slow)
 
     def refresh(self, root: Path) -> None:
-        """Look what is mounted below the root now. Raises OSError."""
-        mounts = other_devices(root)
+        """Look what is mounted below the root now; what is known stays where that cannot be read (no descriptors)."""
+        try:
+            mounts = other_devices(root)
+        except OSError:
+            return
         with self._lock:
             self._mounts = mounts
             self._publish()
