@@ -97,7 +97,7 @@ def told(daemon: Daemon, user: tuple[str, ...], command: str, *arguments: str) -
 def drop(daemon: Daemon, uid: int, path: str, mode: int, content: str = "content") -> None:
     script = (
         f"umask 0; mkdir -p -m 0770 $(dirname {path}); echo {content} > {path}.part;"
-        f" chmod {mode:o} {path}.part; mv {path}.part {path}"
+        f" chmod {mode:o} {path}.part; touch -d @0 {path}.part; mv {path}.part {path}"
     )
     subprocess.run([*as_user(uid), "sh", "-c", script], cwd=daemon.folder, check=True, timeout=WAIT_S)
 

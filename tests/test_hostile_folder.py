@@ -731,6 +731,7 @@ def test_a_terminal_shows_names_and_does_not_obey_them(build: Build, faulty: Fau
 # --- too many, too often, too large
 
 
+@pytest.mark.timeout(400)
 def test_thousands_of_empty_files(build: Build, faulty: FaultyS3) -> None:
     """All of them are sent, in the memory of a few."""
     daemon = build("delete", watch={"rescan_s": 3600})
