@@ -95,8 +95,9 @@ def last_through(
     assert re.search(hint, paused["hint"])
     assert paused["error"]
     assert 0 < resumed["duration_s"] < 2 * WAIT_S
-    assert daemon.events("destination.paused") == probed == [paused]
-    assert daemon.events("destination.resumed") == [resumed]
+    # A request that was under way when the first one passed may fail later, with another error, and pause once more.
+    assert daemon.events("destination.paused")[:1] == probed == [paused]
+    assert daemon.events("destination.resumed")[0] == resumed
     for event in ("file.failed", "file.parked", "file.vanished", "worker.replaced"):
         assert not daemon.events(event)
     assert {line["attempt"] for line in daemon.events("file.uploaded")} == {1}
