@@ -98,9 +98,10 @@ def last_through(
     # A request that was under way when the first one passed may fail later, with another error, and pause once more.
     assert daemon.events("destination.paused")[:1] == probed == [paused]
     assert daemon.events("destination.resumed")[0] == resumed
-    for event in ("file.failed", "file.parked", "file.vanished", "worker.replaced"):
+    assert len(daemon.events("file.failed")) < STREAK, "such requests, too few to pause: each file backs off once"
+    for event in ("file.parked", "file.vanished", "worker.replaced"):
         assert not daemon.events(event)
-    assert {line["attempt"] for line in daemon.events("file.uploaded")} == {1}
+    assert {line["attempt"] for line in daemon.events("file.uploaded")} <= {1, 2}
     assert daemon.stop() == 0
 
 
