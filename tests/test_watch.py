@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from watchdog.observers import inotify_c
@@ -447,6 +447,29 @@ def test_race_the_scan_ensures_a_renamed_directory_first(watched: Watched, root:
     watched.expect("new/later", "new/x/later", "new/x/y/later")
     assert watched.rescans == []
     assert watched.watch.directories() == 4
+
+
+def test_race_a_directory_is_watched_again_while_its_watch_is_removed(
+    watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inotify gives both the same descriptor: the removal must not take the new watch along."""
+    (root / "sub").mkdir()
+    watched.forget()
+    again = threading.Thread(target=watched.watch.ensure, args=("sub/",))
+    remove = InotifyFD.remove_callbacks
+
+    def beside(inotify: InotifyFD, callbacks: list[tuple[Any, Any]]) -> None:
+        again.start()
+        again.join(0.5)  # it waits, or it has watched the directory by now
+        remove(inotify, callbacks)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(InotifyFD, "remove_callbacks", beside)
+        watched.watch._disarm("sub/")
+        again.join(10)
+
+    (root / "sub/a").touch()
+    watched.expect("sub/a")
 
 
 # What goes wrong

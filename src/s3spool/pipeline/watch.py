@@ -355,9 +355,10 @@ class Watch(WatchCallback):
             gone = self._table.below(directory)
             for wd, _ in reversed(gone):
                 self._table.remove(wd)
-        if inotify is not None and gone:
-            with contextlib.suppress(OSError):
-                inotify.remove_callbacks([(wd, _callback_id(path)) for wd, path in gone])
+            if inotify is not None and gone:
+                # Under the lock: a directory that another thread watches again meanwhile may have the same descriptor.
+                with contextlib.suppress(OSError):
+                    inotify.remove_callbacks([(wd, _callback_id(path)) for wd, path in gone])
 
 
 def _identity(fd: int) -> tuple[int, int]:
