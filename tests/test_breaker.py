@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import Counter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ class Clock:
 
 def at(time_s: float) -> Times:
     """As both clocks of these tests show it."""
-    return Times(time_s, time_s)
+    return Times(time_s, time_s - EPOCH)
 
 
 @pytest.fixture
@@ -89,8 +90,13 @@ def an_error(scope: Scope = Scope.UNKNOWN, code: str = "InternalError", **fields
 DENIED = an_error(Scope.EVERYBODY, "AccessDenied", hint="grant s3:PutObject", status=403)
 
 
+def fail(breaker: CircuitBreaker, item: Item, error: UploadError) -> Verdict:
+    """By a request that was sent just now."""
+    return breaker.failed(item, error, breaker_module.time.monotonic())
+
+
 def opened(breaker: CircuitBreaker, error: UploadError = DENIED) -> CircuitBreaker:
-    assert breaker.failed(Item("a"), error).fault is Fault.DESTINATION
+    assert fail(breaker, Item("a"), error).fault is Fault.DESTINATION
     assert breaker.open
     return breaker
 
@@ -120,7 +126,7 @@ def test_a_first_failure_proves_nothing(clock: Clock, breaker: CircuitBreaker) -
     breaker.succeeded(at(clock.patch.time()))
     clock.now += 1
 
-    verdict = breaker.failed(Item("bad", success_before=breaker.last_success_at), an_error())
+    verdict = fail(breaker, Item("bad", success_before=breaker.last_success_at), an_error())
 
     assert verdict == Verdict(Fault.UNKNOWN, Failures(0, EPOCH + 1001, EPOCH + 1001, "InternalError", 0))
 
@@ -132,9 +138,9 @@ def test_another_file_that_passes_between_proves_it(
 ) -> None:
     """The same error before and after a success of another file: it is the file's own, whatever the error says."""
     error = an_error(scope, permanent=permanent)
-    first = breaker.failed(Item("bad"), error)
+    first = fail(breaker, Item("bad"), error)
 
-    verdict = breaker.failed(tried_again(clock, breaker, first, passed=True), error)
+    verdict = fail(breaker, tried_again(clock, breaker, first, passed=True), error)
 
     assert verdict.fault is Fault.OWN
     assert verdict.failures == Failures(0, EPOCH + 1000, EPOCH + 1002, "InternalError", 1)
@@ -145,10 +151,10 @@ def test_without_a_success_between_nothing_is_proven(clock: Clock, breaker: Circ
     """A success before the first failure does not count, however often the file fails."""
     breaker.succeeded(at(clock.patch.time()))
     clock.now += 1
-    verdict = breaker.failed(Item("bad", success_before=breaker.last_success_at), an_error())
+    verdict = fail(breaker, Item("bad", success_before=breaker.last_success_at), an_error())
 
     for _ in range(5):
-        verdict = breaker.failed(tried_again(clock, breaker, verdict, passed=False), an_error())
+        verdict = fail(breaker, tried_again(clock, breaker, verdict, passed=False), an_error())
         assert verdict.fault is Fault.UNKNOWN
 
     assert (verdict.failures.first_error_at, verdict.failures.own) == (EPOCH + 1001, 0)
@@ -158,51 +164,51 @@ def test_what_was_sent_before_the_failure_proves_nothing(clock: Clock, breaker: 
     """A slow upload of before may be answered after the failure: it shows what was then."""
     before = clock.patch.time()
     clock.now += 1
-    first = breaker.failed(Item("bad"), an_error())
+    first = fail(breaker, Item("bad"), an_error())
     clock.now += 1
     breaker.succeeded(at(before))
 
-    verdict = breaker.failed(tried_again(clock, breaker, first, passed=False), an_error())
+    verdict = fail(breaker, tried_again(clock, breaker, first, passed=False), an_error())
 
     assert verdict.fault is Fault.UNKNOWN
 
 
 def test_a_success_during_the_attempt_proves_nothing(clock: Clock, breaker: CircuitBreaker) -> None:
     """It has to have come before the attempt began: what fails in the last seconds of an outage is nobody's fault."""
-    first = breaker.failed(Item("bad"), an_error())
+    first = fail(breaker, Item("bad"), an_error())
     item = tried_again(clock, breaker, first, passed=False)
     clock.now += 1
     breaker.succeeded(at(clock.patch.time()))
 
-    assert breaker.failed(item, an_error()).fault is Fault.UNKNOWN
+    assert fail(breaker, item, an_error()).fault is Fault.UNKNOWN
 
 
 def test_another_error_proves_nothing(clock: Clock, breaker: CircuitBreaker) -> None:
     """Refused first, then timed out: the second says nothing of the first; the proof begins anew."""
-    verdict = breaker.failed(Item("bad"), an_error())
-    other = breaker.failed(tried_again(clock, breaker, verdict, passed=True), an_error(code="OPERATION_TIMEDOUT"))
+    verdict = fail(breaker, Item("bad"), an_error())
+    other = fail(breaker, tried_again(clock, breaker, verdict, passed=True), an_error(code="OPERATION_TIMEDOUT"))
     assert (other.fault, other.failures.error_code) == (Fault.UNKNOWN, "OPERATION_TIMEDOUT")
 
-    same = breaker.failed(tried_again(clock, breaker, other, passed=True), an_error(code="OPERATION_TIMEDOUT"))
+    same = fail(breaker, tried_again(clock, breaker, other, passed=True), an_error(code="OPERATION_TIMEDOUT"))
     assert same.fault is Fault.OWN
 
 
 def test_proven_stays_proven_while_the_error_repeats(clock: Clock, breaker: CircuitBreaker) -> None:
     """Without further successes; each of them counts, and another error ends that."""
-    verdict = breaker.failed(Item("bad"), an_error())
-    verdict = breaker.failed(tried_again(clock, breaker, verdict, passed=True), an_error())
+    verdict = fail(breaker, Item("bad"), an_error())
+    verdict = fail(breaker, tried_again(clock, breaker, verdict, passed=True), an_error())
     for count in (2, 3, 4):
-        verdict = breaker.failed(tried_again(clock, breaker, verdict, passed=False), an_error())
+        verdict = fail(breaker, tried_again(clock, breaker, verdict, passed=False), an_error())
         assert (verdict.fault, verdict.failures.own) == (Fault.OWN, count)
 
-    verdict = breaker.failed(tried_again(clock, breaker, verdict, passed=False), an_error(code="BadDigest"))
+    verdict = fail(breaker, tried_again(clock, breaker, verdict, passed=False), an_error(code="BadDigest"))
 
     assert (verdict.fault, verdict.failures.own) == (Fault.UNKNOWN, 0)
 
 
 def test_what_the_file_itself_shows_needs_no_other(breaker: CircuitBreaker) -> None:
     """Unreadable at the first attempt: its own."""
-    verdict = breaker.failed(Item("bad"), an_error(Scope.FILE, "PermissionError"))
+    verdict = fail(breaker, Item("bad"), an_error(Scope.FILE, "PermissionError"))
 
     assert (verdict.fault, verdict.failures.own) == (Fault.OWN, 1)
 
@@ -216,8 +222,8 @@ def test_a_proven_failure_never_touches_the_breaker(clock: Clock, breaker: Circu
         clock.now += 0.5
     due_s = breaker.next_probe_s
 
-    faults = {breaker.failed(Item(str(n), failures=evidence), DENIED).fault for n in range(3 * STREAK)}
-    faults |= {breaker.failed(Item(f"s {n}"), an_error(Scope.FILE)).fault for n in range(3 * STREAK)}
+    faults = {fail(breaker, Item(str(n), failures=evidence), DENIED).fault for n in range(3 * STREAK)}
+    faults |= {fail(breaker, Item(f"s {n}"), an_error(Scope.FILE)).fault for n in range(3 * STREAK)}
 
     assert faults == {Fault.OWN}
     assert (breaker.open, breaker.next_probe_s) == (is_open, due_s)
@@ -225,12 +231,12 @@ def test_a_proven_failure_never_touches_the_breaker(clock: Clock, breaker: Circu
 
 def test_a_part_of_a_large_file_is_no_success_against_others(clock: Clock, breaker: CircuitBreaker) -> None:
     """S3 takes parts of an upload that it refuses in the end."""
-    first = breaker.failed(Item("bad"), an_error())
+    first = fail(breaker, Item("bad"), an_error())
     clock.now += 1
     breaker.succeeded(at(clock.patch.time()), whole=False)
 
     assert breaker.last_success_at == 0
-    assert breaker.failed(tried_again(clock, breaker, first, passed=False), an_error()).fault is Fault.UNKNOWN
+    assert fail(breaker, tried_again(clock, breaker, first, passed=False), an_error()).fault is Fault.UNKNOWN
 
 
 def test_the_latest_start_counts_whatever_the_order_of_the_answers(breaker: CircuitBreaker) -> None:
@@ -246,7 +252,7 @@ def test_the_latest_start_counts_whatever_the_order_of_the_answers(breaker: Circ
 
 def test_an_error_that_no_file_could_pass_opens_at_once(clock: Clock, breaker: CircuitBreaker, lines: Lines) -> None:
     """403 needs no streak: one line says what is wrong, why it opened, what to do and when the next try is."""
-    verdict = breaker.failed(Item("in/a"), DENIED)
+    verdict = fail(breaker, Item("in/a"), DENIED)
 
     assert verdict == Verdict(Fault.DESTINATION, Failures(0, EPOCH + 1000, EPOCH + 1000, "AccessDenied", 0))
     assert (breaker.open, breaker.paused_at, breaker.reason) == (True, EPOCH + 1000, DENIED)
@@ -270,7 +276,7 @@ def test_eight_different_files_open_it(breaker: CircuitBreaker, lines: Lines) ->
     """Below eight each backs off; the eighth, with whatever error, opens it."""
     errors = [an_error(permanent=True, code="EntityTooLarge"), an_error()] * (STREAK // 2)
 
-    faults = [breaker.failed(Item(str(n)), error).fault for n, error in enumerate(errors)]
+    faults = [fail(breaker, Item(str(n)), error).fault for n, error in enumerate(errors)]
 
     assert faults == [Fault.UNKNOWN] * 7 + [Fault.DESTINATION]
     assert breaker.open
@@ -280,7 +286,7 @@ def test_eight_different_files_open_it(breaker: CircuitBreaker, lines: Lines) ->
 
 def test_seven_files_never_open_it(breaker: CircuitBreaker) -> None:
     """However often they fail."""
-    faults = {breaker.failed(Item(str(n % 7)), an_error()).fault for n in range(10 * STREAK)}
+    faults = {fail(breaker, Item(str(n % 7)), an_error()).fault for n in range(10 * STREAK)}
 
     assert faults == {Fault.UNKNOWN}
     assert not breaker.open
@@ -291,11 +297,11 @@ def test_a_success_between_them_begins_the_count_anew(clock: Clock, breaker: Cir
     """Also that of a part, and of a request from before: what passes, passes."""
     before = clock.patch.time()
     for n in range(STREAK - 1):
-        breaker.failed(Item(str(n)), an_error())
+        fail(breaker, Item(str(n)), an_error())
 
     breaker.succeeded(at(before), whole=whole)
 
-    assert [breaker.failed(Item(f"z{n}"), an_error()).fault for n in range(STREAK)] == [Fault.UNKNOWN] * 7 + [
+    assert [fail(breaker, Item(f"z{n}"), an_error()).fault for n in range(STREAK)] == [Fault.UNKNOWN] * 7 + [
         Fault.DESTINATION
     ]
 
@@ -305,34 +311,34 @@ def test_an_error_that_a_success_refuted_no_longer_opens_at_once(clock: Clock, b
     opened(breaker)
     breaker.succeeded(at(clock.patch.time()))
 
-    faults = [breaker.failed(Item(str(n)), DENIED).fault for n in range(STREAK)]
+    faults = [fail(breaker, Item(str(n)), DENIED).fault for n in range(STREAK)]
     assert faults == [Fault.UNKNOWN] * (STREAK - 1) + [Fault.DESTINATION]
     assert breaker.evidence == "8 files in a row failed, the last one with 403 AccessDenied"
 
     breaker.succeeded(at(clock.patch.time()))
     other = an_error(Scope.EVERYBODY, "NoSuchBucket")
-    assert breaker.failed(Item("z"), other).fault is Fault.DESTINATION
+    assert fail(breaker, Item("z"), other).fault is Fault.DESTINATION
 
 
 def test_a_proven_failure_is_none_of_the_eight(breaker: CircuitBreaker) -> None:
     """Nor does it begin the count anew."""
     for n in range(STREAK - 1):
-        breaker.failed(Item(str(n)), an_error())
+        fail(breaker, Item(str(n)), an_error())
 
-    breaker.failed(Item("own"), an_error(Scope.FILE))
+    fail(breaker, Item("own"), an_error(Scope.FILE))
 
     assert not breaker.open
-    assert breaker.failed(Item("eighth"), an_error()).fault is Fault.DESTINATION
+    assert fail(breaker, Item("eighth"), an_error()).fault is Fault.DESTINATION
 
 
 def test_the_streak_begins_anew_after_an_opening(clock: Clock, breaker: CircuitBreaker) -> None:
     """What failed before and during an outage does not count after it."""
     for n in range(STREAK + 20):
-        breaker.failed(Item(str(n)), an_error())
+        fail(breaker, Item(str(n)), an_error())
     clock.now += 1
     breaker.succeeded(at(clock.patch.time()))
 
-    faults = [breaker.failed(Item(str(n)), an_error()).fault for n in range(STREAK - 1)]
+    faults = [fail(breaker, Item(str(n)), an_error()).fault for n in range(STREAK - 1)]
 
     assert faults == [Fault.UNKNOWN] * (STREAK - 1)
 
@@ -347,18 +353,33 @@ def test_what_fails_while_it_is_open_only_leaves_its_evidence(
     opened(breaker)
     clock.now += 0.5
 
-    verdicts = [breaker.failed(Item(str(n), failures=Failures(2, 5.0, 6.0, "x", 0)), an_error()) for n in range(99)]
+    verdicts = [fail(breaker, Item(str(n), failures=Failures(2, 5.0, 6.0, "x", 0)), an_error()) for n in range(99)]
 
     assert set(verdicts) == {Verdict(Fault.DESTINATION, Failures(2, 5.0, EPOCH + 1000.5, "InternalError", 0))}
     assert (len(lines), breaker.next_probe_s, breaker.reason) == (1, 0.5, DENIED)
 
 
+def test_what_was_sent_before_it_closed_fails_as_if_it_were_open(clock: Clock, breaker: CircuitBreaker) -> None:
+    """The other probes of the round: uncounted, and they open nothing; what is sent from then on does."""
+    opened(breaker)
+    clock.now += 1
+    sent_s = clock.now
+    clock.now += 1
+    breaker.succeeded(at(EPOCH + sent_s))
+
+    late = {breaker.failed(Item(str(n)), an_error(Scope.EVERYBODY), sent_s).fault for n in range(2 * STREAK)}
+
+    assert (late, breaker.open) == ({Fault.DESTINATION}, False)
+    assert fail(breaker, Item("a"), an_error(Scope.EVERYBODY)).fault is Fault.DESTINATION
+    assert breaker.open
+
+
 def test_evidence_from_an_outage_counts_after_it(clock: Clock, breaker: CircuitBreaker) -> None:
     """A probe that is refused, others that pass, and the same refusal again: its own."""
     opened(breaker)
-    probe = breaker.failed(Item("bad"), an_error())
+    probe = fail(breaker, Item("bad"), an_error())
 
-    verdict = breaker.failed(tried_again(clock, breaker, probe, passed=True), an_error())
+    verdict = fail(breaker, tried_again(clock, breaker, probe, passed=True), an_error())
 
     assert (verdict.fault, breaker.open) == (Fault.OWN, False)
 
@@ -453,15 +474,22 @@ def test_a_new_arrival_is_tried_within_a_quarter_of_a_second(clock: Clock, break
     assert breaker.next_probe_s == pytest.approx(0.75)
 
 
-def test_a_flood_of_arrivals_is_bounded(clock: Clock, breaker: CircuitBreaker) -> None:
-    """Their memory is; how many of them are under way at once the inbox decides."""
+def test_a_flood_of_arrivals_is_tried_32_times_a_second(clock: Clock, breaker: CircuitBreaker) -> None:
+    """The others wait untried, so that they may have all workers afterwards; a thousand are owed a try at most."""
     opened(breaker)
     for _ in range(3 * ARRIVALS):
         breaker.expect_arrival()
-
     clock.now += ARRIVAL_S
+    assert probes(breaker) == 1
+    assert breaker.next_probe_s == 1 / 32
 
-    assert probes(breaker) == ARRIVALS
+    tried = 0
+    while tried < 3 * ARRIVALS and breaker._arrivals:
+        clock.now += breaker.next_probe_s
+        tried += breaker.take_probe(untried=True) is Probe.NEWEST
+
+    assert clock.now - 1000 >= (ARRIVALS - 1) / 32
+    assert ARRIVALS - 1 <= tried <= ARRIVALS + 100, "beside those of the rounds"
 
 
 def test_an_arrival_that_is_gone_makes_no_probe(clock: Clock, breaker: CircuitBreaker) -> None:
@@ -552,17 +580,19 @@ def test_the_first_success_closes_it(clock: Clock, breaker: CircuitBreaker, line
     ]
 
 
-def test_what_was_sent_before_it_opened_closes_it_too(clock: Clock, breaker: CircuitBreaker) -> None:
-    """Whatever passes shows that files pass; if it was the last, the next failures open it again."""
-    before = clock.patch.time()
+@pytest.mark.parametrize("seconds", [-0.5, 0.0, 0.5])
+def test_only_what_was_sent_no_earlier_than_what_opened_it_closes_it(
+    clock: Clock, breaker: CircuitBreaker, seconds: float
+) -> None:
+    """What was on its way when an outage began says nothing about it; good files among a crowd of bad ones do."""
+    sent_s = clock.now
     clock.now += 1
-    opened(breaker)
-    clock.now += 1
+    assert breaker.failed(Item("a"), DENIED, sent_s).fault is Fault.DESTINATION
 
-    breaker.succeeded(at(before))
+    breaker.succeeded(at(EPOCH + sent_s + seconds))
 
-    assert not breaker.open
-    assert breaker.last_success_at == before
+    assert breaker.open == (seconds < 0)
+    assert breaker.last_success_at == EPOCH + sent_s + seconds
 
 
 def test_another_failure_does_not_close_it(clock: Clock, breaker: CircuitBreaker) -> None:
@@ -571,7 +601,7 @@ def test_another_failure_does_not_close_it(clock: Clock, breaker: CircuitBreaker
     clock.now += 1
     for error in (an_error(permanent=True), an_error(Scope.FILE), an_error(code="NoSuchBucket"), DENIED):
         assert breaker.take_probe(untried=True) is not None
-        breaker.failed(Item("z"), error)
+        fail(breaker, Item("z"), error)
         assert breaker.open
 
 
@@ -584,7 +614,7 @@ def test_listeners_hear_of_each_change_once(clock: Clock, breaker: CircuitBreake
     breaker.on_change(lambda: told.append((breaker.open, breaker.next_probe_s)))
 
     opened(breaker)
-    breaker.failed(Item("b"), DENIED)
+    fail(breaker, Item("b"), DENIED)
     clock.now += 0.5
     breaker.succeeded(at(clock.patch.time()))
     breaker.succeeded(at(clock.patch.time()))
@@ -599,7 +629,7 @@ def test_a_clock_that_is_set_does_not_matter_to_the_rounds(breaker: CircuitBreak
     clock.now += 1
 
     assert probes(breaker) == PROBES
-    breaker.succeeded(at(EPOCH - 1e6))
+    breaker.succeeded(Times(EPOCH - 1e6, clock.now))
     assert not breaker.open
 
 
@@ -627,7 +657,7 @@ def test_many_threads_agree(lines: Lines) -> None:
     def run(number: int) -> None:
         for step in range(rounds):
             barrier.wait()
-            breaker.failed(Item(f"{number} {step}"), an_error(Scope.EVERYBODY, f"Code{step}"))
+            fail(breaker, Item(f"{number} {step}"), an_error(Scope.EVERYBODY, f"Code{step}"))
             barrier.wait()
             if number == 0:
                 states.append(breaker.open)
@@ -635,7 +665,7 @@ def test_many_threads_agree(lines: Lines) -> None:
             barrier.wait()
             probes_taken.append(sum(breaker.take_probe(untried=True) is not None for _ in range(3)))
             barrier.wait()
-            breaker.succeeded(at(EPOCH + step))
+            breaker.succeeded(Times(EPOCH + step, time.monotonic()))
             barrier.wait()
             if number == 0:
                 states.append(breaker.open)
@@ -662,7 +692,7 @@ def test_eight_that_fail_at_once_open_it_once(lines: Lines) -> None:
 
     def run(number: int) -> None:
         barrier.wait()
-        faults.append(breaker.failed(Item(str(number)), an_error()).fault)
+        faults.append(fail(breaker, Item(str(number)), an_error()).fault)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(STREAK)]
     for thread in threads:

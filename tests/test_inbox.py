@@ -427,7 +427,7 @@ def test_large_files_that_failed_before_hold_no_more_either() -> None:
 def open_breaker(inbox: Inbox, *, round_now: bool = True) -> CircuitBreaker:
     breaker = inbox._breaker
     error = UploadError("upload", "x", "AccessDenied", "no", Scope.EVERYBODY)
-    assert breaker.failed(Item("x"), error).fault is Fault.DESTINATION
+    assert breaker.failed(Item("x"), error, time.monotonic()).fault is Fault.DESTINATION
     if round_now:
         breaker.probe_now()
     return breaker

@@ -95,13 +95,13 @@ def last_through(
     assert re.search(hint, paused["hint"])
     assert paused["error"]
     assert 0 < resumed["duration_s"] < 2 * WAIT_S
-    # A request that was under way when the first one passed may fail later, with another error, and pause once more.
-    assert daemon.events("destination.paused")[:1] == probed == [paused]
-    assert daemon.events("destination.resumed")[0] == resumed
-    assert len(daemon.events("file.failed")) < STREAK, "such requests, too few to pause: each file backs off once"
+    # A request that was under way when the first one passed may fail later: that is the outage's, too.
+    assert daemon.events("destination.paused") == probed == [paused]
+    assert daemon.events("destination.resumed") == [resumed]
+    assert not daemon.events("file.failed")
     for event in ("file.parked", "file.vanished", "worker.replaced"):
         assert not daemon.events(event)
-    assert {line["attempt"] for line in daemon.events("file.uploaded")} <= {1, 2}
+    assert {line["attempt"] for line in daemon.events("file.uploaded")} == {1}
     assert daemon.stop() == 0
 
 

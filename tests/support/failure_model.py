@@ -24,6 +24,7 @@ STREAK = 8
 PROBES = 4
 LONGEST_ROUND_S = 10.0
 ARRIVAL_S = 0.25
+BETWEEN_ARRIVALS_S = 1 / 32
 ANSWER_S = 0.03
 PROVISIONAL = 3
 RETRY_SHARE = 0.25
@@ -59,6 +60,9 @@ class Rules:
       other. Otherwise each new file below a forbidden prefix would pause all others.
     - A success closes the breaker unless it was sent before the request whose failure opened it: good files in flight
       among a crowd of bad ones do, but nothing that was on its way when an outage began.
+    - A failure of a request that was sent before the breaker closed is one of the outage: rule 3 holds for it.
+    - New arrivals are tried 32 a second at most: after an outage most of those that came in it are untried, and may
+      have all workers.
     - An unproven file backs off for at most a sixth of the time since its first failure (10 s at least), so that the
       few files of a quiet folder go out soon after an outage.
     - Proven failures are counted in a row, with the same error.
@@ -72,6 +76,7 @@ class Rules:
         self.open = False
         self.opened_by = ""
         self.failed_sent = -1.0  # when the latest of the unproven, or what opened the breaker, was sent
+        self.closed_at = -1.0
         self.refuted: set[str] = set()
 
     def began(self, path: str) -> None:
@@ -87,7 +92,7 @@ class Rules:
         if file.first_failed_at < 0:
             file.first_failed_at = now
         if not own:
-            if self.open:  # rule 3
+            if self.open or sent < self.closed_at:  # rule 3
                 file.state = "queued"
                 return "put back"
             self.unproven.add(path)
@@ -122,7 +127,7 @@ class Rules:
         if not self.open:
             self.failed_sent = -1.0
         elif sent >= self.failed_sent:  # rule 4
-            self.open, self.failed_sent = False, -1.0
+            self.open, self.failed_sent, self.closed_at = False, -1.0, now
             self.refuted.add(self.opened_by)
         released = [other for other, parked in self.files.items() if parked.provisional]
         for other in released:
@@ -155,6 +160,7 @@ class Simulation:
         self.tried: list[str] = []
         self.busy = self.busy_tried = self.openings = self.requests = 0
         self.rounds = self.probes_left = self.arrivals = self.untried_probes = 0
+        self.next_arrival = 0.0
 
     def drop(self, when: float, path: str) -> None:
         self.at(when, self.arrive, path)
@@ -179,10 +185,14 @@ class Simulation:
         self.rules.files[path] = File(self.now)
         self.untried.append(path)
         if self.rules.open and self.untried_probes < PROBES:
-            self.at(self.now + ARRIVAL_S, self.try_arrival)
+            self.arrivals += 1
+            if self.arrivals == 1:
+                self.await_arrival(ARRIVAL_S)
 
-    def try_arrival(self) -> None:
-        self.arrivals += self.rules.open
+    def await_arrival(self, wait_s: float) -> None:
+        """Wake up then: `choose_probe` looks at the clock."""
+        self.next_arrival = self.now + wait_s
+        self.at(self.next_arrival, lambda: None)
 
     def plan_round(self) -> None:
         longest_s = min(LONGEST_ROUND_S, 2 ** min(self.rounds, 30))
@@ -197,9 +207,11 @@ class Simulation:
     def choose_probe(self) -> str | None:
         if not self.untried:
             self.arrivals = 0
-        newest = self.arrivals > 0 or self.probes_left % 2 == 0
-        if self.arrivals:
+        arrival = self.arrivals > 0 and self.now >= self.next_arrival
+        newest = arrival or self.probes_left % 2 == 0
+        if arrival:
             self.arrivals -= 1
+            self.await_arrival(BETWEEN_ARRIVALS_S)
         elif self.probes_left:
             self.probes_left -= 1
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
@@ -21,8 +20,9 @@ from s3spool.pipeline.retry_policy import backoff_s
 STREAK = 8  # unproven failures of so many different files open the breaker
 PROBES = 4  # requests in one round while it is open
 LONGEST_ROUND_S = 10.0
-ARRIVALS = 10_000  # new files that wait for that; a scan or a round finds the others
 ARRIVAL_S = 0.25  # a new file is tried so soon while the breaker is open
+ARRIVALS = 1000  # new files that are owed a try; rounds come to the others
+BETWEEN_ARRIVALS_S = 1 / 32  # where many arrive at once
 log = structlog.get_logger()
 
 
@@ -59,11 +59,11 @@ class CircuitBreaker:
     2. *Opening.* An unproven failure opens the breaker at once where no file could pass (Scope.EVERYBODY, unless this
        error has opened it before and a file passed all the same), otherwise when eight different files have failed
        without a success between them. Below eight the file backs off.
-    3. *Open.* Workers wait. A failure now, of a probe or of a request that was in flight, only leaves its evidence;
-       the file goes back uncounted.
+    3. *Open.* Workers wait. A failure now, or of a request that was sent before the breaker closed again, only leaves
+       its evidence; the file goes back uncounted.
     4. *Half-open.* Rounds of four probes with different files, by the clock, at most 10 s apart; a new arrival is
-       tried within a quarter of a second. The first success of a request that was not sent before the one whose
-       failure opened the breaker closes it.
+       tried within a quarter of a second, 32 a second where many arrive. The first success of a request that was not
+       sent before the one whose failure opened the breaker closes it.
     """
 
     def __init__(
@@ -89,7 +89,9 @@ class CircuitBreaker:
         self._rounds = 0
         self._next_round_at = 0.0  # monotonic seconds
         self._probes_left = 0
-        self._arrivals: deque[float] = deque(maxlen=ARRIVALS)  # monotonic seconds: when new files are tried
+        self._arrivals = 0  # new files that are owed a try
+        self._next_arrival_at = 0.0  # monotonic seconds
+        self._closed_at = 0.0  # monotonic seconds
         self.open = False
         self.last_success_at = 0.0  #: Unix seconds: when the latest request that S3 took was sent
         self.paused_at: float | None = None  #: Unix seconds
@@ -106,12 +108,12 @@ class CircuitBreaker:
         with self._lock:
             if self._probes_left:
                 return 0.0
-            due = min(self._next_round_at, *self._arrivals) if self._arrivals else self._next_round_at
+            due = min(self._next_round_at, self._next_arrival_at) if self._arrivals else self._next_round_at
             return max(0.0, due - time.monotonic())
 
     # What became of a request
 
-    def failed(self, item: Item, error: UploadError, sent_s: float = 0.0) -> Verdict:
+    def failed(self, item: Item, error: UploadError, sent_s: float) -> Verdict:
         """Judge a failure of this file, whose request began then (monotonic seconds). Not for Scope.LOAD."""
         now = time.time()
         before = item.failures
@@ -129,7 +131,7 @@ class CircuitBreaker:
         if own:
             return Verdict(Fault.OWN, failures)
         with self._lock:
-            if self.open:
+            if self.open or sent_s < self._closed_at:
                 return Verdict(Fault.DESTINATION, failures)
             self._unproven.add(item.path)
             self._failed_sent_s = max(self._failed_sent_s, sent_s)
@@ -171,6 +173,7 @@ class CircuitBreaker:
                 return
             self._refuted.add(self.reason.code)
             self._failed_sent_s = 0.0
+            self._closed_at = time.monotonic()
             self.open = False
             paused_at, self.paused_at, self.reason, self.evidence = self.paused_at, None, None, ""
         log.info("destination.resumed", destination=self.name, duration_s=round(time.time() - (paused_at or 0), 3))
@@ -188,9 +191,10 @@ class CircuitBreaker:
                 self._plan_round(now)
                 self._probes_left = PROBES
             if not untried:
-                self._arrivals.clear()
-            if self._arrivals and now >= self._arrivals[0]:
-                self._arrivals.popleft()
+                self._arrivals = 0
+            if self._arrivals and now >= self._next_arrival_at:
+                self._arrivals -= 1
+                self._next_arrival_at = now + BETWEEN_ARRIVALS_S
                 return Probe.NEWEST
             if not self._probes_left:
                 return None
@@ -207,7 +211,9 @@ class CircuitBreaker:
     def expect_arrival(self) -> None:
         """A new file has come while the breaker is open."""
         with self._lock:
-            self._arrivals.append(time.monotonic() + ARRIVAL_S)
+            if not self._arrivals:
+                self._next_arrival_at = time.monotonic() + ARRIVAL_S
+            self._arrivals = min(ARRIVALS, self._arrivals + 1)
 
     def probe_now(self) -> None:
         """A person says it works again: the next round begins now."""
@@ -225,8 +231,7 @@ class CircuitBreaker:
         else:
             self.evidence = f"{STREAK} files in a row failed, the last one with {error.short}"
         self._unproven.clear()
-        self._arrivals.clear()
-        self._rounds = self._probes_left = 0
+        self._rounds = self._probes_left = self._arrivals = 0
         self._plan_round(time.monotonic())
 
     def _plan_round(self, now: float) -> None:
