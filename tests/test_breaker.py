@@ -92,7 +92,7 @@ DENIED = an_error(Scope.EVERYBODY, "AccessDenied", hint="grant s3:PutObject", st
 
 def fail(breaker: CircuitBreaker, item: Item, error: UploadError) -> Verdict:
     """By a request that was sent just now."""
-    return breaker.failed(item, error, breaker_module.time.monotonic())
+    return breaker.failed(item, error, breaker_module.time.monotonic())  # type: ignore[attr-defined]
 
 
 def opened(breaker: CircuitBreaker, error: UploadError = DENIED) -> CircuitBreaker:

@@ -478,7 +478,7 @@ def test_a_part_in_hands_when_its_file_is_given_up(
         if isinstance(item, PartItem) and item.number == 1:
             monkeypatch.undo()
             eventually(lambda: item.transfer.over and item.transfer.in_flight == 1)
-            house.breaker.failed(Item("other"), down)
+            house.breaker.failed(Item("other"), down, time.monotonic())
         return item
 
     monkeypatch.setattr(house.inbox, "take", slow_to_begin)

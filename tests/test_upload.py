@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -776,7 +777,7 @@ def test_a_probe_that_needs_no_request_does_not_stop_the_probing(
 
         monkeypatch.setattr(house.folder, "open", refuse)
     house.drop("second")
-    assert house.breaker.failed(Item("earlier"), denied()).fault is Fault.DESTINATION
+    assert house.breaker.failed(Item("earlier"), denied(), time.monotonic()).fault is Fault.DESTINATION
     house.inbox.offer([Item("first", receipt=receipt), Item("second")])
 
     house.start()
@@ -917,7 +918,7 @@ def test_a_worker_that_dies_as_the_probe_is_followed_by_another_probe(
     """The breaker does not stay open because the worker that had the probe died."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     house = build(workers=2)
-    assert house.breaker.failed(Item("earlier"), denied()).fault is Fault.DESTINATION
+    assert house.breaker.failed(Item("earlier"), denied(), time.monotonic()).fault is Fault.DESTINATION
     house.bucket.deaths = {"a"}
     house.drop("a")
     house.start()
@@ -1029,7 +1030,7 @@ def test_stopping_lets_uploads_finish(house: House) -> None:
 def test_stopping_while_the_breaker_is_open(build: Callable[..., House]) -> None:
     """Workers that wait for the next probe are let go."""
     house = build(workers=10, breaker=a_breaker(initial_s=3600.0, max_s=3600.0))
-    assert house.breaker.failed(Item("a"), denied()).fault is Fault.DESTINATION
+    assert house.breaker.failed(Item("a"), denied(), time.monotonic()).fault is Fault.DESTINATION
     house.offer(house.drop("b").name)
     house.start()
     eventually(lambda: len(house.inbox._standby) == 10)
@@ -1045,7 +1046,7 @@ def test_race_opened_while_a_worker_waits_for_a_file(build: Callable[..., House]
     house = build(workers=3, breaker=a_breaker(initial_s=3600.0, max_s=3600.0))
     house.start()
     eventually(lambda: len(house.inbox._standby) == 3)
-    assert house.breaker.failed(Item("earlier"), denied()).fault is Fault.DESTINATION
+    assert house.breaker.failed(Item("earlier"), denied(), time.monotonic()).fault is Fault.DESTINATION
     house.drop("a")
 
     house.inbox.offer([Item("a", Lane.FOUND)])
