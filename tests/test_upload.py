@@ -804,6 +804,24 @@ def test_a_file_that_opens_the_breaker_alone_is_found_out(build: Callable[..., H
     assert len(lines.named("destination.paused")) == 1
 
 
+def test_a_line_at_the_attempts_1_2_4_and_8(build: Callable[..., House], lines: Lines) -> None:
+    """Twenty thousand files that fail for days must not fill the disk with the same sentence; all lines at debug."""
+    house = build(workers=1, policy=Policy(initial_s=0.001, max_s=0.001, max_attempts=20))
+    house.start()
+    broken = UploadError("read", "bad", "errno 5", "Input/output error", Scope.FILE)
+    house.bucket.refusals["bad"] = [broken for _ in range(20)]
+    house.drop("bad")
+
+    house.offer("bad")
+    eventually(lambda: lines.named("file.parked"))
+
+    attempts: dict[str, list[int]] = {"warning": [], "debug": []}
+    for line in lines.named("file.failed"):
+        attempts[line["level"]].append(line["attempt"])
+    assert attempts["warning"] == [1, 2, 4, 8, 16]
+    assert sorted(attempts["warning"] + attempts["debug"]) == list(range(1, 20))
+
+
 def test_a_streak_of_transient_errors_opens_the_breaker(build: Callable[..., House], lines: Lines) -> None:
     """500 after 500 of different files without a success between them is an outage, not many bad files."""
     house = build(workers=1, policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0))

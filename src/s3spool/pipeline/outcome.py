@@ -136,7 +136,9 @@ class Outcome:
         if parked:
             log.error("file.parked", **fields)
         else:
-            log.warning("file.failed", **fields, next_attempt_s=round(delay_s, 3))
+            # The attempts 1, 2, 4, 8 ...: thousands of files may fail for days.
+            log_at = log.warning if failures.attempts.bit_count() == 1 else log.debug
+            log_at("file.failed", **fields, next_attempt_s=round(delay_s, 3))
         return parked
 
     def again(self, item: Item, quiet: Quiet, seen: Identity | None) -> None:
