@@ -136,7 +136,7 @@ def blackhole(directory: Path) -> Iterator[Sink]:
 @contextmanager
 def seaweedfs(directory: Path) -> Iterator[Sink]:
     """A real S3 server, which verifies signatures and checksums and stores what it is given."""
-    from s3spool.service.seaweed import Seaweed  # noqa: PLC0415 - only this row needs it
+    from s3spool.demo.seaweed import Seaweed  # noqa: PLC0415 - only this row needs it
 
     directory.mkdir()
     server = Seaweed(directory, access_key=ACCESS_KEY, secret_key=SECRET_KEY)

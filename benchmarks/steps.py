@@ -23,21 +23,21 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from benchmarks import report, results, sinks
-from s3spool.content import Content
+from s3spool.discovery.watch import Watch
+from s3spool.failure.breaker import CircuitBreaker
+from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
+from s3spool.folder.filters import Names
+from s3spool.folder.folder import Folder, lease, release
 from s3spool.ledger.rows import Identity, Receipt
 from s3spool.ledger.store import Ledger
-from s3spool.pipeline.breaker import CircuitBreaker
-from s3spool.pipeline.folder import Folder, lease, release
-from s3spool.pipeline.inbox import Inbox
-from s3spool.pipeline.item import Item
-from s3spool.pipeline.limiter import ConcurrencyLimiter
-from s3spool.pipeline.names import Names
-from s3spool.pipeline.settle import Settle
-from s3spool.pipeline.watch import Watch
+from s3spool.logs import log_thread as logs
+from s3spool.queue.inbox import Inbox
+from s3spool.queue.item import Item
+from s3spool.queue.settle import Settle
 from s3spool.s3.client import Connection
+from s3spool.s3.content import Content
 from s3spool.s3.options import ObjectOptions
 from s3spool.s3.store import Store
-from s3spool.service import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ import sys
 
 from click.shell_completion import get_completion_class
 
-from s3spool.cli import cli
+from s3spool.cli.commands import cli
 
 
 def script(shell: str) -> str:

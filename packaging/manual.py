@@ -14,8 +14,10 @@ from pathlib import Path
 
 import click
 
-from s3spool import __version__, cli, config_schema
-from s3spool.config_schema import LIVE, SECTIONS
+from s3spool import __version__
+from s3spool.cli import commands as cli
+from s3spool.config import schema as config_schema
+from s3spool.config.schema import LIVE, SECTIONS
 from s3spool.errors import ConfigError, S3SpoolError
 
 EXIT_CODES = {

@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from s3spool.service.units import for_systemd
+from s3spool.systemd.units import for_systemd
 
 
 def main(file: str, version: str) -> None:

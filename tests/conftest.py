@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from s3spool.service.seaweed import Seaweed
+from s3spool.demo.seaweed import Seaweed
 from support.leaks import child_processes, live_threads
 from support.waiting import eventually
 

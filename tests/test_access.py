@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from s3spool.access import Access, Sight
+from s3spool.control.access import Access, Sight
+from s3spool.control.peer import Peer
+from s3spool.control.server import ControlServer
 from s3spool.errors import ConfigError, S3SpoolError
 from s3spool.ledger.rows import Identity, Receipt
 from s3spool.ledger.store import Ledger
-from s3spool.service.control import ControlServer
-from s3spool.service.peer import Peer
 from support.daemon import Daemon, to_toml
 from support.faulty import FaultyS3
 from support.waiting import eventually

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from s3spool.pipeline.after import COMPLAINTS, Complaints, Sent
+from s3spool.upload.post_upload import COMPLAINTS, Complaints, Sent
 from support.house import House
 from support.lines import Lines, recorded
 from support.rows import a_receipt
@@ -337,7 +337,7 @@ def test_set_id_bits_of_a_stranger_keep_a_file_out_of_the_archive() -> None:
         os.chown(tool, DROPPER, DROPPER)
         tool.chmod(0o6755)
         script = (
-            "import sys; from pathlib import Path; from s3spool.pipeline.folder import Folder;"
+            "import sys; from pathlib import Path; from s3spool.folder.folder import Folder;"
             "here = Path(sys.argv[1]);"
             "folder = Folder(here / 'drop'); folder.move_if_same('tool', folder.identity_of('tool'), here / 'archive')"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from s3spool.backlog import Backlog
+from s3spool.daemon.retry_summary import Backlog
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.ledger.store import Ledger

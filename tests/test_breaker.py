@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3spool.errors import Fault, Scope, UploadError
-from s3spool.ledger.rows import Failures
-from s3spool.pipeline import breaker as breaker_module
-from s3spool.pipeline.breaker import (
+from s3spool.failure import breaker as breaker_module
+from s3spool.failure.breaker import (
     ARRIVAL_S,
     ARRIVALS,
     LONGEST_ROUND_S,
@@ -28,8 +27,9 @@ from s3spool.pipeline.breaker import (
     Times,
     Verdict,
 )
-from s3spool.pipeline.item import Item
-from s3spool.pipeline.limiter import ConcurrencyLimiter
+from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
+from s3spool.ledger.rows import Failures
+from s3spool.queue.item import Item
 from support.lines import Lines, recorded
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ DENIED = an_error(Scope.EVERYBODY, "AccessDenied", hint="grant s3:PutObject", st
 
 def fail(breaker: CircuitBreaker, item: Item, error: UploadError) -> Verdict:
     """By a request that was sent just now."""
-    return breaker.failed(item, error, breaker_module.time.monotonic())  # type: ignore[attr-defined]
+    now_s = breaker_module.time.monotonic()  # type: ignore[attr-defined]
+    return breaker.failed(item.path, item.failures, error, now_s, success_before=item.success_before)
 
 
 def opened(breaker: CircuitBreaker, error: UploadError = DENIED) -> CircuitBreaker:
@@ -367,7 +368,7 @@ def test_what_was_sent_before_it_closed_fails_as_if_it_were_open(clock: Clock, b
     clock.now += 1
     breaker.succeeded(at(EPOCH + sent_s))
 
-    late = {breaker.failed(Item(str(n)), an_error(Scope.EVERYBODY), sent_s).fault for n in range(2 * STREAK)}
+    late = {breaker.failed(str(n), Failures(), an_error(Scope.EVERYBODY), sent_s).fault for n in range(2 * STREAK)}
 
     assert (late, breaker.open) == ({Fault.DESTINATION}, False)
     assert fail(breaker, Item("a"), an_error(Scope.EVERYBODY)).fault is Fault.DESTINATION
@@ -587,7 +588,7 @@ def test_only_what_was_sent_no_earlier_than_what_opened_it_closes_it(
     """What was on its way when an outage began says nothing about it; good files among a crowd of bad ones do."""
     sent_s = clock.now
     clock.now += 1
-    assert breaker.failed(Item("a"), DENIED, sent_s).fault is Fault.DESTINATION
+    assert breaker.failed("a", Failures(), DENIED, sent_s).fault is Fault.DESTINATION
 
     breaker.succeeded(at(EPOCH + sent_s + seconds))
 

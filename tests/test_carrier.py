@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s3spool.limits import open_files_needed
-from s3spool.s3.curl_carrier import CurlCarrier
+from s3spool.daemon.limits import open_files_needed
 from s3spool.s3.curl_transport import CurlTransport
+from s3spool.s3.multi_client import CurlCarrier
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
 from support.objects import content_of
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
+    from s3spool.demo.seaweed import Seaweed
     from s3spool.s3.store import Store
-    from s3spool.service.seaweed import Seaweed
 
 MANY = 100
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from s3spool import checks
-from s3spool import config as configuration
-from s3spool.finding import Finding, ok
+from s3spool.check import checks
+from s3spool.check.iam_policy import policy
+from s3spool.check.preflight import examine
+from s3spool.check.result import Finding, ok
+from s3spool.config import loader as configuration
 from s3spool.ledger.database import VERSION
-from s3spool.policy import policy
-from s3spool.s3.preflight import examine
 from s3spool.s3.store import Store
 from support.daemon import Daemon
 from support.faults import Fault, HtmlOk, Redirect, Status, WrongChecksum
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
-    from s3spool.service.seaweed import Seaweed
+    from s3spool.demo.seaweed import Seaweed
     from support.http_server import Exchange
     from support.s3_messages import Request
 
@@ -536,7 +536,7 @@ def test_network_file_system_is_scanned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, level: str
 ) -> None:
     """Chosen by itself it is worth a warning, asked for it is fine."""
-    monkeypatch.setattr("s3spool.pipeline.mounts.remote_file_system", lambda _: "nfs4")
+    monkeypatch.setattr("s3spool.folder.mounts.remote_file_system", lambda _: "nfs4")
 
     (_, watch) = checks._folder(local(tmp_path, **{"watch.backend": backend}))
 

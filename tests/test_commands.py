@@ -18,19 +18,21 @@ from typing import Any
 
 import pytest
 
-from s3spool import __version__, view, waiting
-from s3spool import config as configuration
-from s3spool.control_client import Desk, as_the_unit_has_it, destination_name, path_in
+from s3spool import __version__
+from s3spool.cli import wait as waiting
+from s3spool.config import loader as configuration
+from s3spool.control import views as view
+from s3spool.control.client import Desk, as_the_unit_has_it, destination_name, path_in
+from s3spool.control.peer import Peer
+from s3spool.control.protocol import NoDaemonError
+from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.database import DirectoryLock
 from s3spool.ledger.reader import Known
 from s3spool.ledger.rows import Identity, State
 from s3spool.ledger.store import Ledger
-from s3spool.pipeline.stats import Stats
-from s3spool.service.control_protocol import NoDaemonError
-from s3spool.service.peer import Peer
-from s3spool.service.seaweed import Seaweed
-from s3spool.service.text import printable
+from s3spool.logs.text import printable
+from s3spool.upload.stats import Stats
 from support.daemon import Daemon
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
@@ -412,7 +414,7 @@ def test_daemon_with_flags_of_its_own_is_asked_for_them(make: Make, tmp_path: Pa
 )
 def test_senseless_requests_are_refused(request_: dict[str, Any]) -> None:
     """None of them reaches the ledger or the folder, or counts as a bug."""
-    from s3spool.answers import handlers  # noqa: PLC0415 - as the daemon does
+    from s3spool.daemon.handlers import handlers  # noqa: PLC0415 - as the daemon does
 
     handler = handlers(_NoDaemon())[request_["command"]]  # type: ignore[arg-type] # none is needed
     with pytest.raises(S3SpoolError, match="not a request this daemon knows"):
@@ -650,8 +652,8 @@ def test_without_permission(place: str, make: Make) -> None:
         drop = "import os; os.getuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))"
         program = (
             "import sys, encodings.idna, encodings.utf_8_sig\n"
-            "import s3spool.display, s3spool.control_client, s3spool.answers\n"
-            "from s3spool.cli import cli\n"
+            "import s3spool.cli.output, s3spool.control.client, s3spool.daemon.handlers\n"
+            "from s3spool.cli.commands import cli\n"
             f"{drop}\ncli(['status', '--config', sys.argv[1]])"
         )
         done = subprocess.run(
@@ -754,7 +756,7 @@ def test_questions_do_not_load_the_machinery(command: str, make: Make) -> None:
     daemon = make()
     fill(daemon)
     program = (
-        "import sys\nfrom s3spool.cli import cli\n"
+        "import sys\nfrom s3spool.cli.commands import cli\n"
         "try:\n    cli(sys.argv[1:])\nfinally:\n"
         "    heavy = {'boto3', 'botocore', 'pycurl', 'structlog', 'watchdog', 'awscrt'} & set(sys.modules)\n"
         "    print(sorted(heavy), file=sys.stderr)"
@@ -878,7 +880,7 @@ def test_key_that_would_be_too_long(make: Make) -> None:
 @pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:9000"])
 def test_the_destination_has_one_name(endpoint: str, tmp_path: Path) -> None:
     """Else offline answers would not find the daemon's receipts."""
-    from s3spool.wiring import store_of  # noqa: PLC0415 - boto3 is heavy
+    from s3spool.daemon.components import store_of  # noqa: PLC0415 - boto3 is heavy
 
     environ = {
         "HOME": str(tmp_path), "S3SPOOL_DESTINATION__BUCKET": "bucket", "S3SPOOL_DESTINATION__PREFIX": "in/%Y/",

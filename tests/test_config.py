@@ -15,8 +15,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from s3spool import config as config_module
-from s3spool.config import (
+from s3spool.config import loader as config_module
+from s3spool.config.loader import (
     LIVE,
     PREFIX_FIELDS,
     Config,
@@ -778,7 +778,7 @@ def test_the_manual_s_examples_work(write: Callable[[str], Path]) -> None:
 
 def test_reading_settings_imports_little() -> None:
     """Every command pays for this module, `--help` included."""
-    program = "import sys, s3spool.config; print(*{'asyncio', 'boto3', 'click', 'difflib'} & {*sys.modules})"
+    program = "import sys, s3spool.config.loader; print(*{'asyncio', 'boto3', 'click', 'difflib'} & {*sys.modules})"
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 

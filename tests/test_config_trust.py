@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from s3spool import config as configuration
-from s3spool.config import load
+from s3spool.config import loader as configuration
+from s3spool.config.loader import load
 from s3spool.errors import ConfigError
 from support.users import (
     DAEMON,

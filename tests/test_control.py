@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from s3spool.control import protocol as control_protocol
+from s3spool.control import server as control
+from s3spool.control.protocol import NoDaemonError, ask
+from s3spool.control.server import ControlServer
 from s3spool.errors import S3SpoolError
-from s3spool.service import control, control_protocol
-from s3spool.service.control import ControlServer
-from s3spool.service.control_protocol import NoDaemonError, ask
 from support.lines import recorded
 from support.waiting import eventually
 

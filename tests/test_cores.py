@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s3spool.pipeline import cores as cores_module
-from s3spool.pipeline.cores import Cores
+from s3spool.upload import cpu_affinity as cores_module
+from s3spool.upload.cpu_affinity import Cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from s3spool.service.control_protocol import ask
+from s3spool.control.protocol import ask
 from support.leaks import child_processes
 from support.waiting import eventually
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from s3spool.doze import DOZE_S, LOST_TICK_S, TICK_S, Doze
-from s3spool.pulse import Pulse
-from s3spool.service import deaths
-from s3spool.tripwire import Tripwire
+from s3spool.daemon.idle import DOZE_S, LOST_TICK_S, TICK_S, Doze
+from s3spool.daemon.liveness import Pulse
+from s3spool.daemon.path_monitor import Tripwire
+from s3spool.logs import excepthooks as deaths
 from support.house import House
 from support.rows import a_receipt
 from support.waiting import eventually

@@ -16,8 +16,8 @@ from support.failure_model import EVERYBODY, ITSELF, REFUSED, SCENARIOS, UNKNOWN
 from support.virtual import Pipeline, RealSimulation, evidence
 
 if TYPE_CHECKING:
-    from s3spool.pipeline.breaker import Times
-    from s3spool.pipeline.item import Item
+    from s3spool.failure.breaker import Times
+    from s3spool.queue.item import Item
     from support.failure_model import Answer
 
 ANSWERS = ["ok", (REFUSED, "413"), (UNKNOWN, "500"), (UNKNOWN, "timeout"), (EVERYBODY, "403"), (ITSELF, "unreadable")]

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from s3spool.folder import folder as folder_module
+from s3spool.folder.folder import Folder, Lease, NotAFileError, lease, release
 from s3spool.ledger.rows import Identity
-from s3spool.pipeline import folder as folder_module
-from s3spool.pipeline.folder import Folder, Lease, NotAFileError, lease, release
 from support.waiting import eventually
 
 if TYPE_CHECKING:

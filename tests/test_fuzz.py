@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from s3spool.config import check_directories, load, options
+from s3spool.config.loader import check_directories, load, options
 from s3spool.errors import ConfigError, LedgerError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, State

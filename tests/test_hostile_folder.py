@@ -22,12 +22,12 @@ from typing import Any
 
 import pytest
 
+from s3spool.control import server as control
+from s3spool.folder import folder as folder_module
+from s3spool.folder.folder import Folder
 from s3spool.ledger.rows import Identity
-from s3spool.pipeline import folder as folder_module
-from s3spool.pipeline.folder import Folder
+from s3spool.logs.text import printable
 from s3spool.s3.keys import MAX_KEY_BYTES, decoded, encoded
-from s3spool.service import control
-from s3spool.service.text import printable
 from support.daemon import Daemon, to_toml
 from support.faults import Fault
 from support.faulty import FaultyS3

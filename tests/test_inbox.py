@@ -13,14 +13,14 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from s3spool.content import Content
 from s3spool.errors import Fault, Scope, UploadError
+from s3spool.failure.breaker import PROBES, CircuitBreaker, Times
 from s3spool.ledger.rows import NO_FAILURES, Failures
-from s3spool.pipeline import inbox as inbox_module
-from s3spool.pipeline.breaker import PROBES, CircuitBreaker, Times
-from s3spool.pipeline.inbox import ASIDE_SHARE, TURNS, Inbox
-from s3spool.pipeline.item import Item, Lane
-from s3spool.pipeline.parts import Transfer
+from s3spool.queue import inbox as inbox_module
+from s3spool.queue.inbox import ASIDE_SHARE, TURNS, Inbox
+from s3spool.queue.item import Item, Lane
+from s3spool.queue.parts import Transfer
+from s3spool.s3.content import Content
 from support.house import a_breaker
 from support.rows import SOME, a_multipart
 from support.waiting import eventually
@@ -427,7 +427,7 @@ def test_large_files_that_failed_before_hold_no_more_either() -> None:
 def open_breaker(inbox: Inbox, *, round_now: bool = True) -> CircuitBreaker:
     breaker = inbox._breaker
     error = UploadError("upload", "x", "AccessDenied", "no", Scope.EVERYBODY)
-    assert breaker.failed(Item("x"), error, time.monotonic()).fault is Fault.DESTINATION
+    assert breaker.failed("x", Failures(), error, time.monotonic()).fault is Fault.DESTINATION
     if round_now:
         breaker.probe_now()
     return breaker

@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from s3spool.pipeline.lanes import FAST_BYTES_S, NARROW, REST_S, WINDOW_S, Lanes
+from s3spool.queue.part_concurrency import FAST_BYTES_S, NARROW, REST_S, WINDOW_S, Lanes
 
 MIB = 2**20
 

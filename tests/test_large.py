@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from s3spool.errors import LedgerError, Scope, UploadError
+from s3spool.failure.retry_policy import Policy
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import State
-from s3spool.pipeline import large
-from s3spool.pipeline.item import Item
-from s3spool.pipeline.lanes import NARROW
-from s3spool.pipeline.large import PART_ATTEMPTS
-from s3spool.pipeline.parts import PartItem
-from s3spool.pipeline.retry_policy import Policy
+from s3spool.ledger.rows import Failures, State
+from s3spool.queue.item import Item
+from s3spool.queue.part_concurrency import NARROW
+from s3spool.queue.parts import PartItem
+from s3spool.upload import large
+from s3spool.upload.large import PART_ATTEMPTS
 from support.house import House
 from support.lines import Lines, recorded
 from support.objects import content_of
@@ -478,7 +478,7 @@ def test_a_part_in_hands_when_its_file_is_given_up(
         if isinstance(item, PartItem) and item.number == 1:
             monkeypatch.undo()
             eventually(lambda: item.transfer.over and item.transfer.in_flight == 1)
-            house.breaker.failed(Item("other"), down, time.monotonic())
+            house.breaker.failed("other", Failures(), down, time.monotonic())
         return item
 
     monkeypatch.setattr(house.inbox, "take", slow_to_begin)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from s3spool.control.protocol import ask
 from s3spool.ledger.reader import Reader
-from s3spool.service.control_protocol import ask
 from support.daemon import Daemon
 from support.faults import Fault, HoldUntil, LoseAnswer, Status, WrongChecksum, WrongEtag
 from support.faulty import FaultyS3
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
-    from s3spool.service.seaweed import Seaweed
+    from s3spool.demo.seaweed import Seaweed
     from support.s3_messages import Request
 
 PART = 5 * 1024 * 1024  # S3's least

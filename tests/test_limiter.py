@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from s3spool.errors import Scope, UploadError
-from s3spool.pipeline import limiter as module
-from s3spool.pipeline.limiter import EVENT_S, FORGOTTEN_S, REST_S, STREAK, ConcurrencyLimiter
+from s3spool.failure import concurrency_limiter as module
+from s3spool.failure.concurrency_limiter import EVENT_S, FORGOTTEN_S, REST_S, STREAK, ConcurrencyLimiter
 from support.lines import Lines, recorded
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import structlog
 
-from s3spool.service import logs
-from s3spool.service.line_limit import CAUSES, LINES, PERIOD_S, LineLimit
+from s3spool.logs import log_thread as logs
+from s3spool.logs.line_limit import CAUSES, LINES, PERIOD_S, LineLimit
 
 DENIED = {"error_code": "PermissionError"}
 

@@ -24,10 +24,11 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3spool.service import journal, logs
-from s3spool.service.events import EVENTS, message
-from s3spool.service.logs import Entry, LogWriter, to_console, to_json
-from s3spool.service.text import masked
+from s3spool.logs import journal
+from s3spool.logs import log_thread as logs
+from s3spool.logs.events import EVENTS, message
+from s3spool.logs.log_thread import Entry, LogWriter, to_console, to_json
+from s3spool.logs.text import masked
 from support.daemon import Daemon, to_toml
 from support.waiting import eventually
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from s3spool.content import Content, Stored
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
+from s3spool.s3.content import Content, Stored
 from s3spool.s3.multipart import MAX_OBJECT_BYTES, MultipartStore
 from s3spool.s3.store import MIB, Store
 from support.faults import EmptyOk, Fault, HtmlOk, LoseAnswer, Reset, Silent, Status
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
-    from s3spool.service.seaweed import Seaweed
+    from s3spool.demo.seaweed import Seaweed
     from support.http_server import Exchange
 
 PART = 5 * MIB  # S3's least; FaultyS3 takes any

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from s3spool.config_schema import Watch as WatchConfig
-from s3spool.pipeline.names import Names
+from s3spool.config.schema import Watch as WatchConfig
+from s3spool.folder.filters import Names
 
 DEFAULT = WatchConfig(directory=Path()).exclude
 

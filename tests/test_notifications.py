@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s3spool.backlog import going, paused
-from s3spool.daemon import EXTEND_S
+from s3spool.daemon.retry_summary import going, paused
+from s3spool.daemon.supervisor import EXTEND_S
 from support.daemon import Daemon
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from s3spool.failure.breaker import STREAK
 from s3spool.ledger.reader import Reader
-from s3spool.pipeline.breaker import STREAK
 from support.daemon import Daemon
 from support.faults import Delay, HoldUntil, Status
 from support.faulty import FaultyS3, make_certificate

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s3spool.s3.pace import BURST_S, Pace, Tokens, piece_bytes
+from s3spool.s3.bandwidth import BURST_S, Pace, Tokens, piece_bytes
 from support.waiting import eventually
 
 if TYPE_CHECKING:

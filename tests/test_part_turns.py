@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from s3spool.content import Content
+from s3spool.failure.breaker import Times
 from s3spool.ledger.rows import Identity, Multipart, Part
-from s3spool.pipeline.breaker import Times
-from s3spool.pipeline.item import Item
-from s3spool.pipeline.parts import COMPLETE, OPEN_OF_ONE_OWNER, OPEN_TRANSFERS, PartItem, PartQueue, Transfer
+from s3spool.queue.item import Item
+from s3spool.queue.parts import COMPLETE, OPEN_OF_ONE_OWNER, OPEN_TRANSFERS, PartItem, PartQueue, Transfer
+from s3spool.s3.content import Content
 from support.daemon import Daemon
 from support.faults import Fault
 from support.faulty import FaultyS3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s3spool.s3.patience import ANSWER_TIMES, Patience
+from s3spool.s3.request_timeout import ANSWER_TIMES, Patience
 
 
 def test_a_silence_ends_it() -> None:

@@ -12,10 +12,10 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from s3spool.demo.seaweed import Seaweed
 from s3spool.s3 import plain_http
 from s3spool.s3.plain_http import beyond_loopback
 from s3spool.s3.transport import Request
-from s3spool.service.seaweed import Seaweed
 from support.daemon import Daemon
 from support.faulty import FaultyS3
 from support.s3_messages import Request as Seen

@@ -15,13 +15,13 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from s3spool.discovery.deduplicate import RACY_S, Verdict, verdict
 from s3spool.errors import UploadError
+from s3spool.folder.filters import Names
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, Multipart, Part, Receipt, Retry, State
 from s3spool.ledger.store import Ledger
-from s3spool.pipeline.names import Names
-from s3spool.pipeline.settle import Quiet, Settle
-from s3spool.pipeline.sift import RACY_S, Verdict, verdict
+from s3spool.queue.settle import Quiet, Settle
 from s3spool.s3.keys import MAX_KEY_BYTES, decoded, encoded, key_of, url_quoted
 from support.rows import SOME, a_multipart, a_part, a_receipt, a_retry
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from s3spool.pipeline import inbox, workers
-from s3spool.pipeline.bell import Stall, cpu_time_ns
-from s3spool.pipeline.names import Names
-from s3spool.pipeline.watch import Watch
-from s3spool.pulse import Pulse
+from s3spool.daemon.liveness import Pulse
+from s3spool.discovery.watch import Watch
+from s3spool.folder.filters import Names
+from s3spool.heartbeat import Stall, cpu_time_ns
+from s3spool.queue import inbox
+from s3spool.upload import workers
 from support.house import House
 from support.rows import a_retry
 from support.waiting import eventually

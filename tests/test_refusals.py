@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from s3spool.errors import Fault
+from s3spool.failure.breaker import STREAK
+from s3spool.failure.retry_policy import PROVISIONAL
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
-from s3spool.pipeline.breaker import STREAK
-from s3spool.pipeline.retry_policy import PROVISIONAL
 from s3spool.s3.error_table import BY_CODE, BY_STATUS
 from support.daemon import Daemon
 from support.faults import Status

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from s3spool.config_schema import LIVE
+from s3spool.config.schema import LIVE
 from support.daemon import Daemon, to_toml
 from support.faults import Status
 from support.faulty import FaultyS3

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3spool.errors import LedgerError, UploadError
+from s3spool.failure.retry_policy import PROVISIONAL, Delay, Park, Policy, backoff_s, decide
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Failures, State
 from s3spool.ledger.store import Ledger
-from s3spool.pipeline import retry as retry_module
-from s3spool.pipeline.inbox import Inbox
-from s3spool.pipeline.item import Item, Lane
-from s3spool.pipeline.retry import RetryThread
-from s3spool.pipeline.retry_policy import PROVISIONAL, Delay, Park, Policy, backoff_s, decide
+from s3spool.queue.inbox import Inbox
+from s3spool.queue.item import Item, Lane
+from s3spool.upload import retry as retry_module
+from s3spool.upload.retry import RetryThread
 from support.house import a_breaker
 from support.lines import Lines, recorded
 from support.rows import a_retry

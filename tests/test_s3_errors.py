@@ -16,7 +16,6 @@ import pycurl
 import pytest
 
 from s3spool.errors import Scope, UploadError
-from s3spool.pipeline.outcome import translated as local_error
 from s3spool.s3.boto3_transport import translated
 from s3spool.s3.error_table import BY_CODE, BY_CURL, BY_STATUS, NETWORK, Rule
 from s3spool.s3.errors import (
@@ -28,6 +27,7 @@ from s3spool.s3.errors import (
     untrusted,
 )
 from s3spool.s3.transport import Answer
+from s3spool.upload.result import translated as local_error
 from support.stores import put_request
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "errors.md").read_text(encoding="utf-8")

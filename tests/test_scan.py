@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from s3spool.discovery import scan as scan_module
+from s3spool.discovery.watch import Watch
+from s3spool.folder.filters import Names
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
-from s3spool.pipeline import scan as scan_module
-from s3spool.pipeline.item import Item, Lane
-from s3spool.pipeline.names import Names
-from s3spool.pipeline.watch import Watch
+from s3spool.queue.item import Item, Lane
 from support.house import House
 from support.lines import Lines, recorded
 from support.rows import a_receipt, a_retry

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from s3spool.service.certificate import self_signed
-from s3spool.service.seaweed import Seaweed, _find_weed
+from s3spool.demo.certificate import self_signed
+from s3spool.demo.seaweed import Seaweed, _find_weed
 from support.users import DROPPER, as_user, becoming, open_place
 
 pytestmark = pytest.mark.integration

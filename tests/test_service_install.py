@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 import s3spool
-from s3spool.cli import cli
+from s3spool.check.sandbox import rehearsal, secrecy
+from s3spool.cli.commands import cli
 from s3spool.errors import ConfigError, S3SpoolError
-from s3spool.service import install, units
-from s3spool.service.install import Installation, service_of
-from s3spool.service.rehearsal import rehearsal, secrecy
+from s3spool.systemd import install, units
+from s3spool.systemd.install import Installation, service_of
 from support.users import DROPPER
 
 PROGRAM = Path("/usr/bin/env")  # anything that every user can run
@@ -420,7 +420,7 @@ def test_credentials_that_others_may_read_are_named(tmp_path: Path) -> None:
 
 def test_help_does_not_load_it() -> None:
     """`s3spool --help` answers at once: installing is imported only where it is used."""
-    code = "import sys, s3spool.cli; print([m for m in sys.modules if m.startswith('s3spool.service.')])"
+    code = "import sys, s3spool.cli.commands; print([m for m in sys.modules if m.startswith('s3spool.service.')])"
 
     # The interpreter by its real name: the fixture above has hidden it.
     loaded = subprocess.run(

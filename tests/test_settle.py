@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from s3spool.ledger.rows import Identity
-from s3spool.pipeline.settle import BATCH, BUSY_S, CREATED_S, Quiet, Settle
+from s3spool.queue.settle import BATCH, BUSY_S, CREATED_S, Quiet, Settle
 from support.rows import SOME
 from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from s3spool.pipeline.settle import Ripe
+    from s3spool.queue.settle import Ripe
 
 PATHS = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 SEEN = st.sampled_from([None, SOME, Identity(1, 2, 3, 4, 5)])

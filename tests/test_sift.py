@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
+from s3spool.discovery import deduplicate as sift_module
+from s3spool.discovery.deduplicate import RACY_S, Verdict, verdict
 from s3spool.errors import LedgerError
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, State
-from s3spool.pipeline import sift as sift_module
-from s3spool.pipeline.item import Item, Lane
-from s3spool.pipeline.settle import Quiet
-from s3spool.pipeline.sift import RACY_S, Verdict, verdict
+from s3spool.queue.item import Item, Lane
+from s3spool.queue.settle import Quiet
 from support.house import House
 from support.lines import Lines, recorded
 from support.rows import SOME, a_receipt, a_retry

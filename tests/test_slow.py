@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from s3spool.content import Content
+from s3spool.failure.breaker import Times
+from s3spool.folder.mounts import other_devices
+from s3spool.folder.slow_directories import QUICK_FILES, SlowDirectories, limit
 from s3spool.ledger.rows import Failures, Identity, Multipart
-from s3spool.pipeline.breaker import Times
-from s3spool.pipeline.inbox import Inbox
-from s3spool.pipeline.item import Item, Lane
-from s3spool.pipeline.mounts import other_devices
-from s3spool.pipeline.parts import PartQueue, Transfer
-from s3spool.pipeline.slow import QUICK_FILES, SlowDirectories, limit
+from s3spool.queue.inbox import Inbox
+from s3spool.queue.item import Item, Lane
+from s3spool.queue.parts import PartQueue, Transfer
+from s3spool.s3.content import Content
 from support.house import a_breaker
 
 FAILED = Failures(attempts=1, error_code="EIO")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from s3spool.pipeline.standby import Standby
+from s3spool.queue.lifo_condition import Standby
 from support.waiting import eventually
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import botocore.exceptions
 import pytest
 
-from s3spool.content import MustAskError
 from s3spool.errors import ConfigError, Scope, UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import store as store_module
 from s3spool.s3.client import Found
+from s3spool.s3.content import MustAskError
 from s3spool.s3.options import ObjectOptions, mtime_text
 from s3spool.s3.store import Store
 from s3spool.s3.transport import Answer
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from s3spool.content import Stored
+    from s3spool.s3.content import Stored
     from support.faults import Fault
 
 BODY = b"content of the file"

@@ -19,8 +19,8 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from s3spool.service import seaweed as seaweed_module
-from s3spool.service.seaweed import Seaweed, SeaweedError
+from s3spool.demo import seaweed as seaweed_module
+from s3spool.demo.seaweed import Seaweed, SeaweedError
 from support import faults
 from support.daemon import Daemon, to_toml
 from support.faulty import FaultyS3, make_certificate
@@ -39,7 +39,7 @@ BODY = b"content " * 1000
 PARENT = """
 import sys
 from pathlib import Path
-from s3spool.service.seaweed import Seaweed
+from s3spool.demo.seaweed import Seaweed
 server = Seaweed(Path(sys.argv[1]), access_key="AKTEST", secret_key="test-secret").start()
 server.create_bucket("kept")
 server.client().put_object(Bucket="kept", Key="a", Body=b"survives")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s3spool.service.systemd import Notifier
+from s3spool.systemd.notify import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-from s3spool.service.threads import ThreadNames
+from s3spool.daemon.thread_names import ThreadNames
 
 TASKS = Path("/proc/self/task")
 

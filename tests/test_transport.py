@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from s3spool.errors import Scope
-from s3spool.s3 import patience
+from s3spool.s3 import request_timeout as patience
 from s3spool.s3.client import ca_source
 from support.faults import (
     EmptyOk,
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
+    from s3spool.demo.seaweed import Seaweed
     from s3spool.s3.transport import Answer, Transport
-    from s3spool.service.seaweed import Seaweed
 
 MIB = 1024 * 1024
 ODD_KEYS = [

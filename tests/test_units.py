@@ -12,16 +12,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from s3spool import config as configuration
-from s3spool import config_directories
-from s3spool.control_client import as_the_unit_has_it
-from s3spool.doze import TICK_S
+from s3spool.config import directories as config_directories
+from s3spool.config import loader as configuration
+from s3spool.control.client import as_the_unit_has_it
+from s3spool.daemon.idle import TICK_S
+from s3spool.daemon.limits import open_files_needed
+from s3spool.daemon.liveness import PATIENCE_S
 from s3spool.errors import ConfigError
-from s3spool.limits import open_files_needed
-from s3spool.pulse import PATIENCE_S
-from s3spool.service.events import EVENTS
-from s3spool.service.install import _FOLDER_MODE, USER
-from s3spool.service.units import Service, for_systemd, shipped
+from s3spool.logs.events import EVENTS
+from s3spool.systemd.install import _FOLDER_MODE, USER
+from s3spool.systemd.units import Service, for_systemd, shipped
 
 UNITS = ("s3spool.service", "s3spool@.service")
 MOST_WORKERS = 1000

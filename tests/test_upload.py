@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from s3spool.errors import Fault, S3SpoolError, Scope, UploadError
+from s3spool.failure.breaker import PROBES, STREAK
+from s3spool.failure.retry_policy import Policy
+from s3spool.folder.folder import Lease
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import State
-from s3spool.pipeline import inbox as inbox_module
-from s3spool.pipeline import upload as upload_module
-from s3spool.pipeline.breaker import PROBES, STREAK
-from s3spool.pipeline.folder import Lease
-from s3spool.pipeline.item import Item, Lane
-from s3spool.pipeline.retry_policy import Policy
-from s3spool.pipeline.settle import BUSY_S, Quiet
-from s3spool.pipeline.upload import SMALL_BYTES
+from s3spool.ledger.rows import Failures, State
+from s3spool.queue import inbox as inbox_module
+from s3spool.queue.item import Item, Lane
+from s3spool.queue.settle import BUSY_S, Quiet
+from s3spool.upload import small as upload_module
+from s3spool.upload.small import SMALL_BYTES
 from support.house import House, a_breaker
 from support.lines import Lines, recorded
 from support.rows import a_receipt, a_retry
@@ -777,7 +777,7 @@ def test_a_probe_that_needs_no_request_does_not_stop_the_probing(
 
         monkeypatch.setattr(house.folder, "open", refuse)
     house.drop("second")
-    assert house.breaker.failed(Item("earlier"), denied(), time.monotonic()).fault is Fault.DESTINATION
+    assert house.breaker.failed("earlier", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
     house.inbox.offer([Item("first", receipt=receipt), Item("second")])
 
     house.start()
@@ -936,7 +936,7 @@ def test_a_worker_that_dies_as_the_probe_is_followed_by_another_probe(
     """The breaker does not stay open because the worker that had the probe died."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     house = build(workers=2)
-    assert house.breaker.failed(Item("earlier"), denied(), time.monotonic()).fault is Fault.DESTINATION
+    assert house.breaker.failed("earlier", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
     house.bucket.deaths = {"a"}
     house.drop("a")
     house.start()
@@ -1048,7 +1048,7 @@ def test_stopping_lets_uploads_finish(house: House) -> None:
 def test_stopping_while_the_breaker_is_open(build: Callable[..., House]) -> None:
     """Workers that wait for the next probe are let go."""
     house = build(workers=10, breaker=a_breaker(initial_s=3600.0, max_s=3600.0))
-    assert house.breaker.failed(Item("a"), denied(), time.monotonic()).fault is Fault.DESTINATION
+    assert house.breaker.failed("a", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
     house.offer(house.drop("b").name)
     house.start()
     eventually(lambda: len(house.inbox._standby) == 10)
@@ -1064,7 +1064,7 @@ def test_race_opened_while_a_worker_waits_for_a_file(build: Callable[..., House]
     house = build(workers=3, breaker=a_breaker(initial_s=3600.0, max_s=3600.0))
     house.start()
     eventually(lambda: len(house.inbox._standby) == 3)
-    assert house.breaker.failed(Item("earlier"), denied(), time.monotonic()).fault is Fault.DESTINATION
+    assert house.breaker.failed("earlier", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
     house.drop("a")
 
     house.inbox.offer([Item("a", Lane.FOUND)])

@@ -15,11 +15,11 @@ import pytest
 from watchdog.observers import inotify_c
 from watchdog.observers.inotify_c import InotifyFD
 
-from s3spool.pipeline.folder import listed, opened_directory
-from s3spool.pipeline.mounts import remote_file_system
-from s3spool.pipeline.names import Names
-from s3spool.pipeline.settle import Quiet
-from s3spool.pipeline.watch import Watch, WatchUnavailableError
+from s3spool.discovery.watch import Watch, WatchUnavailableError
+from s3spool.folder.filters import Names
+from s3spool.folder.folder import listed, opened_directory
+from s3spool.folder.mounts import remote_file_system
+from s3spool.queue.settle import Quiet
 from support.disks import mounted
 from support.lines import Lines, recorded
 from support.trees import deep_tree
@@ -532,7 +532,7 @@ def test_a_listing_that_hangs_holds_no_event_up(watched: Watched, root: Path, mo
         wait(go_on)
         return listed(fd)
 
-    monkeypatch.setattr("s3spool.pipeline.watch.listed", hang)
+    monkeypatch.setattr("s3spool.discovery.watch.listed", hang)
     watched.hung = {"_lister"}
     try:
         (root / "hung").mkdir()
@@ -561,7 +561,7 @@ def test_a_mount_that_hangs_holds_no_other_directory_up(
     with mounted(root / "mount"):
         watched.watch.ensure("mount/")
         watched.forget()
-        monkeypatch.setattr("s3spool.pipeline.watch.opened_directory", hang)
+        monkeypatch.setattr("s3spool.discovery.watch.opened_directory", hang)
         watched.hung = {"_mounts_lister"}
         try:
             (root / "mount/hung").mkdir()

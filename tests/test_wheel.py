@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from s3spool.pipeline.wheel import Wheel
+from s3spool.upload.leader_followers import Wheel
 from support.memory_bucket import MemoryCarrier
 from support.waiting import eventually
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
-    from s3spool.service.seaweed import Seaweed
+    from s3spool.demo.seaweed import Seaweed
 
 PART = 5 * 1024 * 1024
 

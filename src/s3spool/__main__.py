@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command line; imported late so that `--help` stays quick."""
-    from s3spool.cli import cli  # noqa: PLC0415 - start-up time
+    from s3spool.cli.commands import cli  # noqa: PLC0415 - start-up time
 
     cli()
 

@@ -16,9 +16,9 @@ from chaos.oracle import Oracle
 from chaos.storm import TIMEOUT_S
 from chaos.witness import Witness
 from chaos.writers import Writers
+from s3spool.failure.breaker import STREAK
+from s3spool.folder.folder import REMOVING
 from s3spool.ledger.reader import _COUNTED
-from s3spool.pipeline.breaker import STREAK
-from s3spool.pipeline.folder import REMOVING
 from support.daemon import Daemon
 from support.killing import STEPS, STOPS
 from support.killing import program as dying_at

@@ -6,9 +6,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from s3spool.content import Content, Stored
+from s3spool.folder.folder import Folder
 from s3spool.ledger.store import Ledger
-from s3spool.pipeline.folder import Folder
+from s3spool.s3.content import Content, Stored
 from s3spool.s3.store import Store
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def main() -> None:
     owner, name, function = MUTANTS[kind]
     setattr(owner, name, function)
 
-    from s3spool.cli import cli  # noqa: PLC0415 - as late as the program itself does it
+    from s3spool.cli.commands import cli  # noqa: PLC0415 - as late as the program itself does it
 
     cli(arguments)
 

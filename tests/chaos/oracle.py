@@ -6,10 +6,10 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from s3spool.folder.folder import REMOVING
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, State
-from s3spool.pipeline.folder import REMOVING
-from s3spool.pipeline.upload import SMALL_BYTES
+from s3spool.upload.small import SMALL_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

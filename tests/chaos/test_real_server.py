@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
-    from s3spool.service.seaweed import Seaweed
+    from s3spool.demo.seaweed import Seaweed
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 

@@ -15,7 +15,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from s3spool.service.seaweed import Seaweed
+from s3spool.demo.seaweed import Seaweed
 from support.waiting import eventually
 
 if TYPE_CHECKING:

@@ -8,27 +8,27 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s3spool.discovery.deduplicate import SettleThread, Sift
+from s3spool.discovery.scan import Scan
+from s3spool.failure.breaker import CircuitBreaker
+from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
+from s3spool.failure.retry_policy import Policy
+from s3spool.folder.filters import Names
+from s3spool.folder.folder import Folder
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
-from s3spool.pipeline.after import After
-from s3spool.pipeline.breaker import CircuitBreaker
-from s3spool.pipeline.cores import Cores
-from s3spool.pipeline.folder import Folder
-from s3spool.pipeline.inbox import Inbox
-from s3spool.pipeline.item import Item
-from s3spool.pipeline.large import Large
-from s3spool.pipeline.limiter import ConcurrencyLimiter
-from s3spool.pipeline.names import Names
-from s3spool.pipeline.outcome import Outcome
-from s3spool.pipeline.retry import RetryThread
-from s3spool.pipeline.retry_policy import Policy
-from s3spool.pipeline.scan import Scan
-from s3spool.pipeline.settle import Settle
-from s3spool.pipeline.sift import SettleThread, Sift
-from s3spool.pipeline.stats import Stats
-from s3spool.pipeline.upload import Upload
-from s3spool.pipeline.workers import Workers
+from s3spool.queue.inbox import Inbox
+from s3spool.queue.item import Item
+from s3spool.queue.settle import Settle
+from s3spool.upload.cpu_affinity import Cores
+from s3spool.upload.large import Large
+from s3spool.upload.post_upload import After
+from s3spool.upload.result import Outcome
+from s3spool.upload.retry import RetryThread
+from s3spool.upload.small import Upload
+from s3spool.upload.stats import Stats
+from s3spool.upload.workers import Workers
 from support.memory_bucket import MemoryBucket
 from support.waiting import eventually
 

@@ -8,8 +8,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from s3spool import config as configuration
-from s3spool.daemon import Daemon
+from s3spool.config import loader as configuration
+from s3spool.daemon.supervisor import Daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable

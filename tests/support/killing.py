@@ -17,8 +17,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from s3spool.content import Content
-from s3spool.pipeline.folder import REMOVING
+from s3spool.folder.folder import REMOVING
+from s3spool.s3.content import Content
 
 
 class Step(NamedTuple):
@@ -55,34 +55,34 @@ STEPS = {
     "record": Step("s3spool.ledger.store:Ledger.record_receipt"),
     "commit": Step("s3spool.ledger.store:Ledger._commit", _has_receipt),
     "insert": Step("s3spool.ledger.store:Ledger._insert", _is_receipts),  # inside the commit's transaction
-    "committed": Step("s3spool.pipeline.after:After.committed"),
-    "compare+unlink": Step("s3spool.pipeline.folder:Folder.unlink_if_same"),
+    "committed": Step("s3spool.upload.post_upload:After.committed"),
+    "compare+unlink": Step("s3spool.folder.folder:Folder.unlink_if_same"),
     "aside": Step(
-        "s3spool.pipeline.folder:_rename_noreplace", _is_aside
+        "s3spool.folder.folder:_rename_noreplace", _is_aside
     ),  # taken out of the way under a reserved name, and looked at again
     "unlink": Step("os:unlink", _is_by_descriptor),
-    "compare+rename": Step("s3spool.pipeline.folder:Folder.move_if_same"),
-    "rename": Step("s3spool.pipeline.folder:_rename_noreplace"),
-    "finished": Step("s3spool.pipeline.after:After._step"),
+    "compare+rename": Step("s3spool.folder.folder:Folder.move_if_same"),
+    "rename": Step("s3spool.folder.folder:_rename_noreplace"),
+    "finished": Step("s3spool.upload.post_upload:After._step"),
     # A large file's.
-    "resumed": Step("s3spool.pipeline.unfinished:Unfinished.resumed"),
-    "create": Step("s3spool.s3.uploads:Uploads.create"),
+    "resumed": Step("s3spool.upload.resume:Unfinished.resumed"),
+    "create": Step("s3spool.s3.multipart_uploads:Uploads.create"),
     "record multipart": Step("s3spool.ledger.store:Ledger.record_multipart"),
     "record part": Step("s3spool.ledger.store:Ledger.record_part"),
     "complete": Step("s3spool.s3.multipart:MultipartStore.complete"),
     "forget multipart": Step("s3spool.ledger.store:Ledger.forget_multipart"),
-    "abort": Step("s3spool.s3.uploads:Uploads.abort"),
+    "abort": Step("s3spool.s3.multipart_uploads:Uploads.abort"),
     # A failed file's, and one's whose removal was cut short.
     "record retry": Step("s3spool.ledger.store:Ledger.record_retry"),
     "claim": Step("s3spool.ledger.store:Ledger.claim"),
-    "restore": Step("s3spool.pipeline.folder:Folder.restore"),
+    "restore": Step("s3spool.folder.folder:Folder.restore"),
     # The start, in its order.
     "lock": Step("s3spool.ledger.database:DirectoryLock.__init__"),
     "migrate": Step("s3spool.ledger.database:_migrate"),
     "ledger": Step("s3spool.ledger.store:Ledger.__init__"),
-    "watch": Step("s3spool.pipeline.watch:Watch.start"),
-    "control": Step("s3spool.service.control:ControlServer.start"),
-    "scan": Step("s3spool.pipeline.scan:Scan._scan"),
+    "watch": Step("s3spool.discovery.watch:Watch.start"),
+    "control": Step("s3spool.control.server:ControlServer.start"),
+    "scan": Step("s3spool.discovery.scan:Scan._scan"),
 }
 
 STOPS = {"checksum": Step("s3spool.s3.store:Store.request", _is_read_twice)}
@@ -124,7 +124,7 @@ def main() -> None:
         raise SystemExit(f"usage: python -m support.killing {usage}")
     _wrap(when, (STOPS if when == "stop" else STEPS)[name], int(count))
 
-    from s3spool.cli import cli  # noqa: PLC0415 - as late as the program itself does it
+    from s3spool.cli.commands import cli  # noqa: PLC0415 - as late as the program itself does it
 
     cli(arguments)
 

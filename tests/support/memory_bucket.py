@@ -8,7 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from s3spool.content import MustAskError, Stored
+from s3spool.s3.content import MustAskError, Stored
 from s3spool.s3.keys import key_of
 from support.memory_parts import MemoryParts, PartPut
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
-    from s3spool.content import Content
     from s3spool.errors import UploadError
+    from s3spool.s3.content import Content
 
 CHUNK = 1024 * 1024
 

@@ -7,15 +7,15 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from s3spool.content import Stored
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Multipart, Part
+from s3spool.s3.content import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from s3spool.content import Content
     from s3spool.ledger.rows import Identity
+    from s3spool.s3.content import Content
     from support.memory_bucket import Answer, MemoryBucket
 
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s3spool.content import Content
 from s3spool.ledger.rows import Identity
 from s3spool.s3.client import Connection
+from s3spool.s3.content import Content
 from s3spool.s3.options import ObjectOptions
 from s3spool.s3.store import Store
 from s3spool.s3.transport import Request

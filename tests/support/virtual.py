@@ -10,17 +10,20 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from s3spool.content import Stored
 from s3spool.errors import Scope, UploadError
+from s3spool.failure import breaker
+from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
+from s3spool.failure.retry_policy import Policy
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import NO_FAILURES, Identity, State
 from s3spool.ledger.store import Ledger
-from s3spool.pipeline import breaker, inbox, outcome, retry
-from s3spool.pipeline.item import Item, Lane
-from s3spool.pipeline.limiter import ConcurrencyLimiter
-from s3spool.pipeline.parts import PartItem
-from s3spool.pipeline.retry_policy import Policy
-from s3spool.pipeline.stats import Stats
+from s3spool.queue import inbox
+from s3spool.queue.item import Item, Lane
+from s3spool.queue.parts import PartItem
+from s3spool.s3.content import Stored
+from s3spool.upload import result as outcome
+from s3spool.upload import retry
+from s3spool.upload.stats import Stats
 from support.failure_model import EVERYBODY, ITSELF, REFUSED, UNKNOWN, File
 
 if TYPE_CHECKING:

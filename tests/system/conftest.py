@@ -19,7 +19,7 @@ from system.service import PERSON, STRANGER, Service
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from s3spool.service.seaweed import Seaweed
+    from s3spool.demo.seaweed import Seaweed
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]

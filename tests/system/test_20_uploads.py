@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from s3spool.service.events import EVENTS
+from s3spool.logs.events import EVENTS
 from support.faults import Status
 from support.waiting import eventually
 from system.service import PERSON, SECRET_KEY, STRANGER, names
@@ -13,7 +13,7 @@ from system.service import PERSON, SECRET_KEY, STRANGER, names
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-    from s3spool.service.seaweed import Seaweed
+    from s3spool.demo.seaweed import Seaweed
     from support.faulty import FaultyS3
     from system.machine import Machine
     from system.service import Service

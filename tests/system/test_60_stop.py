@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s3spool.daemon import EXTEND_S
+from s3spool.daemon.supervisor import EXTEND_S
 from support.faults import HoldUntil
 from support.waiting import eventually
 from system.conftest import BUCKET

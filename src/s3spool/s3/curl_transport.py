@@ -19,9 +19,9 @@ from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
 from s3spool.s3.name_lookups import NameLookups
-from s3spool.s3.patience import Patience
+from s3spool.s3.request_timeout import Patience
+from s3spool.s3.socket_backlog import Unsent
 from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
-from s3spool.s3.unsent import Unsent
 
 BUFFER_BYTES = 256 * 1024  # of a large body, as libcurl holds it: a hundred slow connections need little
 FAST_BUFFER_BYTES = 512 * 1024  # a few fast ones: less CPU

@@ -10,16 +10,16 @@ from urllib.parse import urlencode
 import botocore.exceptions
 import structlog
 
-from s3spool.content import Content, Stored
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Multipart, Part
 from s3spool.s3 import checksums
 from s3spool.s3.boto3_transport import FAILURES
 from s3spool.s3.client import Found, look
+from s3spool.s3.content import Content, Stored
 from s3spool.s3.errors import untrusted_success
+from s3spool.s3.multipart_uploads import GONE, Uploads
 from s3spool.s3.store import MIB
 from s3spool.s3.transport import Answer, Request
-from s3spool.s3.uploads import GONE, Uploads
 
 MAX_PARTS = 10_000  # S3 user guide, "Multipart upload limits"
 MAX_OBJECT_BYTES = 5 * 1024**4  # the same

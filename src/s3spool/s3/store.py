@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from s3spool.content import Content, MustAskError, Stored
 from s3spool.errors import Scope, UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
 from s3spool.s3.boto3_transport import Boto3Transport
 from s3spool.s3.client import Clients, Connection, Endpoint, Found
+from s3spool.s3.content import Content, MustAskError, Stored
 from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import from_answer, untrusted
 from s3spool.s3.keys import Prefix, key_of
@@ -116,7 +116,7 @@ class Store:
         """For small requests; None where libcurl is missing."""
         if self._curl is None:
             return None
-        from s3spool.s3.curl_carrier import CurlCarrier  # noqa: PLC0415 - pycurl may be missing
+        from s3spool.s3.multi_client import CurlCarrier  # noqa: PLC0415 - pycurl may be missing
 
         return CurlCarrier()
 

@@ -1,0 +1,1 @@
+"""`s3spool check` and `service check`: would it work, and what is missing."""

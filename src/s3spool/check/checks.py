@@ -1,0 +1,259 @@
+"""`s3spool check`: would the daemon work here? Looks, but makes and changes nothing on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import shlex
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import structlog
+from msgspec.structs import replace
+
+from s3spool.check.iam_policy import policy
+from s3spool.check.result import Finding, error, ok, warning
+from s3spool.config import loader as configuration
+from s3spool.config.directories import same_mount, sandbox
+from s3spool.config.loader import Config
+from s3spool.daemon.limits import open_files_needed
+from s3spool.errors import ConfigError, LedgerError
+from s3spool.ledger.database import holder, open_for_reading
+from s3spool.ledger.files import become_owner
+from s3spool.logs.text import shown
+
+__all__ = ["policy", "run"]
+
+MIB = 1024 * 1024
+LEAST_FREE_BYTES = 16 * MIB  # the ledger's journal alone may grow to this
+LITTLE_FREE_BYTES = 256 * MIB
+ANSWER_S = 10.0  # a person waits
+WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
+
+
+def run(config: Config) -> Iterator[Finding]:
+    """From near to far: what is wrong here is told before the network is asked."""
+    if not structlog.is_configured():
+        # What the rooms would log is said by the findings.
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield ok("configuration", str(config.source or "no file; environment, command line and defaults"))
+    for name, reason in configuration.without_effect(config).items():
+        yield warning("configuration", f"{name} has no effect: {reason}")
+    if became := become_owner(config.state.directory):
+        yield ok("user", became)
+    elif os.geteuid() == 0:
+        yield ok("user", "root, who may do everything; for a service of another user check as that one")
+    for subject, look in _SUBJECTS.items():
+        try:
+            yield from look(config)
+        except Exception as exc:  # noqa: BLE001 - a doctor does not faint: the others are looked at all the same
+            yield error(subject, f"the check itself failed ({type(exc).__name__}: {exc}); please report it")
+
+
+def _folder(config: Config) -> Iterator[Finding]:
+    folder, action = config.watch.directory, config.after.action
+    there = _directory("folder", folder, writable=action != "keep", made=folder == Path("tmp").absolute())
+    if there.level == "error" or not folder.is_dir():
+        yield there
+        return
+    yield ok("folder", f"{there.text}; what is uploaded is {'kept' if action == 'keep' else f'{action}d'}")
+    from s3spool.folder.mounts import remote_file_system  # noqa: PLC0415 - after what may fail in one line
+
+    kind = remote_file_system(Path(os.path.realpath(folder)))
+    directories, unreadable, deep = _directories(config, folder)
+    if deep:
+        one = "1 directory is" if len(deep) == 1 else f"{len(deep)} directories are"
+        yield warning("folder", f"{one} too deep for any key, so nothing below is sent: {shown(deep[0])}")
+    if unreadable:
+        yield warning(
+            "folder", f"{len(unreadable)} directories cannot be read, so their files stay: {unreadable[0]} ..."
+        )
+    if kind or config.watch.backend == "poll":
+        reason = f"inotify does not see what others do on {kind}" if kind else 'watch.backend = "poll"'
+        say = warning if kind and config.watch.backend != "poll" else ok
+        yield say("watch", f"{reason}: files are found by a scan every {config.watch.rescan_s:g} s")
+        return
+    try:
+        limit = int(WATCHES.read_text())
+    except (OSError, ValueError):
+        yield warning("watch", f"{WATCHES} cannot be read: is inotify there? Else the folder is scanned")
+        return
+    text = f"{directories} of {limit} inotify watches (fs.inotify.max_user_watches)"
+    if directories > 0.8 * limit:
+        yield warning("watch", f"{text}; raise it with sysctl, else the folder is scanned instead of watched")
+    else:
+        yield ok("watch", text)
+
+
+def _directories(config: Config, folder: Path) -> tuple[int, list[str], list[str]]:
+    """How many there are to watch, which of them cannot be read, and below which no key has room."""
+    from s3spool.folder.filters import Names  # noqa: PLC0415 - start-up time
+    from s3spool.s3.keys import too_deep  # noqa: PLC0415 - the same
+
+    names = Names(config.watch.include, config.watch.exclude)
+    unreadable: list[str] = []
+    deep: list[str] = []
+    pending = [""]
+    count = 0
+    while pending:
+        directory = pending.pop()
+        count += 1
+        try:
+            with os.scandir(folder / directory) as entries:
+                if not config.watch.recursive:
+                    continue
+                below = [f"{directory}{entry.name}" for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            unreadable.append(directory)
+            continue
+        for path in filter(names.directory, below):
+            (deep if too_deep(path, config.destination.prefix) else pending).append(f"{path}/")
+    return count, unreadable, deep
+
+
+def _archive(config: Config) -> Iterator[Finding]:
+    archive = config.after.archive_directory
+    if config.after.action != "archive" or archive is None:
+        return
+    finding = _directory("archive", archive, writable=True, made=True)
+    folder = config.watch.directory
+    if finding.level != "error" and folder.is_dir() and not same_mount(archive, folder):
+        place = f"after.archive_directory = {archive}"
+        hint = "choose one on the same (for a service: one ReadWritePaths= above both)"
+        finding = error("archive", f"{place}: on another file system or mount than watch.directory; {hint}")
+    yield finding
+
+
+def _open_files(config: Config) -> Iterator[Finding]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = open_files_needed(config.upload.workers)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        hint = "raise it (ulimit -Hn, LimitNOFILE=) or lower upload.workers"
+        yield error("open files", f"{config.upload.workers} workers need {needed}, the limit is {hard}; {hint}")
+    else:
+        yield ok(
+            "open files", f"{needed} needed at most, {'no limit' if hard == resource.RLIM_INFINITY else hard} allowed"
+        )
+
+
+def _state(config: Config) -> Iterator[Finding]:
+    directory = config.state.directory
+    finding = _directory("state", directory, writable=True, made=True)
+    if finding.level != "error":
+        finding = _room(directory, finding.text)
+    yield finding
+    if finding.level == "error" or not directory.is_dir():
+        return
+    yield from _ledger(config)
+    sockets = config.service.control_socket.parent
+    if sockets != directory:
+        yield _directory("control socket", sockets, writable=True, made=False)
+
+
+def _room(directory: Path, text: str) -> Finding:
+    space = os.statvfs(_existing(directory))
+    free = space.f_bavail * space.f_frsize
+    text = f"{text}, {free // MIB} MiB free"
+    if free < LEAST_FREE_BYTES:
+        return error(
+            "state", f"{text}, at least {LEAST_FREE_BYTES // MIB} are needed: make room, or set state.directory"
+        )
+    if free < LITTLE_FREE_BYTES:
+        return warning("state", f"{text}, which is little: nothing is removed locally while receipts cannot be written")
+    return ok("state", text)
+
+
+def _ledger(config: Config) -> Iterator[Finding]:
+    path = config.state.ledger_path
+    pid = holder(config.state.directory)
+    used = f", in use by the daemon (pid {pid})" if pid else ""
+    try:
+        if os.path.lexists(path):
+            with closing(open_for_reading(path)) as ledger:
+                (version,) = ledger.execute("PRAGMA user_version").fetchone()
+            yield ok("ledger", f"{path}, version {version}{used}")
+        else:
+            _try_sqlite(config.state.directory)
+            yield ok("ledger", f"{path}: none yet; SQLite works there")
+    except LedgerError as exc:
+        yield error("ledger", str(exc))
+    except (OSError, sqlite3.Error) as exc:
+        yield error("ledger", f"{path}: SQLite does not work there ({exc}); set state.directory to a local disk")
+
+
+def _try_sqlite(directory: Path) -> None:
+    """Network file systems and small containers fail only with the first lock or the first shared mapping."""
+    with (
+        tempfile.TemporaryDirectory(prefix=".check-", dir=directory) as place,
+        closing(sqlite3.connect(Path(place) / "check.sqlite3", isolation_level=None)) as database,
+    ):
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE written (n INTEGER)")
+        database.execute("INSERT INTO written VALUES (1)")
+
+
+def _bucket(config: Config) -> Iterator[Finding]:
+    bundle = config.destination.ca_bundle
+    try:
+        configuration.require_bucket(config)
+        if bundle and not os.access(bundle, os.R_OK):
+            raise ConfigError("destination.ca_bundle", str(bundle), "does not exist or is not readable")
+        from s3spool.check import preflight  # noqa: PLC0415 - the same
+        from s3spool.daemon.components import store_of  # noqa: PLC0415 - boto3 and pycurl are heavy
+        from s3spool.s3.plain_http import DANGER, beyond_loopback  # noqa: PLC0415 - the same
+
+        impatient = replace(config.upload, timeout_s=min(ANSWER_S, config.upload.timeout_s))
+        store = store_of(replace(config, upload=impatient))
+    except ConfigError as exc:
+        yield error("destination", str(exc))
+        return
+    if beyond_loopback(store.endpoint.url):
+        yield warning("endpoint", f"{store.endpoint.url}: {DANGER}")
+    yield from preflight.examine(store, config.destination.prefix)
+
+
+_SUBJECTS: dict[str, Callable[[Config], Iterator[Finding]]] = {
+    "folder": _folder,
+    "archive": _archive,
+    "open files": _open_files,
+    "state": _state,
+    "destination": _bucket,
+}
+_FIELD = {
+    "folder": "watch.directory",
+    "archive": "after.archive_directory",
+    "state": "state.directory",
+    "control socket": "service.control_socket",
+}
+
+
+def _directory(subject: str, path: Path, *, writable: bool, made: bool) -> Finding:
+    """Whether the daemon could use it; `made`: whether it makes it where it is missing."""
+    field = f"{_FIELD[subject]} = {path}"
+    try:
+        is_directory = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        parent = _existing(path)
+        if made and parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
+            return ok(subject, f"{path}: is not there yet, s3spool run makes it")
+        hint = f"make it with: mkdir -p {shlex.quote(str(path))}"
+        return error(subject, f"{field}: does not exist{' and cannot be made' if made else ''}; {hint}")
+    except OSError as exc:
+        return error(subject, f"{field}: cannot be reached: {exc.strerror}{sandbox(path)}")
+    if not is_directory:
+        return error(subject, f"{field}: is not a directory")
+    access = os.X_OK | (os.W_OK if subject != "folder" or writable else 0) | (os.R_OK if subject == "folder" else 0)
+    if not os.access(path, access):
+        wanted = "readable and writable" if subject == "folder" and writable else "writable" if writable else "readable"
+        return error(subject, f"{field}: must be {wanted} for the user that s3spool runs as{sandbox(path)}")
+    return ok(subject, str(path))
+
+
+def _existing(path: Path) -> Path:
+    """The path itself, or the nearest directory above it that is there."""
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))

@@ -1,0 +1,1 @@
+"""The configuration: schema, values, files, environment, and whom a file may be believed."""

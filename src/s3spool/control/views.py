@@ -1,0 +1,195 @@
+"""What is known of files, in the words of `list` and `why`: from the ledger, for daemon and command line alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from s3spool.errors import Fault, S3SpoolError
+from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.rows import Identity, Receipt, Retry, State, to_text
+from s3spool.logs.text import shown
+
+if TYPE_CHECKING:
+    from s3spool.folder.filters import Names
+    from s3spool.folder.folder import Folder
+
+LEDGER_STATES = ("waiting", "parked", "uploaded")
+PAGE_ROWS = 1000
+
+
+class Cursor(NamedTuple):
+    """Where a page of `list` begins."""
+
+    section: str  #: "memory" (queued, uploading), "retries" or "receipts", which come in this order
+    after: str = ""  #: the last path of the page before, in the ledger's spelling
+
+
+def rows(reader: Reader, state: str | None) -> Iterator[dict[str, Any]]:
+    """Rows of `list` that the ledger knows. Paths are in the ledger's spelling (rows.to_text)."""
+    cursor: Cursor | None = Cursor("retries")
+    while cursor is not None:
+        some, cursor = page(reader, state, cursor)
+        yield from some
+
+
+def page(reader: Reader, state: str | None, cursor: Cursor) -> tuple[list[dict[str, Any]], Cursor | None]:
+    """Some rows of the ledger in the order of their paths, and where the next page begins.
+
+    No read transaction outlives the page: SQLite cannot shorten its WAL while one is open.
+    """
+    if cursor.section == "retries":
+        some: list[dict[str, Any]] = []
+        if state in {None, "waiting", "parked"}:
+            retries = reader.retries(State(state) if state else None, after=cursor.after, limit=PAGE_ROWS)
+            some = [of_retry(retry) for retry in retries]
+        following = Cursor("receipts") if state in {None, "uploaded"} else None
+    else:
+        some = [of_receipt(receipt) for receipt in reader.receipts(after=cursor.after, limit=PAGE_ROWS)]
+        following = None
+    return some, cursor._replace(after=some[-1]["path"]) if len(some) == PAGE_ROWS else following
+
+
+def of_retry(retry: Retry) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "path": to_text(retry.path),
+        "state": retry.state.value,
+        "bytes": retry.identity.size,
+        "attempts": retry.attempts,
+        "error_code": retry.error_code,
+        "error": retry.error,
+        "hint": retry.hint,
+        "fault": (Fault.OWN if retry.own_failures else Fault.UNKNOWN).value,
+        "first_error_at": iso(retry.first_error_at),
+        "last_error_at": iso(retry.last_error_at),
+    }
+    if retry.state is State.WAITING:
+        row["next_attempt"] = iso(retry.next_attempt)
+    return row
+
+
+def of_receipt(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "path": to_text(receipt.path),
+        "state": "uploaded",
+        "bytes": receipt.identity.size,
+        "key": receipt.key,
+        "etag": receipt.etag,
+        "checksum": receipt.checksum,
+        "version_id": receipt.version_id,
+        "uploaded_at": iso(receipt.uploaded_at),
+    }
+
+
+def why(
+    path: str,
+    known: Known | None,
+    identity: Identity | None,
+    *,
+    live: str | None,
+    left_out: str,
+    destination: int | None,
+) -> dict[str, Any]:
+    """State of one file and one sentence that explains it.
+
+    `identity` is the file's now (None: no such file), `live` its place in a running daemon ("queued", ...),
+    `left_out` why it is not to be sent at all. Receipts of another `destination` than this, where files went before, do
+    not count.
+    """
+    receipt = known.receipt if known and known.receipt and known.receipt.destination == destination else None
+    retry = known.retry if known else None
+    answer: dict[str, Any] = {"path": to_text(path)}
+    if live:
+        return answer | {"state": live, "why": _LIVE[live]}
+    if retry and _is(retry.identity, identity):
+        if retry.state is State.PARKED:
+            text = f"parked after {retry.attempts} attempt{'' if retry.attempts == 1 else 's'}: {retry.error}"
+            text += "; tried once more when another file succeeds" if retry.provisional else ""
+        else:
+            text = f"attempt {retry.attempts} failed: {retry.error_code}: {retry.error}"
+            text += f"; next try at {iso(retry.next_attempt)}"
+        text += f"; {(Fault.OWN if retry.own_failures else Fault.UNKNOWN).value}"
+        return answer | of_retry(retry) | {"why": text}
+    if receipt and _is(receipt.identity, identity):
+        gone = "; the local file is gone" if identity is None else ""
+        text = f"uploaded to {receipt.key} at {iso(receipt.uploaded_at)}{gone}"
+        return answer | of_receipt(receipt) | {"why": text}
+    state, text = _to_be_sent(retry, receipt, identity, left_out=left_out)
+    return answer | {"state": state, "why": text}
+
+
+def _to_be_sent(
+    retry: Retry | None, receipt: Receipt | None, identity: Identity | None, *, left_out: str
+) -> tuple[str, str]:
+    if identity is None:
+        return "unknown", "no regular file of this name in the folder (links and FIFOs are none), nor in the ledger"
+    if left_out:
+        return "excluded", left_out
+    if retry:
+        return "changed", f"changed since it failed at {iso(retry.last_error_at)}: to be sent again"
+    if receipt:
+        return "changed", f"changed since it was uploaded at {iso(receipt.uploaded_at)}: to be sent again"
+    return "unsent", "not seen yet: a running daemon finds it at its next scan (`s3spool rescan`)"
+
+
+def ours(path: str, names: Names, *, recursive: bool) -> bool:
+    """Whether the configuration lets it through."""
+    return not left_out(path, names, recursive=recursive)
+
+
+def left_out(path: str, names: Names, *, recursive: bool) -> str:
+    """Why the configuration does not let it through, or ""."""
+    if pattern := names.excluded_by(path):
+        return f"left out by {pattern} in watch.exclude"
+    if not names.file(path):
+        return "left out: no pattern of watch.include takes it"
+    if not recursive and "/" in path:
+        return "left out: it is in a subdirectory, and watch.recursive is false"
+    directory = path.rpartition("/")[0]
+    return "too deep: every key below its directory would be too long" if names.too_deep(directory) else ""
+
+
+def releasable(reader: Reader | None, paths: Sequence[str] | None) -> int:
+    """How many files `retry` is about to release: these, or all. Raises S3SpoolError where one of them is not."""
+    if paths is None:
+        return sum(count for state, count in reader.counts().items() if state != "uploaded") if reader else 0
+    known = reader.known(paths) if reader else {}
+    for path in paths:
+        if path not in known or known[path].retry is None:
+            raise S3SpoolError(f"{shown(path)}: is neither waiting nor parked; see `s3spool why`")
+    return len(set(paths))
+
+
+def identity_of(folder: Folder, path: str, known: Known | None = None) -> Identity | None:
+    """Like Folder.identity_of, but raises S3SpoolError; what cannot be looked at is taken for what is known of it."""
+    try:
+        return folder.identity_of(path)
+    except OSError as exc:
+        if record := known and (known.retry or known.receipt):
+            return record.identity
+        raise S3SpoolError(f"{shown(path)}: cannot be looked at: {exc.strerror}") from exc
+
+
+_LIVE = {
+    "settling": "changed a moment ago, or still open for writing: sent when it is left alone",
+    "queued": "complete, and waiting for a free worker",
+    "uploading": "being sent, or sent and being recorded",
+    "paused": "complete; the destination is paused",
+}
+
+
+def _is(recorded: Identity, identity: Identity | None) -> bool:
+    """Whether the record speaks of the file as it is now, or as it was when it went away."""
+    return identity is None or recorded == identity or recorded.may_hold_the_same(identity)
+
+
+def age_s(since_ns: int | None) -> float:
+    """Seconds from then (Unix nanoseconds) until now; 0 where there is no such moment."""
+    return 0.0 if since_ns is None else round(max(0.0, time.time() - since_ns / 1e9), 1)
+
+
+def iso(time_s: float) -> str:
+    """Unix seconds as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,1 @@
+"""The running service: main, supervisor, the components and how they are built, watch manager, liveness, reload."""

@@ -1,0 +1,106 @@
+"""`s3spool run`: from the command line to a running daemon, and its exit code."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from s3spool.config import loader as configuration
+from s3spool.config.loader import Config
+from s3spool.daemon.limits import affordable_workers, raise_open_files
+from s3spool.errors import S3SpoolError
+from s3spool.ledger.database import refuse
+from s3spool.ledger.files import become_owner
+
+if TYPE_CHECKING:
+    from s3spool.s3.client import Endpoint
+
+SWITCH_S = 0.001  # a thread that comes back from the kernel waits so long at most for a busy one
+
+
+def run_daemon(config_file: Path | None, overrides: Mapping[str, object]) -> int:
+    """Blocks until a signal. Raises ConfigError before anything is touched; other errors are logged."""
+    doubts: list[str] = []
+    return run(configuration.load(config_file, overrides=overrides, tell=doubts.append), overrides, doubts)
+
+
+def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[str] = ()) -> int:
+    """The same for a configuration that is loaded already; a reload applies `overrides` again.
+
+    `doubts` are lines about where the configuration comes from.
+    """
+    configuration.require_bucket(config)
+    became = become_owner(config.state.directory)
+    refuse(config.state.ledger_path)
+    configuration.check_directories(config)
+
+    from s3spool.daemon import memory  # noqa: PLC0415 - the same
+    from s3spool.logs import log_thread as logs  # noqa: PLC0415 - the same
+    from s3spool.systemd import notify as systemd  # noqa: PLC0415 - after what may still fail in one line
+
+    raise_open_files(config.upload.workers)
+    memory.keep_few_heaps()
+    memory.hide()
+    endpoint = _endpoint(config)  # before the log's thread starts
+    writer = logs.configure(config.log.format, config.log.level)
+    missing = writer.fallback or (systemd.MISSING if systemd.Notifier().missing else "")
+    if missing:
+        structlog.get_logger().warning("systemd.missing", reason=missing)
+    if became:
+        structlog.get_logger().info("daemon.user_changed", reason=became)
+    for doubt in doubts:
+        structlog.get_logger().warning("config.doubted", reason=doubt)
+    for name, reason in configuration.without_effect(config).items():
+        structlog.get_logger().warning("config.ignored", field=name, reason=reason)
+    workers = _affordable(config.upload.workers)
+    try:
+        from s3spool.daemon.handlers import handlers  # noqa: PLC0415 - boto3 and pycurl are heavy
+        from s3spool.daemon.reload import reload  # noqa: PLC0415 - the same
+        from s3spool.daemon.supervisor import Daemon  # noqa: PLC0415 - the same
+        from s3spool.s3.plain_http import DANGER, beyond_loopback  # noqa: PLC0415 - the same
+
+        daemon = Daemon(
+            config, writer, overrides=overrides, endpoint=endpoint, workers=workers, handlers=handlers, reload=reload
+        )
+    except S3SpoolError:
+        writer.close(1.0)
+        raise
+    except OSError as exc:
+        writer.close(1.0)
+        raise S3SpoolError(f"{exc.filename or 'the daemon cannot start'}: {exc.strerror}") from exc
+    where = daemon.rooms.store.endpoint.url
+    if beyond_loopback(where):
+        structlog.get_logger().warning("destination.unencrypted", endpoint=where, hint=DANGER)
+    if writer.show_summary(daemon.summary):
+        daemon.on_tick = writer.refresh
+    # What stands now stands for good: keep it out of the collector's way.
+    gc.collect()
+    gc.freeze()
+    memory.give_back()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        return daemon.run()
+    except S3SpoolError:
+        writer.close(1.0)
+        raise
+
+
+def _affordable(wanted: int) -> int:
+    """How many workers may start; says so where it is fewer."""
+    workers = affordable_workers(wanted)
+    if workers < wanted:
+        reason = "the limit of open files is too low: raise LimitNOFILE= in the unit (ulimit -n)"
+        structlog.get_logger().warning("workers.limited", workers=workers, wanted=wanted, reason=reason)
+    return workers
+
+
+def _endpoint(config: Config) -> Endpoint | None:
+    from s3spool.daemon.components import connection_of  # noqa: PLC0415 - the same
+    from s3spool.s3.client import endpoint_apart  # noqa: PLC0415 - boto3 is heavy
+
+    return endpoint_apart(connection_of(config))

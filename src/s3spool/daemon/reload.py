@@ -1,0 +1,59 @@
+"""SIGHUP: read the configuration again and apply what can change while the daemon runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from msgspec.structs import replace
+
+from s3spool.config import loader as configuration
+from s3spool.config.loader import Config
+from s3spool.daemon.components import names_of
+from s3spool.daemon.supervisor import Daemon
+from s3spool.errors import ConfigError
+from s3spool.failure.retry_policy import Policy
+
+log = structlog.get_logger()
+
+
+def reload(daemon: Daemon) -> None:
+    """Apply what can change live; what cannot is named and stays, and a broken file changes nothing at all."""
+    source = daemon.config.source
+    try:
+        if source is not None and source.is_fifo():
+            # A pipe, say from the shell's <(...): who opens it again waits for a writer, and nobody is there.
+            raise ConfigError(str(source), None, "is a pipe, which cannot be read again")
+        new = configuration.load(source, overrides=daemon.overrides)
+        configuration.check_directories(new)
+    except ConfigError as exc:
+        log.error("config.refused", error=str(exc))
+        return
+    live, refused = configuration.changed(daemon.config, new)
+    for name in refused:
+        log.error("config.refused", error=f"{name}: cannot change while the daemon runs; restart it", field=name)
+    old = daemon.config
+    daemon.config = new = _merged(old, new, live)
+    rooms = daemon.rooms
+    rooms.names = names_of(new)
+    rooms.scan.names = rooms.names
+    if daemon.lookout.watch is not None:
+        daemon.lookout.watch.names = rooms.names
+    retry = new.retry
+    rooms.retry.policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
+    rooms.breaker.initial_s, rooms.breaker.max_s = retry.initial_s, retry.max_s
+    rooms.after.action, rooms.after.archive = new.after.action, new.after.archive_directory
+    rooms.pace.set_rate(new.upload.max_bandwidth)
+    daemon.set_log_level(new.log.level)
+    rooms.scan.want("reload")
+    log.info("daemon.reloaded", changed=live, refused=refused)
+
+
+def _merged(old: Config, new: Config, live: list[str]) -> Config:
+    """The old configuration with the new values of `live`."""
+    changes: dict[str, dict[str, Any]] = {}
+    for name in live:
+        section, _, key = name.partition(".")
+        changes.setdefault(section, {})[key] = getattr(getattr(new, section), key)
+    sections = {section: replace(getattr(old, section), **values) for section, values in changes.items()}
+    return replace(old, **sections)

@@ -1,0 +1,229 @@
+"""`s3spool demo`: the daemon beside an S3 server of its own. Needs no account, and touches nobody's settings."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, NoReturn
+
+import click
+import msgspec
+
+from s3spool.config import loader as configuration
+from s3spool.demo.seaweed import Seaweed, free_port
+from s3spool.errors import AlreadyRunningError, S3SpoolError
+from s3spool.ledger.database import DirectoryLock, holder
+from s3spool.ledger.files import become_owner
+from s3spool.logs.text import printable
+
+BUCKET = "demo"
+ACCESS_KEY = "demo"
+
+
+class _Home(NamedTuple):
+    """What the demo keeps, under $XDG_STATE_HOME/s3spool/demo."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "s3spool.toml"
+
+    @property
+    def curl(self) -> Path:
+        return self.directory / "curl"
+
+    @property
+    def aws(self) -> Path:
+        return self.directory / "aws"
+
+
+def run_demo(directory: Path, port: int) -> int:
+    """Blocks until Ctrl-C or SIGTERM; returns the exit code. Raises S3SpoolError.
+
+    Changes the environment of this process: it is the demo's alone.
+    """
+    impatience = _Impatience()
+    directory = directory.absolute()
+    home = _Home(_state_directory() / "s3spool" / "demo")
+    try:
+        for place in (home.directory, home.directory / "state"):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        become_owner(home.directory)  # root, in somebody's home
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = _lock(home)
+    except OSError as exc:
+        raise S3SpoolError(f"{exc.filename}: the demo cannot use it: {exc.strerror}") from exc
+    try:
+        _forget_settings()
+        return _run(home, directory, port, impatience)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        lock.release()
+
+
+def _run(home: _Home, directory: Path, port: int, impatience: _Impatience) -> int:
+    secret = secrets.token_hex(16)
+    data = home.directory / "seaweedfs"
+    with Seaweed(data, port=port and free_port(port), access_key=ACCESS_KEY, secret_key=secret) as seaweed:
+        seaweed.create_bucket(BUCKET)
+        os.environ.update(seaweed.environment())
+        _write(home.config, _config_text(home, directory))
+        _write(home.curl, _curl_text(secret))
+        _write(home.aws, _aws_text(secret, seaweed.endpoint_url))
+        config = configuration.load(home.config)
+        impatience.check()
+        click.echo(_welcome(home, directory, seaweed.endpoint_url))
+
+        from s3spool.daemon.main import run  # noqa: PLC0415 - the welcome need not wait for it
+
+        impatience.check()
+        return run(config)
+
+
+class _Impatience:
+    """Until the daemon takes over, SIGTERM ends the demo like Ctrl-C: what was begun is cleared away.
+
+    Remembered as well: Python drops an exception that comes while a finalizer runs.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
+
+    def check(self) -> None:
+        if self._came:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> NoReturn:
+        self._came = True
+        raise KeyboardInterrupt
+
+
+def _state_directory() -> Path:
+    base = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return base if base.is_absolute() else Path("~/.local/state").expanduser().absolute()
+
+
+def _lock(home: _Home) -> DirectoryLock:
+    try:
+        return DirectoryLock(home.directory)
+    except AlreadyRunningError:
+        pid = holder(home.directory)
+        raise AlreadyRunningError(
+            f"a demo runs already (pid {pid}, {home.directory}): stop it with Ctrl-C there, or with: kill {pid}"
+        ) from None
+
+
+def _forget_settings() -> None:
+    """What points s3spool, boto3 or libcurl at the person's own bucket, keys or proxy stays out of the demo."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "S3SPOOL_")) or name.lower().endswith("_proxy"):
+            del os.environ[name]
+    os.environ.update(
+        AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, AWS_EC2_METADATA_DISABLED="true"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """For the owner's eyes alone from the first moment on."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+
+
+def _config_text(home: _Home, directory: Path) -> str:
+    # The endpoint is not here but in the environment: another port is no other destination, nothing is sent twice.
+    return f"""\
+# Written anew by each `s3spool demo`. Name it with --config to speak to the demo from another terminal.
+[watch]
+directory = {_quoted(directory)}
+[destination]
+bucket = "{BUCKET}"
+addressing_style = "path"
+[state]
+directory = {_quoted(home.directory / "state")}
+[service]
+control_socket = {_quoted(home.directory / "control.sock")}
+"""
+
+
+def _curl_text(secret: str) -> str:
+    return f"""\
+# The demo's key, for: curl -K THIS-FILE URL
+user = "{ACCESS_KEY}:{secret}"
+aws-sigv4 = "aws:amz:us-east-1:s3"
+header = "x-amz-content-sha256: UNSIGNED-PAYLOAD"
+noproxy = "127.0.0.1"
+"""
+
+
+def _aws_text(secret: str, endpoint_url: str) -> str:
+    return f"""\
+# The demo's key, for: AWS_CONFIG_FILE=THIS-FILE aws --profile demo ...
+[profile demo]
+aws_access_key_id = {ACCESS_KEY}
+aws_secret_access_key = {secret}
+region = us-east-1
+endpoint_url = {endpoint_url}
+s3 =
+    addressing_style = path
+"""
+
+
+def _welcome(home: _Home, directory: Path, endpoint_url: str) -> str:
+    here = Path.cwd()
+    folder = directory.relative_to(here) if directory.is_relative_to(here) else directory
+    shown = printable(shlex.quote(f"{folder}/"))
+    name = "README.md" if Path("README.md").is_file() else "hello.txt"
+    sample = (
+        f"cp {name} {shown}" if name == "README.md" else f"echo hello > {printable(shlex.quote(f'{folder}/{name}'))}"
+    )
+    command, config = _command(), _short(home.config)
+    return f"""\
+What is dropped into the folder {shown} goes to the bucket {BUCKET} of an S3 server of your own, at {endpoint_url}
+
+  Try it in another terminal, in this directory:
+    {sample}
+    {command} list --config {config}
+    {command} status --config {config}      also: why FILE, wait, check --help, ...
+  What is in the bucket, with curl or the AWS CLI:
+    curl -K {_short(home.curl)} {endpoint_url}/{BUCKET}/
+    curl -K {_short(home.curl)} {endpoint_url}/{BUCKET}/{name}
+    AWS_CONFIG_FILE={_short(home.aws)} aws --profile demo s3 ls --recursive s3://{BUCKET}
+  Ctrl-C stops it. Objects and receipts stay for the next time, until: rm -r {_short(home.directory)}
+"""
+
+
+def _command() -> str:
+    """How this program was called, so that what is printed can be typed."""
+    script = Path(sys.argv[0])
+    if script.name != "s3spool":
+        return f"{shlex.quote(sys.executable)} -m s3spool"
+    found = shutil.which("s3spool")
+    if found and os.path.realpath(found) == os.path.realpath(script):
+        return "s3spool"
+    return shlex.quote(os.path.relpath(script) if script.absolute().is_relative_to(Path.cwd()) else str(script))
+
+
+def _short(path: Path) -> str:
+    """As a shell reads it, with ~ where that is shorter."""
+    home = Path("~").expanduser()
+    return f"~/{shlex.quote(str(path.relative_to(home)))}" if path.is_relative_to(home) else shlex.quote(str(path))
+
+
+def _quoted(path: Path) -> str:
+    try:
+        # JSON's escapes are TOML's, but for DEL.
+        return msgspec.json.encode(str(path)).decode().replace("\x7f", "\\u007f")
+    except UnicodeEncodeError as exc:
+        raise S3SpoolError(f"{printable(str(path))}: is not UTF-8; choose another directory for the demo") from exc

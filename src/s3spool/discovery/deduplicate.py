@@ -1,0 +1,163 @@
+"""Between hint and inbox: what the ledger already knows is not sent again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from enum import Enum
+
+import structlog
+
+from s3spool.errors import LedgerError
+from s3spool.folder.folder import Folder
+from s3spool.folder.slow_directories import SlowDirectories
+from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.rows import Identity, Receipt
+from s3spool.ledger.store import Ledger
+from s3spool.queue.inbox import Inbox
+from s3spool.queue.item import Item, Lane
+from s3spool.queue.settle import Ripe, Settle
+
+# Kernels before 6.13 stamp files with a clock that ticks every 1-10 ms: a write that close behind our reading can
+# leave mtime and ctime as they were.
+RACY_S = 0.02
+log = structlog.get_logger()
+
+Candidate = tuple[str, Identity | None, Identity | None]  # path, identity, identity seen one settle time ago
+
+
+class Verdict(Enum):
+    """What is to be done with a file that was found or hinted at."""
+
+    SEND = "send"
+    CHECK = "check"  #: sent before; only a checksum can tell whether it is still the same
+    FINISH = "finish"  #: sent and committed, but not yet removed: the process died in between
+    SKIP = "skip"  #: sent, or in the retry list and unchanged
+
+
+def verdict(known: Known | None, identity: Identity, *, destination: int, hinted: bool) -> Verdict:
+    """Pure; `hinted` means that something happened to the file just now."""
+    if known is None:
+        return Verdict.SEND
+    if known.retry is not None:
+        return Verdict.SKIP if known.retry.identity == identity else Verdict.SEND
+    receipt = known.receipt
+    if receipt is None or receipt.destination != destination:
+        return Verdict.SEND
+    if receipt.identity == identity:
+        if hinted and receipt.read_at - identity.mtime_ns / 1e9 < RACY_S:
+            return Verdict.CHECK
+        return Verdict.SKIP if receipt.after == "keep" else Verdict.FINISH
+    return Verdict.CHECK if receipt.identity.may_hold_the_same(identity) else Verdict.SEND
+
+
+class Sift:
+    """Compares candidates with the ledger. `sort` is called by the settle thread and the scan thread."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        ledger: Ledger,
+        inbox: Inbox,
+        finish: Callable[[Receipt], None],
+        slow: SlowDirectories | None = None,
+    ) -> None:
+        self._slow = slow or SlowDirectories()
+        self._folder = folder
+        self._ledger = ledger
+        self._inbox = inbox
+        self._finish = finish
+
+    def sort(self, candidates: Sequence[Candidate], reader: Reader, *, hinted: bool) -> list[Item]:
+        """The items to send.
+
+        A file of which the ledger knows nothing is not even looked at here: the worker will.
+        Raises LedgerError; OSError never.
+        """
+        known = reader.known([path for path, _, _ in candidates])
+        items: list[Item] = []
+        lane = Lane.ARRIVED if hinted else Lane.FOUND
+        for path, found, seen in candidates:
+            row = known.get(path)
+            if row is None:
+                items.append(Item(path, lane, seen=seen))
+                continue
+            if found is None and self._slow.holds(path):
+                # Not looked at here, where all wait: the worker compares its content with the receipt.
+                receipt = row.receipt if row.retry is None else None
+                known_here = receipt is not None and receipt.destination == self._ledger.destination
+                items.append(Item(path, lane, seen=seen, receipt=receipt if known_here else None))
+                continue
+            identity = found or self._identity_of(path)
+            if identity is None:
+                continue  # gone again; whoever removed it knows
+            choice = verdict(row, identity, destination=self._ledger.destination, hinted=hinted)
+            if choice is Verdict.SEND:
+                items.append(Item(path, lane, seen=seen))
+            elif choice is Verdict.CHECK:
+                items.append(Item(path, lane, seen=seen, receipt=row.receipt))
+            elif choice is Verdict.FINISH and row.receipt is not None:
+                if self._inbox.claim(path):
+                    self._finish(row.receipt)
+            else:
+                reason = "uploaded" if row.retry is None else row.retry.state.value
+                log.debug("file.skipped", path=path, reason=reason)
+        return items
+
+    def sort_found(self, found: Sequence[tuple[str, Identity]], reader: Reader) -> list[Item]:
+        """The same for what a scan has found, almost all of which is as the ledger has it; best in the paths' order."""
+        if log.is_enabled_for(logging.DEBUG):  # each file is told of
+            return self.sort([(path, identity, None) for path, identity in found], reader, hinted=False)
+        news = reader.news(found, self._ledger.destination)
+        unknown = [Item(path, Lane.FOUND) for path, known in news.items() if not known]
+        known = [(path, identity, None) for path, identity in found if news.get(path)]
+        return unknown + self.sort(known, reader, hinted=False)
+
+    def _identity_of(self, path: str) -> Identity | None:
+        try:
+            return self._folder.identity_of(path)
+        except OSError:
+            return Identity(0, 0, 0, 0, 0)  # not to be looked at: the worker finds out why, and says so
+
+
+class SettleThread:
+    """Takes from Settle what is due and offers to the inbox what is to be sent."""
+
+    def __init__(self, settle: Settle, sift: Sift, ledger: Ledger, inbox: Inbox, rescan: Callable[[str], None]) -> None:
+        self._settle = settle
+        self._sift = sift
+        self._ledger = ledger
+        self._inbox = inbox
+        self._rescan = rescan
+        self._thread = threading.Thread(target=self._run, name="settle", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        reader: Reader | None = None
+        complaint = ""  # said once, not for each file that comes
+        while ripe := self._settle.wait_due():
+            try:
+                if reader is None or not reader.current():
+                    reader = Reader(self._ledger.path)
+                self._step(ripe, reader)
+                complaint = ""
+            except (LedgerError, OSError) as exc:
+                # Forget these hints; the scan finds the files again.
+                complaint = self._ledger.doubt(exc, complaint)
+                reader = None
+                self._rescan("ledger")
+        if reader is not None:
+            reader.close()
+
+    def _step(self, ripe: Sequence[Ripe], reader: Reader) -> None:
+        candidates = [(path, None, seen) for path, seen in ripe]
+        self._inbox.offer(self._sift.sort(candidates, reader, hinted=True), meanwhile=self._settle.bell.answer)

@@ -1,0 +1,1 @@
+"""Whose fault a failure is, and when the file is tried again: circuit breaker, concurrency limiter, retry policy."""

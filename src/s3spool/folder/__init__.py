@@ -1,0 +1,1 @@
+"""The watched folder, touched safely: open, list, lease, filters, mounts, hard links, removal."""

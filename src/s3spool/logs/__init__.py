@@ -1,0 +1,1 @@
+"""Structured logs: events, sentences, the log thread, journal and terminal."""

@@ -1,0 +1,291 @@
+"""structlog, set up so that logging costs the uploading threads microseconds and can never hold them up.
+
+A log call checks the level, takes the time and puts the raw event on a queue. One thread, named `log`, does
+the rest: makes values plain, masks secrets, renders, and writes many lines with one write(). A stalled reader
+fills the queue; from then on lines are counted instead of kept, and one `log.dropped` says how many.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from queue import Empty, SimpleQueue
+from typing import Any, NoReturn, TextIO
+
+import msgspec
+import structlog
+
+from s3spool.logs import excepthooks as deaths
+from s3spool.logs import journal
+from s3spool.logs.events import EVENTS, EventSpec, message, readable
+from s3spool.logs.line_limit import LineLimit
+from s3spool.logs.sinks import Entry, JournalSink, Sink, StreamSink, TerminalSink, timestamp
+from s3spool.logs.text import legible, plain, plain_fields, printable, printable_json, shown
+
+__all__ = ["EVENTS", "Entry", "EventSpec", "LogWriter", "StreamSink", "configure", "to_console", "to_json"]
+
+QUEUE_LINES = 10_000
+BATCH_LINES = 500
+# Lines that follow each other share one write() and, what matters more, one wake-up of the log thread: woken
+# for each line, it would fight the workers for the GIL.
+LINGER_S = 0.01
+
+_RESERVED = ("timestamp", "level", "event")
+_COLOURS = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+# Loggers are cached and keep the list and the class of their first use, so both stay the same objects for
+# ever: `configure` replaces the list's content, `set_level` the class's base.
+_processors: list[Any] = []
+_Logger: Any = type("_Logger", (structlog.make_filtering_bound_logger("info"),), {})
+_log = structlog.get_logger()
+
+
+def configure(
+    format: str,  # noqa: A002 - the name of the setting
+    level: str,
+    stream: TextIO | None = None,
+) -> LogWriter:
+    """Start the log thread and send every structlog event, and other libraries' warnings, through it.
+
+    `format` is one of auto, console, json and journal; `stream` is stderr unless given.
+    """
+    stream = sys.stderr if stream is None else stream
+    if format == "auto":
+        format = _suitable(stream)  # noqa: A001 - the same
+    sink: Sink
+    fallback = ""
+    if format == "journal":
+        send, fallback = journal.native_send()
+        sink = JournalSink(send) if send else StreamSink(_to_prefixed_json, stream)
+    elif format == "console":
+        colours = stream.isatty() and not os.environ.get("NO_COLOR")
+        render = functools.partial(to_console, colours=colours)
+        controllable = stream.isatty() and os.environ.get("TERM") != "dumb"
+        sink = TerminalSink(render, stream, colours=colours) if controllable else StreamSink(render, stream)
+    else:
+        sink = StreamSink(to_json, stream)
+
+    writer = LogWriter(sink, format=format, fallback=fallback)
+    writer.set_level(level)
+    _processors[:] = [writer]
+    structlog.configure(
+        processors=_processors,
+        wrapper_class=_Logger,
+        context_class=dict,
+        logger_factory=structlog.ReturnLoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    logging.getLogger().addHandler(_bridge)
+    deaths.tell()
+    return writer
+
+
+class LogWriter:
+    """The queue, the thread behind it, the structlog processor in front of it. Methods are thread-safe."""
+
+    def __init__(self, sink: Sink, *, format: str = "json", fallback: str = "") -> None:  # noqa: A002 - as above
+        self.format = format  #: what `auto` has become
+        self.fallback = fallback  #: why journal entries go as JSON lines to the stream, "" where they do not
+        self._sink = sink
+        self._queue: SimpleQueue[Entry | threading.Event | None] = SimpleQueue()
+        self._limit = LineLimit()
+        self._closed = False
+        self._dropped = 0
+        self._reported = 0  # only the log thread touches this
+        self._counting = threading.Lock()  # held for one addition, so nobody waits for it
+        # A daemon thread: one that hangs in write() must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # a process that dies of an exception still says its last lines
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost since the start."""
+        return self._dropped
+
+    def __call__(self, _logger: object, level: str, fields: dict[str, Any]) -> NoReturn:
+        """Take an event off the calling thread; the end of structlog's chain."""
+        if level == "warning" and not self._limit.admits(fields.get("event", ""), fields, time.monotonic()):
+            raise structlog.DropEvent
+        time_ns = time.time_ns()
+        exc_info = fields.pop("exc_info", None)
+        if exc_info:
+            # As text, at once: a queued traceback would hold frames, and they descriptors and buffers.
+            fields["exception"] = _traceback(exc_info)
+        if self._closed or self._queue.qsize() >= QUEUE_LINES:
+            self._lost(1)
+        else:
+            self._queue.put(Entry(time_ns, level, fields.pop("event", ""), fields))
+        raise structlog.DropEvent
+
+    def set_level(self, level: str) -> None:
+        """Change the least level that is logged; loggers in use follow at once."""
+        _Logger.__bases__ = (structlog.make_filtering_bound_logger(level),)
+
+    def show_summary(self, summary: Callable[[], str]) -> bool:
+        """Keep one line up to date below the others; False where there is no terminal to keep it on.
+
+        `summary` is asked on the log thread, with each batch of lines and each `refresh`.
+        """
+        if isinstance(self._sink, TerminalSink):
+            self._sink.summary = summary
+            return True
+        return False
+
+    def refresh(self) -> None:
+        """Draw the summary again; does not wait for it."""
+        self._queue.put(threading.Event())
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was logged before is written; False if that took too long, or after `close`."""
+        written = threading.Event()
+        self._queue.put(written)
+        return self._thread.is_alive() and written.wait(timeout_s)
+
+    def close(self, timeout_s: float = 1.0) -> bool:
+        """Write what is queued and end the thread; False if a stalled reader kept it from that.
+
+        May be called again. What is logged afterwards counts as dropped.
+        """
+        atexit.unregister(self.close)
+        logging.getLogger().removeHandler(_bridge)
+        deaths.tell_no_more()
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while self._step():
+            pass
+        if isinstance(self._sink, TerminalSink):
+            with contextlib.suppress(OSError):
+                self._sink.end()
+
+    def _step(self) -> bool:
+        """Write one batch, however long it takes to come; False after the last."""
+        try:
+            # Blocks while nothing is said: an idle daemon has no wake-ups.
+            items = [self._queue.get(timeout=self._limit.next_s(time.monotonic()))]
+        except Empty:
+            items = []
+        if self._queue.qsize() < BATCH_LINES:
+            time.sleep(LINGER_S)
+        while len(items) < BATCH_LINES and not self._queue.empty():
+            items.append(self._queue.get())
+        entries = [_tidy(item) for item in items if isinstance(item, Entry)]
+        summaries = self._limit.summaries(time.monotonic() if None not in items else float("inf"))
+        entries += [Entry(time.time_ns(), "warning", "log.summarized", fields) for fields in summaries]
+        self._write(entries)
+        for item in items:
+            if isinstance(item, threading.Event):
+                item.set()
+        return None not in items
+
+    def _write(self, entries: list[Entry]) -> None:
+        dropped = self._dropped
+        report = Entry(time.time_ns(), "warning", "log.dropped", {"lines": dropped - self._reported})
+        try:
+            self._sink.write([*entries, report] if dropped > self._reported else entries)
+        except (OSError, ValueError):  # no reader, disk full; ValueError: closed
+            self._lost(len(entries))
+        else:
+            self._reported = dropped
+
+    def _lost(self, lines: int) -> None:
+        with self._counting:
+            self._dropped += lines
+
+
+class _Bridge(logging.Handler):
+    """Warnings of boto3, urllib3 and others, which know only the standard library's logging."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except Exception:  # noqa: BLE001 - placeholders and arguments of a foreign call may not match
+            text = str(record.msg)
+        say = _log.error if record.levelno >= logging.ERROR else _log.warning
+        say("library.warning", logger=record.name, message=text, exc_info=record.exc_info)
+
+
+_bridge = _Bridge(logging.WARNING)
+
+
+def to_json(entry: Entry) -> str:
+    """One JSON object on one line, whatever the values hold and however the reader splits lines."""
+    time_ns, level, event, fields = entry
+    line = {"timestamp": timestamp(time_ns), "level": level, "event": event, **fields}
+    try:
+        text = msgspec.json.encode(line).decode()
+    except UnicodeEncodeError:  # a name that is not UTF-8
+        text = msgspec.json.encode(legible(line)).decode()
+    # JSON allows U+2028, U+0085 and terminals' C1 codes as they are; line readers and terminals do not.
+    return printable_json(text)
+
+
+def to_console(entry: Entry, *, colours: bool) -> str:
+    """A line for people: time, event, sentence, then the fields that the sentence left out, unless they are empty."""
+    sentence, used = message(entry.event, entry.fields)
+    words = [printable(entry.event)]
+    if entry.level != "info":
+        words.append(f"[{entry.level}]")
+    words += [sentence] if sentence else []
+    more_fields = [
+        (name, value) for name, value in entry.fields.items() if name not in used and value not in (None, "")
+    ]
+    rest = [f"{shown(name)}={readable('', value)}" for name, value in more_fields]
+    clock, text, more = _clock(entry.time_ns // 1_000_000_000), " ".join(words), " ".join(rest)
+    if colours:
+        text = f"{_COLOURS[entry.level]}{text}{_PLAIN}" if entry.level in _COLOURS else text
+        clock, more = f"{_DIM}{clock}{_PLAIN}", f"{_DIM}{more}{_PLAIN}" if more else ""
+    return f"{clock} {text}  {more}".rstrip()
+
+
+def _to_prefixed_json(entry: Entry) -> str:
+    """What journald reads from a stream: the prefix becomes PRIORITY (sd-daemon(3))."""
+    return f"<{journal.PRIORITY.get(entry.level, 6)}>{to_json(entry)}"
+
+
+def _suitable(stream: TextIO) -> str:
+    if journal.is_stream(stream, os.environ):
+        return "journal"
+    return "console" if stream.isatty() else "json"
+
+
+def _tidy(entry: Entry) -> Entry:
+    time_ns, level, event, fields = entry
+    try:
+        fields = plain_fields(fields)
+        for name in _RESERVED:
+            if name in fields:
+                fields[f"{name}_"] = fields.pop(name)
+        return Entry(time_ns, level, event if event in EVENTS else str(plain(event)), fields)
+    except Exception as exc:  # noqa: BLE001 - whatever was logged, the log thread must live on
+        return Entry(time_ns, level, "log.dropped", {"lines": 1, "error": type(exc).__name__})
+
+
+def _traceback(exc_info: object) -> str:
+    if isinstance(exc_info, tuple):
+        exc_info = exc_info[1]
+    elif not isinstance(exc_info, BaseException):
+        exc_info = sys.exc_info()[1]
+    if not isinstance(exc_info, BaseException):
+        return ""  # exc_info=True outside of an except block
+    return "".join(traceback.format_exception(exc_info)).rstrip()
+
+
+@lru_cache(maxsize=2)
+def _clock(seconds: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))

@@ -1,1 +1,0 @@
-"""The way of a file, one room a stage; docs/architecture.md says what each module is."""

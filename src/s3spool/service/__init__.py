@@ -1,1 +1,0 @@
-"""What the daemon says to those who run it; docs/architecture.md says what each module is."""

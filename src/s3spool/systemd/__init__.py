@@ -1,0 +1,1 @@
+"""What systemd needs: notifications, units, installation."""

@@ -1,0 +1,1 @@
+"""Workers send items: small files multiplexed, large ones in parts. Then result, retry list, post-upload action."""

@@ -1,0 +1,286 @@
+"""A large file's way: begin or resume an upload, send its parts like small files, put them together."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from s3spool.errors import Fault, Scope, UploadError
+from s3spool.failure.breaker import CircuitBreaker, Times
+from s3spool.folder.folder import Folder
+from s3spool.ledger.store import Ledger
+from s3spool.queue.inbox import Inbox
+from s3spool.queue.item import Item
+from s3spool.queue.parts import COMPLETE, GivenUp, PartItem, Transfer
+from s3spool.s3.content import Content, PartBucket, Sender
+from s3spool.upload.result import Outcome, translated
+from s3spool.upload.resume import CHANGED, Unfinished
+
+PART_ATTEMPTS = 3  # then the whole file backs off; what S3 has of it is not sent again
+DURABLE_S = 30.0
+VANISHED, FINISHED = "the file is gone", "complete"
+_USELESS = {"NoSuchUpload", "BadDigest"}  # S3 has lost the upload, or has other bytes: another one has to begin
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class PartJob:
+    """A part in a worker's hands; `request` is None until its checksum has been computed."""
+
+    owner: Large
+    item: PartItem
+    times: Times  # when the attempt began
+    success_before: float  # see Item
+    request: Any = None
+    answer: Any = None
+
+    @property
+    def size(self) -> int:
+        return 0 if self.request is None else int(self.request.length)
+
+    def load(self, sender: Sender) -> bool:
+        return self.owner.load(self, sender)
+
+    def finish(self, answer: Any) -> bool:
+        return self.owner.finish(self, answer)
+
+    def finish_slowly(self) -> None:
+        self.owner.finish_slowly(self)
+
+    def abandon(self) -> None:
+        self.owner.abandon(self)
+
+
+class Large:
+    """Steps of a worker for files above the threshold. `begin` runs under the gate, all others outside of it."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        bucket: PartBucket,
+        ledger: Ledger,
+        inbox: Inbox,
+        breaker: CircuitBreaker,
+        outcome: Outcome,
+        *,
+        threshold: int,
+        part_size: int,
+        limit: int,
+    ) -> None:
+        """`limit`: how many files of different owners may be under way; each holds a descriptor."""
+        self._folder = folder
+        self._bucket = bucket
+        self._ledger = ledger
+        self._inbox = inbox
+        self._breaker = breaker
+        self._outcome = outcome
+        self._threshold = threshold
+        self._part_size = part_size
+        self._queue = inbox.parts
+        self._queue.limit = limit
+        self._unfinished = Unfinished(folder, bucket, ledger)
+        self.ended = 0  # transfers, however they ended
+
+    def wants(self, size: int) -> bool:
+        return size > self._threshold
+
+    def taken_up(self, item: Item) -> Item:
+        """A worker has taken what may have been put aside: should it go back, it goes to its own lane."""
+        if not item.large:
+            return item
+        self._queue.taken_up(item.path)
+        return item._replace(large=False)
+
+    def start(self, item: Item, content: Content, times: Times) -> bool:
+        """Take the descriptor over and send the parts; False, and back into the inbox, while too many are under way.
+
+        Raises like S3.
+        """
+        self._bucket.check_size(item.path, content.size)
+        owner = os.fstat(content.fd).st_uid
+        if not self._queue.begin(owner):
+            self._queue.put_aside(item.path, owner)
+            self._inbox.put_back(item._replace(large=True), first=False)
+            return False
+        try:
+            self._start(item, content, times, owner)
+        finally:
+            self._queue.begun(owner)
+        return True
+
+    def _start(self, item: Item, content: Content, times: Times, owner: int) -> None:
+        """Begin, or go on where a run before this one was cut off."""
+        upload, parts = self._unfinished.resumed(content)
+        if upload is None:
+            part_size = self._bucket.part_size(content.size, self._part_size)
+            upload = self._bucket.create(item.path, content.identity, self._ledger.destination, part_size)
+            # Before the first part: an upload that nobody knows of could never be resumed, nor aborted.
+            durable = threading.Event()
+            self._ledger.record_multipart(upload, durable.set)
+            if not durable.wait(DURABLE_S):
+                self._unfinished.abort_quietly(upload, "the ledger cannot be written")
+                raise UploadError("record", item.path, "LedgerUnavailable", "the ledger cannot be written")
+        count = -(-content.size // upload.part_size)
+        pending = deque(number for number in range(1, count + 1) if number not in parts)
+        log.info(
+            "multipart.resumed" if parts else "multipart.started",
+            path=item.path,
+            key=upload.key,
+            bytes=content.size,
+            parts=count,
+            parts_done=len(parts),
+            part_bytes=upload.part_size,
+            upload_id=upload.upload_id,
+        )
+        self._breaker.succeeded(times, whole=False)
+        transfer = Transfer(item, content, upload, count, times, parts, pending or deque([COMPLETE]), owner)
+        self._queue.add(transfer)
+        self._inbox.wake(len(transfer.pending))
+
+    def begin(self, item: PartItem) -> PartJob:
+        return PartJob(self, item, Times(time.time(), time.monotonic()), self._breaker.last_success_at)
+
+    def load(self, job: PartJob, sender: Sender) -> bool:
+        """Compute the checksum; False when nothing is to be sent."""
+        transfer, number = job.item
+        sending = False
+        try:
+            if transfer.over or self._stop_if_changed(transfer):  # a file that is gone ends with this part
+                self._breaker.refund_probe()
+            elif number == COMPLETE:
+                self._complete(job)
+            else:
+                job.request = self._bucket.part_request(transfer.upload, transfer.content, number)
+                sender.prepare(job.request)
+                sending = True
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is this file's trouble alone
+            self._failed(job, translated(exc, transfer.item.path))
+        if not sending:
+            self._release(job.item)
+        return sending
+
+    def finish(self, job: PartJob, answer: Any) -> bool:
+        """Always left to `finish_slowly`: a part is no matter of microseconds."""
+        job.answer = answer
+        return False
+
+    def finish_slowly(self, job: PartJob) -> None:
+        """Judge the answer, look at the file, and record the part."""
+        transfer, number = job.item
+        try:
+            part = self._bucket.judge_part(transfer.upload, job.request, job.answer, number)
+        except Exception as exc:  # noqa: BLE001 - the same
+            self._failed(job, translated(exc, transfer.item.path, answered=True))
+        else:
+            self._breaker.succeeded(job.times, whole=False)
+            if not self._stop_if_changed(transfer):
+                self._ledger.record_part(part)
+                self._queue.done(job.item, part)
+                if len(transfer.parts) == transfer.count:
+                    self._inbox.wake(1)
+        self._release(job.item)
+
+    def abandon(self, job: PartJob) -> None:
+        """The worker died over this part."""
+        transfer = job.item.transfer
+        error = UploadError("send", transfer.item.path, "WorkerDied", "the worker that sent a part died", Scope.FILE)
+        fault, transfer.item = self._outcome.judge(transfer.item, error)
+        self._queue.stop(transfer, GivenUp(error, fault or Fault.OWN))
+        self._release(job.item)
+
+    def sweep(self, older_than: float) -> None:
+        """Abort what we began and nobody will end: no progress since this moment (Unix seconds), or another content.
+
+        Only uploads that the ledger knows; those of others are never touched. Errors wait for the next sweep.
+        """
+        for upload in self._unfinished.known():
+            if not self._inbox.claim(upload.path):
+                continue  # queued or being sent: its worker decides
+            try:
+                self._unfinished.sweep(upload, older_than)
+            finally:
+                self._outcome.done(upload.path)
+
+    def progress(self) -> list[tuple[str, int, int]]:
+        """(path, bytes that S3 has, bytes) of each large file under way."""
+        return [(it.item.path, it.bytes_done, it.content.size) for it in self._queue.transfers()]
+
+    def _complete(self, job: PartJob) -> None:
+        transfer = job.item.transfer
+        parts = [transfer.parts[number] for number in sorted(transfer.parts)]
+        stored = self._bucket.complete(transfer.upload, transfer.content, parts)
+        self._breaker.succeeded(job.times)
+        self._queue.stop(transfer, FINISHED)
+        item, content = transfer.item, transfer.content
+        attempt = item.failures.attempts + 1
+        self._outcome.record(item, content.identity, stored.key, stored, transfer.times, attempt=attempt)
+        self._ledger.forget_multipart(item.path)
+
+    def _stop_if_changed(self, transfer: Transfer) -> bool:
+        try:
+            identity = self._folder.identity_of(transfer.item.path)
+        except OSError as exc:
+            error = translated(exc, transfer.item.path)
+            fault, transfer.item = self._outcome.judge(transfer.item, error)
+            self._queue.stop(transfer, GivenUp(error, fault or Fault.UNKNOWN))
+            return True
+        if identity is not None and self._folder.is_same(transfer.content.identity, identity):
+            return False
+        self._queue.stop(transfer, VANISHED if identity is None else CHANGED)
+        return True
+
+    def _failed(self, job: PartJob, error: UploadError) -> None:
+        """Send the part again, at once or when the breaker lets it; or give the file up, which then backs off."""
+        transfer, number = job.item
+        if error.may_be_torn and self._stop_if_changed(transfer):
+            self._breaker.refund_probe()
+            return
+        if error.retry_immediately and number not in transfer.retried_immediately:
+            transfer.retried_immediately.add(number)
+            self._send_again(job)
+            return
+        item = transfer.item._replace(success_before=job.success_before)
+        fault, item = self._outcome.judge(item, error, job.times.monotonic_s)
+        if not transfer.over:
+            transfer.item = item
+        if fault is None or fault is Fault.DESTINATION:
+            self._send_again(job)
+            return
+        failures = transfer.failures[number] = transfer.failures.get(number, 0) + 1
+        if error.permanent or error.code in _USELESS or number == COMPLETE or failures >= PART_ATTEMPTS:
+            self._queue.stop(transfer, GivenUp(error, fault))
+        else:
+            log.warning("file.failed", path=error.path, part=number, error_code=error.code, error=error.cause)
+            self._send_again(job)
+
+    def _send_again(self, job: PartJob) -> None:
+        self._queue.put_back(job.item)
+        self._inbox.wake(1)  # this worker may have to wait now
+
+    def _release(self, item: PartItem) -> None:
+        """The last worker that holds a part of a transfer which is over brings it to its end."""
+        if not self._queue.release(item):
+            return
+        self.ended += 1
+        self._inbox.wake(1)  # another one may begin
+        transfer = item.transfer
+        os.close(transfer.content.fd)
+        why = transfer.over
+        if why == FINISHED:
+            return
+        if isinstance(why, GivenUp):
+            parked = self._outcome.count(transfer.item, transfer.content.identity, why.error, why.fault)
+            if parked or why.error.code in _USELESS:
+                self._unfinished.abort_quietly(transfer.upload, why.error.code)
+            return
+        self._unfinished.abort_quietly(transfer.upload, why)
+        if why == VANISHED:
+            self._outcome.vanished(transfer.item)
+        else:
+            self._outcome.changed(transfer.item)

@@ -1,0 +1,81 @@
+"""Uploads in parts that an earlier run, or an earlier attempt, has left at S3: gone on with, or aborted."""
+
+from __future__ import annotations
+
+import structlog
+
+from s3spool.errors import UploadError
+from s3spool.folder.folder import Folder
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.rows import Multipart, Part
+from s3spool.ledger.store import Ledger
+from s3spool.s3.content import Content, PartBucket
+
+CHANGED = "the file changed"
+log = structlog.get_logger()
+
+
+class Unfinished:
+    """Only uploads that the ledger knows. Thread-safe; asks S3 and blocks."""
+
+    def __init__(self, folder: Folder, bucket: PartBucket, ledger: Ledger) -> None:
+        self._folder = folder
+        self._bucket = bucket
+        self._ledger = ledger
+
+    def known(self) -> list[Multipart]:
+        """Raises LedgerError."""
+        with Reader(self._ledger.path) as reader:
+            return reader.multiparts()
+
+    def resumed(self, content: Content) -> tuple[Multipart | None, dict[int, Part]]:
+        """What an earlier run has left of this very content; what it has left of another one is aborted."""
+        with Reader(self._ledger.path) as reader:
+            upload = reader.multipart(content.path)
+            ours = {part.number: part for part in reader.parts(upload.upload_id)} if upload else {}
+        if upload is None:
+            return None, {}
+        if upload.identity != content.identity or upload.destination != self._ledger.destination:
+            self.abort(upload, CHANGED)
+            return None, {}
+        there = self._bucket.listed(upload)
+        if there is None:
+            self.abort(upload, "S3 no longer knows it")
+            return None, {}
+        parts: dict[int, Part] = {}
+        for number, listed in there.items():
+            part = self._bucket.matches(upload, content, number, listed, ours.get(number))
+            if part is not None:
+                parts[number] = part
+                if number not in ours:
+                    self._ledger.record_part(part)
+        return upload, parts
+
+    def sweep(self, upload: Multipart, older_than: float) -> None:
+        """Abort it if it is of no use any more. Errors are logged, and wait for the next sweep."""
+        try:
+            if upload.started_at < older_than and self._progressed_at(upload) < older_than:
+                self.abort(upload, "it is stale")
+            elif self._folder.identity_of(upload.path) != upload.identity:
+                self.abort(upload, CHANGED)
+        except (UploadError, OSError) as exc:
+            log.warning("library.warning", logger="multipart", message=f"an upload could not be aborted: {exc}")
+
+    def abort_quietly(self, upload: Multipart, reason: str) -> None:
+        try:
+            self.abort(upload, reason)
+        except UploadError as exc:
+            # It stays in the ledger: the next start of this file, or the daily sweep, tries again.
+            log.warning("library.warning", logger="multipart", message=f"an upload could not be aborted: {exc}")
+
+    def abort(self, upload: Multipart, reason: str) -> None:
+        self._bucket.abort(upload)
+        self._ledger.forget_multipart(upload.path)
+        log.info("multipart.aborted", path=upload.path, key=upload.key, upload_id=upload.upload_id, reason=str(reason))
+
+    def _progressed_at(self, upload: Multipart) -> float:
+        """When S3 took the last of its parts (Unix seconds, by S3's clock); without any, when it began."""
+        listed = (self._bucket.listed(upload) or {}).values()
+        return max(
+            (part["LastModified"].timestamp() for part in listed if "LastModified" in part), default=upload.started_at
+        )

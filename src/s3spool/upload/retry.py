@@ -1,0 +1,105 @@
+"""The thread that hands files which are due for another try to the inbox."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import structlog
+
+from s3spool.errors import LedgerError
+from s3spool.failure.retry_policy import Policy
+from s3spool.heartbeat import Answer, Bell
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.store import Ledger
+from s3spool.queue.inbox import Inbox
+from s3spool.queue.item import Item, Lane
+
+BATCH = 500
+ROOM_S = 1.0  # how long to wait when the inbox has no room
+SLACK_S = 1.0  # a row that was made while we looked may be due a little later than the longest delay from then
+log = structlog.get_logger()
+
+
+class RetryThread:
+    """Sleeps until the next waiting file is due, claims it in the ledger and offers it to the inbox."""
+
+    def __init__(self, ledger: Ledger, inbox: Inbox, policy: Policy) -> None:
+        self._ledger = ledger
+        self._inbox = inbox
+        self.policy = policy
+        self._changed = threading.Event()
+        self._bell = Bell()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="retry", daemon=True)
+        self.beats = 0
+        ledger.on_made_anew(self.wake)  # what was read last may have been of another file
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def ping(self, answer: Answer) -> None:
+        """Call back from the thread, at its next look."""
+        self._bell.ring(answer)
+        self._changed.set()
+
+    def wake(self) -> None:
+        """The retry list has changed: look again. Any thread; never blocks."""
+        self._changed.set()
+
+    def close(self, timeout_s: float) -> None:
+        self._closing = True
+        self._changed.set()
+        self._thread.join(timeout_s)
+
+    def tick(self, reader: Reader, now: float) -> float | None:
+        """Hand over what is due at `now` (Unix seconds); returns seconds until the next look, None for no need."""
+        self.beats += 1
+        due = reader.due(now, BATCH)
+        items = [Item(row.path, Lane.RETRY, row.failures) for row in due]
+        accepted = self._inbox.offer_nowait(items)
+        if accepted:
+            # Durable before the next look, or the same rows would be found due again.
+            committed = threading.Event()
+            self._ledger.claim([item.path for item in items[:accepted]], now, committed.set)
+            self._wait(committed)
+        if accepted < len(items):
+            return ROOM_S
+        if len(due) == BATCH:
+            return 0.0
+        upcoming = reader.next_due()
+        if upcoming is None:
+            return None
+        if (reader.last_due() or now) > now + self.policy.max_s + SLACK_S:
+            # The clock was set back (or max_s was lowered): no file waits longer than the longest delay there is.
+            committed = threading.Event()
+            self._ledger.hasten(now, now + self.policy.max_s, committed.set)
+            self._wait(committed)
+            return 0.0
+        return min(max(0.0, upcoming - now), self.policy.max_s)
+
+    def _wait(self, committed: threading.Event) -> None:
+        while not committed.wait(1.0) and not self._closing and self._ledger.alive():
+            self._bell.answer()  # a ledger that fails is no fault of ours
+
+    def _run(self) -> None:
+        reader: Reader | None = None
+        complaint = ""  # said once, not every ten seconds
+        while not self._closing:
+            self._changed.clear()
+            self._bell.answer()
+            try:
+                if reader is None or not reader.current():
+                    reader = Reader(self._ledger.path)
+                wait_s = self.tick(reader, time.time())
+                complaint = ""
+            except (LedgerError, OSError) as exc:
+                complaint = self._ledger.doubt(exc, complaint)
+                reader = None
+                wait_s = ROOM_S * 10
+            self._changed.wait(wait_s)
+        if reader is not None:
+            reader.close()

@@ -1,0 +1,296 @@
+"""One file's way through a worker: open, look, read; then, when S3 has answered, record what became of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from s3spool.errors import Scope, UploadError
+from s3spool.failure.breaker import CircuitBreaker, Times
+from s3spool.folder.folder import Folder, Lease, NotAFileError, lease, release
+from s3spool.folder.slow_directories import SLOW_S, SlowDirectories
+from s3spool.ledger.rows import Identity, Receipt
+from s3spool.queue.inbox import Inbox
+from s3spool.queue.item import Item
+from s3spool.queue.parts import PartItem
+from s3spool.queue.settle import Quiet
+from s3spool.s3.content import Bucket, Content, MustAskError, Sender, Stored
+from s3spool.upload.large import Large, PartJob
+from s3spool.upload.result import Outcome, translated
+
+SMALL_BYTES = 128 * 1024  # up to here a body is read at once, under the gate: 100 workers hold 12.5 MiB at most
+FORBIDDEN_S = 60.0  # rsync --inplace, say, gives others the right to read a file when it has written it
+NO_IDENTITY = Identity(0, 0, 0, 0, 0)
+UNOPENED = Content("", NO_IDENTITY, None, -1)  # of a file in a slow directory, until `load`
+
+
+@dataclass(slots=True)
+class Job:
+    """A file in a worker's hands. `request` is None until a larger file's checksum has been computed."""
+
+    owner: Upload
+    item: Item
+    content: Content
+    request: Any
+    times: Times  # when the attempt began
+    answer: Any = None  # kept where judging it needs more than the gate's time
+
+    @property
+    def size(self) -> int:
+        return self.content.size
+
+    def load(self, sender: Sender) -> bool:
+        return self.owner.load(self, sender)
+
+    def finish(self, answer: Any) -> bool:
+        return self.owner.finish(self, answer)
+
+    def finish_slowly(self) -> None:
+        self.owner.finish_slowly(self)
+
+    def abandon(self) -> None:
+        self.owner.abandon(self)
+
+
+class Upload:
+    """Steps of a worker. `begin` and `finish` run under the gate and must be quick; the others run outside."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        bucket: Bucket,
+        inbox: Inbox,
+        breaker: CircuitBreaker,
+        outcome: Outcome,
+        large: Large,
+        *,
+        settle_s: float,
+        max_size: int = 0,
+        slow: SlowDirectories | None = None,
+    ) -> None:
+        """`max_size`: larger files are parked; 0: none is too large."""
+        self._slow = slow or SlowDirectories()
+        self._folder = folder
+        self._bucket = bucket
+        self._inbox = inbox
+        self._breaker = breaker
+        self._outcome = outcome
+        self._large = large
+        self._settle_s = settle_s
+        self._max_size = max_size
+
+    def begin(self, item: Item | PartItem) -> Job | PartJob | None:
+        """Open and read; None when there is nothing to send (the item is dealt with)."""
+        if isinstance(item, PartItem):
+            return self._large.begin(item)
+        item = self._large.taken_up(item)
+        if item.tried:
+            item = item._replace(success_before=self._breaker.last_success_at)
+        if self._slow.holds(item.path):
+            if self._inbox.admit_slow(item.path):
+                return Job(self, item, UNOPENED, None, Times(0.0, 0.0))
+            self._inbox.put_back(item, first=False)
+            self._breaker.refund_probe()
+            return None
+        job = self._opened(item)
+        if job is not None and job.content.body is None and not self._inbox.admit_body(item.path):
+            self._close(job)
+            self._inbox.put_back(item._replace(body=True), first=False)
+            job = None
+        if job is None:
+            self._breaker.refund_probe()
+        return job
+
+    def _opened(self, item: Item) -> Job | None:
+        began = time.monotonic()
+        identity = NO_IDENTITY
+        fd = -1
+        job: Job | None = None
+        try:
+            fd, status = self._folder.open(item.path)
+            identity = Identity.of(status)
+            self._check_size(item.path, status.st_size)
+            times = Times(time.time(), time.monotonic())
+            content = self._read(item, fd, identity, times.unix_s)
+            if content is not None:
+                job = Job(self, item, content, None, times)
+                if content.body is not None and item.receipt is None and not self._bucket.asks_first:
+                    job.request = self._bucket.request(content)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is this file's trouble alone
+            job = None
+            if fd < 0:
+                identity = self._identity_of(item.path)
+            self._not_read(item, identity, exc)
+        if fd >= 0 and (job is None or job.content.fd < 0):
+            os.close(fd)
+        if (duration_s := time.monotonic() - began) > SLOW_S or self._slow.any:
+            self._slow.took(item.path, duration_s)
+        return job
+
+    def _not_read(self, item: Item, identity: Identity, exc: Exception) -> None:
+        """Nothing that is there to be sent, not yet complete, or a failure."""
+        if isinstance(exc, FileNotFoundError):
+            self._outcome.vanished(item)
+        elif isinstance(exc, NotAFileError):
+            self._outcome.drop(item, "not a regular file")
+        elif _is_busy(exc, identity):
+            self._outcome.again(item, Quiet.BUSY, None)
+        else:
+            self._outcome.failed(item, identity, translated(exc, item.path))
+
+    def load(self, job: Job, sender: Sender) -> bool:
+        """Compute what takes longer; False when nothing is to be sent after all."""
+        if job.content is UNOPENED and not self._open_late(job):
+            return False
+        item, content = job.item, job.content
+        try:
+            if item.receipt is not None and self._unchanged(content, item.receipt):
+                self._outcome.record(item, content.identity, item.receipt.key, item.receipt, job.times, attempt=0)
+                return self._not_sent(job)
+            if self._large.wants(content.size):
+                return self._start_large(job)
+            job.request = self._bucket.request(content)
+            if self._bucket.asks_first and (stored := self._bucket.existing(content, job.request)):
+                return self._found_there(job, stored)
+            sender.prepare(job.request)
+        except Exception as exc:  # noqa: BLE001 - the same
+            self._outcome.failed(item, content.identity, translated(exc, item.path), job.times.monotonic_s)
+        else:
+            return True
+        self._close(job)
+        return False
+
+    def _start_large(self, job: Job) -> bool:
+        """Its parts are sent by whichever workers take them. Raises like `Large.start`."""
+        if not self._large.start(job.item, job.content, job.times):
+            return self._not_sent(job)
+        job.content = job.content._replace(fd=-1)  # ownership of the descriptor moved to the transfer
+        self._inbox.release_body(job.item.path)
+        return False
+
+    def _open_late(self, job: Job) -> bool:
+        """Open a slow file, outside the gate; False when there is nothing to send."""
+        opened = self._opened(job.item)
+        if opened is None:
+            self._breaker.refund_probe()
+            return False
+        job.content, job.times = opened.content, opened.times
+        return True
+
+    def _found_there(self, job: Job, stored: Stored) -> bool:
+        """The content is in S3 already: that is the file's success, if it is still the file's content."""
+        item, content = job.item, job.content
+        if content.fd >= 0 and not self._folder.is_same(content.identity, Identity.of(os.fstat(content.fd))):
+            self._outcome.changed(item)
+        else:
+            attempt = item.failures.attempts + 1
+            self._outcome.record(item, content.identity, stored.key, stored, job.times, attempt=attempt)
+        return self._not_sent(job)
+
+    def _not_sent(self, job: Job) -> bool:
+        self._close(job)
+        self._breaker.refund_probe()
+        return False
+
+    def finish(self, job: Job, answer: Any) -> bool:
+        """Judge the answer; False when that needs `finish_slowly`."""
+        if job.content.fd >= 0 and self._slow.holds(job.item.path):
+            job.answer = answer  # the file is looked at again, which may hang
+            return False
+        try:
+            self._judge(job, answer, may_ask=False)
+        except MustAskError:
+            job.answer = answer
+            return False
+        return True
+
+    def finish_slowly(self, job: Job) -> None:
+        self._judge(job, job.answer, may_ask=True)
+
+    def abandon(self, job: Job) -> None:
+        """The worker died over this file: close it and retry with backoff, so that it cannot kill every worker."""
+        self._close(job)
+        error = UploadError("send", job.item.path, "WorkerDied", "the worker that sent it died", scope=Scope.FILE)
+        self._outcome.failed(job.item, job.content.identity, error)
+
+    def _check_size(self, path: str, size: int) -> None:
+        """Raises UploadError (permanent)."""
+        if self._max_size and size > self._max_size:
+            raise UploadError(
+                "map",  # S3 was not asked
+                path,
+                "FileTooLarge",
+                f"the file has {size} bytes, watch.max_size is {self._max_size}",
+                scope=Scope.FILE,
+                permanent=True,
+                hint="split the file, or raise watch.max_size, restart and retry it",
+            )
+
+    def _read(self, item: Item, fd: int, identity: Identity, now: float) -> Content | None:
+        """The content if the file is complete and quiet; else it goes back to settle. Raises OSError."""
+        free = lease(fd)
+        try:
+            if free is Lease.BUSY:
+                self._outcome.again(item, Quiet.BUSY, None)
+                return None
+            quiet_s = now - identity.mtime_ns / 1e9
+            if quiet_s < self._settle_s and item.seen != identity:
+                self._outcome.again(item, Quiet.CHANGED, identity)
+                return None
+            if identity.size > SMALL_BYTES:
+                return Content(item.path, identity, None, fd)
+            # The lease, where we have it, keeps writers out until the body is read: it cannot be torn.
+            body = os.read(fd, identity.size + 1)
+            if len(body) != identity.size or (free is not Lease.FREE and Identity.of(os.fstat(fd)) != identity):
+                self._outcome.changed(item)
+                return None
+            return Content(item.path, identity, body, -1)
+        finally:
+            if free is Lease.FREE:
+                release(fd)
+
+    def _judge(self, job: Job, answer: Any, *, may_ask: bool) -> None:
+        item, content = job.item, job.content
+        error: UploadError | None = None
+        try:
+            stored = self._bucket.judge(content, job.request, answer, may_ask=may_ask)
+        except MustAskError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - the same
+            error = translated(exc, item.path, answered=True)
+        torn = content.fd >= 0 and not self._folder.is_same(content.identity, Identity.of(os.fstat(content.fd)))
+        self._close(job)
+        if error is None:
+            self._breaker.succeeded(job.times)
+        if torn and (error is None or error.may_be_torn):
+            self._outcome.changed(item)
+        elif error is not None:
+            self._outcome.failed(item, content.identity, error, job.times.monotonic_s)
+        else:
+            attempt = item.failures.attempts + 1
+            self._outcome.record(item, content.identity, stored.key, stored, job.times, attempt=attempt)
+
+    def _unchanged(self, content: Content, receipt: Receipt) -> bool:
+        return self._bucket.digest(content, receipt.checksum.partition(":")[0]) == receipt.checksum
+
+    def _identity_of(self, path: str) -> Identity:
+        try:
+            return self._folder.identity_of(path) or NO_IDENTITY
+        except OSError:
+            return NO_IDENTITY
+
+    @staticmethod
+    def _close(job: Job) -> None:
+        """May be called again: the number may be another file's by then."""
+        fd = job.content.fd
+        if fd >= 0:
+            job.content = job.content._replace(fd=-1)
+            os.close(fd)
+
+
+def _is_busy(exc: Exception, identity: Identity) -> bool:
+    """Whether it cannot be opened because somebody has it in hands: by a write lease, or not yet made readable."""
+    young = time.time() - identity.mtime_ns / 1e9 < FORBIDDEN_S
+    return isinstance(exc, BlockingIOError) or (isinstance(exc, PermissionError) and young)
