@@ -137,16 +137,16 @@ class Bench:
         if carrier is None:
             raise RuntimeError("pycurl is missing")
         transports = [self.store.transport() for _ in range(sinks.IN_FLIGHT)]
-        boarding, over = deque[Any](), deque[Any](transports)
+        pending, over = deque[Any](), deque[Any](transports)
         left = len(requests)
         started_s = time.process_time()
         while left:
             while over and requests:
                 transport = over.popleft()
                 transport.prepare(requests.popleft())
-                boarding.append(transport)
+                pending.append(transport)
             over.clear()
-            carrier.turn(boarding, over, wait=True)
+            carrier.poll(pending, over, wait=True)
             for transport in over:
                 transport.answer()
             left -= len(over)

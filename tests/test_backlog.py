@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from s3spool.daemon.retry_summary import Backlog
+from s3spool.daemon.retry_summary import RetrySummary
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.ledger.store import Ledger
@@ -28,7 +28,7 @@ def test_it_is_counted_again_when_it_has_changed(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Reader, "backlog", counting)
     ledger = Ledger(tmp_path / "ledger.sqlite3", destination="d")
     ledger.start()
-    backlog = Backlog(ledger)
+    backlog = RetrySummary(ledger)
 
     for number in range(3):
         if number:

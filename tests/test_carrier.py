@@ -13,7 +13,7 @@ import pytest
 
 from s3spool.daemon.limits import open_files_needed
 from s3spool.s3.curl_transport import CurlTransport
-from s3spool.s3.multi_client import CurlCarrier
+from s3spool.s3.multi_client import MultiClient
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
 from support.objects import content_of
@@ -44,8 +44,8 @@ def store(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture
-def carrier() -> Iterator[CurlCarrier]:
-    made = CurlCarrier()
+def carrier() -> Iterator[MultiClient]:
+    made = MultiClient()
     yield made
     made.close()
 
@@ -57,12 +57,12 @@ def prepared(store: Store, key: str, body: bytes = b"body") -> CurlTransport:
     return transport
 
 
-def carry(carrier: CurlCarrier, *transports: CurlTransport) -> list[CurlTransport]:
+def carry(carrier: MultiClient, *transports: CurlTransport) -> list[CurlTransport]:
     """Until all have arrived; in the order in which they did."""
-    boarding, over = deque(transports), deque[CurlTransport]()
+    pending, over = deque(transports), deque[CurlTransport]()
     arrived: list[CurlTransport] = []
     while len(arrived) < len(transports):
-        carrier.turn(boarding, over, wait=True)
+        carrier.poll(pending, over, wait=True)
         arrived += over
         over.clear()
     return arrived
@@ -70,7 +70,7 @@ def carry(carrier: CurlCarrier, *transports: CurlTransport) -> list[CurlTranspor
 
 @pytest.mark.integration
 def test_a_hundred_at_once_reach_a_real_store(
-    seaweed: Seaweed, bucket: str, s3: S3Client, monkeypatch: pytest.MonkeyPatch, carrier: CurlCarrier
+    seaweed: Seaweed, bucket: str, s3: S3Client, monkeypatch: pytest.MonkeyPatch, carrier: MultiClient
 ) -> None:
     """Each body under its own key, several times over on the same connections."""
     use(seaweed.environment(), monkeypatch)
@@ -89,17 +89,17 @@ def test_a_hundred_at_once_reach_a_real_store(
         transport.close()
 
 
-def test_one_that_waits_holds_up_no_other(faulty: FaultyS3, store: Store, carrier: CurlCarrier) -> None:
+def test_one_that_waits_holds_up_no_other(faulty: FaultyS3, store: Store, carrier: MultiClient) -> None:
     """The quick ones arrive first, whatever the order in which they boarded."""
     held = threading.Event()
     faulty.script(HoldUntil(held), match="slow")
     faulty.script(Status(code=403, error_code="AccessDenied"), match="refused")
     slow, quick, refused = prepared(store, "slow"), prepared(store, "quick"), prepared(store, "refused")
-    boarding, over = deque([slow, quick, refused]), deque[CurlTransport]()
+    pending, over = deque([slow, quick, refused]), deque[CurlTransport]()
 
     arrived: list[CurlTransport] = []
     while len(arrived) < 3:
-        carrier.turn(boarding, over, wait=True)
+        carrier.poll(pending, over, wait=True)
         arrived += over
         over.clear()
         if len(arrived) == 2:
@@ -111,33 +111,33 @@ def test_one_that_waits_holds_up_no_other(faulty: FaultyS3, store: Store, carrie
         transport.close()
 
 
-def test_an_answer_that_waited_for_us_is_no_silence(faulty: FaultyS3, store: Store, carrier: CurlCarrier) -> None:
+def test_an_answer_that_waited_for_us_is_no_silence(faulty: FaultyS3, store: Store, carrier: MultiClient) -> None:
     """A slow disk may keep the driver for longer than a server may be silent."""
     held = threading.Event()
     faulty.script(HoldUntil(held))
     transport = prepared(store, "a")
-    boarding, over = deque([transport]), deque[CurlTransport]()
+    pending, over = deque([transport]), deque[CurlTransport]()
     while not faulty.in_flight:
-        carrier.turn(boarding, over, wait=False)
+        carrier.poll(pending, over, wait=False)
     assert not transport.overdue(0.0)  # looked at last when the machine started
     held.set()
     eventually(lambda: not faulty.in_flight)
 
     carrier._next_look = 0.0
     while not over:
-        carrier.turn(boarding, over, wait=True)
+        carrier.poll(pending, over, wait=True)
 
     assert transport.answer().status == 200
     transport.close()
 
 
-def test_whoever_waits_is_woken(carrier: CurlCarrier) -> None:
+def test_whoever_waits_is_woken(carrier: MultiClient) -> None:
     """A call from another thread ends the wait, also one that came before it."""
     carrier.wake()
     carrier.wake()
-    carrier.turn(deque(), deque(), wait=True)
+    carrier.poll(deque(), deque(), wait=True)
 
-    waiting = threading.Thread(target=carrier.turn, args=(deque(), deque()), kwargs={"wait": True})
+    waiting = threading.Thread(target=carrier.poll, args=(deque(), deque()), kwargs={"wait": True})
     waiting.start()
     carrier.wake()
     waiting.join(4)  # by itself it would look up after five seconds
@@ -145,7 +145,7 @@ def test_whoever_waits_is_woken(carrier: CurlCarrier) -> None:
     assert not waiting.is_alive()
 
 
-def test_descriptors_above_what_select_can_look_at(store: Store, carrier: CurlCarrier) -> None:
+def test_descriptors_above_what_select_can_look_at(store: Store, carrier: MultiClient) -> None:
     """Thousands of files may be open: select(2) knows 1,024 descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
@@ -161,14 +161,14 @@ def test_descriptors_above_what_select_can_look_at(store: Store, carrier: CurlCa
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_what_was_broken_off_can_be_sent_again(faulty: FaultyS3, store: Store, carrier: CurlCarrier) -> None:
+def test_what_was_broken_off_can_be_sent_again(faulty: FaultyS3, store: Store, carrier: MultiClient) -> None:
     """A reset lets go of all that is under way."""
     held = threading.Event()
     faulty.script(HoldUntil(held), match="a")
     transport = prepared(store, "a")
-    boarding = deque([transport])
-    while boarding or not faulty.requests:
-        carrier.turn(boarding, deque(), wait=False)
+    pending = deque([transport])
+    while pending or not faulty.requests:
+        carrier.poll(pending, deque(), wait=False)
 
     carrier.reset()
     held.set()
@@ -183,7 +183,7 @@ def test_what_was_broken_off_can_be_sent_again(faulty: FaultyS3, store: Store, c
 def test_connections_are_kept_and_descriptors_given_back(faulty: FaultyS3, store: Store) -> None:
     """Ten at once need ten connections, however many requests they send; a closed carrier holds none."""
     before = set(os.listdir("/proc/self/fd"))
-    carrier = CurlCarrier()
+    carrier = MultiClient()
     transports = [prepared(store, str(number)) for number in range(10)]
     for _ in range(20):
         for number, transport in enumerate(transports):
@@ -201,7 +201,7 @@ def test_connections_are_kept_and_descriptors_given_back(faulty: FaultyS3, store
 
 
 def test_as_many_descriptors_are_asked_for_as_a_worker_may_open(
-    faulty: FaultyS3, store: Store, carrier: CurlCarrier
+    faulty: FaultyS3, store: Store, carrier: MultiClient
 ) -> None:
     """A sender for small files, one for larger ones with what libcurl opens for itself; and two files."""
     first, rider, alone = (prepared(store, name) for name in ("first", "rider", "alone"))

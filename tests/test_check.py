@@ -14,7 +14,7 @@ import pytest
 from s3spool.check import checks
 from s3spool.check.iam_policy import policy
 from s3spool.check.preflight import examine
-from s3spool.check.result import Finding, ok
+from s3spool.check.result import CheckResult, ok
 from s3spool.config import loader as configuration
 from s3spool.ledger.database import VERSION
 from s3spool.s3.store import Store
@@ -278,7 +278,7 @@ def test_no_answer_ends_in_a_traceback(faulty: FaultyS3, monkeypatch: pytest.Mon
 def test_a_failure_of_the_check_itself_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the others are looked at all the same."""
 
-    def fails(_: object) -> Iterator[Finding]:
+    def fails(_: object) -> Iterator[CheckResult]:
         raise RuntimeError("oh")
 
     monkeypatch.setitem(checks._SUBJECTS, "archive", fails)

@@ -425,7 +425,7 @@ class _NoDaemon:
     class config:  # noqa: N801 - stands in for an attribute
         service = SimpleNamespace(control_group="")
 
-    class rooms:  # noqa: N801 - likewise
+    class components:  # noqa: N801 - likewise
         folder = SimpleNamespace(root=Path("/"))
         stats = Stats()
 

@@ -20,13 +20,13 @@ from s3spool.config.loader import (
     LIVE,
     PREFIX_FIELDS,
     Config,
-    Destination,
     changed,
     check_directories,
     load,
     options,
     require_bucket,
 )
+from s3spool.config.schema import DestinationConfig
 from s3spool.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def test_values_arrive_in_their_final_types(tmp_path: Path, write: Callable[[str
 
 def test_a_section_can_be_built_by_hand() -> None:
     """Other rooms' tests need no file to get a section with its defaults, and cannot change one."""
-    destination = Destination(bucket="b")
+    destination = DestinationConfig(bucket="b")
 
     assert destination.overwrite == "allow"
     with pytest.raises(AttributeError):
@@ -548,7 +548,7 @@ DOCUMENTS = st.one_of(
 )
 
 
-def outcome(path: Path | None, environ: dict[str, str]) -> Config | ConfigError:
+def results(path: Path | None, environ: dict[str, str]) -> Config | ConfigError:
     try:
         return read(path, environ=environ)
     except ConfigError as refusal:
@@ -562,7 +562,7 @@ def test_any_text_is_a_configuration_or_a_refusal(tmp_path_factory: pytest.TempP
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
 
-    assert "\n" not in str(outcome(path, {}))
+    assert "\n" not in str(results(path, {}))
 
 
 @given(NAMES, st.one_of(VALUES, st.binary().map(lambda value: os.fsdecode(value.replace(b"\0", b"")))))
@@ -570,7 +570,7 @@ def test_any_variable_is_read_or_refused(name: str, text: str) -> None:
     """No variable, however odd, gets past the checks as a traceback or as several lines."""
     variable = f"S3SPOOL_{name.upper().replace('.', '__')}"
 
-    assert "\n" not in str(outcome(None, {variable: text}))
+    assert "\n" not in str(results(None, {variable: text}))
 
 
 # --- the bucket and the directories

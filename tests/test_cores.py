@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from s3spool.upload import cpu_affinity as cores_module
-from s3spool.upload.cpu_affinity import Cores
+from s3spool.upload.cpu_affinity import CpuAffinity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,13 +54,13 @@ def test_all_threads_share_the_idlest(load: Callable[[dict[int, float], float], 
     """Those that run already, and those that are started later; a thread may roam for a while."""
     one, other, *rest = sorted(os.sched_getaffinity(0))
     load({one: 9.0, other: 5.0, **dict.fromkeys(rest, 7.0)}, 0.0)
-    cores = Cores()
+    cpu_affinity = CpuAffinity()
 
-    cores.settle()
+    cpu_affinity.settle()
 
-    assert cores.home == other
+    assert cpu_affinity.home == other
     assert affinity_of_a_new_thread() == {other}
-    with cores.roaming():
+    with cpu_affinity.roaming():
         assert os.sched_getaffinity(0) == {one, other, *rest}
     assert os.sched_getaffinity(0) == {other}
 
@@ -77,15 +77,15 @@ def test_moves_only_away_from_a_crowd(
     """Others take the home CPU while another one is free: all threads move there."""
     home, other, *rest = sorted(os.sched_getaffinity(0))
     load(dict.fromkeys([home, other, *rest], 0.0), 0.0)
-    cores = Cores()
-    cores.settle()
-    assert cores.home == home
+    cpu_affinity = CpuAffinity()
+    cpu_affinity.settle()
+    assert cpu_affinity.home == home
 
     load({home: home_s, other: other_s, **dict.fromkeys(rest, 1.0)}, own_s)
-    cores.look()
+    cpu_affinity.look()
 
-    assert cores.home == (other if moves else home)
-    assert os.sched_getaffinity(0) == {cores.home}
+    assert cpu_affinity.home == (other if moves else home)
+    assert os.sched_getaffinity(0) == {cpu_affinity.home}
 
 
 def test_where_it_is_forbidden_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,13 +95,13 @@ def test_where_it_is_forbidden_nothing_changes(monkeypatch: pytest.MonkeyPatch) 
         raise PermissionError(1, "Operation not permitted")
 
     before = os.sched_getaffinity(0)
-    cores = Cores()
+    cpu_affinity = CpuAffinity()
     with monkeypatch.context() as patch:
         patch.setattr(os, "sched_setaffinity", refuse)
-        cores.settle()
-        cores.look()
-        with cores.roaming():
+        cpu_affinity.settle()
+        cpu_affinity.look()
+        with cpu_affinity.roaming():
             pass
 
-    assert cores.home is None
+    assert cpu_affinity.home is None
     assert os.sched_getaffinity(0) == before

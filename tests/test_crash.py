@@ -74,8 +74,8 @@ def finish(daemon: Daemon) -> None:
 # --- what failed
 
 
-PATIENCE_S = 2  # what the server asks for between attempts, so that there is a schedule to keep
-ASKING = {"Retry-After": str(PATIENCE_S)}
+HEARTBEAT_TIMEOUT_S = 2  # what the server asks for between attempts, so that there is a schedule to keep
+ASKING = {"Retry-After": str(HEARTBEAT_TIMEOUT_S)}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_failed_files_keep_their_count_and_their_schedule(
     """After kill -9 a failed file goes on where it was: not at once, not from one, and until S3 works."""
     status, error_code = code
     faulty.script(Status(code=status, error_code=error_code, headers=ASKING), times=None, match="^PUT bad")
-    daemon = make(retry={"initial_s": 0.1, "max_s": PATIENCE_S}).start()
+    daemon = make(retry={"initial_s": 0.1, "max_s": HEARTBEAT_TIMEOUT_S}).start()
     daemon.wait_ready(WAIT_S)
 
     daemon.drop("bad", CONTENT)
@@ -100,7 +100,7 @@ def test_failed_files_keep_their_count_and_their_schedule(
     before = retry_of(daemon, "bad")
     assert (before.state, before.attempts, before.error_code) == (State.WAITING, 1, error_code)
     assert before.error
-    assert before.next_attempt >= before.last_error_at + PATIENCE_S
+    assert before.next_attempt >= before.last_error_at + HEARTBEAT_TIMEOUT_S
 
     daemon.start()
     daemon.wait_ready(WAIT_S)

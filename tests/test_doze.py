@@ -12,7 +12,7 @@ import pytest
 from s3spool.daemon.idle import DOZE_S, LOST_TICK_S, TICK_S, Doze
 from s3spool.daemon.liveness import Pulse
 from s3spool.daemon.path_monitor import Tripwire
-from s3spool.logs import excepthooks as deaths
+from s3spool.logs import excepthooks
 from support.house import House
 from support.rows import a_receipt
 from support.waiting import eventually
@@ -44,15 +44,15 @@ def doze(house: House) -> Iterator[Doze]:
     doze.close()
 
 
-def duration_s(doze: Doze, *, lookout: Any = WATCHED, oldest_ns: int = 0, pulse: Pulse | None = None) -> float:
-    return doze._duration_s(lookout, SimpleNamespace(oldest_ns=oldest_ns), pulse or Pulse({}))  # type: ignore[arg-type]
+def duration_s(doze: Doze, *, watch_manager: Any = WATCHED, oldest_ns: int = 0, pulse: Pulse | None = None) -> float:
+    return doze._duration_s(watch_manager, SimpleNamespace(oldest_ns=oldest_ns), pulse or Pulse({}))  # type: ignore[arg-type]
 
 
 def asleep(doze: Doze) -> threading.Thread:
     """A thread that sleeps for minutes unless something happens."""
     backlog: Any = SimpleNamespace(oldest_ns=0)
-    lookout: Any = WATCHED
-    thread = threading.Thread(target=doze.sleep, args=(lookout, backlog, Pulse({}), DOZE_S))
+    watch_manager: Any = WATCHED
+    thread = threading.Thread(target=doze.sleep, args=(watch_manager, backlog, Pulse({}), DOZE_S))
     thread.start()
     eventually(lambda: doze._rooms.inbox.stirred is not None)
     return thread
@@ -129,7 +129,7 @@ def test_what_wakes_it(house: House, doze: Doze, happens: Callable[[House], None
 def test_a_dead_thread_wakes_it(doze: Doze, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever it is: the supervisor replaces it, or has systemd restart the service."""
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    deaths.tell(then=doze.wake)
+    excepthooks.tell(then=doze.wake)
     thread = asleep(doze)
 
     dying = threading.Thread(target=lambda: 1 / 0)
@@ -137,7 +137,7 @@ def test_a_dead_thread_wakes_it(doze: Doze, monkeypatch: pytest.MonkeyPatch) -> 
     dying.join(10)
 
     thread.join(30)
-    deaths.tell_no_more()
+    excepthooks.tell_no_more()
     assert not thread.is_alive()
 
 
@@ -156,8 +156,8 @@ def test_while_something_is_under_way_it_looks_every_few_seconds(house: House, d
     assert duration_s(doze) == DOZE_S
 
     assert duration_s(doze, oldest_ns=1) == TICK_S
-    assert duration_s(doze, lookout=SimpleNamespace(lost=False, watch=None)) == TICK_S
-    assert duration_s(doze, lookout=SimpleNamespace(lost=True, watch=None)) == LOST_TICK_S
+    assert duration_s(doze, watch_manager=SimpleNamespace(lost=False, watch=None)) == TICK_S
+    assert duration_s(doze, watch_manager=SimpleNamespace(lost=True, watch=None)) == LOST_TICK_S
     house.settle.touch("a")
     assert duration_s(doze) == TICK_S
     house.settle.due(1e12)
@@ -228,9 +228,9 @@ def test_what_is_nothing_to_us_puts_nothing_off(doze: Doze, monkeypatch: pytest.
     os.write(other, b"!")
     monkeypatch.setattr(Tripwire, "readable", [always])
     backlog: Any = SimpleNamespace(oldest_ns=0)
-    lookout: Any = WATCHED
+    watch_manager: Any = WATCHED
 
-    doze.sleep(lookout, backlog, Pulse({}), 0.05)
+    doze.sleep(watch_manager, backlog, Pulse({}), 0.05)
 
     os.close(always)
     os.close(other)

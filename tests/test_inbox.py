@@ -63,7 +63,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
         self.lanes: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
         self.in_flight: dict[str, bool] = {}
         self.taken: dict[str, Item] = {}
-        self.turn = 0
+        self.poll = 0
 
     def teardown(self) -> None:
         self.patch.undo()
@@ -109,8 +109,8 @@ class InboxAgainstModel(RuleBasedStateMachine):
         if not self.queued or len(self.in_flight) >= MAX_IN_FLIGHT:
             assert item is None
             return
-        wanted = TURNS[self.turn % len(TURNS)]
-        self.turn += 1
+        wanted = TURNS[self.poll % len(TURNS)]
+        self.poll += 1
         room = sum(path in self.in_flight and it.tried for path, it in self.taken.items()) < MAX_TRIED
         lanes = [self.lanes[lane] for lane in (wanted, *UNTRIED, Lane.RETRY, Lane.LARGE)]
         may_go = ((lane, each) for lane in lanes for each in lane if room or not each.tried)
@@ -203,7 +203,7 @@ def test_take_waits_for_an_offer(start: Callable[[Callable[[], object]], list[ob
     """A worker with nothing to do sleeps until a file is offered."""
     inbox = an_inbox(10, 2)
     results = start(inbox.take)
-    eventually(lambda: inbox._standby)
+    eventually(lambda: inbox._idle_workers)
 
     inbox.offer([Item("a")])
 
@@ -216,7 +216,7 @@ def test_take_waits_for_what_is_put_back(start: Callable[[Callable[[], object]],
     inbox.offer([Item("a")])
     item = inbox.take()
     results = start(inbox.take)
-    eventually(lambda: inbox._standby)
+    eventually(lambda: inbox._idle_workers)
 
     assert item is not None
     inbox.put_back(item, first=True)
@@ -251,7 +251,7 @@ def test_workers_wait_while_too_much_is_settling_down(
     inbox.take()
     inbox.take()
     results = start(inbox.take)
-    eventually(lambda: inbox._standby)
+    eventually(lambda: inbox._idle_workers)
     assert inbox.counts() == (1, 2)
 
     inbox.done("a")
@@ -277,19 +277,19 @@ def test_who_looks_out_for_a_free_lane_is_called_last(
     """Files are for the others as long as there are any; when it is called away the next one looks out."""
     inbox = an_inbox(10, 2)
     plain = start(inbox.take)
-    eventually(lambda: len(inbox._standby) == 1)
+    eventually(lambda: len(inbox._idle_workers) == 1)
     monkeypatch.setattr(inbox.parts, "next_in_s", lambda: 3600.0)
-    lookout = start(inbox.take)
-    eventually(lambda: len(inbox._standby) == 2)
+    watch_manager = start(inbox.take)
+    eventually(lambda: len(inbox._idle_workers) == 2)
     until = inbox._lookout_until
 
     inbox.offer([Item("a")])
     eventually(lambda: plain == [Item("a")])
-    assert (lookout, inbox._lookout_until) == ([], until)
+    assert (watch_manager, inbox._lookout_until) == ([], until)
     inbox.offer([Item("b")])
-    eventually(lambda: lookout == [Item("b")])
+    eventually(lambda: watch_manager == [Item("b")])
     next_one = start(inbox.take)
-    eventually(lambda: inbox._standby)
+    eventually(lambda: inbox._idle_workers)
 
     assert inbox._lookout_until > until
     inbox.close()
@@ -300,7 +300,7 @@ def test_close_wakes_all_workers(start: Callable[[Callable[[], object]], list[ob
     """Every worker that waits for a file is told that there will be none."""
     inbox = an_inbox(10, 5)
     results = [start(inbox.take) for _ in range(5)]
-    eventually(lambda: len(inbox._standby) == 5)
+    eventually(lambda: len(inbox._idle_workers) == 5)
 
     inbox.close()
 
@@ -573,12 +573,12 @@ def test_workers_wait_and_one_looks_out_for_the_probe(start: Callable[[Callable[
     inbox.offer([Item(str(number)) for number in range(10)])
     breaker = open_breaker(inbox, round_now=False)
     results = [start(inbox.take) for _ in range(10)]
-    eventually(lambda: len(inbox._standby) == 10)
+    eventually(lambda: len(inbox._idle_workers) == 10)
     assert inbox._lookout_until > 0
 
     breaker.probe_now()
     eventually(lambda: sum(len(result) for result in results) == PROBES)
-    eventually(lambda: len(inbox._standby) == 10 - PROBES)
+    eventually(lambda: len(inbox._idle_workers) == 10 - PROBES)
     breaker.succeeded(Times(time.time(), time.monotonic()))
 
     eventually(lambda: [len(result) for result in results] == [1] * 10)
@@ -590,7 +590,7 @@ def test_the_next_probe_comes_by_itself(start: Callable[[Callable[[], object]], 
     inbox = Inbox(100, 10, a_breaker(initial_s=0.05, max_s=0.05))
     open_breaker(inbox, round_now=False)
     results = [start(inbox.take) for _ in range(10)]
-    eventually(lambda: len(inbox._standby) == 10)
+    eventually(lambda: len(inbox._idle_workers) == 10)
 
     inbox.offer([Item("a")])
 

@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from s3spool.queue.part_concurrency import FAST_BYTES_S, NARROW, REST_S, WINDOW_S, Lanes
+from s3spool.queue.part_concurrency import FAST_BYTES_S, NARROW, REST_S, WINDOW_S, PartConcurrency
 
 MIB = 2**20
 
@@ -24,7 +24,7 @@ class Line:
     under_way: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.lanes = Lanes(lambda: round(self.sent))
+        self.lanes = PartConcurrency(lambda: round(self.sent))
 
     def run(self, duration_s: float, *, waiting: int = 1_000_000, step_s: float = WINDOW_S / 2) -> list[int]:
         """How many parts were under way, step by step; a part ends in each step, and others come in its place."""
@@ -102,7 +102,7 @@ def test_the_end_of_a_burst_forgets() -> None:
 
 def test_lanes_that_carry_nothing_are_silent() -> None:
     """A server that does not answer holds four parts for its time-out: other files need not wait for that."""
-    lanes = Lanes(lambda: 0)
+    lanes = PartConcurrency(lambda: 0)
     assert not lanes.silent(100.0), "nothing is under way"
     for number in range(NARROW):
         lanes.enter(number, 100.0)
@@ -114,7 +114,7 @@ def test_lanes_that_carry_nothing_are_silent() -> None:
 def test_a_thin_line_is_not_silent() -> None:
     """Some 50 KiB/s for each of four."""
     sent = [0]
-    lanes = Lanes(lambda: sent[0])
+    lanes = PartConcurrency(lambda: sent[0])
     for number in range(NARROW):
         lanes.enter(number, 100.0)
     sent[0] = 10 * 50 * 1024 * NARROW

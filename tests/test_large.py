@@ -345,14 +345,14 @@ def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(build: Callable[...
     content = content_of(2 * PART)
     house.drop("big", content)
     out_of_reach = [LedgerError("unable to open database file"), LedgerError("unable to open database file")]
-    resumed = house.large._unfinished.resumed
+    resumed = house.large._resumable.resumed
 
     def failing(content: Any) -> Any:
         if out_of_reach:
             raise out_of_reach.pop()
         return resumed(content)
 
-    house.large._unfinished.resumed = failing  # type: ignore[method-assign]
+    house.large._resumable.resumed = failing  # type: ignore[method-assign]
     house.start()
 
     house.offer("big")
@@ -495,7 +495,7 @@ def test_a_worker_that_dies_over_a_part(house: House) -> None:
     """Replaced; the file comes again."""
     content = content_of(4 * PART)
     house.drop("big", content)
-    house.bucket.deaths.add("big")
+    house.bucket.excepthooks.add("big")
 
     house.offer("big")
     eventually(lambda: house.workers.alive() < 4)

@@ -242,7 +242,7 @@ def test_a_ledger_that_cannot_be_read_when_it_is_cleaned(
         raise LedgerError("unable to open database file")
 
     def ready() -> None:
-        daemon.rooms.large.sweep = out_of_reach  # type: ignore[method-assign]
+        daemon.components.large.sweep = out_of_reach  # type: ignore[method-assign]
         for _ in range(2):
             daemon._last_cleaning = 1.0
             daemon._clean()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from s3spool.config.schema import Watch as WatchConfig
+from s3spool.config.schema import WatchConfig
 from s3spool.folder.filters import Names
 
 DEFAULT = WatchConfig(directory=Path()).exclude

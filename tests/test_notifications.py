@@ -154,7 +154,12 @@ def test_ready_means_watching_and_working(tmp_path: Path, request: pytest.Fixtur
     found: list[object] = []
 
     def ready() -> None:
-        found.extend((daemon.rooms.workers.alive(), daemon.lookout.watch is not None and daemon.lookout.watch.alive()))
+        found.extend(
+            (
+                daemon.components.workers.alive(),
+                daemon.watch_manager.watch is not None and daemon.watch_manager.watch.alive(),
+            )
+        )
 
     with recorded():
         assert run_until_ready(daemon, ready) == 0

@@ -21,7 +21,7 @@ from s3spool.folder.filters import Names
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, Multipart, Part, Receipt, Retry, State
 from s3spool.ledger.store import Ledger
-from s3spool.queue.settle import Quiet, Settle
+from s3spool.queue.settle import Settle, SettleReason
 from s3spool.s3.keys import MAX_KEY_BYTES, decoded, encoded, key_of, url_quoted
 from support.rows import SOME, a_multipart, a_part, a_receipt, a_retry
 
@@ -290,12 +290,14 @@ def test_only_what_is_sent_or_waiting_is_not_sent(
     settle_s=st.sampled_from([0.0, 0.05, 1.0]),
     size=st.integers(1, 4),
     steps=st.lists(
-        st.tuples(st.sampled_from("abcdef"), st.sampled_from(Quiet), st.sampled_from([0.0, 0.03, 0.5, 2.0, 6.0])),
+        st.tuples(
+            st.sampled_from("abcdef"), st.sampled_from(SettleReason), st.sampled_from([0.0, 0.03, 0.5, 2.0, 6.0])
+        ),
         max_size=40,
     ),
 )
 def test_every_accepted_path_comes_out_once_and_in_time(
-    settle_s: float, size: int, steps: list[tuple[str, Quiet, float]]
+    settle_s: float, size: int, steps: list[tuple[str, SettleReason, float]]
 ) -> None:
     """Whatever the events: a path that was taken in comes out, not before it was left alone for `settle_s`."""
     now = 0.0
@@ -308,7 +310,7 @@ def test_every_accepted_path_comes_out_once_and_in_time(
 
     for path, quiet, pause_s in steps:
         if settle.touch(path, quiet):
-            if quiet is Quiet.CHANGED or path not in inside:
+            if quiet is SettleReason.CHANGED or path not in inside:
                 inside[path] = now
         else:
             assert path not in inside

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from s3spool.daemon.liveness import Pulse
 from s3spool.discovery.watch import Watch
 from s3spool.folder.filters import Names
-from s3spool.heartbeat import Stall, cpu_time_ns
+from s3spool.heartbeat import HangDetector, cpu_time_ns
 from s3spool.queue import inbox
 from s3spool.upload import workers
 from support.house import House
@@ -40,7 +40,7 @@ def test_the_rooms_answer(tmp_path: Path) -> None:
     """Each does while it runs; a gate in which somebody hangs does not."""
     house = House(tmp_path)
     house.start(house.ledger, house.after, house.workers, house.retry, house.settle_thread, house.scan)
-    rooms = {
+    components = {
         "ledger": house.ledger.ping,
         "after": house.after.ping,
         "workers": house.workers.ping,
@@ -50,13 +50,13 @@ def test_the_rooms_answer(tmp_path: Path) -> None:
     }
     answered: list[str] = []
 
-    for name, ping in rooms.items():
+    for name, ping in components.items():
         ping(lambda name=name: answered.append(name))  # type: ignore[misc] # bound at once
-    eventually(lambda: len(answered) == len(rooms))
+    eventually(lambda: len(answered) == len(components))
     with house.workers._gate:
         house.workers.ping(lambda: answered.append("a hanging gate"))
 
-    assert sorted(answered) == sorted(rooms)
+    assert sorted(answered) == sorted(components)
     assert house.scan.started == 0, "a question is no reason to scan"
     house.close()
 
@@ -147,7 +147,7 @@ def test_the_watch_answers_over_the_kernel(tmp_path: Path) -> None:
         lost=lambda: None,
     )
     watch.start()
-    eventually(lambda: watch._echo is not None and watch._echo._heard)
+    eventually(lambda: watch._self_test is not None and watch._self_test._heard)
     threads: list[threading.Thread] = []
 
     watch.ping(lambda: threads.append(threading.current_thread()))
@@ -182,7 +182,7 @@ def test_a_worker_that_neither_sends_nor_waits_is_named(tmp_path: Path) -> None:
 
 def test_who_uses_the_cpu_does_not_hang() -> None:
     """A checksum of a large file, or libcurl's look at the clock, is work."""
-    stall = Stall(patience_s=10)
+    stall = HangDetector(patience_s=10)
     me, file = threading.get_native_id(), object()
 
     assert stall.look([(me, file)], 0.0) == []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from s3spool.ledger.rows import Identity
-from s3spool.queue.settle import BATCH, BUSY_S, CREATED_S, Quiet, Settle
+from s3spool.queue.settle import BATCH, BUSY_S, CREATED_S, Settle, SettleReason
 from support.rows import SOME
 from support.waiting import eventually
 
@@ -43,20 +43,20 @@ class SettleAgainstModel(RuleBasedStateMachine):
         self.size = size
         self.settle = Settle(settle_s, size, clock=self.clock)
         self.delays = {
-            Quiet.CHANGED: settle_s,
-            Quiet.CREATED: max(settle_s, CREATED_S),
-            Quiet.BUSY: max(settle_s, BUSY_S),
+            SettleReason.CHANGED: settle_s,
+            SettleReason.CREATED: max(settle_s, CREATED_S),
+            SettleReason.BUSY: max(settle_s, BUSY_S),
         }
-        self.model: dict[str, tuple[Quiet, float, Identity | None]] = {}
+        self.model: dict[str, tuple[SettleReason, float, Identity | None]] = {}
 
-    @rule(path=PATHS, quiet=st.sampled_from(Quiet), seen=SEEN)
-    def touch(self, path: str, quiet: Quiet, seen: Identity | None) -> None:
+    @rule(path=PATHS, quiet=st.sampled_from(SettleReason), seen=SEEN)
+    def touch(self, path: str, quiet: SettleReason, seen: Identity | None) -> None:
         accepted = self.settle.touch(path, quiet, seen)
 
         before = self.model.get(path)
         assert accepted is (before is not None or len(self.model) < self.size)
-        known = before is not None and before[0] is not Quiet.BUSY
-        weaker = quiet is Quiet.BUSY or (quiet is Quiet.CREATED and known)
+        known = before is not None and before[0] is not SettleReason.BUSY
+        weaker = quiet is SettleReason.BUSY or (quiet is SettleReason.CREATED and known)
         if accepted and (before is None or not weaker):
             self.model[path] = (quiet, self.clock.now + self.delays[quiet], seen)
 
@@ -141,14 +141,14 @@ def test_a_batch_is_bounded_and_the_rest_stays_due(clock: Clock) -> None:
     assert sizes == [BATCH, BATCH, 1, 0]
 
 
-@given(st.sampled_from(Quiet))
-def test_full_means_no_but_what_is_known_may_change(quiet: Quiet) -> None:
+@given(st.sampled_from(SettleReason))
+def test_full_means_no_but_what_is_known_may_change(quiet: SettleReason) -> None:
     """Without room a new path is refused, so that the caller asks for a scan; a known one needs no room."""
     settle = Settle(1.0, 1)
     settle.touch("a", quiet)
 
-    assert settle.touch("a", Quiet.CHANGED)
-    assert not settle.touch("b", Quiet.CHANGED)
+    assert settle.touch("a", SettleReason.CHANGED)
+    assert not settle.touch("b", SettleReason.CHANGED)
     assert settle.knows(["a", "b"]) == {"a"}
 
 
@@ -157,8 +157,8 @@ def test_a_name_that_appears_again_and_again_is_due_all_the_same(clock: Clock) -
     settle = Settle(1.0, 10, clock=clock)
     ripe: list[tuple[str, Identity | None]] = []
     while not ripe and clock.now < 1010:
-        settle.touch("renamed", Quiet.CREATED)
-        settle.touch("written", Quiet.CHANGED)
+        settle.touch("renamed", SettleReason.CREATED)
+        settle.touch("written", SettleReason.CHANGED)
         clock.now += 0.25
         ripe, _ = settle.due(clock.now)
 
@@ -181,11 +181,11 @@ def test_a_sleeper_is_woken_for_the_first_path(waiting: list[threading.Thread]) 
 def test_a_sleeper_is_woken_for_what_is_due_sooner(waiting: list[threading.Thread]) -> None:
     """Sleeping until a far away time does not hold up a path that is due before."""
     settle = Settle(0.0, 10)
-    settle.touch("busy", Quiet.BUSY)
+    settle.touch("busy", SettleReason.BUSY)
     batches = consume(settle, waiting)
     eventually(lambda: settle._sleeping)
 
-    settle.touch("closed", Quiet.CHANGED)
+    settle.touch("closed", SettleReason.CHANGED)
 
     eventually(lambda: batches == [[("closed", None)]])
     assert settle.knows(["busy"]) == {"busy"}

@@ -13,7 +13,7 @@ from s3spool.errors import LedgerError
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, State
 from s3spool.queue.item import Item, Lane
-from s3spool.queue.settle import Quiet
+from s3spool.queue.settle import SettleReason
 from support.house import House
 from support.lines import Lines, recorded
 from support.rows import SOME, a_receipt, a_retry
@@ -97,7 +97,7 @@ def house(tmp_path: Path, lines: Lines) -> Iterator[House]:
 
 def sort(house: House, *paths: str, hinted: bool = False) -> list[Item]:
     with Reader(house.ledger.path) as reader:
-        return house.sift.sort([(path, None, None) for path in paths], reader, hinted=hinted)
+        return house.deduplicator.sort([(path, None, None) for path in paths], reader, hinted=hinted)
 
 
 def test_sorting_a_mixed_lot(house: House, lines: Lines) -> None:
@@ -145,7 +145,7 @@ def test_what_a_scan_has_found(house: House, lines: Lines, level: str) -> None:
     found = [(path.name, house.identity(path.name)) for path in sorted(house.root.iterdir())]
 
     with Reader(house.ledger.path) as reader:
-        items = house.sift.sort_found(found, reader)
+        items = house.deduplicator.sort_found(found, reader)
 
     assert {item.path: item.receipt and item.receipt.path for item in items} == {
         "new": None,
@@ -166,7 +166,7 @@ def test_what_was_seen_travels_with_the_item(house: House) -> None:
     assert house.ledger.flush(10)
 
     with Reader(house.ledger.path) as reader:
-        items = house.sift.sort([("a", None, SOME), ("b", None, SOME)], reader, hinted=True)
+        items = house.deduplicator.sort([("a", None, SOME), ("b", None, SOME)], reader, hinted=True)
 
     assert items == [Item("a", seen=SOME), Item("b", seen=SOME)]
 
@@ -215,7 +215,7 @@ def test_the_settle_thread_offers_what_is_ripe(house: House) -> None:
     house.start(house.settle_thread)
 
     house.settle.touch("sent")
-    house.settle.touch("a", Quiet.CHANGED, SOME)
+    house.settle.touch("a", SettleReason.CHANGED, SOME)
 
     assert house.inbox.take() == Item("a", seen=SOME)
     eventually(lambda: not len(house.settle))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from s3spool.queue.lifo_condition import Standby
+from s3spool.queue.lifo_condition import LifoCondition
 from support.waiting import eventually
 
 
@@ -16,7 +16,7 @@ class Crew:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.standby = Standby(self.lock)
+        self.standby = LifoCondition(self.lock)
         self.called: list[tuple[str, bool]] = []
         self.threads: list[threading.Thread] = []
 

@@ -168,30 +168,30 @@ def test_what_an_answer_proves(case: Case, in_memory: bool, tmp_path: Path, monk
     with content(tmp_path / "f", BODY, in_memory=in_memory) as file:
         request = store.request(file)
         try:
-            outcome: Stored | UploadError | None = store.judge(file, request, answer, may_ask=False)
+            results: Stored | UploadError | None = store.judge(file, request, answer, may_ask=False)
         except MustAskError:
-            outcome = None
+            results = None
             assert not asked
         except UploadError as exc:
-            outcome = exc
-        if outcome is None:
+            results = exc
+        if results is None:
             try:
-                outcome = store.judge(file, request, answer, may_ask=True)
+                results = store.judge(file, request, answer, may_ask=True)
             except UploadError as exc:
-                outcome = exc
+                results = exc
             assert expected == READ or asked
         else:
             assert expected not in {ASK, READ}
 
     if expected in {STORED, ASK, READ}:
-        assert not isinstance(outcome, UploadError)
-        assert (outcome.key, outcome.checksum) == ("f", f"{was}:{SUM[was]}")
+        assert not isinstance(results, UploadError)
+        assert (results.key, results.checksum) == ("f", f"{was}:{SUM[was]}")
         assert bool(asked) == (expected == ASK)
     else:
-        assert isinstance(outcome, UploadError)
-        assert (outcome.code, outcome.scope, outcome.permanent) == (expected, case.scope, case.permanent)
-        assert outcome.path == "f"
-        assert outcome.retry_immediately == ("checksum header" in case.name)
+        assert isinstance(results, UploadError)
+        assert (results.code, results.scope, results.permanent) == (expected, case.scope, case.permanent)
+        assert results.path == "f"
+        assert results.retry_immediately == ("checksum header" in case.name)
     assert store.algorithm == (case.algorithm or was)
 
 
@@ -393,17 +393,17 @@ def sent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_faults_and_their_verdicts(fault: Fault, outcome: object, sent: Any) -> None:
+def test_faults_and_their_verdicts(fault: Fault, results: object, sent: Any) -> None:
     """The same over the wire, through both transports."""
-    assert sent(fault) == outcome
+    assert sent(fault) == results
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.9, 0.95])
 def test_a_cut_answer_is_never_proof(share: float, sent: Any) -> None:
     """Where a transport takes half of the headers for all, the store asks again, or has the file sent again."""
-    outcome = sent(Truncated(share))
+    results = sent(Truncated(share))
 
-    assert outcome == MD5 or (isinstance(outcome, tuple) and not outcome[2])
+    assert results == MD5 or (isinstance(results, tuple) and not results[2])
 
 
 @pytest.mark.parametrize("fault", [EmptyOk(), EmptyOk(store=True), HtmlOk()])

@@ -17,7 +17,7 @@ from s3spool.config import loader as configuration
 from s3spool.control.client import as_the_unit_has_it
 from s3spool.daemon.idle import TICK_S
 from s3spool.daemon.limits import open_files_needed
-from s3spool.daemon.liveness import PATIENCE_S
+from s3spool.daemon.liveness import HEARTBEAT_TIMEOUT_S
 from s3spool.errors import ConfigError
 from s3spool.logs.events import EVENTS
 from s3spool.systemd.install import _FOLDER_MODE, USER
@@ -141,7 +141,7 @@ def test_limits_fit_the_daemon() -> None:
 
     assert unit["RestartPreventExitStatus"] == [str(ConfigError.exit_code)]
     assert seconds(unit["TimeoutStopSec"][0]) > defaults.service.drain_s + 10
-    assert seconds(unit["WatchdogSec"][0]) / 2 >= PATIENCE_S > TICK_S
+    assert seconds(unit["WatchdogSec"][0]) / 2 >= HEARTBEAT_TIMEOUT_S > TICK_S
     assert soft <= 1024, "select(2)"
     assert hard >= open_files_needed(MOST_WORKERS)
     assert int(unit["TasksMax"][0]) >= MOST_WORKERS + 50

@@ -20,7 +20,7 @@ from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Failures, State
 from s3spool.queue import inbox as inbox_module
 from s3spool.queue.item import Item, Lane
-from s3spool.queue.settle import BUSY_S, Quiet
+from s3spool.queue.settle import BUSY_S, SettleReason
 from s3spool.upload import small as upload_module
 from s3spool.upload.small import SMALL_BYTES
 from support.house import House, a_breaker
@@ -383,8 +383,8 @@ def test_a_file_with_a_writer_waits_for_its_close(
     house.settle.touch("a")  # as the watch does on close
 
     sent(house, "a")
-    assert while_open == ([], Quiet.BUSY)
-    assert house.settle._delays_s[Quiet.BUSY] == BUSY_S
+    assert while_open == ([], SettleReason.BUSY)
+    assert house.settle._delays_s[SettleReason.BUSY] == BUSY_S
 
 
 def test_a_retry_that_finds_a_writer_starts_anew(
@@ -416,7 +416,7 @@ def test_a_fresh_file_goes_back_to_settle(build: Callable[..., House]) -> None:
     house.offer("a")
     eventually(lambda: house.settle.knows(["a"]))
 
-    assert house.settle._lanes[Quiet.CHANGED]["a"][1] == house.identity("a")
+    assert house.settle._lanes[SettleReason.CHANGED]["a"][1] == house.identity("a")
     assert house.bucket.puts == []
 
 
@@ -571,7 +571,7 @@ def test_an_unreadable_file_that_was_just_written_is_busy(
     house.offer("secret")
     eventually(lambda: house.settle.knows(["secret"]))
 
-    assert house.settle._lane_of["secret"] is Quiet.BUSY
+    assert house.settle._lane_of["secret"] is SettleReason.BUSY
     assert not lines.named("file.failed")
 
 
@@ -589,7 +589,7 @@ def test_a_file_under_a_write_lease_is_busy(house: House, lines: Lines) -> None:
         house.offer("leased")
         eventually(lambda: house.settle.knows(["leased"]))
 
-        assert house.settle._lane_of["leased"] is Quiet.BUSY
+        assert house.settle._lane_of["leased"] is SettleReason.BUSY
         assert not lines.named("file.failed")
         holder.stdin.close()
 
@@ -879,11 +879,11 @@ def test_a_dead_worker_is_replaced_and_its_file_sent(
     house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that dies over a file costs neither the file nor a place in the pool, nor a descriptor."""
-    deaths: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", deaths.append)
+    excepthooks: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", excepthooks.append)
     house.drop("a")
     house.drop("large", b"x" * LARGE)
-    house.bucket.deaths = {"a", "large"}
+    house.bucket.excepthooks = {"a", "large"}
     house.offer("a", "large")
     eventually(lambda: house.workers.alive() == 2)
 
@@ -906,10 +906,10 @@ def test_a_driver_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypa
     house = House(tmp_path, workers=4)
     wheel = house.workers._wheel
     assert wheel is not None
-    turn, broken = wheel._carrier.turn, [True]
+    poll, broken = wheel._carrier.poll, [True]
 
-    def breaks(boarding: Any, over: Any, *, wait: bool) -> None:
-        turn(boarding, over, wait=wait and not broken)
+    def breaks(pending: Any, over: Any, *, wait: bool) -> None:
+        poll(pending, over, wait=wait and not broken)
         if broken:
             broken.pop()
             raise MemoryError
@@ -926,7 +926,7 @@ def test_a_driver_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypa
 
     sent(house, *names)
     assert house.workers.alive() == 4
-    assert not wheel.riders()
+    assert not wheel.members()
     house.close()
 
 
@@ -937,7 +937,7 @@ def test_a_worker_that_dies_as_the_probe_is_followed_by_another_probe(
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     house = build(workers=2)
     assert house.breaker.failed("earlier", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
-    house.bucket.deaths = {"a"}
+    house.bucket.excepthooks = {"a"}
     house.drop("a")
     house.start()
     house.offer("a")
@@ -952,7 +952,7 @@ def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Callable[...
     """Idle workers sleep; closing the inbox ends them all."""
     house = build(workers=100)
     house.start()
-    eventually(lambda: len(house.inbox._standby) == 100)
+    eventually(lambda: len(house.inbox._idle_workers) == 100)
 
     house.close()
 
@@ -963,7 +963,7 @@ def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Callable[...
 def test_one_file_after_the_other_takes_one_connection(house: House) -> None:
     """The worker that sent the last one sends the next: its connection is open, and no server has given it up yet."""
     for number in range(8):
-        eventually(lambda: len(house.inbox._standby) == 4)
+        eventually(lambda: len(house.inbox._idle_workers) == 4)
         house.drop(f"{number}")
         house.offer(f"{number}")
         sent(house, f"{number}")
@@ -981,7 +981,7 @@ def test_connections_that_rest_are_closed(house: House, monkeypatch: pytest.Monk
         sent(house, name)
 
         eventually(lambda: house.bucket.open_senders == 0)
-    assert house.workers.cooled == 2  # the supervisor goes by it: memory to give back
+    assert house.workers.closed_idle == 2  # the supervisor goes by it: memory to give back
 
 
 def test_a_dead_worker_is_replaced_once_there_is_a_thread(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -989,7 +989,7 @@ def test_a_dead_worker_is_replaced_once_there_is_a_thread(house: House, monkeypa
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     start = threading.Thread.start
     house.drop("a")
-    house.bucket.deaths = {"a"}
+    house.bucket.excepthooks = {"a"}
     house.offer("a")
     eventually(lambda: house.workers.alive() == 3)
 
@@ -1051,7 +1051,7 @@ def test_stopping_while_the_breaker_is_open(build: Callable[..., House]) -> None
     assert house.breaker.failed("a", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
     house.offer(house.drop("b").name)
     house.start()
-    eventually(lambda: len(house.inbox._standby) == 10)
+    eventually(lambda: len(house.inbox._idle_workers) == 10)
 
     house.close()
 
@@ -1063,12 +1063,12 @@ def test_race_opened_while_a_worker_waits_for_a_file(build: Callable[..., House]
     """A worker that fell asleep before the opening must not send what then comes: that is for a probe."""
     house = build(workers=3, breaker=a_breaker(initial_s=3600.0, max_s=3600.0))
     house.start()
-    eventually(lambda: len(house.inbox._standby) == 3)
+    eventually(lambda: len(house.inbox._idle_workers) == 3)
     assert house.breaker.failed("earlier", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
     house.drop("a")
 
     house.inbox.offer([Item("a", Lane.FOUND)])
-    eventually(lambda: len(house.inbox._standby) == 3)
+    eventually(lambda: len(house.inbox._idle_workers) == 3)
 
     assert house.bucket.puts == []
     assert house.inbox.counts() == (1, 0)

@@ -19,7 +19,7 @@ from s3spool.discovery.watch import Watch, WatchUnavailableError
 from s3spool.folder.filters import Names
 from s3spool.folder.folder import listed, opened_directory
 from s3spool.folder.mounts import remote_file_system
-from s3spool.queue.settle import Quiet
+from s3spool.queue.settle import SettleReason
 from support.disks import mounted
 from support.lines import Lines, recorded
 from support.trees import deep_tree
@@ -39,7 +39,7 @@ class Watched:
 
     def __init__(self, root: Path, *, recursive: bool = True, names: Names | None = None) -> None:
         self.root = root
-        self.hints: list[tuple[str, Quiet]] = []
+        self.hints: list[tuple[str, SettleReason]] = []
         self.rescans: list[str] = []
         self.losses = 0
         self.hung: set[str] = set()  # listers that are not waited for
@@ -53,7 +53,7 @@ class Watched:
             lost=self.lost,
         )
 
-    def hint(self, path: str, quiet: Quiet) -> None:
+    def hint(self, path: str, quiet: SettleReason) -> None:
         self.before_hint(path)
         self.hints.append((path, quiet))
 
@@ -73,7 +73,7 @@ class Watched:
         """Wait until all that has happened so far has been handled: events come in order."""
         marker = self.root / "marker"
         marker.touch()
-        eventually(lambda: ("marker", Quiet.CHANGED) in list(self.hints))
+        eventually(lambda: ("marker", SettleReason.CHANGED) in list(self.hints))
         for lister in {"_lister", "_mounts_lister"} - self.hung:
             eventually(getattr(self.watch, lister).idle)
         marker.unlink()
@@ -128,16 +128,16 @@ def test_a_file_that_is_written(watched: Watched, root: Path, name: str) -> None
     (root / name).write_text("content")
 
     watched.expect(name)
-    assert watched.hints[-1] == (name, Quiet.CHANGED)
+    assert watched.hints[-1] == (name, SettleReason.CHANGED)
 
 
 def test_a_file_that_is_being_written_is_only_announced(watched: Watched, root: Path) -> None:
     """An open file is a name that appeared, no more; its close comes as a change."""
     with (root / "a").open("w") as file:
-        eventually(lambda: watched.hints == [("a", Quiet.CREATED)])
+        eventually(lambda: watched.hints == [("a", SettleReason.CREATED)])
         file.write("content")
 
-    eventually(lambda: watched.hints == [("a", Quiet.CREATED), ("a", Quiet.CHANGED)])
+    eventually(lambda: watched.hints == [("a", SettleReason.CREATED), ("a", SettleReason.CHANGED)])
 
 
 def test_a_file_that_is_moved_in(watched: Watched, root: Path, outside: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_file_that_is_moved_in(watched: Watched, root: Path, outside: Path) ->
     (outside / "a").rename(root / "a")
 
     watched.expect("a")
-    assert watched.hints == [("a", Quiet.CHANGED)]
+    assert watched.hints == [("a", SettleReason.CHANGED)]
 
 
 def test_a_file_that_is_renamed_inside(watched: Watched, root: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_hard_link(watched: Watched, root: Path, outside: Path) -> None:
     os.link(outside / "a", root / "a")
 
     watched.expect("a")
-    assert watched.hints == [("a", Quiet.CREATED)]
+    assert watched.hints == [("a", SettleReason.CREATED)]
 
 
 def test_a_tree_that_is_moved_in(watched: Watched, root: Path, outside: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_rewritten_file(watched: Watched, root: Path) -> None:
         file.write("two")
 
     watched.expect("a")
-    assert watched.hints == [("a", Quiet.CHANGED)]
+    assert watched.hints == [("a", SettleReason.CHANGED)]
 
 
 # Directories come and go

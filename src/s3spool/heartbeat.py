@@ -27,7 +27,7 @@ class Bell:
         return bool(self._rung)
 
 
-class Stall:
+class HangDetector:
     """Who has had the same thing in hands for `patience_s`, and has not even used the CPU meanwhile.
 
     A worker that waits for S3 is not one of those: libcurl looks at its clock each second, and gives up in time. Only

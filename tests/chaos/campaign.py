@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parents[1]
 DRAIN_S = 180.0
 START_S = 60.0
-PATIENCE_S = 3.0  # how long a step is waited for
+HEARTBEAT_TIMEOUT_S = 3.0  # how long a step is waited for
 REQUESTS = 120  # a life at whose end no step waits goes on for so many at most
 SOON = 3  # lives until a step is tried once more
 BACKLOG = 1500  # names not seen to arrive; above it the weather clears for a while
@@ -290,7 +290,7 @@ class Campaign:
             self._wait(self._rng.uniform(0.0, 0.1))
         self._come_up()
         enough = self.witness.total + self._rng.randint(0, REQUESTS)
-        self._wait_for(lambda: not kind and self.witness.total >= enough, PATIENCE_S)
+        self._wait_for(lambda: not kind and self.witness.total >= enough, HEARTBEAT_TIMEOUT_S)
 
     def _die(self, step: str) -> None:
         """At the step it was to die at; else now, by our hand."""
@@ -339,12 +339,14 @@ class Campaign:
         """A life in better weather, until the backlog is half of what it may be."""
         self.witness.storm.share, self.witness.storm.only = 0.1, ""
         self._start(ordinary=True)
-        eventually(lambda: self._backlog() < BACKLOG // 2, timeout_s=DRAIN_S, message=f"{self.context}: the backlog")
+        eventually(
+            lambda: self._retry_summary() < BACKLOG // 2, timeout_s=DRAIN_S, message=f"{self.context}: the backlog"
+        )
         self.daemon.kill()
         self.figures.kills += 1
         self._look()
 
-    def _backlog(self) -> int:
+    def _retry_summary(self) -> int:
         self.oracle.look()
         return len(self.writers.pending)
 

@@ -39,7 +39,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [test for outcome in ("passed", "failed") for test in terminalreporter.getreports(outcome)]
+    reports = [test for results in ("passed", "failed") for test in terminalreporter.getreports(results)]
     properties = {test.nodeid.rpartition("::")[2]: dict(test.user_properties) for test in reports}
     columns = {name: its[_KEY] for name, its in properties.items() if _KEY in its}
     if not columns:

@@ -250,11 +250,11 @@ def test_sftp(scene: Scene, ssh: list[str]) -> None:
 
 @pytest.fixture
 def web(scene: Scene) -> Iterator[str]:
-    class Quiet(SimpleHTTPRequestHandler):
+    class SettleReason(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(scene.source))) as http:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SettleReason, directory=str(scene.source))) as http:
         thread = threading.Thread(target=http.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{http.server_address[1]}/"

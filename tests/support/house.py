@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s3spool.discovery.deduplicate import SettleThread, Sift
+from s3spool.discovery.deduplicate import Deduplicator, SettleThread
 from s3spool.discovery.scan import Scan
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
@@ -21,12 +21,12 @@ from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.settle import Settle
-from s3spool.upload.cpu_affinity import Cores
-from s3spool.upload.large import Large
-from s3spool.upload.post_upload import After
-from s3spool.upload.result import Outcome
+from s3spool.upload.cpu_affinity import CpuAffinity
+from s3spool.upload.large import LargeUploads
+from s3spool.upload.post_upload import PostUpload
+from s3spool.upload.result import ResultHandler
 from s3spool.upload.retry import RetryThread
-from s3spool.upload.small import Upload
+from s3spool.upload.small import SmallUploads
 from s3spool.upload.stats import Stats
 from s3spool.upload.workers import Workers
 from support.memory_bucket import MemoryBucket
@@ -76,7 +76,7 @@ class House:
         self.settle = Settle(settle_s, size)
         self.stats = Stats()
         self.rescans: list[str] = []
-        self.after = After(
+        self.after = PostUpload(
             self.folder,
             self.inbox,
             self.settle,
@@ -85,7 +85,7 @@ class House:
             archive=self.archive,
             rescan=self.rescans.append,
         )
-        self.sift = Sift(self.folder, self.ledger, self.inbox, self.after.finish)
+        self.deduplicator = Deduplicator(self.folder, self.ledger, self.inbox, self.after.finish)
         self.scan = Scan(
             self.folder,
             names or Names(["*"], [".*"]),
@@ -94,12 +94,12 @@ class House:
             rescan_s=rescan_s,
             settle=self.settle,
             inbox=self.inbox,
-            sift=self.sift,
+            deduplicator=self.deduplicator,
             ledger=self.ledger,
         )
-        self.settle_thread = SettleThread(self.settle, self.sift, self.ledger, self.inbox, self.rescans.append)
+        self.settle_thread = SettleThread(self.settle, self.deduplicator, self.ledger, self.inbox, self.rescans.append)
         self.retry = RetryThread(self.ledger, self.inbox, policy or Policy(initial_s=0.01, max_s=0.02, max_attempts=0))
-        self.outcome = Outcome(
+        self.results = ResultHandler(
             self.bucket,
             self.ledger,
             self.inbox,
@@ -110,27 +110,27 @@ class House:
             self.stats,
             rescan=self.rescans.append,
         )
-        self.large = Large(
+        self.large = LargeUploads(
             self.folder,
             self.bucket.parts,
             self.ledger,
             self.inbox,
             self.breaker,
-            self.outcome,
+            self.results,
             threshold=threshold,
             part_size=part_size,
             limit=workers,
         )
-        self.upload = Upload(
-            self.folder, self.bucket, self.inbox, self.breaker, self.outcome, self.large, settle_s=settle_s
+        self.upload = SmallUploads(
+            self.folder, self.bucket, self.inbox, self.breaker, self.results, self.large, settle_s=settle_s
         )
-        self.workers = Workers(workers, self.bucket, self.inbox, self.upload, self.breaker, self.stats, Cores())
+        self.workers = Workers(workers, self.bucket, self.inbox, self.upload, self.breaker, self.stats, CpuAffinity())
         self._running: list[Any] = []
         self._sigio = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as the daemon does: a broken lease sends it
 
-    def start(self, *rooms: Any) -> None:
+    def start(self, *components: Any) -> None:
         """Without names: all but the scan."""
-        for room in rooms or (self.ledger, self.after, self.workers, self.retry, self.settle_thread):
+        for room in components or (self.ledger, self.after, self.workers, self.retry, self.settle_thread):
             room.start()
             self._running.append(room)
 

@@ -49,7 +49,7 @@ class MemoryBucket:
         self.down: UploadError | None = None  # the answer to everything
         self.must_ask = False  # whether an answer alone proves nothing
         self.carries = True  # whether small files ride; else each request takes a thread of its own
-        self.deaths: set[str] = set()  # sending these once kills the worker
+        self.excepthooks: set[str] = set()  # sending these once kills the worker
         self.before_put: Callable[[str], object] = lambda _: None
         self.open_senders = 0
         self.lock = threading.Lock()
@@ -85,8 +85,8 @@ class MemoryBucket:
         body = body_of(request.content) if isinstance(request, Put) else b""
         with self.lock:
             self.puts.append(path)
-            if path in self.deaths:
-                self.deaths.remove(path)
+            if path in self.excepthooks:
+                self.excepthooks.remove(path)
                 raise RuntimeError(f"a worker dies over {path}")
             script = self.refusals.get(path)
             error = script.pop(0) if script else self.down
@@ -136,9 +136,9 @@ class MemoryCarrier:
         self._arrived: list[MemorySender] = []
         self.closed = False
 
-    def turn(self, boarding: deque[MemorySender], over: deque[MemorySender], *, wait: bool) -> None:
-        while boarding:
-            threading.Thread(target=self._send, args=(boarding.popleft(), self._arrived), daemon=True).start()
+    def poll(self, pending: deque[MemorySender], over: deque[MemorySender], *, wait: bool) -> None:
+        while pending:
+            threading.Thread(target=self._send, args=(pending.popleft(), self._arrived), daemon=True).start()
         with self._changed:
             while wait and not (over or self._arrived or self._woken):
                 self._changed.wait()

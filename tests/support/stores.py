@@ -69,9 +69,9 @@ class _Carried:
 
     def send(self) -> None:
         over: deque[Transport] = deque()
-        boarding = deque([self._transport])
+        pending = deque([self._transport])
         while not over:
-            self._carrier.turn(boarding, over, wait=True)
+            self._carrier.poll(pending, over, wait=True)
         assert list(over) == [self._transport]
 
     def close(self) -> None:

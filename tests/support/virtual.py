@@ -21,7 +21,7 @@ from s3spool.queue import inbox
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.parts import PartItem
 from s3spool.s3.content import Stored
-from s3spool.upload import result as outcome
+from s3spool.upload import result as results
 from s3spool.upload import retry
 from s3spool.upload.stats import Stats
 from support.failure_model import EVERYBODY, ITSELF, REFUSED, UNKNOWN, File
@@ -65,10 +65,10 @@ class Pipeline:
         self.policy = Policy(initial_s=1.0, max_s=300.0, max_attempts=max_attempts)
         clock = SimpleNamespace(time=self.time, monotonic=self.time)
         self._patches = ExitStack()
-        for module in (breaker, inbox, outcome, retry):
+        for module in (breaker, inbox, results, retry):
             self._patches.enter_context(mock.patch.object(module, "time", clock))
         self._patches.enter_context(mock.patch.object(breaker, "log", mock.Mock()))
-        self._patches.enter_context(mock.patch.object(outcome, "log", mock.Mock()))
+        self._patches.enter_context(mock.patch.object(results, "log", mock.Mock()))
         self.woken = False
         self.start()
 
@@ -87,7 +87,7 @@ class Pipeline:
         done = self.inbox.done
         after: Any = SimpleNamespace(action="keep", committed=lambda sent: done(sent.receipt.path))
         bucket: Any = SimpleNamespace(bucket="virtual")
-        self.outcome = outcome.Outcome(
+        self.results = results.ResultHandler(
             bucket,
             self.ledger,
             self.inbox,
@@ -98,7 +98,7 @@ class Pipeline:
             Stats(),
             rescan=mock.Mock(),
         )
-        self.outcome._rng = self.rng
+        self.results._rng = self.rng
 
     def restart(self) -> None:
         """As after kill -9: what was in memory is gone."""
@@ -129,11 +129,11 @@ class Pipeline:
         if answer == "ok":
             self.breaker.succeeded(times)
             proof = Stored("key", "etag", "md5:", "")
-            self.outcome.record(item, SAME, "key", proof, times, attempt=item.failures.attempts + 1)
+            self.results.record(item, SAME, "key", proof, times, attempt=item.failures.attempts + 1)
             return
         kind, code = answer[:2]
         error = UploadError("upload", item.path, code, "no", SCOPES[kind], permanent=kind == REFUSED)
-        self.outcome.failed(item, SAME, error, times.monotonic_s)
+        self.results.failed(item, SAME, error, times.monotonic_s)
 
     def tick(self) -> float | None:
         """One look of the retry thread; seconds until the next."""

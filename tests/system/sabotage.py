@@ -23,18 +23,18 @@ def _obey(_number: int, frame: FrameType | None) -> None:
         frame = frame.f_back
     assert frame is not None
     daemon: Any = frame.f_locals["self"]
-    daemon._pulse._patience_s = daemon.rooms.workers.stall.patience_s = 1.0  # a minute is long for a test
+    daemon._pulse._patience_s = daemon.components.workers.stall.patience_s = 1.0  # a minute is long for a test
     what, how = Path(ORDERS).read_text(encoding="utf-8").split()
     if how == "dies":
-        _die({"watch": daemon.lookout.watch._inotify.name, "workers": "upload-"}.get(what, what))
-        daemon.rooms.retry.wake()
-        daemon.rooms.scan.want("sabotage")
+        _die({"watch": daemon.watch_manager.watch._inotify.name, "workers": "upload-"}.get(what, what))
+        daemon.components.retry.wake()
+        daemon.components.scan.want("sabotage")
     elif what == "gate":
-        daemon.rooms.workers._gate.acquire()
+        daemon.components.workers._gate.acquire()
     elif what == "sending":
-        type(daemon.rooms.store.transport()).set_out = lambda _: threading.Event().wait()
+        type(daemon.components.store.transport()).set_out = lambda _: threading.Event().wait()
     else:
-        room = daemon.lookout if what == "watch" else getattr(daemon.rooms, what)
+        room = daemon.watch_manager if what == "watch" else getattr(daemon.components, what)
         room.ping(threading.Event().wait)
 
 

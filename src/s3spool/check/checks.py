@@ -17,7 +17,7 @@ import structlog
 from msgspec.structs import replace
 
 from s3spool.check.iam_policy import policy
-from s3spool.check.result import Finding, error, ok, warning
+from s3spool.check.result import CheckResult, error, ok, warning
 from s3spool.config import loader as configuration
 from s3spool.config.directories import same_mount, sandbox
 from s3spool.config.loader import Config
@@ -36,7 +36,7 @@ ANSWER_S = 10.0  # a person waits
 WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
 
 
-def run(config: Config) -> Iterator[Finding]:
+def run(config: Config) -> Iterator[CheckResult]:
     """From near to far: what is wrong here is told before the network is asked."""
     if not structlog.is_configured():
         # What the rooms would log is said by the findings.
@@ -55,7 +55,7 @@ def run(config: Config) -> Iterator[Finding]:
             yield error(subject, f"the check itself failed ({type(exc).__name__}: {exc}); please report it")
 
 
-def _folder(config: Config) -> Iterator[Finding]:
+def _folder(config: Config) -> Iterator[CheckResult]:
     folder, action = config.watch.directory, config.after.action
     there = _directory("folder", folder, writable=action != "keep", made=folder == Path("tmp").absolute())
     if there.level == "error" or not folder.is_dir():
@@ -116,7 +116,7 @@ def _directories(config: Config, folder: Path) -> tuple[int, list[str], list[str
     return count, unreadable, deep
 
 
-def _archive(config: Config) -> Iterator[Finding]:
+def _archive(config: Config) -> Iterator[CheckResult]:
     archive = config.after.archive_directory
     if config.after.action != "archive" or archive is None:
         return
@@ -129,7 +129,7 @@ def _archive(config: Config) -> Iterator[Finding]:
     yield finding
 
 
-def _open_files(config: Config) -> Iterator[Finding]:
+def _open_files(config: Config) -> Iterator[CheckResult]:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = open_files_needed(config.upload.workers)
     if hard != resource.RLIM_INFINITY and hard < needed:
@@ -141,7 +141,7 @@ def _open_files(config: Config) -> Iterator[Finding]:
         )
 
 
-def _state(config: Config) -> Iterator[Finding]:
+def _state(config: Config) -> Iterator[CheckResult]:
     directory = config.state.directory
     finding = _directory("state", directory, writable=True, made=True)
     if finding.level != "error":
@@ -155,7 +155,7 @@ def _state(config: Config) -> Iterator[Finding]:
         yield _directory("control socket", sockets, writable=True, made=False)
 
 
-def _room(directory: Path, text: str) -> Finding:
+def _room(directory: Path, text: str) -> CheckResult:
     space = os.statvfs(_existing(directory))
     free = space.f_bavail * space.f_frsize
     text = f"{text}, {free // MIB} MiB free"
@@ -168,7 +168,7 @@ def _room(directory: Path, text: str) -> Finding:
     return ok("state", text)
 
 
-def _ledger(config: Config) -> Iterator[Finding]:
+def _ledger(config: Config) -> Iterator[CheckResult]:
     path = config.state.ledger_path
     pid = holder(config.state.directory)
     used = f", in use by the daemon (pid {pid})" if pid else ""
@@ -197,7 +197,7 @@ def _try_sqlite(directory: Path) -> None:
         database.execute("INSERT INTO written VALUES (1)")
 
 
-def _bucket(config: Config) -> Iterator[Finding]:
+def _bucket(config: Config) -> Iterator[CheckResult]:
     bundle = config.destination.ca_bundle
     try:
         configuration.require_bucket(config)
@@ -217,7 +217,7 @@ def _bucket(config: Config) -> Iterator[Finding]:
     yield from preflight.examine(store, config.destination.prefix)
 
 
-_SUBJECTS: dict[str, Callable[[Config], Iterator[Finding]]] = {
+_SUBJECTS: dict[str, Callable[[Config], Iterator[CheckResult]]] = {
     "folder": _folder,
     "archive": _archive,
     "open files": _open_files,
@@ -232,7 +232,7 @@ _FIELD = {
 }
 
 
-def _directory(subject: str, path: Path, *, writable: bool, made: bool) -> Finding:
+def _directory(subject: str, path: Path, *, writable: bool, made: bool) -> CheckResult:
     """Whether the daemon could use it; `made`: whether it makes it where it is missing."""
     field = f"{_FIELD[subject]} = {path}"
     try:

@@ -17,7 +17,7 @@ from typing import Any
 
 import botocore.exceptions
 
-from s3spool.check.result import Finding, error, ok, warning
+from s3spool.check.result import CheckResult, error, ok, warning
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
@@ -52,7 +52,7 @@ _SOURCES = {
 }
 
 
-def examine(store: Store, prefix: str) -> Iterator[Finding]:
+def examine(store: Store, prefix: str) -> Iterator[CheckResult]:
     """Ends after the first finding that makes all others pointless. `prefix` as configured, with its templates."""
     keys = store.credentials
     if keys.current is None:
@@ -100,7 +100,7 @@ def _head_bucket(store: Store) -> tuple[Mapping[str, str], int]:
     return meta["HTTPHeaders"], meta["HTTPStatusCode"]
 
 
-def _clock(headers: Mapping[str, str]) -> Finding:
+def _clock(headers: Mapping[str, str]) -> CheckResult:
     now = time.time()
     try:
         skew_s = now - parsedate_to_datetime(headers["date"]).timestamp()
@@ -114,7 +114,7 @@ def _clock(headers: Mapping[str, str]) -> Finding:
     return ok("clock", "agrees with S3's within a minute")
 
 
-def _bucket(store: Store, headers: Mapping[str, str], status: int) -> Finding:
+def _bucket(store: Store, headers: Mapping[str, str], status: int) -> CheckResult:
     region = headers.get("x-amz-bucket-region", "")
     where = f"{store.bucket} at {store.endpoint.url}"
     if status == 404:  # noqa: PLR2004 - Not Found
@@ -127,7 +127,7 @@ def _bucket(store: Store, headers: Mapping[str, str], status: int) -> Finding:
     return ok("bucket", where)
 
 
-def _refused_bucket(store: Store, otherwise: Finding) -> Finding:
+def _refused_bucket(store: Store, otherwise: CheckResult) -> CheckResult:
     """The refusal of a HEAD has no body to say why: a GET tells wrong keys from a permission that is not needed."""
     where = f"{store.bucket} at {store.endpoint.url}"
     try:
@@ -143,7 +143,7 @@ def _refused_bucket(store: Store, otherwise: Finding) -> Finding:
     return otherwise
 
 
-def _overwrite(store: Store) -> Finding:
+def _overwrite(store: Store) -> CheckResult:
     if not store.asks_first:
         return ok("overwrite", "AWS refuses to replace an object (If-None-Match)")
     return ok(
@@ -153,7 +153,7 @@ def _overwrite(store: Store) -> Finding:
     )
 
 
-def _rehearse(store: Store) -> list[Finding]:
+def _rehearse(store: Store) -> list[CheckResult]:
     """One multipart upload, begun and aborted."""
     parts = MultipartStore(store)
     with tempfile.TemporaryFile() as file:
@@ -169,7 +169,7 @@ def _rehearse(store: Store) -> list[Finding]:
                 if attempt < _ATTEMPTS and (store.algorithm, store.endpoint) != before:
                     continue
                 return [error("upload", _told(store, exc, "CreateMultipartUpload"))]
-            findings: list[Finding] = []
+            findings: list[CheckResult] = []
             try:
                 part, proof = _send_part(store, parts, upload, content)
                 findings.append(ok("checksum", proof))
@@ -205,7 +205,7 @@ def _send_part(store: Store, parts: MultipartStore, upload: Multipart, content: 
     return part, f"the store does not repeat {upload.algorithm}; its ETag, the MD5, proves what was sent"
 
 
-def _ask(store: Store, parts: MultipartStore, upload: Multipart, path: str) -> Iterator[Finding]:
+def _ask(store: Store, parts: MultipartStore, upload: Multipart, path: str) -> Iterator[CheckResult]:
     """The questions that the daemon asks after an interruption or an answer that proves nothing."""
     try:
         parts.list_parts(upload)
@@ -232,7 +232,7 @@ def _ask(store: Store, parts: MultipartStore, upload: Multipart, path: str) -> I
 
 def _complete(
     store: Store, parts: MultipartStore, upload: Multipart, content: Content, part: Part
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """A completion with the checksum and the condition of a real one, which must fail: the part has another ETag."""
     if upload.algorithm == "md5" and not store.never:
         return
@@ -255,7 +255,7 @@ def _complete(
         )
 
 
-def _abort(parts: MultipartStore, upload: Multipart) -> Finding:
+def _abort(parts: MultipartStore, upload: Multipart) -> CheckResult:
     where = f"a multipart upload to {upload.key}"
     try:
         parts.ask_abort(upload)
@@ -266,7 +266,7 @@ def _abort(parts: MultipartStore, upload: Multipart) -> Finding:
     return ok("upload", f"{where} could be begun, was given {len(_BODY)} bytes and aborted; no object was written")
 
 
-def _lifecycle(store: Store, prefix: str) -> Iterator[Finding]:
+def _lifecycle(store: Store, prefix: str) -> Iterator[CheckResult]:
     """Silent where it may not look, or the store knows no lifecycles."""
     rules: list[Any] | None = None
     try:

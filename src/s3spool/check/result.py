@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 Level = Literal["ok", "warning", "error"]
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """One line. `error`: the daemon would not work; `warning`: it would, but not as well as it could."""
 
     level: Level
@@ -20,16 +20,16 @@ class Finding(NamedTuple):
         return f"{self.level:7}"
 
 
-def ok(subject: str, text: str) -> Finding:
-    return Finding("ok", subject, _line(text))
+def ok(subject: str, text: str) -> CheckResult:
+    return CheckResult("ok", subject, _line(text))
 
 
-def warning(subject: str, text: str) -> Finding:
-    return Finding("warning", subject, _line(text))
+def warning(subject: str, text: str) -> CheckResult:
+    return CheckResult("warning", subject, _line(text))
 
 
-def error(subject: str, text: str) -> Finding:
-    return Finding("error", subject, _line(text))
+def error(subject: str, text: str) -> CheckResult:
+    return CheckResult("error", subject, _line(text))
 
 
 def _line(text: str) -> str:

@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from s3spool.check.result import Finding, warning
+from s3spool.check.result import CheckResult, warning
 from s3spool.errors import S3SpoolError
 from s3spool.systemd.units import Service
 
@@ -41,7 +41,7 @@ def rehearse(service: Service) -> tuple[str, int]:
         _systemctl("daemon-reload")
 
 
-def secrecy(credentials: Path) -> Finding | None:
+def secrecy(credentials: Path) -> CheckResult | None:
     """What root alone can see: whether others may read the secret."""
     try:
         status = credentials.stat()

@@ -255,12 +255,12 @@ def wait(desk: Desk, files: tuple[str, ...], timeout_s: float | None) -> None:
     """Return when nothing (or none of FILES) is left to send: exit code 0 all sent, 3 some parked, 4 time-out."""
     from s3spool.cli.wait import wait_for_all, wait_for_files  # noqa: PLC0415 - start-up time
 
-    outcome = wait_for_files(desk, files, timeout_s) if files else wait_for_all(desk, timeout_s)
-    if outcome:
+    results = wait_for_files(desk, files, timeout_s) if files else wait_for_all(desk, timeout_s)
+    if results:
         click.echo(
-            "timed out" if outcome == TIMED_OUT else "some files are parked: s3spool list --state parked", err=True
+            "timed out" if results == TIMED_OUT else "some files are parked: s3spool list --state parked", err=True
         )
-    sys.exit(outcome)
+    sys.exit(results)
 
 
 @cli.command()

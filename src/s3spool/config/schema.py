@@ -86,7 +86,7 @@ _EXCLUDE = (
 )
 
 
-class Watch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     directory: Annotated[Path, Place("the folder to watch; only ./tmp is made where it is missing", "./tmp")]
     recursive: Annotated[bool, Switch("whether files in subdirectories are taken too")] = True
     include: Annotated[tuple[str, ...], Globs("patterns on the relative path: files to take", 1)] = ("*",)
@@ -102,7 +102,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = "auto"
 
 
-class Destination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DestinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bucket: Annotated[str, Text("the bucket's name, or an access point's ARN", rules.bucket)] = ""
     prefix: Annotated[
         str,
@@ -145,7 +145,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = {}
 
 
-class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class UploadConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workers: Annotated[int, Whole("how many files and parts are sent at the same time", 1, 1000)] = 100
     queue_size: Annotated[int, Whole("how many names wait in memory, the rest in the folder", 1, 1_000_000)] = 10_000
     multipart_threshold: Annotated[int, Size("files above this size are sent in parts", 5 * MIB, 5 * GIB)] = 16 * MIB
@@ -163,7 +163,7 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timeout_s: Annotated[float, Seconds("how long a request may make no progress", 1, 3600)] = 30
 
 
-class After(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AfterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     action: Annotated[
         Action, Choice("what becomes of a file S3 has confirmed: keep, delete or archive", get_args(Action))
     ] = "keep"
@@ -172,7 +172,7 @@ class After(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = None
 
 
-class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RetryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     initial_s: Annotated[float, Seconds("the longest wait before the second attempt; then it doubles", 0.1, _DAY_S)] = 1
     max_s: Annotated[float, Seconds("the longest wait between two attempts", 0.1, _DAY_S)] = 300
     max_attempts: Annotated[
@@ -180,7 +180,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = 0
 
 
-class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     directory: Annotated[
         Path, Place("where the ledger is kept; default $STATE_DIRECTORY, else $XDG_STATE_HOME/s3spool")
     ]
@@ -194,7 +194,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.directory / "ledger.sqlite3"
 
 
-class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_s: Annotated[float, Seconds("how long uploads may finish when the daemon stops", 0, _DAY_S)] = 30
     control_socket: Annotated[
         Path,
@@ -213,7 +213,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = ""
 
 
-class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     level: Annotated[Level, Choice("the least that is logged: debug, info, warning, error", get_args(Level))] = "info"
     format: Annotated[
         Format,
@@ -222,14 +222,14 @@ class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    watch: Watch
-    destination: Destination
-    upload: Upload
-    after: After
-    retry: Retry
-    state: State
-    service: Service
-    log: Log
+    watch: WatchConfig
+    destination: DestinationConfig
+    upload: UploadConfig
+    after: AfterConfig
+    retry: RetryConfig
+    state: StateConfig
+    service: ServiceConfig
+    log: LogConfig
     source: Path | None = None  #: the file it was read from
 
 

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from s3spool.config.loader import Config
-from s3spool.daemon.liveness import PATIENCE_S
-from s3spool.discovery.deduplicate import SettleThread, Sift
+from s3spool.daemon.liveness import HEARTBEAT_TIMEOUT_S
+from s3spool.discovery.deduplicate import Deduplicator, SettleThread
 from s3spool.discovery.scan import Scan
 from s3spool.errors import ConfigError
 from s3spool.failure.breaker import CircuitBreaker
@@ -27,17 +27,17 @@ from s3spool.s3.keys import too_deep
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.options import ObjectOptions
 from s3spool.s3.store import Store
-from s3spool.upload.cpu_affinity import Cores
-from s3spool.upload.large import Large
-from s3spool.upload.post_upload import After
-from s3spool.upload.result import Outcome
+from s3spool.upload.cpu_affinity import CpuAffinity
+from s3spool.upload.large import LargeUploads
+from s3spool.upload.post_upload import PostUpload
+from s3spool.upload.result import ResultHandler
 from s3spool.upload.retry import RetryThread
-from s3spool.upload.small import Upload
+from s3spool.upload.small import SmallUploads
 from s3spool.upload.stats import Stats
 from s3spool.upload.workers import Workers
 
 
-class Rooms:
+class Components:
     """What works together on one spool folder and one bucket. Nothing runs yet; `daemon.py` says in which order."""
 
     def __init__(self, config: Config, endpoint: Endpoint | None = None, workers: int = 0) -> None:
@@ -49,7 +49,7 @@ class Rooms:
         self.store = store_of(config, self.pace, endpoint)
         self.ledger = Ledger(ledger_path(config), destination=self.store.name)
         self.folder = _folder(config)
-        self.names = names_of(config)
+        self.names = filter_of(config)
         retry = config.retry
         name = f"s3://{config.destination.bucket}/{config.destination.prefix}"
         self.limiter = ConcurrencyLimiter(name, max_s=retry.max_s)
@@ -64,7 +64,7 @@ class Rooms:
         )
         self.settle = Settle(config.watch.settle_s, config.upload.queue_size)
         policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
-        self.after = After(
+        self.after = PostUpload(
             self.folder,
             self.inbox,
             self.settle,
@@ -74,7 +74,7 @@ class Rooms:
             rescan=lambda reason: self.scan.want(reason),  # noqa: PLW0108 - there is no scan yet
             slow=self.slow,
         )
-        self.sift = Sift(self.folder, self.ledger, self.inbox, self.after.finish, self.slow)
+        self.deduplicator = Deduplicator(self.folder, self.ledger, self.inbox, self.after.finish, self.slow)
         self.scan = Scan(
             self.folder,
             self.names,
@@ -83,13 +83,13 @@ class Rooms:
             rescan_s=config.watch.rescan_s,
             settle=self.settle,
             inbox=self.inbox,
-            sift=self.sift,
+            deduplicator=self.deduplicator,
             ledger=self.ledger,
             slow=self.slow,
         )
-        self.settle_thread = SettleThread(self.settle, self.sift, self.ledger, self.inbox, self.scan.want)
+        self.settle_thread = SettleThread(self.settle, self.deduplicator, self.ledger, self.inbox, self.scan.want)
         self.retry = RetryThread(self.ledger, self.inbox, policy)
-        outcome = Outcome(
+        results = ResultHandler(
             self.store,
             self.ledger,
             self.inbox,
@@ -100,29 +100,29 @@ class Rooms:
             self.stats,
             rescan=self.scan.want,
         )
-        self.large = Large(
+        self.large = LargeUploads(
             self.folder,
             MultipartStore(self.store),
             self.ledger,
             self.inbox,
             self.breaker,
-            outcome,
+            results,
             threshold=config.upload.multipart_threshold,
             part_size=config.upload.part_size,
             limit=max(workers, OPEN_TRANSFERS),
         )
-        self.upload = Upload(
+        self.upload = SmallUploads(
             self.folder,
             self.store,
             self.inbox,
             self.breaker,
-            outcome,
+            results,
             self.large,
             settle_s=config.watch.settle_s,
             max_size=config.watch.max_size,
             slow=self.slow,
         )
-        self.cores = Cores()
+        self.cpu_affinity = CpuAffinity()
         self.workers = Workers(
             workers,
             self.store,
@@ -130,9 +130,9 @@ class Rooms:
             self.upload,
             self.breaker,
             self.stats,
-            self.cores,
+            self.cpu_affinity,
             limited=lambda: self.pace.limited,
-            stall_s=PATIENCE_S + config.upload.timeout_s,
+            stall_s=HEARTBEAT_TIMEOUT_S + config.upload.timeout_s,
             slow=self.slow,
         )
 
@@ -141,7 +141,7 @@ def ledger_path(config: Config) -> Path:
     return config.state.directory / "ledger.sqlite3"
 
 
-def names_of(config: Config) -> Names:
+def filter_of(config: Config) -> Names:
     return Names(
         config.watch.include, config.watch.exclude, too_deep=partial(too_deep, prefix=config.destination.prefix)
     )

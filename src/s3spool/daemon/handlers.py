@@ -19,7 +19,7 @@ from s3spool.daemon.supervisor import Daemon
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import from_text, to_text
-from s3spool.queue.settle import Quiet
+from s3spool.queue.settle import SettleReason
 from s3spool.upload.stats import Stats
 
 DURABLE_S = 10.0
@@ -46,64 +46,66 @@ def handlers(daemon: Daemon) -> dict[str, Handler]:
 
 class _Answers:
     def __init__(self, daemon: Daemon) -> None:
-        self.access = Access(daemon.config.service.control_group, daemon.rooms.folder.root)
+        self.access = Access(daemon.config.service.control_group, daemon.components.folder.root)
         self._daemon = daemon
-        self._rooms = daemon.rooms
-        self._rate = _Rate(daemon.rooms.stats)
+        self._rooms = daemon.components
+        self._rate = _Rate(daemon.components.stats)
 
     def status(self, _: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
-        daemon, rooms = self._daemon, self._rooms
-        queued, in_flight = rooms.inbox.counts()
-        jobs = rooms.workers.jobs()
-        reason = rooms.breaker.reason
+        daemon, components = self._daemon, self._rooms
+        queued, in_flight = components.inbox.counts()
+        jobs = components.workers.jobs()
+        reason = components.breaker.reason
         with self._reader() as reader:
             counts = reader.counts()
-        paused = rooms.breaker.open
-        watch = daemon.lookout.watch  # once: the supervisor may take it away at any moment
+        paused = components.breaker.open
+        watch = daemon.watch_manager.watch  # once: the supervisor may take it away at any moment
         files_per_s, bytes_per_s = self._rate.now()
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "started": view.iso(rooms.stats.started),
+            "started": view.iso(components.stats.started),
             "state": "paused" if paused and daemon.state == "running" else daemon.state,
             "destination": {
                 "bucket": daemon.config.destination.bucket,
                 "prefix": daemon.config.destination.prefix,
-                "endpoint": rooms.store.endpoint.url,
-                "state": "paused" if paused else "slowed" if rooms.limiter.slowed_at else "open",
-                "since": None if rooms.breaker.paused_at is None else view.iso(rooms.breaker.paused_at),
+                "endpoint": components.store.endpoint.url,
+                "state": "paused" if paused else "slowed" if components.limiter.slowed_at else "open",
+                "since": None if components.breaker.paused_at is None else view.iso(components.breaker.paused_at),
                 "reason": None if reason is None else f"{reason.code}: {reason.cause}",
             },
             "watch": {
-                "directory": str(rooms.folder.root),
-                "backend": daemon.lookout.backend,
+                "directory": str(components.folder.root),
+                "backend": daemon.watch_manager.backend,
                 "overflows": watch.overflows if watch else 0,
-                "files_missed": rooms.scan.missed,
-                "too_deep": [to_text(path) for path in rooms.scan.deep.paths()],
+                "files_missed": components.scan.missed,
+                "too_deep": [to_text(path) for path in components.scan.deep.paths()],
             },
             "files": {
-                "settling": len(rooms.settle),
+                "settling": len(components.settle),
                 "queued": queued,
                 "uploading": in_flight,
                 "waiting": counts["waiting"],
                 "parked": counts["parked"],
-                "uploaded": rooms.stats.uploaded,
-                "vanished": rooms.stats.vanished,
-                "excluded": rooms.scan.excluded,
+                "uploaded": components.stats.uploaded,
+                "vanished": components.stats.vanished,
+                "excluded": components.scan.excluded,
             },
             "bytes": {
-                "uploaded": rooms.stats.bytes_uploaded,
+                "uploaded": components.stats.bytes_uploaded,
                 "in_flight": sum(job.size for job in jobs),
             },
             "rate": {"files_per_s": files_per_s, "bytes_per_s": bytes_per_s},
             "large_files": [
                 {"path": to_text(path), "bytes": size, "bytes_uploaded": done}
-                for path, done, size in rooms.large.progress()
+                for path, done, size in components.large.progress()
                 if self.access.sight(peer, path) is Sight.ALL
             ],
-            "hanging": [to_text(path) for path in [*rooms.scan.mounts.hanging(), *daemon.hanging]][:HANGING_LISTED],
+            "hanging": [to_text(path) for path in [*components.scan.mounts.hanging(), *daemon.hanging]][
+                :HANGING_LISTED
+            ],
             "oldest_unsent_s": daemon.oldest_unsent_s(),
-            "last_error": rooms.stats.last_error if self.access.controls(peer) else None,  # it names a file
+            "last_error": components.stats.last_error if self.access.controls(peer) else None,  # it names a file
         }
 
     def page(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
@@ -140,11 +142,11 @@ class _Answers:
     def why(self, request: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
         path = _path(request.get("path"))
         sight = self.access.checked(peer, path)
-        daemon, rooms = self._daemon, self._rooms
-        live = rooms.inbox.state_of(path)
-        if live is None and rooms.settle.knows([path]):
+        daemon, components = self._daemon, self._rooms
+        live = components.inbox.state_of(path)
+        if live is None and components.settle.knows([path]):
             live = "settling"
-        if live == "queued" and rooms.breaker.open:
+        if live == "queued" and components.breaker.open:
             live = "paused"
         # The ledger before the folder: what was sent and removed in between has its receipt.
         with self._reader() as reader:
@@ -152,41 +154,45 @@ class _Answers:
         answer = view.why(
             path,
             known,
-            view.identity_of(rooms.folder, path, known),
+            view.identity_of(components.folder, path, known),
             live=live,
-            left_out=view.left_out(path, rooms.names, recursive=daemon.config.watch.recursive),
-            destination=rooms.ledger.destination,
+            left_out=view.left_out(path, components.names, recursive=daemon.config.watch.recursive),
+            destination=components.ledger.destination,
         )
         return answer if sight is Sight.ALL else {name: answer[name] for name in ("path", "state", "why")}
 
     def retry(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
         """Make waiting and parked files due now; a paused destination is probed at once."""
-        rooms = self._rooms
+        components = self._rooms
         paths = None if request.get("all") is True else [_path(path) for path in _list(request.get("paths"))]
         with self._reader() as reader:
             released = view.releasable(reader, paths)
         done = threading.Event()
-        rooms.ledger.release(paths, done.set)
+        components.ledger.release(paths, done.set)
         _durable(done)
-        rooms.retry.wake()
-        rooms.breaker.probe_now()
+        components.retry.wake()
+        components.breaker.probe_now()
         self._daemon.wake()  # `systemctl status` counts them
         return {"released": released}
 
     def forget(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
         """Drop what the ledger knows of a path; if the file is still there, it is sent again."""
         path = _path(request.get("path"))
-        daemon, rooms = self._daemon, self._rooms
+        daemon, components = self._daemon, self._rooms
         with self._reader() as reader:
             known = path in reader.known([path])
         done = threading.Event()
-        rooms.ledger.forget(path, done.set)
+        components.ledger.forget(path, done.set)
         _durable(done)
         daemon.wake()  # the same
-        ours = view.ours(path, rooms.names, recursive=daemon.config.watch.recursive)
+        ours = view.ours(path, components.names, recursive=daemon.config.watch.recursive)
         # Not by a scan: it would count the file as one that the watch has missed.
-        if ours and view.identity_of(rooms.folder, path) and not rooms.settle.touch(path, Quiet.CHANGED):
-            rooms.scan.want("full")
+        if (
+            ours
+            and view.identity_of(components.folder, path)
+            and not components.settle.touch(path, SettleReason.CHANGED)
+        ):
+            components.scan.want("full")
         return {"forgotten": known}
 
     def rescan(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
@@ -197,11 +203,11 @@ class _Answers:
 
     def progress(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
         """What `wait` needs to know."""
-        rooms = self._rooms
+        components = self._rooms
         # From the source to the ledger: a file on its way cannot be missed between two looks.
-        finished = rooms.scan.finished
-        settling = rooms.settle.unfinished()
-        queued, in_flight = rooms.inbox.counts()
+        finished = components.scan.finished
+        settling = components.settle.unfinished()
+        queued, in_flight = components.inbox.counts()
         with self._reader() as reader:
             counts = reader.counts()
         return {
@@ -210,7 +216,7 @@ class _Answers:
             "left": settling + queued + in_flight + counts["waiting"],
             "parked": counts["parked"],
             # Of a folder that is gone nobody knows what is left; a scan of it ends at once.
-            "folder_there": rooms.folder.still_there(),
+            "folder_there": components.folder.still_there(),
         }
 
     def where(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import os
 import select
 import time
 
-from s3spool.daemon.components import Rooms
+from s3spool.daemon.components import Components
 from s3spool.daemon.liveness import Pulse
 from s3spool.daemon.path_monitor import Tripwire
-from s3spool.daemon.retry_summary import Backlog
-from s3spool.daemon.watch_manager import Lookout
+from s3spool.daemon.retry_summary import RetrySummary
+from s3spool.daemon.watch_manager import WatchManager
 
 TICK_S = 5.0  # how often the supervisor looks after its threads and the root while there is something to do
 LOST_TICK_S = 0.5  # the same while the folder is gone
@@ -21,9 +21,9 @@ ANSWERS_S = 1.0  # rooms with nothing to do answer within milliseconds
 class Doze:
     """`wake` is for any thread and for signal handlers, all else for the supervisor's thread."""
 
-    def __init__(self, rooms: Rooms) -> None:
-        self._rooms = rooms
-        self._tripwire = Tripwire(rooms.folder.root, rooms.ledger.path)
+    def __init__(self, components: Components) -> None:
+        self._rooms = components
+        self._tripwire = Tripwire(components.folder.root, components.ledger.path)
         self._awake_until = 0.0  # monotonic seconds
         self._quiet = False  # whether no file was on its way before the last look at everything
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -52,10 +52,10 @@ class Doze:
         if not self._quiet:
             self._rooms.inbox.stirred = None
 
-    def sleep(self, lookout: Lookout, backlog: Backlog, pulse: Pulse, longest_s: float) -> None:
+    def sleep(self, watch_manager: WatchManager, backlog: RetrySummary, pulse: Pulse, longest_s: float) -> None:
         """Until the next look is due, or something happens that asks for one."""
         wires, mounts = self._tripwire.readable, self._tripwire.exceptional
-        due = time.monotonic() + min(longest_s, self._duration_s(lookout, backlog, pulse))
+        due = time.monotonic() + min(longest_s, self._duration_s(watch_manager, backlog, pulse))
         while True:
             # What is nothing to us must not put off what is due: systemd waits for it.
             ready, _, odd = select.select([self._wake_r, *wires], [], mounts, max(0.0, due - time.monotonic()))
@@ -79,16 +79,16 @@ class Doze:
         os.read(self._wake_r, 4096)
         return True
 
-    def _duration_s(self, lookout: Lookout, backlog: Backlog, pulse: Pulse) -> float:
-        if lookout.lost:
+    def _duration_s(self, watch_manager: WatchManager, backlog: RetrySummary, pulse: Pulse) -> float:
+        if watch_manager.lost:
             return LOST_TICK_S
-        if lookout.watch is None or not self._tripwire.armed or time.monotonic() < self._awake_until:
+        if watch_manager.watch is None or not self._tripwire.armed or time.monotonic() < self._awake_until:
             return TICK_S
         if self._nothing_to_do(backlog) and pulse.all_answer(ANSWERS_S):
             return DOZE_S
         return TICK_S
 
-    def _nothing_to_do(self, backlog: Backlog) -> bool:
+    def _nothing_to_do(self, backlog: RetrySummary) -> bool:
         return (
             self._quiet
             and self._no_file()

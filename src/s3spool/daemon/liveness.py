@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-PATIENCE_S = 60.0  # a disk may be slow for long, a deadlock lasts for ever
+HEARTBEAT_TIMEOUT_S = 60.0  # a disk may be slow for long, a deadlock lasts for ever
 
 Answer = Callable[[], None]
 
@@ -15,7 +15,9 @@ Answer = Callable[[], None]
 class Pulse:
     """Asks each room to call back, and says which did not. Used by the supervisor's thread alone."""
 
-    def __init__(self, asks: Mapping[str, Callable[[Answer], None]], *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, asks: Mapping[str, Callable[[Answer], None]], *, patience_s: float = HEARTBEAT_TIMEOUT_S
+    ) -> None:
         """`asks` by the room's name; each takes the callback, which may come from any thread, and must not block."""
         self._asks = asks
         self._patience_s = patience_s

@@ -73,7 +73,7 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
     except OSError as exc:
         writer.close(1.0)
         raise S3SpoolError(f"{exc.filename or 'the daemon cannot start'}: {exc.strerror}") from exc
-    where = daemon.rooms.store.endpoint.url
+    where = daemon.components.store.endpoint.url
     if beyond_loopback(where):
         structlog.get_logger().warning("destination.unencrypted", endpoint=where, hint=DANGER)
     if writer.show_summary(daemon.summary):

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from s3spool.config import loader as configuration
 from s3spool.config.loader import Config
-from s3spool.daemon.components import names_of
+from s3spool.daemon.components import filter_of
 from s3spool.daemon.supervisor import Daemon
 from s3spool.errors import ConfigError
 from s3spool.failure.retry_policy import Policy
@@ -34,18 +34,18 @@ def reload(daemon: Daemon) -> None:
         log.error("config.refused", error=f"{name}: cannot change while the daemon runs; restart it", field=name)
     old = daemon.config
     daemon.config = new = _merged(old, new, live)
-    rooms = daemon.rooms
-    rooms.names = names_of(new)
-    rooms.scan.names = rooms.names
-    if daemon.lookout.watch is not None:
-        daemon.lookout.watch.names = rooms.names
+    components = daemon.components
+    components.names = filter_of(new)
+    components.scan.names = components.names
+    if daemon.watch_manager.watch is not None:
+        daemon.watch_manager.watch.names = components.names
     retry = new.retry
-    rooms.retry.policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
-    rooms.breaker.initial_s, rooms.breaker.max_s = retry.initial_s, retry.max_s
-    rooms.after.action, rooms.after.archive = new.after.action, new.after.archive_directory
-    rooms.pace.set_rate(new.upload.max_bandwidth)
+    components.retry.policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
+    components.breaker.initial_s, components.breaker.max_s = retry.initial_s, retry.max_s
+    components.after.action, components.after.archive = new.after.action, new.after.archive_directory
+    components.pace.set_rate(new.upload.max_bandwidth)
     daemon.set_log_level(new.log.level)
-    rooms.scan.want("reload")
+    components.scan.want("reload")
     log.info("daemon.reloaded", changed=live, refused=refused)
 
 

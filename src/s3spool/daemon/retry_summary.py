@@ -9,7 +9,7 @@ from s3spool.ledger.reader import Reader
 from s3spool.ledger.store import Ledger
 
 
-class Backlog:
+class RetrySummary:
     """The retry list in three numbers, as of the last `look`. Only the supervisor looks; any thread reads."""
 
     def __init__(self, ledger: Ledger) -> None:

@@ -17,15 +17,15 @@ from s3spool import __version__
 from s3spool.config.loader import Config
 from s3spool.control.server import ControlServer, Handler
 from s3spool.daemon import memory
-from s3spool.daemon.components import Rooms
+from s3spool.daemon.components import Components
 from s3spool.daemon.idle import DOZE_S, Doze
 from s3spool.daemon.liveness import Pulse
-from s3spool.daemon.retry_summary import Backlog, going, paused
+from s3spool.daemon.retry_summary import RetrySummary, going, paused
 from s3spool.daemon.thread_names import ThreadNames
-from s3spool.daemon.watch_manager import Lookout
+from s3spool.daemon.watch_manager import WatchManager
 from s3spool.errors import ConfigError, LedgerError
 from s3spool.ledger.reader import Reader
-from s3spool.logs import excepthooks as deaths
+from s3spool.logs import excepthooks
 from s3spool.logs.log_thread import LogWriter
 from s3spool.s3.client import Endpoint
 from s3spool.systemd.notify import Notifier
@@ -63,21 +63,21 @@ class Daemon:
         self._handlers = handlers
         self._apply = reload
         self.state = "starting"
-        self.rooms = rooms = Rooms(config, endpoint, workers)
-        self._doze = Doze(rooms)
-        self.lookout = Lookout(rooms, config.watch, self.wake)
+        self.components = components = Components(config, endpoint, workers)
+        self._doze = Doze(components)
+        self.watch_manager = WatchManager(components, config.watch, self.wake)
         self._pulse = Pulse(
             {
-                "ledger": rooms.ledger.ping,
-                "after": rooms.after.ping,
-                "workers": rooms.workers.ping,
-                "retry": rooms.retry.ping,
-                "settle": rooms.settle.ping,
-                "scan": rooms.scan.ping,
-                "watch": self.lookout.ping,
+                "ledger": components.ledger.ping,
+                "after": components.after.ping,
+                "workers": components.workers.ping,
+                "retry": components.retry.ping,
+                "settle": components.settle.ping,
+                "scan": components.scan.ping,
+                "watch": self.watch_manager.ping,
             }
         )
-        self._backlog = Backlog(rooms.ledger)
+        self._retry_summary = RetrySummary(components.ledger)
         self._last_cleaning = 0.0  # monotonic seconds; 0: is due
         self._cleaning_failed = ""  # said once
         self._freed = 0
@@ -93,35 +93,35 @@ class Daemon:
 
     def run(self) -> int:
         """Start, supervise until told to stop, drain. Returns the exit code."""
-        rooms = self.rooms
+        components = self.components
         start = time.monotonic()
         log.info("daemon.starting", version=__version__, pid=os.getpid(), config=str(self.config.source or ""))
         self._install_signals()
-        deaths.tell(then=self.wake)
+        excepthooks.tell(then=self.wake)
         self._start_control()
-        rooms.slow.refresh(rooms.folder.root)
-        rooms.cores.settle()  # before the threads start: they inherit it
-        rooms.ledger.start()
-        rooms.store.start()
-        rooms.after.start()
-        rooms.workers.start()
-        rooms.retry.start()
-        rooms.settle_thread.start()
-        self.lookout.start()
+        components.slow.refresh(components.folder.root)
+        components.cpu_affinity.settle()  # before the threads start: they inherit it
+        components.ledger.start()
+        components.store.start()
+        components.after.start()
+        components.workers.start()
+        components.retry.start()
+        components.settle_thread.start()
+        self.watch_manager.start()
         self._thread_names.tell()  # a hundred writes, between which a thread that is busy would take its turns
-        rooms.scan.want("start")
-        rooms.scan.start()
+        components.scan.want("start")
+        components.scan.start()
         self._thread_names.tell()
         self.state = "running"
         self._notifier.ready()
         self._notifier.status(self.summary())
         log.info(
             "daemon.ready",
-            directory=str(rooms.folder.root),
+            directory=str(components.folder.root),
             bucket=self.config.destination.bucket,
             prefix=self.config.destination.prefix,
-            endpoint=rooms.store.endpoint.url,
-            transport=rooms.store.kind,
+            endpoint=components.store.endpoint.url,
+            transport=components.store.kind,
             duration_s=round(time.monotonic() - start, 3),
             pid=os.getpid(),
         )
@@ -154,7 +154,7 @@ class Daemon:
     def _supervise(self) -> None:
         while True:
             longest_s = self._notifier.watchdog_interval_s or DOZE_S
-            self._doze.sleep(self.lookout, self._backlog, self._pulse, longest_s)
+            self._doze.sleep(self.watch_manager, self._retry_summary, self._pulse, longest_s)
             while self._signals:
                 if self._signals.pop(0) != signal.SIGHUP or (self._on_terminal and not os.isatty(0)):
                     return  # told to, or the terminal it was started on is gone
@@ -164,15 +164,15 @@ class Daemon:
     def tick(self, now: float) -> None:
         """One look at everything: heal what can be healed, report, and prove to systemd that we live."""
         self._doze.arm()
-        self.rooms.workers.replace_dead()
+        self.components.workers.replace_dead()
         self._look_for_hanging_files(now)
         self._thread_names.tell()
-        self.lookout.look()
-        self.rooms.cores.look()
+        self.watch_manager.look()
+        self.components.cpu_affinity.look()
         self._give_memory_back()
-        if self._notifier.watchdog_interval_s and self._sound(now):
+        if self._notifier.watchdog_interval_s and self._healthy(now):
             self._notifier.watchdog()
-        self._backlog.look()
+        self._retry_summary.look()
         self._notifier.status(self.summary())
         if now - self._last_cleaning > DAY_S or not self._last_cleaning:
             with suppress(RuntimeError):  # there is no thread to be had: at the next look
@@ -182,25 +182,25 @@ class Daemon:
             self.on_tick()
 
     def _look_for_hanging_files(self, now: float) -> None:
-        self.rooms.slow.refresh(self.rooms.folder.root)
-        before, self.hanging = self.hanging, self.rooms.workers.hanging_files(now)
+        self.components.slow.refresh(self.components.folder.root)
+        before, self.hanging = self.hanging, self.components.workers.hanging_files(now)
         for path in set(self.hanging) - set(before):
             log.warning("file.hanging", path=path, hint="the file system does not answer; the other files go on")
 
-    def _sound(self, now: float) -> bool:
+    def _healthy(self, now: float) -> bool:
         """Whether what cannot be replaced is alive and answers; if not, systemd's watchdog restarts us."""
-        rooms = self.rooms
-        threads = (rooms.ledger, rooms.after, rooms.retry, rooms.settle_thread, rooms.scan)
+        components = self.components
+        threads = (components.ledger, components.after, components.retry, components.settle_thread, components.scan)
         dead = [type(thread).__name__ for thread in threads if not thread.alive()]
-        dead += self._pulse.silent(now) + rooms.workers.hanging(now)
+        dead += self._pulse.silent(now) + components.workers.hanging(now)
         if dead:
-            log.error("daemon.unsound", rooms=", ".join(dead), hint="systemd's watchdog restarts the service")
+            log.error("daemon.unsound", components=", ".join(dead), hint="systemd's watchdog restarts the service")
         return not dead
 
     def _give_memory_back(self) -> None:
         """Once large files are through, or connections closed: the C library keeps what was freed, if nobody asks."""
-        freed = self.rooms.large.ended + self.rooms.workers.cooled
-        if freed != self._freed and not self.rooms.large.progress():
+        freed = self.components.large.ended + self.components.workers.closed_idle
+        if freed != self._freed and not self.components.large.progress():
             self._freed = freed
             memory.give_back()
 
@@ -209,31 +209,31 @@ class Daemon:
         try:
             self._drop_what_is_gone()
         except (LedgerError, OSError) as exc:
-            self._cleaning_failed = self.rooms.ledger.doubt(exc, self._cleaning_failed)
+            self._cleaning_failed = self.components.ledger.doubt(exc, self._cleaning_failed)
             self._last_cleaning = 0.0
         else:
             self._cleaning_failed = ""
 
     def _drop_what_is_gone(self) -> None:
         """What the ledger knows of files and uploads that are long gone. Raises LedgerError, OSError."""
-        rooms = self.rooms
-        rooms.large.sweep(time.time() - self.config.state.abort_stale_multipart_days * DAY_S)
+        components = self.components
+        components.large.sweep(time.time() - self.config.state.abort_stale_multipart_days * DAY_S)
         limit = time.time() - self.config.state.receipt_days * DAY_S
-        with Reader(rooms.ledger.path) as reader:
+        with Reader(components.ledger.path) as reader:
             batch: list[str] = []
             for receipt in reader.receipts_before(limit):
                 try:
-                    if self.hanging and rooms.slow.holds(receipt.path):
+                    if self.hanging and components.slow.holds(receipt.path):
                         continue
-                    if self.lookout.lost or rooms.folder.identity_of(receipt.path) is not None:
+                    if self.watch_manager.lost or components.folder.identity_of(receipt.path) is not None:
                         continue
                 except OSError:
                     continue
                 batch.append(receipt.path)
                 if len(batch) == 500:  # noqa: PLR2004 - a group's worth
-                    rooms.ledger.drop_receipts(batch)
+                    components.ledger.drop_receipts(batch)
                     batch = []
-            rooms.ledger.drop_receipts(batch)
+            components.ledger.drop_receipts(batch)
 
     def set_log_level(self, level: str) -> None:
         self._writer.set_level(level)
@@ -247,44 +247,44 @@ class Daemon:
 
     def _stop(self) -> int:
         """In this order: nothing new comes in, what is under way ends, what is known becomes durable."""
-        rooms = self.rooms
+        components = self.components
         start = time.monotonic()
         self.state = "draining"
         drain_s = self.config.service.drain_s
         deadline = start + drain_s
         self._signals.clear()  # timeout(1) and terminals may send one twice; only those from here on are impatience
-        log.info("daemon.draining", drain_s=drain_s, uploading=len(rooms.workers.jobs()))
+        log.info("daemon.draining", drain_s=drain_s, uploading=len(components.workers.jobs()))
         self._notifier.stopping()
         self._notifier.extend_timeout(EXTEND_S)
-        self.lookout.stop()
-        rooms.settle.close()
-        rooms.inbox.close()
-        rooms.limiter.close()
-        rooms.scan.close(1.0)
+        self.watch_manager.stop()
+        components.settle.close()
+        components.inbox.close()
+        components.limiter.close()
+        components.scan.close(1.0)
 
         def remaining_s() -> float:
             return 0.0 if self._signals else deadline - time.monotonic()
 
         drained = self._drain_workers(remaining_s)
         self._notifier.extend_timeout(FLUSH_S)
-        rooms.pace.close()
-        rooms.retry.close(1.0)
-        rooms.settle_thread.join(1.0)
-        flushed = rooms.ledger.close(10.0)
-        rooms.after.close(5.0)
+        components.pace.close()
+        components.retry.close(1.0)
+        components.settle_thread.join(1.0)
+        flushed = components.ledger.close(10.0)
+        components.after.close(5.0)
         if self._control is not None:
             self._control.close()
-        rooms.store.close()
+        components.store.close()
         log.info(
             "daemon.stopped",
             duration_s=round(time.monotonic() - start, 3),
-            uploaded=rooms.stats.uploaded,
+            uploaded=components.stats.uploaded,
             drained=drained,
             ledger_flushed=flushed,
         )
         self._writer.close(2.0)
         self._doze.close()
-        rooms.lock.release()
+        components.lock.release()
         if not (drained and flushed):
             # Threads are inside libcurl; the interpreter must not be taken down around them.
             os._exit(0 if flushed else 1)
@@ -292,9 +292,9 @@ class Daemon:
 
     def _drain_workers(self, remaining_s: Any) -> bool:
         extended = time.monotonic()
-        while not self.rooms.workers.close(lambda: min(0.0, remaining_s())):
+        while not self.components.workers.close(lambda: min(0.0, remaining_s())):
             wait_s = remaining_s()
-            if wait_s <= 0 or self.rooms.workers.only_hanging(time.monotonic()):
+            if wait_s <= 0 or self.components.workers.only_hanging(time.monotonic()):
                 return False
             if time.monotonic() - extended > EXTEND_EVERY_S:
                 extended = time.monotonic()
@@ -307,27 +307,27 @@ class Daemon:
 
     def summary(self) -> str:
         """The line for `systemctl status` and the terminal. Any thread; quick."""
-        rooms = self.rooms
+        components = self.components
         if self.state == "draining":
-            return f"stopping, {len(rooms.workers.jobs())} in flight may finish"
-        reason, since = rooms.breaker.reason, rooms.breaker.paused_at
-        if rooms.breaker.open and reason is not None and since is not None:
-            return paused(reason.short, since, rooms.breaker.next_probe_s, time.time())
-        queued, in_flight = rooms.inbox.counts()
-        waiting = queued + len(rooms.settle) + self._backlog.waiting
-        return going(rooms.stats.uploaded, in_flight, waiting, self._backlog.parked, self.oldest_unsent_s())
+            return f"stopping, {len(components.workers.jobs())} in flight may finish"
+        reason, since = components.breaker.reason, components.breaker.paused_at
+        if components.breaker.open and reason is not None and since is not None:
+            return paused(reason.short, since, components.breaker.next_probe_s, time.time())
+        queued, in_flight = components.inbox.counts()
+        waiting = queued + len(components.settle) + self._retry_summary.waiting
+        return going(components.stats.uploaded, in_flight, waiting, self._retry_summary.parked, self.oldest_unsent_s())
 
     def oldest_unsent_s(self) -> float:
         """For how many seconds the oldest file that is queued, sent or tried again has been as it is; 0: there is none.
 
         By its ctime, which is not older than the drop: a copied file brings its mtime along.
         """
-        found = [self._backlog.oldest_ns] if self._backlog.oldest_ns else []
-        for path in self.rooms.inbox.oldest():
-            if self.rooms.slow.holds(path):
+        found = [self._retry_summary.oldest_ns] if self._retry_summary.oldest_ns else []
+        for path in self.components.inbox.oldest():
+            if self.components.slow.holds(path):
                 continue  # it might hang here, and with it the supervisor
             with suppress(OSError):
-                identity = self.rooms.folder.identity_of(path)
+                identity = self.components.folder.identity_of(path)
                 if identity is not None:
                     found.append(identity.ctime_ns)
         return round(max(0.0, time.time() - min(found) / 1e9), 1) if found else 0.0

@@ -6,24 +6,24 @@ from collections.abc import Callable
 
 import structlog
 
-from s3spool.config.schema import Watch as WatchConfig
-from s3spool.daemon.components import Rooms
+from s3spool.config.schema import WatchConfig
+from s3spool.daemon.components import Components
 from s3spool.discovery.watch import Watch, WatchUnavailableError
 from s3spool.folder.mounts import remote_file_system
-from s3spool.queue.settle import Quiet
+from s3spool.queue.settle import SettleReason
 
 LISTED = 1000  # names in the inbox beyond which a new directory's files wait: a worker has each in less than a second
 log = structlog.get_logger()
 
 
-class Lookout:
+class WatchManager:
     """Only the supervisor's thread calls this; the watcher's thread comes back through `_hint`, `_rescan`, `wake`."""
 
-    def __init__(self, rooms: Rooms, config: WatchConfig, wake: Callable[[], None]) -> None:
+    def __init__(self, components: Components, config: WatchConfig, wake: Callable[[], None]) -> None:
         """`wake` is called from the watcher's thread when it has lost the root: `look` finds out what it means."""
-        self._rooms = rooms
-        self._folder = rooms.folder
-        self._scan = rooms.scan
+        self._rooms = components
+        self._folder = components.folder
+        self._scan = components.scan
         self._config = config
         self._wake = wake
         self.watch: Watch | None = None  # None: polling, or the folder is gone
@@ -82,7 +82,7 @@ class Lookout:
         log.info("watch.started", directory=str(self._folder.root), backend="poll")
         self._scan.want("poll")
 
-    def _hint(self, path: str, quiet: Quiet) -> None:
+    def _hint(self, path: str, quiet: SettleReason) -> None:
         """From the watcher's thread."""
         if not self._rooms.settle.touch(path, quiet):
             self._scan.want("full")

@@ -52,7 +52,7 @@ def verdict(known: Known | None, identity: Identity, *, destination: int, hinted
     return Verdict.CHECK if receipt.identity.may_hold_the_same(identity) else Verdict.SEND
 
 
-class Sift:
+class Deduplicator:
     """Compares candidates with the ledger. `sort` is called by the settle thread and the scan thread."""
 
     def __init__(
@@ -124,9 +124,11 @@ class Sift:
 class SettleThread:
     """Takes from Settle what is due and offers to the inbox what is to be sent."""
 
-    def __init__(self, settle: Settle, sift: Sift, ledger: Ledger, inbox: Inbox, rescan: Callable[[str], None]) -> None:
+    def __init__(
+        self, settle: Settle, deduplicator: Deduplicator, ledger: Ledger, inbox: Inbox, rescan: Callable[[str], None]
+    ) -> None:
         self._settle = settle
-        self._sift = sift
+        self._deduplicator = deduplicator
         self._ledger = ledger
         self._inbox = inbox
         self._rescan = rescan
@@ -160,4 +162,4 @@ class SettleThread:
 
     def _step(self, ripe: Sequence[Ripe], reader: Reader) -> None:
         candidates = [(path, None, seen) for path, seen in ripe]
-        self._inbox.offer(self._sift.sort(candidates, reader, hinted=True), meanwhile=self._settle.bell.answer)
+        self._inbox.offer(self._deduplicator.sort(candidates, reader, hinted=True), meanwhile=self._settle.bell.answer)

@@ -9,7 +9,7 @@ from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEv
 OPEN = int(InotifyConstants.IN_OPEN)
 
 
-class Echo:
+class InotifySelfTest:
     """A file that nobody else has, watched: opening it comes back as an event if all is well between kernel and us."""
 
     def __init__(self, inotify: InotifyFD, callback: WatchCallback) -> None:

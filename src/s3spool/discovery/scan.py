@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from s3spool.discovery.deduplicate import Sift
+from s3spool.discovery.deduplicate import Deduplicator
 from s3spool.discovery.deep_directories import DeepDirectories
 from s3spool.discovery.mount_scan import MountScans
 from s3spool.discovery.pending_directories import Pending
@@ -26,7 +26,7 @@ from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
-from s3spool.queue.settle import Quiet, Settle
+from s3spool.queue.settle import Settle, SettleReason
 
 if TYPE_CHECKING:
     from s3spool.discovery.watch import Watch
@@ -60,7 +60,7 @@ class Scan:
         rescan_s: float,
         settle: Settle,
         inbox: Inbox,
-        sift: Sift,
+        deduplicator: Deduplicator,
         ledger: Ledger,
         slow: SlowDirectories | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class Scan:
         self._rescan_s = rescan_s
         self._settle = settle
         self._inbox = inbox
-        self._sift = sift
+        self._deduplicator = deduplicator
         self._ledger = ledger
         ledger.on_made_anew(lambda: self.want("ledger"))  # it may know less than the one before
         self._unreadable = False  # whether the last scan said so
@@ -317,14 +317,14 @@ class Scan:
         underway = self._settle.knows(paths) | self._inbox.knows(paths)
         found = sorted(each for each in batch if each[0] not in underway) if underway else sorted(batch)
         ready = []
-        items = self._sift.sort_found(found, reader)
+        items = self._deduplicator.sort_found(found, reader)
         identities = dict(found) if items else {}
         now_ns = time.time_ns()
         for item in items:
             identity = identities[item.path]
             quiet_s = (now_ns - identity.mtime_ns) / 1e9
             # Too fresh: let it settle, and remember how it looked. Where there is no room the worker decides.
-            settling = quiet_s < self._settle_s and self._settle.touch(item.path, Quiet.CHANGED, identity)
+            settling = quiet_s < self._settle_s and self._settle.touch(item.path, SettleReason.CHANGED, identity)
             if not settling:
                 ready.append(item)
         if offer is not None:

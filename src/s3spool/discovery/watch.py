@@ -27,13 +27,13 @@ from watchdog.observers.inotify_c import (
 )
 
 from s3spool.discovery.deep_directories import DeepDirectories
-from s3spool.discovery.inotify_self_test import Echo
+from s3spool.discovery.inotify_self_test import InotifySelfTest
 from s3spool.discovery.lister import Lister
 from s3spool.discovery.watch_table import WatchTable, steps_up
 from s3spool.folder.filters import Names
 from s3spool.folder.folder import NotAFileError, listed, opened_directory
 from s3spool.heartbeat import Answer, Bell
-from s3spool.queue.settle import Quiet
+from s3spool.queue.settle import SettleReason
 
 CREATE = int(InotifyConstants.IN_CREATE)
 CLOSE_WRITE = int(InotifyConstants.IN_CLOSE_WRITE)
@@ -61,7 +61,7 @@ log = structlog.get_logger()
 # We tell of an overflow ourselves, with what follows from it.
 logging.getLogger(InotifyFD.__module__).addFilter(lambda record: "overflowed" not in record.getMessage())
 
-Hint = Callable[[str, Quiet], None]
+Hint = Callable[[str, SettleReason], None]
 
 
 class WatchUnavailableError(Exception):
@@ -103,7 +103,7 @@ class Watch(WatchCallback):
         self._device = 0  # the root's
         self._inotify: InotifyFD | None = None
         self._bell = Bell()
-        self._echo: Echo | None = None
+        self._self_test: InotifySelfTest | None = None
         self.overflows = 0
         self.exhausted = ""  # why not all directories can be watched; what is watched stays watched
         self._refused = False  # since the last walk began: no use in asking for each directory
@@ -127,8 +127,8 @@ class Watch(WatchCallback):
             raise WatchUnavailableError(self.exhausted or f"{os.fsdecode(self._root)} cannot be watched")
         self._device = (self._table.identity("") or (0,))[0]
         with contextlib.suppress(OSError):
-            self._echo = Echo(self._inotify, self)
-            self._echo.cause()  # to learn whether it comes back
+            self._self_test = InotifySelfTest(self._inotify, self)
+            self._self_test.cause()  # to learn whether it comes back
 
     def stop(self) -> None:
         self._lister.close()
@@ -137,7 +137,7 @@ class Watch(WatchCallback):
         if inotify is not None:
             inotify.stop()
             inotify.join(5.0)
-        echo, self._echo = self._echo, None
+        echo, self._self_test = self._self_test, None
         if echo is not None:
             echo.close()
         self._bell.answer()  # by the thread that stops it: there is nobody else any more
@@ -149,7 +149,7 @@ class Watch(WatchCallback):
 
     def ping(self, answer: Answer) -> None:
         """Call back from watchdog's thread, over an event that we cause; at once where that is not to be had."""
-        echo = self._echo
+        echo = self._self_test
         self._bell.ring(answer)
         if echo is None or not echo.cause():
             self._bell.answer()
@@ -199,7 +199,7 @@ class Watch(WatchCallback):
         self._rescan("overflow")
 
     def _handle(self, event: InotifyEvent) -> None:
-        if self._echo is not None and self._echo.is_it(event):
+        if self._self_test is not None and self._self_test.is_it(event):
             self._bell.answer()
             return
         directory = self._table.directory(event.wd)
@@ -211,7 +211,7 @@ class Watch(WatchCallback):
         elif mask & (CLOSE_WRITE | MOVED_TO | CREATE):
             path = directory + os.fsdecode(event.name)
             if self.names.file(path):
-                self._hint(path, Quiet.CREATED if mask & CREATE else Quiet.CHANGED)
+                self._hint(path, SettleReason.CREATED if mask & CREATE else SettleReason.CHANGED)
         elif mask & ROOT_GONE and not directory:
             self._lost()
         elif mask & UNMOUNTED:
@@ -265,7 +265,7 @@ class Watch(WatchCallback):
                 path = directory + entry.name
                 if not entry.is_dir(follow_symlinks=False):
                     if self.names.file(path):
-                        self._hint(path, Quiet.CREATED)
+                        self._hint(path, SettleReason.CREATED)
                 elif self.names.directory(path):
                     if self.names.too_deep(path):
                         self._deep.note(path)

@@ -24,8 +24,7 @@ from typing import Any, NoReturn, TextIO
 import msgspec
 import structlog
 
-from s3spool.logs import excepthooks as deaths
-from s3spool.logs import journal
+from s3spool.logs import excepthooks, journal
 from s3spool.logs.events import EVENTS, EventSpec, message, readable
 from s3spool.logs.line_limit import LineLimit
 from s3spool.logs.sinks import Entry, JournalSink, Sink, StreamSink, TerminalSink, timestamp
@@ -86,7 +85,7 @@ def configure(
         cache_logger_on_first_use=True,
     )
     logging.getLogger().addHandler(_bridge)
-    deaths.tell()
+    excepthooks.tell()
     return writer
 
 
@@ -159,7 +158,7 @@ class LogWriter:
         """
         atexit.unregister(self.close)
         logging.getLogger().removeHandler(_bridge)
-        deaths.tell_no_more()
+        excepthooks.tell_no_more()
         if not self._closed:
             self._closed = True
             self._queue.put(None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from s3spool.failure.breaker import PROBES, CircuitBreaker, Probe
 from s3spool.folder.slow_directories import SlowDirectories, limit
 from s3spool.queue.item import Item, Lane
-from s3spool.queue.lifo_condition import Standby
+from s3spool.queue.lifo_condition import LifoCondition
 from s3spool.queue.parts import PartItem, PartQueue
 
 TURNS = (Lane.ARRIVED, Lane.FOUND, Lane.BODY, Lane.ARRIVED, Lane.RETRY)  # no lane starves another
@@ -72,7 +72,7 @@ class Inbox:
         self._takes = 0
         self.parts = PartQueue(sent_bytes, self._max_tried, self._slow, self._max_slow)
         self._lock = threading.Lock()
-        self._standby = Standby(self._lock)
+        self._idle_workers = LifoCondition(self._lock)
         self._drained = threading.Condition(self._lock)
         self._waiting_offers: Counter[Lane] = Counter()
         self._lookout_until = 0.0  # monotonic seconds
@@ -121,7 +121,7 @@ class Inbox:
         with self._lock:
             if isinstance(item, PartItem):
                 taken = self.parts.give_back(item)
-                self._standby.call()
+                self._idle_workers.call()
                 return taken
             self._forget_in_flight(item.path)
             self._queued.add(item.path)
@@ -130,18 +130,18 @@ class Inbox:
                 lane.appendleft(item)
             else:
                 lane.append(item)
-            self._standby.call()
+            self._idle_workers.call()
             return True
 
     def wake(self, count: int) -> None:
         """So many parts have become available."""
         with self._lock:
-            self._standby.call(count)
+            self._idle_workers.call(count)
 
     def wake_all(self) -> None:
         """The circuit breaker has changed: all workers look again."""
         with self._lock:
-            self._standby.call_all()
+            self._idle_workers.call_all()
 
     def take(self, close_idle: Callable[[], None] | None = None) -> Item | PartItem | None:
         """The next item, waiting for one; None when the inbox is closed.
@@ -159,7 +159,7 @@ class Inbox:
                 paused = self._breaker.open
                 idle = close_idle is not None and (paused or look_again_s is None)
                 if not (idle and paused):
-                    called = self._standby.wait(IDLE_S if idle else look_again_s, last=look_again_s is not None)
+                    called = self._idle_workers.wait(IDLE_S if idle else look_again_s, last=look_again_s is not None)
                     idle = idle and not called
                 if look_again_s is not None:
                     self._lookout_until = 0.0  # called away, perhaps: the next worker looks
@@ -205,8 +205,8 @@ class Inbox:
         """The path is no longer in flight; True if it was offered again meanwhile."""
         with self._lock:
             again = self._forget_in_flight(path)
-            if self._standby and self._queued:
-                self._standby.call()
+            if self._idle_workers and self._queued:
+                self._idle_workers.call()
             return again
 
     def knows(self, paths: Iterable[str]) -> set[str]:
@@ -249,7 +249,7 @@ class Inbox:
         """Nothing more comes in or goes out; whoever waits is woken."""
         with self._lock:
             self._closed = True
-            self._standby.call_all()
+            self._idle_workers.call_all()
             self._drained.notify_all()
 
     # The callers of these hold the lock.
@@ -281,8 +281,8 @@ class Inbox:
             self._lanes[self._lane_of(item)].append(item)
             if self._breaker.open and item.lane is Lane.ARRIVED and len(self._untried_probes) < PROBES:
                 self._breaker.expect_arrival()
-            if self._standby:
-                self._standby.call()
+            if self._idle_workers:
+                self._idle_workers.call()
             self._stir()
 
     def _stir(self) -> None:
@@ -328,8 +328,8 @@ class Inbox:
 
     def _next_part(self) -> PartItem | None:
         part = self.parts.take() if self._body_room() else None
-        if part is not None and self._standby and self.parts.next_in_s() == 0:
-            self._standby.call()  # there is another one: the lanes may have been opened just now
+        if part is not None and self._idle_workers and self.parts.next_in_s() == 0:
+            self._idle_workers.call()  # there is another one: the lanes may have been opened just now
         return part
 
     def _next_file(self) -> Item | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 
-class Standby:
+class LifoCondition:
     """As threading.Condition, which calls in the order of arrival; everything is done while holding `lock`."""
 
     def __init__(self, lock: threading.Lock) -> None:

@@ -20,7 +20,7 @@ SILENT_BYTES = 64 * 2**10  # nothing: less than this for each lane
 REST_S = 30.0  # before more are tried again where they were of no use
 
 
-class Lanes:
+class PartConcurrency:
     """The parts under way. Times are monotonic seconds. Not thread-safe: the part queue's lock guards it."""
 
     def __init__(self, sent_bytes: Callable[[], int]) -> None:

@@ -14,7 +14,7 @@ from s3spool.failure.breaker import Times
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.rows import Multipart, Part
 from s3spool.queue.item import Item
-from s3spool.queue.part_concurrency import Lanes
+from s3spool.queue.part_concurrency import PartConcurrency
 from s3spool.s3.content import Content
 
 COMPLETE = 0  # the number of the last act: parts count from 1
@@ -83,7 +83,7 @@ class PartQueue:
         self._max_tried = max_tried
         self._lock = threading.Lock()
         self._transfers: list[Transfer] = []
-        self._lanes = Lanes(sent_bytes)
+        self._lanes = PartConcurrency(sent_bytes)
         self._beginning: list[int] = []  # owners of the transfers that are about to be added
         self._takes = 0
         self.in_flight = 0  #: parts that workers hold
@@ -228,8 +228,8 @@ class PartQueue:
             no_lane = transfer.slow or transfer.pending[0] == COMPLETE or transfer.owner not in busy
             return open_now or no_lane or (silent and not transfer.in_flight)
 
-        def turn(transfer: Transfer) -> tuple[bool, int, int]:
+        def poll(transfer: Transfer) -> tuple[bool, int, int]:
             return transfer.pending[0] != COMPLETE, self._owners_taken.get(transfer.owner, 0), transfer.taken
 
         ready = [transfer for transfer in self._transfers if transfer.pending and may_go(transfer)]
-        return min(ready, key=turn, default=None)
+        return min(ready, key=poll, default=None)

@@ -16,7 +16,7 @@ CREATED_S = 0.1
 BUSY_S = 5.0
 
 
-class Quiet(Enum):
+class SettleReason(Enum):
     """Why a path waits, and so how long."""
 
     CHANGED = "changed"  #: written, moved in or rewritten: `settle_s` from now
@@ -34,15 +34,15 @@ class Settle:
         self._clock = clock
         self._size = size
         self._delays_s = {
-            Quiet.CHANGED: settle_s,
-            Quiet.CREATED: max(settle_s, CREATED_S),
-            Quiet.BUSY: max(settle_s, BUSY_S),
+            SettleReason.CHANGED: settle_s,
+            SettleReason.CREATED: max(settle_s, CREATED_S),
+            SettleReason.BUSY: max(settle_s, BUSY_S),
         }
         # Within a lane the order of insertion is the order of dueness.
-        self._lanes: dict[Quiet, OrderedDict[str, tuple[float, Identity | None]]] = {
-            quiet: OrderedDict() for quiet in Quiet
+        self._lanes: dict[SettleReason, OrderedDict[str, tuple[float, Identity | None]]] = {
+            quiet: OrderedDict() for quiet in SettleReason
         }
-        self._lane_of: dict[str, Quiet] = {}
+        self._lane_of: dict[str, SettleReason] = {}
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._sleeping = False
@@ -50,7 +50,7 @@ class Settle:
         self.bell = Bell()  # answered by the thread that calls `wait_due`
         self._handed_out = 0  # by the last `due`, and not yet in the inbox as far as we know
 
-    def touch(self, path: str, quiet: Quiet = Quiet.CHANGED, seen: Identity | None = None) -> bool:
+    def touch(self, path: str, quiet: SettleReason = SettleReason.CHANGED, seen: Identity | None = None) -> bool:
         """Start the path's wait, or start it anew; False when there is no room (then a scan has to find it again)."""
         now = self._clock()
         with self._lock:
@@ -58,7 +58,7 @@ class Settle:
             if before is None:
                 if len(self._lane_of) >= self._size:
                     return False
-            elif quiet is Quiet.BUSY or (before is not Quiet.BUSY and quiet is Quiet.CREATED):
+            elif quiet is SettleReason.BUSY or (before is not SettleReason.BUSY and quiet is SettleReason.CREATED):
                 # What is known already says more (a change, above all a close, is due sooner) or the same: a directory
                 # that is renamed all the time must not keep its files waiting for ever. The worker looks at them.
                 return True

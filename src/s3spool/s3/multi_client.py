@@ -21,7 +21,7 @@ _WANTED = {
 }
 
 
-class CurlCarrier:
+class MultiClient:
     """Sends what others have prepared. One thread at a time may call `turn`; `wake` is for any.
 
     Not pycurl's own `select`: that is select(2), which cannot look at descriptors above 1023.
@@ -36,16 +36,16 @@ class CurlCarrier:
         self._epoll.register(self._bell, select.EPOLLIN)
         self._multi = self._new_multi()
 
-    def turn(self, boarding: deque[CurlTransport], over: deque[CurlTransport], *, wait: bool) -> None:
+    def poll(self, pending: deque[CurlTransport], over: deque[CurlTransport], *, wait: bool) -> None:
         """Take all of `boarding` along, and all a step further; what has its answer, or none to expect, goes to `over`.
 
         `wait`: until there is something to do. Nothing is lost where this is interrupted between two requests.
         """
-        while boarding:
-            transport = boarding[0]
+        while pending:
+            transport = pending[0]
             if transport.curl not in self._carried and not self._take(transport):
                 over.append(transport)
-            boarding.popleft()
+            pending.popleft()
         if self._due is not None and self._due <= time.monotonic():
             self._due = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)

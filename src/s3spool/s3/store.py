@@ -116,9 +116,9 @@ class Store:
         """For small requests; None where libcurl is missing."""
         if self._curl is None:
             return None
-        from s3spool.s3.multi_client import CurlCarrier  # noqa: PLC0415 - pycurl may be missing
+        from s3spool.s3.multi_client import MultiClient  # noqa: PLC0415 - pycurl may be missing
 
-        return CurlCarrier()
+        return MultiClient()
 
     def key(self, path: str, mtime_s: float) -> str:
         """Raises UploadError (permanent) when the path makes no key."""

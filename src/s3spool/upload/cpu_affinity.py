@@ -20,7 +20,7 @@ ROOM = 0.25  # what a CPU may be busy at most to be moved to
 log = structlog.get_logger()
 
 
-class Cores:
+class CpuAffinity:
     """The home CPU of this process. `roaming` is for any thread, all else for the supervisor."""
 
     def __init__(self) -> None:

@@ -19,8 +19,8 @@ from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.parts import COMPLETE, GivenUp, PartItem, Transfer
 from s3spool.s3.content import Content, PartBucket, Sender
-from s3spool.upload.result import Outcome, translated
-from s3spool.upload.resume import CHANGED, Unfinished
+from s3spool.upload.result import ResultHandler, translated
+from s3spool.upload.resume import CHANGED, ResumableUploads
 
 PART_ATTEMPTS = 3  # then the whole file backs off; what S3 has of it is not sent again
 DURABLE_S = 30.0
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 class PartJob:
     """A part in a worker's hands; `request` is None until its checksum has been computed."""
 
-    owner: Large
+    owner: LargeUploads
     item: PartItem
     times: Times  # when the attempt began
     success_before: float  # see Item
@@ -57,7 +57,7 @@ class PartJob:
         self.owner.abandon(self)
 
 
-class Large:
+class LargeUploads:
     """Steps of a worker for files above the threshold. `begin` runs under the gate, all others outside of it."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Large:
         ledger: Ledger,
         inbox: Inbox,
         breaker: CircuitBreaker,
-        outcome: Outcome,
+        results: ResultHandler,
         *,
         threshold: int,
         part_size: int,
@@ -79,12 +79,12 @@ class Large:
         self._ledger = ledger
         self._inbox = inbox
         self._breaker = breaker
-        self._outcome = outcome
+        self._results = results
         self._threshold = threshold
         self._part_size = part_size
         self._queue = inbox.parts
         self._queue.limit = limit
-        self._unfinished = Unfinished(folder, bucket, ledger)
+        self._resumable = ResumableUploads(folder, bucket, ledger)
         self.ended = 0  # transfers, however they ended
 
     def wants(self, size: int) -> bool:
@@ -116,7 +116,7 @@ class Large:
 
     def _start(self, item: Item, content: Content, times: Times, owner: int) -> None:
         """Begin, or go on where a run before this one was cut off."""
-        upload, parts = self._unfinished.resumed(content)
+        upload, parts = self._resumable.resumed(content)
         if upload is None:
             part_size = self._bucket.part_size(content.size, self._part_size)
             upload = self._bucket.create(item.path, content.identity, self._ledger.destination, part_size)
@@ -124,7 +124,7 @@ class Large:
             durable = threading.Event()
             self._ledger.record_multipart(upload, durable.set)
             if not durable.wait(DURABLE_S):
-                self._unfinished.abort_quietly(upload, "the ledger cannot be written")
+                self._resumable.abort_quietly(upload, "the ledger cannot be written")
                 raise UploadError("record", item.path, "LedgerUnavailable", "the ledger cannot be written")
         count = -(-content.size // upload.part_size)
         pending = deque(number for number in range(1, count + 1) if number not in parts)
@@ -190,7 +190,7 @@ class Large:
         """The worker died over this part."""
         transfer = job.item.transfer
         error = UploadError("send", transfer.item.path, "WorkerDied", "the worker that sent a part died", Scope.FILE)
-        fault, transfer.item = self._outcome.judge(transfer.item, error)
+        fault, transfer.item = self._results.judge(transfer.item, error)
         self._queue.stop(transfer, GivenUp(error, fault or Fault.OWN))
         self._release(job.item)
 
@@ -199,13 +199,13 @@ class Large:
 
         Only uploads that the ledger knows; those of others are never touched. Errors wait for the next sweep.
         """
-        for upload in self._unfinished.known():
+        for upload in self._resumable.known():
             if not self._inbox.claim(upload.path):
                 continue  # queued or being sent: its worker decides
             try:
-                self._unfinished.sweep(upload, older_than)
+                self._resumable.sweep(upload, older_than)
             finally:
-                self._outcome.done(upload.path)
+                self._results.done(upload.path)
 
     def progress(self) -> list[tuple[str, int, int]]:
         """(path, bytes that S3 has, bytes) of each large file under way."""
@@ -219,7 +219,7 @@ class Large:
         self._queue.stop(transfer, FINISHED)
         item, content = transfer.item, transfer.content
         attempt = item.failures.attempts + 1
-        self._outcome.record(item, content.identity, stored.key, stored, transfer.times, attempt=attempt)
+        self._results.record(item, content.identity, stored.key, stored, transfer.times, attempt=attempt)
         self._ledger.forget_multipart(item.path)
 
     def _stop_if_changed(self, transfer: Transfer) -> bool:
@@ -227,7 +227,7 @@ class Large:
             identity = self._folder.identity_of(transfer.item.path)
         except OSError as exc:
             error = translated(exc, transfer.item.path)
-            fault, transfer.item = self._outcome.judge(transfer.item, error)
+            fault, transfer.item = self._results.judge(transfer.item, error)
             self._queue.stop(transfer, GivenUp(error, fault or Fault.UNKNOWN))
             return True
         if identity is not None and self._folder.is_same(transfer.content.identity, identity):
@@ -246,7 +246,7 @@ class Large:
             self._send_again(job)
             return
         item = transfer.item._replace(success_before=job.success_before)
-        fault, item = self._outcome.judge(item, error, job.times.monotonic_s)
+        fault, item = self._results.judge(item, error, job.times.monotonic_s)
         if not transfer.over:
             transfer.item = item
         if fault is None or fault is Fault.DESTINATION:
@@ -275,12 +275,12 @@ class Large:
         if why == FINISHED:
             return
         if isinstance(why, GivenUp):
-            parked = self._outcome.count(transfer.item, transfer.content.identity, why.error, why.fault)
+            parked = self._results.count(transfer.item, transfer.content.identity, why.error, why.fault)
             if parked or why.error.code in _USELESS:
-                self._unfinished.abort_quietly(transfer.upload, why.error.code)
+                self._resumable.abort_quietly(transfer.upload, why.error.code)
             return
-        self._unfinished.abort_quietly(transfer.upload, why)
+        self._resumable.abort_quietly(transfer.upload, why)
         if why == VANISHED:
-            self._outcome.vanished(transfer.item)
+            self._results.vanished(transfer.item)
         else:
-            self._outcome.changed(transfer.item)
+            self._results.changed(transfer.item)

@@ -17,7 +17,7 @@ from s3spool.folder.folder import Folder, NotAFileError, SpecialBitsError
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.rows import Receipt
 from s3spool.queue.inbox import Inbox
-from s3spool.queue.settle import Quiet, Settle
+from s3spool.queue.settle import Settle, SettleReason
 from s3spool.upload.stats import Stats
 
 SLOW_CLOSE_S = 1.0  # removals in slow directories: what is left is removed after the next start
@@ -59,7 +59,7 @@ class Complaints:
             self._told.pop(path.rpartition("/")[0], None)
 
 
-class After:
+class PostUpload:
     """One thread. `committed` is called by the ledger's thread and never blocks.
 
     Files that were sent before the process died arrive here again through `finish`, without a second upload.
@@ -143,7 +143,7 @@ class After:
         finally:
             # In this order: what is offered again must not be refused because it is still in flight.
             again = self._inbox.done(sent.receipt.path) or again
-            if again and not self._settle.touch(sent.receipt.path, Quiet.CHANGED):
+            if again and not self._settle.touch(sent.receipt.path, SettleReason.CHANGED):
                 self._rescan("full")
 
     def _tell(self, sent: Sent) -> None:

@@ -17,16 +17,16 @@ from s3spool.ledger.rows import Identity, Receipt, Retry, State
 from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
-from s3spool.queue.settle import Quiet, Settle
+from s3spool.queue.settle import Settle, SettleReason
 from s3spool.s3.content import Bucket, Stored
-from s3spool.upload.post_upload import After, Sent
+from s3spool.upload.post_upload import PostUpload, Sent
 from s3spool.upload.retry import RetryThread
 from s3spool.upload.stats import Stats
 
 log = structlog.get_logger()
 
 
-class Outcome:
+class ResultHandler:
     """Each path that a worker took ends in exactly one of these. Thread-safe; nothing here blocks."""
 
     def __init__(
@@ -36,7 +36,7 @@ class Outcome:
         inbox: Inbox,
         settle: Settle,
         breaker: CircuitBreaker,
-        after: After,
+        after: PostUpload,
         retry: RetryThread,
         stats: Stats,
         *,
@@ -143,7 +143,7 @@ class Outcome:
             log_at("file.failed", **fields, next_attempt_s=round(delay_s, 3))
         return parked
 
-    def again(self, item: Item, quiet: Quiet, seen: Identity | None) -> None:
+    def again(self, item: Item, quiet: SettleReason, seen: Identity | None) -> None:
         """Not ready: back to settle, where a changed file starts anew."""
         if item.failures.attempts:
             # Only once its row is gone: the sift would take the file for one that waits for its retry.
@@ -153,7 +153,7 @@ class Outcome:
 
     def changed(self, item: Item) -> None:
         log.info("file.changed", path=item.path, operation="upload")
-        self.again(item, Quiet.CHANGED, None)
+        self.again(item, SettleReason.CHANGED, None)
 
     def vanished(self, item: Item) -> None:
         with self._counting:
@@ -170,16 +170,16 @@ class Outcome:
     def done(self, path: str) -> None:
         """Nothing is left to do for it, unless it was offered again meanwhile."""
         if self._inbox.done(path):
-            self._resettle(path, Quiet.CHANGED, None)
+            self._resettle(path, SettleReason.CHANGED, None)
 
     def _settled(self, path: str) -> None:
         """On the ledger's thread: the failure is durable, the path may come again."""
         self.done(path)
         self._retry.wake()
 
-    def _resettle(self, path: str, quiet: Quiet, seen: Identity | None) -> None:
+    def _resettle(self, path: str, quiet: SettleReason, seen: Identity | None) -> None:
         if self._inbox.done(path):
-            quiet, seen = Quiet.CHANGED, None
+            quiet, seen = SettleReason.CHANGED, None
         if not self._settle.touch(path, quiet, seen):
             self._rescan("full")
 

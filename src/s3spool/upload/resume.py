@@ -15,7 +15,7 @@ CHANGED = "the file changed"
 log = structlog.get_logger()
 
 
-class Unfinished:
+class ResumableUploads:
     """Only uploads that the ledger knows. Thread-safe; asks S3 and blocks."""
 
     def __init__(self, folder: Folder, bucket: PartBucket, ledger: Ledger) -> None:

@@ -15,10 +15,10 @@ from s3spool.ledger.rows import Identity, Receipt
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.parts import PartItem
-from s3spool.queue.settle import Quiet
+from s3spool.queue.settle import SettleReason
 from s3spool.s3.content import Bucket, Content, MustAskError, Sender, Stored
-from s3spool.upload.large import Large, PartJob
-from s3spool.upload.result import Outcome, translated
+from s3spool.upload.large import LargeUploads, PartJob
+from s3spool.upload.result import ResultHandler, translated
 
 SMALL_BYTES = 128 * 1024  # up to here a body is read at once, under the gate: 100 workers hold 12.5 MiB at most
 FORBIDDEN_S = 60.0  # rsync --inplace, say, gives others the right to read a file when it has written it
@@ -30,7 +30,7 @@ UNOPENED = Content("", NO_IDENTITY, None, -1)  # of a file in a slow directory, 
 class Job:
     """A file in a worker's hands. `request` is None until a larger file's checksum has been computed."""
 
-    owner: Upload
+    owner: SmallUploads
     item: Item
     content: Content
     request: Any
@@ -54,7 +54,7 @@ class Job:
         self.owner.abandon(self)
 
 
-class Upload:
+class SmallUploads:
     """Steps of a worker. `begin` and `finish` run under the gate and must be quick; the others run outside."""
 
     def __init__(
@@ -63,8 +63,8 @@ class Upload:
         bucket: Bucket,
         inbox: Inbox,
         breaker: CircuitBreaker,
-        outcome: Outcome,
-        large: Large,
+        results: ResultHandler,
+        large: LargeUploads,
         *,
         settle_s: float,
         max_size: int = 0,
@@ -76,7 +76,7 @@ class Upload:
         self._bucket = bucket
         self._inbox = inbox
         self._breaker = breaker
-        self._outcome = outcome
+        self._results = results
         self._large = large
         self._settle_s = settle_s
         self._max_size = max_size
@@ -132,13 +132,13 @@ class Upload:
     def _not_read(self, item: Item, identity: Identity, exc: Exception) -> None:
         """Nothing that is there to be sent, not yet complete, or a failure."""
         if isinstance(exc, FileNotFoundError):
-            self._outcome.vanished(item)
+            self._results.vanished(item)
         elif isinstance(exc, NotAFileError):
-            self._outcome.drop(item, "not a regular file")
+            self._results.drop(item, "not a regular file")
         elif _is_busy(exc, identity):
-            self._outcome.again(item, Quiet.BUSY, None)
+            self._results.again(item, SettleReason.BUSY, None)
         else:
-            self._outcome.failed(item, identity, translated(exc, item.path))
+            self._results.failed(item, identity, translated(exc, item.path))
 
     def load(self, job: Job, sender: Sender) -> bool:
         """Compute what takes longer; False when nothing is to be sent after all."""
@@ -147,7 +147,7 @@ class Upload:
         item, content = job.item, job.content
         try:
             if item.receipt is not None and self._unchanged(content, item.receipt):
-                self._outcome.record(item, content.identity, item.receipt.key, item.receipt, job.times, attempt=0)
+                self._results.record(item, content.identity, item.receipt.key, item.receipt, job.times, attempt=0)
                 return self._not_sent(job)
             if self._large.wants(content.size):
                 return self._start_large(job)
@@ -156,7 +156,7 @@ class Upload:
                 return self._found_there(job, stored)
             sender.prepare(job.request)
         except Exception as exc:  # noqa: BLE001 - the same
-            self._outcome.failed(item, content.identity, translated(exc, item.path), job.times.monotonic_s)
+            self._results.failed(item, content.identity, translated(exc, item.path), job.times.monotonic_s)
         else:
             return True
         self._close(job)
@@ -183,10 +183,10 @@ class Upload:
         """The content is in S3 already: that is the file's success, if it is still the file's content."""
         item, content = job.item, job.content
         if content.fd >= 0 and not self._folder.is_same(content.identity, Identity.of(os.fstat(content.fd))):
-            self._outcome.changed(item)
+            self._results.changed(item)
         else:
             attempt = item.failures.attempts + 1
-            self._outcome.record(item, content.identity, stored.key, stored, job.times, attempt=attempt)
+            self._results.record(item, content.identity, stored.key, stored, job.times, attempt=attempt)
         return self._not_sent(job)
 
     def _not_sent(self, job: Job) -> bool:
@@ -213,7 +213,7 @@ class Upload:
         """The worker died over this file: close it and retry with backoff, so that it cannot kill every worker."""
         self._close(job)
         error = UploadError("send", job.item.path, "WorkerDied", "the worker that sent it died", scope=Scope.FILE)
-        self._outcome.failed(job.item, job.content.identity, error)
+        self._results.failed(job.item, job.content.identity, error)
 
     def _check_size(self, path: str, size: int) -> None:
         """Raises UploadError (permanent)."""
@@ -233,18 +233,18 @@ class Upload:
         free = lease(fd)
         try:
             if free is Lease.BUSY:
-                self._outcome.again(item, Quiet.BUSY, None)
+                self._results.again(item, SettleReason.BUSY, None)
                 return None
             quiet_s = now - identity.mtime_ns / 1e9
             if quiet_s < self._settle_s and item.seen != identity:
-                self._outcome.again(item, Quiet.CHANGED, identity)
+                self._results.again(item, SettleReason.CHANGED, identity)
                 return None
             if identity.size > SMALL_BYTES:
                 return Content(item.path, identity, None, fd)
             # The lease, where we have it, keeps writers out until the body is read: it cannot be torn.
             body = os.read(fd, identity.size + 1)
             if len(body) != identity.size or (free is not Lease.FREE and Identity.of(os.fstat(fd)) != identity):
-                self._outcome.changed(item)
+                self._results.changed(item)
                 return None
             return Content(item.path, identity, body, -1)
         finally:
@@ -265,12 +265,12 @@ class Upload:
         if error is None:
             self._breaker.succeeded(job.times)
         if torn and (error is None or error.may_be_torn):
-            self._outcome.changed(item)
+            self._results.changed(item)
         elif error is not None:
-            self._outcome.failed(item, content.identity, error, job.times.monotonic_s)
+            self._results.failed(item, content.identity, error, job.times.monotonic_s)
         else:
             attempt = item.failures.attempts + 1
-            self._outcome.record(item, content.identity, stored.key, stored, job.times, attempt=attempt)
+            self._results.record(item, content.identity, stored.key, stored, job.times, attempt=attempt)
 
     def _unchanged(self, content: Content, receipt: Receipt) -> bool:
         return self._bucket.digest(content, receipt.checksum.partition(":")[0]) == receipt.checksum

@@ -12,15 +12,15 @@ import structlog
 from s3spool.errors import S3SpoolError
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.folder.slow_directories import SlowDirectories
-from s3spool.heartbeat import Stall
+from s3spool.heartbeat import HangDetector
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.parts import PartItem
 from s3spool.s3.content import Bucket, Sender
-from s3spool.upload.cpu_affinity import Cores
+from s3spool.upload.cpu_affinity import CpuAffinity
 from s3spool.upload.large import PartJob
-from s3spool.upload.leader_followers import Wheel
-from s3spool.upload.small import Job, Upload
+from s3spool.upload.leader_followers import LeaderFollowers
+from s3spool.upload.small import Job, SmallUploads
 from s3spool.upload.stats import Stats
 
 CLOSE_S = 0.05  # closing all connections takes less
@@ -58,10 +58,10 @@ class Workers:
         count: int,
         bucket: Bucket,
         inbox: Inbox,
-        upload: Upload,
+        upload: SmallUploads,
         breaker: CircuitBreaker,
         stats: Stats,
-        cores: Cores,
+        cpu_affinity: CpuAffinity,
         *,
         limited: Callable[[], bool] = lambda: False,
         stall_s: float = 90.0,
@@ -76,19 +76,19 @@ class Workers:
         self._limiter = breaker.limiter
         self._limiter.widen(count)
         self._stats = stats
-        self._cores = cores
+        self._cpu_affinity = cpu_affinity
         self._gate = threading.Lock()
         self._closing = False
         self._threads: list[threading.Thread] = []
         self._seats = [Seat(number) for number in range(count)]
         carrier = bucket.carrier()
-        self._wheel = Wheel(carrier, self._gate, count, self._arrived) if carrier else None
+        self._wheel = LeaderFollowers(carrier, self._gate, count, self._arrived) if carrier else None
         self._limited = limited
         self._ending: threading.Thread | None = None
-        self.stall = Stall(stall_s)
+        self.stall = HangDetector(stall_s)
         self._slow = slow or SlowDirectories()
-        self._slow_stall = Stall(HANGS_S)
-        self.cooled = 0  #: how often a worker has closed its connections, because nothing came
+        self._slow_stall = HangDetector(HANGS_S)
+        self.closed_idle = 0  #: how often a worker has closed its connections, because nothing came
 
     def start(self) -> None:
         """Raises S3SpoolError where the system has no thread left to give."""
@@ -108,9 +108,9 @@ class Workers:
         replaced = 0
         for number, thread in enumerate(self._threads):
             if not thread.is_alive() and not self._closing:
-                seat, self._seats[number] = self._seats[number], Seat(number)
-                if seat.job is not None:
-                    seat.job.abandon()
+                slot, self._seats[number] = self._seats[number], Seat(number)
+                if slot.job is not None:
+                    slot.job.abandon()
                 new = self._new_thread(number)
                 try:
                     new.start()
@@ -141,15 +141,15 @@ class Workers:
 
     def hanging(self, now: float) -> list[str]:
         """The names of those that neither send nor wait for an answer, but have a file. For the supervisor alone."""
-        riders = self._wheel.riders() if self._wheel else set()
+        members = self._wheel.members() if self._wheel else set()
         hands: list[tuple[threading.Thread, object]] = [
-            (thread, seat.job)
-            for thread, seat in zip(self._threads, self._seats, strict=True)
-            if (job := seat.job) is not None and seat.number not in riders and not self._slow.holds(job.item.path)
+            (thread, slot.job)
+            for thread, slot in zip(self._threads, self._seats, strict=True)
+            if (job := slot.job) is not None and slot.number not in members and not self._slow.holds(job.item.path)
         ]
-        driver = self._wheel.driver if self._wheel else None
-        if driver is not None:
-            hands.append((self._threads[driver], self._wheel))
+        leader = self._wheel.leader if self._wheel else None
+        if leader is not None:
+            hands.append((self._threads[leader], self._wheel))
         names = {thread.native_id or 0: thread.name for thread, _ in hands}
         return [names[number] for number in self.stall.look(((t.native_id or 0, what) for t, what in hands), now)]
 
@@ -157,23 +157,23 @@ class Workers:
         """The paths of those files of slow directories over which a worker hangs. For the supervisor alone."""
         if not self._slow.any:
             return []
-        riders = self._wheel.riders() if self._wheel else set()
+        members = self._wheel.members() if self._wheel else set()
         jobs = {
             thread.native_id or 0: job
-            for thread, seat in zip(self._threads, self._seats, strict=True)
-            if (job := seat.job) is not None and seat.number not in riders and self._slow.holds(job.item.path)
+            for thread, slot in zip(self._threads, self._seats, strict=True)
+            if (job := slot.job) is not None and slot.number not in members and self._slow.holds(job.item.path)
         }
         return sorted({jobs[number].item.path for number in self._slow_stall.look(jobs.items(), now)})
 
     def only_hanging(self, now: float) -> bool:
         """Whether all workers that have not ended hang over files of slow directories. For the supervisor alone."""
         hanging = set(self.hanging_files(now))
-        seats = [seat for thread, seat in zip(self._threads, self._seats, strict=True) if thread.is_alive()]
-        return bool(seats) and all((job := seat.job) is not None and job.item.path in hanging for seat in seats)
+        slots = [slot for thread, slot in zip(self._threads, self._seats, strict=True) if thread.is_alive()]
+        return bool(slots) and all((job := slot.job) is not None and job.item.path in hanging for slot in slots)
 
     def jobs(self) -> list[Job | PartJob]:
         """What is being sent at this moment."""
-        return [job for seat in self._seats if (job := seat.job) is not None]
+        return [job for slot in self._seats if (job := slot.job) is not None]
 
     def close(self, remaining_s: Callable[[], float]) -> bool:
         """Let each worker finish its file; False when the time was over before all had.
@@ -200,100 +200,100 @@ class Workers:
         return threading.Thread(target=self._run, args=(number,), name=name, daemon=True)
 
     def _run(self, number: int) -> None:
-        seat = self._seats[number]
+        slot = self._seats[number]
         try:
-            self._loop(seat)
+            self._loop(slot)
         finally:
-            seat.cool()
+            slot.cool()
 
-    def _loop(self, seat: Seat) -> None:
+    def _loop(self, slot: Seat) -> None:
         while True:
-            job, rides = seat.job, False
+            job, rides = slot.job, False
             if job is None:
-                rides = self._wait(seat)
-                if self._closing and seat.job is None:
+                rides = self._wait(slot)
+                if self._closing and slot.job is None:
                     return
             elif job.answer is not None:
                 # The answer alone did not prove it: ask S3, or read the file again, while the others go on.
                 job.finish_slowly()
-                seat.job = None
+                slot.job = None
             else:
-                rides = self._send_alone(seat, job)
+                rides = self._send_alone(slot, job)
             job = None
-            if rides and self._wheel and not self._wheel.ride(seat.number):
-                job, seat.job = seat.job, None
+            if rides and self._wheel and not self._wheel.join(slot.number):
+                job, slot.job = slot.job, None
                 if job is not None:
                     job.abandon()
 
-    def _wait(self, seat: Seat) -> bool:
+    def _wait(self, slot: Seat) -> bool:
         """Nothing to do, or nothing allowed: block until there is, or the inbox is closed. True if it rides."""
-        if seat.alone is not None:
-            seat.alone.rest()
-        if seat.number >= self._limiter.limit:
-            seat.cool()  # connections or descriptors are scarce: the workers that may send need them
-        self._limiter.admit(seat.number)
-        item = self._inbox.take(partial(self._cool, seat) if seat.alone or seat.rider else None)
+        if slot.alone is not None:
+            slot.alone.rest()
+        if slot.number >= self._limiter.limit:
+            slot.cool()  # connections or descriptors are scarce: the workers that may send need them
+        self._limiter.admit(slot.number)
+        item = self._inbox.take(partial(self._cool, slot) if slot.alone or slot.rider else None)
         rides = False
         if item is None:
             self._closing = True
         else:
             with self._gate:
                 # Failures are judged under the gate: after a slow-down nothing more goes out.
-                held = seat.number >= self._limiter.limit and not self._breaker.open
+                held = slot.number >= self._limiter.limit and not self._breaker.open
                 if not (held and self._inbox.put_back(item, first=True)):
-                    rides = self._begin(seat, item)
-                    self._board(seat, rides)
+                    rides = self._begin(slot, item)
+                    self._board(slot, rides)
         return rides
 
-    def _cool(self, seat: Seat) -> None:
-        seat.cool()
-        self.cooled += 1  # two at once may count as one: it matters only that it changes
+    def _cool(self, slot: Seat) -> None:
+        slot.cool()
+        self.closed_idle += 1  # two at once may count as one: it matters only that it changes
 
-    def _send_alone(self, seat: Seat, job: Job | PartJob) -> bool:
+    def _send_alone(self, slot: Seat, job: Job | PartJob) -> bool:
         """Block until the answer is there, and judge it. True if the worker's next file rides."""
-        sender = seat.alone = seat.alone or self._bucket.transport()
+        sender = slot.alone = slot.alone or self._bucket.transport()
         if job.request is not None:
             sender.send()
         else:
             # A large body needs no GIL for most of the time: any CPU may do it.
-            with self._cores.roaming():
+            with self._cpu_affinity.roaming():
                 loaded = job.load(sender)
                 if loaded:
                     sender.send()
             if not loaded:
-                seat.job = None
+                slot.job = None
                 return False
         with self._gate:
-            rides = self._arrived(seat.number, sender)
-            self._board(seat, rides)
+            rides = self._arrived(slot.number, sender)
+            self._board(slot, rides)
         return rides
 
     # The callers of these hold the gate.
 
     def _arrived(self, number: int, sender: Sender) -> bool:
         """Judge the answer, and prepare this worker's next file in the same turn. True if that one rides."""
-        seat = self._seats[number]
-        if seat.job is None or not seat.job.finish(sender.answer()):
+        slot = self._seats[number]
+        if slot.job is None or not slot.job.finish(sender.answer()):
             return False
-        seat.job = None
+        slot.job = None
         if self._breaker.open or number >= self._limiter.limit:
             return False
         item = self._inbox.take_nowait()
-        return item is not None and self._begin(seat, item)
+        return item is not None and self._begin(slot, item)
 
-    def _begin(self, seat: Seat, item: Item | PartItem) -> bool:
+    def _begin(self, slot: Seat, item: Item | PartItem) -> bool:
         """Open the file; what is small is prepared. True if it is to ride."""
-        job = seat.job = self._upload.begin(item)
+        job = slot.job = self._upload.begin(item)
         if job is None or job.request is None:
             return False
         if self._wheel is None or self._limited():
-            seat.alone = seat.alone or self._bucket.transport()
-            seat.alone.prepare(job.request)
+            slot.alone = slot.alone or self._bucket.transport()
+            slot.alone.prepare(job.request)
             return False
-        seat.rider = seat.rider or self._bucket.transport()
-        seat.rider.prepare(job.request)
+        slot.rider = slot.rider or self._bucket.transport()
+        slot.rider.prepare(job.request)
         return True
 
-    def _board(self, seat: Seat, rides: bool) -> None:
-        if rides and self._wheel and seat.rider:
-            self._wheel.board(seat.number, seat.rider)
+    def _board(self, slot: Seat, rides: bool) -> None:
+        if rides and self._wheel and slot.rider:
+            self._wheel.submit(slot.number, slot.rider)
