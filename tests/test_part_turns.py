@@ -6,14 +6,24 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from s3spool.failure.breaker import Times
 from s3spool.ledger.rows import Identity, Multipart, Part
+from s3spool.queue import parts
 from s3spool.queue.item import Item
-from s3spool.queue.parts import COMPLETE, OPEN_OF_ONE_OWNER, OPEN_TRANSFERS, PartItem, PartQueue, Transfer
+from s3spool.queue.parts import (
+    COMPLETE,
+    OPEN_OF_ONE_OWNER,
+    OPEN_TRANSFERS,
+    SLOW_BEGIN_S,
+    PartItem,
+    PartQueue,
+    Transfer,
+)
 from s3spool.s3.content import Content
 from support.daemon import Daemon
 from support.faults import Fault
@@ -126,10 +136,29 @@ def test_how_many_may_be_under_way() -> None:
 def test_those_that_are_about_to_begin_count() -> None:
     """A hundred workers that take a large file each at the same moment begin no more than one after the other."""
     queue = PartQueue(lambda: 0, 25)
-    assert [queue.begin(ALICE) for _ in range(100)].count(True) == OPEN_OF_ONE_OWNER
-    queue.begun(ALICE)
+    tokens = [token for token in (queue.begin(ALICE) for _ in range(100)) if token is not None]
+    assert len(tokens) == OPEN_OF_ONE_OWNER
+    queue.begun(tokens[0])
     assert queue.begin(ALICE)
     assert not queue.begin(ALICE)
+
+
+def test_what_s3_does_not_begin_holds_up_no_other_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve that are never answered: after a second others may begin, and somebody looks at them then."""
+    now = [1000.0]
+    monkeypatch.setattr(parts, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    queue = PartQueue(lambda: 0, 25)
+    assert all(queue.begin(ALICE) for _ in range(OPEN_OF_ONE_OWNER))
+    assert queue.next_in_s() is None
+    queue.put_aside("good", ALICE)
+    assert queue.waiting() > 0
+    assert queue.next_in_s() == SLOW_BEGIN_S
+
+    now[0] += SLOW_BEGIN_S
+
+    assert queue.waiting() == 0
+    assert queue.next_in_s() is None
+    assert queue.begin(ALICE)
 
 
 def test_nothing_is_left_to_do_while_all_parts_are_taken() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from contention.faults import AdmitConnections, SlowLine
-from support.faults import Delay, Status
+from support.faults import Delay, Reset, Status, Truncated
 from support.slow_files import SlowFiles
 from support.waiting import eventually
 
@@ -369,6 +370,100 @@ def silent_requests(stage: Stage) -> None:
     stage.start()
 
 
+def symbolic_links(stage: Stage) -> None:
+    place = stage.daemon.folder / "crowd"
+    place.mkdir()
+    (stage.home / "outside").write_text("not in the folder")
+    for number in range(stage.size):
+        (place / str(number)).symlink_to(stage.home / "outside")
+    stage.start()
+
+
+def sockets(stage: Stage) -> None:
+    place = stage.daemon.folder / "crowd"
+    place.mkdir()
+    for number in range(stage.size):
+        os.mknod(place / str(number), stat.S_IFSOCK | 0o600)
+    stage.start()
+
+
+def long_names(stage: Stage) -> None:
+    """Each byte becomes three in the key."""
+    place = stage.daemon.folder / "crowd"
+    place.mkdir()
+    for number in range(stage.size):
+        (place / f"{number:06}".ljust(255, "\x01")).touch()
+    stage.start()
+
+
+def one_directory_each(stage: Stage) -> None:
+    place = stage.daemon.folder / "crowd"
+    for number in range(stage.size):
+        (place / str(number)).mkdir(parents=True)
+        (place / str(number) / "file").touch()
+    stage.start()
+
+
+def refused_for_good(stage: Stage) -> None:
+    stage.server.script(Status(code=400, error_code="InvalidRequest"), times=None, match="^PUT crowd")
+    stage.fill()
+    stage.start()
+
+
+def answers_after_5_s(stage: Stage) -> None:
+    stage.server.script(Delay(5), times=None, match="^PUT crowd")
+    stage.fill()
+    stage.start()
+
+
+def every_third_reset(stage: Stage) -> None:
+    turns = iter(range(10**9))
+    stage.server.script(Reset("before"), times=None, match=lambda _: next(turns) % 3 == 0)
+    stage.fill()
+    stage.start()
+
+
+def answers_cut_short(stage: Stage) -> None:
+    stage.server.script(Truncated(), times=None, match="^PUT crowd")
+    stage.fill()
+    stage.start()
+
+
+def sparse_file(stage: Stage) -> None:
+    """Nearly 10,000 parts that cost their owner nothing."""
+    stage.server.script(SlowLine(MIB), times=None, match="^PUT crowd")
+    place = stage.daemon.folder / "crowd"
+    place.mkdir()
+    for number in range(stage.size):
+        with (place / str(number)).open("wb") as file:
+            file.truncate(2**40)
+    stage.start()
+
+
+def changed_modes(stage: Stage) -> None:
+    """Of files that are uploaded and kept: each is compared by its checksum."""
+    stage.fill(content=b"content")
+    stage.start()
+    stage.daemon.wait_uploaded(stage.size, 120)
+    act = "os.chmod(place / f'{number % count:06}', 0o600 + number // count % 2 * 0o44)"
+    stage.run(sys.executable, "-c", WRITER.format(act=act), stage.daemon.folder / "crowd", stage.size)
+
+
+def command_storm(stage: Stage, *command: str) -> None:
+    failing_each(stage)
+    cli = [*stage.daemon.program[:3], *command[:1], "--config", stage.daemon.config_path, *command[1:]]
+    for _ in range(4):
+        stage.run("sh", "-c", 'while true; do "$@" >/dev/null 2>&1; done', "sh", *cli)
+
+
+def retry_storm(stage: Stage) -> None:
+    command_storm(stage, "retry", "--all")
+
+
+def why_storm(stage: Stage) -> None:
+    command_storm(stage, "why", "crowd/000000")
+
+
 KEEP, DELETE = {"after": {"action": "keep"}}, {"after": {"action": "delete"}}
 
 SCENARIOS = [
@@ -420,4 +515,16 @@ SCENARIOS = [
     Scenario("the log unread", 20_000, log_unread, least=2000),
     Scenario("the process stopped for 2 s again and again", 1, stopped),
     Scenario("busy processes beside it", 8, busy_machine, least=8),
+    Scenario("symbolic links", 10_000, symbolic_links),
+    Scenario("sockets", 10_000, sockets),
+    Scenario("names of 255 odd bytes", 10_000, long_names),
+    Scenario("directories of one file", 10_000, one_directory_each),
+    Scenario("files refused for good", 5000, refused_for_good, limit_s=12.0),
+    Scenario("answers that take 5 s", 2000, answers_after_5_s),
+    Scenario("every third request reset", 2000, every_third_reset, limit_s=12.0),
+    Scenario("answers cut short", 2000, answers_cut_short, limit_s=12.0),
+    Scenario("sparse files of 1 TiB", 3, sparse_file),
+    Scenario("modes of uploaded files changed all the time", 2000, changed_modes, sections=KEEP),
+    Scenario("`retry --all` all the time", 1000, retry_storm, limit_s=12.0),
+    Scenario("`why` all the time", 1000, why_storm),
 ]

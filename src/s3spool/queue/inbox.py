@@ -341,7 +341,11 @@ class Inbox:
             if (place := self._allowed(kind)) is not None:
                 return self._taken(kind, place)
         place = None if self.parts.waiting() else self._allowed(Lane.LARGE)
-        return None if place is None else self._taken(Lane.LARGE, place)
+        if place is None:
+            return None
+        if len(self._lanes[Lane.LARGE]) > 1 and self._standby:
+            self._standby.call()  # for the next one: time alone has made room, perhaps, of which nobody is told
+        return self._taken(Lane.LARGE, place)
 
     def _allowed(self, kind: Lane) -> int | None:
         """The place of the first file in this lane whose share of the workers has room; None where there is none."""

@@ -20,6 +20,7 @@ from s3spool.s3.content import Content
 COMPLETE = 0  # the number of the last act: parts count from 1
 OPEN_TRANSFERS = 24  # one with 10,000 confirmed parts takes 4 MB
 OPEN_OF_ONE_OWNER = 12
+SLOW_BEGIN_S = 1.0  # a transfer that S3 has not begun after so long holds up no other one
 
 
 class GivenUp(NamedTuple):
@@ -84,7 +85,7 @@ class PartQueue:
         self._lock = threading.Lock()
         self._transfers: list[Transfer] = []
         self._lanes = PartConcurrency(sent_bytes)
-        self._beginning: list[int] = []  # owners of the transfers that are about to be added
+        self._beginning: list[tuple[float, int]] = []  # transfers about to be added: monotonic seconds, owner
         self._takes = 0
         self.in_flight = 0  #: parts that workers hold
         self.limit = OPEN_TRANSFERS  #: how many may be under way, where each is another owner's
@@ -97,17 +98,18 @@ class PartQueue:
         with self._lock:
             self._transfers.append(transfer)
 
-    def begin(self, owner: int) -> bool:
-        """Whether one more transfer of this owner may begin; if so, `begun` has to follow, even without `add`."""
+    def begin(self, owner: int) -> tuple[float, int] | None:
+        """A token if one more transfer of this owner may begin; `begun` has to follow then, even without `add`."""
         with self._lock:
             if not self._may_begin(owner):
-                return False
-            self._beginning.append(owner)
-            return True
+                return None
+            token = time.monotonic(), owner
+            self._beginning.append(token)
+            return token
 
-    def begun(self, owner: int) -> None:
+    def begun(self, token: tuple[float, int]) -> None:
         with self._lock:
-            self._beginning.remove(owner)
+            self._beginning.remove(token)
 
     def put_aside(self, path: str, owner: int) -> None:
         """The file waits in the inbox until `waiting` is 0; `taken_up` has to follow when a worker takes it."""
@@ -138,13 +140,17 @@ class PartQueue:
             return part
 
     def next_in_s(self) -> float | None:
-        """After how long to ask again whether a part can be taken (0: it can); None if none waits."""
+        """After how long to ask again whether a part or a file put aside can be taken (0: a part can); None: never."""
         now = time.monotonic()
         with self._lock:
             if self._next(now) is not None:
                 return 0.0
             waits = any(transfer.pending and not transfer.slow for transfer in self._transfers)
-            return self._lanes.open_in_s(now) if waits else None
+            dues = [self._lanes.open_in_s(now)] if waits else []
+            if self._aside:
+                slow_in_s = (since + SLOW_BEGIN_S - now for since, _ in self._beginning)
+                dues += [due_s for due_s in slow_in_s if due_s > 0]
+            return min(dues, default=None)
 
     def put_back(self, item: PartItem) -> None:
         """Unsent, or to be sent again. The caller still holds it, until `release`."""
@@ -206,7 +212,9 @@ class PartQueue:
             return list(self._transfers)
 
     def _may_begin(self, owner: int) -> bool:
-        owners = [*self._beginning, *(transfer.owner for transfer in self._transfers)]
+        slow = time.monotonic() - SLOW_BEGIN_S
+        owners = [owner for since, owner in self._beginning if since > slow]
+        owners += [transfer.owner for transfer in self._transfers]
         its = owners.count(owner)
         return its < OPEN_OF_ONE_OWNER and len(owners) < (min(self.limit, OPEN_TRANSFERS) if its else self.limit)
 

@@ -104,14 +104,15 @@ class LargeUploads:
         """
         self._bucket.check_size(item.path, content.size)
         owner = os.fstat(content.fd).st_uid
-        if not self._queue.begin(owner):
+        token = self._queue.begin(owner)
+        if token is None:
             self._queue.put_aside(item.path, owner)
             self._inbox.put_back(item._replace(large=True), first=False)
             return False
         try:
             self._start(item, content, times, owner)
         finally:
-            self._queue.begun(owner)
+            self._queue.begun(token)
         return True
 
     def _start(self, item: Item, content: Content, times: Times, owner: int) -> None:
