@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 BEGIN = "<!-- figures: begin, written by `python -m benchmarks --update-docs` -->"
 END = "<!-- figures: end -->"
-NAMES = {"boto3": "boto3, 100 threads", "aws": "aws cli", "raw": "(bare sockets)"}
+NAMES = {"aws": "aws cli", "raw": "(bare sockets)"}
 
 BY_CLIENT: dict[str, Callable[[Measured], str]] = {
     "Speed: files/s, of large files MiB/s": lambda one: f"{_speed(one):,.0f}",
