@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from benchmarks.results import MIB, Measured
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from benchmarks.results import Measured, Results
+    from benchmarks.results import Results
     from benchmarks.rows import Row
 
 BEGIN = "<!-- figures: begin, written by `python -m benchmarks --update-docs` -->"
 END = "<!-- figures: end -->"
-NAMES = {"boto3": "boto3, 100 threads", "aws": "aws cli", "raw": "(bare sockets)"}
+NAMES = {"aws": "aws cli", "raw": "(bare sockets)"}
+
+BY_CLIENT: dict[str, Callable[[Measured], str]] = {
+    "Speed: files/s, of large files MiB/s": lambda one: f"{_speed(one):,.0f}",
+    "CPU: ms a file, of large files s/GiB": lambda one: (
+        f"{one.cpu_s_per_gib if _large(one) else one.cpu_ms_per_file:.2f}"
+    ),
+    "Memory at the height: MiB": lambda one: f"{one.peak_rss_mib:.0f}",
+    "Connections opened": lambda one: f"{one.connections:,}" if one.connections else "",
+}
+
+
+def _large(one: Measured) -> bool:
+    return one.size_bytes >= MIB
+
+
+def _speed(one: Measured) -> float:
+    return one.mib_per_s if _large(one) else one.files_per_s
 
 
 def name(client: str) -> str:
@@ -54,6 +74,15 @@ def headline(results: Results, row: Row) -> str:
     return "; ".join([f"s3spool: {', '.join([*of_ceiling, *ratios])}", *problems])
 
 
+def by_client(results: Results, figure: Callable[[Measured], str]) -> str:
+    """One figure: a line per client, a column per row of the benchmark that has the figure."""
+    cells = {(one.row, one.client): figure(one) for one in results.measured if one.rounds}
+    rows = [row for row in results.rows if any(told and name == row.name for (name, _), told in cells.items())]
+    clients = dict.fromkeys(one.client for row in rows for one in results.of(row))
+    lines = [[name(client), *(cells.get((row.name, client), "") for row in rows)] for client in clients]
+    return markdown_table([["client", *(row.name for row in rows)], *lines])
+
+
 def quiet(results: Results) -> str:
     """The rows without peers."""
     return "\n".join(
@@ -75,8 +104,10 @@ def markdown(results: Results) -> str:
         f"medians of {results.rounds} rounds",
     )
     parts = [f"{'; '.join(sentences)}. {', '.join(versions)}."]
-    for row in results.rows:
-        parts += [f"### {set_of_files(row)}: {row.title}", table(results, row), headline(results, row)]
+    for title, figure in BY_CLIENT.items():
+        parts += [f"### {title}", by_client(results, figure)]
+    parts += ["### s3spool beside the others"]
+    parts += ["\n".join(f"- {row.name}: {headline(results, row).removeprefix('s3spool: ')}" for row in results.rows)]
     if results.quiet:
         parts += ["### The daemon by itself", quiet(results)]
     return "\n\n".join(part for part in parts if part)

@@ -83,7 +83,11 @@ def main() -> None:
     add("--memory", default="/dev/shm", help="where the files are made")  # noqa: S108 - a tmpfs
     add("--disk", default="/var/tmp", help="where the state is kept")  # noqa: S108 - a private directory
     add("--output", default=str(results.REPOSITORY / "benchmarks/results/scale.json"), help="JSON file to add to")
-    add("--update-docs", action="store_true", help="write all of that file into docs/performance.md and docs/scale.svg")
+    add(
+        "--update-docs",
+        action="store_true",
+        help="write all of that file into docs/developers-performance.md and docs/scale.svg",
+    )
     options = parser.parse_args()
     output = Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +114,7 @@ def main() -> None:
         (docs / "scale.svg").write_text(curve.svg(grown))
         text = report.markdown_table([HEADER, *(one.cells() for one in grown)])
         others = "\n".join(f"- {line}" for line in known["others"].values())
-        report.replace_between(docs / "performance.md", BEGIN, END, f"{text}\n\n{others}")
+        report.replace_between(docs / "developers-performance.md", BEGIN, END, f"{text}\n\n{others}")
 
 
 @contextmanager

@@ -246,7 +246,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=5000, help="in each round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="medians count (default: %(default)s)")
-    parser.add_argument("--update-docs", action="store_true", help="write the table into docs/performance.md")
+    parser.add_argument(
+        "--update-docs", action="store_true", help="write the table into docs/developers-performance.md"
+    )
     options = parser.parse_args()
     os.environ |= {"AWS_ACCESS_KEY_ID": sinks.ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": sinks.SECRET_KEY}
     taken: dict[str, list[float]] = {name: [] for name in STEPS}
@@ -260,7 +262,7 @@ def main() -> None:
     text = report.markdown_table([["step", "us CPU a file"], *lines, ["sum", f"{sum(figures.values()):.0f}"]])
     print(text)
     if options.update_docs:
-        report.replace_between(results.REPOSITORY / "docs/performance.md", BEGIN, END, text)
+        report.replace_between(results.REPOSITORY / "docs/developers-performance.md", BEGIN, END, text)
 
 
 @contextmanager

@@ -369,7 +369,7 @@ def test_death_of_the_main_thread_is_logged_before_the_end() -> None:
     """The interpreter's own traceback would be many lines without a level."""
     program = (
         "import sys, warnings\n"
-        "from s3spool.service import logs\n"
+        "from s3spool.logs import log_thread as logs\n"
         "logs.configure('json', 'info')\n"
         "warnings.warn('old ways', UserWarning)\n"
         "raise RuntimeError('the cause')"
@@ -400,7 +400,7 @@ def test_what_is_missing_under_systemd_is_said_once(tmp_path: Path, missing: str
     home = Daemon(tmp_path, bucket="some-bucket", log={"format": "journal" if missing == "journald" else "json"})
     home.config_path.write_text(to_toml(home.config))
     program = (
-        "import sys\nfrom pathlib import Path\nfrom s3spool.service import journal\n"
+        "import sys\nfrom pathlib import Path\nfrom s3spool.logs import journal\n"
         "journal.SOCKET = Path('/nonexistent')\n"
         "sys.modules['systemd'] = sys.modules['systemd.daemon'] = None\n"
         f"sys.argv = ['s3spool', 'run', '--config', {str(home.config_path)!r}]\n"

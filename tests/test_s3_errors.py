@@ -258,54 +258,75 @@ def test_rules_make_sense(rule: Rule) -> None:
     assert not rule.hint.endswith(".")
 
 
-def follows(rule: Rule) -> str:
-    if rule.scope is Scope.LOAD:
-        return "slowed down"
-    if rule.scope is Scope.EVERYBODY:
-        return "paused at once"
-    return "parked" if rule.permanent else "waits"
+FOLLOWS = {
+    (Scope.EVERYBODY, False): "paused at once",
+    (Scope.UNKNOWN, False): "waits",
+    (Scope.UNKNOWN, True): "parked",
+    (Scope.FILE, False): "waits",
+    (Scope.LOAD, False): "slowed down",
+}
 
 
-def table(heading: str) -> dict[str, tuple[str, str, str]]:
-    """The rows of a section: first column to the three others."""
-    section = DOCUMENT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (`.+?`.*?|any other) \| (\w+) \| ([\w ]+) \| (.*?) ?\|$", section, re.MULTILINE)
-    assert len({name for name, *_ in rows}) == len(rows) > 0
-    return {name: (scope, what, hint) for name, scope, what, hint in rows}
+def documented() -> list[tuple[str, list[str], str]]:
+    """The rows of docs/errors.md: the heading above (scope and consequence), the errors, the hint."""
+    rows = []
+    for heading, section in re.findall(r"^## (\w+: [\w ]+)\n(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL):
+        for errors, hint in re.findall(r"^\| (`.+?) \| (.*) \|$", section, re.MULTILINE):
+            rows.append((heading, errors.split(", "), hint))
+    return rows
 
 
-def documented(rule: Rule) -> tuple[str, str, str]:
-    return rule.scope.value, follows(rule), rule.hint
+def heading_of(rule: Rule) -> str:
+    return f"{rule.scope.value.capitalize()}: {FOLLOWS[rule.scope, rule.permanent]}"
 
 
-@pytest.mark.parametrize(
-    ("heading", "rules"),
-    [
-        ("Codes of S3", {f"`{code}`": rule for code, rule in BY_CODE.items()}),
-        ("HTTP statuses", {f"`{status}`": rule for status, rule in BY_STATUS.items()}),
-        ("Errors of libcurl", {f"`{name}` {number}": rule for number, (name, rule) in BY_CURL.items()}),
-    ],
-)
-def test_document_shows_the_tables(heading: str, rules: dict[str, Rule]) -> None:
-    """docs/errors.md has each row as the code has it, in order, and no other."""
-    shown = table(heading)
-
-    assert shown == {name: documented(rule) for name, rule in rules.items()}
-    if heading == "Codes of S3":
-        assert list(shown) == sorted(shown, key=lambda name: name.strip("`"))
+def boto3_error(name: str) -> UploadError:
+    kind: Any = getattr(botocore.exceptions, name)
+    return translated(kind(endpoint_url="u", proxy_url="p", error="e"), "f")
 
 
-def test_document_shows_local_errors_and_those_of_boto3() -> None:
-    """The same for what has no table in the code."""
-    local = table("Local errors")
-    for name in errno.errorcode.values():
-        error = local_error(OSError(getattr(errno, name), "x"), "f")
-        assert local.get(f"`{name}`", local["any other"]) == documented(rule_of(error))
+BY_EXCEPTION = {
+    name: rule_of(boto3_error(name))
+    for name in (
+        "EndpointConnectionError",
+        "ProxyConnectionError",
+        "SSLError",
+        "ConnectTimeoutError",
+        "ConnectionClosedError",
+        "HTTPClientError",
+        "ReadTimeoutError",
+    )
+}
+BY_ERRNO = {name: rule_of(local_error(OSError(getattr(errno, name), "x"), "f")) for name in errno.errorcode.values()}
+OTHER_ERRNO = Rule(Scope.FILE)
 
-    for name, row in table("Errors of boto3").items():
-        kind: Any = getattr(botocore.exceptions, name.strip("`"), botocore.exceptions.BotoCoreError)
-        exc = kind(endpoint_url="u", proxy_url="p", error="e")
-        assert row == documented(rule_of(translated(exc, "f")))
+
+def test_document_shows_every_error() -> None:
+    """docs/errors.md lists each error of the tables once, with its scope, what follows and its hint, and no other."""
+    rules = {
+        **{f"`{code}`": rule for code, rule in BY_CODE.items()},
+        **{f"`{status}`": rule for status, rule in BY_STATUS.items()},
+        **{f"`{name}` {number}": rule for number, (name, rule) in BY_CURL.items()},
+        **{f"`{name}`": rule for name, rule in BY_EXCEPTION.items()},
+        **{f"`{name}`": rule for name, rule in BY_ERRNO.items() if rule != OTHER_ERRNO},
+    }
+    shown = [(error, (heading, hint)) for heading, errors, hint in documented() for error in errors]
+
+    assert len(dict(shown)) == len(shown)
+    assert dict(shown) == {error: (heading_of(rule), rule.hint) for error, rule in rules.items()}
+
+
+def test_document_has_one_row_per_hint() -> None:
+    """Errors with the same consequence and hint share a row."""
+    rows = [(heading, hint) for heading, _, hint in documented()]
+
+    assert len(set(rows)) == len(rows)
+
+
+def test_errors_without_a_row_are_as_the_document_says() -> None:
+    """Any other exception of boto3 waits with the hint of the network; any other errno waits without a hint."""
+    assert rule_of(boto3_error("BotoCoreError")) == UNSTEADY
+    assert all(rule == OTHER_ERRNO for rule in BY_ERRNO.values() if not rule.hint)
 
 
 OTHERS = r"FTP|LDAP|TELNET|TFTP|SSH|RTSP|^(REMOTE_|QUOTE_ERROR|FILE_COULDNT_READ_FILE|MALFORMAT_USER)"

@@ -31,7 +31,7 @@ class File:
     states: list[Digests] = field(default_factory=list)
     large: bool = False
     open: bool = False  #: a writer has it open now
-    may_be_lost: bool = False  #: written to in the instant of its removal, which docs/reliability.md excludes
+    may_be_lost: bool = False  #: written to in the instant of its removal, which docs/guarantees.md excludes
 
     @property
     def latest(self) -> Digests:

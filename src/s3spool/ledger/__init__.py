@@ -1,4 +1,1 @@
-"""The ledger: one SQLite file that says what was sent, what failed and what is half sent.
-
-docs/architecture.md says what each module is.
-"""
+"""The ledger: one SQLite file that says what was sent, what failed and what is half sent."""

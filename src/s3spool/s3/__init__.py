@@ -1,1 +1,1 @@
-"""All that speaks to S3; docs/architecture.md says what each module is."""
+"""Requests to S3 and their answers: transports, credentials, keys, checksums, multipart, the error table."""
