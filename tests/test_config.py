@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from s3spool.cli.commands import cli
 from s3spool.config import loader as config_module
 from s3spool.config.loader import (
     LIVE,
@@ -446,6 +448,89 @@ def test_a_wrong_variable_is_named(variable: str, text: str, line: str) -> None:
     assert "\n" not in refusal
 
 
+def test_all_errors_are_reported_at_once(write: Callable[[str], Path]) -> None:
+    """Unknown keys, wrong values and keys that do not fit together, from every source, one line each."""
+    path = write(
+        """
+        qqq = 1
+        [upload]
+        workers = 0
+        wrokers = 1
+        [destination]
+        bucket = "My_Bucket"
+        kms_key_id = "k"
+        [watch]
+        include = []
+        settle_s = "x"
+        [retry]
+        initial_s = 10
+        """
+    )
+    environ = {"S3SPOOL_LOG__LEVEL": "trace", "S3SPOOL_LOG__COLOUR": "1"}
+
+    lines = problem(path, environ=environ, retry__max_s="5").splitlines()
+
+    assert [line.partition(":")[0] for line in lines] == [
+        "qqq",
+        "upload.wrokers",
+        "log.colour",
+        "watch.include = []",
+        'watch.settle_s = "x"',
+        'destination.bucket = "My_Bucket"',
+        "upload.workers = 0",
+        'log.level = "trace"',
+        'destination.kms_key_id = "k"',
+        "retry.max_s = 5",
+    ]
+    assert lines[7].endswith(" [S3SPOOL_LOG__LEVEL]")
+
+
+def test_a_command_prints_a_line_per_error_and_ends_with_78(write: Callable[[str], Path]) -> None:
+    """Also where a value holds a line feed."""
+    path = write('[upload]\nworkers = 0\n[destination]\nprefix = "a\\nb"')
+
+    done = CliRunner().invoke(cli, ["check", "--config", str(path)])
+
+    assert done.exit_code == ConfigError.exit_code
+    assert done.stderr == (
+        's3spool: destination.prefix = "a\\nb": must not hold control characters\n'
+        "s3spool: upload.workers = 0: must be between 1 and 1000\n"
+    )
+
+
+def test_keys_are_not_compared_with_a_wrong_one(write: Callable[[str], Path]) -> None:
+    """Once the first key is right, the second may be right as well."""
+    assert problem(write("[retry]\ninitial_s = 100000\nmax_s = 5")).startswith("retry.initial_s = 100000: ")
+    assert "\n" not in problem(write('[watch]\ndirectory = 1\n[state]\ndirectory = "tmp"'))
+    assert "\n" not in problem(state__directory="", after__archive_directory="in", watch__directory="in")
+
+
+def test_all_unusable_directories_are_reported_at_once(tmp_path: Path) -> None:
+    """A person who sets a daemon up mends them in one go; nothing was created."""
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    config = read(
+        watch__directory="loop",
+        state__directory="file",
+        after__archive_directory="file/sent",
+        after__action="archive",
+        service__control_socket="run/control.sock",
+        destination__ca_bundle="ca.pem",
+    )
+
+    with pytest.raises(ConfigError) as caught:
+        check_directories(config)
+
+    assert {error.field for error in caught.value.errors} == {
+        "watch.directory",
+        "state.directory",
+        "after.archive_directory",
+        "service.control_socket",
+        "destination.ca_bundle",
+    }
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file", tmp_path / "loop"]
+
+
 def test_an_unknown_flag_is_refused() -> None:
     """Overrides have to name a key."""
     assert problem(upload__threads=1).startswith("upload.threads: unknown key")
@@ -548,11 +633,13 @@ DOCUMENTS = st.one_of(
 )
 
 
-def results(path: Path | None, environ: dict[str, str]) -> Config | ConfigError:
+def refusals(path: Path | None, environ: dict[str, str]) -> list[str]:
+    """The lines of all errors."""
     try:
-        return read(path, environ=environ)
+        read(path, environ=environ)
     except ConfigError as refusal:
-        return refusal
+        return [str(error) for error in refusal.errors]
+    return []
 
 
 @given(DOCUMENTS)
@@ -562,7 +649,7 @@ def test_any_text_is_a_configuration_or_a_refusal(tmp_path_factory: pytest.TempP
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
 
-    assert "\n" not in str(results(path, {}))
+    assert not any("\n" in line for line in refusals(path, {}))
 
 
 @given(NAMES, st.one_of(VALUES, st.binary().map(lambda value: os.fsdecode(value.replace(b"\0", b"")))))
@@ -570,7 +657,7 @@ def test_any_variable_is_read_or_refused(name: str, text: str) -> None:
     """No variable, however odd, gets past the checks as a traceback or as several lines."""
     variable = f"S3SPOOL_{name.upper().replace('.', '__')}"
 
-    assert "\n" not in str(results(None, {variable: text}))
+    assert not any("\n" in line for line in refusals(None, {variable: text}))
 
 
 # --- the bucket and the directories

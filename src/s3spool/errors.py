@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -43,8 +44,24 @@ class ConfigError(S3SpoolError):
     def __init__(self, field: str, value: object, problem: str) -> None:
         """`field` is dotted ("upload.workers"); `value` as the person wrote it, None where there is none."""
         self.field = field
+        self.errors: Sequence[ConfigError] = (self,)  #: more than one in CombinedConfigError
         shown = "" if value is None else f" = {_literal(value)}"
         super().__init__(f"{_cut(field)}{shown}: {problem}")
+
+
+class CombinedConfigError(ConfigError):
+    """Several settings are wrong: `str()` has one line per error."""
+
+    def __init__(self, errors: Sequence[ConfigError]) -> None:
+        super().__init__(errors[0].field, None, "")
+        self.errors = errors
+        self.args = ("\n".join(map(str, errors)),)
+
+
+def raise_config_errors(errors: Sequence[ConfigError]) -> None:
+    """Raise the only error, or all of them as one; none is no error."""
+    if errors:
+        raise errors[0] if len(errors) == 1 else CombinedConfigError(errors)
 
 
 class LedgerError(S3SpoolError):
