@@ -110,8 +110,8 @@ def test_what_cannot_change_stays_and_the_rest_changes(daemon: Daemon, faulty: F
 
 def test_all_errors_of_a_broken_file_are_logged(daemon: Daemon) -> None:
     """One event per error, and nothing is applied."""
-    wrong = {"retry": {"initial_s": -1, "max_s": 0}, "log": {"level": "trace"}}
-    daemon.config_path.write_text(to_toml({**daemon.config, **wrong}))
+    daemon.config |= {"retry": {"initial_s": -1, "max_s": 0}, "log": {"level": "trace"}}
+    daemon.config_path.write_text(to_toml(daemon.config))
     daemon.signal(signal.SIGHUP)
 
     eventually(lambda: len(daemon.events("config.refused")) >= 3, timeout_s=WAIT_S, message="three errors")

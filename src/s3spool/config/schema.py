@@ -24,6 +24,9 @@ _EXCLUDE = (
 )  # fmt: skip
 
 _Pattern = Annotated[str, msgspec.Meta(min_length=1)]
+_Backend = Literal["auto", "inotify", "poll"]
+_Addressing = Literal["auto", "path", "virtual"]
+_Encryption = Literal["", "AES256", "aws:kms"]
 _Acl = Literal[
     "", "private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read", "bucket-owner-read",
     "bucket-owner-full-control",
@@ -32,6 +35,9 @@ _Checksum = Literal["auto", "crc64nvme", "crc32", "sha256", "md5"]
 _CHECKSUM = (
     "checksum that S3 verifies: crc64nvme, crc32, sha256, md5; auto: crc64nvme if the server accepts it, else md5"
 )
+_Action = Literal["keep", "delete", "archive"]
+_Level = Literal["debug", "info", "warning", "error"]
+_Format = Literal["auto", "console", "json", "journal"]
 
 
 class WatchConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,38 +48,26 @@ class WatchConfig(msgspec.Struct, frozen=True, kw_only=True):
     settle_s: Annotated[float, seconds("seconds without a change before a file counts as complete", 0, _DAY_S)] = 1.0
     rescan_s: Annotated[float, seconds("seconds between two comparisons of folder and ledger", 1, _DAY_S)] = 300
     max_size: Annotated[int, size("a larger file is parked, not sent; empty for no limit", 1, 5 * TIB)] = 0
-    backend: Annotated[
-        Literal["auto", "inotify", "poll"], doc("source of events: inotify, poll (network folders), or auto to choose")
-    ] = "auto"
+    backend: Annotated[_Backend, doc("source of events: inotify, poll (network folders), or auto to choose")] = "auto"
 
 
 class DestinationConfig(msgspec.Struct, frozen=True, kw_only=True):
-    bucket: Annotated[str, text("name of the bucket, or ARN of an access point", check=rules.bucket)] = ""
-    prefix: Annotated[
-        str,
-        text("start of every key; may hold {hostname} and the file's mtime as in logs/%Y/%m/%d/", check=rules.prefix),
-    ] = ""
-    endpoint_url: Annotated[str, text("URL of an S3-compatible store; empty for AWS", check=rules.endpoint_url)] = ""
-    region: Annotated[str, text("region of the bucket; empty: from the environment or the profile", *rules.REGION)] = ""
+    bucket: Annotated[str, text("name of the bucket, or ARN of an access point", rules.bucket)] = ""
+    prefix: Annotated[str, text("start of every key; may hold {hostname} and the mtime: %Y/%m/%d/", rules.prefix)] = ""
+    endpoint_url: Annotated[str, text("URL of an S3-compatible store; empty for AWS", rules.endpoint_url)] = ""
+    region: Annotated[str, text("region of the bucket; empty: that of environment or profile", rules.REGION)] = ""
     profile: Annotated[str, text("profile in AWS's shared files")] = ""
-    addressing_style: Annotated[
-        Literal["auto", "path", "virtual"], doc("place of the bucket in the URL: path, virtual (host), or auto")
-    ] = "auto"
+    addressing_style: Annotated[_Addressing, doc("place of the bucket in the URL: path, virtual (host), auto")] = "auto"
     ca_bundle: Annotated[Path | None, path("PEM file of certificates to trust instead of the system's")] = None
-    storage_class: Annotated[str, text("like STANDARD_IA; empty for the bucket's default", *rules.HEADER)] = ""
-    sse: Annotated[
-        Literal["", "AES256", "aws:kms"],
-        doc("server-side encryption: AES256 or aws:kms; empty for the bucket's default"),
-    ] = ""
-    kms_key_id: Annotated[str, text('KMS key that encrypts, for sse = "aws:kms"', *rules.HEADER)] = ""
+    storage_class: Annotated[str, text("like STANDARD_IA; empty for the bucket's default", rules.HEADER)] = ""
+    sse: Annotated[_Encryption, doc("server-side encryption: AES256 or aws:kms; empty for the bucket's default")] = ""
+    kms_key_id: Annotated[str, text('KMS key that encrypts, for sse = "aws:kms"', rules.HEADER)] = ""
     acl: Annotated[_Acl, doc("canned ACL like bucket-owner-full-control")] = ""
-    expected_bucket_owner: Annotated[str, text("account that must own the bucket, 12 digits", *rules.ACCOUNT)] = ""
+    expected_bucket_owner: Annotated[str, text("account that must own the bucket, 12 digits", rules.ACCOUNT)] = ""
     overwrite: Annotated[Literal["allow", "never"], doc("replace an object of the same key: allow or never")] = "allow"
     checksum: Annotated[_Checksum, doc(_CHECKSUM)] = "auto"
     tags: Annotated[dict[str, str], pairs('tags of every object, at most 10, like { team = "data" }', rules.tags)] = {}
-    metadata: Annotated[
-        dict[str, str], pairs("metadata of every object; s3spool always adds the file's mtime as mtime", rules.metadata)
-    ] = {}
+    metadata: Annotated[dict[str, str], pairs("metadata of every object; s3spool adds mtime", rules.metadata)] = {}
 
 
 class UploadConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,23 +76,14 @@ class UploadConfig(msgspec.Struct, frozen=True, kw_only=True):
     multipart_threshold: Annotated[int, size("a larger file is sent in parts", 5 * MIB, 5 * GIB)] = 16 * MIB
     part_size: Annotated[int, size("size of a part; raised if 10,000 parts are too few", 5 * MIB, 5 * GIB)] = 16 * MIB
     max_bandwidth: Annotated[
-        int,
-        size(
-            "bytes per second of all workers together, like 50MiB/s; empty for no limit",
-            KIB,
-            TIB,
-            "50MiB/s",
-            suffix="/s",
-        ),
+        int, size("bytes per second of all workers together, like 50MiB/s; empty for no limit", KIB, TIB, suffix="/s")
     ] = 0
     timeout_s: Annotated[float, seconds("seconds without progress before a request fails", 1, 3600)] = 30
 
 
 class AfterConfig(msgspec.Struct, frozen=True, kw_only=True):
-    action: Annotated[
-        Literal["keep", "delete", "archive"], doc("action on a file that S3 has confirmed: keep, delete or archive")
-    ] = "keep"
-    archive_directory: Annotated[Path | None, path('directory for action = "archive", outside of watch.directory')] = (
+    action: Annotated[_Action, doc("action on a file that S3 has confirmed: keep, delete or archive")] = "keep"
+    archive_directory: Annotated[Path | None, path('for action = "archive": a directory outside watch.directory')] = (
         None
     )
 
@@ -107,7 +92,7 @@ class RetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     initial_s: Annotated[float, seconds("longest wait in seconds before attempt 2; then it doubles", 0.1, _DAY_S)] = 1
     max_s: Annotated[float, seconds("longest wait in seconds between two attempts", 0.1, _DAY_S)] = 300
     max_attempts: Annotated[
-        int, whole("a file is parked after this many failures of its own (other files pass); 0: never", 0, 1_000_000)
+        int, whole("failures of its own (others pass) that park a file; 0: never", 0, 1_000_000)
     ] = 0
 
 
@@ -124,29 +109,19 @@ class StateConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
-    drain_s: Annotated[float, seconds("seconds that uploads may finish in when the daemon stops", 0, _DAY_S)] = 30
-    control_socket: Annotated[
-        Path, path("socket for the other commands; default in $RUNTIME_DIRECTORY, else state.directory")
-    ]
+    drain_s: Annotated[float, seconds("seconds that uploads may take to finish when the daemon stops", 0, _DAY_S)] = 30
+    control_socket: Annotated[Path, path("socket for commands; default in $RUNTIME_DIRECTORY, else state.directory")]
     control_group: Annotated[
-        str, text("group that may give orders, beside root and the daemon's user; empty: no group", *rules.GROUP)
+        str, text("group that may give orders, besides root and the daemon's user; empty: no group", rules.GROUP)
     ] = ""
     http_listen: Annotated[
-        str,
-        text(
-            "address like 127.0.0.1:9464 for metrics, health and a page; has no effect yet, and a warning says so",
-            check=rules.listen_address,
-        ),
+        str, text("address of metrics, health and a page; has no effect yet (a warning says so)", rules.listen_address)
     ] = ""
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"], doc("lowest level that is logged: debug, info, warning, error")
-    ] = "info"
-    format: Annotated[
-        Literal["auto", "console", "json", "journal"], doc("console, json, journal; auto: the one that suits stderr")
-    ] = "auto"
+    level: Annotated[_Level, doc("lowest level that is logged: debug, info, warning, error")] = "info"
+    format: Annotated[_Format, doc("console, json, journal; auto: the one that suits stderr")] = "auto"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,29 +29,33 @@ def doc(meaning: str) -> Meta:
     return Meta(description=meaning)
 
 
-def whole(meaning: str, least: int, most: int) -> Meta:
+def whole(meaning: str, least: float, most: float, kind: str = "whole number", hint: str = "") -> Meta:
     limits = f"between {least} and {most}"
-    extra = {"type": f"must be a whole number {limits}", "limits": f"must be {limits}"}
+    extra = {"type": f"must be a {kind} {limits}", "limits": f"must be {limits}{hint}"}
     return Meta(description=meaning, ge=least, le=most, extra=extra)
 
 
 def seconds(meaning: str, least: float, most: float) -> Meta:
-    limits = f"between {least} and {most}"
-    extra = {"type": f"must be a number of seconds {limits}", "limits": f"must be {limits} (seconds)"}
+    return whole(meaning, least, most, "number of seconds", " (seconds)")
+
+
+def size(meaning: str, least: int, most: int, *, suffix: str = "") -> Meta:
+    """Bytes, as a number or with a unit, which `suffix` may follow. A default of 0 means no limit."""
+    limits = f"must be between {_with_unit(least)} and {_with_unit(most)}"
+    kind = f"must be a size like {f'50MiB{suffix}' if suffix else '16MiB, 50MB or 1GiB'}"
+    extra = {"type": kind, "limits": limits, "shown": _with_unit, "parse": partial(_bytes, suffix=suffix)}
     return Meta(description=meaning, ge=least, le=most, extra=extra)
 
 
-def size(meaning: str, least: int, most: int, example: str = "16MiB, 50MB or 1GiB", *, suffix: str = "") -> Meta:
-    """Bytes, as a number or with a unit, which `suffix` may follow. A default of 0 means no limit."""
-    limits = f"must be between {_with_unit(least)} and {_with_unit(most)}"
-    extra = {"type": f"must be a size like {example}", "limits": limits}
-    parse = partial(_bytes, suffix=suffix)
-    return Meta(description=meaning, ge=least, le=most, extra={**extra, "parse": parse, "shown": _with_unit})
+def text(meaning: str, rule: tuple[str, str] | Callable[[str], str] | None = None) -> Meta:
+    """`rule` is a pattern and what it accepts, or returns the text to keep or raises ValueError."""
+    if isinstance(rule, tuple):
+        return Meta(description=meaning, pattern=rule[0], extra={"limits": rule[1]})
+    return Meta(description=meaning, extra={"check": rule})
 
 
-def text(meaning: str, pattern: str | None = None, limits: str = "", check: Callable[[str], str] | None = None) -> Meta:
-    """`limits` says which texts match `pattern`; `check` returns the text to keep or raises ValueError."""
-    return Meta(description=meaning, pattern=pattern, extra={"limits": limits, "check": check})
+def pairs(meaning: str, rule: Callable[[dict[str, str]], dict[str, str]]) -> Meta:
+    return Meta(description=meaning, extra={"check": rule})
 
 
 def path(meaning: str, default: str = "") -> Meta:
@@ -62,10 +66,6 @@ def path(meaning: str, default: str = "") -> Meta:
 def globs(meaning: str, least: int = 0) -> Meta:
     limits = 'must hold at least one pattern; ["*"] takes every file'
     return Meta(description=meaning, min_length=least, extra={"limits": limits})
-
-
-def pairs(meaning: str, check: Callable[[dict[str, str]], dict[str, str]]) -> Meta:
-    return Meta(description=meaning, extra={"check": check})
 
 
 class Option:
