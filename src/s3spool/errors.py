@@ -6,6 +6,7 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import PurePath
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 NOTHING_LEFT = "this process has no file descriptor or memory left: raise LimitNOFILE= in the unit (ulimit -n)"
@@ -126,8 +127,8 @@ class UploadError(S3SpoolError):
 def _literal(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str):
-        escaped = _cut(value).replace("\\", "\\\\").replace('"', '\\"')
+    if isinstance(value, (str, PurePath)):
+        escaped = _cut(str(value)).replace("\\", "\\\\").replace('"', '\\"')
         # A terminal obeys more than line feeds.
         printable = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in escaped)
         return f'"{"".join(printable)}"'

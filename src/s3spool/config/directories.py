@@ -29,12 +29,12 @@ def check_directories(config: Config) -> None:
         created["after.archive_directory"] = (archive, 0o777)
     problems = [(name, path, _not_creatable(path)) for name, (path, _) in created.items()]
     problems += _problems(config, "watch.directory" in created)
-    raise_config_errors([ConfigError(name, str(path), problem) for name, path, problem in problems if problem])
+    raise_config_errors([ConfigError(name, path, problem) for name, path, problem in problems if problem])
     for name, (path, mode) in created.items():
         try:
             path.mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as exc:
-            raise ConfigError(name, str(path), f"cannot be made a directory: {exc.strerror}") from exc
+            raise ConfigError(name, path, f"cannot be made a directory: {exc.strerror}") from exc
 
 
 def _problems(config: Config, creates_folder: bool) -> Iterator[tuple[str, Path, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from s3spool.config.directories import check_directories
-from s3spool.config.schema import LIVE, OPTIONS, SECTIONS, Config, changed, options, without_effect
+from s3spool.config.schema import LIVE, OPTIONS, SECTIONS, Config, changed, options, value_of, without_effect
 from s3spool.config.trust import HERE, choose, doubt, is_inside
 from s3spool.config.validators import PREFIX_FIELDS
 from s3spool.config.values import Option
@@ -69,26 +69,16 @@ def load(
     known = {setting.name: setting for setting in settings if setting.name in OPTIONS}
     errors = [_unknown(setting) for setting in settings if setting.name not in OPTIONS]
 
-    values: dict[str, Any] = {}
-    for name, option in OPTIONS.items():
-        setting = known.get(name) or _Setting("", "", option.shown)
-        try:
-            values[name] = option.read(setting.value) if name in known or option.required else option.value
-            if option.required and values[name] is None:
-                values[name] = _default_path(name, values, environ)
-        except ValueError as exc:
-            errors.append(setting.error(name, str(exc)))
-            values[name] = Path("/") if option.required else option.value  # lets the other keys be checked together
+    values = _read(known, environ, errors)
     sections: dict[str, Any] = {
-        section: cls(**{key: values[f"{section}.{key}"] for key in cls.__struct_fields__})
+        section: cls(**{key: values[name] for key in cls.__struct_fields__ if (name := f"{section}.{key}") in values})
         for section, cls in SECTIONS.items()
     }
     config = Config(**sections, source=source and source.absolute())
-
     refused = {error.field for error in errors}
     for name, other, problem in _contradictions(config):
-        if name not in refused and other not in refused:
-            setting = known.get(name) or _Setting("", "", _plain(values[name]))
+        if not refused & {name, other}:
+            setting = known.get(name) or _Setting("", "", value_of(config, name) or "")
             errors.append(setting.error(name, problem))
             refused.add(name)
     raise_config_errors(errors)
@@ -164,16 +154,33 @@ def _from_text(name: str, text: str) -> object:
     return OPTIONS[name].from_text(text) if name in OPTIONS else text
 
 
-def _default_path(name: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> Path:
-    """The state directory, or the path of the control socket."""
-    variable = "STATE_DIRECTORY" if name == "state.directory" else "RUNTIME_DIRECTORY"
+def _read(known: Mapping[str, _Setting], environ: Mapping[str, str], errors: list[ConfigError]) -> dict[str, Any]:
+    """The checked values of all keys that have one or need one; adds to `errors`."""
+    values: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        if name in known or option.required:
+            setting = known.get(name) or _Setting("", "", option.shown)
+            try:
+                values[name] = option.read(setting.value)
+                if option.required and values[name] is None:
+                    values[name] = _default_path(values["state.directory"], environ)
+            except ValueError as exc:
+                errors.append(setting.error(name, str(exc)))
+                values[name] = Path("/") if option.required else option.value  # a value for the checks of other keys
+    return values
+
+
+def _default_path(state: Path | None, environ: Mapping[str, str]) -> Path:
+    """The directory of the ledger, or the control socket, which is in the directory `state` outside of systemd."""
+    variable = "RUNTIME_DIRECTORY" if state else "STATE_DIRECTORY"
     first = environ.get(variable, "").partition(":")[0]  # systemd separates several with colons
     own = Path(first).absolute() if first else None
-    if name != "state.directory":
-        return (own or values["state.directory"]) / "control.sock"
-    if own or (own := _xdg_directory(environ, "XDG_STATE_HOME", ".local/state")):
-        return own
-    raise ValueError("there is no home directory to default to; name one")
+    if state:
+        return (own or state) / "control.sock"
+    own = own or _xdg_directory(environ, "XDG_STATE_HOME", ".local/state")
+    if not own:
+        raise ValueError("there is no home directory to default to; name one")
+    return own
 
 
 def _xdg_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path | None:
@@ -205,11 +212,6 @@ def _printable(key: str) -> str:
     return key if key.isprintable() and key else repr(key)
 
 
-def _plain(value: object) -> object:
-    """A default as TOML has it."""
-    return value if isinstance(value, (int, float)) else str(value or "")
-
-
 def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
     """Keys that do not fit together: the one that is wrong, the other one, and the problem."""
     destination, retry, after, socket = config.destination, config.retry, config.after, config.service.control_socket
@@ -220,15 +222,13 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
         yield "retry.max_s", "retry.initial_s", f"must not be less than retry.initial_s, {retry.initial_s:g}"
     if after.action == "archive" and archive is None:
         yield "after.archive_directory", "after.action", 'must name a directory for after.action = "archive"'
-    if archive and is_inside(archive, watched):
-        problem = "must not be inside watch.directory: archived files would be sent again"
-        yield "after.archive_directory", "watch.directory", problem
-    if archive and is_inside(watched, archive):
-        problem = "must not hold watch.directory: archived files could land in it and be sent again"
-        yield "after.archive_directory", "watch.directory", problem
-    if archive and is_inside(state, archive):
-        problem = "must not hold state.directory: archived files could land beside the ledger"
-        yield "after.archive_directory", "state.directory", problem
+    for inner, outer, other, problem in (
+        (archive, watched, "watch", "be inside watch.directory: archived files would be sent again"),
+        (watched, archive, "watch", "hold watch.directory: archived files could land in it and be sent again"),
+        (state, archive, "state", "hold state.directory: archived files could land beside the ledger"),
+    ):
+        if inner and outer and is_inside(inner, outer):
+            yield "after.archive_directory", f"{other}.directory", f"must not {problem}"
     if is_inside(state, watched):
         yield "state.directory", "watch.directory", "must not be inside watch.directory: the ledger would be sent, too"
     if (length := len(os.fsencode(socket))) > _SOCKET_PATH_BYTES:
