@@ -1,4 +1,4 @@
-"""Settings: what is read from where, what is refused and how, and that the documentation says the same."""
+"""Settings: sources, values, error messages, and equality with the documentation."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_values_arrive_in_their_final_types(tmp_path: Path, write: Callable[[str
 
 
 def test_a_section_can_be_built_by_hand() -> None:
-    """Other rooms' tests need no file to get a section with its defaults, and cannot change one."""
+    """Tests of other packages build a section with its defaults without a file, and cannot change it."""
     destination = DestinationConfig(bucket="b")
 
     assert destination.overwrite == "allow"
@@ -221,7 +221,7 @@ def test_typed_flags_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_other_variables_are_left_alone() -> None:
-    """S3SPOOL_ names without two underscores belong to somebody else."""
+    """S3SPOOL_ names without two underscores are not settings."""
     assert read(environ={"S3SPOOL_HOME": "/x", "OTHER__KEY": "1"}) == read()
 
 
@@ -441,7 +441,7 @@ def test_limits_themselves_are_accepted() -> None:
     ],
 )
 def test_a_wrong_variable_is_named(variable: str, text: str, line: str) -> None:
-    """Whoever reads the message learns that the value did not come from the file."""
+    """The message names the variable, so a reader knows that the value did not come from the file."""
     refusal = problem(environ={variable: text})
 
     assert line in refusal
@@ -506,7 +506,7 @@ def test_keys_are_not_compared_with_a_wrong_one(write: Callable[[str], Path]) ->
 
 
 def test_all_unusable_directories_are_reported_at_once(tmp_path: Path) -> None:
-    """A person who sets a daemon up mends them in one go; nothing was created."""
+    """One run shows all of them, and nothing was created."""
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     config = read(
@@ -549,7 +549,7 @@ def test_an_unknown_flag_is_refused() -> None:
     ids=["syntax", "end", "digits", "nested", "latin-1"],
 )
 def test_a_file_that_is_not_toml_is_refused_with_its_line(content: bytes, line: str, tmp_path: Path) -> None:
-    """The file and the line are what a person needs to mend it."""
+    """The message has the file and the line."""
     path = tmp_path / "bad.toml"
     path.write_bytes(content)
 
@@ -577,7 +577,7 @@ def test_directories_are_compared_behind_symbolic_links(tmp_path: Path) -> None:
 
 
 def test_odd_paths_are_no_crash(tmp_path: Path) -> None:
-    """Link loops and over-long names are somebody's typing error, too."""
+    """Link loops and over-long names can be typing errors as well."""
     (tmp_path / "loop").symlink_to("loop")
 
     assert read(watch__directory="loop", after__archive_directory="x" * 300).watch.directory.name == "loop"
@@ -684,7 +684,7 @@ def test_the_default_folder_and_the_state_directory_are_made(tmp_path: Path) -> 
 
 
 def test_another_missing_folder_is_an_error_with_the_command_to_make_it(tmp_path: Path) -> None:
-    """A typing error must not become a new and empty watched folder."""
+    """A typing error must not create a new and empty watched folder."""
     config = read(watch__directory="my drop")
 
     with pytest.raises(ConfigError, match=r"does not exist; make it with: mkdir -p '.*/my drop'$"):
@@ -779,7 +779,7 @@ def test_a_read_only_directory_is_refused(
 
 
 def test_a_folder_that_cannot_be_reached_is_refused(tmp_path: Path) -> None:
-    """What is neither missing nor a directory has its own reason."""
+    """A link loop is neither missing nor a directory, and has its own reason."""
     (tmp_path / "loop").symlink_to("loop")
 
     with pytest.raises(ConfigError, match="cannot be reached: Too many levels of symbolic links"):
@@ -796,7 +796,7 @@ def test_a_missing_ca_bundle_is_refused() -> None:
 
 
 def test_a_reload_tells_live_keys_from_the_others() -> None:
-    """What may change at once and what has to wait for a restart, by dotted names in order."""
+    """Keys that change at once and keys that need a restart, by dotted names in order."""
     old = read()
     new = read(log__level="debug", watch__include="*.csv", retry__max_s=9, upload__workers=3, destination__tags="a=b")
 
@@ -808,7 +808,7 @@ def test_a_reload_tells_live_keys_from_the_others() -> None:
 
 
 def test_live_keys_exist() -> None:
-    """A renamed key must be renamed there, too."""
+    """A key that is renamed in the schema must be renamed in LIVE as well."""
     assert {option.name for option in options()} >= LIVE
 
 
@@ -852,7 +852,7 @@ def test_the_manual_has_every_key() -> None:
 
 
 def test_the_manual_s_examples_work(write: Callable[[str], Path]) -> None:
-    """Whoever copies one gets a configuration with a bucket."""
+    """A copied example is a valid configuration with a bucket."""
     text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     examples = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 

@@ -86,6 +86,8 @@ class Option:
 
     def from_text(self, text: str) -> object:
         """The TOML value that a variable or flag stands for; `read` refuses nonsense."""
+        if "parse" in self._extra:
+            return text
         readers = {bool: _toml, int: _toml, float: _toml, tuple: _globs, dict: _pairs}
         return readers[self._kind](text) if self._kind in readers else text
 
