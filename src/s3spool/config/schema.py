@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from s3spool.config import validators as rules
-from s3spool.config.values import GIB, KIB, MIB, TIB, Option, doc, globs, pairs, path, seconds, size, text, whole
+from s3spool.config.values import GIB, KIB, MIB, TIB, Option, doc, globs, matching, path, seconds, size, whole
 
 _DAY_S = 86_400
 _EXCLUDE = (
@@ -52,22 +52,22 @@ class WatchConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DestinationConfig(msgspec.Struct, frozen=True, kw_only=True):
-    bucket: Annotated[str, text("name of the bucket, or ARN of an access point", rules.bucket)] = ""
-    prefix: Annotated[str, text("start of every key; may hold {hostname} and the mtime: %Y/%m/%d/", rules.prefix)] = ""
-    endpoint_url: Annotated[str, text("URL of an S3-compatible store; empty for AWS", rules.endpoint_url)] = ""
-    region: Annotated[str, text("region of the bucket; empty: that of environment or profile", rules.REGION)] = ""
-    profile: Annotated[str, text("profile in AWS's shared files")] = ""
+    bucket: Annotated[str, doc("name of the bucket, or ARN of an access point", rules.bucket)] = ""
+    prefix: Annotated[str, doc("start of every key; may hold {hostname} and the mtime: %Y/%m/%d/", rules.prefix)] = ""
+    endpoint_url: Annotated[str, doc("URL of an S3-compatible store; empty for AWS", rules.endpoint_url)] = ""
+    region: Annotated[str, matching("region of the bucket; empty: that of environment or profile", rules.REGION)] = ""
+    profile: Annotated[str, doc("profile in AWS's shared files")] = ""
     addressing_style: Annotated[_Addressing, doc("place of the bucket in the URL: path, virtual (host), auto")] = "auto"
     ca_bundle: Annotated[Path | None, path("PEM file of certificates to trust instead of the system's")] = None
-    storage_class: Annotated[str, text("like STANDARD_IA; empty for the bucket's default", rules.HEADER)] = ""
+    storage_class: Annotated[str, matching("like STANDARD_IA; empty for the bucket's default", rules.HEADER)] = ""
     sse: Annotated[_Encryption, doc("server-side encryption: AES256 or aws:kms; empty for the bucket's default")] = ""
-    kms_key_id: Annotated[str, text('KMS key that encrypts, for sse = "aws:kms"', rules.HEADER)] = ""
+    kms_key_id: Annotated[str, matching('KMS key that encrypts, for sse = "aws:kms"', rules.HEADER)] = ""
     acl: Annotated[_Acl, doc("canned ACL like bucket-owner-full-control")] = ""
-    expected_bucket_owner: Annotated[str, text("account that must own the bucket, 12 digits", rules.ACCOUNT)] = ""
+    expected_bucket_owner: Annotated[str, matching("account that must own the bucket, 12 digits", rules.ACCOUNT)] = ""
     overwrite: Annotated[Literal["allow", "never"], doc("replace an object of the same key: allow or never")] = "allow"
     checksum: Annotated[_Checksum, doc(_CHECKSUM)] = "auto"
-    tags: Annotated[dict[str, str], pairs('tags of every object, at most 10, like { team = "data" }', rules.tags)] = {}
-    metadata: Annotated[dict[str, str], pairs("metadata of every object; s3spool adds mtime", rules.metadata)] = {}
+    tags: Annotated[dict[str, str], doc('tags of every object, at most 10, like { team = "data" }', rules.tags)] = {}
+    metadata: Annotated[dict[str, str], doc("metadata of every object; s3spool adds mtime", rules.metadata)] = {}
 
 
 class UploadConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,10 +112,10 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: Annotated[float, seconds("seconds that uploads may take to finish when the daemon stops", 0, _DAY_S)] = 30
     control_socket: Annotated[Path, path("socket for commands; default in $RUNTIME_DIRECTORY, else state.directory")]
     control_group: Annotated[
-        str, text("group that may give orders, besides root and the daemon's user; empty: no group", rules.GROUP)
+        str, matching("group that may give orders, besides root and the daemon's user; empty: no group", rules.GROUP)
     ] = ""
     http_listen: Annotated[
-        str, text("address of metrics, health and a page; has no effect yet (a warning says so)", rules.listen_address)
+        str, doc("address of metrics, health and a page; has no effect yet (a warning says so)", rules.listen_address)
     ] = ""
 
 

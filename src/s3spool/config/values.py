@@ -25,8 +25,14 @@ _TYPES: dict[object, str] = {
 }
 
 
-def doc(meaning: str) -> Meta:
-    return Meta(description=meaning)
+def doc(meaning: str, rule: Callable[[Any], Any] | None = None) -> Meta:
+    """`rule` returns the value to keep, or raises ValueError."""
+    return Meta(description=meaning, extra={"rule": rule})
+
+
+def matching(meaning: str, rule: tuple[str, str]) -> Meta:
+    """`rule` is a pattern, and the sentence that says what matches it."""
+    return Meta(description=meaning, pattern=rule[0], extra={"limits": rule[1]})
 
 
 def whole(meaning: str, least: float, most: float, kind: str = "whole number", hint: str = "") -> Meta:
@@ -45,17 +51,6 @@ def size(meaning: str, least: int, most: int, *, suffix: str = "") -> Meta:
     kind = f"must be a size like {f'50MiB{suffix}' if suffix else '16MiB, 50MB or 1GiB'}"
     extra = {"type": kind, "limits": limits, "shown": _with_unit, "parse": partial(_bytes, suffix=suffix)}
     return Meta(description=meaning, ge=least, le=most, extra=extra)
-
-
-def text(meaning: str, rule: tuple[str, str] | Callable[[str], str] | None = None) -> Meta:
-    """`rule` is a pattern and what it accepts, or returns the text to keep or raises ValueError."""
-    if isinstance(rule, tuple):
-        return Meta(description=meaning, pattern=rule[0], extra={"limits": rule[1]})
-    return Meta(description=meaning, extra={"check": rule})
-
-
-def pairs(meaning: str, rule: Callable[[dict[str, str]], dict[str, str]]) -> Meta:
-    return Meta(description=meaning, extra={"check": rule})
 
 
 def path(meaning: str, default: str = "") -> Meta:
@@ -104,8 +99,8 @@ class Option:
             found = msgspec.convert(value, self._type, dec_hook=_path)
         except msgspec.ValidationError as exc:
             raise ValueError(str(exc.__cause__) if exc.__cause__ else self._problem(value)) from None
-        check = self._extra.get("check")
-        return check(found) if check else found
+        rule = self._extra.get("rule")
+        return rule(found) if rule else found
 
     def _problem(self, value: object) -> str:
         if self._kind is Literal:
