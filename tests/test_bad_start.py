@@ -372,6 +372,7 @@ def read_only_state(daemon: Daemon) -> None:
 
 def state_that_cannot_be_made(daemon: Daemon) -> None:
     daemon.state_directory.rmdir()
+    daemon.config["service"]["control_socket"] = str(daemon.state_directory / "control.sock")
     daemon.config_path.touch()
     daemon.home.chmod(0o555)
 
@@ -413,7 +414,10 @@ def unprivileged() -> list[str]:
         ),
         (closed_lock, "{home}/state/daemon.lock: cannot be opened: Permission denied; it must belong to the user"),
         (closed_ledger, "{home}/state/ledger.sqlite3: cannot be opened"),
-        (read_only_socket_directory, 'service.control_socket = "{home}/run/control.sock": must be in a directory'),
+        (
+            read_only_socket_directory,
+            'service.control_socket = "{home}/run/control.sock": {home}/run must be writable for the user',
+        ),
     ],
     ids=lambda value: "" if isinstance(value, str) else value.__name__,
 )

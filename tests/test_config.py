@@ -1,4 +1,4 @@
-"""Settings: what is read from where, what is refused and how, and that the documentation says the same."""
+"""Settings: sources, values, error messages, and equality with the documentation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from s3spool.cli.commands import cli
 from s3spool.config import loader as config_module
 from s3spool.config.loader import (
     LIVE,
@@ -132,7 +134,7 @@ def test_values_arrive_in_their_final_types(tmp_path: Path, write: Callable[[str
 
 
 def test_a_section_can_be_built_by_hand() -> None:
-    """Other rooms' tests need no file to get a section with its defaults, and cannot change one."""
+    """Tests of other packages build a section with its defaults without a file, and cannot change it."""
     destination = DestinationConfig(bucket="b")
 
     assert destination.overwrite == "allow"
@@ -219,7 +221,7 @@ def test_typed_flags_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_other_variables_are_left_alone() -> None:
-    """S3SPOOL_ names without two underscores belong to somebody else."""
+    """S3SPOOL_ names without two underscores are not settings."""
     assert read(environ={"S3SPOOL_HOME": "/x", "OTHER__KEY": "1"}) == read()
 
 
@@ -439,11 +441,94 @@ def test_limits_themselves_are_accepted() -> None:
     ],
 )
 def test_a_wrong_variable_is_named(variable: str, text: str, line: str) -> None:
-    """Whoever reads the message learns that the value did not come from the file."""
+    """The message names the variable, so a reader knows that the value did not come from the file."""
     refusal = problem(environ={variable: text})
 
     assert line in refusal
     assert "\n" not in refusal
+
+
+def test_all_errors_are_reported_at_once(write: Callable[[str], Path]) -> None:
+    """Unknown keys, wrong values and keys that do not fit together, from every source, one line each."""
+    path = write(
+        """
+        qqq = 1
+        [upload]
+        workers = 0
+        wrokers = 1
+        [destination]
+        bucket = "My_Bucket"
+        kms_key_id = "k"
+        [watch]
+        include = []
+        settle_s = "x"
+        [retry]
+        initial_s = 10
+        """
+    )
+    environ = {"S3SPOOL_LOG__LEVEL": "trace", "S3SPOOL_LOG__COLOUR": "1"}
+
+    lines = problem(path, environ=environ, retry__max_s="5").splitlines()
+
+    assert [line.partition(":")[0] for line in lines] == [
+        "qqq",
+        "upload.wrokers",
+        "log.colour",
+        "watch.include = []",
+        'watch.settle_s = "x"',
+        'destination.bucket = "My_Bucket"',
+        "upload.workers = 0",
+        'log.level = "trace"',
+        'destination.kms_key_id = "k"',
+        "retry.max_s = 5",
+    ]
+    assert lines[7].endswith(" [S3SPOOL_LOG__LEVEL]")
+
+
+def test_a_command_prints_a_line_per_error_and_ends_with_78(write: Callable[[str], Path]) -> None:
+    """Also where a value holds a line feed."""
+    path = write('[upload]\nworkers = 0\n[destination]\nprefix = "a\\nb"')
+
+    done = CliRunner().invoke(cli, ["check", "--config", str(path)])
+
+    assert done.exit_code == ConfigError.exit_code
+    assert done.stderr == (
+        's3spool: destination.prefix = "a\\nb": must not hold control characters\n'
+        "s3spool: upload.workers = 0: must be between 1 and 1000\n"
+    )
+
+
+def test_keys_are_not_compared_with_a_wrong_one(write: Callable[[str], Path]) -> None:
+    """Once the first key is right, the second may be right as well."""
+    assert problem(write("[retry]\ninitial_s = 100000\nmax_s = 5")).startswith("retry.initial_s = 100000: ")
+    assert "\n" not in problem(write('[watch]\ndirectory = 1\n[state]\ndirectory = "tmp"'))
+    assert "\n" not in problem(state__directory="", after__archive_directory="in", watch__directory="in")
+
+
+def test_all_unusable_directories_are_reported_at_once(tmp_path: Path) -> None:
+    """One run shows all of them, and nothing was created."""
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    config = read(
+        watch__directory="loop",
+        state__directory="file",
+        after__archive_directory="file/sent",
+        after__action="archive",
+        service__control_socket="run/control.sock",
+        destination__ca_bundle="ca.pem",
+    )
+
+    with pytest.raises(ConfigError) as caught:
+        check_directories(config)
+
+    assert {error.field for error in caught.value.errors} == {
+        "watch.directory",
+        "state.directory",
+        "after.archive_directory",
+        "service.control_socket",
+        "destination.ca_bundle",
+    }
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file", tmp_path / "loop"]
 
 
 def test_an_unknown_flag_is_refused() -> None:
@@ -464,7 +549,7 @@ def test_an_unknown_flag_is_refused() -> None:
     ids=["syntax", "end", "digits", "nested", "latin-1"],
 )
 def test_a_file_that_is_not_toml_is_refused_with_its_line(content: bytes, line: str, tmp_path: Path) -> None:
-    """The file and the line are what a person needs to mend it."""
+    """The message has the file and the line."""
     path = tmp_path / "bad.toml"
     path.write_bytes(content)
 
@@ -492,7 +577,7 @@ def test_directories_are_compared_behind_symbolic_links(tmp_path: Path) -> None:
 
 
 def test_odd_paths_are_no_crash(tmp_path: Path) -> None:
-    """Link loops and over-long names are somebody's typing error, too."""
+    """Link loops and over-long names can be typing errors as well."""
     (tmp_path / "loop").symlink_to("loop")
 
     assert read(watch__directory="loop", after__archive_directory="x" * 300).watch.directory.name == "loop"
@@ -548,11 +633,13 @@ DOCUMENTS = st.one_of(
 )
 
 
-def results(path: Path | None, environ: dict[str, str]) -> Config | ConfigError:
+def refusals(path: Path | None, environ: dict[str, str]) -> list[str]:
+    """The lines of all errors."""
     try:
-        return read(path, environ=environ)
+        read(path, environ=environ)
     except ConfigError as refusal:
-        return refusal
+        return [str(error) for error in refusal.errors]
+    return []
 
 
 @given(DOCUMENTS)
@@ -562,7 +649,7 @@ def test_any_text_is_a_configuration_or_a_refusal(tmp_path_factory: pytest.TempP
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
 
-    assert "\n" not in str(results(path, {}))
+    assert not any("\n" in line for line in refusals(path, {}))
 
 
 @given(NAMES, st.one_of(VALUES, st.binary().map(lambda value: os.fsdecode(value.replace(b"\0", b"")))))
@@ -570,7 +657,7 @@ def test_any_variable_is_read_or_refused(name: str, text: str) -> None:
     """No variable, however odd, gets past the checks as a traceback or as several lines."""
     variable = f"S3SPOOL_{name.upper().replace('.', '__')}"
 
-    assert "\n" not in str(results(None, {variable: text}))
+    assert not any("\n" in line for line in refusals(None, {variable: text}))
 
 
 # --- the bucket and the directories
@@ -597,7 +684,7 @@ def test_the_default_folder_and_the_state_directory_are_made(tmp_path: Path) -> 
 
 
 def test_another_missing_folder_is_an_error_with_the_command_to_make_it(tmp_path: Path) -> None:
-    """A typing error must not become a new and empty watched folder."""
+    """A typing error must not create a new and empty watched folder."""
     config = read(watch__directory="my drop")
 
     with pytest.raises(ConfigError, match=r"does not exist; make it with: mkdir -p '.*/my drop'$"):
@@ -692,7 +779,7 @@ def test_a_read_only_directory_is_refused(
 
 
 def test_a_folder_that_cannot_be_reached_is_refused(tmp_path: Path) -> None:
-    """What is neither missing nor a directory has its own reason."""
+    """A link loop is neither missing nor a directory, and has its own reason."""
     (tmp_path / "loop").symlink_to("loop")
 
     with pytest.raises(ConfigError, match="cannot be reached: Too many levels of symbolic links"):
@@ -709,7 +796,7 @@ def test_a_missing_ca_bundle_is_refused() -> None:
 
 
 def test_a_reload_tells_live_keys_from_the_others() -> None:
-    """What may change at once and what has to wait for a restart, by dotted names in order."""
+    """Keys that change at once and keys that need a restart, by dotted names in order."""
     old = read()
     new = read(log__level="debug", watch__include="*.csv", retry__max_s=9, upload__workers=3, destination__tags="a=b")
 
@@ -721,7 +808,7 @@ def test_a_reload_tells_live_keys_from_the_others() -> None:
 
 
 def test_live_keys_exist() -> None:
-    """A renamed key must be renamed there, too."""
+    """A key that is renamed in the schema must be renamed in LIVE as well."""
     assert {option.name for option in options()} >= LIVE
 
 
@@ -765,7 +852,7 @@ def test_the_manual_has_every_key() -> None:
 
 
 def test_the_manual_s_examples_work(write: Callable[[str], Path]) -> None:
-    """Whoever copies one gets a configuration with a bucket."""
+    """A copied example is a valid configuration with a bucket."""
     text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     examples = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 

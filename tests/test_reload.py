@@ -108,6 +108,18 @@ def test_what_cannot_change_stays_and_the_rest_changes(daemon: Daemon, faulty: F
     assert set(faulty.contents()) == {"a"}
 
 
+def test_all_errors_of_a_broken_file_are_logged(daemon: Daemon) -> None:
+    """One event per error, and nothing is applied."""
+    daemon.config |= {"retry": {"initial_s": -1, "max_s": 0}, "log": {"level": "trace"}}
+    daemon.config_path.write_text(to_toml(daemon.config))
+    daemon.signal(signal.SIGHUP)
+
+    eventually(lambda: len(daemon.events("config.refused")) >= 3, timeout_s=WAIT_S, message="three errors")
+    named = [str(event["error"]).partition(" = ")[0] for event in daemon.events("config.refused")]
+    assert named == ["retry.initial_s", "retry.max_s", "log.level"]
+    assert not daemon.events("daemon.reloaded")
+
+
 def gone(path: Path) -> None:
     path.unlink()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import PurePath
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 NOTHING_LEFT = "this process has no file descriptor or memory left: raise LimitNOFILE= in the unit (ulimit -n)"
@@ -43,8 +45,24 @@ class ConfigError(S3SpoolError):
     def __init__(self, field: str, value: object, problem: str) -> None:
         """`field` is dotted ("upload.workers"); `value` as the person wrote it, None where there is none."""
         self.field = field
+        self.errors: Sequence[ConfigError] = (self,)  #: more than one in CombinedConfigError
         shown = "" if value is None else f" = {_literal(value)}"
         super().__init__(f"{_cut(field)}{shown}: {problem}")
+
+
+class CombinedConfigError(ConfigError):
+    """Several settings are wrong: `str()` has one line per error."""
+
+    def __init__(self, errors: Sequence[ConfigError]) -> None:
+        super().__init__(errors[0].field, None, "")
+        self.errors = errors
+        self.args = ("\n".join(map(str, errors)),)
+
+
+def raise_config_errors(errors: Sequence[ConfigError]) -> None:
+    """Raise the only error, or all of them as one; none is no error."""
+    if errors:
+        raise errors[0] if len(errors) == 1 else CombinedConfigError(errors)
 
 
 class LedgerError(S3SpoolError):
@@ -109,8 +127,8 @@ class UploadError(S3SpoolError):
 def _literal(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str):
-        escaped = _cut(value).replace("\\", "\\\\").replace('"', '\\"')
+    if isinstance(value, (str, PurePath)):
+        escaped = _cut(str(value)).replace("\\", "\\\\").replace('"', '\\"')
         # A terminal obeys more than line feeds.
         printable = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in escaped)
         return f'"{"".join(printable)}"'

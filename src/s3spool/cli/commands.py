@@ -51,7 +51,7 @@ _RUN_OPTIONS = {
 
 
 class _Commands(click.Group):
-    """Turns our errors into one line and an exit code, for every command."""
+    """Turns each error of ours into one line and an exit code, for every command."""
 
     def invoke(self, ctx: click.Context) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -61,7 +61,8 @@ class _Commands(click.Group):
         except S3SpoolError as exc:
             from s3spool.logs.text import printable  # noqa: PLC0415 - start-up time
 
-            click.echo(f"s3spool: {printable(str(exc))}", err=True)
+            for error in exc.errors if isinstance(exc, ConfigError) else (exc,):
+                click.echo(f"s3spool: {printable(str(error))}", err=True)
             ctx.exit(exc.exit_code)
         except BrokenPipeError:
             _abandon_output()  # the reader has seen enough (`| head`)

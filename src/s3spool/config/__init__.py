@@ -1,1 +1,1 @@
-"""The configuration: schema, values, files, environment, and whom a file may be believed."""
+"""The configuration: its keys (`schema`), where values come from (`loader`), and which files are trusted (`trust`)."""

@@ -1,4 +1,4 @@
-"""The paths a configuration names: whether the daemon can use them, and those that are ours to make."""
+"""Whether the daemon can use the paths of a configuration; creates the directories that s3spool owns."""
 
 from __future__ import annotations
 
@@ -6,125 +6,112 @@ import contextlib
 import os
 import re
 import shlex
-import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from s3spool.config.schema import Config
-from s3spool.errors import ConfigError
+from s3spool.errors import ConfigError, raise_config_errors
 
-_OURS = "for the user that s3spool runs as"
-_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))  # of no mode at all under ProtectHome=yes
+_USER = "for the user that s3spool runs as"
+_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))  # without any permission under ProtectHome=yes
 
 
 def check_directories(config: Config) -> None:
-    """See that the daemon can use every path it was given, then make the directories that are ours to make.
+    """See that the daemon can use every path, then create missing directories; creates none if a path is wrong.
 
-    Nothing is made if anything is wrong. Raises ConfigError.
+    Raises ConfigError, or CombinedConfigError with all errors.
     """
-    watch, state, after, ca_bundle = config.watch, config.state, config.after, config.destination.ca_bundle
-    ours: list[tuple[str, Path, int]] = []
-    if watch.directory == Path("tmp").absolute() and not os.path.lexists(watch.directory):
-        ours.append(("watch.directory", watch.directory, 0o777))
-    else:
-        _require("watch.directory", watch.directory, os.R_OK | os.X_OK, "readable")
-        if after.action != "keep":
-            _require("watch.directory", watch.directory, os.W_OK, f'writable, for after.action = "{after.action}",')
-    ours.append(("state.directory", state.directory, 0o700))
-    archive = after.archive_directory if after.action == "archive" else None
-    if archive:
-        ours.append(("after.archive_directory", archive, 0o777))
-    for name, path, _ in ours:
-        _require_or_makeable(name, path)
-    if archive:
-        _require_same_mount(archive, watch.directory)
-    socket = config.service.control_socket
-    if socket.parent != state.directory:
-        _require("service.control_socket", socket, os.W_OK | os.X_OK, "in a directory writable", path=socket.parent)
+    watched, state, archive = config.watch.directory, config.state.directory, config.after.archive_directory
+    created = {"state.directory": (state, 0o700)}
+    if watched == Path("tmp").absolute() and not os.path.lexists(watched):
+        created["watch.directory"] = (watched, 0o777)
+    if archive and config.after.action == "archive":
+        created["after.archive_directory"] = (archive, 0o777)
+    problems = [(name, path, _not_creatable(path)) for name, (path, _) in created.items()]
+    problems += _problems(config, "watch.directory" in created)
+    raise_config_errors([ConfigError(name, path, problem) for name, path, problem in problems if problem])
+    for name, (path, mode) in created.items():
+        try:
+            path.mkdir(mode=mode, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ConfigError(name, path, f"cannot be made a directory: {exc.strerror}") from exc
+
+
+def _problems(config: Config, creates_folder: bool) -> Iterator[tuple[str, Path, str]]:
+    watched, action, archive = config.watch.directory, config.after.action, config.after.archive_directory
+    problem = ""
+    if not creates_folder:
+        problem = _unusable(watched, os.R_OK | os.X_OK, "readable")
+        if action != "keep":
+            problem = problem or _unusable(watched, os.W_OK, f'writable, for after.action = "{action}",')
+        yield "watch.directory", watched, problem
+    is_used = archive and action == "archive" and not problem and not _not_creatable(archive)
+    if archive and is_used and not same_mount(archive, watched):
+        problem = "is on another file system or mount than watch.directory; files can only be renamed within one"
+        yield "after.archive_directory", archive, problem
+    socket, bundle = config.service.control_socket, config.destination.ca_bundle
+    if socket.parent != config.state.directory:
+        problem = _unusable(socket.parent, os.W_OK | os.X_OK, "writable")
+        yield "service.control_socket", socket, problem and f"{socket.parent} {problem}"
     if os.path.lexists(socket) and not socket.is_socket():
-        raise ConfigError(
-            "service.control_socket", str(socket), "is something else than a socket; name a path that is free"
-        )
-    if ca_bundle and not os.access(ca_bundle, os.R_OK):
-        raise ConfigError("destination.ca_bundle", str(ca_bundle), "does not exist or is not readable")
-    for name, path, mode in ours:
-        _make(name, path, mode)
+        yield "service.control_socket", socket, "is something else than a socket; name a path that is free"
+    if bundle and not os.access(bundle, os.R_OK):
+        yield "destination.ca_bundle", bundle, "does not exist or is not readable"
 
 
-class _Mount(NamedTuple):
-    device: int
-    number: str
-
-
-def _require(name: str, value: Path, access: int, adjective: str, *, path: Path | None = None) -> None:
-    """`path` is what is looked at, where that is not the value itself."""
-    path = path or value
-    at = "" if path is value else f"{path} "
+def _unusable(path: Path, access: int, adjective: str) -> str:
+    """Why it is not a directory with this access; else ""."""
     try:
-        is_directory = stat.S_ISDIR(path.stat().st_mode)
-    except FileNotFoundError as exc:
-        raise ConfigError(
-            name, str(value), f"{at}does not exist; make it with: mkdir -p {shlex.quote(str(path))}"
-        ) from exc
+        path.stat()
+    except FileNotFoundError:
+        return f"does not exist; make it with: mkdir -p {shlex.quote(str(path))}"
     except OSError as exc:
-        raise ConfigError(name, str(value), f"{at}cannot be reached: {exc.strerror}{sandbox(path)}") from exc
-    if not is_directory:
-        raise ConfigError(name, str(value), f"{at}is not a directory")
-    if not os.access(path, access):
-        raise ConfigError(name, str(value), f"must be {adjective} {_OURS}{sandbox(path)}")
+        return f"cannot be reached: {exc.strerror}{sandbox(path)}"
+    if not path.is_dir():
+        return "is not a directory"
+    return "" if os.access(path, access) else f"must be {adjective} {_USER}{sandbox(path)}"
 
 
-def _require_or_makeable(name: str, path: Path) -> None:
+def _not_creatable(path: Path) -> str:
+    """Why it is neither a writable directory nor can become one; else ""."""
     nearest = _nearest(path)
     if nearest == path:
-        _require(name, path, os.W_OK | os.X_OK, "writable")
-    elif not nearest.is_dir():
-        raise ConfigError(name, str(path), f"cannot be made: {nearest} is not a directory")
-    elif not os.access(nearest, os.W_OK | os.X_OK):
-        raise ConfigError(name, str(path), f"does not exist and cannot be made: {nearest} is not writable {_OURS}")
+        return _unusable(path, os.W_OK | os.X_OK, "writable")
+    if not nearest.is_dir():
+        return f"cannot be made: {nearest} is not a directory"
+    may_write = os.access(nearest, os.W_OK | os.X_OK)
+    return "" if may_write else f"does not exist and cannot be made: {nearest} is not writable {_USER}"
 
 
 def sandbox(path: Path) -> str:
-    """What cannot be seen from a shell: how a unit's settings keep the daemon from `path`. Empty if they do not."""
+    """How the settings of a unit keep the daemon from `path`, which a shell does not show; else ""."""
     for home in _HOMES:
-        if path.is_relative_to(home) and home.is_dir() and not stat.S_IMODE(home.stat().st_mode):
+        if path.is_relative_to(home) and home.is_dir() and not home.stat().st_mode & 0o7777:
             return f"; the unit hides it: a drop-in has to say ProtectHome=tmpfs and BindPaths={path}"
-    with contextlib.suppress(OSError):  # who asks has said already what is wrong with it
+    with contextlib.suppress(OSError):  # the caller has reported the error
         if os.statvfs(_nearest(path)).f_flag & os.ST_RDONLY:
             return f"; it is read-only here: for a service a drop-in has to say ReadWritePaths={path}"
     return ""
 
 
 def same_mount(one: Path, other: Path) -> bool:
-    """Whether files can be renamed from one to the other: rename(2) does not cross mounts, not even of one disk."""
+    """Whether rename(2) can move files from one to the other: it never crosses mounts, not even of one disk."""
     return _mount(_nearest(one)) == _mount(_nearest(other))
 
 
-def _require_same_mount(archive: Path, watched: Path) -> None:
-    if not same_mount(archive, watched):
-        problem = "is on another file system or mount than watch.directory; files can only be renamed within one"
-        raise ConfigError("after.archive_directory", str(archive), problem)
-
-
-def _mount(path: Path) -> _Mount:
+def _mount(path: Path) -> tuple[int, str]:
+    """The device, and the number of the mount if /proc tells it."""
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         text = ""
         with contextlib.suppress(PermissionError):  # a process that hides its memory, before Linux 5.14
             text = Path(f"/proc/self/fdinfo/{fd}").read_text()
         found = re.search(r"^mnt_id:\s*(\d+)$", text, re.MULTILINE)
-        return _Mount(os.fstat(fd).st_dev, found[1] if found else "")
+        return os.fstat(fd).st_dev, found[1] if found else ""
     finally:
         os.close(fd)
 
 
 def _nearest(path: Path) -> Path:
-    """The path, or the nearest of its parents that there is."""
+    """The path, or the nearest parent that exists."""
     return next(place for place in (path, *path.parents) if os.path.lexists(place))
-
-
-def _make(name: str, path: Path, mode: int) -> None:
-    try:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigError(name, str(path), f"cannot be made a directory: {exc.strerror}") from exc

@@ -1,63 +1,49 @@
-"""TOML, environment and command line become one frozen, checked object; config_schema.py has the keys.
-
-What no file can say, whether the directories can be used, is config_directories.py's.
-"""
+"""TOML, environment and command line become one frozen, checked `Config`; `schema` has the keys."""
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple
 
 from s3spool.config.directories import check_directories
-from s3spool.config.schema import (
-    ENVIRONMENT_PREFIX,
-    FIELDS,
-    KINDS,
-    LIVE,
-    SECTIONS,
-    Config,
-    Option,
-    changed,
-    options,
-    without_effect,
-)
+from s3spool.config.schema import LIVE, OPTIONS, SECTIONS, Config, changed, options, value_of, without_effect
 from s3spool.config.trust import HERE, choose, doubt, is_inside
 from s3spool.config.validators import PREFIX_FIELDS
-from s3spool.config.values import BadValueError, Place
-from s3spool.errors import ConfigError
+from s3spool.config.values import Option
+from s3spool.errors import ConfigError, raise_config_errors
 
 __all__ = [
-    "LIVE",
-    "PREFIX_FIELDS",
-    "SYSTEM_FILE",
-    "Config",
-    "Option",
-    "changed",
-    "check_directories",
-    "load",
-    "options",
-    "places",
-    "require_bucket",
-    "without_effect",
-]
+    "LIVE", "PREFIX_FIELDS", "SYSTEM_FILE", "Config", "Option", "changed", "check_directories", "load", "options",
+    "places", "require_bucket", "without_effect",
+]  # fmt: skip
 
-
-#: Where a configuration is looked for last.
+#: The last place where a configuration is looked for.
 SYSTEM_FILE = Path("/etc/s3spool/s3spool.toml")
 
 _SOCKET_PATH_BYTES = 107  # sun_path has 108, the last is NUL
 
 
 class _Setting(NamedTuple):
-    """A value somebody wrote, as TOML has it, and the variable it stood in; both for the error message."""
+    """A value as TOML has it, and the variable it stood in, which the error message names."""
 
+    section: str
+    key: str | None
     value: object
     origin: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.section}.{self.key}"
+
+    def error(self, field: str, problem: str) -> ConfigError:
+        value = self.value
+        if field == "destination.endpoint_url" and isinstance(value, str) and "@" in value:
+            value = "***@" + value.rpartition("@")[2]  # a log must not repeat a password
+        return ConfigError(field, value, f"{problem} [{self.origin}]" if self.origin else problem)
 
 
 def load(
@@ -67,139 +53,138 @@ def load(
     environ: Mapping[str, str] = os.environ,
     tell: Callable[[str], object] = len,
 ) -> Config:
-    """Read the configuration: defaults < file < S3SPOOL_SECTION__KEY < `overrides`.
+    """Read the configuration: defaults < file < S3SPOOL_SECTION__KEY < `overrides`. Creates nothing on disk.
 
-    Without `path` the first of ./s3spool.toml, $XDG_CONFIG_HOME/s3spool/s3spool.toml and
-    /etc/s3spool/s3spool.toml is taken, if there is one. `overrides` has dotted names ("upload.workers"):
-    a str is read like a variable, None was not given. `tell` gets one line about a file that others could have
-    written. Nothing is made on disk. Raises ConfigError.
+    Without `path` it takes the first of ./s3spool.toml, $XDG_CONFIG_HOME/s3spool/s3spool.toml and
+    /etc/s3spool/s3spool.toml. `overrides` has dotted names ("upload.workers"): a str is read like a variable, None
+    means not given. `tell` gets one line about a file that others could have written.
+    Raises ConfigError, or CombinedConfigError with all errors.
     """
-    given = {**_from_environment(environ), **_from_overrides(overrides)}
+    given = [*_from_environment(environ), *_from_overrides(overrides)]
     files = [place for place in places(environ) if os.path.isfile(place)]  # Path's raises under ProtectHome=
     source = path or choose(files, lambda: _watched(files, given), tell)
     if path and (why := doubt(path)):
         tell(f"{path}: {why}; it counts because it was named")
-    settings = {**(_from_file(source) if source else {}), **given}
-    found = {name: _read(name, setting) for name, setting in settings.items()}
+    settings = [*(_from_file(source) if source else ()), *given]
+    known = {setting.name: setting for setting in settings if setting.name in OPTIONS}
+    errors = [_unknown(setting) for setting in settings if setting.name not in OPTIONS]
 
-    for name in ("watch.directory", "state.directory", "service.control_socket"):
-        if name not in found:
-            found[name] = _read(name, _Setting(cast("Place", KINDS[name]).default))
-    found["state.directory"] = state = found["state.directory"] or _state_directory(environ)
-    found["service.control_socket"] = found["service.control_socket"] or (
-        (_first_directory(environ, "RUNTIME_DIRECTORY") or state) / "control.sock"
-    )
-
+    values = _read(known, environ, errors)
     sections: dict[str, Any] = {
-        section: cls(**{key: found[name] for key in cls.__struct_fields__ if (name := f"{section}.{key}") in found})
+        section: cls(**{key: values[name] for key in cls.__struct_fields__ if (name := f"{section}.{key}") in values})
         for section, cls in SECTIONS.items()
     }
     config = Config(**sections, source=source and source.absolute())
-    _check_together(config, settings)
+    refused = {error.field for error in errors}
+    for name, other, problem in _contradictions(config):
+        if not refused & {name, other}:
+            setting = known.get(name) or _Setting("", "", value_of(config, name) or "")
+            errors.append(setting.error(name, problem))
+            refused.add(name)
+    raise_config_errors(errors)
     return config
 
 
 def require_bucket(config: Config) -> None:
-    """For the commands that talk to S3."""
+    """For the commands that talk to S3. Raises ConfigError."""
     if not config.destination.bucket:
-        raise ConfigError(
-            "destination.bucket",
-            config.destination.bucket,
+        problem = (
             "put the bucket's name into s3spool.toml, S3SPOOL_DESTINATION__BUCKET or the command line "
-            "(s3spool run ./tmp s3://BUCKET), or run `s3spool demo`",
+            "(s3spool run ./tmp s3://BUCKET), or run `s3spool demo`"
         )
-
-
-# --- where values come from
+        raise ConfigError("destination.bucket", "", problem)
 
 
 def places(environ: Mapping[str, str]) -> list[Path]:
-    """Where a configuration is looked for, in this order."""
+    """The files that may hold the configuration, in this order."""
     own = _xdg_directory(environ, "XDG_CONFIG_HOME", ".config")
     return [HERE, *([own / "s3spool.toml"] if own else []), SYSTEM_FILE]
 
 
-def _watched(files: list[Path], given: Mapping[str, _Setting]) -> Iterator[Path]:
-    """The folders that any configuration in sight watches; one that is wrong says so when it is taken."""
-    tables: list[Callable[[], Mapping[str, _Setting]]] = [lambda: given]
-    tables += [partial(_from_file, file) for file in (*files, *SYSTEM_FILE.parent.glob("*.toml"))]
-    for table in tables:
-        with suppress(ConfigError):
-            if folder := table().get("watch.directory"):
-                yield _read("watch.directory", folder)
+def _watched(files: Sequence[Path], given: Sequence[_Setting]) -> Iterator[Path]:
+    """The folders that any configuration in sight watches; wrong ones are reported when they are used."""
+    for file in (None, *files, *SYSTEM_FILE.parent.glob("*.toml")):
+        with suppress(ConfigError, ValueError):
+            for setting in _from_file(file) if file else given:
+                if setting.name == "watch.directory":
+                    yield OPTIONS["watch.directory"].read(setting.value)
 
 
-def _from_file(path: Path) -> dict[str, _Setting]:
-    where = str(path)
+def _from_file(path: Path) -> Iterator[_Setting]:
+    for section, table in _document(path).items():
+        if isinstance(table, dict) and section in SECTIONS:
+            yield from (_Setting(section, key, value) for key, value in table.items())
+        else:
+            yield _Setting(section, None, table)
+
+
+def _document(path: Path) -> dict[str, object]:
+    content = b""
     try:
         content = path.read_bytes()
+        return tomllib.loads(content.decode("utf-8-sig"))  # some editors put a byte order mark
     except OSError as exc:
-        raise ConfigError(where, None, f"cannot be read: {exc.strerror}") from exc
-    try:
-        document = tomllib.loads(content.decode("utf-8-sig"))  # some editors put a byte order mark
+        problem = f"cannot be read: {exc.strerror}"
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
-        raise ConfigError(where, None, f"line {line} is not UTF-8; save the file as UTF-8") from exc
-    except RecursionError as exc:
-        raise ConfigError(where, None, "nests too deeply") from exc
+        problem = f"line {line} is not UTF-8; save the file as UTF-8"
+    except RecursionError:
+        problem = "nests too deeply"
     except ValueError as exc:  # TOMLDecodeError, or an int of thousands of digits
-        problem = f"is not TOML: {exc}"
-        last_line = content.count(b"\n") + 1
-        raise ConfigError(where, None, problem.replace("at end of document", f"at the end, line {last_line}")) from exc
-
-    settings = {}
-    for section, table in document.items():
-        if section not in SECTIONS:
-            _refuse_unknown(section, None, "")
-        if not isinstance(table, dict):
-            raise ConfigError(section, table, f"must be a table: a line [{section}] with its keys below")
-        for key, value in table.items():
-            settings[_known(section, key, "")] = _Setting(value)
-    return settings
+        line = content.count(b"\n") + 1
+        problem = f"is not TOML: {exc}".replace("at end of document", f"at the end, line {line}")
+    raise ConfigError(str(path), None, problem)
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, _Setting]:
-    settings = {}
+def _from_environment(environ: Mapping[str, str]) -> Iterator[_Setting]:
     for variable, text in environ.items():
-        if variable.startswith(ENVIRONMENT_PREFIX) and "__" in variable:
-            section, _, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-            name = _known(section, key, variable)
-            settings[name] = _Setting(KINDS[name].from_text(text), variable)
-    return settings
+        if variable.startswith("S3SPOOL_") and "__" in variable:
+            section, _, key = variable.removeprefix("S3SPOOL_").lower().partition("__")
+            yield _Setting(section, key, _from_text(f"{section}.{key}", text), variable)
 
 
-def _from_overrides(overrides: Mapping[str, object]) -> dict[str, _Setting]:
-    settings = {}
+def _from_overrides(overrides: Mapping[str, object]) -> Iterator[_Setting]:
     for dotted, value in overrides.items():
         section, _, key = dotted.partition(".")
-        name = _known(section, key, "")
-        if value is not None:
-            settings[name] = _Setting(KINDS[name].from_text(value) if isinstance(value, str) else value)
-    return settings
+        if value is not None or dotted not in OPTIONS:
+            yield _Setting(section, key, _from_text(dotted, value) if isinstance(value, str) else value)
 
 
-def _read(name: str, setting: _Setting) -> Any:
-    try:
-        return KINDS[name].read(setting.value)
-    except BadValueError as exc:
-        _refuse(name, setting, str(exc))
+def _from_text(name: str, text: str) -> object:
+    return OPTIONS[name].from_text(text) if name in OPTIONS else text
 
 
-def _state_directory(environ: Mapping[str, str]) -> Path:
-    own = _first_directory(environ, "STATE_DIRECTORY") or _xdg_directory(environ, "XDG_STATE_HOME", ".local/state")
-    if own is None:
-        raise ConfigError("state.directory", "", "there is no home directory to default to; name one")
+def _read(known: Mapping[str, _Setting], environ: Mapping[str, str], errors: list[ConfigError]) -> dict[str, Any]:
+    """The checked values of all keys that have one or need one; adds to `errors`."""
+    values: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        if name in known or option.required:
+            setting = known.get(name) or _Setting("", "", option.shown)
+            try:
+                values[name] = option.read(setting.value)
+                if option.required and values[name] is None:
+                    values[name] = _default_path(values["state.directory"], environ)
+            except ValueError as exc:
+                errors.append(setting.error(name, str(exc)))
+                values[name] = Path("/") if option.required else option.value  # a value for the checks of other keys
+    return values
+
+
+def _default_path(state: Path | None, environ: Mapping[str, str]) -> Path:
+    """The directory of the ledger, or the control socket, which is in the directory `state` outside of systemd."""
+    variable = "RUNTIME_DIRECTORY" if state else "STATE_DIRECTORY"
+    first = environ.get(variable, "").partition(":")[0]  # systemd separates several with colons
+    own = Path(first).absolute() if first else None
+    if state:
+        return (own or state) / "control.sock"
+    own = own or _xdg_directory(environ, "XDG_STATE_HOME", ".local/state")
+    if not own:
+        raise ValueError("there is no home directory to default to; name one")
     return own
 
 
-def _first_directory(environ: Mapping[str, str], variable: str) -> Path | None:
-    """Systemd sets these, with colons between where a unit has several."""
-    first = environ.get(variable, "").partition(":")[0]
-    return Path(first).absolute() if first else None
-
-
 def _xdg_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path | None:
-    """Our part of an XDG base directory; relative values are to be ignored, says its specification."""
+    """The directory of s3spool in an XDG base directory; the specification ignores relative values."""
     base = Path(environ.get(variable, ""))
     home = Path(environ.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111 - Path's raises where there is none
     if not base.is_absolute():
@@ -207,71 +192,45 @@ def _xdg_directory(environ: Mapping[str, str], variable: str, below_home: str) -
     return base / "s3spool" if base.is_absolute() else None
 
 
-# --- what is refused
-
-
-def _known(section: str, key: str, origin: str) -> str:
-    name = f"{section}.{key}"
-    if name not in FIELDS:
-        _refuse_unknown(section, key, origin)
-    return name
-
-
-def _refuse_unknown(section: str, key: str | None, origin: str) -> NoReturn:
+def _unknown(setting: _Setting) -> ConfigError:
     import difflib  # noqa: PLC0415 - start-up time
 
-    if section in SECTIONS and key is not None:
+    section, key = setting.section, setting.key
+    if section not in SECTIONS:
+        what, wrong, known, field = "section", section, list(SECTIONS), _printable(section)
+    elif key is None:
+        return setting.error(section, f"must be a table: a line [{section}] with its keys below")
+    else:
         what, wrong, known = "key", key, list(SECTIONS[section].__struct_fields__)
-        field = f"{section}.{_bare(key)}"
-    else:
-        what, wrong, known = "section", section, list(SECTIONS)
-        field = _bare(section)
-    homes = [name for name in FIELDS if name.endswith(f".{wrong}")]
-    if near := homes or difflib.get_close_matches(wrong, known, n=1):
-        hint = f"did you mean {near[0]}?"
-    else:
-        hint = f"known: {', '.join(known)}"
-    _refuse(field, _Setting(None, origin), f"unknown {what} ({hint})")
+        field = f"{section}.{_printable(key)}"
+    near = [name for name in OPTIONS if name.endswith(f".{wrong}")] or difflib.get_close_matches(wrong, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return setting._replace(value=None).error(field, f"unknown {what} ({hint})")
 
 
-def _refuse(name: str, setting: _Setting, problem: str) -> NoReturn:
-    value = setting.value
-    if name == "destination.endpoint_url" and isinstance(value, str) and "@" in value:
-        value = "***@" + value.rpartition("@")[2]  # a password is not repeated in a log
-    raise ConfigError(name, value, f"{problem} [{setting.origin}]" if setting.origin else problem) from None
-
-
-def _bare(key: str) -> str:
-    """A key fit for one line, whatever it holds."""
+def _printable(key: str) -> str:
     return key if key.isprintable() and key else repr(key)
 
 
-def _check_together(config: Config, settings: Mapping[str, _Setting]) -> None:
-    """What no key can be asked alone."""
-
-    def refuse(name: str, value: object, problem: str) -> NoReturn:
-        _refuse(name, settings.get(name) or _Setting(value), problem)
-
-    watch, destination, after, state = config.watch, config.destination, config.after, config.state
+def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Keys that do not fit together: the one that is wrong, the other one, and the problem."""
+    destination, retry, after, socket = config.destination, config.retry, config.after, config.service.control_socket
+    watched, state, archive = config.watch.directory, config.state.directory, after.archive_directory
     if destination.kms_key_id and destination.sse != "aws:kms":
-        refuse("destination.kms_key_id", destination.kms_key_id, 'needs destination.sse = "aws:kms"')
-    if config.retry.max_s < config.retry.initial_s:
-        problem = f"must not be less than retry.initial_s, {config.retry.initial_s:g}"
-        refuse("retry.max_s", config.retry.max_s, problem)
-    if after.action == "archive" and after.archive_directory is None:
-        refuse("after.archive_directory", "", 'must name a directory for after.action = "archive"')
-    if after.archive_directory and is_inside(after.archive_directory, watch.directory):
-        problem = "must not be inside watch.directory: archived files would be sent again"
-        refuse("after.archive_directory", str(after.archive_directory), problem)
-    if after.archive_directory and is_inside(watch.directory, after.archive_directory):
-        problem = "must not hold watch.directory: archived files could land in it and be sent again"
-        refuse("after.archive_directory", str(after.archive_directory), problem)
-    if after.archive_directory and is_inside(state.directory, after.archive_directory):
-        problem = "must not hold state.directory: archived files could land beside the ledger"
-        refuse("after.archive_directory", str(after.archive_directory), problem)
-    if is_inside(state.directory, watch.directory):
-        problem = "must not be inside watch.directory: the ledger would be sent, too"
-        refuse("state.directory", str(state.directory), problem)
-    if (length := len(os.fsencode(config.service.control_socket))) > _SOCKET_PATH_BYTES:
+        yield "destination.kms_key_id", "destination.sse", 'needs destination.sse = "aws:kms"'
+    if retry.max_s < retry.initial_s:
+        yield "retry.max_s", "retry.initial_s", f"must not be less than retry.initial_s, {retry.initial_s:g}"
+    if after.action == "archive" and archive is None:
+        yield "after.archive_directory", "after.action", 'must name a directory for after.action = "archive"'
+    for inner, outer, other, problem in (
+        (archive, watched, "watch", "be inside watch.directory: archived files would be sent again"),
+        (watched, archive, "watch", "hold watch.directory: archived files could land in it and be sent again"),
+        (state, archive, "state", "hold state.directory: archived files could land beside the ledger"),
+    ):
+        if inner and outer and is_inside(inner, outer):
+            yield "after.archive_directory", f"{other}.directory", f"must not {problem}"
+    if is_inside(state, watched):
+        yield "state.directory", "watch.directory", "must not be inside watch.directory: the ledger would be sent, too"
+    if (length := len(os.fsencode(socket))) > _SOCKET_PATH_BYTES:
         problem = f"is {length} bytes long, a socket's path may have {_SOCKET_PATH_BYTES}; set a shorter one"
-        refuse("service.control_socket", str(config.service.control_socket), problem)
+        yield "service.control_socket", "service.control_socket", problem

@@ -1,192 +1,106 @@
 """Every key of s3spool.toml: its type, its default, its limits and what it means.
 
-The annotations below are the only list of keys. Reading, `options()`, the sample file in packaging/ and the
-tables of docs/configuration.md all follow it.
+These annotations are the only list of keys. The loader, the sample file in packaging/ and docs/configuration.md follow.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Literal
 
 import msgspec
 
 from s3spool.config import validators as rules
-from s3spool.config.values import (
-    GIB,
-    KIB,
-    MIB,
-    TIB,
-    Choice,
-    Globs,
-    Kind,
-    Pairs,
-    Place,
-    Seconds,
-    Size,
-    Switch,
-    Text,
-    Whole,
-)
-
-Backend = Literal["auto", "inotify", "poll"]
-AddressingStyle = Literal["auto", "path", "virtual"]
-Encryption = Literal["", "AES256", "aws:kms"]
-CannedAcl = Literal[
-    "",
-    "private",
-    "public-read",
-    "public-read-write",
-    "authenticated-read",
-    "aws-exec-read",
-    "bucket-owner-read",
-    "bucket-owner-full-control",
-]
-Overwrite = Literal["allow", "never"]
-Checksum = Literal["auto", "crc64nvme", "crc32", "sha256", "md5"]
-Action = Literal["keep", "delete", "archive"]
-Level = Literal["debug", "info", "warning", "error"]
-Format = Literal["auto", "console", "json", "journal"]
+from s3spool.config.values import GIB, KIB, MIB, TIB, Option, doc, globs, matching, path, seconds, size, whole
 
 _DAY_S = 86_400
 _EXCLUDE = (
-    # Being written: editors, browsers, downloaders, transfer and copy programs, databases.
-    ".*",
-    "*~",
-    "~$*",
-    "*.part",
-    "*.partial",
-    "*.filepart",
-    "*.tmp",
-    "*.crdownload",
-    "*.download",
-    "*.opdownload",
-    "*.aria2",
-    "*.!qB",
-    "*.!ut",
-    "*.bc!",
-    "*.upload",
-    "*.uploading",
-    "*.inprogress",
-    "*._COPYING_",
-    "*.swp",
-    "*.swx",
-    "4913",
-    "*.db-journal",
-    "*.db-wal",
-    "*.db-shm",
-    # A system's own.
-    "Thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-    "lost+found/",
-    "@eaDir/",
-    "$RECYCLE.BIN/",
-    "System Volume Information/",
+    # Files being written: editors, browsers, downloaders, transfer and copy programs, databases.
+    ".*", "*~", "~$*", "*.part", "*.partial", "*.filepart", "*.tmp", "*.crdownload", "*.download", "*.opdownload",
+    "*.aria2", "*.!qB", "*.!ut", "*.bc!", "*.upload", "*.uploading", "*.inprogress", "*._COPYING_", "*.swp", "*.swx",
+    "4913", "*.db-journal", "*.db-wal", "*.db-shm",
+    # Files of an operating system.
+    "Thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found/", "@eaDir/", "$RECYCLE.BIN/", "System Volume Information/",
+)  # fmt: skip
+
+_Pattern = Annotated[str, msgspec.Meta(min_length=1)]
+_Backend = Literal["auto", "inotify", "poll"]
+_Addressing = Literal["auto", "path", "virtual"]
+_Encryption = Literal["", "AES256", "aws:kms"]
+_Acl = Literal[
+    "", "private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read", "bucket-owner-read",
+    "bucket-owner-full-control",
+]  # fmt: skip
+_Checksum = Literal["auto", "crc64nvme", "crc32", "sha256", "md5"]
+_CHECKSUM = (
+    "checksum that S3 verifies: crc64nvme, crc32, sha256, md5; auto: crc64nvme if the server accepts it, else md5"
 )
+_Action = Literal["keep", "delete", "archive"]
+_Level = Literal["debug", "info", "warning", "error"]
+_Format = Literal["auto", "console", "json", "journal"]
 
 
-class WatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    directory: Annotated[Path, Place("the folder to watch; only ./tmp is made where it is missing", "./tmp")]
-    recursive: Annotated[bool, Switch("whether files in subdirectories are taken too")] = True
-    include: Annotated[tuple[str, ...], Globs("patterns on the relative path: files to take", 1)] = ("*",)
-    exclude: Annotated[tuple[str, ...], Globs("patterns on the relative path: files to leave", 0)] = _EXCLUDE
-    settle_s: Annotated[float, Seconds("a file is complete when unchanged for so long", 0, _DAY_S)] = 1.0
-    rescan_s: Annotated[float, Seconds("how often the whole folder is compared with the ledger", 1, _DAY_S)] = 300
-    max_size: Annotated[
-        int, Size("a larger file is parked, not sent; empty for no limit", 1, 5 * TIB, optional=True)
-    ] = 0
-    backend: Annotated[
-        Backend,
-        Choice("where events come from: inotify, poll (network folders), or auto to choose", get_args(Backend)),
-    ] = "auto"
+class WatchConfig(msgspec.Struct, frozen=True, kw_only=True):
+    directory: Annotated[Path, path("folder to watch; s3spool creates only ./tmp if it is missing", "./tmp")]
+    recursive: Annotated[bool, doc("true: take files in subdirectories too")] = True
+    include: Annotated[tuple[_Pattern, ...], globs("patterns of files to take, on the relative path", 1)] = ("*",)
+    exclude: Annotated[tuple[_Pattern, ...], globs("patterns of files to leave, on the relative path")] = _EXCLUDE
+    settle_s: Annotated[float, seconds("seconds without a change before a file counts as complete", 0, _DAY_S)] = 1.0
+    rescan_s: Annotated[float, seconds("seconds between two comparisons of folder and ledger", 1, _DAY_S)] = 300
+    max_size: Annotated[int, size("a larger file is parked, not sent; empty for no limit", 1, 5 * TIB)] = 0
+    backend: Annotated[_Backend, doc("source of events: inotify, poll (network folders), or auto to choose")] = "auto"
 
 
-class DestinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    bucket: Annotated[str, Text("the bucket's name, or an access point's ARN", rules.bucket)] = ""
-    prefix: Annotated[
-        str,
-        Text(
-            "what every key starts with; may hold {hostname} and the file's mtime as in logs/%Y/%m/%d/",
-            rules.prefix,
-        ),
-    ] = ""
-    endpoint_url: Annotated[str, Text("where an S3-compatible store listens; empty for AWS", rules.endpoint_url)] = ""
-    region: Annotated[str, Text("the bucket's region; empty: from the environment or the profile", rules.region)] = ""
-    profile: Annotated[str, Text("a profile of AWS's shared files", str)] = ""
-    addressing_style: Annotated[
-        AddressingStyle,
-        Choice("where the bucket stands in the URL: path, virtual (host), or auto", get_args(AddressingStyle)),
-    ] = "auto"
-    ca_bundle: Annotated[Path | None, Place("a PEM file of certificates to trust instead of the system's")] = None
-    storage_class: Annotated[str, Text("like STANDARD_IA; empty for the bucket's own", rules.name)] = ""
-    sse: Annotated[
-        Encryption,
-        Choice("server-side encryption: AES256 or aws:kms; empty for the bucket's own", get_args(Encryption)),
-    ] = ""
-    kms_key_id: Annotated[str, Text('the KMS key to encrypt with, for sse = "aws:kms"', rules.name)] = ""
-    acl: Annotated[CannedAcl, Choice("a canned ACL like bucket-owner-full-control", get_args(CannedAcl))] = ""
-    expected_bucket_owner: Annotated[str, Text("the account that must own the bucket, 12 digits", rules.account)] = ""
-    overwrite: Annotated[
-        Overwrite,
-        Choice("whether an object of the same key may be replaced: allow or never", get_args(Overwrite)),
-    ] = "allow"
-    checksum: Annotated[
-        Checksum,
-        Choice(
-            "what S3 checks: crc64nvme, crc32, sha256, md5; auto: crc64nvme where it is accepted, else md5",
-            get_args(Checksum),
-        ),
-    ] = "auto"
-    tags: Annotated[dict[str, str], Pairs('tags of every object, at most 10, like { team = "data" }', rules.tags)] = {}
-    metadata: Annotated[
-        dict[str, str],
-        Pairs("metadata of every object; the file's mtime is always added as mtime", rules.metadata),
-    ] = {}
+class DestinationConfig(msgspec.Struct, frozen=True, kw_only=True):
+    bucket: Annotated[str, doc("name of the bucket, or ARN of an access point", rules.bucket)] = ""
+    prefix: Annotated[str, doc("start of every key; may hold {hostname} and the mtime: %Y/%m/%d/", rules.prefix)] = ""
+    endpoint_url: Annotated[str, doc("URL of an S3-compatible store; empty for AWS", rules.endpoint_url)] = ""
+    region: Annotated[str, matching("region of the bucket; empty: that of environment or profile", rules.REGION)] = ""
+    profile: Annotated[str, doc("profile in AWS's shared files")] = ""
+    addressing_style: Annotated[_Addressing, doc("place of the bucket in the URL: path, virtual (host), auto")] = "auto"
+    ca_bundle: Annotated[Path | None, path("PEM file of certificates to trust instead of the system's")] = None
+    storage_class: Annotated[str, matching("like STANDARD_IA; empty for the bucket's default", rules.HEADER)] = ""
+    sse: Annotated[_Encryption, doc("server-side encryption: AES256 or aws:kms; empty for the bucket's default")] = ""
+    kms_key_id: Annotated[str, matching('KMS key that encrypts, for sse = "aws:kms"', rules.HEADER)] = ""
+    acl: Annotated[_Acl, doc("canned ACL like bucket-owner-full-control")] = ""
+    expected_bucket_owner: Annotated[str, matching("account that must own the bucket, 12 digits", rules.ACCOUNT)] = ""
+    overwrite: Annotated[Literal["allow", "never"], doc("replace an object of the same key: allow or never")] = "allow"
+    checksum: Annotated[_Checksum, doc(_CHECKSUM)] = "auto"
+    tags: Annotated[dict[str, str], doc('tags of every object, at most 10, like { team = "data" }', rules.tags)] = {}
+    metadata: Annotated[dict[str, str], doc("metadata of every object; s3spool adds mtime", rules.metadata)] = {}
 
 
-class UploadConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    workers: Annotated[int, Whole("how many files and parts are sent at the same time", 1, 1000)] = 100
-    queue_size: Annotated[int, Whole("how many names wait in memory, the rest in the folder", 1, 1_000_000)] = 10_000
-    multipart_threshold: Annotated[int, Size("files above this size are sent in parts", 5 * MIB, 5 * GIB)] = 16 * MIB
-    part_size: Annotated[int, Size("the size of a part; raised where 10,000 are too few", 5 * MIB, 5 * GIB)] = 16 * MIB
+class UploadConfig(msgspec.Struct, frozen=True, kw_only=True):
+    workers: Annotated[int, whole("number of files and parts sent at the same time", 1, 1000)] = 100
+    queue_size: Annotated[int, whole("most names in memory; the rest waits in the folder", 1, 1_000_000)] = 10_000
+    multipart_threshold: Annotated[int, size("a larger file is sent in parts", 5 * MIB, 5 * GIB)] = 16 * MIB
+    part_size: Annotated[int, size("size of a part; raised if 10,000 parts are too few", 5 * MIB, 5 * GIB)] = 16 * MIB
     max_bandwidth: Annotated[
-        int,
-        Size(
-            "bytes a second for all workers together, like 50MiB/s; empty for no limit",
-            KIB,
-            TIB,
-            per_second=True,
-            optional=True,
-        ),
+        int, size("bytes per second of all workers together, like 50MiB/s; empty for no limit", KIB, TIB, suffix="/s")
     ] = 0
-    timeout_s: Annotated[float, Seconds("how long a request may make no progress", 1, 3600)] = 30
+    timeout_s: Annotated[float, seconds("seconds without progress before a request fails", 1, 3600)] = 30
 
 
-class AfterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    action: Annotated[
-        Action, Choice("what becomes of a file S3 has confirmed: keep, delete or archive", get_args(Action))
-    ] = "keep"
-    archive_directory: Annotated[
-        Path | None, Place('where action = "archive" moves files to, outside of watch.directory')
-    ] = None
+class AfterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    action: Annotated[_Action, doc("action on a file that S3 has confirmed: keep, delete or archive")] = "keep"
+    archive_directory: Annotated[Path | None, path('for action = "archive": a directory outside watch.directory')] = (
+        None
+    )
 
 
-class RetryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    initial_s: Annotated[float, Seconds("the longest wait before the second attempt; then it doubles", 0.1, _DAY_S)] = 1
-    max_s: Annotated[float, Seconds("the longest wait between two attempts", 0.1, _DAY_S)] = 300
+class RetryConfig(msgspec.Struct, frozen=True, kw_only=True):
+    initial_s: Annotated[float, seconds("longest wait in seconds before attempt 2; then it doubles", 0.1, _DAY_S)] = 1
+    max_s: Annotated[float, seconds("longest wait in seconds between two attempts", 0.1, _DAY_S)] = 300
     max_attempts: Annotated[
-        int, Whole("a file is parked after so many failures that are its own (others pass); 0: never", 0, 1_000_000)
+        int, whole("failures of its own (others pass) that park a file; 0: never", 0, 1_000_000)
     ] = 0
 
 
-class StateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    directory: Annotated[
-        Path, Place("where the ledger is kept; default $STATE_DIRECTORY, else $XDG_STATE_HOME/s3spool")
-    ]
-    receipt_days: Annotated[int, Whole("how long a file that left the folder is remembered", 0, 36_500)] = 30
+class StateConfig(msgspec.Struct, frozen=True, kw_only=True):
+    directory: Annotated[Path, path("directory of the ledger; default $STATE_DIRECTORY, else $XDG_STATE_HOME/s3spool")]
+    receipt_days: Annotated[int, whole("days that the ledger remembers a file that left the folder", 0, 36_500)] = 30
     abort_stale_multipart_days: Annotated[
-        int, Whole("multipart uploads of ours without progress for so long are aborted", 1, 3650)
+        int, whole("days without progress before s3spool aborts a multipart upload of its own", 1, 3650)
     ] = 7
 
     @property
@@ -194,34 +108,23 @@ class StateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return self.directory / "ledger.sqlite3"
 
 
-class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    drain_s: Annotated[float, Seconds("how long uploads may finish when the daemon stops", 0, _DAY_S)] = 30
-    control_socket: Annotated[
-        Path,
-        Place("where the other commands reach the daemon; default in $RUNTIME_DIRECTORY, else state.directory"),
-    ]
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    drain_s: Annotated[float, seconds("seconds that uploads may take to finish when the daemon stops", 0, _DAY_S)] = 30
+    control_socket: Annotated[Path, path("socket for commands; default in $RUNTIME_DIRECTORY, else state.directory")]
     control_group: Annotated[
-        str,
-        Text("whose members may give orders, beside root and the daemon's user; empty: nobody else", rules.group),
+        str, matching("group that may give orders, besides root and the daemon's user; empty: no group", rules.GROUP)
     ] = ""
     http_listen: Annotated[
-        str,
-        Text(
-            "an address like 127.0.0.1:9464 for metrics, health and a page; has no effect yet, and a warning says so",
-            rules.listen_address,
-        ),
+        str, doc("address of metrics, health and a page; has no effect yet (a warning says so)", rules.listen_address)
     ] = ""
 
 
-class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    level: Annotated[Level, Choice("the least that is logged: debug, info, warning, error", get_args(Level))] = "info"
-    format: Annotated[
-        Format,
-        Choice("console, json, journal; auto: what suits the place stderr leads to", get_args(Format)),
-    ] = "auto"
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
+    level: Annotated[_Level, doc("lowest level that is logged: debug, info, warning, error")] = "info"
+    format: Annotated[_Format, doc("console, json, journal; auto: the one that suits stderr")] = "auto"
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Config(msgspec.Struct, frozen=True, kw_only=True):
     watch: WatchConfig
     destination: DestinationConfig
     upload: UploadConfig
@@ -233,79 +136,41 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     source: Path | None = None  #: the file it was read from
 
 
-#: Keys that are read and checked, but change nothing yet, and why.
+#: The keys that a reload (SIGHUP) applies; the others need a restart.
+LIVE = frozenset({
+    "log.level", "watch.include", "watch.exclude", "retry.initial_s", "retry.max_s", "retry.max_attempts",
+    "upload.max_bandwidth", "after.action", "after.archive_directory",
+})  # fmt: skip
+#: Keys that change nothing yet, and why.
 _WITHOUT_EFFECT = {"service.http_listen": "this version serves no metrics, health or page"}
-
-
-class Option(NamedTuple):
-    """One key, for documentation and command lines."""
-
-    name: str  #: dotted
-    default: str  #: a TOML literal
-    doc: str
-    environment: str
-
-
-#: The keys that a reload (SIGHUP) applies; the others wait for a restart.
-LIVE = frozenset(
-    {
-        "log.level",
-        "watch.include",
-        "watch.exclude",
-        "retry.initial_s",
-        "retry.max_s",
-        "retry.max_attempts",
-        "upload.max_bandwidth",
-        "after.action",
-        "after.archive_directory",
-    }
-)
-
-
-ENVIRONMENT_PREFIX = "S3SPOOL_"
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     field.name: field.type for field in msgspec.structs.fields(Config) if field.name != "source"
 }
-FIELDS = {
-    f"{section}.{field.name}": field for section, cls in SECTIONS.items() for field in msgspec.structs.fields(cls)
+OPTIONS = {
+    (name := f"{section}.{field.name}"): Option(name, field)
+    for section, cls in SECTIONS.items()
+    for field in msgspec.structs.fields(cls)
 }
-KINDS: dict[str, Kind] = {name: field.type.__metadata__[0] for name, field in FIELDS.items()}
 
 
 def options() -> list[Option]:
     """Every key, in the order of the sections."""
-    return [
-        Option(name, KINDS[name].literal(_default(field)), KINDS[name].doc, _variable(name))
-        for name, field in FIELDS.items()
-    ]
+    return [*OPTIONS.values()]
+
+
+def value_of(config: Config, name: str) -> object:
+    """The value of a key by its dotted name."""
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)
 
 
 def changed(old: Config, new: Config) -> tuple[list[str], list[str]]:
-    """The dotted names that differ: those a reload applies, and those it has to refuse."""
-    live: list[str] = []
-    refused: list[str] = []
-    for name in FIELDS:
-        section, key = name.split(".")
-        if getattr(getattr(old, section), key) != getattr(getattr(new, section), key):
-            (live if name in LIVE else refused).append(name)
-    return live, refused
+    """The names of the keys that differ: those that a reload applies, and those that need a restart."""
+    names = [name for name in OPTIONS if value_of(old, name) != value_of(new, name)]
+    return [name for name in names if name in LIVE], [name for name in names if name not in LIVE]
 
 
 def without_effect(config: Config) -> dict[str, str]:
-    """The dotted names of what is set in vain, and why; never to be passed over in silence."""
-    defaults = {name: field.default for name, field in FIELDS.items()}
-    names = [name.split(".") for name in _WITHOUT_EFFECT]
-    return {
-        f"{section}.{key}": _WITHOUT_EFFECT[f"{section}.{key}"]
-        for section, key in names
-        if getattr(getattr(config, section), key) != defaults[f"{section}.{key}"]
-    }
-
-
-def _variable(name: str) -> str:
-    return ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
-
-
-def _default(field: msgspec.structs.FieldInfo) -> object:
-    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    """The names of keys that are set but change nothing, and why."""
+    return {name: why for name, why in _WITHOUT_EFFECT.items() if value_of(config, name) != OPTIONS[name].value}

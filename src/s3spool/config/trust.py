@@ -1,4 +1,4 @@
-"""Which configuration file counts: not one in the current directory that another user may have written."""
+"""Which configuration file counts: not one in the current directory that another user could have written."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ HERE = Path("s3spool.toml")
 
 
 def choose(found: list[Path], watched: Callable[[], Iterable[Path]], tell: Callable[[str], object]) -> Path | None:
-    """The first of these files; the one of the current directory only where it is trusted.
+    """The first of these files; the one of the current directory counts only if it is trusted.
 
-    `watched` are the folders into which anyone may drop one; `tell` gets the line that says why it was passed over.
-    Raises ConfigError where there is no other.
+    Anyone may drop files into the `watched` folders. `tell` gets a line if a file is passed over.
+    Raises ConfigError if that leaves no file.
     """
     if not found or found[0] != HERE or not (why := doubt(HERE) or _dropped(watched())):
         return found[0] if found else None
@@ -29,7 +29,7 @@ def choose(found: list[Path], watched: Callable[[], Iterable[Path]], tell: Calla
 
 
 def is_inside(path: Path, directory: Path) -> bool:
-    """Whether it is, or is the same, once symbolic links are followed; neither has to exist."""
+    """Whether `path` is `directory` or below it, once symbolic links are followed; neither has to exist."""
     # Path.resolve raises for loops and over-long names.
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
 
@@ -40,36 +40,32 @@ def _dropped(watched: Iterable[Path]) -> str:
 
 
 def doubt(path: Path) -> str:
-    """Why others could have written the file or put it there, in a few words; "" where they could not.
+    """Why another user could have written or placed the file, in a few words; else "".
 
-    Only regular files are checked: a pipe or device is always named by the user.
+    Only regular files are checked: the user always names a pipe or device.
     """
     try:
         file, link, directory = os.stat(path), os.lstat(path), os.stat(path.parent)
     except OSError:
-        return ""  # reading it reports the error
+        return ""  # the loader reports the error
     if not stat.S_ISREG(file.st_mode):
         return ""
-    user = os.geteuid()
-    for status in (link, file):
-        if status.st_uid not in {0, user}:
-            return f"belongs to {_name(status.st_uid)}"
-    if _others_can_write(file):
-        return "others can write to it"
     where = path.parent.absolute()
-    if directory.st_uid not in {0, user}:
-        return f"{where} belongs to {_name(directory.st_uid)}"
-    return f"others can write to {where}" if _others_can_write(directory) else ""
+    for status, place in ((link, ""), (file, ""), (directory, f"{where} ")):
+        if status.st_uid not in {0, os.geteuid()}:
+            return f"{place}belongs to {_name(status.st_uid)}"
+        if status is not link and _others_can_write(status):
+            return f"others can write to {place.removesuffix(' ') or 'it'}"
+    return ""
 
 
 def _others_can_write(status: os.stat_result) -> bool:
-    if status.st_mode & stat.S_IWOTH:
-        return True
-    return bool(status.st_mode & stat.S_IWGRP) and not _is_private(status.st_gid)
+    by_group = bool(status.st_mode & stat.S_IWGRP) and not _is_private(status.st_gid)
+    return by_group or bool(status.st_mode & stat.S_IWOTH)
 
 
 def _is_private(group: int) -> bool:
-    """Whether it is the group that many systems make for each user, which umask 002 relies on."""
+    """Whether it is the group of this user alone, which many systems make and umask 002 relies on."""
     try:
         found, user = grp.getgrgid(group), pwd.getpwuid(os.geteuid())
     except KeyError:

@@ -27,7 +27,8 @@ def reload(daemon: Daemon) -> None:
         new = configuration.load(source, overrides=daemon.overrides)
         configuration.check_directories(new)
     except ConfigError as exc:
-        log.error("config.refused", error=str(exc))
+        for error in exc.errors:
+            log.error("config.refused", error=str(error))
         return
     live, refused = configuration.changed(daemon.config, new)
     for name in refused:
