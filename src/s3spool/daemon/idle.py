@@ -42,10 +42,6 @@ class Doze:
     def arm(self) -> None:
         """Before a look at everything: what happens from here on is told of, what was before is found by looking."""
         self._tripwire.arm()
-        ledger = self._rooms.ledger
-        if ledger.watched != self._tripwire.armed:
-            ledger.watched = self._tripwire.armed
-            ledger.look()
         # Files that end between the look and the sleep would be told of as on their way for minutes.
         self._rooms.inbox.stirred = self.wake  # before looking whether there is anything
         self._quiet = self._no_file()
@@ -62,8 +58,6 @@ class Doze:
             if odd:  # before anything in it is opened
                 self._rooms.slow.refresh(self._rooms.folder.root)
             disturbed = self._tripwire.disturbed(ready, odd)
-            if disturbed:
-                self._rooms.ledger.look()
             if self._wakened(ready) or disturbed:
                 self._awake_until = time.monotonic() + TICK_S
                 return

@@ -63,7 +63,7 @@ class Daemon:
         self._handlers = handlers
         self._apply = reload
         self.state = "starting"
-        self.components = components = Components(config, endpoint, workers)
+        self.components = components = Components(config, endpoint, workers, on_damage=self.wake)
         self._doze = Doze(components)
         self.watch_manager = WatchManager(components, config.watch, self.wake)
         self._pulse = Pulse(
@@ -152,7 +152,7 @@ class Daemon:
         self._doze.wake()
 
     def _supervise(self) -> None:
-        while True:
+        while not self.components.ledger.damaged:
             longest_s = self._notifier.watchdog_interval_s or DOZE_S
             self._doze.sleep(self.watch_manager, self._retry_summary, self._pulse, longest_s)
             while self._signals:
@@ -250,7 +250,7 @@ class Daemon:
         components = self.components
         start = time.monotonic()
         self.state = "draining"
-        drain_s = self.config.service.drain_s
+        drain_s = 0.0 if components.ledger.damaged else self.config.service.drain_s  # no receipt can be written
         deadline = start + drain_s
         self._signals.clear()  # timeout(1) and terminals may send one twice; only those from here on are impatience
         log.info("daemon.draining", drain_s=drain_s, uploading=len(components.workers.jobs()))

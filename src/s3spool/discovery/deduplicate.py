@@ -148,7 +148,7 @@ class SettleThread:
         complaint = ""  # said once, not for each file that comes
         while ripe := self._settle.wait_due():
             try:
-                if reader is None or not reader.current():
+                if reader is None:
                     reader = Reader(self._ledger.path)
                 self._step(ripe, reader)
                 complaint = ""

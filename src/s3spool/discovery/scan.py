@@ -76,7 +76,6 @@ class Scan:
         self._inbox = inbox
         self._deduplicator = deduplicator
         self._ledger = ledger
-        ledger.on_made_anew(lambda: self.want("ledger"))  # it may know less than the one before
         self._unreadable = False  # whether the last scan said so
         self.watch: Watch | None = None  # None: polling, the scan is the only source
         self._reasons: set[str] = set()

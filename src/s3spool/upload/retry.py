@@ -33,7 +33,6 @@ class RetryThread:
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="retry", daemon=True)
         self.beats = 0
-        ledger.on_made_anew(self.wake)  # what was read last may have been of another file
 
     def start(self) -> None:
         self._thread.start()
@@ -92,7 +91,7 @@ class RetryThread:
             self._changed.clear()
             self._bell.answer()
             try:
-                if reader is None or not reader.current():
+                if reader is None:
                     reader = Reader(self._ledger.path)
                 wait_s = self.tick(reader, time.time())
                 complaint = ""
