@@ -143,7 +143,7 @@ class Components:
             self.stats,
             self.cpu_affinity,
             limited=lambda: self.pace.limited,
-            stall_s=HEARTBEAT_TIMEOUT_S + config.upload.timeout_s,
+            hang_timeout_s=HEARTBEAT_TIMEOUT_S + config.upload.timeout_s,
             slow=self.slow,
         )
 

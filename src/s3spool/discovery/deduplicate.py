@@ -162,4 +162,6 @@ class SettleThread:
 
     def _step(self, ripe: Sequence[Ripe], reader: Reader) -> None:
         candidates = [(path, None, seen) for path, seen in ripe]
-        self._inbox.offer(self._deduplicator.sort(candidates, reader, hinted=True), meanwhile=self._settle.bell.answer)
+        self._inbox.offer(
+            self._deduplicator.sort(candidates, reader, hinted=True), meanwhile=self._settle.heartbeat.beat
+        )

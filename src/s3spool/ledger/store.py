@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from s3spool.errors import LedgerError
+from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.database import open_for_writing, speaking_of
 from s3spool.ledger.health import ENDING, UNREAD, DamagedError, Guard, Trouble, is_damage, put_aside
 from s3spool.ledger.rows import Multipart, Part, Receipt, Retry, to_text
@@ -88,7 +89,8 @@ class Ledger:
         self._trouble = Trouble(path)
         self._gave_up = False  # rows were left when the thread ended
         self._crowded = False
-        self.beats = 0  # groups committed or tried; grows while the thread lives and has work
+        self.heartbeat = Heartbeat()
+        self.tries = 0  # groups committed or tried
 
     def start(self) -> None:
         self._thread.start()
@@ -179,13 +181,6 @@ class Ledger:
             log.error("ledger.failed", path=str(self.path), error=str(error), hint=UNREAD)
         return str(error)
 
-    def ping(self, answer: Committed) -> None:
-        """Call back from the thread; at once where it is known to be trying, and trying, to write."""
-        if self.failing_since is not None:
-            answer()
-        else:
-            self._put("", NOTHING, (), answer)
-
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was handed in before is durable."""
         done = threading.Event()
@@ -218,8 +213,9 @@ class Ledger:
 
     def _step(self) -> bool:
         """Gather one group, make it durable, call back; False when it was the last. Raises DamagedError."""
+        self.heartbeat.beat()
         try:
-            first = self._inbox.get(timeout=LOOK_S)
+            first = self._inbox.get(timeout=self.heartbeat.capped(LOOK_S))
         except queue.Empty:
             first = _Work("", NOTHING, (), None)  # each commit checks the files
         if first is None:
@@ -250,7 +246,8 @@ class Ledger:
         """False where the ledger is closed while the disk is full or broken. Raises DamagedError."""
         delay_s = 0.5
         while True:
-            self.beats += 1
+            self.heartbeat.beat()
+            self.tries += 1
             try:
                 self._check_files()
                 self._commit(group)
