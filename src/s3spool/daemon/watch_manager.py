@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import structlog
@@ -67,7 +68,7 @@ class WatchManager:
         self._look_after_watch()
         if self.watch is None:
             self.heartbeat.beat()  # scans alone find files
-        else:
+        elif time.monotonic() - self.heartbeat.last >= self.heartbeat.capped(None):
             self.watch.self_test()
 
     def stop(self) -> None:

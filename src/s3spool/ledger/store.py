@@ -214,13 +214,14 @@ class Ledger:
     def _step(self) -> bool:
         """Gather one group, make it durable, call back; False when it was the last. Raises DamagedError."""
         self.heartbeat.beat()
+        idle = False
         try:
             first = self._inbox.get(timeout=self.heartbeat.capped(LOOK_S))
         except queue.Empty:
-            first = _Work("", NOTHING, (), None)  # each commit checks the files
+            first, idle = _Work("", NOTHING, (), None), True  # each commit checks the files
         if first is None:
             return False
-        if not self._closing.is_set():
+        if not (idle or self._closing.is_set()):
             time.sleep(BUSY_GROUP_S if self._crowded else GROUP_S)
         group = [first]
         last = False
