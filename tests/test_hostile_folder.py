@@ -43,7 +43,7 @@ SECRET = b"what lies outside is nobody's business"
 CONTROLS = 150
 SWAPPED = int(os.environ.get("S3SPOOL_TEST_FILES", "300"))
 EMPTY = int(os.environ.get("S3SPOOL_TEST_FILES", "20000"))
-DEATHS = ("thread.died", "worker.replaced", "library.warning", "daemon.unsound", "ledger.failed")
+DEATHS = ("thread.died", "worker.replaced", "library.warning", "daemon.unhealthy", "ledger.failed")
 
 Build = Callable[..., Daemon]
 

@@ -1,10 +1,9 @@
-"""The ledger is deleted, broken, on a full or a lying disk, under the running daemon: nothing is lost, it heals."""
+"""The ledger is deleted, broken, on a full or a lying disk, under the running daemon: nothing is lost."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 
 from s3spool.errors import LedgerError
 from s3spool.ledger import store
-from s3spool.ledger.database import open_for_writing
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.store import Ledger
 from support.daemon import Daemon
@@ -25,7 +23,7 @@ from support.inside import inside, run_until_ready
 from support.lines import Lines, recorded
 from support.objects import content_of, folder_files
 from support.preload import lying
-from support.rows import a_receipt, a_retry
+from support.rows import a_receipt
 from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -159,8 +157,10 @@ TOUCHED = [truncate, cut_in_half, overwrite]
 
 
 @pytest.mark.parametrize("break_it", [*UNTOUCHED, *TOUCHED], ids=lambda act: act.__name__)
-def test_the_running_daemon_makes_a_new_ledger(break_it: Break, make: Callable[..., Daemon], faulty: FaultyS3) -> None:
-    """One line says what is wrong, the broken file is kept, what is under way and what comes later is recorded."""
+def test_the_daemon_ends_and_the_next_start_makes_a_new_ledger(
+    break_it: Break, make: Callable[..., Daemon], faulty: FaultyS3
+) -> None:
+    """One line says what is wrong, the broken file is kept, and files without a durable receipt are sent again."""
     holding = HoldUntil()
     faulty.script(holding, match="^PUT flight")
     faulty.script(Status(code=413, error_code="EntityTooLarge"), times=4, match="^PUT big")
@@ -174,29 +174,26 @@ def test_the_running_daemon_makes_a_new_ledger(break_it: Break, make: Callable[.
     daemon.drop("flight", b"flight")
     eventually(lambda: faulty.count("^PUT flight"), timeout_s=WAIT_S)
     eventually(lambda: parked(path_of(daemon)) == {"big"}, timeout_s=WAIT_S)
-
     checkpointed(path_of(daemon))
 
     break_it(path_of(daemon))
     daemon.drop("after", b"after")
 
-    failed = daemon.wait_event("ledger.failed", WAIT_S)
-    daemon.wait_event("ledger.recovered", WAIT_S)
-    daemon.wait_event("scan.finished", WAIT_S, reason="ledger")
-    holding.release()
-    expected = {"before", "flight", "after"} | (set() if break_it in UNTOUCHED else {"big"})
-    eventually(lambda: receipts(path_of(daemon)) == expected, timeout_s=WAIT_S)
-
+    assert daemon.wait_exit(WAIT_S) == 1
+    (failed,) = daemon.events("ledger.failed")
     assert failed["path"] == str(path_of(daemon))
     assert ".broken-" in failed["hint"]
-    assert parked(path_of(daemon)) == ({"big"} if break_it in UNTOUCHED else set())
-    sent = {name: faulty.count(f"^PUT {name}$") for name in ("before", "flight", "after", "big")}
-    again = 1 if break_it in UNTOUCHED else 2  # what the old connection still knows is carried over
-    assert sent == {"before": again, "flight": 1, "after": 1, "big": 3 + again}
+    assert not daemon.events("thread.died")
     assert bool(broken(daemon.state_directory)) is (break_it is not delete_all)
-    assert not path_of(daemon).with_name("ledger.sqlite3.new").exists()
+    assert not path_of(daemon).exists()
+    holding.release()
+
+    daemon.start()
+    expected = {"before", "flight", "after", "big"}
+    eventually(lambda: receipts(path_of(daemon)) == expected, timeout_s=WAIT_S)
     assert daemon.stop() == 0
-    assert len(daemon.events("ledger.failed")) == len(daemon.events("ledger.recovered")) == 1
+    sent = {name: faulty.count(f"^PUT {name}$") for name in expected}
+    assert (sent["before"], sent["flight"], sent["big"]) == (2, 2, 5)
 
     daemon.start()
     daemon.wait_event("scan.finished", WAIT_S)
@@ -217,14 +214,14 @@ def parked(path: Path) -> set[str]:
 
 
 def test_an_idle_daemon_notices_too(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
-    """Nothing is committed, and still the deleted ledger is there again within seconds."""
+    """Nothing is committed, and still the daemon ends within seconds; after a restart all works again."""
     daemon = make(after={"action": "delete"}).start()
     daemon.wait_event("scan.finished", WAIT_S)
 
     delete_all(path_of(daemon))
 
-    daemon.wait_event("ledger.recovered", WAIT_S)
-    assert path_of(daemon).exists()
+    assert daemon.wait_exit(WAIT_S) == 1
+    daemon.start()
     daemon.drop("a", b"a")
     eventually(lambda: receipts(path_of(daemon)) == {"a"}, timeout_s=WAIT_S)
     eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
@@ -259,9 +256,15 @@ def test_a_ledger_that_cannot_be_read_when_it_is_cleaned(
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, quick: None, lines: Lines) -> Iterator[Ledger]:
+def damages() -> list[str]:
+    """One entry for each call of `on_damage`."""
+    return []
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, quick: None, lines: Lines, damages: list[str]) -> Iterator[Ledger]:
     (tmp_path / "state").mkdir()
-    one = Ledger(tmp_path / "state" / "ledger.sqlite3", destination="here")
+    one = Ledger(tmp_path / "state" / "ledger.sqlite3", destination="here", on_damage=lambda: damages.append("damage"))
     one.start()
     yield one
     one.close(10)
@@ -276,59 +279,42 @@ def test_nobody_waits_for_a_fifo_in_the_place_of_the_ledger(ledger: Ledger) -> N
         Reader(ledger.path)
 
 
-def test_a_large_part_of_what_was_known_is_carried_over(ledger: Ledger, lines: Lines) -> None:
-    """Receipts, retries and the number of the destination survive; the callback comes after the recovery."""
-    anew: list[int] = []
-    ledger.on_made_anew(lambda: anew.append(len(lines.named("ledger.recovered"))))
-    for number in range(2000):
-        ledger.record_receipt(a_receipt(f"r{number}"))
-    ledger.record_retry(a_retry("waits"))
-    assert ledger.flush(10)
-    with Reader(ledger.path) as before:
-        assert before.current()
-
-        delete_all(ledger.path)
-
-        eventually(lambda: anew, timeout_s=20)
-        assert not before.current()
-    assert anew == [1]
-    with Reader(ledger.path) as reader:
-        assert reader.counts() == {"uploaded": 2000, "waiting": 1, "parked": 0}
-        assert reader.destination("here") == ledger.destination
-
-
-def test_replaced_in_the_moment_that_it_is_opened_again(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_rows_that_are_not_durable_are_dropped_without_a_callback(
+    ledger: Ledger, lines: Lines, damages: list[str]
 ) -> None:
-    """The other file must not be taken for ours from then on: a new one is made, and what comes is in it."""
-    anew: list[bool] = []
-    ledger.on_made_anew(lambda: anew.append(True))
-    other = Ledger(tmp_path / "other.sqlite3", destination="elsewhere")
-    other.start()
-    assert other.close(10)
-    ledger.record_retry(a_retry("known"))
+    """A receipt in a deleted file is worth nothing: nothing may be removed because of it."""
+    told: list[str] = []
+    ledger.record_receipt(a_receipt("before"), lambda: told.append("before"))
     assert ledger.flush(10)
-    opened = open_for_writing
+    delete_all(ledger.path)
 
-    def too_late(path: Path) -> sqlite3.Connection:
-        if other.path.exists():
-            other.path.rename(path)
-        return opened(path)
+    ledger.record_receipt(a_receipt("after"), lambda: told.append("after"))
 
-    monkeypatch.setattr("s3spool.ledger.store.open_for_writing", too_late)
-    ledger.doubt(LedgerError("what a reader says"))  # it is sound, and opened again to be sure
-    eventually(lambda: not other.path.exists())
-    ledger.record_retry(a_retry("later"))
-    assert ledger.flush(30)
+    eventually(lambda: not ledger.alive())
+    assert told == ["before"]
+    assert damages == ["damage"]
+    assert "was deleted" in ledger.damaged
+    assert len(lines.named("ledger.failed")) == 1
+    assert not ledger.close(1)
 
-    assert anew
-    with Reader(ledger.path) as reader:
-        assert {retry.path for retry in reader.retries()} == {"later"}
-        assert (reader.destination("here"), reader.destination("elsewhere")) == (ledger.destination, None)
+
+def test_a_file_that_cannot_be_put_aside(ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line says so, and the thread ends all the same."""
+
+    def refuse(_: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("s3spool.ledger.store.put_aside", refuse)
+    truncate(ledger.path)
+
+    eventually(lambda: not ledger.alive())
+    (line,) = lines.named("ledger.failed")
+    assert "was emptied" in line["error"]
+    assert "cannot be renamed: Read-only" in line["error"]
 
 
 def test_a_rotten_page_that_only_a_reader_meets(ledger: Ledger, lines: Lines) -> None:
-    """No time stamp tells of it; whoever reads says so, and the ledger is made anew."""
+    """No time stamp shows it; a reader reports it, and the ledger ends."""
     for number in range(2000):
         ledger.record_receipt(a_receipt(f"r{number}"))
     assert ledger.flush(10)
@@ -346,7 +332,7 @@ def test_a_rotten_page_that_only_a_reader_meets(ledger: Ledger, lines: Lines) ->
         list(reader.receipts())
     ledger.doubt(caught.value)
 
-    eventually(lambda: lines.named("ledger.recovered"), timeout_s=20)
+    eventually(lambda: not ledger.alive(), timeout_s=20)
     assert receipts(ledger.path) == set()
     assert len(lines.named("ledger.failed")) == 1
     assert broken(ledger.path.parent)
@@ -356,7 +342,7 @@ def test_a_row_that_is_none_of_ours(ledger: Ledger, lines: Lines) -> None:
     """Sound for SQLite, nonsense for us: readers could not go on, so it is put aside as well."""
     ledger.doubt(LedgerError("malformed row: nobody knows this state"))
 
-    eventually(lambda: lines.named("ledger.recovered"), timeout_s=20)
+    eventually(lambda: not ledger.alive(), timeout_s=20)
     assert broken(ledger.path.parent)
 
 
@@ -391,33 +377,14 @@ def test_somebody_elses_checkpoint_is_no_damage(ledger: Ledger, lines: Lines) ->
 
 
 def test_the_state_directory_is_gone_with_its_parent(ledger: Ledger, lines: Lines, tmp_path: Path) -> None:
-    """No new ledger can be made: rows are kept, one line says so, and it heals when there is a place again."""
-    told: list[str] = []
-    aside = tmp_path.with_name(f"{tmp_path.name}-aside")
-    tmp_path.rename(aside)
-    ledger.record_receipt(a_receipt("a"), lambda: told.append("a"))
-    eventually(lambda: ledger.beats and lines.named("ledger.failed"), timeout_s=20)
-    assert "no new one can be made" in lines.named("ledger.failed")[0]["error"]
-    assert told == []
+    """The ledger ends with one line, and makes no directory: a start does that, or says why it cannot."""
+    tmp_path.rename(aside := tmp_path.with_name(f"{tmp_path.name}-aside"))
 
-    tmp_path.mkdir()
+    eventually(lambda: not ledger.alive(), timeout_s=20)
 
-    eventually(lambda: told == ["a"], timeout_s=30)
-    eventually(lambda: lines.named("ledger.recovered"), timeout_s=20)
-    assert receipts(ledger.path) == {"a"}
-    assert len(lines.named("ledger.failed")) == 1
-    shutil.rmtree(aside)
-
-
-def test_deleted_again_and_again(ledger: Ledger, lines: Lines) -> None:
-    """Each time it comes back, with all rows."""
-    for number in range(3):
-        ledger.record_receipt(a_receipt(f"{number}"))
-        assert ledger.flush(20)
-        delete_all(ledger.path)
-        eventually(lambda number=number: len(lines.named("ledger.recovered")) == number + 1, timeout_s=20)  # type: ignore[misc]
-
-    assert receipts(ledger.path) == {"0", "1", "2"}
+    assert "was deleted" in lines.named("ledger.failed")[0]["error"]
+    assert not tmp_path.exists()
+    aside.rename(tmp_path)
 
 
 # --- the disk

@@ -98,7 +98,7 @@ def test_no_descriptor_left(make: Callable[..., Daemon], faulty: FaultyS3) -> No
     eventually(lambda: set(faulty.contents()) == names | {"before"}, timeout_s=WAIT_S)
     assert "LimitNOFILE" in slowed["hint"]
     assert len(daemon.events("destination.slowed")) == 1
-    bad = ("destination.paused", "file.parked", "file.failed", "file.vanished", "worker.replaced", "daemon.unsound")
+    bad = ("destination.paused", "file.parked", "file.failed", "file.vanished", "worker.replaced", "daemon.unhealthy")
     for event in bad:
         assert not daemon.events(event)
     assert len(daemon.events("scan.failed")) == 1

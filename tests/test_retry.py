@@ -333,7 +333,7 @@ def test_the_thread_sleeps_until_woken(ledger: Ledger) -> None:
     inbox = an_inbox(10, 20)
     thread = RetryThread(ledger, inbox, POLICY)
     thread.start()
-    eventually(lambda: thread.beats == 1)
+    eventually(lambda: thread.ticks == 1)
 
     waiting(ledger, "a")
     thread.wake()
@@ -364,16 +364,21 @@ def test_the_thread_outlives_a_broken_ledger(ledger: Ledger, lines: Lines, monke
     """A ledger that cannot be read for a while costs a line and a pause, not the thread."""
     monkeypatch.setattr(retry_module, "ROOM_S", 0.001)
     waiting(ledger, "a")
-    hidden = ledger.path.with_name("hidden")
-    ledger.path.rename(hidden)
+    broken = [True]
+
+    def unreadable(path: Path) -> Reader:
+        if broken:
+            raise LedgerError(broken.pop())
+        return Reader(path)
+
+    monkeypatch.setattr(retry_module, "Reader", unreadable)
     inbox = an_inbox(10, 20)
     thread = RetryThread(ledger, inbox, POLICY)
-    thread.start()
-    eventually(lambda: lines.named("ledger.recovered"))
 
-    hidden.rename(ledger.path)
+    thread.start()
 
     eventually(lambda: inbox.counts() == (1, 0))
+    assert len(lines.named("ledger.failed")) == 1
     thread.close(10)
 
 
@@ -409,13 +414,13 @@ def test_closing_does_not_wait_for_a_claim(ledger: Ledger, lines: Lines) -> None
     thread = RetryThread(ledger, inbox, POLICY)
     thread.start()
     eventually(lambda: inbox.take_nowait() == a_retried("a"))
-    tried = ledger.beats
-    eventually(lambda: ledger.beats >= tried + 3)  # 1.5 seconds of trying
+    tried = ledger.tries
+    eventually(lambda: ledger.tries >= tried + 3)  # 1.5 seconds of trying
 
     thread.close(10)
 
     assert not thread.alive()
-    assert (thread.beats, inbox.counts()) == (1, (0, 1))
+    assert (thread.ticks, inbox.counts()) == (1, (0, 1))
 
 
 def test_closing_while_the_ledger_cannot_be_read(ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:

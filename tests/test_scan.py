@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +12,7 @@ import pytest
 
 from s3spool.discovery import scan as scan_module
 from s3spool.discovery.watch import Watch
+from s3spool.errors import LedgerError
 from s3spool.folder.filters import Names
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
@@ -416,13 +416,19 @@ def test_a_ledger_that_is_broken_is_tried_again(house: House, lines: Lines, monk
     """Without the ledger nothing can be told apart; the scan waits until it can."""
     monkeypatch.setattr(scan_module, "ERROR_S", 0.01)
     house.drop("a")
-    hidden = house.ledger.path.with_name("hidden")
-    house.ledger.path.rename(hidden)
+    broken = [True]
+
+    def unreadable(path: Path) -> Reader:
+        if broken:
+            raise LedgerError("unable to open database file")
+        return Reader(path)
+
+    monkeypatch.setattr(scan_module, "Reader", unreadable)
     house.start(house.scan)
     house.scan.want("start")
     eventually(lambda: lines.named("scan.failed"))
 
-    hidden.rename(house.ledger.path)
+    broken.clear()
 
     eventually(lambda: taken(house) == {"a"})
 
@@ -454,9 +460,7 @@ def test_scans_rest_for_ten_times_their_duration(build: Callable[..., House], li
 
     for _ in range(3):
         house.scan.want("full")
-        answered = threading.Event()
-        house.scan.ping(answered.set)
-        assert answered.wait(10)
+        eventually(lambda: not house.scan._wanted.is_set())
     assert house.scan.started == 1
     house.scan.want("request")
     eventually(lambda: house.scan.finished == 2)

@@ -235,9 +235,13 @@ def test_the_settle_thread_outlives_a_broken_ledger(
             raise LedgerError(broken.pop())
         return known(reader, paths)
 
+    def unreadable(path: Path) -> Reader:
+        if when == "opening" and broken:
+            raise LedgerError(broken.pop())
+        return Reader(path)
+
     monkeypatch.setattr(Reader, "known", damaged)
-    if when == "opening":
-        house.ledger.path.unlink()  # made anew by the ledger's thread
+    monkeypatch.setattr("s3spool.discovery.deduplicate.Reader", unreadable)
     house.start(house.settle_thread)
     house.settle.touch("lost hint")
     eventually(lambda: house.rescans == ["ledger"])

@@ -60,7 +60,7 @@ def test_an_open_that_hangs(daemon: Daemon, slow: SlowFiles, faulty: FaultyS3) -
     slow.release()
     daemon.wait_uploaded(24)
     assert faulty.contents()["mount/7.held"] == b"late"
-    assert not daemon.events("daemon.unsound")
+    assert not daemon.events("daemon.unhealthy")
     assert daemon.stop() == 0
 
 
@@ -183,5 +183,5 @@ def test_systemds_watchdog_is_fed_while_a_file_hangs(daemon: Daemon, slow: SlowF
 
     eventually(fed_for_longer, timeout_s=150)
     assert max(later - earlier for earlier, later in itertools.pairwise(pings)) < 8
-    assert not daemon.events("daemon.unsound")
+    assert not daemon.events("daemon.unhealthy")
     notify.close()

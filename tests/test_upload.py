@@ -914,7 +914,7 @@ def test_a_driver_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypa
             broken.pop()
             raise MemoryError
 
-    monkeypatch.setattr(wheel._carrier, "turn", breaks)
+    monkeypatch.setattr(wheel._carrier, "poll", breaks)
     names = [f"file {number}" for number in range(8)]
     for name in names:
         house.drop(name)

@@ -1,62 +1,70 @@
-"""How a thread proves that it still goes round: what was asked of it is answered where it comes by."""
+"""Signs of life: the heartbeat of a thread, and a detector of workers that hang."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-Answer = Callable[[], None]
+BEAT_S = 10.0  # the longest wait of a thread without a beat
 
 
-class Bell:
-    """`ring` from any thread; `answer` on the thread that is asked, also where it waits for others. Never blocks."""
+class Heartbeat:
+    """Time of a thread's last beat. The thread beats on each loop iteration and while it waits; any thread reads."""
 
     def __init__(self) -> None:
-        self._rung: deque[Answer] = deque()
+        self.last = time.monotonic()
 
-    def ring(self, answer: Answer) -> None:
-        self._rung.append(answer)
+    def beat(self) -> None:
+        self.last = time.monotonic()
 
-    def answer(self) -> None:
-        while self._rung:
-            self._rung.popleft()()
+    def capped(self, timeout_s: float | None) -> float:
+        """The part of this time-out (None: without end) that may pass without a beat."""
+        return BEAT_S if timeout_s is None else min(timeout_s, BEAT_S)
 
-    def __bool__(self) -> bool:
-        return bool(self._rung)
+    def wait(self, event: threading.Event, timeout_s: float | None) -> bool:
+        """Wait for the event and beat meanwhile; False after the time-out."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            self.beat()
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if event.wait(self.capped(left_s)):
+                return True
+            if left_s is not None and left_s <= BEAT_S:
+                return False
 
 
 class HangDetector:
-    """Who has had the same thing in hands for `patience_s`, and has not even used the CPU meanwhile.
+    """Finds threads that have had the same job for `timeout_s` and used no CPU time meanwhile.
 
-    A worker that waits for S3 is not one of those: libcurl looks at its clock each second, and gives up in time. Only
-    the supervisor's thread calls `look`.
+    A worker that waits for S3 is not among them: libcurl checks its clock each second. Only the supervisor's thread
+    calls `find`.
     """
 
-    def __init__(self, patience_s: float) -> None:
-        self.patience_s = patience_s
-        self._seen: dict[int, tuple[object, int, float]] = {}  # by thread: in its hands, its CPU time, since when
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._seen: dict[int, tuple[object, int, float]] = {}  # by thread: its job, its CPU time, since when
 
-    def look(self, hands: Iterable[tuple[int, object]], now: float) -> list[int]:
-        """`hands`: the kernel's number of each busy thread, and what it has; the numbers of those that hang."""
+    def find(self, jobs: Iterable[tuple[int, object]], now: float) -> list[int]:
+        """`jobs`: native id and job of each busy thread. Returns the native ids of the threads that hang."""
         seen, hanging = {}, []
-        for thread, what in hands:
+        for thread, job in jobs:
             before = self._seen.get(thread)
             cpu_ns = cpu_time_ns(thread)
-            if before is not None and before[0] is what and before[1] == cpu_ns:
+            if before is not None and before[0] is job and before[1] == cpu_ns:
                 seen[thread] = before
-                if now - before[2] > self.patience_s:
+                if now - before[2] > self.timeout_s:
                     hanging.append(thread)
             else:
-                seen[thread] = (what, cpu_ns, now)
+                seen[thread] = (job, cpu_ns, now)
         self._seen = seen
         return hanging
 
 
 def cpu_time_ns(thread: int) -> int:
-    """What a thread of this process has used; -1 if it has ended."""
-    # The clock's number as clock_getcpuclockid(3) makes it. Its pthread sister takes a thread that may have ended.
+    """CPU time of a thread of this process; -1 if the thread has ended."""
+    # The clock's number as clock_getcpuclockid(3) makes it; pthread_getcpuclockid(3) is unsafe for an ended thread.
     try:
         return time.clock_gettime_ns(~thread << 3 | 0b110)
     except OSError:

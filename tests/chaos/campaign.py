@@ -39,7 +39,7 @@ BACKLOG = 1500  # names not seen to arrive; above it the weather clears for a wh
 # Steps that some mode of removal never comes to.
 ONLY = {"compare+unlink": "delete", "aside": "delete", "unlink": "delete", "restore": "delete"}
 ONLY |= {"compare+rename": "archive", "rename": "archive"}
-INSANE = {"thread.died", "worker.replaced", "daemon.unsound", "ledger.failed", "watch.lost", "log.dropped"}
+INSANE = {"thread.died", "worker.replaced", "daemon.unhealthy", "ledger.failed", "watch.lost", "log.dropped"}
 _WHEN = ("before", "after")
 ACTIONS = ("delete", "archive", "keep")
 LARGE = ("resumed", "create", "record multipart", "record part", "complete", "forget multipart", "abort")

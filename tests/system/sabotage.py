@@ -11,10 +11,13 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s3spool import heartbeat
+
 if TYPE_CHECKING:
     from types import FrameType
 
 ORDERS = "/run/sabotage"
+heartbeat.BEAT_S = 0.2  # threads that wait beat well within a second
 
 
 def _obey(_number: int, frame: FrameType | None) -> None:
@@ -23,7 +26,7 @@ def _obey(_number: int, frame: FrameType | None) -> None:
         frame = frame.f_back
     assert frame is not None
     daemon: Any = frame.f_locals["self"]
-    daemon._pulse._patience_s = daemon.components.workers.stall.patience_s = 1.0  # a minute is long for a test
+    daemon._liveness.timeout_s = daemon.components.workers.hang_detector.timeout_s = 1.5  # a minute is long for a test
     what, how = Path(ORDERS).read_text(encoding="utf-8").split()
     if how == "dies":
         _die({"watch": daemon.watch_manager.watch._inotify.name, "workers": "upload-"}.get(what, what))
@@ -34,8 +37,8 @@ def _obey(_number: int, frame: FrameType | None) -> None:
     elif what == "sending":
         type(daemon.components.store.transport()).set_out = lambda _: threading.Event().wait()
     else:
-        room = daemon.watch_manager if what == "watch" else getattr(daemon.components, what)
-        room.ping(threading.Event().wait)
+        component = daemon.watch_manager if what == "watch" else getattr(daemon.components, what)
+        component.heartbeat.beat = threading.Event().wait  # its thread hangs at the next beat
 
 
 def _die(name: str) -> None:

@@ -82,7 +82,7 @@ def sabotage(victim: Service, order: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("order", "room"),
+    ("order", "component"),
     [
         ("gate hangs", "workers"),
         ("sending hangs", "upload-"),
@@ -93,20 +93,22 @@ def sabotage(victim: Service, order: str) -> int:
         ("ledger hangs", "ledger"),
         ("ledger dies", "Ledger"),
         ("after hangs", "after"),
-        ("after dies", "After"),
+        ("after dies", "PostUpload"),
         ("retry dies", "RetryThread"),
         ("settle dies", "SettleThread"),
         ("scan dies", "Scan"),
     ],
 )
-def test_what_cannot_be_replaced_is_restarted(victim: Service, s3: S3Client, place: str, order: str, room: str) -> None:
+def test_what_cannot_be_replaced_is_restarted(
+    victim: Service, s3: S3Client, place: str, order: str, component: str
+) -> None:
     """The daemon says which part it is and feeds the watchdog no more; the next process sends what was dropped."""
     restarts, name = int(victim.show("NRestarts")), f"meanwhile-{order}".replace(" ", "-")
     pid = sabotage(victim, order)
     victim.drop(name)
 
-    unsound = victim.wait_event("daemon.unsound")
-    assert room in unsound["S3SPOOL_ROOMS"]
+    unhealthy = victim.wait_event("daemon.unhealthy")
+    assert component in unhealthy["S3SPOOL_COMPONENTS"]
     victim.wait_restarted(pid)
     # Not its line in the journal: the one that died may have sent it, and not come to saying so.
     eventually(lambda: name in victim.cli("list --state uploaded"), timeout_s=60, message="a receipt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -40,14 +41,24 @@ from s3spool.upload.workers import Workers
 class Components:
     """What works together on one spool folder and one bucket. Nothing runs yet; `daemon.py` says in which order."""
 
-    def __init__(self, config: Config, endpoint: Endpoint | None = None, workers: int = 0) -> None:
-        """Take the state directory's lock and build. Raises ConfigError, LedgerError, AlreadyRunningError, OSError."""
+    def __init__(
+        self,
+        config: Config,
+        endpoint: Endpoint | None = None,
+        workers: int = 0,
+        *,
+        on_damage: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the state directory's lock and build. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
+
+        `on_damage` is called on the ledger's thread when the ledger cannot be used any more.
+        """
         workers = workers or config.upload.workers
         self.stats = Stats()
         self.lock = DirectoryLock(config.state.directory)
         self.pace = Pace(config.upload.max_bandwidth)
         self.store = store_of(config, self.pace, endpoint)
-        self.ledger = Ledger(ledger_path(config), destination=self.store.name)
+        self.ledger = Ledger(ledger_path(config), destination=self.store.name, on_damage=on_damage)
         self.folder = _folder(config)
         self.names = filter_of(config)
         retry = config.retry
@@ -132,7 +143,7 @@ class Components:
             self.stats,
             self.cpu_affinity,
             limited=lambda: self.pace.limited,
-            stall_s=HEARTBEAT_TIMEOUT_S + config.upload.timeout_s,
+            hang_timeout_s=HEARTBEAT_TIMEOUT_S + config.upload.timeout_s,
             slow=self.slow,
         )
 

@@ -23,7 +23,7 @@ class RetrySummary:
     def look(self) -> None:
         """Never raises: the retry thread complains of a ledger that cannot be read."""
         try:
-            if self._reader is None or not self._reader.current():
+            if self._reader is None:
                 self._reader, self._seen = Reader(self._ledger.path), 0
             version = self._reader.version()
             if version == self._seen:

@@ -18,10 +18,10 @@ from s3spool.config.loader import Config
 from s3spool.control.server import ControlServer, Handler
 from s3spool.daemon import memory
 from s3spool.daemon.components import Components
-from s3spool.daemon.idle import DOZE_S, Doze
-from s3spool.daemon.liveness import Pulse
+from s3spool.daemon.liveness import LivenessCheck
 from s3spool.daemon.retry_summary import RetrySummary, going, paused
 from s3spool.daemon.thread_names import ThreadNames
+from s3spool.daemon.wakeup import Wakeup
 from s3spool.daemon.watch_manager import WatchManager
 from s3spool.errors import ConfigError, LedgerError
 from s3spool.ledger.reader import Reader
@@ -30,6 +30,8 @@ from s3spool.logs.log_thread import LogWriter
 from s3spool.s3.client import Endpoint
 from s3spool.systemd.notify import Notifier
 
+TICK_S = 5.0  # how often the supervisor looks at everything
+LOST_TICK_S = 0.5  # the same while the folder is gone
 EXTEND_S = 10.0  # what a stopping daemon asks systemd for, again and again: one that hangs is killed when it is over
 EXTEND_EVERY_S = 2.0
 FLUSH_S = 30.0  # more than all that follows the drain may take
@@ -63,18 +65,18 @@ class Daemon:
         self._handlers = handlers
         self._apply = reload
         self.state = "starting"
-        self.components = components = Components(config, endpoint, workers)
-        self._doze = Doze(components)
+        self._wakeup = Wakeup()
+        self.components = components = Components(config, endpoint, workers, on_damage=self.wake)
         self.watch_manager = WatchManager(components, config.watch, self.wake)
-        self._pulse = Pulse(
+        self._liveness = LivenessCheck(
             {
-                "ledger": components.ledger.ping,
-                "after": components.after.ping,
-                "workers": components.workers.ping,
-                "retry": components.retry.ping,
-                "settle": components.settle.ping,
-                "scan": components.scan.ping,
-                "watch": self.watch_manager.ping,
+                "ledger": components.ledger.heartbeat,
+                "after": components.after.heartbeat,
+                "workers": components.workers.heartbeat,
+                "retry": components.retry.heartbeat,
+                "settle": components.settle.heartbeat,
+                "scan": components.scan.heartbeat,
+                "watch": self.watch_manager.heartbeat,
             }
         )
         self._retry_summary = RetrySummary(components.ledger)
@@ -149,12 +151,12 @@ class Daemon:
 
     def wake(self) -> None:
         """Let the supervisor look at everything now. Any thread, and signal handlers."""
-        self._doze.wake()
+        self._wakeup.set()
 
     def _supervise(self) -> None:
-        while True:
-            longest_s = self._notifier.watchdog_interval_s or DOZE_S
-            self._doze.sleep(self.watch_manager, self._retry_summary, self._pulse, longest_s)
+        while not self.components.ledger.damaged:
+            tick_s = LOST_TICK_S if self.watch_manager.lost else TICK_S
+            self._wakeup.sleep(min(tick_s, self._notifier.watchdog_interval_s or tick_s))
             while self._signals:
                 if self._signals.pop(0) != signal.SIGHUP or (self._on_terminal and not os.isatty(0)):
                     return  # told to, or the terminal it was started on is gone
@@ -163,7 +165,6 @@ class Daemon:
 
     def tick(self, now: float) -> None:
         """One look at everything: heal what can be healed, report, and prove to systemd that we live."""
-        self._doze.arm()
         self.components.workers.replace_dead()
         self._look_for_hanging_files(now)
         self._thread_names.tell()
@@ -188,13 +189,16 @@ class Daemon:
             log.warning("file.hanging", path=path, hint="the file system does not answer; the other files go on")
 
     def _healthy(self, now: float) -> bool:
-        """Whether what cannot be replaced is alive and answers; if not, systemd's watchdog restarts us."""
+        """Whether the threads that cannot be replaced live; if not, systemd's watchdog restarts the daemon."""
         components = self.components
+        components.workers.look_at_gate()
+        if components.ledger.failing_since is not None:
+            components.ledger.heartbeat.beat()  # a restart does not repair a disk
         threads = (components.ledger, components.after, components.retry, components.settle_thread, components.scan)
         dead = [type(thread).__name__ for thread in threads if not thread.alive()]
-        dead += self._pulse.silent(now) + components.workers.hanging(now)
+        dead += self._liveness.silent(now) + components.workers.hanging(now)
         if dead:
-            log.error("daemon.unsound", components=", ".join(dead), hint="systemd's watchdog restarts the service")
+            log.error("daemon.unhealthy", components=", ".join(dead), hint="systemd's watchdog restarts the service")
         return not dead
 
     def _give_memory_back(self) -> None:
@@ -250,7 +254,7 @@ class Daemon:
         components = self.components
         start = time.monotonic()
         self.state = "draining"
-        drain_s = self.config.service.drain_s
+        drain_s = 0.0 if components.ledger.damaged else self.config.service.drain_s  # no receipt can be written
         deadline = start + drain_s
         self._signals.clear()  # timeout(1) and terminals may send one twice; only those from here on are impatience
         log.info("daemon.draining", drain_s=drain_s, uploading=len(components.workers.jobs()))
@@ -283,7 +287,6 @@ class Daemon:
             ledger_flushed=flushed,
         )
         self._writer.close(2.0)
-        self._doze.close()
         components.lock.release()
         if not (drained and flushed):
             # Threads are inside libcurl; the interpreter must not be taken down around them.
@@ -300,7 +303,7 @@ class Daemon:
                 extended = time.monotonic()
                 self._notifier.extend_timeout(EXTEND_S)
                 self._notifier.status(self.summary())
-            self._doze.nap(min(wait_s, 0.05))
+            self._wakeup.sleep(min(wait_s, 0.05))
         return True
 
     # Report

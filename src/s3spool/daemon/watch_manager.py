@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import structlog
@@ -10,6 +11,7 @@ from s3spool.config.schema import WatchConfig
 from s3spool.daemon.components import Components
 from s3spool.discovery.watch import Watch, WatchUnavailableError
 from s3spool.folder.mounts import remote_file_system
+from s3spool.heartbeat import Heartbeat
 from s3spool.queue.settle import SettleReason
 
 LISTED = 1000  # names in the inbox beyond which a new directory's files wait: a worker has each in less than a second
@@ -26,6 +28,7 @@ class WatchManager:
         self._scan = components.scan
         self._config = config
         self._wake = wake
+        self.heartbeat = Heartbeat()  # of watchdog's thread
         self.watch: Watch | None = None  # None: polling, or the folder is gone
         self.backend = ""
         self.lost = False
@@ -46,6 +49,7 @@ class WatchManager:
                 lost=self._wake,
                 deep=self._scan.deep,
                 room=self._has_room,
+                heartbeat=self.heartbeat,
             )
             try:
                 watch.start()
@@ -62,13 +66,10 @@ class WatchManager:
         """Whether the root is there and watched; if not, do what can be done."""
         self._look_after_root()
         self._look_after_watch()
-
-    def ping(self, answer: Callable[[], None]) -> None:
-        """Call back from the watching thread; at once where there is none, and scans alone find files."""
         if self.watch is None:
-            answer()
-        else:
-            self.watch.ping(answer)
+            self.heartbeat.beat()  # scans alone find files
+        elif time.monotonic() - self.heartbeat.last >= self.heartbeat.capped(None):
+            self.watch.self_test()
 
     def stop(self) -> None:
         if self.watch is not None:

@@ -148,7 +148,7 @@ class SettleThread:
         complaint = ""  # said once, not for each file that comes
         while ripe := self._settle.wait_due():
             try:
-                if reader is None or not reader.current():
+                if reader is None:
                     reader = Reader(self._ledger.path)
                 self._step(ripe, reader)
                 complaint = ""
@@ -162,4 +162,6 @@ class SettleThread:
 
     def _step(self, ripe: Sequence[Ripe], reader: Reader) -> None:
         candidates = [(path, None, seen) for path, seen in ripe]
-        self._inbox.offer(self._deduplicator.sort(candidates, reader, hinted=True), meanwhile=self._settle.bell.answer)
+        self._inbox.offer(
+            self._deduplicator.sort(candidates, reader, hinted=True), meanwhile=self._settle.heartbeat.beat
+        )

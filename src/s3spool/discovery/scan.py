@@ -20,7 +20,7 @@ from s3spool.errors import EXHAUSTED, LedgerError
 from s3spool.folder.filters import Names
 from s3spool.folder.folder import REMOVING, Folder, NotAFileError, listed, opened_directory, original
 from s3spool.folder.slow_directories import SlowDirectories
-from s3spool.heartbeat import Answer, Bell
+from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import LOOKUP_ROWS, Reader
 from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
@@ -76,12 +76,11 @@ class Scan:
         self._inbox = inbox
         self._deduplicator = deduplicator
         self._ledger = ledger
-        ledger.on_made_anew(lambda: self.want("ledger"))  # it may know less than the one before
         self._unreadable = False  # whether the last scan said so
         self.watch: Watch | None = None  # None: polling, the scan is the only source
         self._reasons: set[str] = set()
         self._lock = threading.Lock()  # guards the reasons
-        self._bell = Bell()
+        self.heartbeat = Heartbeat()
         self._wanted = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scan", daemon=True)
@@ -102,11 +101,6 @@ class Scan:
     def want(self, reason: str) -> None:
         with self._lock:
             self._reasons.add(reason)
-        self._wanted.set()
-
-    def ping(self, answer: Answer) -> None:
-        """Call back from the thread, also in the middle of a scan."""
-        self._bell.ring(answer)
         self._wanted.set()
 
     def close(self, timeout_s: float) -> None:
@@ -145,13 +139,13 @@ class Scan:
             last = time.monotonic()
 
     def _due(self, last: float) -> set[str]:
-        """Wait for a reason to scan; none where it was only the bell, or the end."""
+        """Wait for a reason to scan; none when the scan thread is to end, or must rest first."""
         wait_s = last + self._interval_s() - time.monotonic()
-        asked = wait_s > 0 and self._wanted.wait(wait_s)
+        asked = wait_s > 0 and self.heartbeat.wait(self._wanted, wait_s)
         if self._stop.is_set():
             return set()
         self._wanted.clear()
-        self._bell.answer()
+        self.heartbeat.beat()
         if self._reasons and not self._reasons & AT_ONCE and self._rest(last):
             return set()
         with self._lock:
@@ -163,7 +157,7 @@ class Scan:
     def _rest(self, last: float) -> bool:
         """Whether a scan has to wait, because the last one ended a moment ago; True once something was asked."""
         rest_s = last + POLL_SHARE * self._last_duration_s - time.monotonic()
-        return rest_s > 0 and self._wanted.wait(rest_s)
+        return rest_s > 0 and self.heartbeat.wait(self._wanted, rest_s)
 
     def _scan(self, reasons: set[str]) -> None:
         start = time.monotonic()
@@ -178,12 +172,12 @@ class Scan:
             while batch := list(itertools.islice(found, BATCH)):
                 files += len(batch)
                 offered += self._offer(batch, reader)
-                self._bell.answer()
+                self.heartbeat.beat()
                 if self._stop.is_set():
                     return
         duration_s = time.monotonic() - start
         self._last_duration_s = duration_s - self._waited_s
-        self.mounts.wait(self._bell.answer)
+        self.mounts.wait(self.heartbeat.beat)
         missed = 0 if reasons & EXPECTED or (self.watch is not None and self.watch.exhausted) else offered
         self.missed += missed
         log.info(
@@ -228,7 +222,7 @@ class Scan:
         pending = Pending()
         pending.add("", [""])
         while (directory := pending.pop(apart)) is not None and not self._stop.is_set():
-            self._bell.answer()
+            self.heartbeat.beat()
             if self.watch is not None:
                 self.watch.ensure(directory)
             try:
@@ -331,6 +325,6 @@ class Scan:
             offer(ready)
             return len(items)
         waits_at = time.monotonic()
-        self._inbox.offer(ready, meanwhile=self._bell.answer)
+        self._inbox.offer(ready, meanwhile=self.heartbeat.beat)
         self._waited_s += time.monotonic() - waits_at
         return len(items)

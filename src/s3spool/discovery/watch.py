@@ -32,7 +32,7 @@ from s3spool.discovery.lister import Lister
 from s3spool.discovery.watch_table import WatchTable, steps_up
 from s3spool.folder.filters import Names
 from s3spool.folder.folder import NotAFileError, listed, opened_directory
-from s3spool.heartbeat import Answer, Bell
+from s3spool.heartbeat import Heartbeat
 from s3spool.queue.settle import SettleReason
 
 CREATE = int(InotifyConstants.IN_CREATE)
@@ -87,6 +87,7 @@ class Watch(WatchCallback):
         lost: Callable[[], None],
         deep: DeepDirectories | None = None,
         room: Callable[[], bool] = lambda: True,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         """`room`: whether what a listing finds should go on; else it waits, so that events keep their room."""
         self._deep = deep or DeepDirectories()
@@ -102,7 +103,7 @@ class Watch(WatchCallback):
         self._disarmals = 0
         self._device = 0  # the root's
         self._inotify: InotifyFD | None = None
-        self._bell = Bell()
+        self._heartbeat = heartbeat or Heartbeat()  # of watchdog's thread
         self._self_test: InotifySelfTest | None = None
         self.overflows = 0
         self.exhausted = ""  # why not all directories can be watched; what is watched stays watched
@@ -137,22 +138,20 @@ class Watch(WatchCallback):
         if inotify is not None:
             inotify.stop()
             inotify.join(5.0)
-        echo, self._self_test = self._self_test, None
-        if echo is not None:
-            echo.close()
-        self._bell.answer()  # by the thread that stops it: there is nobody else any more
+        test, self._self_test = self._self_test, None
+        if test is not None:
+            test.close()
         with self._lock:
             self._table.clear()
 
     def alive(self) -> bool:
         return self._inotify is not None and self._inotify.is_alive()
 
-    def ping(self, answer: Answer) -> None:
-        """Call back from watchdog's thread, over an event that we cause; at once where that is not to be had."""
-        echo = self._self_test
-        self._bell.ring(answer)
-        if echo is None or not echo.cause():
-            self._bell.answer()
+    def self_test(self) -> None:
+        """Cause an event, which refreshes the heartbeat; refresh it here where no event can be expected."""
+        test = self._self_test
+        if test is None or not test.cause():
+            self._heartbeat.beat()
 
     def directories(self) -> int:
         return len(self._table)
@@ -178,6 +177,7 @@ class Watch(WatchCallback):
     # WatchCallback: called on watchdog's thread, where an exception would end the watching for good.
 
     def on_event(self, event: InotifyEvent) -> None:
+        self._heartbeat.beat()
         try:
             self._handle(event)
         except Exception:
@@ -191,7 +191,7 @@ class Watch(WatchCallback):
             self._lost()
 
     def on_queue_overflow(self) -> None:
-        self._bell.answer()  # its event may be among what was lost
+        self._heartbeat.beat()
         self.overflows += 1
         log.warning("watch.overflowed", overflows=self.overflows)
         # A rename may be among what was lost: trust no directory's name until the scan has come to it (`ensure`).
@@ -200,7 +200,6 @@ class Watch(WatchCallback):
 
     def _handle(self, event: InotifyEvent) -> None:
         if self._self_test is not None and self._self_test.is_it(event):
-            self._bell.answer()
             return
         directory = self._table.directory(event.wd)
         if directory is None:

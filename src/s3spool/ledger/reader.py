@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -60,9 +59,7 @@ class Reader:
     def __init__(self, path: Path) -> None:
         """Raises LedgerError."""
         self._path = path
-        before = _file(path)
         self._db = open_for_reading(path)
-        self._file = before
         # No daemon may have opened it since the upgrade.
         old = self._version() < FAILURES_SINCE
         self._retry = _RETRY.replace("own_failures, provisional", "0, 0") if old else _RETRY
@@ -75,10 +72,6 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def current(self) -> bool:
-        """False when the ledger has another file by now: this one knows the past only."""
-        return _file(self._path) == self._file
 
     def made(self) -> bool:
         """False while the first daemon of this directory is still about to make the tables."""
@@ -219,14 +212,6 @@ class Reader:
                     # In order for SQLite, which checks pages and not words; in the threads that ask it must not raise.
                     raise sqlite3.DatabaseError(f"malformed row: {exc}") from exc
                 yield made
-
-
-def _file(path: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _identity(row: Sequence[Any]) -> Identity:

@@ -15,8 +15,9 @@ import msgspec
 import structlog
 
 from s3spool.errors import LedgerError
+from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.database import open_for_writing, speaking_of
-from s3spool.ledger.health import ANEW, KEPT, UNREAD, DamagedError, Guard, Trouble, is_damage, made_anew
+from s3spool.ledger.health import ENDING, UNREAD, DamagedError, Guard, Trouble, is_damage, put_aside
 from s3spool.ledger.rows import Multipart, Part, Receipt, Retry, to_text
 from s3spool.ledger.statements import (
     CLAIM,
@@ -34,14 +35,14 @@ from s3spool.ledger.statements import (
     storable,
 )
 
-GROUP_S = 0.005  # how long the first row of a group waits for company: one fsync then serves them all
-BUSY_GROUP_S = 0.02  # the same while they come in crowds
+GROUP_S = 0.005  # how long the first row of a group waits for more rows, so that one fsync serves them all
+BUSY_GROUP_S = 0.02  # the same after a group of at least CROWD rows
 CROWD = 8
 GROUP_ROWS = 1000
 DOUBT_S = 5.0
-LOOK_S = 5.0  # how often an idle ledger looks whether its file is still there
+LOOK_S = 5.0  # how often an idle ledger checks that its files are still there
 
-# Errors of a row, not of the disk: trying again is no use.
+# Errors of a row, not of the disk: the same row fails again.
 _HOPELESS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, ValueError, TypeError)
 
 Committed = Callable[[], None]
@@ -61,13 +62,17 @@ class Ledger:
     `record_*` and the other writing methods return at once and may be called from any thread; `committed` is
     called on the ledger's thread after the fsync, in the order of the calls, and must neither block nor raise.
     When the disk is full or broken the rows are kept and tried again until it works: nothing is dropped. When the
-    file is deleted, replaced or damaged it is put aside and a new one is made; whoever asked for it is told.
+    file is deleted, replaced or damaged, it is put aside, `damaged` says why, and the thread ends: rows that are not
+    durable are dropped without a callback, and the daemon has to be started again.
     """
 
-    def __init__(self, path: Path, *, destination: str) -> None:
-        """Open or create the file; raises LedgerError. `destination` names where receipts of this run belong."""
+    def __init__(self, path: Path, *, destination: str, on_damage: Callable[[], None] = lambda: None) -> None:
+        """Open or create the file; raises LedgerError. `destination` is the bucket and prefix of this run's receipts.
+
+        `on_damage` is called on the ledger's thread when it ends because of damage.
+        """
         self.path = path
-        self._db = open_for_writing(path)  # only the ledger thread uses it once that runs
+        self._db = open_for_writing(path)  # only the ledger's thread uses it once that runs
         with speaking_of(path), contextlib.ExitStack() as stack:
             stack.callback(self._db.close)
             self._db.execute("UPDATE retries SET claimed = 0 WHERE claimed = 1")
@@ -75,22 +80,17 @@ class Ledger:
             row = self._db.execute("SELECT id FROM destinations WHERE name = ?", (destination,)).fetchone()
             stack.pop_all()
         self.destination = int(row[0])
-        self._name = destination
         self._guard = Guard(path)
-        self._on_made_anew: list[Callable[[], None]] = []
+        self._on_damage = on_damage
+        self.damaged = ""  #: why this ledger cannot be used any more
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._closing = threading.Event()
         self._trouble = Trouble(path)
-        self._spoilt = False  # the connection's own file was changed by others: nothing in it is to be trusted
-        self._gave_up = False  # closed while the disk was full or broken
-        self.watched = False  #: somebody calls `look` when the file is touched: no need to look every few seconds
+        self._gave_up = False  # rows were left when the thread ended
         self._crowded = False
-        self.beats = 0  # groups committed or tried; grows while the thread lives and has work
-
-    def on_made_anew(self, listener: Callable[[], None]) -> None:
-        """Call back on the ledger's thread; `listener` must neither block nor raise."""
-        self._on_made_anew.append(listener)
+        self.heartbeat = Heartbeat()
+        self.tries = 0  # groups committed or tried
 
     def start(self) -> None:
         self._thread.start()
@@ -104,7 +104,7 @@ class Ledger:
         return self._thread.is_alive()
 
     def close(self, timeout_s: float) -> bool:
-        """Commit what was handed in and close the file; False if that did not work out in time."""
+        """Commit all rows that were handed in and close the file; False if that failed or took longer."""
         self._closing.set()
         self._inbox.put(None)
         self._thread.join(timeout_s)
@@ -168,29 +168,18 @@ class Ledger:
         self._put("", FORGET_RECEIPT, (as_json(*paths),), None)
 
     def doubt(self, error: Exception, before: str = "") -> str:
-        """A reader has trouble: see whether the file is sound, and if so say what the reader says.
+        """A reader failed: check the file, and where it is sound log the reader's error. Waits for seconds.
 
-        Once: `before` is the answer to its last complaint, which this call's answer replaces. Waits for seconds.
+        Returns the error; it is not logged again where `before`, the return value of the last call, is the same.
         """
         lines, done = self._trouble.lines, threading.Event()
         self._guard.doubt = str(error)
         self._put("", NOTHING, (), done.set)
         if self.alive():
             done.wait(DOUBT_S)
-        if str(error) != before and lines == self._trouble.lines and self.failing_since is None:
+        if not self.damaged and str(error) != before and lines == self._trouble.lines and self.failing_since is None:
             log.error("ledger.failed", path=str(self.path), error=str(error), hint=UNREAD)
         return str(error)
-
-    def ping(self, answer: Committed) -> None:
-        """Call back from the thread; at once where it is known to be trying, and trying, to write."""
-        if self.failing_since is not None:
-            answer()
-        else:
-            self._put("", NOTHING, (), answer)
-
-    def look(self) -> None:
-        """See whether the file is still there and ours, even if there is nothing to write."""
-        self._put("", NOTHING, (), None)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was handed in before is durable."""
@@ -204,19 +193,35 @@ class Ledger:
     # Below this line everything runs on the ledger's thread.
 
     def _run(self) -> None:
-        while self._step():
-            pass
+        try:
+            while self._step():
+                pass
+        except DamagedError as exc:
+            self._end_damaged(exc)
         self._db.close()
 
-    def _step(self) -> bool:
-        """Gather one group, make it durable, tell who waits; False when it was the last."""
+    def _end_damaged(self, exc: DamagedError) -> None:
+        self._gave_up = True
+        self.damaged = str(exc)
+        error = self.damaged
         try:
-            first = self._inbox.get(timeout=None if self.watched else LOOK_S)
+            put_aside(self.path)
+        except OSError as failure:
+            error = f"{error}; it cannot be renamed: {failure.strerror}"
+        log.error("ledger.failed", path=str(self.path), error=error, hint=ENDING)
+        self._on_damage()
+
+    def _step(self) -> bool:
+        """Gather one group, make it durable, call back; False when it was the last. Raises DamagedError."""
+        self.heartbeat.beat()
+        idle = False
+        try:
+            first = self._inbox.get(timeout=self.heartbeat.capped(LOOK_S))
         except queue.Empty:
-            first = _Work("", NOTHING, (), None)  # a look at the file comes with it
+            first, idle = _Work("", NOTHING, (), None), True  # each commit checks the files
         if first is None:
             return False
-        if not self._closing.is_set():
+        if not (idle or self._closing.is_set()):
             time.sleep(BUSY_GROUP_S if self._crowded else GROUP_S)
         group = [first]
         last = False
@@ -239,70 +244,36 @@ class Ledger:
         return not last
 
     def _commit_until_done(self, group: list[_Work]) -> bool:
+        """False where the ledger is closed while the disk is full or broken. Raises DamagedError."""
         delay_s = 0.5
-        anew = 0
         while True:
-            self.beats += 1
+            self.heartbeat.beat()
+            self.tries += 1
             try:
-                if self._guard.before():
-                    self._reopen()
+                self._check_files()
                 self._commit(group)
                 self._guard.after()
-            except (sqlite3.Error, ValueError, TypeError, DamagedError, LedgerError, OSError) as exc:
+            except (sqlite3.Error, ValueError, TypeError, LedgerError, OSError) as exc:
                 self._rollback()
-                if isinstance(exc, _HOPELESS) and not is_damage(exc):
+                if is_damage(exc):
+                    raise DamagedError(str(exc)) from exc
+                if isinstance(exc, _HOPELESS):
                     return self._commit_one_by_one(group, exc)
-                if (isinstance(exc, DamagedError) or is_damage(exc)) and self._replaced(exc):
-                    anew += 1
-                    if anew == 1:
-                        continue  # at once: this group goes into the new one
-                self._trouble.complain(str(exc), KEPT)
+                self._trouble.complain(str(exc))
                 if self._closing.wait(delay_s):
                     return False
                 delay_s = min(delay_s * 2, 10.0)
             else:
                 self._trouble.over()
-                if anew:
-                    self._tell()
                 return True
 
-    def _tell(self) -> None:
-        for listener in self._on_made_anew:
-            listener()
-
-    def _replaced(self, exc: Exception) -> bool:
-        """Go on with a new file; False if that cannot be made now."""
-        self._trouble.begin()  # a large one takes a while
-        self._spoilt = self._spoilt or not (isinstance(exc, DamagedError) and exc.readable)
-        try:
-            readable, destination = not self._spoilt, (self.destination, self._name)
-            self._reopen(made_anew(self.path, self._db, readable=readable, destination=destination))
-        except (sqlite3.Error, DamagedError, LedgerError, OSError) as error:
-            self._trouble.complain(f"{exc}; no new one can be made: {error}", KEPT)
-            return False
-        self._trouble.complain(str(exc), ANEW)
-        return True
-
-    def _reopen(self, ours: tuple[int, int] | None = None) -> None:
-        # A connection keeps pages of what it has read, whoever changes the file behind its back.
-        with contextlib.ExitStack() as stack:
-            with self._guard.opening(ours):
-                new = open_for_writing(self.path)
-                stack.callback(new.close)
-            stack.pop_all()
-        old, self._db = self._db, new
-        self._spoilt = False
-        with contextlib.suppress(sqlite3.Error):
-            old.close()
-
     def _commit_one_by_one(self, group: list[_Work], exc: Exception) -> bool:
-        """One row cannot be stored, ever: it must not keep the others out."""
+        """One row can never be stored: it must not keep the others out."""
         if len(group) == 1:
-            if not self._is_sound(exc):
-                return self._commit_until_done(group)
-            bug = None if isinstance(exc, sqlite3.IntegrityError) else exc  # else it is the file that has been altered
+            self._require_sound(exc)
+            bug = None if isinstance(exc, sqlite3.IntegrityError) else exc  # an IntegrityError: the file was altered
             log.error("ledger.failed", path=str(self.path), error=f"a row was refused: {exc}", exc_info=bug)
-            group[0] = group[0]._replace(committed=None)  # it is not durable, so nobody is told so
+            group[0] = group[0]._replace(committed=None)  # it is not durable
             return True
         for index, work in enumerate(group):
             alone = [work]
@@ -311,17 +282,16 @@ class Ledger:
             group[index] = alone[0]
         return True
 
-    def _is_sound(self, exc: Exception) -> bool:
-        """Before a row is blamed: in a file whose pages were exchanged, sound rows look wrong."""
+    def _require_sound(self, exc: Exception) -> None:
+        """In a file whose pages were exchanged, sound rows look wrong. Raises DamagedError."""
         self._guard.doubt = str(exc)
-        try:
-            self._guard.before()
-        except DamagedError:
-            self._guard.doubt = str(exc)  # the next commit finds out the same, and mends it
-            return False
-        except (sqlite3.Error, LedgerError, OSError):
-            self._guard.doubt = ""
-        return True
+        with contextlib.suppress(sqlite3.Error, LedgerError, OSError):
+            self._check_files()
+        self._guard.doubt = ""
+
+    def _check_files(self) -> None:
+        if self._guard.before():
+            self._db.execute("PRAGMA shrink_memory")  # cached pages may be older than the file
 
     def _commit(self, group: list[_Work]) -> None:
         """Apply in order: runs of rows for one table go as one statement."""

@@ -43,8 +43,10 @@ EVENTS: dict[str, EventSpec] = {
         "stopped[ after {duration_s}][, {uploaded} files uploaded]",
         "6a67e91a91ae42b9a29c95646e7d2fed",
     ),
-    "daemon.unsound": EventSpec(
-        "error", "these rooms of the daemon do not answer: {rooms}[; {hint}]", "b9a06f1dfb3d4a0aa6b6ab8f7a0f5c13"
+    "daemon.unhealthy": EventSpec(
+        "error",
+        "these parts of the daemon died or hang: {components}[; {hint}]",
+        "b9a06f1dfb3d4a0aa6b6ab8f7a0f5c13",
     ),
     "config.refused": EventSpec("error", "the configuration was refused and the old one stays[: {error}]"),
     "config.ignored": EventSpec("warning", "{field} is set and has no effect[: {reason}]"),
@@ -124,7 +126,7 @@ EVENTS: dict[str, EventSpec] = {
         "error", "an error that nobody expected ended {thread}[: {error}]", "3c0e7b1f3a5d4a0f9d0f6a4a1b8c2e57"
     ),
     "ledger.failed": EventSpec(
-        "error", "the ledger cannot be written[: {path}][: {error}][; {hint}]", "dd30828904304b429015c89f6b0f19b5"
+        "error", "the ledger cannot be used[: {path}][: {error}][; {hint}]", "dd30828904304b429015c89f6b0f19b5"
     ),
     "ledger.recovered": EventSpec(
         "info", "the ledger can be written again[ after {duration_s}]", "43ca0aed99154297a170a985bd0e9de0"

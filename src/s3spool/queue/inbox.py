@@ -77,7 +77,6 @@ class Inbox:
         self._waiting_offers: Counter[Lane] = Counter()
         self._lookout_until = 0.0  # monotonic seconds
         self._closed = False
-        self.stirred: Callable[[], None] | None = None  #: called once, when something comes in; must be quick
         breaker.on_change(self.wake_all)
 
     def offer(self, items: Iterable[Item], meanwhile: Callable[[], None] | None = None) -> bool:
@@ -198,7 +197,6 @@ class Inbox:
             if path in self._queued or path in self._in_flight or len(self._in_flight) >= self._max_in_flight:
                 return False
             self._in_flight[path] = False
-            self._stir()
             return True
 
     def done(self, path: str) -> bool:
@@ -283,12 +281,6 @@ class Inbox:
                 self._breaker.expect_arrival()
             if self._idle_workers:
                 self._idle_workers.call()
-            self._stir()
-
-    def _stir(self) -> None:
-        if self.stirred is not None:
-            stirred, self.stirred = self.stirred, None
-            stirred()
 
     def _full(self, kind: Lane, *, leave: int = 0) -> bool:
         """Whether this lane has no more room than `leave`."""

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
-from s3spool.heartbeat import Answer, Bell
+from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.rows import Identity
 
 BATCH = 500
@@ -47,7 +47,7 @@ class Settle:
         self._wake = threading.Condition(self._lock)
         self._sleeping = False
         self._closed = False
-        self.bell = Bell()  # answered by the thread that calls `wait_due`
+        self.heartbeat = Heartbeat()  # of the thread that calls `wait_due`
         self._handed_out = 0  # by the last `due`, and not yet in the inbox as far as we know
 
     def touch(self, path: str, quiet: SettleReason = SettleReason.CHANGED, seen: Identity | None = None) -> bool:
@@ -95,24 +95,19 @@ class Settle:
             self._handed_out = len(ripe)
         return ripe, upcoming
 
-    def ping(self, answer: Answer) -> None:
-        """Call back from the thread that calls `wait_due`."""
-        with self._lock:
-            self.bell.ring(answer)
-            self._wake.notify()
-
     def wait_due(self) -> list[Ripe]:
         """Block until something is due; an empty list means closed."""
         while not self._closed:
-            self.bell.answer()
+            self.heartbeat.beat()
             now = self._clock()
             ripe, upcoming = self.due(now)
             if ripe:
                 return ripe
             with self._lock:
                 self._sleeping = True
-                if not (self._closed or self.bell or self._newer_than(upcoming)):
-                    self._wake.wait(None if upcoming is None else max(0.0, upcoming - now))
+                if not (self._closed or self._newer_than(upcoming)):
+                    left_s = None if upcoming is None else max(0.0, upcoming - now)
+                    self._wake.wait(self.heartbeat.capped(left_s))
                 self._sleeping = False
         return []
 

@@ -15,6 +15,7 @@ import structlog
 from s3spool.errors import EXHAUSTED, NOTHING_LEFT
 from s3spool.folder.folder import Folder, NotAFileError, SpecialBitsError
 from s3spool.folder.slow_directories import SlowDirectories
+from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.rows import Receipt
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle, SettleReason
@@ -87,7 +88,8 @@ class PostUpload:
         self._rescan = rescan
         self._exhausted = False  # removals have failed for nothing but that
         self._complaints = Complaints()
-        self._queue: queue.SimpleQueue[Sent | Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
+        self.heartbeat = Heartbeat()
         self._thread = threading.Thread(target=self._run, name="after", daemon=True)
         # Files of slow directories: their removal may hang, and whatever else waits for it.
         self._slow_queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
@@ -111,19 +113,19 @@ class PostUpload:
     def committed(self, sent: Sent) -> None:
         self._queue.put(sent)
 
-    def ping(self, answer: Callable[[], None]) -> None:
-        """Call back from the thread, once it has done what is before it."""
-        self._queue.put(answer)
-
     def finish(self, receipt: Receipt) -> None:
         """Sent and committed earlier, still here: only the removal is left. The path is in flight already."""
         self._queue.put(Sent(receipt, "", 0.0, 0))
 
     def _run(self) -> None:
-        while (sent := self._queue.get()) is not None:
-            if not isinstance(sent, Sent):
-                sent()
+        while True:
+            self.heartbeat.beat()
+            try:
+                sent = self._queue.get(timeout=self.heartbeat.capped(None))
+            except queue.Empty:
                 continue
+            if sent is None:
+                return
             self._tell(sent)
             if self._slow.holds(sent.receipt.path):
                 self._slow_queue.put(sent)

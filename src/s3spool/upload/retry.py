@@ -9,7 +9,7 @@ import structlog
 
 from s3spool.errors import LedgerError
 from s3spool.failure.retry_policy import Policy
-from s3spool.heartbeat import Answer, Bell
+from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
@@ -29,22 +29,16 @@ class RetryThread:
         self._inbox = inbox
         self.policy = policy
         self._changed = threading.Event()
-        self._bell = Bell()
+        self.heartbeat = Heartbeat()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="retry", daemon=True)
-        self.beats = 0
-        ledger.on_made_anew(self.wake)  # what was read last may have been of another file
+        self.ticks = 0
 
     def start(self) -> None:
         self._thread.start()
 
     def alive(self) -> bool:
         return self._thread.is_alive()
-
-    def ping(self, answer: Answer) -> None:
-        """Call back from the thread, at its next look."""
-        self._bell.ring(answer)
-        self._changed.set()
 
     def wake(self) -> None:
         """The retry list has changed: look again. Any thread; never blocks."""
@@ -57,7 +51,7 @@ class RetryThread:
 
     def tick(self, reader: Reader, now: float) -> float | None:
         """Hand over what is due at `now` (Unix seconds); returns seconds until the next look, None for no need."""
-        self.beats += 1
+        self.ticks += 1
         due = reader.due(now, BATCH)
         items = [Item(row.path, Lane.RETRY, row.failures) for row in due]
         accepted = self._inbox.offer_nowait(items)
@@ -83,16 +77,15 @@ class RetryThread:
 
     def _wait(self, committed: threading.Event) -> None:
         while not committed.wait(1.0) and not self._closing and self._ledger.alive():
-            self._bell.answer()  # a ledger that fails is no fault of ours
+            self.heartbeat.beat()  # a ledger whose disk is full is no hang of this thread
 
     def _run(self) -> None:
         reader: Reader | None = None
         complaint = ""  # said once, not every ten seconds
         while not self._closing:
             self._changed.clear()
-            self._bell.answer()
             try:
-                if reader is None or not reader.current():
+                if reader is None:
                     reader = Reader(self._ledger.path)
                 wait_s = self.tick(reader, time.time())
                 complaint = ""
@@ -100,6 +93,6 @@ class RetryThread:
                 complaint = self._ledger.doubt(exc, complaint)
                 reader = None
                 wait_s = ROOM_S * 10
-            self._changed.wait(wait_s)
+            self.heartbeat.wait(self._changed, wait_s)
         if reader is not None:
             reader.close()

@@ -12,7 +12,7 @@ import structlog
 from s3spool.errors import S3SpoolError
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.folder.slow_directories import SlowDirectories
-from s3spool.heartbeat import HangDetector
+from s3spool.heartbeat import HangDetector, Heartbeat
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.parts import PartItem
@@ -24,8 +24,7 @@ from s3spool.upload.small import Job, SmallUploads
 from s3spool.upload.stats import Stats
 
 CLOSE_S = 0.05  # closing all connections takes less
-HANGS_S = 3.0  # libcurl, too, uses the CPU each second: a worker that does not is inside a file system
-PING_S = 1.0  # nobody holds the gate for longer who is well
+HANGS_S = 3.0  # libcurl uses the CPU each second: a worker that does not is inside a file system
 log = structlog.get_logger()
 
 
@@ -64,10 +63,10 @@ class Workers:
         cpu_affinity: CpuAffinity,
         *,
         limited: Callable[[], bool] = lambda: False,
-        stall_s: float = 90.0,
+        hang_timeout_s: float = 90.0,
         slow: SlowDirectories | None = None,
     ) -> None:
-        """`limited`: whether the bandwidth is; `stall_s`: longer than any request may take without progress."""
+        """`limited`: whether the bandwidth is; `hang_timeout_s`: longer than any request may take without progress."""
         self._count = count
         self._bucket = bucket
         self._inbox = inbox
@@ -85,9 +84,10 @@ class Workers:
         self._wheel = LeaderFollowers(carrier, self._gate, count, self._arrived) if carrier else None
         self._limited = limited
         self._ending: threading.Thread | None = None
-        self.stall = HangDetector(stall_s)
+        self.heartbeat = Heartbeat()  # of the workers that hold the gate
+        self.hang_detector = HangDetector(hang_timeout_s)
         self._slow = slow or SlowDirectories()
-        self._slow_stall = HangDetector(HANGS_S)
+        self._slow_hang_detector = HangDetector(HANGS_S)
         self.closed_idle = 0  #: how often a worker has closed its connections, because nothing came
 
     def start(self) -> None:
@@ -125,33 +125,24 @@ class Workers:
     def alive(self) -> int:
         return sum(thread.is_alive() for thread in self._threads)
 
-    def ping(self, answer: Callable[[], None]) -> None:
-        """Call back once the gate can be had: whoever hangs in it holds all workers up."""
-
-        def ask() -> None:
-            with self._gate:
-                answer()
-
-        try:
-            threading.Thread(target=ask, name="ping", daemon=True).start()
-        except RuntimeError:  # there is no thread to be had: that must not end those that there are
-            if self._gate.acquire(timeout=PING_S):
-                self._gate.release()
-                answer()
+    def look_at_gate(self) -> None:
+        """Refresh the heartbeat while no worker holds the gate; a worker that hangs in it blocks all others."""
+        if not self._gate.locked():
+            self.heartbeat.beat()
 
     def hanging(self, now: float) -> list[str]:
-        """The names of those that neither send nor wait for an answer, but have a file. For the supervisor alone."""
+        """Names of workers that have a file, but neither send it nor wait for a response. For the supervisor."""
         members = self._wheel.members() if self._wheel else set()
-        hands: list[tuple[threading.Thread, object]] = [
+        busy: list[tuple[threading.Thread, object]] = [
             (thread, slot.job)
             for thread, slot in zip(self._threads, self._seats, strict=True)
             if (job := slot.job) is not None and slot.number not in members and not self._slow.holds(job.item.path)
         ]
         leader = self._wheel.leader if self._wheel else None
         if leader is not None:
-            hands.append((self._threads[leader], self._wheel))
-        names = {thread.native_id or 0: thread.name for thread, _ in hands}
-        return [names[number] for number in self.stall.look(((t.native_id or 0, what) for t, what in hands), now)]
+            busy.append((self._threads[leader], self._wheel))
+        names = {thread.native_id or 0: thread.name for thread, _ in busy}
+        return [names[number] for number in self.hang_detector.find(((t.native_id or 0, job) for t, job in busy), now)]
 
     def hanging_files(self, now: float) -> list[str]:
         """The paths of those files of slow directories over which a worker hangs. For the supervisor alone."""
@@ -163,7 +154,7 @@ class Workers:
             for thread, slot in zip(self._threads, self._seats, strict=True)
             if (job := slot.job) is not None and slot.number not in members and self._slow.holds(job.item.path)
         }
-        return sorted({jobs[number].item.path for number in self._slow_stall.look(jobs.items(), now)})
+        return sorted({jobs[number].item.path for number in self._slow_hang_detector.find(jobs.items(), now)})
 
     def only_hanging(self, now: float) -> bool:
         """Whether all workers that have not ended hang over files of slow directories. For the supervisor alone."""
@@ -272,6 +263,7 @@ class Workers:
 
     def _arrived(self, number: int, sender: Sender) -> bool:
         """Judge the answer, and prepare this worker's next file in the same turn. True if that one rides."""
+        self.heartbeat.beat()
         slot = self._seats[number]
         if slot.job is None or not slot.job.finish(sender.answer()):
             return False
@@ -283,6 +275,7 @@ class Workers:
 
     def _begin(self, slot: Seat, item: Item | PartItem) -> bool:
         """Open the file; what is small is prepared. True if it is to ride."""
+        self.heartbeat.beat()
         job = slot.job = self._upload.begin(item)
         if job is None or job.request is None:
             return False
