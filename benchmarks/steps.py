@@ -27,7 +27,8 @@ from s3spool.discovery.watch import Watch
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.folder.filters import Names
-from s3spool.folder.folder import Folder, lease, release
+from s3spool.folder.folder import Folder
+from s3spool.folder.lease import release_lease, take_lease
 from s3spool.ledger.rows import Identity, Receipt
 from s3spool.ledger.store import Ledger
 from s3spool.logs import log_thread as logs
@@ -110,9 +111,9 @@ class Bench:
         started_s = time.process_time()
         for name in self.names:
             fd, status = self.folder.open(name)
-            lease(fd)
+            take_lease(fd)
             os.read(fd, status.st_size + 1)
-            release(fd)
+            release_lease(fd)
             os.close(fd)
         return time.process_time() - started_s
 

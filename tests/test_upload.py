@@ -15,7 +15,7 @@ import pytest
 from s3spool.errors import Fault, S3SpoolError, Scope, UploadError
 from s3spool.failure.breaker import PROBES, STREAK
 from s3spool.failure.retry_policy import Policy
-from s3spool.folder.folder import Lease
+from s3spool.folder.lease import Lease
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Failures, State
 from s3spool.queue import inbox as inbox_module
@@ -271,7 +271,7 @@ def test_a_refusal_of_a_torn_file_is_no_failure(house: House, lines: Lines) -> N
 
 def test_a_small_file_that_shrinks_under_the_reader(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no lease keeps writers out, what was read has to be what was seen."""
-    monkeypatch.setattr(upload_module, "lease", lambda _: Lease.UNKNOWN)
+    monkeypatch.setattr(upload_module, "take_lease", lambda _: Lease.UNKNOWN)
     file = house.drop("a", b"0123456789")
     read = os.read
     lengths: list[int] = []

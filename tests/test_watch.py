@@ -16,8 +16,8 @@ from watchdog.observers import inotify_c
 from watchdog.observers.inotify_c import InotifyFD
 
 from s3spool.discovery.watch import Watch, WatchUnavailableError
+from s3spool.folder.directories import listed, opened_directory
 from s3spool.folder.filters import Names
-from s3spool.folder.folder import listed, opened_directory
 from s3spool.folder.mounts import remote_file_system
 from s3spool.queue.settle import SettleReason
 from support.disks import mounted

@@ -17,8 +17,9 @@ from s3spool.discovery.deep_directories import DeepDirectories
 from s3spool.discovery.mount_scan import MountScans
 from s3spool.discovery.pending_directories import Pending
 from s3spool.errors import EXHAUSTED, LedgerError
+from s3spool.folder.directories import NotAFileError, listed, opened_directory
 from s3spool.folder.filters import Names
-from s3spool.folder.folder import REMOVING, Folder, NotAFileError, listed, opened_directory, original
+from s3spool.folder.folder import REMOVING, Folder, original
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.heartbeat import Answer, Bell
 from s3spool.ledger.reader import LOOKUP_ROWS, Reader

@@ -30,8 +30,8 @@ from s3spool.discovery.deep_directories import DeepDirectories
 from s3spool.discovery.inotify_self_test import InotifySelfTest
 from s3spool.discovery.lister import Lister
 from s3spool.discovery.watch_table import WatchTable, steps_up
+from s3spool.folder.directories import NotAFileError, listed, opened_directory
 from s3spool.folder.filters import Names
-from s3spool.folder.folder import NotAFileError, listed, opened_directory
 from s3spool.heartbeat import Answer, Bell
 from s3spool.queue.settle import SettleReason
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import structlog
 
 from s3spool.errors import EXHAUSTED, NOTHING_LEFT
-from s3spool.folder.folder import Folder, NotAFileError, SpecialBitsError
+from s3spool.folder.directories import NotAFileError
+from s3spool.folder.folder import Folder, SpecialBitsError
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.rows import Receipt
 from s3spool.queue.inbox import Inbox

@@ -9,7 +9,9 @@ from typing import Any
 
 from s3spool.errors import Scope, UploadError
 from s3spool.failure.breaker import CircuitBreaker, Times
-from s3spool.folder.folder import Folder, Lease, NotAFileError, lease, release
+from s3spool.folder.directories import NotAFileError
+from s3spool.folder.folder import Folder
+from s3spool.folder.lease import Lease, release_lease, take_lease
 from s3spool.folder.slow_directories import SLOW_S, SlowDirectories
 from s3spool.ledger.rows import Identity, Receipt
 from s3spool.queue.inbox import Inbox
@@ -230,9 +232,9 @@ class SmallUploads:
 
     def _read(self, item: Item, fd: int, identity: Identity, now: float) -> Content | None:
         """The content if the file is complete and quiet; else it goes back to settle. Raises OSError."""
-        free = lease(fd)
+        lease = take_lease(fd)
         try:
-            if free is Lease.BUSY:
+            if lease is Lease.BUSY:
                 self._results.again(item, SettleReason.BUSY, None)
                 return None
             quiet_s = now - identity.mtime_ns / 1e9
@@ -243,13 +245,13 @@ class SmallUploads:
                 return Content(item.path, identity, None, fd)
             # The lease, where we have it, keeps writers out until the body is read: it cannot be torn.
             body = os.read(fd, identity.size + 1)
-            if len(body) != identity.size or (free is not Lease.FREE and Identity.of(os.fstat(fd)) != identity):
+            if len(body) != identity.size or (lease is not Lease.FREE and Identity.of(os.fstat(fd)) != identity):
                 self._results.changed(item)
                 return None
             return Content(item.path, identity, body, -1)
         finally:
-            if free is Lease.FREE:
-                release(fd)
+            if lease is Lease.FREE:
+                release_lease(fd)
 
     def _judge(self, job: Job, answer: Any, *, may_ask: bool) -> None:
         item, content = job.item, job.content
