@@ -26,7 +26,7 @@ from benchmarks import report, results, sinks
 from s3spool.discovery.watch import Watch
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
-from s3spool.folder.filters import Names
+from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
 from s3spool.folder.lease import release_lease, take_lease
 from s3spool.ledger.rows import Identity, Receipt
@@ -76,7 +76,7 @@ class Bench:
             if path == last:
                 hinted.set()
 
-        watch = Watch(self.root, Names(["*"], []), recursive=True, hint=hint, rescan=print, lost=hinted.set)
+        watch = Watch(self.root, FileFilter(["*"], []), recursive=True, hint=hint, rescan=print, lost=hinted.set)
         watch.start()
         started_s = time.process_time()
         command = [sys.executable, "-m", "benchmarks.drop", "rename", str(self.staged), str(self.root)]

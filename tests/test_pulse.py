@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from s3spool.daemon.liveness import Pulse
 from s3spool.discovery.watch import Watch
-from s3spool.folder.filters import Names
+from s3spool.folder.filters import FileFilter
 from s3spool.heartbeat import HangDetector, cpu_time_ns
 from s3spool.queue import inbox
 from s3spool.upload import workers
@@ -140,7 +140,7 @@ def test_the_watch_answers_over_the_kernel(tmp_path: Path) -> None:
     """The answer comes on watchdog's thread; a watch that was stopped leaves no question open."""
     watch = Watch(
         tmp_path,
-        Names(["*"], []),
+        FileFilter(["*"], []),
         recursive=True,
         hint=lambda *_: None,
         rescan=lambda _: None,
