@@ -127,7 +127,7 @@ def test_no_room_to_settle_asks_for_a_scan(house: House) -> None:
     receipt = receipt_of(house, "a", "delete")
     house.drop("a", b"changed", mtime_ns=2 * 10**18)
     for number in range(3):
-        house.settle.touch(str(number))
+        house.settle.add(str(number))
 
     committed(house, receipt)
 

@@ -158,7 +158,7 @@ def test_while_something_is_under_way_it_looks_every_few_seconds(house: House, d
     assert duration_s(doze, oldest_ns=1) == TICK_S
     assert duration_s(doze, watch_manager=SimpleNamespace(lost=False, watch=None)) == TICK_S
     assert duration_s(doze, watch_manager=SimpleNamespace(lost=True, watch=None)) == LOST_TICK_S
-    house.settle.touch("a")
+    house.settle.add("a")
     assert duration_s(doze) == TICK_S
     house.settle.due(1e12)
     assert duration_s(doze) == DOZE_S

@@ -95,16 +95,16 @@ def test_no_lane_is_needed_by_an_owner_of_whom_nothing_goes() -> None:
 def test_how_many_may_be_under_way() -> None:
     """Twelve of an owner, and so many in all, but for an owner who has none; files that are aside wait."""
     queue = queue_of(*(transfer(f"a{number}", ALICE, 1) for number in range(OPEN_OF_ONE_OWNER)))
-    assert not queue.begin(ALICE)
-    assert queue.begin(BOB)
-    queue.put_aside("later", ALICE)
+    assert not queue.reserve(ALICE)
+    assert queue.reserve(BOB)
+    queue.defer("later", ALICE)
     assert queue.waiting() > 0
     items = [queue.take() for _ in range(4)]
     assert queue.waiting() > 0
-    queue.put_aside("other", BOB)
+    queue.defer("other", BOB)
     assert queue.waiting() == 0
-    queue.taken_up("other")
-    queue.taken_up("never put aside")
+    queue.deferred_taken("other")
+    queue.deferred_taken("never put aside")
     assert queue.waiting() > 0
     for item in items:
         assert item is not None
@@ -114,22 +114,22 @@ def test_how_many_may_be_under_way() -> None:
     assert end is not None
     assert queue.release(end)
     assert queue.waiting() == 0
-    assert queue.begin(ALICE)
+    assert queue.reserve(ALICE)
 
     crowd = queue_of(*(transfer(f"{number}", number, 1) for number in range(OPEN_TRANSFERS)))
-    assert not crowd.begin(BOB)
+    assert not crowd.reserve(BOB)
     crowd.limit = OPEN_TRANSFERS + 1
-    assert not crowd.begin(0)
-    assert crowd.begin(BOB)
+    assert not crowd.reserve(0)
+    assert crowd.reserve(BOB)
 
 
 def test_those_that_are_about_to_begin_count() -> None:
     """A hundred workers that take a large file each at the same moment begin no more than one after the other."""
     queue = PartQueue(lambda: 0, 25)
-    assert [queue.begin(ALICE) for _ in range(100)].count(True) == OPEN_OF_ONE_OWNER
-    queue.begun(ALICE)
-    assert queue.begin(ALICE)
-    assert not queue.begin(ALICE)
+    assert [queue.reserve(ALICE) for _ in range(100)].count(True) == OPEN_OF_ONE_OWNER
+    queue.end_reservation(ALICE)
+    assert queue.reserve(ALICE)
+    assert not queue.reserve(ALICE)
 
 
 def test_nothing_is_left_to_do_while_all_parts_are_taken() -> None:
@@ -137,7 +137,7 @@ def test_nothing_is_left_to_do_while_all_parts_are_taken() -> None:
     queue = queue_of(*(transfer(f"{number}", number, 1) for number in range(OPEN_TRANSFERS)))
     items = [queue.take() for _ in range(OPEN_TRANSFERS)]
     assert all(items)
-    queue.put_aside("later", 0)
+    queue.defer("later", 0)
     for each in queue.transfers():
         each.owner = 0
     assert queue.waiting() == 1

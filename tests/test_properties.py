@@ -309,7 +309,7 @@ def test_every_accepted_path_comes_out_once_and_in_time(
             assert now - inside.pop(path) >= settle_s
 
     for path, quiet, pause_s in steps:
-        if settle.touch(path, quiet):
+        if settle.add(path, quiet):
             if quiet is SettleReason.CHANGED or path not in inside:
                 inside[path] = now
         else:

@@ -91,7 +91,7 @@ def test_who_waits_for_room_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     house.start(house.ledger, house.settle_thread, house.scan)
     house.offer("full")
     house.scan.want("start")
-    house.settle.touch("d")
+    house.settle.add("d")
     eventually(lambda: house.inbox._waiting_offers.total() == 2)
     answered: list[str] = []
 

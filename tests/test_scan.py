@@ -196,7 +196,7 @@ def test_what_is_on_its_way_is_not_offered_again(house: House, lines: Lines) -> 
     house.offer("in flight")
     house.inbox.take()
     house.offer("queued")
-    house.settle.touch("settling")
+    house.settle.add("settling")
 
     scan(house, "timer")
 
@@ -268,13 +268,13 @@ def test_fresh_files_settle_first(build: Callable[..., House]) -> None:
     scan(house)
 
     assert taken(house) == {"old"}
-    assert house.settle._lanes[next(iter(house.settle._lanes))]["fresh"][1] == house.identity("fresh")
+    assert house.settle._queues[next(iter(house.settle._queues))]["fresh"][1] == house.identity("fresh")
 
 
 def test_fresh_files_without_room_to_settle_go_to_the_workers(build: Callable[..., House]) -> None:
     """A full settle does not lose what the scan found."""
     house = build(settle_s=60.0, size=1)
-    house.settle.touch("other")
+    house.settle.add("other")
     house.drop("fresh", mtime_ns=None)
 
     scan(house)

@@ -265,7 +265,7 @@ class Scan:
             identity = identities[item.path]
             quiet_s = (now_ns - identity.mtime_ns) / 1e9
             # Changed recently: settle keeps its identity for comparison. Without room there, the worker decides.
-            settling = quiet_s < self._settle_s and self._settle.touch(item.path, SettleReason.CHANGED, identity)
+            settling = quiet_s < self._settle_s and self._settle.add(item.path, SettleReason.CHANGED, identity)
             if not settling:
                 ready.append(item)
         if offer is not None:

@@ -103,8 +103,8 @@ class Inbox:
         """
         with self._lock:
             if isinstance(item, PartItem):
-                returned = self.parts.give_back(item)
-                self._idle_workers.call()
+                returned = self.parts.return_unsent(item)
+                self._idle_workers.notify()
                 return returned
             self._forget_in_flight(item.path)
             self._queued.add(item.path)
@@ -113,18 +113,18 @@ class Inbox:
                 lane.appendleft(item)
             else:
                 lane.append(item)
-            self._idle_workers.call()
+            self._idle_workers.notify()
             return True
 
     def wake(self, count: int) -> None:
         """Wake this many workers: parts have become available."""
         with self._lock:
-            self._idle_workers.call(count)
+            self._idle_workers.notify(count)
 
     def wake_all(self) -> None:
         """The circuit breaker has changed: all workers look again."""
         with self._lock:
-            self._idle_workers.call_all()
+            self._idle_workers.notify_all()
 
     def take(self, close_idle: Callable[[], None] | None = None) -> Item | PartItem | None:
         """Block until there is an item, and take it; None when the inbox is closed.
@@ -183,7 +183,7 @@ class Inbox:
         with self._lock:
             offered_again = self._forget_in_flight(path)
             if self._idle_workers and self._queued:
-                self._idle_workers.call()
+                self._idle_workers.notify()
             return offered_again
 
     def knows(self, paths: Iterable[str]) -> set[str]:
@@ -225,7 +225,7 @@ class Inbox:
         """Nothing more comes in or goes out; wake all blocked threads."""
         with self._lock:
             self._closed = True
-            self._idle_workers.call_all()
+            self._idle_workers.notify_all()
             self._drained.notify_all()
 
     # The callers of these hold the lock.
@@ -259,7 +259,7 @@ class Inbox:
             if self._breaker.open and item.lane is Lane.ARRIVED and self._selection.wants_untried_probe():
                 self._breaker.expect_arrival()
             if self._idle_workers:
-                self._idle_workers.call()
+                self._idle_workers.notify()
             self._stir()
 
     def _stir(self) -> None:
@@ -285,5 +285,5 @@ class Inbox:
                 if not self._lanes.full(lane, leave=self._wake_room):
                     self._drained.notify_all()
         elif item is not None and self._idle_workers and self.parts.next_in_s() == 0:
-            self._idle_workers.call()  # one more part may go: the concurrency may have grown just now
+            self._idle_workers.notify()  # one more part may go: the concurrency may have grown just now
         return item

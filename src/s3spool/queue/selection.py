@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from s3spool.failure.breaker import PROBES, CircuitBreaker, Probe
-from s3spool.folder.slow_directories import SlowDirectories, limit
+from s3spool.folder.slow_directories import SlowDirectories, max_slow_files
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.lanes import DEFERRED, UNTRIED, Lanes
 from s3spool.queue.parts import PartItem, PartQueue
@@ -53,7 +53,7 @@ class Selection:
         self._slow = slow
         self._rng = rng
         self._tried_files = Share(max(1, workers // RETRY_DIVISOR))
-        self._slow_files = Share(limit(workers))
+        self._slow_files = Share(max_slow_files(workers))
         self._bodies = Share(max(1, int(workers * BODY_SHARE)))
         self._untried_probes: set[str] = set()  # in flight
         self.parts = PartQueue(sent_bytes, self._tried_files.limit, slow, self._slow_files.limit)

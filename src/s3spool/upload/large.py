@@ -94,7 +94,7 @@ class LargeUploads:
         """A worker has taken what may have been put aside: should it go back, it goes to its own lane."""
         if not item.large:
             return item
-        self._queue.taken_up(item.path)
+        self._queue.deferred_taken(item.path)
         return item._replace(large=False)
 
     def start(self, item: Item, content: Content, times: Times) -> bool:
@@ -104,14 +104,14 @@ class LargeUploads:
         """
         self._bucket.check_size(item.path, content.size)
         owner = os.fstat(content.fd).st_uid
-        if not self._queue.begin(owner):
-            self._queue.put_aside(item.path, owner)
+        if not self._queue.reserve(owner):
+            self._queue.defer(item.path, owner)
             self._inbox.put_back(item._replace(large=True), first=False)
             return False
         try:
             self._start(item, content, times, owner)
         finally:
-            self._queue.begun(owner)
+            self._queue.end_reservation(owner)
         return True
 
     def _start(self, item: Item, content: Content, times: Times, owner: int) -> None:
@@ -191,7 +191,7 @@ class LargeUploads:
         transfer = job.item.transfer
         error = UploadError("send", transfer.item.path, "WorkerDied", "the worker that sent a part died", Scope.FILE)
         fault, transfer.item = self._results.judge(transfer.item, error)
-        self._queue.stop(transfer, GivenUp(error, fault or Fault.OWN))
+        self._queue.stop_transfer(transfer, GivenUp(error, fault or Fault.OWN))
         self._release(job.item)
 
     def sweep(self, older_than: float) -> None:
@@ -216,7 +216,7 @@ class LargeUploads:
         parts = [transfer.parts[number] for number in sorted(transfer.parts)]
         stored = self._bucket.complete(transfer.upload, transfer.content, parts)
         self._breaker.succeeded(job.times)
-        self._queue.stop(transfer, FINISHED)
+        self._queue.stop_transfer(transfer, FINISHED)
         item, content = transfer.item, transfer.content
         attempt = item.failures.attempts + 1
         self._results.record(item, content.identity, stored.key, stored, transfer.times, attempt=attempt)
@@ -228,11 +228,11 @@ class LargeUploads:
         except OSError as exc:
             error = translated(exc, transfer.item.path)
             fault, transfer.item = self._results.judge(transfer.item, error)
-            self._queue.stop(transfer, GivenUp(error, fault or Fault.UNKNOWN))
+            self._queue.stop_transfer(transfer, GivenUp(error, fault or Fault.UNKNOWN))
             return True
         if identity is not None and self._folder.is_same(transfer.content.identity, identity):
             return False
-        self._queue.stop(transfer, VANISHED if identity is None else CHANGED)
+        self._queue.stop_transfer(transfer, VANISHED if identity is None else CHANGED)
         return True
 
     def _failed(self, job: PartJob, error: UploadError) -> None:
@@ -254,13 +254,13 @@ class LargeUploads:
             return
         failures = transfer.failures[number] = transfer.failures.get(number, 0) + 1
         if error.permanent or error.code in _USELESS or number == COMPLETE or failures >= PART_ATTEMPTS:
-            self._queue.stop(transfer, GivenUp(error, fault))
+            self._queue.stop_transfer(transfer, GivenUp(error, fault))
         else:
             log.warning("file.failed", path=error.path, part=number, error_code=error.code, error=error.cause)
             self._send_again(job)
 
     def _send_again(self, job: PartJob) -> None:
-        self._queue.put_back(job.item)
+        self._queue.requeue(job.item)
         self._inbox.wake(1)  # this worker may have to wait now
 
     def _release(self, item: PartItem) -> None:

@@ -144,7 +144,7 @@ class PostUpload:
         finally:
             # In this order: what is offered again must not be refused because it is still in flight.
             again = self._inbox.done(sent.receipt.path) or again
-            if again and not self._settle.touch(sent.receipt.path, SettleReason.CHANGED):
+            if again and not self._settle.add(sent.receipt.path, SettleReason.CHANGED):
                 self._rescan("full")
 
     def _tell(self, sent: Sent) -> None:

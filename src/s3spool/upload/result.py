@@ -143,13 +143,13 @@ class ResultHandler:
             log_at("file.failed", **fields, next_attempt_s=round(delay_s, 3))
         return parked
 
-    def again(self, item: Item, quiet: SettleReason, seen: Identity | None) -> None:
+    def again(self, item: Item, reason: SettleReason, seen: Identity | None) -> None:
         """Not ready: back to settle, where a changed file starts anew."""
         if item.failures.attempts:
             # Only once its row is gone: the sift would take the file for one that waits for its retry.
-            self._ledger.forget_retry(item.path, lambda: self._resettle(item.path, quiet, seen))
+            self._ledger.forget_retry(item.path, lambda: self._resettle(item.path, reason, seen))
         else:
-            self._resettle(item.path, quiet, seen)
+            self._resettle(item.path, reason, seen)
 
     def changed(self, item: Item) -> None:
         log.info("file.changed", path=item.path, operation="upload")
@@ -177,10 +177,10 @@ class ResultHandler:
         self.done(path)
         self._retry.wake()
 
-    def _resettle(self, path: str, quiet: SettleReason, seen: Identity | None) -> None:
+    def _resettle(self, path: str, reason: SettleReason, seen: Identity | None) -> None:
         if self._inbox.done(path):
-            quiet, seen = SettleReason.CHANGED, None
-        if not self._settle.touch(path, quiet, seen):
+            reason, seen = SettleReason.CHANGED, None
+        if not self._settle.add(path, reason, seen):
             self._rescan("full")
 
 

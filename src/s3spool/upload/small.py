@@ -128,7 +128,7 @@ class SmallUploads:
         if fd >= 0 and (job is None or job.content.fd < 0):
             os.close(fd)
         if (duration_s := time.monotonic() - began) > SLOW_S or self._slow.any:
-            self._slow.took(item.path, duration_s)
+            self._slow.note_duration(item.path, duration_s)
         return job
 
     def _not_read(self, item: Item, identity: Identity, exc: Exception) -> None:
