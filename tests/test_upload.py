@@ -904,7 +904,7 @@ def test_a_driver_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypa
     """What was under way with it is tried again, by the other workers and the one in its place."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     house = House(tmp_path, workers=4)
-    wheel = house.workers._wheel
+    wheel = house.workers._leader_followers
     assert wheel is not None
     poll, broken = wheel._carrier.poll, [True]
 

@@ -129,7 +129,7 @@ class Pipeline:
         if answer == "ok":
             self.breaker.succeeded(times)
             proof = Stored("key", "etag", "md5:", "")
-            self.results.record(item, SAME, "key", proof, times, attempt=item.failures.attempts + 1)
+            self.results.record_success(item, SAME, proof, times)
             return
         kind, code = answer[:2]
         error = UploadError("upload", item.path, code, "no", SCOPES[kind], permanent=kind == REFUSED)
