@@ -900,13 +900,13 @@ def test_a_dead_worker_is_replaced_and_its_file_sent(
     assert house.bucket.open_senders == 0
 
 
-def test_a_driver_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was under way with it is tried again, by the other workers and the one in its place."""
+def test_a_leader_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files under way are sent again, by the other workers and by the one that replaces it."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     house = House(tmp_path, workers=4)
-    wheel = house.workers._leader_followers
-    assert wheel is not None
-    poll, broken = wheel._carrier.poll, [True]
+    leader_followers = house.workers._leader_followers
+    assert leader_followers is not None
+    poll, broken = leader_followers._carrier.poll, [True]
 
     def breaks(pending: Any, over: Any, *, wait: bool) -> None:
         poll(pending, over, wait=wait and not broken)
@@ -914,7 +914,7 @@ def test_a_driver_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypa
             broken.pop()
             raise MemoryError
 
-    monkeypatch.setattr(wheel._carrier, "turn", breaks)
+    monkeypatch.setattr(leader_followers._carrier, "poll", breaks)
     names = [f"file {number}" for number in range(8)]
     for name in names:
         house.drop(name)
@@ -926,7 +926,7 @@ def test_a_driver_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypa
 
     sent(house, *names)
     assert house.workers.alive() == 4
-    assert not wheel.members()
+    assert not leader_followers.members()
     house.close()
 
 

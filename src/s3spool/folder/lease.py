@@ -10,8 +10,8 @@ from enum import Enum
 class Lease(Enum):
     """What the lease test says of other openers (fcntl(2), F_SETLEASE)."""
 
-    FREE = "free"  #: nobody has it open for writing
-    BUSY = "busy"  #: somebody has
+    FREE = "free"  #: no writer has it open
+    BUSY = "busy"  #: a writer has it open
     UNKNOWN = "unknown"  #: the test is not allowed or not supported here
 
 

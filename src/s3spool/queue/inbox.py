@@ -19,7 +19,7 @@ from s3spool.queue.selection import Selection
 MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
 WAKE_DIVISOR = 8  # wake blocked producers when 1/8 of a lane is free, not for each name
 RECHECK_S = 1.0  # how often to look again while a probe or a part may go, but every share is used up
-IDLE_S = 5.0  # an idle worker closes its connections after so long: the server may need them elsewhere
+IDLE_S = 5.0  # an idle worker closes its connections then: the server or other workers may need them
 MAX_UNCOMMITTED = 4096  # files that are sent, and wait for the ledger and the post-upload action
 
 
@@ -122,7 +122,7 @@ class Inbox:
             self._idle_workers.notify(count)
 
     def wake_all(self) -> None:
-        """The circuit breaker has changed: all workers look again."""
+        """Wake all workers: the circuit breaker has changed."""
         with self._lock:
             self._idle_workers.notify_all()
 

@@ -14,7 +14,7 @@ FAST_BYTES_S = 192 * 2**20  # at this rate per connection, more connections are 
 GAIN = 1.3  # twice as many have to carry 1.3 times as much
 WINDOW_S = 0.25  # the least time to measure
 WINDOW_BYTES = 2 * 2**20  # the least per connection: less only fills buffers
-STALL_S = 3.0  # parts that send nothing for so long wait for a silent server: other files may pass them
+STALL_S = 3.0  # parts that send nothing for this time wait for a silent server: other files may pass them
 STALL_BYTES = 64 * 2**10  # "nothing" is less than this per part
 REST_S = 30.0  # before more are tried again after they did not help
 

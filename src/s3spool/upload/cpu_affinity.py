@@ -27,7 +27,7 @@ class CpuAffinity:
         self._allowed = os.sched_getaffinity(0)
         self._busy_s = _busy_s()
         self._own_s = time.process_time()
-        self._looked_at = time.monotonic()
+        self._measured_at = time.monotonic()
         self.home: int | None = None  # None: the kernel chooses
 
     def settle(self) -> None:
@@ -35,15 +35,15 @@ class CpuAffinity:
         if len(self._allowed) > 1:
             self._move(min(self._allowed, key=lambda cpu: self._busy_s.get(cpu, 0.0)))
 
-    def look(self) -> None:
+    def avoid_busy_cpu(self) -> None:
         """Move when other processes use the home CPU and another CPU has room. Called every few seconds."""
         busy_s, own_s, now = _busy_s(), time.process_time(), time.monotonic()
-        elapsed_s = now - self._looked_at
+        elapsed_s = now - self._measured_at
         if self.home is None or elapsed_s <= 0:
             return
         load = {cpu: (busy_s.get(cpu, 0.0) - self._busy_s.get(cpu, 0.0)) / elapsed_s for cpu in self._allowed}
         others = load[self.home] - (own_s - self._own_s) / elapsed_s
-        self._busy_s, self._own_s, self._looked_at = busy_s, own_s, now
+        self._busy_s, self._own_s, self._measured_at = busy_s, own_s, now
         idlest = min(self._allowed - {self.home}, key=load.__getitem__)
         if others > CROWDED and load[idlest] < ROOM:
             self._move(idlest)
