@@ -273,8 +273,8 @@ class Inbox:
         return self._in_flight.pop(path, False)
 
     def _next(self) -> Item | PartItem | None:
-        queued = bool(self._queued)
-        if self._breaker.open:
+        queued, paused = bool(self._queued), self._breaker.open
+        if paused:
             item = self._selection.take_probe(queued=queued)
         else:
             item = self._selection.take(files=queued and len(self._in_flight) < self._max_in_flight)
@@ -284,6 +284,6 @@ class Inbox:
             for lane in self._waiting_offers:
                 if not self._lanes.full(lane, leave=self._wake_room):
                     self._drained.notify_all()
-        elif item is not None and self._idle_workers and self.parts.next_in_s() == 0:
+        elif item is not None and not paused and self._idle_workers and self.parts.next_in_s() == 0:
             self._idle_workers.notify()  # one more part may go: the concurrency may have grown just now
         return item
