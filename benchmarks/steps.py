@@ -26,8 +26,9 @@ from benchmarks import report, results, sinks
 from s3spool.discovery.watch import Watch
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
-from s3spool.folder.filters import Names
-from s3spool.folder.folder import Folder, lease, release
+from s3spool.folder.filters import FileFilter
+from s3spool.folder.folder import Folder
+from s3spool.folder.lease import release_lease, take_lease
 from s3spool.ledger.rows import Identity, Receipt
 from s3spool.ledger.store import Ledger
 from s3spool.logs import log_thread as logs
@@ -75,7 +76,7 @@ class Bench:
             if path == last:
                 hinted.set()
 
-        watch = Watch(self.root, Names(["*"], []), recursive=True, hint=hint, rescan=print, lost=hinted.set)
+        watch = Watch(self.root, FileFilter(["*"], []), recursive=True, hint=hint, rescan=print, lost=hinted.set)
         watch.start()
         started_s = time.process_time()
         command = [sys.executable, "-m", "benchmarks.drop", "rename", str(self.staged), str(self.root)]
@@ -90,7 +91,7 @@ class Bench:
         settle = Settle(0.0, len(self.names))
         started_s = time.process_time()
         for name in self.names:
-            settle.touch(name)
+            settle.add(name)
         while settle.due(time.monotonic())[0]:
             pass
         return time.process_time() - started_s
@@ -110,9 +111,9 @@ class Bench:
         started_s = time.process_time()
         for name in self.names:
             fd, status = self.folder.open(name)
-            lease(fd)
+            take_lease(fd)
             os.read(fd, status.st_size + 1)
-            release(fd)
+            release_lease(fd)
             os.close(fd)
         return time.process_time() - started_s
 

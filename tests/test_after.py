@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from s3spool.upload.post_upload import COMPLAINTS, Complaints, Sent
+from s3spool.upload.post_upload import MAX_DIRECTORIES, Sent, WarningLimit
 from support.house import House
 from support.lines import Lines, recorded
 from support.rows import a_receipt
@@ -44,7 +44,7 @@ def receipt_of(house: House, path: str, after: str) -> Receipt:
 def committed(house: House, receipt: Receipt, *, attempt: int = 2) -> None:
     """As a worker and the ledger would: the path is in flight, the receipt durable."""
     assert house.inbox.claim(receipt.path)
-    house.after.committed(Sent(receipt, "memory", 0.5, attempt))
+    house.after.receipt_committed(Sent(receipt, "memory", 0.5, attempt))
 
 
 def done(house: House) -> None:
@@ -115,7 +115,7 @@ def test_what_was_offered_again_meanwhile_is_looked_at_again(house: House, after
     assert house.inbox.claim("a")
     assert house.inbox.knows(["a"])
 
-    house.after.committed(Sent(receipt, "memory", 0.5, 1))
+    house.after.receipt_committed(Sent(receipt, "memory", 0.5, 1))
     done(house)
 
     eventually(lambda: house.settle.knows(["a"]) == {"a"})
@@ -127,7 +127,7 @@ def test_no_room_to_settle_asks_for_a_scan(house: House) -> None:
     receipt = receipt_of(house, "a", "delete")
     house.drop("a", b"changed", mtime_ns=2 * 10**18)
     for number in range(3):
-        house.settle.touch(str(number))
+        house.settle.add(str(number))
 
     committed(house, receipt)
 
@@ -211,23 +211,23 @@ def test_what_could_not_be_removed_for_want_of_descriptors(
 def test_one_warning_a_directory_and_minute() -> None:
     """Beside directories where it works: each later warning says for how many files it stands."""
     now = [100.0]
-    complaints = Complaints(lambda: now[0])
+    warnings = WarningLimit(lambda: now[0])
 
-    first = [complaints.count(f"{directory}/{n}", "read-only") for n in range(3) for directory in ("a", "a/b")]
-    complaints.end("c/1")
+    first = [warnings.files_to_report(f"{directory}/{n}", "read-only") for n in range(3) for directory in ("a", "a/b")]
+    warnings.end("c/1")
     now[0] += 59.9
-    early = complaints.count("a/4", "read-only")
+    early = warnings.files_to_report("a/4", "read-only")
     now[0] += 0.1
-    later = [complaints.count("a/5", "read-only"), complaints.count("a/6", "read-only")]
-    other = complaints.count("a/7", "no space")
-    complaints.end("a/8")
-    again = complaints.count("a/9", "no space")
+    later = [warnings.files_to_report("a/5", "read-only"), warnings.files_to_report("a/6", "read-only")]
+    other = warnings.files_to_report("a/7", "no space")
+    warnings.end("a/8")
+    again = warnings.files_to_report("a/9", "no space")
 
     assert first == [1, 1, 0, 0, 0, 0]
     assert (early, later, other, again) == (0, [4, 0], 2, 1)
-    for number in range(2 * COMPLAINTS):
-        complaints.count(f"{number}/file", "read-only")
-    assert len(complaints._told) == COMPLAINTS
+    for number in range(2 * MAX_DIRECTORIES):
+        warnings.files_to_report(f"{number}/file", "read-only")
+    assert len(warnings._warned) == MAX_DIRECTORIES
 
 
 def test_a_folder_that_became_read_only_is_said_once(

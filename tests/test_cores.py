@@ -82,7 +82,7 @@ def test_moves_only_away_from_a_crowd(
     assert cpu_affinity.home == home
 
     load({home: home_s, other: other_s, **dict.fromkeys(rest, 1.0)}, own_s)
-    cpu_affinity.look()
+    cpu_affinity.avoid_busy_cpu()
 
     assert cpu_affinity.home == (other if moves else home)
     assert os.sched_getaffinity(0) == {cpu_affinity.home}
@@ -99,7 +99,7 @@ def test_where_it_is_forbidden_nothing_changes(monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr(os, "sched_setaffinity", refuse)
         cpu_affinity.settle()
-        cpu_affinity.look()
+        cpu_affinity.avoid_busy_cpu()
         with cpu_affinity.roaming():
             pass
 

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from s3spool.folder import folder as folder_module
-from s3spool.folder.folder import Folder, Lease, NotAFileError, lease, release
+from s3spool.folder import rename
+from s3spool.folder.directories import NotAFileError
+from s3spool.folder.folder import Folder
+from s3spool.folder.lease import Lease, release_lease, take_lease
 from s3spool.ledger.rows import Identity
 from support.waiting import eventually
 
@@ -337,7 +339,7 @@ def test_move_where_the_kernel_cannot_refuse_to_replace(
         ctypes.set_errno(code)
         return -1
 
-    monkeypatch.setattr(folder_module, "_renameat2", of_old)
+    monkeypatch.setattr(rename, "_renameat2", of_old)
 
     target = folder.move_if_same("a", identity(root / "a"), archive)
 
@@ -379,7 +381,7 @@ def test_an_archive_full_of_that_name(
     def taken(*_: object) -> None:
         raise FileExistsError
 
-    monkeypatch.setattr(folder_module, "_rename_noreplace", taken)
+    monkeypatch.setattr(rename, "noreplace", taken)
 
     with pytest.raises(FileExistsError):
         folder.move_if_same("a", identity(root / "a"), tmp_path)
@@ -440,16 +442,16 @@ def test_a_lease_sees_another_processs_writer(folder: Folder, root: Path, writer
     os.link(root / "a", root / "hard link")
     fd, _ = folder.open("a")
     linked, _ = folder.open("hard link")
-    open_for_writing = [lease(fd), lease(linked)]
+    open_for_writing = [take_lease(fd), take_lease(linked)]
     assert writer.stdin is not None
     assert writer.stdout is not None
     writer.stdin.write("close\n")
     writer.stdin.flush()
     assert writer.stdout.readline() == "closed\n"
 
-    closed = lease(fd)
+    closed = take_lease(fd)
 
-    release(fd)
+    release_lease(fd)
     os.close(fd)
     os.close(linked)
     assert open_for_writing == [Lease.BUSY, Lease.BUSY]
@@ -463,11 +465,11 @@ def test_a_lease_sees_a_writable_mapping(folder: Folder, root: Path) -> None:
         mapping = mmap.mmap(file.fileno(), 4096)
     fd, _ = folder.open("a")
 
-    while_mapped = lease(fd)
+    while_mapped = take_lease(fd)
     mapping.close()
-    afterwards = lease(fd)
+    afterwards = take_lease(fd)
 
-    release(fd)
+    release_lease(fd)
     os.close(fd)
     assert (while_mapped, afterwards) == (Lease.BUSY, Lease.FREE)
 
@@ -476,11 +478,11 @@ def test_a_held_lease_keeps_writers_out(folder: Folder, root: Path) -> None:
     """Between lease and release nobody can begin to write: what is read then is one state of the file."""
     (root / "a").write_bytes(b"whole")
     fd, _ = folder.open("a")
-    assert lease(fd) is Lease.FREE
+    assert take_lease(fd) is Lease.FREE
     with pytest.raises(BlockingIOError):
         os.open(root / "a", os.O_WRONLY | os.O_NONBLOCK)
 
-    release(fd)
+    release_lease(fd)
 
     os.close(os.open(root / "a", os.O_WRONLY | os.O_NONBLOCK))
     os.close(fd)
@@ -490,7 +492,7 @@ def test_where_a_lease_is_not_possible(root: Path) -> None:
     """On what cannot be leased the answer is "unknown", not an error: then only time tells."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
 
-    answer = lease(fd)
+    answer = take_lease(fd)
 
     os.close(fd)
     assert answer is Lease.UNKNOWN

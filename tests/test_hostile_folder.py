@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from s3spool.control import server as control
-from s3spool.folder import folder as folder_module
+from s3spool.folder import rename as rename_module
 from s3spool.folder.folder import Folder
 from s3spool.ledger.rows import Identity
 from s3spool.logs.text import printable
@@ -363,7 +363,7 @@ def test_race_the_directory_goes_while_a_file_in_it_is_archived(
     root = tmp_path / "spool"
     (root / "sub").mkdir(parents=True)
     (root / "sub" / "hot").write_bytes(b"sent")
-    rename = folder_module._rename_noreplace
+    rename = rename_module.noreplace
     moves: list[str] = []
 
     def replaced(parent_fd: int, name: str, target: str, target_fd: int) -> None:
@@ -379,7 +379,7 @@ def test_race_the_directory_goes_while_a_file_in_it_is_archived(
     with closing(Folder(root)) as folder:
         identity = folder.identity_of("sub/hot")
         assert identity is not None
-        monkeypatch.setattr(folder_module, "_rename_noreplace", replaced)
+        monkeypatch.setattr(rename_module, "noreplace", replaced)
         assert folder.move_if_same("sub/hot", identity, tmp_path / "archive") is None
 
     assert folder_files(root) == {"hot": b"not sent"}
@@ -392,7 +392,7 @@ def test_race_replaced_while_it_is_archived(new: str, tmp_path: Path, monkeypatc
     root = tmp_path / "spool"
     root.mkdir()
     (root / "hot").write_bytes(b"sent")
-    move = folder_module._rename_noreplace
+    move = rename_module.noreplace
     moves: list[str] = []
 
     def replaced(parent_fd: int, name: str, target: str, target_fd: int) -> None:
@@ -411,7 +411,7 @@ def test_race_replaced_while_it_is_archived(new: str, tmp_path: Path, monkeypatc
             (root / "hot").write_bytes(b"newer still")
         return None
 
-    monkeypatch.setattr(folder_module, "_rename_noreplace", replaced)
+    monkeypatch.setattr(rename_module, "noreplace", replaced)
     with closing(Folder(root)) as folder:
         identity = folder.identity_of("hot")
         assert identity is not None
@@ -436,7 +436,7 @@ def test_race_replaced_while_it_is_removed(new: str, tmp_path: Path, monkeypatch
     root.mkdir()
     hot = root / ("h" * 255)
     hot.write_bytes(b"sent")
-    rename = folder_module._rename_noreplace
+    rename = rename_module.noreplace
     moves: list[str] = []
 
     def replaced(parent_fd: int, name: str, target: str, target_fd: int) -> None:
@@ -463,7 +463,7 @@ def test_race_replaced_while_it_is_removed(new: str, tmp_path: Path, monkeypatch
         identity = folder.identity_of(hot.name)
         assert identity is not None
         with monkeypatch.context() as patched:
-            patched.setattr(folder_module, "_rename_noreplace", replaced)
+            patched.setattr(rename_module, "noreplace", replaced)
             assert not folder.unlink_if_same(hot.name, identity)
 
     if new == "directory":

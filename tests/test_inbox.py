@@ -17,9 +17,11 @@ from s3spool.errors import Fault, Scope, UploadError
 from s3spool.failure.breaker import PROBES, CircuitBreaker, Times
 from s3spool.ledger.rows import NO_FAILURES, Failures
 from s3spool.queue import inbox as inbox_module
-from s3spool.queue.inbox import ASIDE_SHARE, TURNS, Inbox
+from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
+from s3spool.queue.lanes import DEFERRED_FACTOR
 from s3spool.queue.parts import Transfer
+from s3spool.queue.selection import LANE_ROTATION
 from s3spool.s3.content import Content
 from support.house import a_breaker
 from support.rows import SOME, a_multipart
@@ -54,7 +56,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(inbox_module, "SETTLING_DOWN", MAX_IN_FLIGHT - WORKERS)
+        self.patch.setattr(inbox_module, "MAX_UNCOMMITTED", MAX_IN_FLIGHT - WORKERS)
 
     @initialize(size=st.integers(1, 5))
     def start(self, size: int) -> None:
@@ -63,7 +65,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
         self.lanes: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
         self.in_flight: dict[str, bool] = {}
         self.taken: dict[str, Item] = {}
-        self.poll = 0
+        self.takes = 0
 
     def teardown(self) -> None:
         self.patch.undo()
@@ -79,9 +81,9 @@ class InboxAgainstModel(RuleBasedStateMachine):
             self.lanes[item.lane].append(item)
 
     def full(self, lane: Lane) -> bool:
-        """Each lane has room of its own, but for what more than four times the size were put aside as large take."""
-        aside = max(0, len(self.lanes[Lane.LARGE]) + len(self.lanes[Lane.BODY]) - ASIDE_SHARE * self.size)
-        return len(self.lanes[lane]) + aside >= self.size
+        """Each lane has room of its own, less what the deferred lanes hold above four times the size."""
+        deferred = max(0, len(self.lanes[Lane.LARGE]) + len(self.lanes[Lane.BODY]) - DEFERRED_FACTOR * self.size)
+        return len(self.lanes[lane]) + deferred >= self.size
 
     @rule(item=ITEMS)
     def offer(self, item: Item) -> None:
@@ -109,8 +111,8 @@ class InboxAgainstModel(RuleBasedStateMachine):
         if not self.queued or len(self.in_flight) >= MAX_IN_FLIGHT:
             assert item is None
             return
-        wanted = TURNS[self.poll % len(TURNS)]
-        self.poll += 1
+        wanted = LANE_ROTATION[self.takes % len(LANE_ROTATION)]
+        self.takes += 1
         room = sum(path in self.in_flight and it.tried for path, it in self.taken.items()) < MAX_TRIED
         lanes = [self.lanes[lane] for lane in (wanted, *UNTRIED, Lane.RETRY, Lane.LARGE)]
         may_go = ((lane, each) for lane in lanes for each in lane if room or not each.tried)
@@ -176,7 +178,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
     def queued_is_bounded(self) -> None:
         # What comes back from a worker needs no room: as many more as there were in flight.
         if hasattr(self, "inbox"):
-            assert len(self.queued) <= (3 + ASIDE_SHARE) * self.size + MAX_IN_FLIGHT
+            assert len(self.queued) <= (3 + DEFERRED_FACTOR) * self.size + MAX_IN_FLIGHT
 
 
 TestInboxAgainstModel = InboxAgainstModel.TestCase
@@ -245,7 +247,7 @@ def test_workers_wait_while_too_much_is_settling_down(
     start: Callable[[Callable[[], object]], list[object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stalled ledger stops the workers instead of piling up receipts; one `done` lets one more through."""
-    monkeypatch.setattr(inbox_module, "SETTLING_DOWN", 0)
+    monkeypatch.setattr(inbox_module, "MAX_UNCOMMITTED", 0)
     inbox = an_inbox(10, 2)
     inbox.offer([Item("a"), Item("b"), Item("c")])
     inbox.take()
@@ -271,27 +273,27 @@ def test_full_inbox_does_not_block_shutdown(start: Callable[[Callable[[], object
     eventually(lambda: results == [False])
 
 
-def test_who_looks_out_for_a_free_lane_is_called_last(
+def test_the_worker_that_rechecks_the_parts_is_called_last(
     start: Callable[[Callable[[], object]], list[object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files are for the others as long as there are any; when it is called away the next one looks out."""
+    """Other workers take the files as long as they can; when this one takes a file, the next worker rechecks."""
     inbox = an_inbox(10, 2)
     plain = start(inbox.take)
     eventually(lambda: len(inbox._idle_workers) == 1)
     monkeypatch.setattr(inbox.parts, "next_in_s", lambda: 3600.0)
-    watch_manager = start(inbox.take)
+    rechecking = start(inbox.take)
     eventually(lambda: len(inbox._idle_workers) == 2)
-    until = inbox._lookout_until
+    until = inbox._recheck_at
 
     inbox.offer([Item("a")])
     eventually(lambda: plain == [Item("a")])
-    assert (watch_manager, inbox._lookout_until) == ([], until)
+    assert (rechecking, inbox._recheck_at) == ([], until)
     inbox.offer([Item("b")])
-    eventually(lambda: watch_manager == [Item("b")])
+    eventually(lambda: rechecking == [Item("b")])
     next_one = start(inbox.take)
     eventually(lambda: inbox._idle_workers)
 
-    assert inbox._lookout_until > until
+    assert inbox._recheck_at > until
     inbox.close()
     eventually(lambda: next_one == [None])
 
@@ -567,14 +569,14 @@ def test_an_arrival_is_expected_while_it_is_open(monkeypatch: pytest.MonkeyPatch
     assert len(told) == 5
 
 
-def test_workers_wait_and_one_looks_out_for_the_probe(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_workers_wait_and_one_rechecks_for_the_probe(start: Callable[[Callable[[], object]], list[object]]) -> None:
     """A hundred workers do not wake up for each round; when the breaker closes they all go on."""
     inbox = an_inbox(100, 10)
     inbox.offer([Item(str(number)) for number in range(10)])
     breaker = open_breaker(inbox, round_now=False)
     results = [start(inbox.take) for _ in range(10)]
     eventually(lambda: len(inbox._idle_workers) == 10)
-    assert inbox._lookout_until > 0
+    assert inbox._recheck_at > 0
 
     breaker.probe_now()
     eventually(lambda: sum(len(result) for result in results) == PROBES)

@@ -24,20 +24,24 @@ class Line:
     under_way: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.lanes = PartConcurrency(lambda: round(self.sent))
+        self.concurrency = PartConcurrency(lambda: round(self.sent))
 
     def run(self, duration_s: float, *, waiting: int = 1_000_000, step_s: float = WINDOW_S / 2) -> list[int]:
         """How many parts were under way, step by step; a part ends in each step, and others come in its place."""
         widths = []
         end = self.now + duration_s
         while self.now < end:
-            while len(self.under_way) < waiting and self.lanes.open_in_s(self.now) == 0 and len(self.under_way) < 100:
+            while (
+                len(self.under_way) < waiting
+                and self.concurrency.next_slot_in_s(self.now) == 0
+                and len(self.under_way) < 100
+            ):
                 self.under_way.append(next(self.parts))
-                self.lanes.enter(self.under_way[-1], self.now)
+                self.concurrency.enter(self.under_way[-1], self.now)
             widths.append(len(self.under_way))
             self.sent += step_s * min(self.each * len(self.under_way), self.all_together)
             self.now += step_s
-            self.lanes.leave(self.under_way.pop(0))
+            self.concurrency.leave(self.under_way.pop(0))
         return widths
 
 
@@ -86,7 +90,7 @@ def test_a_line_that_stands_still_opens_nothing() -> None:
 
 @pytest.mark.parametrize("waiting", [1, NARROW - 1])
 def test_few_parts_say_nothing(waiting: int) -> None:
-    """As long as lanes are free there is nothing to decide."""
+    """As long as concurrency are free there is nothing to decide."""
     assert set(Line(10 * MIB).run(60.0, waiting=waiting)) == {waiting}
 
 
@@ -95,28 +99,28 @@ def test_the_end_of_a_burst_forgets() -> None:
     line = Line(10 * MIB)
     line.run(60.0)
     while line.under_way:
-        line.lanes.leave(line.under_way.pop())
+        line.concurrency.leave(line.under_way.pop())
 
     assert line.run(WINDOW_S / 2) == [NARROW]
 
 
 def test_lanes_that_carry_nothing_are_silent() -> None:
     """A server that does not answer holds four parts for its time-out: other files need not wait for that."""
-    lanes = PartConcurrency(lambda: 0)
-    assert not lanes.silent(100.0), "nothing is under way"
+    concurrency = PartConcurrency(lambda: 0)
+    assert not concurrency.stalled(100.0), "nothing is under way"
     for number in range(NARROW):
-        lanes.enter(number, 100.0)
+        concurrency.enter(number, 100.0)
 
-    assert not lanes.silent(102.9)
-    assert lanes.silent(103.1)
+    assert not concurrency.stalled(102.9)
+    assert concurrency.stalled(103.1)
 
 
 def test_a_thin_line_is_not_silent() -> None:
     """Some 50 KiB/s for each of four."""
     sent = [0]
-    lanes = PartConcurrency(lambda: sent[0])
+    concurrency = PartConcurrency(lambda: sent[0])
     for number in range(NARROW):
-        lanes.enter(number, 100.0)
+        concurrency.enter(number, 100.0)
     sent[0] = 10 * 50 * 1024 * NARROW
 
-    assert not lanes.silent(110.0)
+    assert not concurrency.stalled(110.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from s3spool.config.schema import WatchConfig
-from s3spool.folder.filters import Names
+from s3spool.folder.filters import FileFilter
 
 DEFAULT = WatchConfig(directory=Path()).exclude
 
@@ -44,18 +44,18 @@ PEOPLES = "a.bak a.lock a.temp #a# a.db 4913.txt x4913 Thumbs.db.txt ~a $a downl
 )
 def test_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
     """A glob without a slash speaks of the last component, one with a slash of the whole path."""
-    names = Names([pattern], [])
+    names = FileFilter([pattern], [])
 
-    assert [path for path in yes if not names.file(path)] == []
-    assert [path for path in no if names.file(path)] == []
+    assert [path for path in yes if not names.accepts_file(path)] == []
+    assert [path for path in no if names.accepts_file(path)] == []
 
 
 @pytest.mark.parametrize("pattern", ["x[!a]y", "x[+-9]y", "x[/]y", "x?y", "x*y"])
 def test_only_two_stars_cross_a_slash(pattern: str) -> None:
     """Neither a wildcard nor a class of characters takes a slash for a character of the name."""
-    names = Names([f"top/{pattern}"], [])
+    names = FileFilter([f"top/{pattern}"], [])
 
-    assert not names.file("top/x/y")
+    assert not names.accepts_file("top/x/y")
 
 
 @pytest.mark.parametrize(
@@ -63,17 +63,17 @@ def test_only_two_stars_cross_a_slash(pattern: str) -> None:
 )
 def test_a_class_of_characters_holds_just_those(pattern: str, name: str) -> None:
     """What Python's regular expressions give a meaning of their own, or a warning, has none in a glob."""
-    names = Names([pattern], [])
+    names = FileFilter([pattern], [])
 
-    assert names.file(name)
+    assert names.accepts_file(name)
 
 
 def test_a_class_that_holds_nothing_matches_nothing() -> None:
     """A range that runs backwards is a pattern without matches, not a crash."""
-    names = Names(["*.csv", "[z-a]"], [])
+    names = FileFilter(["*.csv", "[z-a]"], [])
 
-    assert names.file("a.csv")
-    assert not names.file("m")
+    assert names.accepts_file("a.csv")
+    assert not names.accepts_file("m")
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_a_class_that_holds_nothing_matches_nothing() -> None:
 )
 def test_default_excludes(path: str, ours: bool) -> None:
     """An exclude without a slash hides any component, so what is below a hidden directory is hidden."""
-    names = Names(["*"], DEFAULT)
+    names = FileFilter(["*"], DEFAULT)
 
-    assert names.file(path) is ours
+    assert names.accepts_file(path) is ours
 
 
 @pytest.mark.parametrize(
@@ -120,42 +120,42 @@ def test_default_excludes(path: str, ours: bool) -> None:
 )
 def test_the_pattern_that_excludes_is_named(path: str, pattern: str) -> None:
     """Without regard to case, whatever kind of pattern it is."""
-    names = Names(["*"], ["*.part", "4913", "cache/?", "[a-b]x[0-9]", "*e.t*", "***wo"])
+    names = FileFilter(["*"], ["*.part", "4913", "cache/?", "[a-b]x[0-9]", "*e.t*", "***wo"])
 
     assert names.excluded_by(path) == pattern
-    assert names.file(path) is not bool(pattern)
+    assert names.accepts_file(path) is not bool(pattern)
 
 
 def test_excluding_by_whole_path_hides_what_is_below() -> None:
     """A directory that is excluded by its path is not looked into."""
-    names = Names(["*"], ["cache/*", "private"])
+    names = FileFilter(["*"], ["cache/*", "private"])
 
-    assert not names.directory("cache/x")
-    assert not names.file("cache/x/deep/a")
-    assert not names.directory("a/private")
-    assert names.directory("cache")
-    assert names.directory("other/cache/x")
+    assert not names.enters_directory("cache/x")
+    assert not names.accepts_file("cache/x/deep/a")
+    assert not names.enters_directory("a/private")
+    assert names.enters_directory("cache")
+    assert names.enters_directory("other/cache/x")
 
 
 def test_includes_say_nothing_about_directories() -> None:
     """An include speaks of files: directories are looked into whatever they are called."""
-    names = Names(["*.csv"], [])
+    names = FileFilter(["*.csv"], [])
 
-    assert names.directory("anything")
-    assert names.file("anything/a.csv")
-    assert not names.file("anything/a.txt")
+    assert names.enters_directory("anything")
+    assert names.accepts_file("anything/a.csv")
+    assert not names.accepts_file("anything/a.txt")
 
 
 def test_no_include_means_no_file() -> None:
     """Without any pattern nothing is ours."""
-    assert not Names([], []).file("a")
+    assert not FileFilter([], []).accepts_file("a")
 
 
 def test_a_tree_deeper_than_the_stack() -> None:
     """Anyone may make 1,500 directories one in another; that must not end a thread."""
     deep = "d/" * 1500 + "file.txt"
-    names = Names(["*"], DEFAULT)
+    names = FileFilter(["*"], DEFAULT)
 
-    assert names.file(deep)
-    assert names.directory(deep)
-    assert not names.file(f".x/{deep}")
+    assert names.accepts_file(deep)
+    assert names.enters_directory(deep)
+    assert not names.accepts_file(f".x/{deep}")

@@ -105,16 +105,16 @@ def test_no_lane_is_needed_by_an_owner_of_whom_nothing_goes() -> None:
 def test_how_many_may_be_under_way() -> None:
     """Twelve of an owner, and so many in all, but for an owner who has none; files that are aside wait."""
     queue = queue_of(*(transfer(f"a{number}", ALICE, 1) for number in range(OPEN_OF_ONE_OWNER)))
-    assert not queue.begin(ALICE)
-    assert queue.begin(BOB)
-    queue.put_aside("later", ALICE)
+    assert not queue.reserve(ALICE)
+    assert queue.reserve(BOB)
+    queue.defer("later", ALICE)
     assert queue.waiting() > 0
     items = [queue.take() for _ in range(4)]
     assert queue.waiting() > 0
-    queue.put_aside("other", BOB)
+    queue.defer("other", BOB)
     assert queue.waiting() == 0
-    queue.taken_up("other")
-    queue.taken_up("never put aside")
+    queue.deferred_taken("other")
+    queue.deferred_taken("never put aside")
     assert queue.waiting() > 0
     for item in items:
         assert item is not None
@@ -124,23 +124,23 @@ def test_how_many_may_be_under_way() -> None:
     assert end is not None
     assert queue.release(end)
     assert queue.waiting() == 0
-    assert queue.begin(ALICE)
+    assert queue.reserve(ALICE)
 
     crowd = queue_of(*(transfer(f"{number}", number, 1) for number in range(OPEN_TRANSFERS)))
-    assert not crowd.begin(BOB)
+    assert not crowd.reserve(BOB)
     crowd.limit = OPEN_TRANSFERS + 1
-    assert not crowd.begin(0)
-    assert crowd.begin(BOB)
+    assert not crowd.reserve(0)
+    assert crowd.reserve(BOB)
 
 
 def test_those_that_are_about_to_begin_count() -> None:
     """A hundred workers that take a large file each at the same moment begin no more than one after the other."""
     queue = PartQueue(lambda: 0, 25)
-    tokens = [token for token in (queue.begin(ALICE) for _ in range(100)) if token is not None]
-    assert len(tokens) == OPEN_OF_ONE_OWNER
-    queue.begun(tokens[0])
-    assert queue.begin(ALICE)
-    assert not queue.begin(ALICE)
+    reservations = [it for it in (queue.reserve(ALICE) for _ in range(100)) if it is not None]
+    assert len(reservations) == OPEN_OF_ONE_OWNER
+    queue.end_reservation(reservations[0])
+    assert queue.reserve(ALICE)
+    assert not queue.reserve(ALICE)
 
 
 def test_what_s3_does_not_begin_holds_up_no_other_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +148,9 @@ def test_what_s3_does_not_begin_holds_up_no_other_file(monkeypatch: pytest.Monke
     now = [1000.0]
     monkeypatch.setattr(parts, "time", SimpleNamespace(monotonic=lambda: now[0]))
     queue = PartQueue(lambda: 0, 25)
-    assert all(queue.begin(ALICE) for _ in range(OPEN_OF_ONE_OWNER))
+    assert all(queue.reserve(ALICE) for _ in range(OPEN_OF_ONE_OWNER))
     assert queue.next_in_s() is None
-    queue.put_aside("good", ALICE)
+    queue.defer("good", ALICE)
     assert queue.waiting() > 0
     assert queue.next_in_s() == SLOW_BEGIN_S
 
@@ -158,7 +158,7 @@ def test_what_s3_does_not_begin_holds_up_no_other_file(monkeypatch: pytest.Monke
 
     assert queue.waiting() == 0
     assert queue.next_in_s() is None
-    assert queue.begin(ALICE)
+    assert queue.reserve(ALICE)
 
 
 def test_nothing_is_left_to_do_while_all_parts_are_taken() -> None:
@@ -166,7 +166,7 @@ def test_nothing_is_left_to_do_while_all_parts_are_taken() -> None:
     queue = queue_of(*(transfer(f"{number}", number, 1) for number in range(OPEN_TRANSFERS)))
     items = [queue.take() for _ in range(OPEN_TRANSFERS)]
     assert all(items)
-    queue.put_aside("later", 0)
+    queue.defer("later", 0)
     for each in queue.transfers():
         each.owner = 0
     assert queue.waiting() == 1

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from s3spool.discovery.deduplicate import RACY_S, Verdict, verdict
 from s3spool.errors import UploadError
-from s3spool.folder.filters import Names
+from s3spool.folder.filters import FileFilter
 from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, Multipart, Part, Receipt, Retry, State
 from s3spool.ledger.store import Ledger
@@ -100,7 +100,7 @@ def test_globs_of_one_component_mean_what_the_shell_means(glob: str, name: str) 
     assume(not re.search(r"\[[^]]*[-!][^]]*-[^]]*\]|\[!?\]", glob))
     assume(name)
 
-    assert Names([glob], []).file(name) == fnmatch.fnmatchcase(name, glob)
+    assert FileFilter([glob], []).accepts_file(name) == fnmatch.fnmatchcase(name, glob)
 
 
 @given(st.lists(st.sampled_from(["*", "*a", "*-", "?", "-", "a"]), min_size=1, max_size=12).map("".join))
@@ -109,11 +109,11 @@ def test_globs_of_one_component_mean_what_the_shell_means(glob: str, name: str) 
 def test_no_name_makes_a_glob_slow(glob: str) -> None:
     """The worst names for it, in a path as long as there can be: where they are tried in vain it takes minutes."""
     assume("**" not in glob)
-    names = Names([f"{glob}!", f"x/{glob}!"], [f"{glob}!.bak"])
+    names = FileFilter([f"{glob}!", f"x/{glob}!"], [f"{glob}!.bak"])
     paths = ["/".join([sign * 250] * 16) for sign in ("-", "a", "-a")]
 
     for path in paths:
-        assert not names.file(path)
+        assert not names.accepts_file(path)
 
 
 # --- the ledger: three dicts
@@ -309,7 +309,7 @@ def test_every_accepted_path_comes_out_once_and_in_time(
             assert now - inside.pop(path) >= settle_s
 
     for path, quiet, pause_s in steps:
-        if settle.touch(path, quiet):
+        if settle.add(path, quiet):
             if quiet is SettleReason.CHANGED or path not in inside:
                 inside[path] = now
         else:

@@ -10,7 +10,7 @@ import pytest
 from s3spool import heartbeat
 from s3spool.daemon.liveness import LivenessCheck
 from s3spool.discovery.watch import Watch
-from s3spool.folder.filters import Names
+from s3spool.folder.filters import FileFilter
 from s3spool.heartbeat import HangDetector, Heartbeat, cpu_time_ns
 from s3spool.queue import inbox
 from support.house import House
@@ -110,7 +110,7 @@ def test_a_thread_that_waits_for_room_beats(tmp_path: Path) -> None:
     house.start(house.ledger, house.settle_thread, house.scan)
     house.offer("full")
     house.scan.want("start")
-    house.settle.touch("d")
+    house.settle.add("d")
     eventually(lambda: house.inbox._waiting_offers.total() == 2)
 
     assert beats_on(house.scan.heartbeat)
@@ -141,7 +141,7 @@ def test_the_watch_beats_over_the_kernel(tmp_path: Path) -> None:
     one.beat = lambda: beating.append(threading.current_thread())  # type: ignore[method-assign]
     watch = Watch(
         tmp_path,
-        Names(["*"], []),
+        FileFilter(["*"], []),
         recursive=True,
         hint=lambda *_: None,
         rescan=lambda _: None,

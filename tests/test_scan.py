@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from s3spool.discovery import directory_files
 from s3spool.discovery import scan as scan_module
 from s3spool.discovery.watch import Watch
 from s3spool.errors import LedgerError
-from s3spool.folder.filters import Names
+from s3spool.folder.filters import FileFilter
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.queue.item import Item, Lane
@@ -137,7 +138,7 @@ def test_a_new_list_of_names_counts_from_the_next_scan(house: House) -> None:
     """A reload exchanges the patterns."""
     house.drop("a.csv")
     house.drop("a.txt")
-    house.scan.names = Names(["*.csv"], [])
+    house.scan.names = FileFilter(["*.csv"], [])
 
     scan(house)
 
@@ -195,7 +196,7 @@ def test_what_is_on_its_way_is_not_offered_again(house: House, lines: Lines) -> 
     house.offer("in flight")
     house.inbox.take()
     house.offer("queued")
-    house.settle.touch("settling")
+    house.settle.add("settling")
 
     scan(house, "timer")
 
@@ -267,13 +268,13 @@ def test_fresh_files_settle_first(build: Callable[..., House]) -> None:
     scan(house)
 
     assert taken(house) == {"old"}
-    assert house.settle._lanes[next(iter(house.settle._lanes))]["fresh"][1] == house.identity("fresh")
+    assert house.settle._queues[next(iter(house.settle._queues))]["fresh"][1] == house.identity("fresh")
 
 
 def test_fresh_files_without_room_to_settle_go_to_the_workers(build: Callable[..., House]) -> None:
     """A full settle does not lose what the scan found."""
     house = build(settle_s=60.0, size=1)
-    house.settle.touch("other")
+    house.settle.add("other")
     house.drop("fresh", mtime_ns=None)
 
     scan(house)
@@ -320,7 +321,7 @@ def test_a_watch_that_is_missing_is_armed(house: House) -> None:
         lost=lambda: None,
     )
     watch.start()
-    watch._disarm("sub/")
+    watch._watches.forget("sub/")
     house.scan.watch = watch
 
     scan(house)
@@ -355,7 +356,7 @@ def test_an_unreadable_directory_does_not_stop_the_scan(
 
 def test_a_directory_that_is_renamed_while_it_is_listed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred thousand paths that are wrong by now would keep the workers from the files of others."""
-    monkeypatch.setattr(scan_module, "LOOK_ENTRIES", 10)
+    monkeypatch.setattr(directory_files, "CHECK_ENTRIES", 10)
     for number in range(40):
         house.drop(f"before/{number}")
 
@@ -442,7 +443,8 @@ def test_polling_is_as_frequent_as_the_walk_is_short(build: Callable[..., House]
     busy = house.scan._interval_s()
     house.scan._last_duration_s = 7000.0
     endless = house.scan._interval_s()
-    watch = house.scan.watch = cast("Watch", SimpleNamespace(exhausted=""))
+    watch = SimpleNamespace(exhausted="")
+    house.scan.watch = cast("Watch", watch)
     watched = house.scan._interval_s()
     watch.exhausted = "the inotify limit is reached"
     house.scan._last_duration_s = 7.0

@@ -51,7 +51,7 @@ class SettleAgainstModel(RuleBasedStateMachine):
 
     @rule(path=PATHS, quiet=st.sampled_from(SettleReason), seen=SEEN)
     def touch(self, path: str, quiet: SettleReason, seen: Identity | None) -> None:
-        accepted = self.settle.touch(path, quiet, seen)
+        accepted = self.settle.add(path, quiet, seen)
 
         before = self.model.get(path)
         assert accepted is (before is not None or len(self.model) < self.size)
@@ -120,9 +120,9 @@ def test_first_come_first_due(clock: Clock) -> None:
     """What was left alone the longest comes out first."""
     settle = Settle(1.0, 10, clock=clock)
     for path in ("b", "a", "c"):
-        settle.touch(path)
+        settle.add(path)
         clock.now += 0.1
-    settle.touch("b")
+    settle.add("b")
 
     ripe, upcoming = settle.due(clock.now + 1)
 
@@ -134,7 +134,7 @@ def test_a_batch_is_bounded_and_the_rest_stays_due(clock: Clock) -> None:
     """Ten thousand files that are due at once come out in batches, none is left behind."""
     settle = Settle(0.0, 3 * BATCH, clock=clock)
     for number in range(2 * BATCH + 1):
-        settle.touch(str(number))
+        settle.add(str(number))
 
     sizes = [len(settle.due(clock.now)[0]) for _ in range(4)]
 
@@ -145,10 +145,10 @@ def test_a_batch_is_bounded_and_the_rest_stays_due(clock: Clock) -> None:
 def test_full_means_no_but_what_is_known_may_change(quiet: SettleReason) -> None:
     """Without room a new path is refused, so that the caller asks for a scan; a known one needs no room."""
     settle = Settle(1.0, 1)
-    settle.touch("a", quiet)
+    settle.add("a", quiet)
 
-    assert settle.touch("a", SettleReason.CHANGED)
-    assert not settle.touch("b", SettleReason.CHANGED)
+    assert settle.add("a", SettleReason.CHANGED)
+    assert not settle.add("b", SettleReason.CHANGED)
     assert settle.knows(["a", "b"]) == {"a"}
 
 
@@ -157,8 +157,8 @@ def test_a_name_that_appears_again_and_again_is_due_all_the_same(clock: Clock) -
     settle = Settle(1.0, 10, clock=clock)
     ripe: list[tuple[str, Identity | None]] = []
     while not ripe and clock.now < 1010:
-        settle.touch("renamed", SettleReason.CREATED)
-        settle.touch("written", SettleReason.CHANGED)
+        settle.add("renamed", SettleReason.CREATED)
+        settle.add("written", SettleReason.CHANGED)
         clock.now += 0.25
         ripe, _ = settle.due(clock.now)
 
@@ -172,7 +172,7 @@ def test_a_sleeper_is_woken_for_the_first_path(waiting: list[threading.Thread]) 
     batches = consume(settle, waiting)
     eventually(lambda: settle._sleeping)
 
-    settle.touch("a", seen=SOME)
+    settle.add("a", seen=SOME)
 
     eventually(lambda: batches == [[("a", SOME)]])
     settle.close()
@@ -181,11 +181,11 @@ def test_a_sleeper_is_woken_for_the_first_path(waiting: list[threading.Thread]) 
 def test_a_sleeper_is_woken_for_what_is_due_sooner(waiting: list[threading.Thread]) -> None:
     """Sleeping until a far away time does not hold up a path that is due before."""
     settle = Settle(0.0, 10)
-    settle.touch("busy", SettleReason.BUSY)
+    settle.add("busy", SettleReason.BUSY)
     batches = consume(settle, waiting)
     eventually(lambda: settle._sleeping)
 
-    settle.touch("closed", SettleReason.CHANGED)
+    settle.add("closed", SettleReason.CHANGED)
 
     eventually(lambda: batches == [[("closed", None)]])
     assert settle.knows(["busy"]) == {"busy"}
@@ -203,7 +203,7 @@ def test_a_path_that_comes_between_looking_and_sleeping_is_not_slept_over(
     def looked_then_it_came(now: float) -> tuple[list[Ripe], float | None]:
         result = look(now)
         for path in late:
-            settle.touch(path)
+            settle.add(path)
         return result
 
     monkeypatch.setattr(settle, "due", looked_then_it_came)
@@ -217,7 +217,7 @@ def test_a_path_that_comes_between_looking_and_sleeping_is_not_slept_over(
 def test_waits_until_the_time_has_come(waiting: list[threading.Thread]) -> None:
     """A path that is due later comes out without any further hint."""
     settle = Settle(0.05, 10)
-    settle.touch("a")
+    settle.add("a")
 
     batches = consume(settle, waiting)
 
@@ -229,7 +229,7 @@ def test_waits_until_the_time_has_come(waiting: list[threading.Thread]) -> None:
 def test_close_ends_the_waiting(when: str, waiting: list[threading.Thread]) -> None:
     """A closed Settle answers an empty list at once, whatever is still in it."""
     settle = Settle(60.0, 10)
-    settle.touch("a")
+    settle.add("a")
     if when == "before":
         settle.close()
 

@@ -214,8 +214,8 @@ def test_the_settle_thread_offers_what_is_ripe(house: House) -> None:
     assert house.ledger.flush(10)
     house.start(house.settle_thread)
 
-    house.settle.touch("sent")
-    house.settle.touch("a", SettleReason.CHANGED, SOME)
+    house.settle.add("sent")
+    house.settle.add("a", SettleReason.CHANGED, SOME)
 
     assert house.inbox.take() == Item("a", seen=SOME)
     eventually(lambda: not len(house.settle))
@@ -243,10 +243,10 @@ def test_the_settle_thread_outlives_a_broken_ledger(
     monkeypatch.setattr(Reader, "known", damaged)
     monkeypatch.setattr("s3spool.discovery.deduplicate.Reader", unreadable)
     house.start(house.settle_thread)
-    house.settle.touch("lost hint")
+    house.settle.add("lost hint")
     eventually(lambda: house.rescans == ["ledger"])
 
-    house.settle.touch("next hint")
+    house.settle.add("next hint")
 
     assert house.inbox.take() == Item("next hint")
     assert house.settle_thread.alive()
@@ -257,9 +257,9 @@ def test_closing_ends_the_settle_thread_whatever_it_has(tmp_path: Path) -> None:
     """Neither an idle thread nor one that waits for room in the inbox holds the shutdown up."""
     house = House(tmp_path, size=1)
     house.start(house.ledger, house.settle_thread)
-    house.settle.touch("a")
+    house.settle.add("a")
     eventually(lambda: house.inbox.counts() == (1, 0))
-    house.settle.touch("b")
+    house.settle.add("b")
     eventually(lambda: house.inbox._waiting_offers)
 
     house.close()

@@ -37,7 +37,7 @@ class Crew:
         told = len(self.called)
         for number in range(count):
             with self.lock:
-                self.standby.call()
+                self.standby.notify()
             eventually(lambda number=number: len(self.called) == told + number + 1)  # type: ignore[misc]
 
 
@@ -46,7 +46,7 @@ def crew() -> Iterator[Crew]:
     crew = Crew()
     yield crew
     with crew.lock:
-        crew.standby.call_all()
+        crew.standby.notify_all()
     for thread in crew.threads:
         thread.join(30)
         assert not thread.is_alive()
@@ -80,7 +80,7 @@ def test_one_that_has_given_up_is_not_called(crew: Crew) -> None:
 def test_more_calls_than_there_are_waiting(crew: Crew) -> None:
     """A call that nobody hears is not kept for later: who comes then looks for work first."""
     with crew.lock:
-        crew.standby.call(3)
+        crew.standby.notify(3)
 
     crew.join("late")
 

@@ -15,7 +15,7 @@ import pytest
 from s3spool.errors import Fault, S3SpoolError, Scope, UploadError
 from s3spool.failure.breaker import PROBES, STREAK
 from s3spool.failure.retry_policy import Policy
-from s3spool.folder.folder import Lease
+from s3spool.folder.lease import Lease
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Failures, State
 from s3spool.queue import inbox as inbox_module
@@ -203,7 +203,7 @@ def test_a_touched_file_is_compared_not_sent(house: House, size: int) -> None:
     sent(house, "a")
     (house.root / "a").chmod(0o600)
 
-    house.settle.touch("a")
+    house.settle.add("a")
     eventually(lambda: (known := house.known("a")) and known.receipt and known.receipt.identity == house.identity("a"))
     house.quiet()
 
@@ -218,7 +218,7 @@ def test_a_touched_file_with_other_content_is_sent(house: House) -> None:
     sent(house, "a")
     house.drop("a", b"two")
 
-    house.settle.touch("a")
+    house.settle.add("a")
     eventually(lambda: house.bucket.objects["a"] == b"two")
     house.quiet()
 
@@ -271,7 +271,7 @@ def test_a_refusal_of_a_torn_file_is_no_failure(house: House, lines: Lines) -> N
 
 def test_a_small_file_that_shrinks_under_the_reader(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no lease keeps writers out, what was read has to be what was seen."""
-    monkeypatch.setattr(upload_module, "lease", lambda _: Lease.UNKNOWN)
+    monkeypatch.setattr(upload_module, "take_lease", lambda _: Lease.UNKNOWN)
     file = house.drop("a", b"0123456789")
     read = os.read
     lengths: list[int] = []
@@ -298,7 +298,7 @@ def test_a_change_during_a_small_upload_is_sent_again(house: House) -> None:
     def change(_: str) -> None:
         house.bucket.before_put = lambda _: None
         file.write_bytes(b"new!")
-        house.settle.touch("a")
+        house.settle.add("a")
         eventually(lambda: not len(house.settle) and house.inbox._in_flight.get("a"))
 
     house.bucket.before_put = change
@@ -378,9 +378,9 @@ def test_a_file_with_a_writer_waits_for_its_close(
     house.offer("a")
     eventually(lambda: house.settle.knows(["a"]))
     eventually(lambda: house.inbox.counts() == (0, 0))
-    while_open = (list(house.bucket.puts), house.settle._lane_of["a"])
+    while_open = (list(house.bucket.puts), house.settle._reason_of["a"])
     process.communicate("close\n", timeout=10)
-    house.settle.touch("a")  # as the watch does on close
+    house.settle.add("a")  # as the watch does on close
 
     sent(house, "a")
     assert while_open == ([], SettleReason.BUSY)
@@ -403,7 +403,7 @@ def test_a_retry_that_finds_a_writer_starts_anew(
 
     assert house.known("a") is None
     process.communicate("close\n", timeout=10)
-    house.settle.touch("a")
+    house.settle.add("a")
     sent(house, "a")
 
 
@@ -416,7 +416,7 @@ def test_a_fresh_file_goes_back_to_settle(build: Callable[..., House]) -> None:
     house.offer("a")
     eventually(lambda: house.settle.knows(["a"]))
 
-    assert house.settle._lanes[SettleReason.CHANGED]["a"][1] == house.identity("a")
+    assert house.settle._queues[SettleReason.CHANGED]["a"][1] == house.identity("a")
     assert house.bucket.puts == []
 
 
@@ -435,7 +435,7 @@ def test_a_file_from_the_future_is_sent_once_it_looks_the_same_twice(build: Call
 def test_no_room_to_settle_asks_for_a_scan(build: Callable[..., House]) -> None:
     """A file that is not ready, and finds no room to wait in, is found again by a scan."""
     house = build(settle_s=60.0, size=1)
-    house.settle.touch("other")
+    house.settle.add("other")
     house.start()
     house.drop("a", mtime_ns=None)
 
@@ -477,7 +477,7 @@ def test_what_cannot_succeed_is_parked(house: House, lines: Lines) -> None:
     house.offer("a")
     eventually(lambda: lines.named("file.parked"))
     house.quiet()
-    house.settle.touch("a")
+    house.settle.add("a")
     house.quiet()
 
     known = house.known("a")
@@ -492,7 +492,7 @@ def test_what_cannot_succeed_is_parked(house: House, lines: Lines) -> None:
     assert house.bucket.puts == ["a"]
     assert len(lines.named("file.parked")) == 1
     house.drop("a", b"changed")
-    house.settle.touch("a")
+    house.settle.add("a")
     sent(house, "a")
 
 
@@ -571,7 +571,7 @@ def test_an_unreadable_file_that_was_just_written_is_busy(
     house.offer("secret")
     eventually(lambda: house.settle.knows(["secret"]))
 
-    assert house.settle._lane_of["secret"] is SettleReason.BUSY
+    assert house.settle._reason_of["secret"] is SettleReason.BUSY
     assert not lines.named("file.failed")
 
 
@@ -589,7 +589,7 @@ def test_a_file_under_a_write_lease_is_busy(house: House, lines: Lines) -> None:
         house.offer("leased")
         eventually(lambda: house.settle.knows(["leased"]))
 
-        assert house.settle._lane_of["leased"] is SettleReason.BUSY
+        assert house.settle._reason_of["leased"] is SettleReason.BUSY
         assert not lines.named("file.failed")
         holder.stdin.close()
 
@@ -900,13 +900,13 @@ def test_a_dead_worker_is_replaced_and_its_file_sent(
     assert house.bucket.open_senders == 0
 
 
-def test_a_driver_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was under way with it is tried again, by the other workers and the one in its place."""
+def test_a_leader_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files under way are sent again, by the other workers and by the one that replaces it."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     house = House(tmp_path, workers=4)
-    wheel = house.workers._wheel
-    assert wheel is not None
-    poll, broken = wheel._carrier.poll, [True]
+    leader_followers = house.workers._leader_followers
+    assert leader_followers is not None
+    poll, broken = leader_followers._carrier.poll, [True]
 
     def breaks(pending: Any, over: Any, *, wait: bool) -> None:
         poll(pending, over, wait=wait and not broken)
@@ -914,7 +914,7 @@ def test_a_driver_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypa
             broken.pop()
             raise MemoryError
 
-    monkeypatch.setattr(wheel._carrier, "poll", breaks)
+    monkeypatch.setattr(leader_followers._carrier, "poll", breaks)
     names = [f"file {number}" for number in range(8)]
     for name in names:
         house.drop(name)
@@ -926,7 +926,7 @@ def test_a_driver_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypa
 
     sent(house, *names)
     assert house.workers.alive() == 4
-    assert not wheel.members()
+    assert not leader_followers.members()
     house.close()
 
 
@@ -1098,7 +1098,7 @@ def test_a_hint_during_a_failure_is_not_lost(house: House, lines: Lines) -> None
     def change(_: str) -> None:
         house.bucket.before_put = lambda _: None
         file.write_bytes(b"better")
-        house.settle.touch("a")
+        house.settle.add("a")
         eventually(lambda: house.inbox._in_flight.get("a"))
 
     house.bucket.before_put = change

@@ -16,8 +16,8 @@ from watchdog.observers import inotify_c
 from watchdog.observers.inotify_c import InotifyFD
 
 from s3spool.discovery.watch import Watch, WatchUnavailableError
-from s3spool.folder.filters import Names
-from s3spool.folder.folder import listed, opened_directory
+from s3spool.folder.directories import listed, opened_directory
+from s3spool.folder.filters import FileFilter
 from s3spool.folder.mounts import remote_file_system
 from s3spool.queue.settle import SettleReason
 from support.disks import mounted
@@ -37,7 +37,7 @@ def wait(event: threading.Event) -> None:
 class Watched:
     """A watch over a folder, and what it said."""
 
-    def __init__(self, root: Path, *, recursive: bool = True, names: Names | None = None) -> None:
+    def __init__(self, root: Path, *, recursive: bool = True, names: FileFilter | None = None) -> None:
         self.root = root
         self.hints: list[tuple[str, SettleReason]] = []
         self.rescans: list[str] = []
@@ -46,7 +46,7 @@ class Watched:
         self.before_hint: Callable[[str], None] = lambda _: None
         self.watch = Watch(
             root,
-            names or Names(["*"], [".*", "*.part"]),
+            names or FileFilter(["*"], [".*", "*.part"]),
             recursive=recursive,
             hint=self.hint,
             rescan=self.rescans.append,
@@ -392,7 +392,7 @@ def test_ensure_heals_a_missing_watch(watched: Watched, root: Path) -> None:
     """What the events did not tell of is armed by the scan, once; what is gone is no error."""
     (root / "sub").mkdir()
     watched.forget()
-    watched.watch._disarm("sub/")
+    watched.watch._watches.forget("sub/")
     assert watched.watch.directories() == 1
 
     for directory in ("", "sub/", "sub/", "missing/"):
@@ -465,7 +465,7 @@ def test_race_a_directory_is_watched_again_while_its_watch_is_removed(
 
     with monkeypatch.context() as patched:
         patched.setattr(InotifyFD, "remove_callbacks", beside)
-        watched.watch._disarm("sub/")
+        watched.watch._watches.forget("sub/")
         again.join(10)
 
     (root / "sub/a").touch()
@@ -561,7 +561,8 @@ def test_a_mount_that_hangs_holds_no_other_directory_up(
     with mounted(root / "mount"):
         watched.watch.ensure("mount/")
         watched.forget()
-        monkeypatch.setattr("s3spool.discovery.watch.opened_directory", hang)
+        for module in ("watch", "directory_watches"):
+            monkeypatch.setattr(f"s3spool.discovery.{module}.opened_directory", hang)
         watched.hung = {"_mounts_lister"}
         try:
             (root / "mount/hung").mkdir()
@@ -573,7 +574,7 @@ def test_a_mount_that_hangs_holds_no_other_directory_up(
                 watched.forget()
         finally:
             go_on.set()
-        eventually(lambda: "mount/hung/" in watched.watch._table)
+        eventually(lambda: "mount/hung/" in watched.watch._watches.table)
         (root / "mount/hung/file").touch()
 
         watched.expect("mount/hung/file")
@@ -581,7 +582,7 @@ def test_a_mount_that_hangs_holds_no_other_directory_up(
 
 def test_what_watches_take_is_counted(watched: Watched, root: Path) -> None:
     """Directories come, are renamed and go: no watch, no name and no byte stays behind."""
-    before = watched.watch._table.bytes
+    before = watched.watch._watches.table.bytes
     for number in range(20):
         tree(root / f"a {number}")
     watched.catch_up()
@@ -593,8 +594,8 @@ def test_what_watches_take_is_counted(watched: Watched, root: Path) -> None:
         shutil.rmtree(root / f"b {number}")
 
     eventually(lambda: watched.watch.directories() == 1)
-    assert watched.watch._table.bytes == before
-    assert not watched.watch._table._below
+    assert watched.watch._watches.table.bytes == before
+    assert not watched.watch._watches.table._below
 
 
 def test_an_exception_in_a_hint_does_not_end_the_watching(watched: Watched, root: Path, lines: Lines) -> None:
@@ -643,7 +644,7 @@ def test_stop_leaves_nothing_behind(root: Path) -> None:
         assert not watched.watch.alive()
         assert watched.watch.directories() == 0
         watched.watch.ensure("t/")
-        watched.watch._disarm("t/")
+        watched.watch._watches.forget("t/")
 
     assert threading.active_count() == threads
     eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) == descriptors)

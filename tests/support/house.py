@@ -13,7 +13,7 @@ from s3spool.discovery.scan import Scan
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.failure.retry_policy import Policy
-from s3spool.folder.filters import Names
+from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity
@@ -56,7 +56,7 @@ class House:
         workers: int = 4,
         rescan_s: float = 3600.0,
         recursive: bool = True,
-        names: Names | None = None,
+        names: FileFilter | None = None,
         policy: Policy | None = None,
         breaker: CircuitBreaker | None = None,
         threshold: int = 2**30,
@@ -88,7 +88,7 @@ class House:
         self.deduplicator = Deduplicator(self.folder, self.ledger, self.inbox, self.after.finish)
         self.scan = Scan(
             self.folder,
-            names or Names(["*"], [".*"]),
+            names or FileFilter(["*"], [".*"]),
             recursive=recursive,
             settle_s=settle_s,
             rescan_s=rescan_s,

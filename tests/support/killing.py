@@ -55,15 +55,15 @@ STEPS = {
     "record": Step("s3spool.ledger.store:Ledger.record_receipt"),
     "commit": Step("s3spool.ledger.store:Ledger._commit", _has_receipt),
     "insert": Step("s3spool.ledger.store:Ledger._insert", _is_receipts),  # inside the commit's transaction
-    "committed": Step("s3spool.upload.post_upload:PostUpload.committed"),
+    "committed": Step("s3spool.upload.post_upload:PostUpload.receipt_committed"),
     "compare+unlink": Step("s3spool.folder.folder:Folder.unlink_if_same"),
     "aside": Step(
-        "s3spool.folder.folder:_rename_noreplace", _is_aside
+        "s3spool.folder.rename:noreplace", _is_aside
     ),  # taken out of the way under a reserved name, and looked at again
     "unlink": Step("os:unlink", _is_by_descriptor),
     "compare+rename": Step("s3spool.folder.folder:Folder.move_if_same"),
-    "rename": Step("s3spool.folder.folder:_rename_noreplace"),
-    "finished": Step("s3spool.upload.post_upload:PostUpload._step"),
+    "rename": Step("s3spool.folder.rename:noreplace"),
+    "finished": Step("s3spool.upload.post_upload:PostUpload._apply_action"),
     # A large file's.
     "resumed": Step("s3spool.upload.resume:ResumableUploads.resumed"),
     "create": Step("s3spool.s3.multipart_uploads:Uploads.create"),

@@ -85,7 +85,7 @@ class Pipeline:
         self.retry.wake = self._wake  # type: ignore[method-assign] # there is no thread
         self.reader = Reader(self.ledger.path)
         done = self.inbox.done
-        after: Any = SimpleNamespace(action="keep", committed=lambda sent: done(sent.receipt.path))
+        after: Any = SimpleNamespace(action="keep", receipt_committed=lambda sent: done(sent.receipt.path))
         bucket: Any = SimpleNamespace(bucket="virtual")
         self.results = results.ResultHandler(
             bucket,
@@ -129,7 +129,7 @@ class Pipeline:
         if answer == "ok":
             self.breaker.succeeded(times)
             proof = Stored("key", "etag", "md5:", "")
-            self.results.record(item, SAME, "key", proof, times, attempt=item.failures.attempts + 1)
+            self.results.record_success(item, SAME, proof, times)
             return
         kind, code = answer[:2]
         error = UploadError("upload", item.path, code, "no", SCOPES[kind], permanent=kind == REFUSED)

@@ -92,10 +92,10 @@ def _folder(config: Config) -> Iterator[CheckResult]:
 
 def _directories(config: Config, folder: Path) -> tuple[int, list[str], list[str]]:
     """How many there are to watch, which of them cannot be read, and below which no key has room."""
-    from s3spool.folder.filters import Names  # noqa: PLC0415 - start-up time
+    from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - start-up time
     from s3spool.s3.keys import too_deep  # noqa: PLC0415 - the same
 
-    names = Names(config.watch.include, config.watch.exclude)
+    names = FileFilter(config.watch.include, config.watch.exclude)
     unreadable: list[str] = []
     deep: list[str] = []
     pending = [""]
@@ -111,7 +111,7 @@ def _directories(config: Config, folder: Path) -> tuple[int, list[str], list[str
         except OSError:
             unreadable.append(directory)
             continue
-        for path in filter(names.directory, below):
+        for path in filter(names.enters_directory, below):
             (deep if too_deep(path, config.destination.prefix) else pending).append(f"{path}/")
     return count, unreadable, deep
 

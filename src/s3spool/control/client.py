@@ -207,7 +207,7 @@ class Desk:
             lock.release()
 
     def _why_of_the_ledger(self, path: str) -> dict[str, Any]:
-        from s3spool.folder.filters import Names  # noqa: PLC0415 - start-up time
+        from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - start-up time
 
         with self._reader() as reader:
             known = reader.known([path]).get(path) if reader else None
@@ -218,7 +218,7 @@ class Desk:
             known,
             self._identity_of(path, known),
             live=None,
-            left_out=view.left_out(path, Names(watch.include, watch.exclude), recursive=watch.recursive),
+            left_out=view.left_out(path, FileFilter(watch.include, watch.exclude), recursive=watch.recursive),
             destination=destination,
         )
 

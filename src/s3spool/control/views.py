@@ -13,7 +13,7 @@ from s3spool.ledger.rows import Identity, Receipt, Retry, State, to_text
 from s3spool.logs.text import shown
 
 if TYPE_CHECKING:
-    from s3spool.folder.filters import Names
+    from s3spool.folder.filters import FileFilter
     from s3spool.folder.folder import Folder
 
 LEDGER_STATES = ("waiting", "parked", "uploaded")
@@ -134,16 +134,16 @@ def _to_be_sent(
     return "unsent", "not seen yet: a running daemon finds it at its next scan (`s3spool rescan`)"
 
 
-def ours(path: str, names: Names, *, recursive: bool) -> bool:
+def ours(path: str, names: FileFilter, *, recursive: bool) -> bool:
     """Whether the configuration lets it through."""
     return not left_out(path, names, recursive=recursive)
 
 
-def left_out(path: str, names: Names, *, recursive: bool) -> str:
+def left_out(path: str, names: FileFilter, *, recursive: bool) -> str:
     """Why the configuration does not let it through, or ""."""
     if pattern := names.excluded_by(path):
         return f"left out by {pattern} in watch.exclude"
-    if not names.file(path):
+    if not names.accepts_file(path):
         return "left out: no pattern of watch.include takes it"
     if not recursive and "/" in path:
         return "left out: it is in a subdirectory, and watch.recursive is false"

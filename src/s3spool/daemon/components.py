@@ -14,7 +14,7 @@ from s3spool.errors import ConfigError
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.failure.retry_policy import Policy
-from s3spool.folder.filters import Names
+from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.database import DirectoryLock
@@ -152,8 +152,8 @@ def ledger_path(config: Config) -> Path:
     return config.state.directory / "ledger.sqlite3"
 
 
-def filter_of(config: Config) -> Names:
-    return Names(
+def filter_of(config: Config) -> FileFilter:
+    return FileFilter(
         config.watch.include, config.watch.exclude, too_deep=partial(too_deep, prefix=config.destination.prefix)
     )
 

@@ -187,11 +187,7 @@ class _Answers:
         daemon.wake()  # the same
         ours = view.ours(path, components.names, recursive=daemon.config.watch.recursive)
         # Not by a scan: it would count the file as one that the watch has missed.
-        if (
-            ours
-            and view.identity_of(components.folder, path)
-            and not components.settle.touch(path, SettleReason.CHANGED)
-        ):
+        if ours and view.identity_of(components.folder, path) and not components.settle.add(path, SettleReason.CHANGED):
             components.scan.want("full")
         return {"forgotten": known}
 

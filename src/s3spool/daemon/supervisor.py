@@ -169,7 +169,7 @@ class Daemon:
         self._look_for_hanging_files(now)
         self._thread_names.tell()
         self.watch_manager.look()
-        self.components.cpu_affinity.look()
+        self.components.cpu_affinity.avoid_busy_cpu()
         self._give_memory_back()
         if self._notifier.watchdog_interval_s and self._healthy(now):
             self._notifier.watchdog()

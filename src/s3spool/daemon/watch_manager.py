@@ -85,7 +85,7 @@ class WatchManager:
 
     def _hint(self, path: str, quiet: SettleReason) -> None:
         """From the watcher's thread."""
-        if not self._rooms.settle.touch(path, quiet):
+        if not self._rooms.settle.add(path, quiet):
             self._scan.want("full")
 
     def _has_room(self) -> bool:

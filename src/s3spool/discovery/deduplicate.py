@@ -1,4 +1,4 @@
-"""Between hint and inbox: what the ledger already knows is not sent again."""
+"""Compares found and hinted files with the ledger: a known, unchanged file is not sent again."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import Ripe, Settle
 
-# Kernels before 6.13 stamp files with a clock that ticks every 1-10 ms: a write that close behind our reading can
-# leave mtime and ctime as they were.
+# Kernels before 6.13 have file times of 1-10 ms: a write so soon after our read may not change mtime and ctime.
 RACY_S = 0.02
 log = structlog.get_logger()
 
@@ -28,16 +27,16 @@ Candidate = tuple[str, Identity | None, Identity | None]  # path, identity, iden
 
 
 class Verdict(Enum):
-    """What is to be done with a file that was found or hinted at."""
+    """What to do with a file that was found or hinted at."""
 
     SEND = "send"
-    CHECK = "check"  #: sent before; only a checksum can tell whether it is still the same
-    FINISH = "finish"  #: sent and committed, but not yet removed: the process died in between
+    CHECK = "check"  #: sent before; only a checksum shows whether it has changed
+    FINISH = "finish"  #: sent and committed, but not removed: the process died in between
     SKIP = "skip"  #: sent, or in the retry list and unchanged
 
 
 def verdict(known: Known | None, identity: Identity, *, destination: int, hinted: bool) -> Verdict:
-    """Pure; `hinted` means that something happened to the file just now."""
+    """Pure; `hinted`: an event of the file has just arrived."""
     if known is None:
         return Verdict.SEND
     if known.retry is not None:
@@ -70,10 +69,9 @@ class Deduplicator:
         self._finish = finish
 
     def sort(self, candidates: Sequence[Candidate], reader: Reader, *, hinted: bool) -> list[Item]:
-        """The items to send.
+        """The items to send. Raises LedgerError, but never OSError.
 
-        A file of which the ledger knows nothing is not even looked at here: the worker will.
-        Raises LedgerError; OSError never.
+        The worker, not this thread, looks at a file that is not in the ledger.
         """
         known = reader.known([path for path, _, _ in candidates])
         items: list[Item] = []
@@ -84,14 +82,14 @@ class Deduplicator:
                 items.append(Item(path, lane, seen=seen))
                 continue
             if found is None and self._slow.holds(path):
-                # Not looked at here, where all wait: the worker compares its content with the receipt.
+                # A look may hang, and all files wait for this thread: the worker compares the checksum.
                 receipt = row.receipt if row.retry is None else None
                 known_here = receipt is not None and receipt.destination == self._ledger.destination
                 items.append(Item(path, lane, seen=seen, receipt=receipt if known_here else None))
                 continue
             identity = found or self._identity_of(path)
             if identity is None:
-                continue  # gone again; whoever removed it knows
+                continue  # removed meanwhile
             choice = verdict(row, identity, destination=self._ledger.destination, hinted=hinted)
             if choice is Verdict.SEND:
                 items.append(Item(path, lane, seen=seen))
@@ -106,8 +104,8 @@ class Deduplicator:
         return items
 
     def sort_found(self, found: Sequence[tuple[str, Identity]], reader: Reader) -> list[Item]:
-        """The same for what a scan has found, almost all of which is as the ledger has it; best in the paths' order."""
-        if log.is_enabled_for(logging.DEBUG):  # each file is told of
+        """`sort` for the files of a scan, of which almost all are unchanged; fastest in the order of paths."""
+        if log.is_enabled_for(logging.DEBUG):  # one line per file
             return self.sort([(path, identity, None) for path, identity in found], reader, hinted=False)
         news = reader.news(found, self._ledger.destination)
         unknown = [Item(path, Lane.FOUND) for path, known in news.items() if not known]
@@ -118,11 +116,11 @@ class Deduplicator:
         try:
             return self._folder.identity_of(path)
         except OSError:
-            return Identity(0, 0, 0, 0, 0)  # not to be looked at: the worker finds out why, and says so
+            return Identity(0, 0, 0, 0, 0)  # the worker will meet the same error, and report it
 
 
 class SettleThread:
-    """Takes from Settle what is due and offers to the inbox what is to be sent."""
+    """Takes due paths from Settle, and offers to the inbox those that have to be sent."""
 
     def __init__(
         self, settle: Settle, deduplicator: Deduplicator, ledger: Ledger, inbox: Inbox, rescan: Callable[[str], None]
@@ -145,7 +143,7 @@ class SettleThread:
 
     def _run(self) -> None:
         reader: Reader | None = None
-        complaint = ""  # said once, not for each file that comes
+        complaint = ""  # logged once, not for each file
         while ripe := self._settle.wait_due():
             try:
                 if reader is None:

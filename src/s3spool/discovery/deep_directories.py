@@ -1,4 +1,4 @@
-"""Directories so deep that every key in them would be too long: named once, and not looked into."""
+"""Directories so deep that every key in them would be too long: logged once, and not listed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import threading
 
 import structlog
 
-LIMIT = 100  # so many are kept and named; the rest of them is like these
+LIMIT = 100  # this many are kept and logged
 log = structlog.get_logger()
 
 
 class DeepDirectories:
-    """Those that the last scan or an event has met. Thread-safe."""
+    """Those that the last scan or an event has found. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._met: dict[str, int] = {}  # path -> the scan that met it last
+        self._met: dict[str, int] = {}  # path -> the last scan that found it
         self._scan = 0
 
     def note(self, path: str) -> None:
@@ -28,7 +28,7 @@ class DeepDirectories:
             log.warning("directory.too_deep", path=path)
 
     def end_scan(self) -> None:
-        """Forget those that this scan has not met: they are gone."""
+        """Forget those that this scan has not found: they are gone."""
         with self._lock:
             self._met = {path: scan for path, scan in self._met.items() if scan >= self._scan}
             self._scan += 1

@@ -1,4 +1,4 @@
-"""An event of our own making: whether what the kernel tells still reaches us."""
+"""The inotify self-test: an event that the daemon causes has to arrive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ OPEN = int(InotifyConstants.IN_OPEN)
 
 
 class InotifySelfTest:
-    """A file that nobody else has, watched: opening it comes back as an event if all is well between kernel and us."""
+    """Watches a private memory file; each open of it has to arrive as an event."""
 
     def __init__(self, inotify: InotifyFD, callback: WatchCallback) -> None:
         """Raises OSError."""
@@ -24,7 +24,7 @@ class InotifySelfTest:
         self._heard = False
 
     def cause(self) -> bool:
-        """False where no event may be counted on: none has ever come back."""
+        """Cause an event; False if it may not arrive, because none has arrived yet."""
         try:
             os.close(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError:  # no descriptor left

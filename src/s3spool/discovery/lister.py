@@ -1,4 +1,4 @@
-"""Lists new directories on a thread of its own, so that the thread that reads events never waits for a disk."""
+"""Lists new directories on a separate thread, so that the thread that reads events never waits for a disk."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import structlog
 
-LIMIT = 10_000  # new directories that wait to be listed; beyond that a scan finds what is in them
+LIMIT = 10_000  # waiting directories; a scan lists any others
 log = structlog.get_logger()
 
 
 class Lister:
-    """A queue of directories and the thread that takes them out. `add` may be called from any thread, never blocks."""
+    """A queue of directories, and the thread that lists them. `add` may be called from any thread, never blocks."""
 
     def __init__(self, name: str, list_directory: Callable[[str], None], rescan: Callable[[str], None]) -> None:
         """`rescan(reason)` is called where a directory could not be listed, or there are too many."""
@@ -21,11 +21,11 @@ class Lister:
         self._list_directory = list_directory
         self._rescan = rescan
         self._waiting: deque[str] = deque()
-        self._known: set[str] = set()  # the same, to find one
+        self._known: set[str] = set()  # the waiting ones
         self._wake = threading.Condition()
         self._listing = False
         self._closed = False
-        self._thread: threading.Thread | None = None  # started by the first directory: many folders never have one
+        self._thread: threading.Thread | None = None  # started by the first directory
 
     def add(self, directory: str) -> None:
         with self._wake:
@@ -41,12 +41,12 @@ class Lister:
             self._rescan("full")
 
     def idle(self) -> bool:
-        """Whether all that was added has been listed."""
+        """Whether all added directories have been listed."""
         with self._wake:
             return not self._waiting and not self._listing
 
     def close(self) -> None:
-        """The thread ends by itself, which takes as long as the directory that it lists at this moment."""
+        """The thread ends after the directory that it lists now; this does not wait for it."""
         with self._wake:
             self._closed = True
             self._waiting.clear()

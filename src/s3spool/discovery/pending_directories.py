@@ -1,12 +1,12 @@
-"""Directories that a scan has met and not listed yet."""
+"""The directories that a scan has still to list."""
 
 from __future__ import annotations
 
 from collections.abc import Container
 
 
-class Pending:
-    """Directories that the walk has met and not listed yet: a million of them take no more than their names do."""
+class PendingDirectories:
+    """Directories found and not listed yet; a million of them take little more memory than their names."""
 
     CHUNK = 1000
 
@@ -20,7 +20,7 @@ class Pending:
             self._chunks.append((directory, "/".join(names).encode(errors="surrogateescape")))
 
     def pop(self, apart: Container[str] = ()) -> str | None:
-        """The next one ("" or "a/b/"), deepest first, but for those `apart`; None when all have been listed."""
+        """Remove and return one ("" or "a/b/"), deepest first, except those in `apart`; None when none is left."""
         while True:
             if self._names:
                 name = self._names.pop()

@@ -1,10 +1,9 @@
-"""Walking the folder: finds what the watcher did not tell of, at any size in the same memory."""
+"""Walks the folder and offers the files that the watch did not report; memory does not grow with the folder."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,15 +13,16 @@ import structlog
 
 from s3spool.discovery.deduplicate import Deduplicator
 from s3spool.discovery.deep_directories import DeepDirectories
+from s3spool.discovery.directory_files import DirectoryFiles, FoundFile
 from s3spool.discovery.mount_scan import MountScans
-from s3spool.discovery.pending_directories import Pending
+from s3spool.discovery.pending_directories import PendingDirectories
 from s3spool.errors import EXHAUSTED, LedgerError
-from s3spool.folder.filters import Names
-from s3spool.folder.folder import REMOVING, Folder, NotAFileError, listed, opened_directory, original
+from s3spool.folder.directories import NotAFileError
+from s3spool.folder.filters import FileFilter
+from s3spool.folder.folder import Folder
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import LOOKUP_ROWS, Reader
-from s3spool.ledger.rows import Identity
 from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
@@ -31,29 +31,26 @@ from s3spool.queue.settle import Settle, SettleReason
 if TYPE_CHECKING:
     from s3spool.discovery.watch import Watch
 
-BATCH = 20 * LOOKUP_ROWS  # they are sorted: the more there are, the fewer pages of the ledger are read for them
-EXPECTED = {"start", "full", "ledger", "poll", "restored", "limit"}  # a find is not the watcher's miss
-AT_ONCE = {"start", "request", "reload", "restored"}  # a person asks, or nothing has been seen yet
-LOOK_ENTRIES = 1000  # after so many names of a directory: is it still there
-POLL_SHARE = 10  # scans for any other reason take at most one tenth of the time
+BATCH = 20 * LOOKUP_ROWS  # sorted: a larger batch reads fewer pages of the ledger per file
+EXPECTED = {"start", "full", "ledger", "poll", "restored", "limit"}  # files found then are no misses of the watch
+AT_ONCE = {"start", "request", "reload", "restored"}  # a person asks, or nothing has been scanned yet
+POLL_SHARE = 10  # scans for any other reason take at most a tenth of the time
 ROOM_S = 0.5  # how often the walk of a mount looks for room in the queue
-ERROR_S = 5.0  # after a scan that could not be finished
+ERROR_S = 5.0  # wait after a scan that failed
 log = structlog.get_logger()
-
-Found = tuple[str, Identity]
 
 
 class Scan:
-    """One thread that walks at start, when asked, and every `rescan_s` seconds (more often without inotify).
+    """One thread that walks at start, on request, and every `rescan_s` seconds (more often without inotify).
 
-    `want` may be called from any thread and never blocks. The walk itself waits when the inbox is full: that is
-    what keeps a million waiting files out of memory.
+    `want` may be called from any thread and never blocks. The walk blocks while the inbox is full, so that a million
+    waiting files stay out of memory.
     """
 
     def __init__(
         self,
         folder: Folder,
-        names: Names,
+        names: FileFilter,
         *,
         recursive: bool,
         settle_s: float,
@@ -67,17 +64,17 @@ class Scan:
         self._slow = slow or SlowDirectories()
         self.mounts = MountScans(self._slow, self._walk_mount)
         self.deep = DeepDirectories()
+        self._files = DirectoryFiles(folder, ledger, self.deep, recursive=recursive)
         self._folder = folder
         self.names = names
-        self._recursive = recursive
         self._settle_s = settle_s
         self._rescan_s = rescan_s
         self._settle = settle
         self._inbox = inbox
         self._deduplicator = deduplicator
         self._ledger = ledger
-        self._unreadable = False  # whether the last scan said so
-        self.watch: Watch | None = None  # None: polling, the scan is the only source
+        self._unreadable = False  # whether the last scan has warned of a directory
+        self.watch: Watch | None = None  # None: polling
         self._reasons: set[str] = set()
         self._lock = threading.Lock()  # guards the reasons
         self.heartbeat = Heartbeat()
@@ -86,11 +83,10 @@ class Scan:
         self._thread = threading.Thread(target=self._run, name="scan", daemon=True)
         self._last_duration_s = 0.0  # of the last scan, without waiting for room in the inbox
         self._waited_s = 0.0
-        self.started = 0  # scans begun; a scan begun after a file was dropped has seen it
-        self._excluded = 0  # the same, in this scan so far
+        self.started = 0  # scans begun: a scan that begins after a file was dropped finds it
         self.finished = 0  # the number of the last scan that ended
         self.excluded = 0  # names that include and exclude left out of the last scan; a directory counts as one
-        self.missed = 0  # files the watcher should have told of
+        self.missed = 0  # files that the watch should have reported
 
     def start(self) -> None:
         self._thread.start()
@@ -115,7 +111,7 @@ class Scan:
         return min(self._rescan_s, max(1.0, self._settle_s, POLL_SHARE * self._last_duration_s))
 
     def _run(self) -> None:
-        complaint = ""  # said once, not every few seconds
+        complaint = ""  # logged once, not every few seconds
         last = time.monotonic()
         while not self._stop.is_set():
             reasons = self._due(last)
@@ -155,7 +151,7 @@ class Scan:
         return {"timer"} if self.watch is not None else {"poll"}
 
     def _rest(self, last: float) -> bool:
-        """Whether a scan has to wait, because the last one ended a moment ago; True once something was asked."""
+        """Wait for the pause after the last scan; True if `want` or `ping` was called meanwhile."""
         rest_s = last + POLL_SHARE * self._last_duration_s - time.monotonic()
         return rest_s > 0 and self.heartbeat.wait(self._wanted, rest_s)
 
@@ -190,49 +186,49 @@ class Scan:
         )
 
     def _walk_mount(self, mount: str, stopped: Callable[[], bool]) -> None:
-        """On a thread of its own: offer all files below it, waiting for room."""
+        """Offer all files below a mount; blocks for room. Runs on the thread of this mount."""
 
         def offer(items: Sequence[Item]) -> None:
             while (items := items[self._inbox.offer_nowait(items) :]) and not stopped():
                 self._stop.wait(ROOM_S)
 
-        pending = Pending()
+        pending = PendingDirectories()
         parent, _, name = mount.rstrip("/").rpartition("/")
         pending.add(f"{parent}/" if parent else "", [name])
         with Reader(self._ledger.path) as reader:
             while (directory := pending.pop()) is not None and not stopped():
                 if self.watch is not None:
                     self.watch.ensure(directory)
-                found = self._listed(directory, pending, reader)
-                # Each directory's at once: the next one may hang.
+                found = self._files.listed(directory, pending, reader, self.names)
+                # Offered per directory: the next one may hang.
                 with contextlib.suppress(FileNotFoundError, NotAFileError):
                     while (batch := list(itertools.islice(found, BATCH))) and not stopped():
                         self._offer(batch, reader, offer)
 
-    def _walk(self, reader: Reader, apart: frozenset[str] = frozenset()) -> Iterator[Found]:
-        """Every file that include and exclude let through, streamed; but for the directories `apart`.
+    def _walk(self, reader: Reader, apart: frozenset[str] = frozenset()) -> Iterator[FoundFile]:
+        """Yield every file that include and exclude accept, except below the directories `apart`.
 
-        Raises OSError where the root is gone, LedgerError.
+        Raises LedgerError, and OSError where the root is gone.
         """
         unreadable = False
         watch = self.watch
-        self._excluded = 0
+        self._files.take_excluded()
         if watch is not None:
             watch.begin_walk()
-        pending = Pending()
+        pending = PendingDirectories()
         pending.add("", [""])
         while (directory := pending.pop(apart)) is not None and not self._stop.is_set():
             self.heartbeat.beat()
             if self.watch is not None:
                 self.watch.ensure(directory)
             try:
-                yield from self._listed(directory, pending, reader)
+                yield from self._files.listed(directory, pending, reader, self.names)
             except (FileNotFoundError, NotAFileError):
                 if directory == "":
                     raise
             except OSError as exc:
                 if directory == "" or exc.errno in EXHAUSTED:
-                    raise  # it is not this directory: a scan that passed it over would have missed its files
+                    raise  # not a fault of this directory: a scan without it would miss its files
                 if not unreadable and not self._unreadable:
                     log.warning(
                         "scan.failed", path=directory, error=exc.strerror or str(exc), reason="unreadable directory"
@@ -243,70 +239,15 @@ class Scan:
             self._end_walk(watch)
 
     def _end_walk(self, watch: Watch | None) -> None:
-        self.excluded, self._excluded = self._excluded, 0
+        self.excluded = self._files.take_excluded()
         self.deep.end_scan()
         if watch is not None:
             watch.end_walk()
 
-    def _listed(self, directory: str, pending: Pending, reader: Reader) -> Iterator[Found]:
-        """The files of one directory; its subdirectories go to `pending`. Raises also LedgerError."""
-        below: list[str] = []
-        # Not by path: a directory may be swapped for a symlink while its files are being sent.
-        with opened_directory(self._folder.root, directory) as fd, listed(fd) as entries:
-            for number, entry in enumerate(entries, 1):
-                if number % LOOK_ENTRIES == 0 and not self._is_still(directory, fd):
-                    return  # it has another name by now, or is gone: so are the paths of the rest
-                path = directory + entry.name
-                if entry.is_file(follow_symlinks=False) and self._is_ours(path):
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except OSError:
-                        continue  # gone between the listing and the look
-                    yield path, Identity.of(status)
-                elif entry.is_dir(follow_symlinks=False):
-                    if self._recursive and self._is_to_be_listed(path):
-                        below.append(entry.name)
-                    if len(below) == Pending.CHUNK:
-                        pending.add(directory, below)
-                        below = []
-                elif entry.name.startswith(REMOVING):
-                    self._restore(path, reader)
-        pending.add(directory, below)
-
-    def _is_still(self, directory: str, fd: int) -> bool:
-        try:
-            with opened_directory(self._folder.root, directory) as now:
-                return os.path.samestat(os.fstat(now), os.fstat(fd))
-        except (OSError, NotAFileError):
-            return False
-
-    def _is_ours(self, path: str) -> bool:
-        ours = self.names.file(path)
-        self._excluded += not ours
-        return ours
-
-    def _is_to_be_listed(self, path: str) -> bool:
-        if not self.names.directory(path):
-            self._excluded += 1
-            return False
-        if self.names.too_deep(path):
-            self.deep.note(path)
-            return False
-        return True
-
-    def _restore(self, path: str, reader: Reader) -> None:
-        """What a process that died was about to remove: the watch, or the next scan, finds it under its own name."""
-        name = original(path)
-        known = reader.known([name]).get(name)
-        receipt = known and known.receipt
-        sent = receipt and receipt.after == "delete" and receipt.destination == self._ledger.destination
-        with contextlib.suppress(OSError):
-            self._folder.restore(path, receipt.identity if receipt and sent else None)
-
     def _offer(
-        self, batch: list[Found], reader: Reader, offer: Callable[[Sequence[Item]], object] | None = None
+        self, batch: list[FoundFile], reader: Reader, offer: Callable[[Sequence[Item]], object] | None = None
     ) -> int:
-        """Offer what is neither known to the ledger nor on its way; returns how many that were."""
+        """Offer the files that are neither in the ledger nor under way; returns how many."""
         paths = [path for path, _ in batch]
         underway = self._settle.knows(paths) | self._inbox.knows(paths)
         found = sorted(each for each in batch if each[0] not in underway) if underway else sorted(batch)
@@ -317,8 +258,8 @@ class Scan:
         for item in items:
             identity = identities[item.path]
             quiet_s = (now_ns - identity.mtime_ns) / 1e9
-            # Too fresh: let it settle, and remember how it looked. Where there is no room the worker decides.
-            settling = quiet_s < self._settle_s and self._settle.touch(item.path, SettleReason.CHANGED, identity)
+            # Changed recently: settle keeps its identity for comparison. Without room there, the worker decides.
+            settling = quiet_s < self._settle_s and self._settle.add(item.path, SettleReason.CHANGED, identity)
             if not settling:
                 ready.append(item)
         if offer is not None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from watchdog.observers.inotify_c import WatchDescriptor
 
-WATCH_BYTES = 600  # the memory that a watch takes, besides its path
+WATCH_BYTES = 600  # memory per watch, without its path
 
 
 class Watched(NamedTuple):
-    """A directory ("" or "a/b/") and what had that name when it was armed."""
+    """A directory ("" or "a/b/"), with its device and inode when it was watched."""
 
     directory: str
     device: int
@@ -20,12 +20,12 @@ class Watched(NamedTuple):
 
 
 class WatchTable:
-    """The caller holds a lock where it changes the table."""
+    """The caller holds a lock for changes."""
 
     def __init__(self) -> None:
         self._of: dict[WatchDescriptor, Watched] = {}
         self._wd_of: dict[str, WatchDescriptor] = {}
-        # A directory's children that are watched or lead to some: a rename must not look through all that are watched.
+        # directory -> children with watches at or below them: a rename must not search the whole table
         self._below: dict[str, set[str]] = {}
         self.bytes = 0
 
@@ -56,7 +56,7 @@ class WatchTable:
             children.add(child)
 
     def remove(self, wd: WatchDescriptor) -> str | None:
-        """The directory that this watch was for."""
+        """Returns the directory of this watch."""
         watched = self._of.pop(wd, None)
         if watched is None:
             return None
@@ -74,7 +74,7 @@ class WatchTable:
         return directory
 
     def below(self, directory: str) -> list[tuple[WatchDescriptor, str]]:
-        """The watches of this directory and all below it, the deepest last; "" stands for all below the root."""
+        """The watches of this directory and all below it, deepest last; "" means all below the root."""
         found = []
         pending = [directory] if directory else list(self._below.get("", ()))
         while pending:

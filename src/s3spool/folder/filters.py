@@ -1,4 +1,4 @@
-"""Which names are ours: the include and exclude globs of [watch]."""
+"""Which files are sent: the include and exclude globs of [watch]."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from s3spool.folder.folder import REMOVING
 _PLAIN = re.compile(r"\*?[^*?\[/]+|[^*?\[/]+\*")  # "*.part", ".*", "4913"
 
 
-class Names:
+class FileFilter:
     """Decides by relative path. Immutable, so thread-safe.
 
-    A pattern without a slash speaks of one path component: as an exclude of any component (".*" hides
-    ".git/config" as well), as an include of the last one. A pattern with a slash speaks of the whole relative
-    path. `*` and `?` stop at slashes, `**` does not. Excludes disregard case: programs on Windows write temporary
-    names in either.
+    A pattern without a slash matches one path component: an exclude matches any component (".*" excludes
+    ".git/config" too), an include matches the last one. A pattern with a slash matches the whole relative path.
+    `*` and `?` stop at slashes, `**` does not. Excludes ignore case: Windows programs use either for temporary names.
     """
 
     def __init__(
         self, include: Sequence[str], exclude: Sequence[str], *, too_deep: Callable[[str], bool] = lambda _: False
     ) -> None:
-        """`too_deep`: whether every key below a directory would be too long, so that it is not looked into."""
+        """`too_deep`: whether every key below a directory would be too long; such a directory is not listed."""
         self.too_deep = too_deep
         self._everything = "*" in include
         self._include = _compiled(include)
         self._exclude = _Exclude([*exclude, f"{REMOVING}*"])
 
-    def file(self, path: str) -> bool:
-        return (self._everything or self._include.match(path) is not None) and self.directory(path)
+    def accepts_file(self, path: str) -> bool:
+        return (self._everything or self._include.match(path) is not None) and self.enters_directory(path)
 
-    def directory(self, path: str) -> bool:
-        """Whether to look into this directory."""
+    def enters_directory(self, path: str) -> bool:
+        """Whether files below this directory may be accepted."""
         return not self._exclude.match(path)
 
     def excluded_by(self, path: str) -> str:
@@ -41,13 +40,12 @@ class Names:
 
 
 class _Exclude:
-    """What is below an excluded directory is excluded too."""
+    """Excluded patterns; everything below an excluded directory is excluded too."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self.patterns = patterns
         lower = [pattern.strip("/").lower() for pattern in patterns]
-        # Most patterns are a name, its begin or its end: compared as that they take a fifth of a regular expression's
-        # time, which counts for each file.
+        # Most patterns are a whole name, a prefix or a suffix: comparing takes a fifth of a regular expression's time.
         plain = {p for p in lower if _PLAIN.fullmatch(p)}
         self._names = frozenset(p for p in plain if "*" not in p)
         self._begins = tuple(p[:-1] for p in plain if p.endswith("*"))
@@ -76,19 +74,19 @@ def _translate(glob: str) -> str:
     star = -1  # where in `out` the last `*` stands, if what follows it has not crossed a slash
     for token in re.findall(r"\*\*/?|\*|\?|\[!?\]?[^]]*\]|.", glob, re.DOTALL):
         if token == "*" and star >= 0:  # noqa: S105 - a glob, not a password
-            # Between two stars the first place that fits is as good as any. Trying the others as well takes
-            # seconds for a name like "-----...": whoever may drop a file could hold up all the others.
+            # No backtracking between two stars: the first match is as good as any other one, and trying all takes
+            # seconds for a name like "-----...".
             out[star:] = [f"(?>[^/]*?{''.join(out[star + 1 :])})"]
         if token in {"/", "**", "**/"}:
             star = -1
-        if token == "**/":  # noqa: S105 - the same
+        if token == "**/":  # noqa: S105 - as above
             out.append("(?:.*/)?")
-        elif token == "**":  # noqa: S105 - the same
+        elif token == "**":  # noqa: S105 - as above
             out.append(".*")
-        elif token == "*":  # noqa: S105 - the same
+        elif token == "*":  # noqa: S105 - as above
             star = len(out)
             out.append("[^/]*")
-        elif token == "?":  # noqa: S105 - the same
+        elif token == "?":  # noqa: S105 - as above
             out.append("[^/]")
         elif token.startswith("[") and len(token) > 2:  # noqa: PLR2004 - "[x]"
             out.append(_class(token[1:-1]))
@@ -98,7 +96,7 @@ def _translate(glob: str) -> str:
 
 
 def _class(inner: str) -> str:
-    """`[...]` as a regular expression: it never takes a slash, and its signs mean nothing but themselves."""
+    """`[...]` as a regular expression: never matches a slash, and has no special characters but `-`."""
     negated = inner.startswith("!")
     inner = inner.removeprefix("!")
     members = []

@@ -1,4 +1,4 @@
-"""Whether only we have touched an inode that has other names: removing one of them changes the ctime of all."""
+"""Recognises unchanged hard links: the removal of one name changes the ctime of all names of an inode."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import NamedTuple
 
 from s3spool.ledger.rows import Identity
 
-KEPT = 1000  # inodes; one that was forgotten is looked at as closely as any other file
+KEPT = 1000  # inodes; a forgotten one is checked like any other file
 
 
 class _Span(NamedTuple):
-    """Whatever ctime in between the inode had, nobody but us has touched it."""
+    """Between these two ctimes only our removals have changed the inode."""
 
     first_ns: int
     last_ns: int
 
 
 class HardLinks:
-    """Without it a thousand names of one inode would be looked at half a million times: each removal spoils all others.
+    """The ctime changes that our own removals caused. One thread calls `note`, any thread `same`.
 
-    One thread notes, any may ask.
+    Without it, each removal would cause a check of all other names: half a million checks for a thousand names.
     """
 
     def __init__(self) -> None:
         self._spans: dict[tuple[int, int], _Span] = {}
 
     def same(self, sent: Identity, found: Identity) -> bool:
-        """Whether this is what was sent, but for what our own removals have changed."""
+        """Whether the file is the one that was sent; a ctime that our removals have changed does not count."""
         if found == sent:
             return True
         span = self._spans.get(sent[:2])
@@ -39,7 +39,7 @@ class HardLinks:
         )
 
     def note(self, found: Identity, after: os.stat_result) -> None:
-        """One of its names was removed: it was found so before, and is so now."""
+        """One name was removed; the inode was `found` before the removal and is `after` now."""
         key = found[:2]
         before = self._spans.pop(key, None)
         now = Identity.of(after)

@@ -1,4 +1,4 @@
-"""What lies below a path: a file system that inotify sees all of, or not; and what is mounted inside."""
+"""The mounts at and below a path, and whether inotify sees all changes there."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class _Mount(NamedTuple):
 
 
 def remote_file_system(root: Path, mounts: Path = MOUNTS) -> str:
-    """The type of the file system below `root` if inotify cannot see all changes there, else ""."""
+    """The type of the file system of `root` if inotify cannot see all changes there, else ""."""
     kind = _mount_of(root, _mounts(mounts)).kind
     return kind if kind in REMOTE or kind.startswith("fuse") else ""
 
 
 def other_devices(root: Path, mounts: Path = MOUNTS) -> tuple[str, ...]:
-    """The directories below `root`, as "a/b/", where another device is mounted. Asks none of these devices."""
+    """The directories below `root`, as "a/b/", where another device is mounted. Accesses no device: it may hang."""
     found = list(_mounts(mounts))
     device = _mount_of(root, found).device
     above = str(root).rstrip("/") + "/"

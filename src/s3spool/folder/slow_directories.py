@@ -1,4 +1,4 @@
-"""Directories whose files are opened and read apart from all others: an open there may take long, or hang."""
+"""Slow directories: an open or read there may take long or hang, so few workers may hold their files."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from pathlib import Path
 
 from s3spool.folder.mounts import other_devices
 
-WORKERS = 10  # so many may have a file of a slow directory
-SLOW_S = 0.2  # to open and read a small file takes microseconds, and milliseconds on a busy disk
-HANGS_S = 1.0  # once is enough; SLOW_S may be a busy machine's doing, and has to happen STRIKES times
+WORKERS = 10  # this many may hold a file of a slow directory
+SLOW_S = 0.2  # a small file takes microseconds, or milliseconds on a busy disk
+HANGS_S = 1.0  # one such file makes the directory slow; SLOW_S, which a busy machine may cause, STRIKES files
 STRIKES = 3  # within STRIKES_S
 STRIKES_S = 60.0
-QUICK_FILES = 20  # in succession: then a slow directory is taken for quick again; twice as many after each relapse
+QUICK_FILES = 20  # in succession end the slowness; twice as many after each relapse
 MAX_QUICK_FILES = 10_000
-MAX_DIRECTORIES = 1000  # that are remembered
+MAX_DIRECTORIES = 1000  # remembered
 
 
-def limit(workers: int) -> int:
-    """How many of so many workers may have a slow file: never all, if there are two."""
+def max_slow_files(workers: int) -> int:
+    """How many of these workers may hold a slow file: never all of two or more."""
     return max(1, min(WORKERS, workers // 2))
 
 
 class SlowDirectories:
-    """Which directories are slow: those on another device than the root's, and those that have been slow. Thread-safe.
+    """The directories on another device than the root's, and those with slow files. Thread-safe.
 
-    `holds` is asked for each file, often under a lock that all workers need: it never asks a file system.
+    `holds` is called for each file, often under the inbox's lock: it never accesses a file system.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._strikes: OrderedDict[str, list[float]] = OrderedDict()  # when files of a directory were slow
+        self._strikes: OrderedDict[str, list[float]] = OrderedDict()  # directory -> when its files were slow
         self._mounts: tuple[str, ...] = ()  # "a/b/"
         self._lock = threading.Lock()
-        self._remembered: OrderedDict[str, list[int]] = OrderedDict()  # quick files that are left to see, and at first
-        self._slow: frozenset[str] = frozenset()  # of these, those that are slow at the moment
-        self.any = False  #: whether there are any: quicker than to ask `holds` for each file
+        self._remembered: OrderedDict[str, list[int]] = OrderedDict()  # quick files left, and initially
+        self._slow: frozenset[str] = frozenset()  # the remembered ones that are slow now
+        self.any = False  #: whether there are any: quicker than `holds`
 
     @property
     def mounts(self) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ class SlowDirectories:
         return self.any and (path.startswith(self._mounts) or path.rpartition("/")[0] in self._slow)
 
     def refresh(self, root: Path) -> None:
-        """Look what is mounted below the root now; what is known stays where that cannot be read (no descriptors)."""
+        """Read the mounts below the root; keep the known ones if that fails (no descriptors)."""
         try:
             mounts = other_devices(root)
         except OSError:
@@ -58,8 +58,8 @@ class SlowDirectories:
             self._mounts = mounts
             self._publish()
 
-    def took(self, path: str, duration_s: float) -> None:
-        """A file has been opened and read. Quick ones need not be told of where `holds` is false."""
+    def note_duration(self, path: str, duration_s: float) -> None:
+        """A file has been opened and read in this time. Not needed for a quick file while `any` is false."""
         directory = path.rpartition("/")[0]
         with self._lock:
             known = self._remembered.get(directory)

@@ -1,4 +1,4 @@
-"""The bounded queue between those who find files and the workers who send them; each path is in it once."""
+"""The bounded queue between discovery and the workers; each path is in it once."""
 
 from __future__ import annotations
 
@@ -6,39 +6,29 @@ import itertools
 import random
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from s3spool.failure.breaker import PROBES, CircuitBreaker, Probe
-from s3spool.folder.slow_directories import SlowDirectories, limit
+from s3spool.failure.breaker import CircuitBreaker
+from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.lifo_condition import LifoCondition
-from s3spool.queue.parts import PartItem, PartQueue
+from s3spool.queue.parts import PartItem
+from s3spool.queue.selection import Selection
 
-TURNS = (Lane.ARRIVED, Lane.FOUND, Lane.BODY, Lane.ARRIVED, Lane.RETRY)  # no lane starves another
-UNTRIED = (Lane.ARRIVED, Lane.FOUND)
-ASIDE = (Lane.BODY, Lane.LARGE)
-BODY_SHARE = 0.9  # bodies above 128 KiB, parts too, may block this share of the workers: the rest is for small files
-RETRY_SHARE = 4  # files that have failed before hold one of so many workers at most
-PART_TURN = 8  # every eighth take asks the large files' parts first; all others ask them last
-RETRY_ROOM = 4  # so many times the room for new files of slow directories
-ASIDE_SHARE = 4  # so many times the size may be put aside before they take the others' room
 MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
-ROOM = 8  # who waits for room is woken when an eighth of the queue is free: not for each name
-NOTHING_S = 1.0  # how often to look again where a probe may go, but nothing that may be sent is there
-IDLE_S = 5.0  # a worker that waits for longer closes its connections: somebody else may need them
-SETTLING_DOWN = 4096  # sent, and waiting for the ledger and the step after it
+WAKE_DIVISOR = 8  # wake blocked producers when 1/8 of a lane is free, not for each name
+RECHECK_S = 1.0  # how often to look again while a probe or a part may go, but every share is used up
+IDLE_S = 5.0  # an idle worker closes its connections then: the server or other workers may need them
+MAX_UNCOMMITTED = 4096  # files that are sent, and wait for the ledger and the post-upload action
 
 
 class Inbox:
-    """Names waiting for a worker, and names with one. Thread-safe; `offer` and `take` block, nothing else does.
+    """Paths that wait for a worker, and paths that have one. Thread-safe; only `offer` and `take` block.
 
-    A path is *queued*, then *in flight* from `take` until `done`. Offered again while queued it changes nothing;
-    offered again while in flight it is remembered, and `done` says so: the file may have changed under the
-    worker's hands.
-
-    Parts of large files come out of here too, but after the files: none waits longer for a worker than a part takes.
-    While the circuit breaker is open, only its probes come out.
+    A path is *queued*, then *in flight* from `take` until `done`. A second offer of a queued path changes nothing.
+    A second offer of a path in flight is remembered, and `done` returns True: the file may have changed meanwhile.
+    Parts of large files come after the files. While the circuit breaker is open, only its probes are taken.
     """
 
     def __init__(
@@ -51,101 +41,94 @@ class Inbox:
         rng: random.Random | None = None,
         slow: SlowDirectories | None = None,
     ) -> None:
-        """`size` bounds each lane; `sent_bytes`: how much all workers have sent up to now."""
-        self._size = size
+        """`size` bounds each lane; `sent_bytes` returns how much all workers have sent so far."""
         self._breaker = breaker
         self._slow = slow or SlowDirectories()
-        self._slow_in_flight: set[str] = set()
-        self._max_slow = limit(workers)
-        self._rng = rng or random.Random()  # noqa: S311 - picks probes, no secrets
-        # Bounds everything behind the workers: without it a stalled disk would let receipts pile up.
-        self._max_in_flight = workers + SETTLING_DOWN
-        self._lanes: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
+        # Bounds everything behind the workers: otherwise receipts would pile up behind a stalled disk.
+        self._max_in_flight = workers + MAX_UNCOMMITTED
+        rng = rng or random.Random()  # noqa: S311 - picks probes, no secrets
+        self._selection = Selection(size, workers, breaker, self._slow, sent_bytes, rng)
+        self._lanes = self._selection.lanes
+        self.parts = self._selection.parts
+        self._wake_room = size // WAKE_DIVISOR
         self._queued: set[str] = set()
-        self._in_flight: dict[str, bool] = {}  # path -> offered again meanwhile
-        self._tried_in_flight: set[str] = set()  # of these, those that have failed before
-        self._max_tried = max(1, workers // RETRY_SHARE)
-        self._bodies_in_flight: set[str] = set()  # of these, those above 128 KiB whose body blocks a worker
-        self._max_bodies = max(1, int(workers * BODY_SHARE))
-        self._untried_probes: set[str] = set()  # of these, those that were not tried before, and are probes
-        self._turns = itertools.cycle(TURNS)
-        self._takes = 0
-        self.parts = PartQueue(sent_bytes, self._max_tried, self._slow, self._max_slow)
+        self._in_flight: dict[str, bool] = {}  # path -> whether it was offered again
         self._lock = threading.Lock()
         self._idle_workers = LifoCondition(self._lock)
         self._drained = threading.Condition(self._lock)
         self._waiting_offers: Counter[Lane] = Counter()
-        self._lookout_until = 0.0  # monotonic seconds
+        self._recheck_at = 0.0  # monotonic seconds: when the one worker that waits with a timeout looks again
         self._closed = False
         breaker.on_change(self.wake_all)
 
     def offer(self, items: Iterable[Item], meanwhile: Callable[[], None] | None = None) -> bool:
-        """Queue these, waiting for room; False when the inbox was closed before all had found some.
+        """Queue these, and block while their lane is full; False when the inbox was closed before all were queued.
 
-        A file of a slow directory is left to the next scan where there is no room: nothing waits for those.
+        A file of a slow directory does not wait for room: the next scan finds it again.
         `meanwhile` is called now and then while it waits, and must be quick.
         """
         with self._lock:
             for item in items:
-                if self._slow.holds(item.path):
-                    if not self._slow_full(item):
-                        self._add(item)
+                lane = self._lanes.lane_of(item)
+                if lane is Lane.SLOW:
+                    if not self._lanes.full_for(item, lane):
+                        self._add(item, lane)
                     continue
-                while self._full(item.lane) and not self._closed:
-                    self._waiting_offers[item.lane] += 1
+                while self._lanes.full(lane) and not self._closed:
+                    self._waiting_offers[lane] += 1
                     self._drained.wait(MEANWHILE_S if meanwhile else None)
-                    self._waiting_offers[item.lane] -= 1
+                    self._waiting_offers -= Counter([lane])  # removes a lane without waiting offers
                     if meanwhile:
                         meanwhile()
                 if self._closed:
                     return False
-                self._add(item)
+                self._add(item, lane)
         return True
 
     def offer_nowait(self, items: Sequence[Item]) -> int:
-        """Queue as many of these as there is room for; returns how many were accepted (or were here already)."""
+        """Queue items until one has no room; returns how many were accepted (or were here already)."""
         with self._lock:
             for count, item in enumerate(items):
-                lane = Lane.RETRY if item.tried else item.lane
-                if self._closed or (self._slow_full(item) if self._slow.holds(item.path) else self._full(lane)):
+                lane = self._lanes.lane_of(item)
+                if self._closed or self._lanes.full_for(item, lane):
                     return count
-                self._add(item)
+                self._add(item, lane)
         return len(items)
 
     def put_back(self, item: Item | PartItem, *, first: bool) -> bool:
-        """A worker returns what it had taken, unsent; never blocks, its room is still its own.
+        """Queue an unsent item again; never blocks, because its room is still reserved.
 
-        False for a part of a file that was given up meanwhile: whoever holds it may be the last, who has to end it.
+        False for a part whose transfer was given up: the worker still holds the part, and has to release it.
         """
         with self._lock:
             if isinstance(item, PartItem):
-                taken = self.parts.give_back(item)
-                self._idle_workers.call()
-                return taken
+                returned = self.parts.return_unsent(item)
+                self._idle_workers.notify()
+                return returned
             self._forget_in_flight(item.path)
             self._queued.add(item.path)
-            lane = self._lanes[self._lane_of(item)]
+            lane = self._lanes[self._lanes.lane_of(item)]
             if first:
                 lane.appendleft(item)
             else:
                 lane.append(item)
-            self._idle_workers.call()
+            self._idle_workers.notify()
             return True
 
     def wake(self, count: int) -> None:
-        """So many parts have become available."""
+        """Wake this many workers: parts have become available."""
         with self._lock:
-            self._idle_workers.call(count)
+            self._idle_workers.notify(count)
 
     def wake_all(self) -> None:
-        """The circuit breaker has changed: all workers look again."""
+        """Wake all workers: the circuit breaker has changed."""
         with self._lock:
-            self._idle_workers.call_all()
+            self._idle_workers.notify_all()
 
     def take(self, close_idle: Callable[[], None] | None = None) -> Item | PartItem | None:
-        """The next item, waiting for one; None when the inbox is closed.
+        """Block until there is an item, and take it; None when the inbox is closed.
 
-        `close_idle` is called, without any lock, when that takes IDLE_S, or at once while the circuit breaker is open.
+        `close_idle` is called without any lock: after IDLE_S, or at once while the circuit breaker is open.
         """
         while True:
             with self._lock:
@@ -154,14 +137,14 @@ class Inbox:
                 item = self._next()
                 if item is not None:
                     return item
-                look_again_s = self._look_again_s()
+                recheck_s = self._recheck_s()
                 paused = self._breaker.open
-                idle = close_idle is not None and (paused or look_again_s is None)
+                idle = close_idle is not None and (paused or recheck_s is None)
                 if not (idle and paused):
-                    called = self._idle_workers.wait(IDLE_S if idle else look_again_s, last=look_again_s is not None)
+                    called = self._idle_workers.wait(IDLE_S if idle else recheck_s, last=recheck_s is not None)
                     idle = idle and not called
-                if look_again_s is not None:
-                    self._lookout_until = 0.0  # called away, perhaps: the next worker looks
+                if recheck_s is not None:
+                    self._recheck_at = 0.0  # this worker may have got an item: the next one rechecks
             if close_idle is not None and idle:
                 close_idle()
                 close_idle = None
@@ -171,28 +154,22 @@ class Inbox:
             return None if self._closed else self._next()
 
     def admit_slow(self, path: str) -> bool:
-        """Whether the worker that has taken this file of a slow directory may open it; if not, put it back."""
+        """Whether the worker may open this file of a slow directory; if not, it puts the item back."""
         with self._lock:
-            if path not in self._slow_in_flight and len(self._slow_in_flight) >= self._max_slow:
-                return False
-            self._slow_in_flight.add(path)
-            return True
+            return self._selection.admit_slow(path)
 
     def admit_body(self, path: str) -> bool:
-        """Whether the worker that has taken this file may send a body that blocks it; if not, put it aside."""
+        """Whether the worker may block in the body of this file; if not, it puts the item back as a body."""
         with self._lock:
-            if path not in self._bodies_in_flight and not self._body_room():
-                return False
-            self._bodies_in_flight.add(path)
-            return True
+            return self._selection.admit_body(path)
 
     def release_body(self, path: str) -> None:
-        """The file goes in parts: those count instead."""
+        """The file is sent in parts: its parts count instead."""
         with self._lock:
-            self._bodies_in_flight.discard(path)
+            self._selection.release_body(path)
 
     def claim(self, path: str) -> bool:
-        """Put a path in flight without queueing it; False if it is queued or in flight already, or too much is."""
+        """Put a path in flight without queueing it; False if it is here already, or too many are in flight."""
         with self._lock:
             if path in self._queued or path in self._in_flight or len(self._in_flight) >= self._max_in_flight:
                 return False
@@ -202,13 +179,13 @@ class Inbox:
     def done(self, path: str) -> bool:
         """The path is no longer in flight; True if it was offered again meanwhile."""
         with self._lock:
-            again = self._forget_in_flight(path)
+            offered_again = self._forget_in_flight(path)
             if self._idle_workers and self._queued:
-                self._idle_workers.call()
-            return again
+                self._idle_workers.notify()
+            return offered_again
 
     def knows(self, paths: Iterable[str]) -> set[str]:
-        """Those of these paths that are queued or in flight; the latter are marked as offered again."""
+        """Which of these paths are queued or in flight; a path in flight counts as offered again."""
         known: set[str] = set()
         with self._lock:
             if not (self._queued or self._in_flight):
@@ -232,10 +209,9 @@ class Inbox:
             return list(itertools.islice(self._queued, limit)), list(itertools.islice(self._in_flight, limit))
 
     def oldest(self) -> list[str]:
-        """The paths that wait, or are sent, for the longest time: one of each lane at most."""
+        """The path that has been in flight longest, and the one that has waited longest in each lane."""
         with self._lock:
-            waiting = [lane[0].path for lane in self._lanes.values() if lane]
-            return [*itertools.islice(self._in_flight, 1), *waiting]
+            return [*itertools.islice(self._in_flight, 1), *(item.path for item in self._lanes.heads())]
 
     def state_of(self, path: str) -> str | None:
         with self._lock:
@@ -244,165 +220,64 @@ class Inbox:
             return "uploading" if path in self._in_flight else None
 
     def close(self) -> None:
-        """Nothing more comes in or goes out; whoever waits is woken."""
+        """Nothing more comes in or goes out; wake all blocked threads."""
         with self._lock:
             self._closed = True
-            self._idle_workers.call_all()
+            self._idle_workers.notify_all()
             self._drained.notify_all()
 
     # The callers of these hold the lock.
 
-    def _look_again_s(self) -> float | None:
-        """Seconds after which a worker that found nothing looks again; None: when it is woken.
+    def _recheck_s(self) -> float | None:
+        """Seconds until this worker looks again for the next probe or part; None: it waits until it is called.
 
-        For a free lane of the parts, or for the next probe; one worker looks for all.
+        One worker looks for all.
         """
         now = time.monotonic()
         if self._breaker.open:
             wait_s = self._breaker.next_probe_s if self._queued or self.parts.waiting() else None
-            # A probe may go, and nothing can: all that there is would exceed its share.
-            wait_s = NOTHING_S if wait_s == 0 else wait_s
+            usable = False  # a probe may go, and `_next` found none: each would exceed its share
         else:
             wait_s = self.parts.next_in_s()
-            wait_s = NOTHING_S if wait_s == 0 and not self._body_room() else wait_s
-        if wait_s is None or now < self._lookout_until <= now + wait_s:
+            usable = self._selection.body_room()
+        if wait_s == 0 and not usable:
+            wait_s = RECHECK_S
+        if wait_s is None or now < self._recheck_at <= now + wait_s:
             return None
-        self._lookout_until = now + wait_s
+        self._recheck_at = now + wait_s
         return wait_s
 
-    def _add(self, item: Item) -> None:
+    def _add(self, item: Item, lane: Lane) -> None:
         path = item.path
         if path in self._in_flight:
             self._in_flight[path] = True
         elif path not in self._queued:
             self._queued.add(path)
-            self._lanes[self._lane_of(item)].append(item)
-            if self._breaker.open and item.lane is Lane.ARRIVED and len(self._untried_probes) < PROBES:
+            self._lanes[lane].append(item)
+            if self._breaker.open and item.lane is Lane.ARRIVED and self._selection.wants_untried_probe():
                 self._breaker.expect_arrival()
             if self._idle_workers:
-                self._idle_workers.call()
-
-    def _full(self, kind: Lane, *, leave: int = 0) -> bool:
-        """Whether this lane has no more room than `leave`."""
-        aside = sum(len(self._lanes[each]) for each in ASIDE) - ASIDE_SHARE * self._size
-        if kind in ASIDE:
-            return aside + leave >= 0
-        # Files that were put aside take the room of others only where there are very many.
-        aside = max(0, aside)
-        return len(self._lanes[kind]) + aside + leave >= self._size
-
-    def _lane_of(self, item: Item) -> Lane:
-        if item.large or item.body:
-            return Lane.LARGE if item.large else Lane.BODY
-        return Lane.SLOW if self._slow.holds(item.path) else Lane.RETRY if item.tried else item.lane
-
-    def _slow_full(self, item: Item) -> bool:
-        # Those that are tried again get more room: no scan finds one that is left out.
-        return len(self._lanes[Lane.SLOW]) >= self._size * (RETRY_ROOM if item.tried else 1)
+                self._idle_workers.notify()
 
     def _forget_in_flight(self, path: str) -> bool:
-        self._slow_in_flight.discard(path)
-        self._bodies_in_flight.discard(path)
-        self._tried_in_flight.discard(path)
-        self._untried_probes.discard(path)
+        """True if the path was offered again."""
+        self._selection.release(path)
         return self._in_flight.pop(path, False)
 
-    def _body_room(self) -> bool:
-        return len(self._bodies_in_flight) + self.parts.in_flight < self._max_bodies
-
     def _next(self) -> Item | PartItem | None:
-        if self._breaker.open:
-            return self._next_probe()
-        self._takes += 1
-        if self._takes % PART_TURN == 0:
-            return self._next_part() or self._next_file()
-        return self._next_file() or self._next_part()
-
-    def _next_part(self) -> PartItem | None:
-        part = self.parts.take() if self._body_room() else None
-        if part is not None and self._idle_workers and self.parts.next_in_s() == 0:
-            self._idle_workers.call()  # there is another one: the lanes may have been opened just now
-        return part
-
-    def _next_file(self) -> Item | None:
-        if not self._queued or len(self._in_flight) >= self._max_in_flight:
-            return None
-        if self._lanes[Lane.SLOW] and len(self._slow_in_flight) < self._max_slow:
-            return self._taken(Lane.SLOW, 0)
-        for kind in (next(self._turns), *UNTRIED, Lane.BODY, Lane.RETRY):
-            if (place := self._allowed(kind)) is not None:
-                return self._taken(kind, place)
-        place = None if self.parts.waiting() else self._allowed(Lane.LARGE)
-        if place is None:
-            return None
-        if len(self._lanes[Lane.LARGE]) > 1 and self._standby:
-            self._standby.call()  # for the next one: time alone has made room, perhaps, of which nobody is told
-        return self._taken(Lane.LARGE, place)
-
-    def _allowed(self, kind: Lane) -> int | None:
-        """The place of the first file in this lane whose share of the workers has room; None where there is none."""
-        lane = self._lanes[kind]
-        if not lane or (kind is Lane.BODY and not self._body_room()):
-            return None
-        room = len(self._tried_in_flight) < self._max_tried
-        if kind in UNTRIED or (kind is Lane.RETRY and room):
-            return 0
-        if kind is Lane.RETRY:
-            return None
-        slow_room = len(self._slow_in_flight) < self._max_slow
-        return next(
-            (
-                place
-                for place, item in enumerate(lane)
-                if (room or not item.tried) and (slow_room or not self._slow.holds(item.path))
-            ),
-            None,
-        )
-
-    def _next_probe(self) -> Item | PartItem | None:
-        """Rule 4 of the circuit breaker: an untried file, the newest or a random one, else a random other one."""
-        if not (self._queued or self.parts.waiting()):
-            return None
-        untried = [kind for kind in UNTRIED if self._lanes[kind]]
-        probe = self._breaker.take_probe(untried=bool(untried))
-        if probe is None:
-            return None
-        if not untried:
-            return self._next_tried_probe()
-        item = self._taken(untried[0], -1) if probe is Probe.NEWEST else self._taken_at_random(untried)
-        self._untried_probes.add(item.path)
-        return item
-
-    def _next_tried_probe(self) -> Item | PartItem | None:
-        # Slow ones only where there is no other: a probe that hangs tells nothing.
-        kinds = [kind for kind in (Lane.RETRY, *ASIDE) if self._lanes[kind]]
-        if not kinds and len(self._slow_in_flight) < self._max_slow and self._lanes[Lane.SLOW]:
-            kinds = [Lane.SLOW]
-        files, parts = sum(len(self._lanes[kind]) for kind in kinds), self.parts.waiting()
-        if not files or self._rng.randrange(files + parts) >= files:
-            part = self.parts.take()
-            if part is not None or not files:
-                return part
-        return self._taken_at_random(kinds)
-
-    def _taken_at_random(self, kinds: Sequence[Lane]) -> Item:
-        place = self._rng.randrange(sum(len(self._lanes[kind]) for kind in kinds))
-        for kind in kinds:
-            if place < len(self._lanes[kind]):
-                break
-            place -= len(self._lanes[kind])
-        return self._taken(kind, place)
-
-    def _taken(self, kind: Lane, place: int) -> Item:
-        lane = self._lanes[kind]
-        item = lane[place]
-        del lane[place]
-        self._queued.discard(item.path)
-        self._in_flight[item.path] = False
-        if kind is Lane.SLOW:
-            self._slow_in_flight.add(item.path)
-        if item.tried:
-            self._tried_in_flight.add(item.path)
-        if (kind in ASIDE or self._waiting_offers[kind]) and not self._full(kind, leave=self._size // ROOM):
-            self._drained.notify_all()
+        queued, paused = bool(self._queued), self._breaker.open
+        if paused:
+            item = self._selection.take_probe(queued=queued)
+        else:
+            item = self._selection.take(files=queued and len(self._in_flight) < self._max_in_flight)
+        if isinstance(item, Item):
+            self._queued.discard(item.path)
+            self._in_flight[item.path] = False
+            for lane in self._waiting_offers:
+                if not self._lanes.full(lane, leave=self._wake_room):
+                    self._drained.notify_all()
+            if item.large and self._lanes[Lane.LARGE] and self._idle_workers:
+                self._idle_workers.notify()  # time alone may have made room for one more
+        elif item is not None and not paused and self._idle_workers and self.parts.next_in_s() == 0:
+            self._idle_workers.notify()  # one more part may go: the concurrency may have grown just now
         return item

@@ -1,4 +1,4 @@
-"""What travels through the pipeline."""
+"""The item: the name of a file on its way from discovery to upload."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ class Lane(Enum):
     ARRIVED = "arrived"  #: hinted by the watcher
     FOUND = "found"  #: found by a scan
     RETRY = "retry"  #: failed before
-    BODY = "body"  #: found to be above 128 KiB, and put aside while nine tenths of the workers send such bodies
-    LARGE = "large"  #: found to be large, and put aside until the large files before it are taken
-    SLOW = "slow"  #: in a slow directory, wherever it came from
+    BODY = "body"  #: above 128 KiB, deferred while nine tenths of the workers send such bodies
+    LARGE = "large"  #: above the multipart threshold, deferred until the large files before it are taken
+    SLOW = "slow"  #: in a slow directory, from any source
 
 
 class Item(NamedTuple):
-    """A name to be sent. Holds no content: ten thousand of these are a few MiB."""
+    """A file to send, by name, without content: ten thousand items take a few MiB."""
 
     path: str  # relative to the spool folder, surrogate-escaped, "/"-separated
     lane: Lane = Lane.ARRIVED  # where it came from
     failures: Failures = NO_FAILURES
-    seen: Identity | None = None  # as it looked one settle time ago
+    seen: Identity | None = None  # its identity one settle time ago
     success_before: float = 0.0  # Unix seconds: `CircuitBreaker.last_success_at` as this attempt began
-    receipt: Receipt | None = None  # sent before, and the checksum decides whether it has changed
-    retried_immediately: bool = False  # sent once more, uncounted, because the cause of its failure was removed
-    body: bool = False  # put aside: waits in the lane for bodies
-    large: bool = False  # put aside: waits in the lane for large files, whatever lane it came from
+    receipt: Receipt | None = None  # of an earlier upload: the checksum decides whether it has changed
+    retried_immediately: bool = False  # the uncounted second try has been used, see UploadError
+    body: bool = False  # deferred: waits in Lane.BODY
+    large: bool = False  # deferred: waits in Lane.LARGE
 
     @property
     def tried(self) -> bool:

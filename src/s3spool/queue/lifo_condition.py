@@ -1,4 +1,4 @@
-"""Threads that wait for work, the last one first: its connection is still warm, those of the others may rest."""
+"""A condition that wakes the latest waiter first: its connection is warm, and older waiters can close theirs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import threading
 
 
 class LifoCondition:
-    """As threading.Condition, which calls in the order of arrival; everything is done while holding `lock`."""
+    """Like threading.Condition, but last in, first out. The caller of each method holds `lock`."""
 
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock
-        self._calls: list[threading.Lock] = []  # locked; whoever waits at it is called by unlocking it
+        self._calls: list[threading.Lock] = []  # one locked lock per waiter; a release wakes it
 
     def __len__(self) -> int:
-        """How many wait and have not been called."""
+        """How many waiters have not been notified."""
         return len(self._calls)
 
     def wait(self, timeout_s: float | None = None, *, last: bool = False) -> bool:
-        """Let go of the lock until called; False when the time was over before. `last`: after all others."""
+        """Release the lock until notified; False after the timeout. `last`: notify all other waiters first."""
         call = threading.Lock()
         call.acquire()
         self._calls.insert(0 if last else len(self._calls), call)
@@ -31,9 +31,9 @@ class LifoCondition:
             return False
         return True
 
-    def call(self, count: int = 1) -> None:
+    def notify(self, count: int = 1) -> None:
         for _ in range(min(count, len(self._calls))):
             self._calls.pop().release()
 
-    def call_all(self) -> None:
-        self.call(len(self._calls))
+    def notify_all(self) -> None:
+        self.notify(len(self._calls))

@@ -1,4 +1,4 @@
-"""Waiting until a file is left alone. A constant delay a lane, so plain FIFOs: no heap, no timer a file."""
+"""Waits until files are complete. One queue per reason, each with a constant delay: no heap, no timer per file."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ BUSY_S = 5.0
 
 
 class SettleReason(Enum):
-    """Why a path waits, and so how long."""
+    """Why a path waits; decides how long."""
 
-    CHANGED = "changed"  #: written, moved in or rewritten: `settle_s` from now
-    CREATED = "created"  #: a name appeared: a writer's close usually follows and takes over; hard links have none
-    BUSY = "busy"  #: a writer has it open: its close wakes us, this is for writers whose close we cannot see
+    CHANGED = "changed"  #: written or moved in: wait `settle_s`
+    CREATED = "created"  #: a name appeared: usually a close follows (CHANGED); a hard link has none
+    BUSY = "busy"  #: open for writing: usually a close follows (CHANGED); not on a remote file system
 
 
 Ripe = tuple[str, Identity | None]
 
 
 class Settle:
-    """Holds paths until they are due. Thread-safe; `touch` never blocks and never raises."""
+    """Holds paths until they are due. Thread-safe; `add` never blocks and never raises."""
 
     def __init__(self, settle_s: float, size: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -38,59 +38,58 @@ class Settle:
             SettleReason.CREATED: max(settle_s, CREATED_S),
             SettleReason.BUSY: max(settle_s, BUSY_S),
         }
-        # Within a lane the order of insertion is the order of dueness.
-        self._lanes: dict[SettleReason, OrderedDict[str, tuple[float, Identity | None]]] = {
-            quiet: OrderedDict() for quiet in SettleReason
+        # Within a queue, the order of insertion is the order of due times.
+        self._queues: dict[SettleReason, OrderedDict[str, tuple[float, Identity | None]]] = {
+            reason: OrderedDict() for reason in SettleReason
         }
-        self._lane_of: dict[str, SettleReason] = {}
+        self._reason_of: dict[str, SettleReason] = {}
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._sleeping = False
         self._closed = False
         self.heartbeat = Heartbeat()  # of the thread that calls `wait_due`
-        self._handed_out = 0  # by the last `due`, and not yet in the inbox as far as we know
+        self._handed_out = 0  # by the last `due`: these may not be in the inbox yet
 
-    def touch(self, path: str, quiet: SettleReason = SettleReason.CHANGED, seen: Identity | None = None) -> bool:
-        """Start the path's wait, or start it anew; False when there is no room (then a scan has to find it again)."""
+    def add(self, path: str, reason: SettleReason = SettleReason.CHANGED, seen: Identity | None = None) -> bool:
+        """Start or restart the wait of a path; False when there is no room (then a scan has to find it again)."""
         now = self._clock()
         with self._lock:
-            before = self._lane_of.get(path)
+            before = self._reason_of.get(path)
             if before is None:
-                if len(self._lane_of) >= self._size:
+                if len(self._reason_of) >= self._size:
                     return False
-            elif quiet is SettleReason.BUSY or (before is not SettleReason.BUSY and quiet is SettleReason.CREATED):
-                # What is known already says more (a change, above all a close, is due sooner) or the same: a directory
-                # that is renamed all the time must not keep its files waiting for ever. The worker looks at them.
+            elif reason is SettleReason.BUSY or (before is not SettleReason.BUSY and reason is SettleReason.CREATED):
+                # The first wait goes on: a directory that is renamed again and again must not delay its files for ever.
                 return True
             else:
-                del self._lanes[before][path]
-            lane = self._lanes[quiet]
-            self._lane_of[path] = quiet
-            lane[path] = (now + self._delays_s[quiet], seen)
-            # Only a lane's first entry can be the next one due.
-            if self._sleeping and len(lane) == 1:
+                del self._queues[before][path]
+            queue = self._queues[reason]
+            self._reason_of[path] = reason
+            queue[path] = (now + self._delays_s[reason], seen)
+            # Only the first entry of a queue can be the next one due.
+            if self._sleeping and len(queue) == 1:
                 self._wake.notify()
         return True
 
     def has_room(self) -> bool:
-        """Whether what is found rather than told may come in: the other half is for what happens now."""
-        return 2 * len(self._lane_of) < self._size
+        """Whether a listing may add files: one half of the room is reserved for events."""
+        return 2 * len(self._reason_of) < self._size
 
     def due(self, now: float) -> tuple[list[Ripe], float | None]:
-        """Take out up to BATCH paths that are due at `now`, and say when the next one will be."""
+        """Remove up to BATCH paths that are due at `now`; returns them and the time when the next one is due."""
         ripe: list[Ripe] = []
         upcoming: float | None = None
         with self._lock:
-            for lane in self._lanes.values():
-                while lane and len(ripe) < BATCH:
-                    path, (due_at, seen) = next(iter(lane.items()))
+            for queue in self._queues.values():
+                while queue and len(ripe) < BATCH:
+                    path, (due_at, seen) = next(iter(queue.items()))
                     if due_at > now:
                         break
-                    del lane[path]
-                    del self._lane_of[path]
+                    del queue[path]
+                    del self._reason_of[path]
                     ripe.append((path, seen))
-                if lane:
-                    due_at = next(iter(lane.values()))[0]
+                if queue:
+                    due_at = next(iter(queue.values()))[0]
                     upcoming = due_at if upcoming is None else min(upcoming, due_at)
             self._handed_out = len(ripe)
         return ripe, upcoming
@@ -113,19 +112,19 @@ class Settle:
 
     def knows(self, paths: Iterable[str]) -> set[str]:
         with self._lock:
-            return {path for path in paths if path in self._lane_of} if self._lane_of else set()
+            return {path for path in paths if path in self._reason_of} if self._reason_of else set()
 
     def paths(self, limit: int) -> Sequence[str]:
         with self._lock:
-            return list(self._lane_of)[:limit]
+            return list(self._reason_of)[:limit]
 
     def __len__(self) -> int:
-        return len(self._lane_of)
+        return len(self._reason_of)
 
     def unfinished(self) -> int:
-        """How many wait, and how many were handed out and may not have arrived in the next room."""
+        """How many paths wait, plus those handed out that may not be in the inbox yet."""
         with self._lock:
-            return len(self._lane_of) + self._handed_out
+            return len(self._reason_of) + self._handed_out
 
     def close(self) -> None:
         with self._lock:
@@ -133,6 +132,6 @@ class Settle:
             self._wake.notify_all()
 
     def _newer_than(self, upcoming: float | None) -> bool:
-        """Whether something came in, between looking and going to sleep, that is due before `upcoming`."""
-        dues = [next(iter(lane.values()))[0] for lane in self._lanes.values() if lane]
+        """Whether a path that is due before `upcoming` was added since `due` returned."""
+        dues = [next(iter(queue.values()))[0] for queue in self._queues.values() if queue]
         return bool(dues) and (upcoming is None or min(dues) < upcoming)

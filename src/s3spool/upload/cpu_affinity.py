@@ -1,8 +1,7 @@
-"""Which CPU the threads share. One at a time holds the GIL; waking the next one is cheap on the same CPU only.
+"""Keeps all threads on one CPU: only one holds the GIL, and on the same CPU the next one wakes ten times faster.
 
-Measured with 100 workers on two CPUs: handing the GIL to a thread on an idle CPU takes about 20 us, on the same
-CPU 2 us, and a file needs several such hand-overs. Kept on one CPU, small files take less than half the CPU time.
-Work that runs outside the GIL, checksums and bodies of large files, roams over all CPUs.
+Measured with 100 workers on two CPUs: passing the GIL to a thread on an idle CPU takes about 20 us, on the same CPU
+2 us, several times per file. Work without the GIL (checksums and bodies of large files) may use all CPUs.
 """
 
 from __future__ import annotations
@@ -15,43 +14,43 @@ from pathlib import Path
 
 import structlog
 
-CROWDED = 0.5  # share of the home CPU that others take before we look for another one
-ROOM = 0.25  # what a CPU may be busy at most to be moved to
+CROWDED = 0.5  # share of the home CPU that other processes take before the threads move
+ROOM = 0.25  # the threads move only to a CPU that is less busy than this
 log = structlog.get_logger()
 
 
 class CpuAffinity:
-    """The home CPU of this process. `roaming` is for any thread, all else for the supervisor."""
+    """The home CPU of this process. Any thread may call `roaming`; only the supervisor calls the other methods."""
 
     def __init__(self) -> None:
-        """Looks only; nothing is changed before `settle`."""
+        """Changes nothing until `settle`."""
         self._allowed = os.sched_getaffinity(0)
         self._busy_s = _busy_s()
         self._own_s = time.process_time()
-        self._looked_at = time.monotonic()
-        self.home: int | None = None  # None: the threads run wherever the kernel likes
+        self._measured_at = time.monotonic()
+        self.home: int | None = None  # None: the kernel chooses
 
     def settle(self) -> None:
-        """Move all threads to the least busy CPU; those started later by them inherit it."""
+        """Move all threads to the least busy CPU; threads that they start later inherit it."""
         if len(self._allowed) > 1:
             self._move(min(self._allowed, key=lambda cpu: self._busy_s.get(cpu, 0.0)))
 
-    def look(self) -> None:
-        """Move when other processes crowd the home CPU while another one has room. Every few seconds is enough."""
+    def avoid_busy_cpu(self) -> None:
+        """Move when other processes use the home CPU and another CPU has room. Called every few seconds."""
         busy_s, own_s, now = _busy_s(), time.process_time(), time.monotonic()
-        elapsed_s = now - self._looked_at
+        elapsed_s = now - self._measured_at
         if self.home is None or elapsed_s <= 0:
             return
         load = {cpu: (busy_s.get(cpu, 0.0) - self._busy_s.get(cpu, 0.0)) / elapsed_s for cpu in self._allowed}
         others = load[self.home] - (own_s - self._own_s) / elapsed_s
-        self._busy_s, self._own_s, self._looked_at = busy_s, own_s, now
+        self._busy_s, self._own_s, self._measured_at = busy_s, own_s, now
         idlest = min(self._allowed - {self.home}, key=load.__getitem__)
         if others > CROWDED and load[idlest] < ROOM:
             self._move(idlest)
 
     @contextlib.contextmanager
     def roaming(self) -> Iterator[None]:
-        """Let the calling thread run on all CPUs meanwhile."""
+        """Inside the `with` block the calling thread may run on all CPUs."""
         if self.home is None:
             yield
             return

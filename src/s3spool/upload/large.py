@@ -1,4 +1,4 @@
-"""A large file's way: begin or resume an upload, send its parts like small files, put them together."""
+"""Large files: begin or resume a multipart upload, send its parts like small files, and complete it."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from s3spool.s3.content import Content, PartBucket, Sender
 from s3spool.upload.result import ResultHandler, translated
 from s3spool.upload.resume import CHANGED, ResumableUploads
 
-PART_ATTEMPTS = 3  # then the whole file backs off; what S3 has of it is not sent again
+PART_ATTEMPTS = 3  # then the file backs off; its confirmed parts are kept
 DURABLE_S = 30.0
 VANISHED, FINISHED = "the file is gone", "complete"
-_USELESS = {"NoSuchUpload", "BadDigest"}  # S3 has lost the upload, or has other bytes: another one has to begin
+_USELESS = {"NoSuchUpload", "BadDigest"}  # S3 has lost the upload, or has other bytes: a new upload has to begin
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class PartJob:
-    """A part in a worker's hands; `request` is None until its checksum has been computed."""
+    """A part that a worker holds; `request` is None until its checksum has been computed."""
 
     owner: LargeUploads
     item: PartItem
     times: Times  # when the attempt began
     success_before: float  # see Item
     request: Any = None
-    answer: Any = None
+    response: Any = None
 
     @property
     def size(self) -> int:
@@ -47,18 +47,18 @@ class PartJob:
     def load(self, sender: Sender) -> bool:
         return self.owner.load(self, sender)
 
-    def finish(self, answer: Any) -> bool:
-        return self.owner.finish(self, answer)
+    def finish(self, response: Any) -> bool:
+        return self.owner.finish(self, response)
 
-    def finish_slowly(self) -> None:
-        self.owner.finish_slowly(self)
+    def finish_blocking(self) -> None:
+        self.owner.finish_blocking(self)
 
     def abandon(self) -> None:
         self.owner.abandon(self)
 
 
 class LargeUploads:
-    """Steps of a worker for files above the threshold. `begin` runs under the gate, all others outside of it."""
+    """Steps of a worker for files above the threshold. Only `begin_part` runs under the gate."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class LargeUploads:
         part_size: int,
         limit: int,
     ) -> None:
-        """`limit`: how many files of different owners may be under way; each holds a descriptor."""
+        """`limit`: how many transfers of different owners may be under way; each holds a descriptor."""
         self._folder = folder
         self._bucket = bucket
         self._ledger = ledger
@@ -85,43 +85,43 @@ class LargeUploads:
         self._queue = inbox.parts
         self._queue.limit = limit
         self._resumable = ResumableUploads(folder, bucket, ledger)
-        self.ended = 0  # transfers, however they ended
+        self.ended = 0  # transfers that have ended, with or without success
 
-    def wants(self, size: int) -> bool:
+    def is_large(self, size: int) -> bool:
         return size > self._threshold
 
-    def taken_up(self, item: Item) -> Item:
-        """A worker has taken what may have been put aside: should it go back, it goes to its own lane."""
+    def deferred_taken(self, item: Item) -> Item:
+        """A worker has taken an item, which may have been deferred; if it goes back, its own lane gets it."""
         if not item.large:
             return item
-        self._queue.taken_up(item.path)
+        self._queue.deferred_taken(item.path)
         return item._replace(large=False)
 
     def start(self, item: Item, content: Content, times: Times) -> bool:
-        """Take the descriptor over and send the parts; False, and back into the inbox, while too many are under way.
+        """Own the descriptor and queue the parts; False, and the item is deferred, while too many are under way.
 
         Raises like S3.
         """
         self._bucket.check_size(item.path, content.size)
         owner = os.fstat(content.fd).st_uid
-        token = self._queue.begin(owner)
-        if token is None:
-            self._queue.put_aside(item.path, owner)
+        reservation = self._queue.reserve(owner)
+        if reservation is None:
+            self._queue.defer(item.path, owner)
             self._inbox.put_back(item._replace(large=True), first=False)
             return False
         try:
             self._start(item, content, times, owner)
         finally:
-            self._queue.begun(token)
+            self._queue.end_reservation(reservation)
         return True
 
     def _start(self, item: Item, content: Content, times: Times, owner: int) -> None:
-        """Begin, or go on where a run before this one was cut off."""
+        """Begin a multipart upload, or resume the one of an earlier run."""
         upload, parts = self._resumable.resumed(content)
         if upload is None:
             part_size = self._bucket.part_size(content.size, self._part_size)
             upload = self._bucket.create(item.path, content.identity, self._ledger.destination, part_size)
-            # Before the first part: an upload that nobody knows of could never be resumed, nor aborted.
+            # Durable before the first part: an unrecorded upload could never be resumed or aborted.
             durable = threading.Event()
             self._ledger.record_multipart(upload, durable.set)
             if not durable.wait(DURABLE_S):
@@ -144,15 +144,15 @@ class LargeUploads:
         self._queue.add(transfer)
         self._inbox.wake(len(transfer.pending))
 
-    def begin(self, item: PartItem) -> PartJob:
+    def begin_part(self, item: PartItem) -> PartJob:
         return PartJob(self, item, Times(time.time(), time.monotonic()), self._breaker.last_success_at)
 
     def load(self, job: PartJob, sender: Sender) -> bool:
-        """Compute the checksum; False when nothing is to be sent."""
+        """Compute the checksum; False when there is nothing to send."""
         transfer, number = job.item
         sending = False
         try:
-            if transfer.over or self._stop_if_changed(transfer):  # a file that is gone ends with this part
+            if transfer.over or self._stop_if_changed(transfer):  # a removed file ends with this part
                 self._breaker.refund_probe()
             elif number == COMPLETE:
                 self._complete(job)
@@ -160,24 +160,24 @@ class LargeUploads:
                 job.request = self._bucket.part_request(transfer.upload, transfer.content, number)
                 sender.prepare(job.request)
                 sending = True
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is this file's trouble alone
-            self._failed(job, translated(exc, transfer.item.path))
+        except Exception as exc:  # noqa: BLE001 - any error concerns this file only
+            self._part_failed(job, translated(exc, transfer.item.path))
         if not sending:
             self._release(job.item)
         return sending
 
-    def finish(self, job: PartJob, answer: Any) -> bool:
-        """Always left to `finish_slowly`: a part is no matter of microseconds."""
-        job.answer = answer
+    def finish(self, job: PartJob, response: Any) -> bool:
+        """Always False: a part is handled outside the gate, by `finish_blocking`."""
+        job.response = response
         return False
 
-    def finish_slowly(self, job: PartJob) -> None:
-        """Judge the answer, look at the file, and record the part."""
+    def finish_blocking(self, job: PartJob) -> None:
+        """Handle the response, check the file, and record the part."""
         transfer, number = job.item
         try:
-            part = self._bucket.judge_part(transfer.upload, job.request, job.answer, number)
+            part = self._bucket.judge_part(transfer.upload, job.request, job.response, number)
         except Exception as exc:  # noqa: BLE001 - the same
-            self._failed(job, translated(exc, transfer.item.path, answered=True))
+            self._part_failed(job, translated(exc, transfer.item.path, answered=True))
         else:
             self._breaker.succeeded(job.times, whole=False)
             if not self._stop_if_changed(transfer):
@@ -188,17 +188,17 @@ class LargeUploads:
         self._release(job.item)
 
     def abandon(self, job: PartJob) -> None:
-        """The worker died over this part."""
+        """The worker died while it held this part."""
         transfer = job.item.transfer
         error = UploadError("send", transfer.item.path, "WorkerDied", "the worker that sent a part died", Scope.FILE)
-        fault, transfer.item = self._results.judge(transfer.item, error)
-        self._queue.stop(transfer, GivenUp(error, fault or Fault.OWN))
+        fault, transfer.item = self._results.assign_fault(transfer.item, error)
+        self._queue.stop_transfer(transfer, GivenUp(error, fault or Fault.OWN))
         self._release(job.item)
 
     def sweep(self, older_than: float) -> None:
-        """Abort what we began and nobody will end: no progress since this moment (Unix seconds), or another content.
+        """Abort the uploads in the ledger without progress since `older_than` (Unix seconds), or of other content.
 
-        Only uploads that the ledger knows; those of others are never touched. Errors wait for the next sweep.
+        Uploads of other programs are never touched. After an error the next sweep tries again.
         """
         for upload in self._resumable.known():
             if not self._inbox.claim(upload.path):
@@ -217,10 +217,9 @@ class LargeUploads:
         parts = [transfer.parts[number] for number in sorted(transfer.parts)]
         stored = self._bucket.complete(transfer.upload, transfer.content, parts)
         self._breaker.succeeded(job.times)
-        self._queue.stop(transfer, FINISHED)
+        self._queue.stop_transfer(transfer, FINISHED)
         item, content = transfer.item, transfer.content
-        attempt = item.failures.attempts + 1
-        self._results.record(item, content.identity, stored.key, stored, transfer.times, attempt=attempt)
+        self._results.record_success(item, content.identity, stored, transfer.times)
         self._ledger.forget_multipart(item.path)
 
     def _stop_if_changed(self, transfer: Transfer) -> bool:
@@ -228,55 +227,55 @@ class LargeUploads:
             identity = self._folder.identity_of(transfer.item.path)
         except OSError as exc:
             error = translated(exc, transfer.item.path)
-            fault, transfer.item = self._results.judge(transfer.item, error)
-            self._queue.stop(transfer, GivenUp(error, fault or Fault.UNKNOWN))
+            fault, transfer.item = self._results.assign_fault(transfer.item, error)
+            self._queue.stop_transfer(transfer, GivenUp(error, fault or Fault.UNKNOWN))
             return True
         if identity is not None and self._folder.is_same(transfer.content.identity, identity):
             return False
-        self._queue.stop(transfer, VANISHED if identity is None else CHANGED)
+        self._queue.stop_transfer(transfer, VANISHED if identity is None else CHANGED)
         return True
 
-    def _failed(self, job: PartJob, error: UploadError) -> None:
-        """Send the part again, at once or when the breaker lets it; or give the file up, which then backs off."""
+    def _part_failed(self, job: PartJob, error: UploadError) -> None:
+        """Queue the part again, or stop the transfer: then the file backs off."""
         transfer, number = job.item
         if error.may_be_torn and self._stop_if_changed(transfer):
             self._breaker.refund_probe()
             return
         if error.retry_immediately and number not in transfer.retried_immediately:
             transfer.retried_immediately.add(number)
-            self._send_again(job)
+            self._requeue(job)
             return
         item = transfer.item._replace(success_before=job.success_before)
-        fault, item = self._results.judge(item, error, job.times.monotonic_s)
+        fault, item = self._results.assign_fault(item, error, job.times.monotonic_s)
         if not transfer.over:
             transfer.item = item
         if fault is None or fault is Fault.DESTINATION:
-            self._send_again(job)
+            self._requeue(job)
             return
         failures = transfer.failures[number] = transfer.failures.get(number, 0) + 1
         if error.permanent or error.code in _USELESS or number == COMPLETE or failures >= PART_ATTEMPTS:
-            self._queue.stop(transfer, GivenUp(error, fault))
+            self._queue.stop_transfer(transfer, GivenUp(error, fault))
         else:
             log.warning("file.failed", path=error.path, part=number, error_code=error.code, error=error.cause)
-            self._send_again(job)
+            self._requeue(job)
 
-    def _send_again(self, job: PartJob) -> None:
-        self._queue.put_back(job.item)
-        self._inbox.wake(1)  # this worker may have to wait now
+    def _requeue(self, job: PartJob) -> None:
+        self._queue.requeue(job.item)
+        self._inbox.wake(1)  # another worker may send it sooner
 
     def _release(self, item: PartItem) -> None:
-        """The last worker that holds a part of a transfer which is over brings it to its end."""
+        """Release the part; the last worker that holds a part of a stopped transfer ends it."""
         if not self._queue.release(item):
             return
         self.ended += 1
-        self._inbox.wake(1)  # another one may begin
+        self._inbox.wake(1)  # another transfer may begin
         transfer = item.transfer
         os.close(transfer.content.fd)
         why = transfer.over
         if why == FINISHED:
             return
         if isinstance(why, GivenUp):
-            parked = self._results.count(transfer.item, transfer.content.identity, why.error, why.fault)
+            parked = self._results.record_failure(transfer.item, transfer.content.identity, why.error, why.fault)
             if parked or why.error.code in _USELESS:
                 self._resumable.abort_quietly(transfer.upload, why.error.code)
             return

@@ -1,4 +1,4 @@
-"""The last step: once a receipt is durable, keep, delete or archive the local file, and say so."""
+"""The last step: once a receipt is durable, log the upload, and keep, delete or archive the local file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import NamedTuple
 import structlog
 
 from s3spool.errors import EXHAUSTED, NOTHING_LEFT
-from s3spool.folder.folder import Folder, NotAFileError, SpecialBitsError
+from s3spool.folder.directories import NotAFileError
+from s3spool.folder.folder import Folder, SpecialBitsError
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.rows import Receipt
@@ -21,14 +22,14 @@ from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle, SettleReason
 from s3spool.upload.stats import Stats
 
-SLOW_CLOSE_S = 1.0  # removals in slow directories: what is left is removed after the next start
-COMPLAINT_S = 60.0
-COMPLAINTS = 1000  # directories of which is kept when they were told
+SLOW_CLOSE_S = 1.0  # for removals in slow directories; the next start removes the rest
+WARN_EVERY_S = 60.0
+MAX_DIRECTORIES = 1000  # remembered
 log = structlog.get_logger()
 
 
 class Sent(NamedTuple):
-    """A durable receipt, and what the log line says besides."""
+    """A durable receipt, and the other fields of its log line."""
 
     receipt: Receipt
     bucket: str
@@ -36,28 +37,28 @@ class Sent(NamedTuple):
     attempt: int
 
 
-class Complaints:
-    """One warning for each directory, error and minute, with the number of files that it stands for."""
+class WarningLimit:
+    """One warning per directory, error and minute, with the number of files that it covers."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._told: dict[str, tuple[float, str, int]] = {}  # directory -> when, which error, how many files since
+        self._warned: dict[str, tuple[float, str, int]] = {}  # directory -> when, which error, files since
 
-    def count(self, path: str, error: str) -> int:
-        """For how many files to warn now; 0: it has been said."""
+    def files_to_report(self, path: str, error: str) -> int:
+        """How many files to warn of now; 0: do not warn."""
         directory = path.rpartition("/")[0]
         now = self._clock()
-        told_at, before, files = self._told.pop(directory, (now - COMPLAINT_S, error, 0))
-        say = error != before or now - told_at >= COMPLAINT_S
-        self._told[directory] = (now, error, 0) if say else (told_at, before, files + 1)
-        if len(self._told) > COMPLAINTS:
-            del self._told[next(iter(self._told))]
-        return files + 1 if say else 0
+        warned_at, before, files = self._warned.pop(directory, (now - WARN_EVERY_S, error, 0))
+        warn = error != before or now - warned_at >= WARN_EVERY_S
+        self._warned[directory] = (now, error, 0) if warn else (warned_at, before, files + 1)
+        if len(self._warned) > MAX_DIRECTORIES:
+            del self._warned[next(iter(self._warned))]
+        return files + 1 if warn else 0
 
     def end(self, path: str) -> None:
-        """It works in this directory."""
-        if self._told:
-            self._told.pop(path.rpartition("/")[0], None)
+        """A removal in this directory has succeeded."""
+        if self._warned:
+            self._warned.pop(path.rpartition("/")[0], None)
 
 
 class PostUpload:
@@ -86,12 +87,12 @@ class PostUpload:
         self.action = action
         self.archive = archive
         self._rescan = rescan
-        self._exhausted = False  # removals have failed for nothing but that
-        self._complaints = Complaints()
+        self._exhausted = False  # a removal has failed for lack of descriptors or memory
+        self._warnings = WarningLimit()
         self._queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
         self.heartbeat = Heartbeat()
         self._thread = threading.Thread(target=self._run, name="after", daemon=True)
-        # Files of slow directories: their removal may hang, and whatever else waits for it.
+        # The removal of a slow file may hang: a separate thread keeps it away from all other files.
         self._slow_queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
         self._slow_thread = threading.Thread(target=self._run_slow, name="after-slow", daemon=True)
 
@@ -103,18 +104,18 @@ class PostUpload:
         return self._thread.is_alive()
 
     def close(self, timeout_s: float) -> bool:
-        """Finish what is durable; False if that took too long."""
+        """Apply the action to all durable receipts; False after the timeout."""
         self._queue.put(None)
         self._thread.join(timeout_s)
         self._slow_queue.put(None)
         self._slow_thread.join(min(timeout_s, SLOW_CLOSE_S))
         return not self._thread.is_alive()
 
-    def committed(self, sent: Sent) -> None:
+    def receipt_committed(self, sent: Sent) -> None:
         self._queue.put(sent)
 
     def finish(self, receipt: Receipt) -> None:
-        """Sent and committed earlier, still here: only the removal is left. The path is in flight already."""
+        """Remove a file that was sent and committed by an earlier process. The path is in flight already."""
         self._queue.put(Sent(receipt, "", 0.0, 0))
 
     def _run(self) -> None:
@@ -126,7 +127,7 @@ class PostUpload:
                 continue
             if sent is None:
                 return
-            self._tell(sent)
+            self._report_uploaded(sent)
             if self._slow.holds(sent.receipt.path):
                 self._slow_queue.put(sent)
             else:
@@ -137,18 +138,18 @@ class PostUpload:
             self._finish(sent)
 
     def _finish(self, sent: Sent) -> None:
-        again = False
+        changed = False
         try:
-            again = self._step(sent)
-        except Exception:  # one odd file must not end the thread for all others
+            changed = self._apply_action(sent)
+        except Exception:  # one bad file must not end the thread
             log.exception("file.failed", path=sent.receipt.path, operation=sent.receipt.after)
         finally:
-            # In this order: what is offered again must not be refused because it is still in flight.
-            again = self._inbox.done(sent.receipt.path) or again
-            if again and not self._settle.touch(sent.receipt.path, SettleReason.CHANGED):
+            # `done` first: the inbox refuses a path in flight.
+            changed = self._inbox.done(sent.receipt.path) or changed
+            if changed and not self._settle.add(sent.receipt.path, SettleReason.CHANGED):
                 self._rescan("full")
 
-    def _tell(self, sent: Sent) -> None:
+    def _report_uploaded(self, sent: Sent) -> None:
         receipt = sent.receipt
         if sent.attempt:
             self._stats.uploaded += 1
@@ -166,38 +167,38 @@ class PostUpload:
                 version_id=receipt.version_id,
             )
 
-    def _step(self, sent: Sent) -> bool:
-        """True when the file is no longer what was sent, and has to be sent again."""
+    def _apply_action(self, sent: Sent) -> bool:
+        """Keep, delete or archive; True when the file has changed and has to be sent again."""
         receipt = sent.receipt
         if "keep" in {receipt.after, self.action}:
-            return False  # who says keep today means the files of yesterday as well
+            return False  # "keep" in the configuration now also applies to earlier uploads
         try:
             removed = self._remove(receipt)
         except (FileNotFoundError, NotAFileError):
-            return False  # somebody else removed or replaced it; what was there is in S3
+            return False  # removed or replaced by another process; the sent content is in S3
         except OSError as exc:
-            self._complain(receipt, exc)
+            self._warn_not_removed(receipt, exc)
             self._exhausted = self._exhausted or exc.errno in EXHAUSTED
             return False
-        self._complaints.end(receipt.path)
+        self._warnings.end(receipt.path)
         if self._exhausted:
             self._exhausted = False
-            self._rescan("full")  # it works again: what was left is not to wait for the next scan
+            self._rescan("full")  # removals work again: a scan finds the files that were left
         if not removed:
             log.info("file.changed", path=receipt.path, operation=receipt.after)
         return not removed
 
-    def _complain(self, receipt: Receipt, exc: OSError) -> None:
+    def _warn_not_removed(self, receipt: Receipt, exc: OSError) -> None:
         error = exc.strerror or str(exc)
         self._stats.last_error = f"{receipt.after} {receipt.path}: {error}"
-        files = self._complaints.count(receipt.path, error)
+        files = self._warnings.files_to_report(receipt.path, error)
         (log.warning if files else log.debug)(
             "file.failed",
             path=receipt.path,
             operation=receipt.after,
             error_code=type(exc).__name__,
             error=error,
-            hint=f"it is in S3 and stays here, the next scan tries again: {_advice(exc, receipt.after)}",
+            hint=f"the file is in S3 and stays here, the next scan tries again: {_advice(exc, receipt.after)}",
             files=files or 1,
         )
 
@@ -205,20 +206,20 @@ class PostUpload:
         if receipt.after == "delete":
             return self._folder.unlink_if_same(receipt.path, receipt.identity)
         if self.archive is None:
-            return True  # was to be archived once, but the configuration has no archive any more: keep
+            return True  # an earlier configuration had an archive: keep the file
         return self._folder.move_if_same(receipt.path, receipt.identity, self.archive) is not None
 
 
 def _advice(exc: OSError, after: str) -> str:
     code = exc.errno
     if isinstance(exc, SpecialBitsError):
-        return "its owner may: chmod u-s,g-s,-t FILE"
+        return "its owner can run: chmod u-s,g-s,-t FILE"
     if code in EXHAUSTED:
         return NOTHING_LEFT
     if after == "archive" and code == errno.EXDEV:
         return "after.archive_directory must be on the file system and mount of watch.directory"
     if code in {errno.ENOSPC, errno.EDQUOT}:
-        return "make room there"
+        return "free disk space there"
     if code == errno.EROFS:
         return "it is mounted read-only: remount it"
     where = "its directory and after.archive_directory" if after == "archive" else "its directory"

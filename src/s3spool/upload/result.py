@@ -1,4 +1,4 @@
-"""What becomes of a file after its attempt: recorded, retried, parked, changed, vanished."""
+"""The result of an attempt: the file is recorded, retried, parked, changed or vanished."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 
 class ResultHandler:
-    """Each path that a worker took ends in exactly one of these. Thread-safe; nothing here blocks."""
+    """Each path that a worker took ends in one of these methods. Thread-safe; no method blocks."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class ResultHandler:
         inbox: Inbox,
         settle: Settle,
         breaker: CircuitBreaker,
-        after: PostUpload,
+        post_upload: PostUpload,
         retry: RetryThread,
         stats: Stats,
         *,
@@ -47,53 +47,53 @@ class ResultHandler:
         self._inbox = inbox
         self._settle = settle
         self._breaker = breaker
-        self._after = after
+        self._post_upload = post_upload
         self._retry = retry
         self._stats = stats
         self._rescan = rescan
-        self._counting = threading.Lock()  # large files and their parts fail outside the gate
+        self._stats_lock = threading.Lock()  # parts fail outside the gate
         self._provisional = True  # whether the ledger may hold files that were parked without proof
         self._rng = random.Random()  # noqa: S311 - jitter, not cryptography
 
-    def record(
-        self, item: Item, identity: Identity, key: str, proof: Stored | Receipt, times: Times, *, attempt: int
-    ) -> None:
-        """Hand the receipt to the ledger; once it is durable, `after` goes on. `times`: when the attempt began."""
+    def record_success(self, item: Item, identity: Identity, proof: Stored | Receipt, times: Times) -> None:
+        """Hand the receipt to the ledger; then the post-upload action follows. `times`: start of the attempt."""
         receipt = Receipt(
             item.path,
             identity,
             self._ledger.destination,
-            key,
+            proof.key,
             proof.etag,
             proof.checksum,
             proof.version_id,
             times.unix_s,
             time.time(),
-            self._after.action,
+            self._post_upload.action,
         )
+        uploaded = isinstance(proof, Stored)  # a receipt proves that the content has not changed since
+        attempt = item.failures.attempts + 1 if uploaded else 0
         sent = Sent(receipt, self._bucket.bucket, round(time.monotonic() - times.monotonic_s, 6), attempt)
-        self._ledger.record_receipt(receipt, lambda: self._after.committed(sent))
-        if self._provisional and isinstance(proof, Stored):
+        self._ledger.record_receipt(receipt, lambda: self._post_upload.receipt_committed(sent))
+        if self._provisional and uploaded:
             # Rule 2: a success gives each file that was parked without proof one more try.
             self._provisional = False
             self._ledger.release_provisional(self._retry.wake)
 
     def failed(self, item: Item, identity: Identity, error: UploadError, sent_s: float = 0.0) -> None:
-        """Judge the failure by the rules of the circuit breaker: the file waits for it, backs off or is parked.
+        """Apply the rules of the circuit breaker: the file waits for the destination, backs off or is parked.
 
         `sent_s`: when its request began, in monotonic seconds.
         """
         if error.retry_immediately and not item.retried_immediately:
             self._inbox.put_back(item._replace(retried_immediately=True), first=True)
             return
-        fault, item = self.judge(item, error, sent_s)
+        fault, item = self.assign_fault(item, error, sent_s)
         if fault is None or fault is Fault.DESTINATION:
             self._inbox.put_back(item, first=False)
         else:
-            self.count(item, identity, error, fault)
+            self.record_failure(item, identity, error, fault)
 
-    def judge(self, item: Item, error: UploadError, sent_s: float = 0.0) -> tuple[Fault | None, Item]:
-        """Whose fault it is (None: nobody's, too many requests), and the item with its evidence."""
+    def assign_fault(self, item: Item, error: UploadError, sent_s: float = 0.0) -> tuple[Fault | None, Item]:
+        """The fault (None for too many requests), and the item with this failure as evidence."""
         self._stats.last_error = str(error)
         if error.scope is Scope.LOAD:
             self._breaker.limiter.refused(error)
@@ -105,7 +105,7 @@ class ResultHandler:
             log.debug("file.failed", **_fields(item.path, failures.attempts, error, fault))
         return fault, item._replace(failures=failures)
 
-    def count(self, item: Item, identity: Identity, error: UploadError, fault: Fault) -> bool:
+    def record_failure(self, item: Item, identity: Identity, error: UploadError, fault: Fault) -> bool:
         """One more failed attempt of this file; True if it is parked now."""
         failures = item.failures._replace(attempts=item.failures.attempts + 1)
         decision = decide(error, failures, policy=self._retry.policy, rng=self._rng)
@@ -128,11 +128,11 @@ class ResultHandler:
             failures.own,
             provisional,
         )
-        with self._counting:
+        with self._stats_lock:
             self._stats.failed += 1
         path = item.path
-        self._ledger.record_retry(row, lambda: self._settled(path))
-        if provisional:  # after the row: a success that releases them has to find it
+        self._ledger.record_retry(row, lambda: self._failure_recorded(path))
+        if provisional:  # after the row: `release_provisional` has to find it
             self._provisional = True
         fields = _fields(path, failures.attempts, error, fault) | {"error": reason}
         if parked:
@@ -143,20 +143,20 @@ class ResultHandler:
             log_at("file.failed", **fields, next_attempt_s=round(delay_s, 3))
         return parked
 
-    def again(self, item: Item, quiet: SettleReason, seen: Identity | None) -> None:
-        """Not ready: back to settle, where a changed file starts anew."""
+    def settle_again(self, item: Item, reason: SettleReason, seen: Identity | None) -> None:
+        """Not ready: the file goes back to settle, and a changed one loses its failures."""
         if item.failures.attempts:
-            # Only once its row is gone: the sift would take the file for one that waits for its retry.
-            self._ledger.forget_retry(item.path, lambda: self._resettle(item.path, quiet, seen))
+            # Only once its row is deleted: the deduplicator skips a file that waits for its retry.
+            self._ledger.forget_retry(item.path, lambda: self._resettle(item.path, reason, seen))
         else:
-            self._resettle(item.path, quiet, seen)
+            self._resettle(item.path, reason, seen)
 
     def changed(self, item: Item) -> None:
         log.info("file.changed", path=item.path, operation="upload")
-        self.again(item, SettleReason.CHANGED, None)
+        self.settle_again(item, SettleReason.CHANGED, None)
 
     def vanished(self, item: Item) -> None:
-        with self._counting:
+        with self._stats_lock:
             self._stats.vanished += 1
         log.info("file.vanished", path=item.path)
         self._ledger.forget_retry(item.path)
@@ -168,19 +168,19 @@ class ResultHandler:
         self.done(item.path)
 
     def done(self, path: str) -> None:
-        """Nothing is left to do for it, unless it was offered again meanwhile."""
+        """The path is finished; if it was offered again meanwhile, it goes back to settle."""
         if self._inbox.done(path):
             self._resettle(path, SettleReason.CHANGED, None)
 
-    def _settled(self, path: str) -> None:
-        """On the ledger's thread: the failure is durable, the path may come again."""
+    def _failure_recorded(self, path: str) -> None:
+        """The failure is durable, the path may be offered again. Runs on the ledger's thread."""
         self.done(path)
         self._retry.wake()
 
-    def _resettle(self, path: str, quiet: SettleReason, seen: Identity | None) -> None:
+    def _resettle(self, path: str, reason: SettleReason, seen: Identity | None) -> None:
         if self._inbox.done(path):
-            quiet, seen = SettleReason.CHANGED, None
-        if not self._settle.touch(path, quiet, seen):
+            reason, seen = SettleReason.CHANGED, None
+        if not self._settle.add(path, reason, seen):
             self._rescan("full")
 
 
@@ -198,7 +198,7 @@ def _fields(path: str, attempts: int, error: UploadError, fault: Fault) -> dict[
 
 
 def translated(exc: Exception, path: str, *, answered: bool = False) -> UploadError:
-    """Whatever went wrong around one file, in our terms. `answered`: over S3's answer, not before it was asked."""
+    """Any error as an UploadError. `answered`: it was raised while S3's response was handled."""
     if isinstance(exc, UploadError):
         return exc
     if isinstance(exc, LedgerError):
@@ -207,12 +207,12 @@ def translated(exc: Exception, path: str, *, answered: bool = False) -> UploadEr
         operation, code = "confirm" if answered else "read", type(exc).__name__
         log.error("file.failed", path=path, operation=operation, error_code=code, exc_info=exc)
         hint = "this is a bug in s3spool: please report it"
-        # An answer that raises may come to each file.
+        # A response that raises may follow any file: not a fault of this one.
         return UploadError(operation, path, code, str(exc), Scope.UNKNOWN if answered else Scope.FILE, hint=hint)
     code = type(exc).__name__ if type(exc) is not OSError else f"errno {exc.errno}"
     cause = exc.strerror or str(exc)
     if exc.errno in EXHAUSTED:
         return UploadError("read", path, code, cause, Scope.LOAD, hint=NOTHING_LEFT)
-    # Not permanent: the permission may come through a directory, a mount or a policy, which nobody reports.
+    # Not permanent: a permission may change through a directory, mount or policy, without an event.
     hint = "give the daemon's user read access to it" if isinstance(exc, PermissionError) else ""
     return UploadError("read", path, code, cause, Scope.FILE, hint=hint)

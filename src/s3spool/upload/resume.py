@@ -1,4 +1,4 @@
-"""Uploads in parts that an earlier run, or an earlier attempt, has left at S3: gone on with, or aborted."""
+"""Resumes or aborts the multipart uploads that an earlier run or attempt has left in S3."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 class ResumableUploads:
-    """Only uploads that the ledger knows. Thread-safe; asks S3 and blocks."""
+    """Only uploads in the ledger. Thread-safe; blocks for S3."""
 
     def __init__(self, folder: Folder, bucket: PartBucket, ledger: Ledger) -> None:
         self._folder = folder
@@ -29,7 +29,7 @@ class ResumableUploads:
             return reader.multiparts()
 
     def resumed(self, content: Content) -> tuple[Multipart | None, dict[int, Part]]:
-        """What an earlier run has left of this very content; what it has left of another one is aborted."""
+        """The unfinished upload of this content, and its parts; an upload of other content is aborted."""
         with Reader(self._ledger.path) as reader:
             upload = reader.multipart(content.path)
             ours = {part.number: part for part in reader.parts(upload.upload_id)} if upload else {}
@@ -52,7 +52,7 @@ class ResumableUploads:
         return upload, parts
 
     def sweep(self, upload: Multipart, older_than: float) -> None:
-        """Abort it if it is of no use any more. Errors are logged, and wait for the next sweep."""
+        """Abort the upload if it is stale or its file has changed. Errors are logged; the next sweep tries again."""
         try:
             if upload.started_at < older_than and self._progressed_at(upload) < older_than:
                 self.abort(upload, "it is stale")
@@ -65,7 +65,7 @@ class ResumableUploads:
         try:
             self.abort(upload, reason)
         except UploadError as exc:
-            # It stays in the ledger: the next start of this file, or the daily sweep, tries again.
+            # It stays in the ledger: the next attempt of this file, or the daily sweep, tries again.
             log.warning("library.warning", logger="multipart", message=f"an upload could not be aborted: {exc}")
 
     def abort(self, upload: Multipart, reason: str) -> None:
@@ -74,7 +74,7 @@ class ResumableUploads:
         log.info("multipart.aborted", path=upload.path, key=upload.key, upload_id=upload.upload_id, reason=str(reason))
 
     def _progressed_at(self, upload: Multipart) -> float:
-        """When S3 took the last of its parts (Unix seconds, by S3's clock); without any, when it began."""
+        """When S3 stored its last part (Unix seconds, by S3's clock); without parts, when it began."""
         listed = (self._bucket.listed(upload) or {}).values()
         return max(
             (part["LastModified"].timestamp() for part in listed if "LastModified" in part), default=upload.started_at

@@ -1,4 +1,4 @@
-"""The thread that hands files which are due for another try to the inbox."""
+"""The retry thread offers files to the inbox when their next attempt is due."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from s3spool.queue.item import Item, Lane
 
 BATCH = 500
 ROOM_S = 1.0  # how long to wait when the inbox has no room
-SLACK_S = 1.0  # a row that was made while we looked may be due a little later than the longest delay from then
+SLACK_S = 1.0  # a row recorded during a tick may be due slightly later than max_s
 log = structlog.get_logger()
 
 
@@ -41,7 +41,7 @@ class RetryThread:
         return self._thread.is_alive()
 
     def wake(self) -> None:
-        """The retry list has changed: look again. Any thread; never blocks."""
+        """The retry list has changed: tick again. Any thread; never blocks."""
         self._changed.set()
 
     def close(self, timeout_s: float) -> None:
@@ -50,13 +50,13 @@ class RetryThread:
         self._thread.join(timeout_s)
 
     def tick(self, reader: Reader, now: float) -> float | None:
-        """Hand over what is due at `now` (Unix seconds); returns seconds until the next look, None for no need."""
+        """Offer the files due at `now` (Unix seconds); returns seconds until the next tick, None: when woken."""
         self.ticks += 1
         due = reader.due(now, BATCH)
         items = [Item(row.path, Lane.RETRY, row.failures) for row in due]
         accepted = self._inbox.offer_nowait(items)
         if accepted:
-            # Durable before the next look, or the same rows would be found due again.
+            # Durable before the next tick, which would find the same rows due again.
             committed = threading.Event()
             self._ledger.claim([item.path for item in items[:accepted]], now, committed.set)
             self._wait(committed)
@@ -68,7 +68,7 @@ class RetryThread:
         if upcoming is None:
             return None
         if (reader.last_due() or now) > now + self.policy.max_s + SLACK_S:
-            # The clock was set back (or max_s was lowered): no file waits longer than the longest delay there is.
+            # The clock was set back, or max_s was lowered: no file waits longer than max_s.
             committed = threading.Event()
             self._ledger.hasten(now, now + self.policy.max_s, committed.set)
             self._wait(committed)
@@ -81,7 +81,7 @@ class RetryThread:
 
     def _run(self) -> None:
         reader: Reader | None = None
-        complaint = ""  # said once, not every ten seconds
+        complaint = ""  # logged once, not every ten seconds
         while not self._closing:
             self._changed.clear()
             try:

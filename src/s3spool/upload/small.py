@@ -1,4 +1,4 @@
-"""One file's way through a worker: open, look, read; then, when S3 has answered, record what became of it."""
+"""One file in a worker: open, check and read it; when S3 has responded, record the result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from s3spool.errors import Scope, UploadError
 from s3spool.failure.breaker import CircuitBreaker, Times
-from s3spool.folder.folder import Folder, Lease, NotAFileError, lease, release
+from s3spool.folder.directories import NotAFileError
+from s3spool.folder.folder import Folder
+from s3spool.folder.lease import Lease, release_lease, take_lease
 from s3spool.folder.slow_directories import SLOW_S, SlowDirectories
 from s3spool.ledger.rows import Identity, Receipt
 from s3spool.queue.inbox import Inbox
@@ -20,22 +22,22 @@ from s3spool.s3.content import Bucket, Content, MustAskError, Sender, Stored
 from s3spool.upload.large import LargeUploads, PartJob
 from s3spool.upload.result import ResultHandler, translated
 
-SMALL_BYTES = 128 * 1024  # up to here a body is read at once, under the gate: 100 workers hold 12.5 MiB at most
-FORBIDDEN_S = 60.0  # rsync --inplace, say, gives others the right to read a file when it has written it
+SMALL_BYTES = 128 * 1024  # a body up to this size is read at once, under the gate: 100 workers hold 12.5 MiB at most
+FORBIDDEN_S = 60.0  # rsync --inplace, for example, makes a file readable only after writing it
 NO_IDENTITY = Identity(0, 0, 0, 0, 0)
-UNOPENED = Content("", NO_IDENTITY, None, -1)  # of a file in a slow directory, until `load`
+UNOPENED = Content("", NO_IDENTITY, None, -1)  # the content of a slow file until `load`
 
 
 @dataclass(slots=True)
 class Job:
-    """A file in a worker's hands. `request` is None until a larger file's checksum has been computed."""
+    """A file that a worker holds. `request` is None until the checksum of a larger file has been computed."""
 
     owner: SmallUploads
     item: Item
     content: Content
     request: Any
     times: Times  # when the attempt began
-    answer: Any = None  # kept where judging it needs more than the gate's time
+    response: Any = None  # kept where its handling may block
 
     @property
     def size(self) -> int:
@@ -44,18 +46,18 @@ class Job:
     def load(self, sender: Sender) -> bool:
         return self.owner.load(self, sender)
 
-    def finish(self, answer: Any) -> bool:
-        return self.owner.finish(self, answer)
+    def finish(self, response: Any) -> bool:
+        return self.owner.finish(self, response)
 
-    def finish_slowly(self) -> None:
-        self.owner.finish_slowly(self)
+    def finish_blocking(self) -> None:
+        self.owner.finish_blocking(self)
 
     def abandon(self) -> None:
         self.owner.abandon(self)
 
 
 class SmallUploads:
-    """Steps of a worker. `begin` and `finish` run under the gate and must be quick; the others run outside."""
+    """Steps of a worker. `begin` and `finish` run under the gate and must be quick; the other steps may block."""
 
     def __init__(
         self,
@@ -82,10 +84,10 @@ class SmallUploads:
         self._max_size = max_size
 
     def begin(self, item: Item | PartItem) -> Job | PartJob | None:
-        """Open and read; None when there is nothing to send (the item is dealt with)."""
+        """Open and read the file; None when there is nothing to send (the item is finished)."""
         if isinstance(item, PartItem):
-            return self._large.begin(item)
-        item = self._large.taken_up(item)
+            return self._large.begin_part(item)
+        item = self._large.deferred_taken(item)
         if item.tried:
             item = item._replace(success_before=self._breaker.last_success_at)
         if self._slow.holds(item.path):
@@ -118,7 +120,7 @@ class SmallUploads:
                 job = Job(self, item, content, None, times)
                 if content.body is not None and item.receipt is None and not self._bucket.asks_first:
                     job.request = self._bucket.request(content)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is this file's trouble alone
+        except Exception as exc:  # noqa: BLE001 - any error concerns this file only
             job = None
             if fd < 0:
                 identity = self._identity_of(item.path)
@@ -126,30 +128,30 @@ class SmallUploads:
         if fd >= 0 and (job is None or job.content.fd < 0):
             os.close(fd)
         if (duration_s := time.monotonic() - began) > SLOW_S or self._slow.any:
-            self._slow.took(item.path, duration_s)
+            self._slow.note_duration(item.path, duration_s)
         return job
 
     def _not_read(self, item: Item, identity: Identity, exc: Exception) -> None:
-        """Nothing that is there to be sent, not yet complete, or a failure."""
+        """The file is gone, is no regular file, is busy, or has failed."""
         if isinstance(exc, FileNotFoundError):
             self._results.vanished(item)
         elif isinstance(exc, NotAFileError):
             self._results.drop(item, "not a regular file")
         elif _is_busy(exc, identity):
-            self._results.again(item, SettleReason.BUSY, None)
+            self._results.settle_again(item, SettleReason.BUSY, None)
         else:
             self._results.failed(item, identity, translated(exc, item.path))
 
     def load(self, job: Job, sender: Sender) -> bool:
-        """Compute what takes longer; False when nothing is to be sent after all."""
+        """The steps that may block: checksum and lookups; False when there is nothing to send."""
         if job.content is UNOPENED and not self._open_late(job):
             return False
         item, content = job.item, job.content
         try:
             if item.receipt is not None and self._unchanged(content, item.receipt):
-                self._results.record(item, content.identity, item.receipt.key, item.receipt, job.times, attempt=0)
+                self._results.record_success(item, content.identity, item.receipt, job.times)
                 return self._not_sent(job)
-            if self._large.wants(content.size):
+            if self._large.is_large(content.size):
                 return self._start_large(job)
             job.request = self._bucket.request(content)
             if self._bucket.asks_first and (stored := self._bucket.existing(content, job.request)):
@@ -163,7 +165,7 @@ class SmallUploads:
         return False
 
     def _start_large(self, job: Job) -> bool:
-        """Its parts are sent by whichever workers take them. Raises like `Large.start`."""
+        """Any worker may send the parts. Raises like `LargeUploads.start`."""
         if not self._large.start(job.item, job.content, job.times):
             return self._not_sent(job)
         job.content = job.content._replace(fd=-1)  # ownership of the descriptor moved to the transfer
@@ -180,13 +182,12 @@ class SmallUploads:
         return True
 
     def _found_there(self, job: Job, stored: Stored) -> bool:
-        """The content is in S3 already: that is the file's success, if it is still the file's content."""
+        """S3 has this content already: a success, if the file still has it."""
         item, content = job.item, job.content
         if content.fd >= 0 and not self._folder.is_same(content.identity, Identity.of(os.fstat(content.fd))):
             self._results.changed(item)
         else:
-            attempt = item.failures.attempts + 1
-            self._results.record(item, content.identity, stored.key, stored, job.times, attempt=attempt)
+            self._results.record_success(item, content.identity, stored, job.times)
         return self._not_sent(job)
 
     def _not_sent(self, job: Job) -> bool:
@@ -194,20 +195,20 @@ class SmallUploads:
         self._breaker.refund_probe()
         return False
 
-    def finish(self, job: Job, answer: Any) -> bool:
-        """Judge the answer; False when that needs `finish_slowly`."""
+    def finish(self, job: Job, response: Any) -> bool:
+        """Handle the response; False when that needs `finish_blocking`."""
         if job.content.fd >= 0 and self._slow.holds(job.item.path):
-            job.answer = answer  # the file is looked at again, which may hang
+            job.response = response  # the check of the file may hang
             return False
         try:
-            self._judge(job, answer, may_ask=False)
+            self._handle_response(job, response, may_ask=False)
         except MustAskError:
-            job.answer = answer
+            job.response = response
             return False
         return True
 
-    def finish_slowly(self, job: Job) -> None:
-        self._judge(job, job.answer, may_ask=True)
+    def finish_blocking(self, job: Job) -> None:
+        self._handle_response(job, job.response, may_ask=True)
 
     def abandon(self, job: Job) -> None:
         """The worker died over this file: close it and retry with backoff, so that it cannot kill every worker."""
@@ -229,33 +230,33 @@ class SmallUploads:
             )
 
     def _read(self, item: Item, fd: int, identity: Identity, now: float) -> Content | None:
-        """The content if the file is complete and quiet; else it goes back to settle. Raises OSError."""
-        free = lease(fd)
+        """The content if the file is complete and unchanged; else the file goes back to settle. Raises OSError."""
+        lease = take_lease(fd)
         try:
-            if free is Lease.BUSY:
-                self._results.again(item, SettleReason.BUSY, None)
+            if lease is Lease.BUSY:
+                self._results.settle_again(item, SettleReason.BUSY, None)
                 return None
             quiet_s = now - identity.mtime_ns / 1e9
             if quiet_s < self._settle_s and item.seen != identity:
-                self._results.again(item, SettleReason.CHANGED, identity)
+                self._results.settle_again(item, SettleReason.CHANGED, identity)
                 return None
             if identity.size > SMALL_BYTES:
                 return Content(item.path, identity, None, fd)
-            # The lease, where we have it, keeps writers out until the body is read: it cannot be torn.
+            # A held lease blocks writers until the body is read: it cannot be torn.
             body = os.read(fd, identity.size + 1)
-            if len(body) != identity.size or (free is not Lease.FREE and Identity.of(os.fstat(fd)) != identity):
+            if len(body) != identity.size or (lease is not Lease.FREE and Identity.of(os.fstat(fd)) != identity):
                 self._results.changed(item)
                 return None
             return Content(item.path, identity, body, -1)
         finally:
-            if free is Lease.FREE:
-                release(fd)
+            if lease is Lease.FREE:
+                release_lease(fd)
 
-    def _judge(self, job: Job, answer: Any, *, may_ask: bool) -> None:
+    def _handle_response(self, job: Job, response: Any, *, may_ask: bool) -> None:
         item, content = job.item, job.content
         error: UploadError | None = None
         try:
-            stored = self._bucket.judge(content, job.request, answer, may_ask=may_ask)
+            stored = self._bucket.judge(content, job.request, response, may_ask=may_ask)
         except MustAskError:
             raise
         except Exception as exc:  # noqa: BLE001 - the same
@@ -269,8 +270,7 @@ class SmallUploads:
         elif error is not None:
             self._results.failed(item, content.identity, error, job.times.monotonic_s)
         else:
-            attempt = item.failures.attempts + 1
-            self._results.record(item, content.identity, stored.key, stored, job.times, attempt=attempt)
+            self._results.record_success(item, content.identity, stored, job.times)
 
     def _unchanged(self, content: Content, receipt: Receipt) -> bool:
         return self._bucket.digest(content, receipt.checksum.partition(":")[0]) == receipt.checksum
@@ -283,7 +283,7 @@ class SmallUploads:
 
     @staticmethod
     def _close(job: Job) -> None:
-        """May be called again: the number may be another file's by then."""
+        """May be called twice: the descriptor number may belong to another file by then."""
         fd = job.content.fd
         if fd >= 0:
             job.content = job.content._replace(fd=-1)
@@ -291,6 +291,6 @@ class SmallUploads:
 
 
 def _is_busy(exc: Exception, identity: Identity) -> bool:
-    """Whether it cannot be opened because somebody has it in hands: by a write lease, or not yet made readable."""
+    """Whether a writer still holds the file: by a write lease, or because it is not readable yet."""
     young = time.time() - identity.mtime_ns / 1e9 < FORBIDDEN_S
     return isinstance(exc, BlockingIOError) or (isinstance(exc, PermissionError) and young)

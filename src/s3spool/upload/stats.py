@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Stats:
-    """Since the start of the process. Each counter has one writing thread, or a lock; anyone may read."""
+    """Since the start of the process. Each counter has one writing thread, or a lock; any thread may read."""
 
     started: float = field(default_factory=time.time)  # Unix seconds
-    uploaded: int = 0  # after
-    bytes_uploaded: int = 0  # after
-    vanished: int = 0  # workers, under the lock of `Outcome`
-    failed: int = 0  # the same
-    workers_replaced: int = 0  # the supervisor
-    last_error: str = ""  # anyone
+    uploaded: int = 0  # post-upload thread
+    bytes_uploaded: int = 0  # post-upload thread
+    vanished: int = 0  # workers, under the lock of `ResultHandler`
+    failed: int = 0  # as above
+    workers_replaced: int = 0  # supervisor
+    last_error: str = ""  # any thread

@@ -1,4 +1,4 @@
-"""The pool: exactly `workers` threads that take, open, send and judge, one file at a time each."""
+"""The pool: exactly `workers` threads, each of which takes, opens and sends one file at a time."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from s3spool.upload.leader_followers import LeaderFollowers
 from s3spool.upload.small import Job, SmallUploads
 from s3spool.upload.stats import Stats
 
-CLOSE_S = 0.05  # closing all connections takes less
-HANGS_S = 3.0  # libcurl uses the CPU each second: a worker that does not is inside a file system
+CLOSE_S = 0.05  # enough to close all connections
+HANGS_S = 3.0  # a worker that waits for S3 uses the CPU each second: libcurl checks its clock
 log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
-class Seat:
-    """What one worker has: a file in hands, and a sender for each way of sending it."""
+class Slot:
+    """The state of one worker: its file, and a sender for each way of sending."""
 
     number: int
     job: Job | PartJob | None = None
-    alone: Sender | None = None  # blocks until the answer is there
-    rider: Sender | None = None  # on the wheel, with the others'
+    blocking: Sender | None = None  # blocks until the response arrives
+    multiplexed: Sender | None = None  # submitted to the leader
 
-    def cool(self) -> None:
+    def close_connections(self) -> None:
         """Close the connections; new ones are made when they are needed."""
-        senders, self.alone, self.rider = (self.alone, self.rider), None, None
+        senders, self.blocking, self.multiplexed = (self.blocking, self.multiplexed), None, None
         for sender in filter(None, senders):
             sender.close()
 
@@ -47,9 +47,9 @@ class Seat:
 class Workers:
     """Starts, watches and stops the pool.
 
-    All Python work of small files runs under one lock, the gate, and most of it in one thread, the driver of the
-    wheel: a hundred threads that wake for their answers and fight for the GIL lose most of the speed to context
-    switches. Larger bodies block a thread each, and need the GIL for moments only.
+    All Python work for small files runs under one lock, the gate, and most of it in one thread, the leader: a hundred
+    threads that wake for each response lose most of the speed to context switches. Larger bodies block a thread each,
+    and rarely need the GIL.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Workers:
         hang_timeout_s: float = 90.0,
         slow: SlowDirectories | None = None,
     ) -> None:
-        """`limited`: whether the bandwidth is; `hang_timeout_s`: longer than any request may take without progress."""
+        """`limited`: whether the bandwidth is limited; `hang_timeout_s`: more than a request lasts without progress."""
         self._count = count
         self._bucket = bucket
         self._inbox = inbox
@@ -79,19 +79,19 @@ class Workers:
         self._gate = threading.Lock()
         self._closing = False
         self._threads: list[threading.Thread] = []
-        self._seats = [Seat(number) for number in range(count)]
-        carrier = bucket.carrier()
-        self._wheel = LeaderFollowers(carrier, self._gate, count, self._arrived) if carrier else None
+        self._slots = [Slot(number) for number in range(count)]
+        client = bucket.carrier()
+        self._leader_followers = LeaderFollowers(client, self._gate, count, self._complete) if client else None
         self._limited = limited
         self._ending: threading.Thread | None = None
         self.heartbeat = Heartbeat()  # of the workers that hold the gate
         self.hang_detector = HangDetector(hang_timeout_s)
         self._slow = slow or SlowDirectories()
         self._slow_hang_detector = HangDetector(HANGS_S)
-        self.closed_idle = 0  #: how often a worker has closed its connections, because nothing came
+        self.closed_idle = 0  #: how often an idle worker has closed its connections
 
     def start(self) -> None:
-        """Raises S3SpoolError where the system has no thread left to give."""
+        """Raises S3SpoolError where the system has no thread left."""
         for number in range(self._count):
             thread = self._new_thread(number)
             try:
@@ -104,17 +104,17 @@ class Workers:
             self._threads.append(thread)
 
     def replace_dead(self) -> int:
-        """Start a new thread for each that has died; returns how many. Called by the supervisor, again and again."""
+        """Start a new thread for each that has died; returns how many. Called by the supervisor at each tick."""
         replaced = 0
         for number, thread in enumerate(self._threads):
             if not thread.is_alive() and not self._closing:
-                slot, self._seats[number] = self._seats[number], Seat(number)
+                slot, self._slots[number] = self._slots[number], Slot(number)
                 if slot.job is not None:
                     slot.job.abandon()
                 new = self._new_thread(number)
                 try:
                     new.start()
-                except RuntimeError:  # there is none to be had at the moment
+                except RuntimeError:  # no thread left: the next tick tries again
                     continue
                 self._threads[number] = new
                 self._stats.workers_replaced += 1
@@ -131,57 +131,56 @@ class Workers:
             self.heartbeat.beat()
 
     def hanging(self, now: float) -> list[str]:
-        """Names of workers that have a file, but neither send it nor wait for a response. For the supervisor."""
-        members = self._wheel.members() if self._wheel else set()
+        """The names of workers that hold a file and hang. Only the supervisor calls it."""
+        members = self._leader_followers.members() if self._leader_followers else set()
         busy: list[tuple[threading.Thread, object]] = [
             (thread, slot.job)
-            for thread, slot in zip(self._threads, self._seats, strict=True)
+            for thread, slot in zip(self._threads, self._slots, strict=True)
             if (job := slot.job) is not None and slot.number not in members and not self._slow.holds(job.item.path)
         ]
-        leader = self._wheel.leader if self._wheel else None
+        leader = self._leader_followers.leader if self._leader_followers else None
         if leader is not None:
-            busy.append((self._threads[leader], self._wheel))
+            busy.append((self._threads[leader], self._leader_followers))
         names = {thread.native_id or 0: thread.name for thread, _ in busy}
         return [names[number] for number in self.hang_detector.find(((t.native_id or 0, job) for t, job in busy), now)]
 
     def hanging_files(self, now: float) -> list[str]:
-        """The paths of those files of slow directories over which a worker hangs. For the supervisor alone."""
+        """The paths of slow files in which a worker hangs. Only the supervisor calls it."""
         if not self._slow.any:
             return []
-        members = self._wheel.members() if self._wheel else set()
+        members = self._leader_followers.members() if self._leader_followers else set()
         jobs = {
             thread.native_id or 0: job
-            for thread, slot in zip(self._threads, self._seats, strict=True)
+            for thread, slot in zip(self._threads, self._slots, strict=True)
             if (job := slot.job) is not None and slot.number not in members and self._slow.holds(job.item.path)
         }
         return sorted({jobs[number].item.path for number in self._slow_hang_detector.find(jobs.items(), now)})
 
     def only_hanging(self, now: float) -> bool:
-        """Whether all workers that have not ended hang over files of slow directories. For the supervisor alone."""
+        """Whether every live worker hangs in a slow file. Only the supervisor calls it."""
         hanging = set(self.hanging_files(now))
-        slots = [slot for thread, slot in zip(self._threads, self._seats, strict=True) if thread.is_alive()]
+        slots = [slot for thread, slot in zip(self._threads, self._slots, strict=True) if thread.is_alive()]
         return bool(slots) and all((job := slot.job) is not None and job.item.path in hanging for slot in slots)
 
     def jobs(self) -> list[Job | PartJob]:
-        """What is being sent at this moment."""
-        return [job for slot in self._seats if (job := slot.job) is not None]
+        """The files and parts that are being sent."""
+        return [job for slot in self._slots if (job := slot.job) is not None]
 
     def close(self, remaining_s: Callable[[], float]) -> bool:
-        """Let each worker finish its file; False when the time was over before all had.
+        """Let each worker finish its file; False after the timeout. The inbox must be closed.
 
-        The inbox must be closed by now. Workers that are still sending then die with the process: their files
-        are in the folder, and are sent again.
+        The process ends with the workers that still send: their files are in the folder, and are sent again.
         """
         self._closing = True
         for thread in self._threads:
             thread.join(max(0.0, remaining_s()))
         if self.alive():
             return False
-        if self._wheel is None:
+        if self._leader_followers is None:
             return True
         if self._ending is None:
-            # libcurl waits for names that are still looked up, even where it has given up: that may take minutes.
-            self._ending = threading.Thread(target=self._wheel.close, name="upload-end", daemon=True)
+            # On close, libcurl waits for unfinished name lookups, which may take minutes.
+            self._ending = threading.Thread(target=self._leader_followers.close, name="upload-end", daemon=True)
             self._ending.start()
         self._ending.join(max(CLOSE_S, remaining_s()))
         return not self._ending.is_alive()
@@ -191,62 +190,62 @@ class Workers:
         return threading.Thread(target=self._run, args=(number,), name=name, daemon=True)
 
     def _run(self, number: int) -> None:
-        slot = self._seats[number]
+        slot = self._slots[number]
         try:
             self._loop(slot)
         finally:
-            slot.cool()
+            slot.close_connections()
 
-    def _loop(self, slot: Seat) -> None:
+    def _loop(self, slot: Slot) -> None:
         while True:
-            job, rides = slot.job, False
+            job, multiplexed = slot.job, False
             if job is None:
-                rides = self._wait(slot)
+                multiplexed = self._wait(slot)
                 if self._closing and slot.job is None:
                     return
-            elif job.answer is not None:
-                # The answer alone did not prove it: ask S3, or read the file again, while the others go on.
-                job.finish_slowly()
+            elif job.response is not None:
+                # The response alone proves nothing: ask S3, or read the file again, outside the gate.
+                job.finish_blocking()
                 slot.job = None
             else:
-                rides = self._send_alone(slot, job)
+                multiplexed = self._send_blocking(slot, job)
             job = None
-            if rides and self._wheel and not self._wheel.join(slot.number):
+            if multiplexed and self._leader_followers and not self._leader_followers.join(slot.number):
                 job, slot.job = slot.job, None
                 if job is not None:
                     job.abandon()
 
-    def _wait(self, slot: Seat) -> bool:
-        """Nothing to do, or nothing allowed: block until there is, or the inbox is closed. True if it rides."""
-        if slot.alone is not None:
-            slot.alone.rest()
+    def _wait(self, slot: Slot) -> bool:
+        """Block until there is an item, and begin it. True if its request is multiplexed."""
+        if slot.blocking is not None:
+            slot.blocking.rest()
         if slot.number >= self._limiter.limit:
-            slot.cool()  # connections or descriptors are scarce: the workers that may send need them
+            slot.close_connections()  # connections or descriptors are scarce: active workers need them
         self._limiter.admit(slot.number)
-        item = self._inbox.take(partial(self._cool, slot) if slot.alone or slot.rider else None)
-        rides = False
+        item = self._inbox.take(partial(self._close_idle, slot) if slot.blocking or slot.multiplexed else None)
+        multiplexed = False
         if item is None:
             self._closing = True
         else:
             with self._gate:
-                # Failures are judged under the gate: after a slow-down nothing more goes out.
+                # Responses are handled under the gate: after a slow-down response no further request is sent.
                 held = slot.number >= self._limiter.limit and not self._breaker.open
                 if not (held and self._inbox.put_back(item, first=True)):
-                    rides = self._begin(slot, item)
-                    self._board(slot, rides)
-        return rides
+                    multiplexed = self._begin(slot, item)
+                    self._submit(slot, multiplexed)
+        return multiplexed
 
-    def _cool(self, slot: Seat) -> None:
-        slot.cool()
-        self.closed_idle += 1  # two at once may count as one: it matters only that it changes
+    def _close_idle(self, slot: Slot) -> None:
+        slot.close_connections()
+        self.closed_idle += 1  # no lock: the supervisor only needs to see a change
 
-    def _send_alone(self, slot: Seat, job: Job | PartJob) -> bool:
-        """Block until the answer is there, and judge it. True if the worker's next file rides."""
-        sender = slot.alone = slot.alone or self._bucket.transport()
+    def _send_blocking(self, slot: Slot, job: Job | PartJob) -> bool:
+        """Send, block and handle the response. True if the request of the next file is multiplexed."""
+        sender = slot.blocking = slot.blocking or self._bucket.transport()
         if job.request is not None:
             sender.send()
         else:
-            # A large body needs no GIL for most of the time: any CPU may do it.
+            # A large body rarely needs the GIL: any CPU may send it.
             with self._cpu_affinity.roaming():
                 loaded = job.load(sender)
                 if loaded:
@@ -255,16 +254,16 @@ class Workers:
                 slot.job = None
                 return False
         with self._gate:
-            rides = self._arrived(slot.number, sender)
-            self._board(slot, rides)
-        return rides
+            multiplexed = self._complete(slot.number, sender)
+            self._submit(slot, multiplexed)
+        return multiplexed
 
     # The callers of these hold the gate.
 
-    def _arrived(self, number: int, sender: Sender) -> bool:
-        """Judge the answer, and prepare this worker's next file in the same turn. True if that one rides."""
+    def _complete(self, number: int, sender: Sender) -> bool:
+        """Handle the response, and prepare the worker's next file. True if its request is multiplexed."""
         self.heartbeat.beat()
-        slot = self._seats[number]
+        slot = self._slots[number]
         if slot.job is None or not slot.job.finish(sender.answer()):
             return False
         slot.job = None
@@ -273,20 +272,20 @@ class Workers:
         item = self._inbox.take_nowait()
         return item is not None and self._begin(slot, item)
 
-    def _begin(self, slot: Seat, item: Item | PartItem) -> bool:
-        """Open the file; what is small is prepared. True if it is to ride."""
+    def _begin(self, slot: Slot, item: Item | PartItem) -> bool:
+        """Open the file, and prepare the request of a small one. True if it is multiplexed."""
         self.heartbeat.beat()
         job = slot.job = self._upload.begin(item)
         if job is None or job.request is None:
             return False
-        if self._wheel is None or self._limited():
-            slot.alone = slot.alone or self._bucket.transport()
-            slot.alone.prepare(job.request)
+        if self._leader_followers is None or self._limited():
+            slot.blocking = slot.blocking or self._bucket.transport()
+            slot.blocking.prepare(job.request)
             return False
-        slot.rider = slot.rider or self._bucket.transport()
-        slot.rider.prepare(job.request)
+        slot.multiplexed = slot.multiplexed or self._bucket.transport()
+        slot.multiplexed.prepare(job.request)
         return True
 
-    def _board(self, slot: Seat, rides: bool) -> None:
-        if rides and self._wheel and slot.rider:
-            self._wheel.submit(slot.number, slot.rider)
+    def _submit(self, slot: Slot, multiplexed: bool) -> None:
+        if multiplexed and self._leader_followers and slot.multiplexed:
+            self._leader_followers.submit(slot.number, slot.multiplexed)

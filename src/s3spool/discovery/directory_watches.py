@@ -1,0 +1,187 @@
+"""Adds and removes the inotify watches of directories; detects a directory that was renamed or mounted over."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Callable
+
+from watchdog.observers.inotify_c import (
+    CallbackId,
+    InotifyConstants,
+    InotifyFD,
+    Mask,
+    WatchCallback,
+    WatchDescriptor,
+)
+
+from s3spool.discovery.watch_table import WatchTable
+from s3spool.folder.directories import NotAFileError, opened_directory
+
+CREATE = int(InotifyConstants.IN_CREATE)
+CLOSE_WRITE = int(InotifyConstants.IN_CLOSE_WRITE)
+MOVED_TO = int(InotifyConstants.IN_MOVED_TO)
+MOVED_FROM = int(InotifyConstants.IN_MOVED_FROM)
+# CREATE is needed for hard links and new directories. No deletions of files: the daemon causes most of them.
+MASK = Mask(
+    CREATE
+    | CLOSE_WRITE
+    | MOVED_TO
+    | MOVED_FROM
+    | InotifyConstants.IN_DELETE_SELF
+    | InotifyConstants.IN_MOVE_SELF
+    | InotifyConstants.IN_ONLYDIR
+    | InotifyConstants.IN_EXCL_UNLINK
+)
+WATCHED_BYTES = 64 * 1024 * 1024  # memory limit for watches: about 100,000 directories
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}  # gone, or not readable, which the scan reports
+
+
+class DirectoryWatches:
+    """The watches of a directory tree. Thread-safe: events, listers and the scan add watches.
+
+    No file system call is made under the lock: a call may hang.
+    """
+
+    def __init__(self, root: bytes, callback: WatchCallback, rescan: Callable[[str], None]) -> None:
+        self._root = root
+        self._callback = callback
+        self._rescan = rescan
+        self._lock = threading.RLock()
+        self._inotify: InotifyFD | None = None
+        self._forgotten = 0  # how often directories were forgotten
+        self._refused = False  # since the last walk began: more watches are not asked for
+        self.table = WatchTable()
+        self.exhausted = ""  # why some directories cannot be watched; existing watches stay
+
+    def open(self, inotify: InotifyFD) -> None:
+        self._inotify = inotify
+
+    def close(self) -> None:
+        """Any thread may still call the other methods; they do nothing."""
+        self._inotify = None
+
+    def clear(self) -> None:
+        with self._lock:
+            self.table.clear()
+
+    def ensure(self, directory: str) -> None:
+        """Watch this directory ("a/b/") if it is not watched yet; the scan calls it for each directory it walks."""
+        if self._inotify is None or self._refused:
+            return
+        if directory and self._is_covered(directory):
+            self.forget(directory)
+        if directory not in self.table:
+            self.add(directory)
+
+    def begin_walk(self) -> None:
+        """The scan visits each directory now: watches may be available again."""
+        self._refused = False
+
+    def end_walk(self) -> None:
+        if not self._refused:
+            self.exhausted = ""
+
+    def removed(self, wd: WatchDescriptor) -> str | None:
+        """The kernel has removed this watch; returns its directory."""
+        with self._lock:
+            return self.table.remove(wd)
+
+    def add(self, directory: str) -> bool:
+        """Watch this directory; True also if it is watched already, False if that is impossible now."""
+        while directory not in self.table:
+            forgotten = self._forgotten
+            try:
+                with opened_directory(self._root, directory) as fd:
+                    # fstat may block. Adding the watch under the lock does not ask the file system again.
+                    identity = _identity(fd)
+                    with self._lock:
+                        # A directory that was forgotten meanwhile may have been renamed since it was opened.
+                        if forgotten == self._forgotten:
+                            return self._add_opened(directory, fd, identity)
+            except NotAFileError:
+                return False
+            except OSError as exc:
+                if exc.errno in {errno.ENOSPC, errno.ENOMEM}:
+                    self._refuse(limit_hint(exc))
+                elif exc.errno not in GONE:
+                    self._rescan("error")  # no descriptor left, for example: the scan tries again
+                return False
+        return True
+
+    def _refuse(self, reason: str) -> None:
+        self._refused = True
+        known, self.exhausted = self.exhausted, reason
+        if not known:
+            self._rescan("limit")
+
+    def _add_opened(self, directory: str, fd: int, identity: tuple[int, int]) -> bool:
+        """The caller holds the lock. Raises OSError."""
+        inotify = self._inotify
+        if inotify is None:
+            return False
+        if directory in self.table:
+            return True
+        if self.table.bytes > WATCHED_BYTES:
+            self._refuse(f"{len(self.table):,} directories are watched, more would take too much memory")
+            return False
+        # Not by its path: inotify would follow a symlink that replaced a component.
+        wd = inotify.add_callback(b"/proc/self/fd/%d" % fd, MASK, self._callback, _callback_id(directory))
+        if wd < 0:
+            # watchdog ignores EACCES and records a watch anyway; the scan reports the directory.
+            inotify.remove_callbacks([(wd, _callback_id(directory))])
+            return False
+        before = self.table.remove(wd)
+        if before is not None:
+            # The scan reached the new name of a renamed directory before the event of the rename.
+            inotify.remove_callbacks([(wd, _callback_id(before))])
+        self.table.add(wd, directory, identity)
+        return True
+
+    def is_current(self, directory: str) -> bool:
+        """Whether the watched directory is the one that has this name now."""
+        watched, there = self._watched_and_there(directory)
+        return there is not None and watched == there
+
+    def _is_covered(self, directory: str) -> bool:
+        """Whether another directory has this name now: a mount, for example, makes no event."""
+        watched, there = self._watched_and_there(directory)
+        return None not in {watched, there} and watched != there
+
+    def _watched_and_there(self, directory: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+        there = None
+        with contextlib.suppress(OSError, NotAFileError), opened_directory(self._root, directory) as fd:
+            there = _identity(fd)
+        return self.table.identity(directory), there
+
+    def forget(self, directory: str) -> None:
+        """Remove the watches of this directory ("a/b/") and all below it; "" means all below the root."""
+        inotify = self._inotify
+        with self._lock:
+            self._forgotten += 1
+            gone = self.table.below(directory)
+            for wd, _ in reversed(gone):
+                self.table.remove(wd)
+            if inotify is not None and gone:
+                # Under the lock: a watch that another thread adds again may get the same descriptor.
+                with contextlib.suppress(OSError):
+                    inotify.remove_callbacks([(wd, _callback_id(path)) for wd, path in gone])
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _callback_id(directory: str) -> CallbackId:
+    """One per name: the watch of a renamed directory has two names for a moment."""
+    return CallbackId(hash(directory))
+
+
+def limit_hint(exc: OSError) -> str:
+    sysctl = "max_user_instances" if exc.errno == errno.EMFILE else "max_user_watches"
+    if exc.errno in {errno.EMFILE, errno.ENOSPC}:
+        return f"the inotify limit is reached; raise fs.inotify.{sysctl} (sysctl) and restart"
+    return f"inotify: {exc.strerror}"

@@ -1,0 +1,162 @@
+"""Which item a worker takes next: the lanes in turn, within each kind's share of the workers."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+
+from s3spool.failure.breaker import PROBES, CircuitBreaker, Probe
+from s3spool.folder.slow_directories import SlowDirectories, max_slow_files
+from s3spool.queue.item import Item, Lane
+from s3spool.queue.lanes import DEFERRED, UNTRIED, Lanes
+from s3spool.queue.parts import PartItem, PartQueue
+
+LANE_ROTATION = (Lane.ARRIVED, Lane.FOUND, Lane.BODY, Lane.ARRIVED, Lane.RETRY)  # no lane starves another one
+BODY_SHARE = 0.9  # of the workers may block in bodies above 128 KiB and parts; the rest is for small files
+RETRY_DIVISOR = 4  # files that have failed before hold a quarter of the workers at most
+PARTS_FIRST_EVERY = 8  # every eighth take prefers a part of a large file; all others prefer a file
+
+
+class Share(set[str]):
+    """The paths of one kind that workers hold, and how many there may be."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def has_room(self, others: int = 0) -> bool:
+        return len(self) + others < self.limit
+
+    def admit(self, path: str, others: int = 0) -> bool:
+        """Add the path if there is room, or if it is in already."""
+        if path not in self and not self.has_room(others):
+            return False
+        self.add(path)
+        return True
+
+
+class Selection:
+    """The lanes, the parts and the shares of the workers. Not thread-safe: the inbox's lock guards it."""
+
+    def __init__(
+        self,
+        size: int,
+        workers: int,
+        breaker: CircuitBreaker,
+        slow: SlowDirectories,
+        sent_bytes: Callable[[], int],
+        rng: random.Random,
+    ) -> None:
+        self.lanes = Lanes(size, slow)
+        self._breaker = breaker
+        self._slow = slow
+        self._rng = rng
+        self._tried_files = Share(max(1, workers // RETRY_DIVISOR))
+        self._slow_files = Share(max_slow_files(workers))
+        self._bodies = Share(max(1, int(workers * BODY_SHARE)))
+        self._untried_probes: set[str] = set()  # in flight
+        self.parts = PartQueue(sent_bytes, self._tried_files.limit, slow, self._slow_files.limit)
+        self._rotation = itertools.cycle(LANE_ROTATION)
+        self._takes = 0
+
+    def take(self, *, files: bool) -> Item | PartItem | None:
+        """`files`: whether a file may be taken; parts always may."""
+        self._takes += 1
+        if self._takes % PARTS_FIRST_EVERY == 0:
+            return self._take_part() or (self._take_file() if files else None)
+        return (self._take_file() if files else None) or self._take_part()
+
+    def take_probe(self, *, queued: bool) -> Item | PartItem | None:
+        """Rule 4 of the circuit breaker: the newest untried file, a random untried one, or else any other one."""
+        if not (queued or self.parts.waiting()):
+            return None
+        untried = [lane for lane in UNTRIED if self.lanes[lane]]
+        probe = self._breaker.take_probe(untried=bool(untried))
+        if probe is None:
+            return None
+        if not untried:
+            return self._take_tried_probe()
+        item = self._remove(untried[0], -1) if probe is Probe.NEWEST else self._take_at_random(untried)
+        self._untried_probes.add(item.path)
+        return item
+
+    def wants_untried_probe(self) -> bool:
+        return len(self._untried_probes) < PROBES
+
+    def body_room(self) -> bool:
+        return self._bodies.has_room(self.parts.in_flight)
+
+    def admit_slow(self, path: str) -> bool:
+        return self._slow_files.admit(path)
+
+    def admit_body(self, path: str) -> bool:
+        return self._bodies.admit(path, self.parts.in_flight)
+
+    def release_body(self, path: str) -> None:
+        self._bodies.discard(path)
+
+    def release(self, path: str) -> None:
+        """No worker holds this path any more."""
+        self._slow_files.discard(path)
+        self._bodies.discard(path)
+        self._tried_files.discard(path)
+        self._untried_probes.discard(path)
+
+    def _take_part(self) -> PartItem | None:
+        return self.parts.take() if self.body_room() else None
+
+    def _take_file(self) -> Item | None:
+        if self.lanes[Lane.SLOW] and self._slow_files.has_room():
+            return self._remove(Lane.SLOW, 0)
+        for lane in (next(self._rotation), *UNTRIED, Lane.BODY, Lane.RETRY):
+            if (index := self._first_allowed(lane)) is not None:
+                return self._remove(lane, index)
+        index = None if self.parts.waiting() else self._first_allowed(Lane.LARGE)
+        return None if index is None else self._remove(Lane.LARGE, index)
+
+    def _first_allowed(self, lane: Lane) -> int | None:
+        """The index of the lane's first file whose share of the workers has room; None where there is none."""
+        items = self.lanes[lane]
+        if not items or (lane is Lane.BODY and not self.body_room()):
+            return None
+        if lane in UNTRIED:
+            return 0
+        tried_room = self._tried_files.has_room()
+        if lane is Lane.RETRY:
+            return 0 if tried_room else None
+        slow_room = self._slow_files.has_room()
+        for index, item in enumerate(items):
+            if (tried_room or not item.tried) and (slow_room or not self._slow.holds(item.path)):
+                return index
+        return None
+
+    def _take_tried_probe(self) -> Item | PartItem | None:
+        # A slow file only where there is no other one: a probe that hangs proves nothing.
+        lanes = [lane for lane in (Lane.RETRY, *DEFERRED) if self.lanes[lane]]
+        if not lanes and self._slow_files.has_room() and self.lanes[Lane.SLOW]:
+            lanes = [Lane.SLOW]
+        files, parts = self.lanes.count(lanes), self.parts.waiting()
+        if not files or self._rng.randrange(files + parts) >= files:
+            part = self.parts.take()
+            if part is not None or not files:
+                return part
+        return self._take_at_random(lanes)
+
+    def _take_at_random(self, lanes: list[Lane]) -> Item:
+        index = self._rng.randrange(self.lanes.count(lanes))
+        for lane in lanes:
+            if index < len(self.lanes[lane]):
+                break
+            index -= len(self.lanes[lane])
+        return self._remove(lane, index)
+
+    def _remove(self, lane: Lane, index: int) -> Item:
+        items = self.lanes[lane]
+        item = items[index]
+        del items[index]
+        if lane is Lane.SLOW:
+            self._slow_files.add(item.path)
+        if item.tried:
+            self._tried_files.add(item.path)
+        return item
