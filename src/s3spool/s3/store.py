@@ -44,9 +44,8 @@ class Store:
         options: ObjectOptions,
         *,
         pace: Pace | None = None,
-        endpoint: Endpoint | None = None,
     ) -> None:
-        """Raises ConfigError; asks the credential chain, but not S3. `endpoint`, where it is known already."""
+        """Raises ConfigError; asks the credential chain, but not S3."""
         self._connection = connection
         self.options = options
         self._pace = pace
@@ -54,7 +53,7 @@ class Store:
         self.bucket = connection.bucket
         self._session = s3_client.session(connection)
         self.credentials = Credentials(self._session)
-        self._clients = Clients(self._session, connection, self.credentials, endpoint)
+        self._clients = Clients(self._session, connection, self.credentials)
         self._prefix = Prefix(options.prefix)
         self._headers = options.headers
         self.auto = options.checksum == "auto"
