@@ -18,7 +18,8 @@ from botocore import UNSIGNED
 
 from s3spool.errors import ConfigError
 from s3spool.s3 import plain_http
-from s3spool.s3.boto3_transport import FAILURES, hooked, translated
+from s3spool.s3.boto3_errors import FAILURES, translated
+from s3spool.s3.boto3_transport import hooked
 from s3spool.s3.bounded import bounded
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import untrusted_success
