@@ -16,7 +16,7 @@ import pycurl
 import pytest
 
 from s3spool.errors import Scope, UploadError
-from s3spool.s3.boto3_transport import translated
+from s3spool.s3.boto3_errors import translated
 from s3spool.s3.error_table import BY_CODE, BY_CURL, BY_STATUS, NETWORK, Rule
 from s3spool.s3.errors import (
     from_answer,

@@ -377,7 +377,7 @@ def sent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "outcome"),
+    ("fault", "verdict"),
     [
         (NoChecksums(store=True), MD5),
         (EmptyOk(store=True), MD5),  # a HEAD finds it
@@ -393,17 +393,17 @@ def sent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_faults_and_their_verdicts(fault: Fault, results: object, sent: Any) -> None:
+def test_faults_and_their_verdicts(fault: Fault, verdict: object, sent: Any) -> None:
     """The same over the wire, through both transports."""
-    assert sent(fault) == results
+    assert sent(fault) == verdict
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.9, 0.95])
 def test_a_cut_answer_is_never_proof(share: float, sent: Any) -> None:
     """Where a transport takes half of the headers for all, the store asks again, or has the file sent again."""
-    results = sent(Truncated(share))
+    verdict = sent(Truncated(share))
 
-    assert results == MD5 or (isinstance(results, tuple) and not results[2])
+    assert verdict == MD5 or (isinstance(verdict, tuple) and not verdict[2])
 
 
 @pytest.mark.parametrize("fault", [EmptyOk(), EmptyOk(store=True), HtmlOk()])

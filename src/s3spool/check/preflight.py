@@ -17,11 +17,12 @@ from typing import Any
 
 import botocore.exceptions
 
+from s3spool.check.lifecycle import check_lifecycle
 from s3spool.check.result import CheckResult, error, ok, warning
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
-from s3spool.s3.boto3_transport import FAILURES, translated
+from s3spool.s3.boto3_errors import FAILURES, translated
 from s3spool.s3.content import Content
 from s3spool.s3.error_table import BY_CODE
 from s3spool.s3.multipart import MultipartStore
@@ -84,7 +85,7 @@ def examine(store: Store, prefix: str) -> Iterator[CheckResult]:
     findings = _rehearse(store)
     yield from findings
     if not any(finding.level == "error" for finding in findings):
-        yield from _lifecycle(store, prefix.partition("%")[0].partition("{")[0])
+        yield from check_lifecycle(store, prefix.partition("%")[0].partition("{")[0])
 
 
 def _head_bucket(store: Store) -> tuple[Mapping[str, str], int]:
@@ -264,32 +265,6 @@ def _abort(parts: MultipartStore, upload: Multipart) -> CheckResult:
         grant = "; grant s3:AbortMultipartUpload" if exc.code in _DENIED else ""
         return warning("abort", f"AbortMultipartUpload: {exc.code}: {exc.cause}; {left}{grant}")
     return ok("upload", f"{where} could be begun, was given {len(_BODY)} bytes and aborted; no object was written")
-
-
-def _lifecycle(store: Store, prefix: str) -> Iterator[CheckResult]:
-    """Silent where it may not look, or the store knows no lifecycles."""
-    rules: list[Any] | None = None
-    try:
-        rules = store.client.get_bucket_lifecycle_configuration(Bucket=store.bucket).get("Rules")
-    except FAILURES as exc:
-        if translated(exc, store.bucket).code == "NoSuchLifecycleConfiguration":
-            rules = []
-    if rules is None:
-        return
-    if any(_aborts(rule, prefix) for rule in rules):
-        yield ok("lifecycle", "a rule aborts unfinished multipart uploads")
-    else:
-        yield warning(
-            "lifecycle",
-            "no rule aborts unfinished multipart uploads: if this machine is lost, their parts stay and are charged;"
-            " add a rule with AbortIncompleteMultipartUpload",
-        )
-
-
-def _aborts(rule: Mapping[str, Any], prefix: str) -> bool:
-    where = rule.get("Filter", {})
-    covered = rule.get("Prefix") or where.get("Prefix") or where.get("And", {}).get("Prefix") or ""
-    return rule.get("Status") == "Enabled" and "AbortIncompleteMultipartUpload" in rule and prefix.startswith(covered)
 
 
 def _told(store: Store, exc: UploadError, what: str) -> str:

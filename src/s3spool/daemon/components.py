@@ -23,7 +23,7 @@ from s3spool.queue.inbox import Inbox
 from s3spool.queue.parts import OPEN_TRANSFERS
 from s3spool.queue.settle import Settle
 from s3spool.s3.bandwidth import Pace
-from s3spool.s3.client import Connection, Endpoint
+from s3spool.s3.client import Connection
 from s3spool.s3.keys import too_deep
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.options import ObjectOptions
@@ -41,14 +41,7 @@ from s3spool.upload.workers import Workers
 class Components:
     """What works together on one spool folder and one bucket. Nothing runs yet; `daemon.py` says in which order."""
 
-    def __init__(
-        self,
-        config: Config,
-        endpoint: Endpoint | None = None,
-        workers: int = 0,
-        *,
-        on_damage: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, config: Config, workers: int = 0, *, on_damage: Callable[[], None] = lambda: None) -> None:
         """Take the state directory's lock and build. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
 
         `on_damage` is called on the ledger's thread when the ledger cannot be used any more.
@@ -57,7 +50,7 @@ class Components:
         self.stats = Stats()
         self.lock = DirectoryLock(config.state.directory)
         self.pace = Pace(config.upload.max_bandwidth)
-        self.store = store_of(config, self.pace, endpoint)
+        self.store = store_of(config, self.pace)
         self.ledger = Ledger(ledger_path(config), destination=self.store.name, on_damage=on_damage)
         self.folder = _folder(config)
         self.names = filter_of(config)
@@ -171,7 +164,7 @@ def connection_of(config: Config) -> Connection:
     )
 
 
-def store_of(config: Config, pace: Pace | None = None, endpoint: Endpoint | None = None) -> Store:
+def store_of(config: Config, pace: Pace | None = None) -> Store:
     """The bucket of a configuration. Raises ConfigError."""
     destination = config.destination
     return Store(
@@ -189,7 +182,6 @@ def store_of(config: Config, pace: Pace | None = None, endpoint: Endpoint | None
             destination.metadata,
         ),
         pace=pace,
-        endpoint=endpoint,
     )
 
 

@@ -6,7 +6,6 @@ import gc
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,9 +15,6 @@ from s3spool.daemon.limits import affordable_workers, raise_open_files
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.database import refuse
 from s3spool.ledger.files import become_owner
-
-if TYPE_CHECKING:
-    from s3spool.s3.client import Endpoint
 
 SWITCH_S = 0.001  # a thread that comes back from the kernel waits so long at most for a busy one
 
@@ -46,7 +42,6 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
     raise_open_files(config.upload.workers)
     memory.keep_few_heaps()
     memory.hide()
-    endpoint = _endpoint(config)  # before the log's thread starts
     writer = logs.configure(config.log.format, config.log.level)
     missing = writer.fallback or (systemd.MISSING if systemd.Notifier().missing else "")
     if missing:
@@ -64,9 +59,7 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
         from s3spool.daemon.supervisor import Daemon  # noqa: PLC0415 - the same
         from s3spool.s3.plain_http import DANGER, beyond_loopback  # noqa: PLC0415 - the same
 
-        daemon = Daemon(
-            config, writer, overrides=overrides, endpoint=endpoint, workers=workers, handlers=handlers, reload=reload
-        )
+        daemon = Daemon(config, writer, overrides=overrides, workers=workers, handlers=handlers, reload=reload)
     except S3SpoolError:
         writer.close(1.0)
         raise
@@ -97,10 +90,3 @@ def _affordable(wanted: int) -> int:
         reason = "the limit of open files is too low: raise LimitNOFILE= in the unit (ulimit -n)"
         structlog.get_logger().warning("workers.limited", workers=workers, wanted=wanted, reason=reason)
     return workers
-
-
-def _endpoint(config: Config) -> Endpoint | None:
-    from s3spool.daemon.components import connection_of  # noqa: PLC0415 - the same
-    from s3spool.s3.client import endpoint_apart  # noqa: PLC0415 - boto3 is heavy
-
-    return endpoint_apart(connection_of(config))

@@ -27,7 +27,6 @@ from s3spool.errors import ConfigError, LedgerError
 from s3spool.ledger.reader import Reader
 from s3spool.logs import excepthooks
 from s3spool.logs.log_thread import LogWriter
-from s3spool.s3.client import Endpoint
 from s3spool.systemd.notify import Notifier
 
 TICK_S = 5.0  # how often the supervisor looks at everything
@@ -48,14 +47,13 @@ class Daemon:
         writer: LogWriter,
         *,
         overrides: Mapping[str, object] | None = None,
-        endpoint: Endpoint | None = None,
         workers: int = 0,
         handlers: Callable[[Daemon], dict[str, Handler]] = lambda _: {},
         reload: Callable[[Daemon], None] = lambda _: None,
     ) -> None:
         """Wire the parts; nothing runs yet. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
 
-        `overrides` are the command line's, which a reload has to apply again; `endpoint`, where it is known already;
+        `overrides` are the command line's, which a reload has to apply again;
         `workers`: fewer than configured, where the limit of open files asks for that; `handlers`: of the control
         socket; `reload`: what SIGHUP does.
         """
@@ -66,7 +64,7 @@ class Daemon:
         self._apply = reload
         self.state = "starting"
         self._wakeup = Wakeup()
-        self.components = components = Components(config, endpoint, workers, on_damage=self.wake)
+        self.components = components = Components(config, workers, on_damage=self.wake)
         self.watch_manager = WatchManager(components, config.watch, self.wake)
         self._liveness = LivenessCheck(
             {

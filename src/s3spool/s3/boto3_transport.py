@@ -8,12 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-import botocore.exceptions
-import botocore.parsers
-
 from s3spool.errors import Scope, UploadError
-from s3spool.s3.error_table import NETWORK
-from s3spool.s3.errors import from_code, from_curl, unreadable_answer
+from s3spool.s3.boto3_errors import FAILURES, translated
+from s3spool.s3.errors import from_curl
 from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
 
 if TYPE_CHECKING:
@@ -33,10 +30,6 @@ _ARGUMENTS = {
     "if-none-match": "IfNoneMatch",
 }
 _META = "x-amz-meta-"
-# What botocore raises over an answer that is not S3's: XML nested too deep, a number or a date that is none.
-_UNREADABLE = (botocore.parsers.ResponseParserError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
-# All that a call to boto3 may raise for what network or server do.
-FAILURES = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, *_UNREADABLE)
 _came = threading.local()  # `answer`: what the thread's last request got, before boto3 made something of it
 
 
@@ -161,37 +154,6 @@ def _keep(response_dict: dict[str, Any], **_: Any) -> None:
         _came.answer = Answer(0, {}, b"", from_curl(18, f"{len(body)} of {length} bytes of the answer came", ""))
         return
     _came.answer = Answer(response_dict["status_code"], headers, body, None)
-
-
-def translated(exc: Exception, path: str, operation: str = "upload") -> UploadError:
-    """What boto3 raised, in our terms; every call to boto3 goes through here."""
-    if isinstance(exc, botocore.exceptions.ClientError):
-        error = exc.response.get("Error", {})
-        meta = exc.response.get("ResponseMetadata", {})
-        code = error.get("Code", "")
-        status = meta.get("HTTPStatusCode", 0)
-        if code.isdigit():  # a HEAD has no body to take the code from
-            status, code = int(code), ""
-        return from_code(status, code, error.get("Message", ""), path, meta.get("HTTPHeaders"), operation)
-    if isinstance(exc, botocore.exceptions.NoCredentialsError | botocore.exceptions.PartialCredentialsError):
-        return from_code(0, "NoCredentials", str(exc), path, operation=operation)
-    if isinstance(exc, _UNREADABLE) and not isinstance(exc, botocore.exceptions.BotoCoreError):
-        return unreadable_answer(operation, path, _why_unreadable(exc))
-    if isinstance(exc, OSError) and not isinstance(exc, botocore.exceptions.BotoCoreError):
-        # (Some of botocore's are both.)
-        return UploadError(operation, path, type(exc).__name__, str(exc), scope=Scope.FILE)
-    unreachable = isinstance(
-        exc,
-        botocore.exceptions.EndpointConnectionError
-        | botocore.exceptions.SSLError
-        | botocore.exceptions.ProxyConnectionError,
-    )
-    scope = Scope.EVERYBODY if unreachable else Scope.UNKNOWN
-    return UploadError(operation, path, type(exc).__name__, str(exc), scope=scope, hint=NETWORK)
-
-
-def _why_unreadable(exc: Exception) -> str:
-    return "XML nested too deep" if isinstance(exc, RecursionError) else f"{type(exc).__name__}: {exc}"
 
 
 def _arguments(request: Request) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from botocore import UNSIGNED
 
 from s3spool.errors import ConfigError
 from s3spool.s3 import plain_http
-from s3spool.s3.apart import in_child
-from s3spool.s3.boto3_transport import FAILURES, hooked, translated
+from s3spool.s3.boto3_errors import FAILURES, translated
+from s3spool.s3.boto3_transport import hooked
 from s3spool.s3.bounded import bounded
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import untrusted_success
@@ -121,14 +121,12 @@ def _tell(request: Any, **_: Any) -> None:
 class Clients:
     """The clients for the region and the credentials of now. Thread-safe."""
 
-    def __init__(
-        self, boto: boto3.Session, connection: Connection, credentials: Credentials, known: Endpoint | None = None
-    ) -> None:
+    def __init__(self, boto: boto3.Session, connection: Connection, credentials: Credentials) -> None:
         """Raises ConfigError."""
         self._boto = boto
         self._connection = connection
         self._credentials = credentials
-        self.endpoint = known or endpoint(boto, connection, region_of(boto, connection))
+        self.endpoint = endpoint(boto, connection, region_of(boto, connection))
         self._lock = threading.Lock()  # boto3's sessions are not thread-safe
         self._made: dict[Callable[..., S3Client], tuple[tuple[str, int], S3Client]] = {}
 
@@ -174,21 +172,6 @@ def endpoint(boto: boto3.Session, connection: Connection, region: str) -> Endpoi
     except (botocore.exceptions.BotoCoreError, ValueError) as exc:
         raise ConfigError("destination.endpoint_url", connection.endpoint_url or None, str(exc)) from exc
     raise AssertionError("botocore sent a request without telling where")
-
-
-def endpoint_apart(connection: Connection) -> Endpoint | None:
-    """The same from a child process; None where that cannot be had.
-
-    Objects and code of a botocore client take 13 MiB, which are not given back in full: a daemon that sends bodies
-    through libcurl may do without for all its life.
-    """
-
-    def ask() -> str:
-        boto = session(connection)
-        return "\n".join(endpoint(boto, connection, region_of(boto, connection)))
-
-    told = in_child(ask)
-    return None if told is None else Endpoint(*told.split("\n"))
 
 
 def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:

@@ -21,7 +21,7 @@ from s3spool.s3.keys import url_quoted
 from s3spool.s3.name_lookups import NameLookups
 from s3spool.s3.request_timeout import Patience
 from s3spool.s3.socket_backlog import Unsent
-from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
+from s3spool.s3.transport import Answer, Pace, Request, parsed_headers, shrunk, unreadable, wait_for_all
 
 BUFFER_BYTES = 256 * 1024  # of a large body, as libcurl holds it: a hundred slow connections need little
 FAST_BUFFER_BYTES = 512 * 1024  # a few fast ones: less CPU
@@ -183,7 +183,9 @@ class CurlTransport:
             cut_off = number == pycurl.E_WRITE_ERROR and self._kept >= ANSWER_BYTES
             if not (early or cut_off):
                 return Answer(0, {}, b"", from_curl(number, self._unreadable or message, path))
-        return Answer(self._curl.getinfo(pycurl.RESPONSE_CODE), _parsed(self._headers), b"".join(self._body), None)
+        return Answer(
+            self._curl.getinfo(pycurl.RESPONSE_CODE), parsed_headers(self._headers), b"".join(self._body), None
+        )
 
     def rest(self) -> None:
         if self._buffer_bytes:
@@ -292,15 +294,3 @@ class CurlTransport:
         """Libcurl's callback, at each step and each second: anything but 0 ends the request."""
         self._given_up = self._patience.over(sent, len(self._headers) + self._kept, time.monotonic())
         return bool(self._given_up)
-
-
-def _parsed(lines: list[bytes]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for line in b"".join(lines).decode("latin-1").split("\n"):
-        if line.startswith("HTTP/"):
-            headers.clear()  # an interim answer (100, a proxy's) came before the real one
-            continue
-        name, colon, value = line.partition(":")
-        if colon:
-            headers[name.lower()] = value.strip()
-    return headers

@@ -19,6 +19,7 @@ _DENIED = re.compile(r"not authorized to perform: ([a-z0-9-]+:\w+)")  # AWS name
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NEVER = "redirects are not followed; destination.endpoint_url must be the address of S3 itself"
 SKEW_S = 300.0  # S3 refuses signatures that are 15 minutes off; from here on the clock is worth a word
+_CHECKSUM_REFUSED = {"InvalidRequest", "InvalidArgument", "BadRequest", "MalformedHeader"}
 
 
 def from_curl(number: int, message: str, path: str) -> UploadError:
@@ -154,3 +155,27 @@ def _error(path: str, code: str, message: str, rule: Rule) -> UploadError:
         permanent=rule.permanent,
         hint=rule.hint,
     )
+
+
+def mismatch(request: Request, why: str) -> UploadError:
+    """The error for an object whose checksum differs from that of the file."""
+    return UploadError("confirm", request.path, "BadDigest", f"S3 has other bytes than were read: {why}")
+
+
+def conflict(path: str, key: str) -> UploadError:
+    """The error for another object at this key while overwriting is forbidden."""
+    return UploadError(
+        "upload",
+        path,
+        "PreconditionFailed",
+        f'another object is at {key} and destination.overwrite = "never"',
+        scope=Scope.FILE,  # the object was looked at
+        permanent=True,
+        hint="rename the file, or remove the object",
+    )
+
+
+def is_about_checksum(error: UploadError) -> bool:
+    """Whether the store refused the checksum; old stores answer NotImplemented to its header."""
+    about = error.code in _CHECKSUM_REFUSED and "checksum" in error.cause.lower()
+    return about or error.code == "NotImplemented"

@@ -13,10 +13,10 @@ import structlog
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Multipart, Part
 from s3spool.s3 import checksums
-from s3spool.s3.boto3_transport import FAILURES
+from s3spool.s3.boto3_errors import FAILURES
 from s3spool.s3.client import Found, look
 from s3spool.s3.content import Content, Stored
-from s3spool.s3.errors import untrusted_success
+from s3spool.s3.errors import conflict, mismatch, untrusted, untrusted_success
 from s3spool.s3.multipart_uploads import GONE, Uploads
 from s3spool.s3.store import MIB
 from s3spool.s3.transport import Answer, Request
@@ -84,16 +84,14 @@ class MultipartStore(Uploads):
         algorithm, _, value = request.checksum.partition(":")
         etag = headers.get("etag", "").strip('"')
         if not etag:
-            raise self._store.unconfirmed(request, "without an ETag for the part")
+            raise untrusted(request, "without an ETag for the part")
         echoed = headers.get(checksums.header_of(algorithm)) if algorithm != "md5" else None
         if echoed is not None and echoed != value:
-            raise self._store.mismatch(request, f"the {algorithm} of part {number} is {echoed}, ours {value}")
+            raise mismatch(request, f"the {algorithm} of part {number} is {echoed}, ours {value}")
         if echoed is None:
             md5 = value if algorithm == "md5" else checksums.of_range("md5", *request[4:7])
             if etag != checksums.md5_hex(md5):
-                raise self._store.unconfirmed(
-                    request, f"the ETag of part {number} ({etag}) is not the MD5 of its bytes"
-                )
+                raise untrusted(request, f"the ETag of part {number} ({etag}) is not the MD5 of its bytes")
         # A part that was proven in another way than the upload's has no share in the checksum of the whole.
         return Part(upload.upload_id, number, request.length, etag, value if algorithm == upload.algorithm else "")
 
@@ -146,7 +144,7 @@ class MultipartStore(Uploads):
             return None
         stored = self._stored(upload, content, parts, found)
         if stored is None:
-            raise self._store.conflict(upload.path, upload.key)
+            raise conflict(upload.path, upload.key)
         self._leave(upload)
         return stored
 
@@ -162,7 +160,7 @@ class MultipartStore(Uploads):
         found = self._look(upload)
         stored = self._stored(upload, content, parts, found)
         if occupied and found is not None and stored is None:
-            raise self._store.conflict(upload.path, upload.key)
+            raise conflict(upload.path, upload.key)
         # An equal object may be older than this upload. As long as that is there, Complete has not happened.
         known = occupied or error.code in GONE
         if stored is None or (not known and self.listed(upload) is not None):

@@ -10,7 +10,7 @@ import botocore.exceptions
 
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart
-from s3spool.s3.boto3_transport import FAILURES, translated
+from s3spool.s3.boto3_errors import FAILURES, translated
 from s3spool.s3.errors import untrusted_success
 from s3spool.s3.options import mtime_text
 from s3spool.s3.store import Store

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
 from s3spool.s3.boto3_transport import Boto3Transport
 from s3spool.s3.client import Clients, Connection, Endpoint, Found
 from s3spool.s3.content import Content, MustAskError, Stored
 from s3spool.s3.credentials import Credentials, signs_with
-from s3spool.s3.errors import from_answer, untrusted
+from s3spool.s3.errors import conflict, from_answer, is_about_checksum, mismatch, untrusted
 from s3spool.s3.keys import Prefix, key_of
 from s3spool.s3.name_lookups import NameLookups
 from s3spool.s3.options import ObjectOptions, mtime_text
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+\Z")
-_CHECKSUM_REFUSED = {"InvalidRequest", "InvalidArgument", "BadRequest", "MalformedHeader"}
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "HTTP301"}
 _BAD_KEYS = {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"}
 _BAD_KEYS |= {"NoCredentials", "SignatureDoesNotMatch", "AccessDenied"}  # other keys may be there by now
@@ -44,9 +43,8 @@ class Store:
         options: ObjectOptions,
         *,
         pace: Pace | None = None,
-        endpoint: Endpoint | None = None,
     ) -> None:
-        """Raises ConfigError; asks the credential chain, but not S3. `endpoint`, where it is known already."""
+        """Raises ConfigError; asks the credential chain, but not S3."""
         self._connection = connection
         self.options = options
         self._pace = pace
@@ -54,7 +52,7 @@ class Store:
         self.bucket = connection.bucket
         self._session = s3_client.session(connection)
         self.credentials = Credentials(self._session)
-        self._clients = Clients(self._session, connection, self.credentials, endpoint)
+        self._clients = Clients(self._session, connection, self.credentials)
         self._prefix = Prefix(options.prefix)
         self._headers = options.headers
         self.auto = options.checksum == "auto"
@@ -161,7 +159,7 @@ class Store:
         if found is None:
             return None
         if not self._is_ours(content, request, found):
-            raise self.conflict(request.path, request.key)
+            raise conflict(request.path, request.key)
         return Stored(request.key, found.etag, request.checksum, found.version_id)
 
     def judge(self, content: Content, request: Request, answer: Answer, *, may_ask: bool) -> Stored:
@@ -184,7 +182,7 @@ class Store:
             self.guard.refused()
             # Somebody's object is there. If its content is ours, our own earlier answer was lost.
             # If it has gone meanwhile, the way is free.
-            return self._found(content, request, from_answer(request, answer), self.conflict(request.path, request.key))
+            return self._found(content, request, from_answer(request, answer), conflict(request.path, request.key))
         headers = self.accepted(request, answer)
         algorithm, _, value = request.checksum.partition(":")
         etag = headers.get("etag", "").strip('"')
@@ -194,7 +192,7 @@ class Store:
             if echoed == value:
                 return stored
             if echoed is not None:
-                raise self.mismatch(request, f"its {algorithm} is {echoed}, ours {value}")
+                raise mismatch(request, f"its {algorithm} is {echoed}, ours {value}")
         if content.body is None and algorithm != "md5" and not may_ask:
             raise MustAskError
         md5 = checksums.md5_hex(value if algorithm == "md5" else self.digest(content, "md5").partition(":")[2])
@@ -221,30 +219,10 @@ class Store:
         return tuple(header for header in self._headers if header[0] == "x-amz-expected-bucket-owner")
 
     def refused(self, error: UploadError) -> UploadError:
-        """The same error, after what it tells us about our credentials has been heard."""
+        """Return the error; refresh the credentials soon where it concerns them."""
         if error.code in _BAD_KEYS:
             self.credentials.refresh_soon()
         return error
-
-    @staticmethod
-    def unconfirmed(request: Request, why: str) -> UploadError:
-        return untrusted(request, why)
-
-    @staticmethod
-    def mismatch(request: Request, why: str) -> UploadError:
-        return UploadError("confirm", request.path, "BadDigest", f"S3 has other bytes than were read: {why}")
-
-    @staticmethod
-    def conflict(path: str, key: str) -> UploadError:
-        return UploadError(
-            "upload",
-            path,
-            "PreconditionFailed",
-            f'another object is at {key} and destination.overwrite = "never"',
-            scope=Scope.FILE,  # the object was looked at
-            permanent=True,
-            hint="rename the file, or remove the object",
-        )
 
     def _try_condition(self, request: Request) -> None:
         """Send once more what the server has just taken: does it refuse to replace it?"""
@@ -285,7 +263,8 @@ class Store:
             return error
         algorithm = request.checksum.partition(":")[0]
         if self.takes_md5_instead(algorithm, error):
-            return _retry_immediately(error)
+            error.retry_immediately = True
+            return error
         return self.refused(error)
 
     def moves_to(self, region: str, error: UploadError) -> bool:
@@ -294,12 +273,12 @@ class Store:
         # Once one worker has moved, the others still get such answers: to what they had sent before.
         if not told or not (self._clients.move_to(region) or error.code in _OTHER_REGION):
             return False
-        _retry_immediately(error)
+        error.retry_immediately = True
         return True
 
     def takes_md5_instead(self, algorithm: str, error: UploadError) -> bool:
         """Whether the store refused because of this checksum, and the choice was left to us."""
-        if not self.auto or algorithm == "md5" or not _is_about_checksum(error):
+        if not self.auto or algorithm == "md5" or not is_about_checksum(error):
             return False
         self._prefer_md5()
         return True
@@ -309,18 +288,6 @@ class Store:
         if self.auto and self.algorithm != "md5":
             log.debug("transport.fallback", reason=f"the store does not confirm {self.algorithm}; using md5")
             self.algorithm = "md5"
-
-
-def _retry_immediately(error: UploadError) -> UploadError:
-    """The cause of this error has been removed."""
-    error.retry_immediately = True
-    return error
-
-
-def _is_about_checksum(error: UploadError) -> bool:
-    """Old stores know the header that carries it as "functionality that is not implemented"."""
-    about = error.code in _CHECKSUM_REFUSED and "checksum" in error.cause.lower()
-    return about or error.code == "NotImplemented"
 
 
 def _curl_transport() -> Callable[..., Transport] | None:

@@ -92,3 +92,16 @@ def shrunk(request: Request, position: int) -> str:
 def unreadable(exc: OSError) -> str:
     """The same, where the file system said no."""
     return f"the file could not be read on: {exc.strerror or exc}"
+
+
+def parsed_headers(lines: list[bytes]) -> dict[str, str]:
+    """The header lines of an answer, names in lower case."""
+    headers: dict[str, str] = {}
+    for line in b"".join(lines).decode("latin-1").split("\n"):
+        if line.startswith("HTTP/"):
+            headers.clear()  # an interim answer (100, a proxy's) came before the real one
+            continue
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name.lower()] = value.strip()
+    return headers
