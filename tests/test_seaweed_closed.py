@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from s3spool.demo.certificate import self_signed
 from s3spool.demo.seaweed import Seaweed, _find_weed
+from s3spool.demo.seaweed_keys import self_signed
 from support.users import DROPPER, as_user, becoming, open_place
 
 pytestmark = pytest.mark.integration
@@ -79,21 +79,19 @@ def test_http_without_a_key(seaweed: Seaweed, method: str, path: str) -> None:
 
 def test_every_port_is_known(seaweed: Seaweed) -> None:
     """What weed listens on is what these tests try: a new version may open more."""
-    assert seaweed._ports
-    assert listening(seaweed.pid) == {*seaweed._ports._http.values(), *seaweed._ports._grpc.values()}
+    assert listening(seaweed.pid) == set(seaweed._ports.values())
 
 
 @pytest.mark.parametrize("name", HTTP)
 def test_grpc_takes_a_certificate(seaweed: Seaweed, name: str) -> None:
     """Neither plain text nor TLS with a certificate of one's own."""
-    assert seaweed._ports
-    port = seaweed._ports._grpc[name]
+    port = seaweed._ports[f"{name}.port.grpc"]
     with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
         plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
         assert not plain.recv(100).startswith(bytes([0, 0])), "an HTTP/2 server's settings"
 
     stranger = seaweed.data_directory / "stranger.pem"
-    stranger.write_bytes(b"".join(self_signed("s3spool demo")))
+    stranger.write_text("".join(self_signed("s3spool demo")))
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -110,12 +108,14 @@ def test_grpc_takes_a_certificate(seaweed: Seaweed, name: str) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
 def test_weeds_own_shell_as_another_user(seaweed: Seaweed) -> None:
     """Previously it listed, and removed, what it liked."""
-    assert seaweed._ports
-    http, grpc = seaweed._ports._http, seaweed._ports._grpc
+    ports = seaweed._ports
     done = subprocess.run(
         [
             *(*becoming(DROPPER), "timeout", "5", str(_find_weed()), "shell"),
-            *(f"-{part}=127.0.0.1:{http[part]}.{grpc[part]}" for part in ("master", "filer")),
+            *(
+                f"-{part}=127.0.0.1:{ports[f'{part}.port']}.{ports[f'{part}.port.grpc']}"
+                for part in ("master", "filer")
+            ),
         ],
         input="fs.ls /buckets/demo\nfs.rm /buckets/demo/a.txt\nexit\n",
         check=False,
@@ -132,8 +132,7 @@ def test_weeds_own_shell_as_another_user(seaweed: Seaweed) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
 def test_sockets_in_tmp(seaweed: Seaweed) -> None:
     """They are for its own user, whatever the umask of the demo."""
-    assert seaweed._ports
-    ports = "|".join(map(str, (*seaweed._ports._http.values(), *seaweed._ports._grpc.values())))
+    ports = "|".join(map(str, seaweed._ports.values()))
     sockets = [path for path in Path("/tmp").iterdir() if re.fullmatch(rf"seaweedfs-.*-({ports})\.sock", path.name)]  # noqa: S108
     script = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
 
@@ -145,9 +144,10 @@ def test_sockets_in_tmp(seaweed: Seaweed) -> None:
 
 def requested(seaweed: Seaweed, name: str, method: str, path: str) -> tuple[int, bytes]:
     """Status and body; 0 where nobody speaks HTTP there."""
-    assert seaweed._ports
     body = b"evil" if method in {"PUT", "POST"} else None
-    request = urllib.request.Request(f"http://127.0.0.1:{seaweed._ports._http[name]}{path}", data=body, method=method)
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{seaweed._ports[f'{name}.port']}{path}", data=body, method=method
+    )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=10) as answer:

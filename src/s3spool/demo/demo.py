@@ -17,6 +17,7 @@ import msgspec
 
 from s3spool.config import loader as configuration
 from s3spool.demo.seaweed import Seaweed, free_port
+from s3spool.demo.seaweed_keys import write_private
 from s3spool.errors import AlreadyRunningError, S3SpoolError
 from s3spool.ledger.database import DirectoryLock, holder
 from s3spool.ledger.files import become_owner
@@ -75,9 +76,9 @@ def _run(home: _Home, directory: Path, port: int, impatience: _Impatience) -> in
     with Seaweed(data, port=port and free_port(port), access_key=ACCESS_KEY, secret_key=secret) as seaweed:
         seaweed.create_bucket(BUCKET)
         os.environ.update(seaweed.environment())
-        _write(home.config, _config_text(home, directory))
-        _write(home.curl, _curl_text(secret))
-        _write(home.aws, _aws_text(secret, seaweed.endpoint_url))
+        write_private(home.config, _config_text(home, directory))
+        write_private(home.curl, _curl_text(secret))
+        write_private(home.aws, _aws_text(secret, seaweed.endpoint_url))
         config = configuration.load(home.config)
         impatience.check()
         click.echo(_welcome(home, directory, seaweed.endpoint_url))
@@ -131,14 +132,6 @@ def _forget_settings() -> None:
     os.environ.update(
         AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, AWS_EC2_METADATA_DISABLED="true"
     )
-
-
-def _write(path: Path, text: str) -> None:
-    """For the owner's eyes alone from the first moment on."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
 
 
 def _config_text(home: _Home, directory: Path) -> str:
