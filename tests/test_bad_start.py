@@ -264,7 +264,6 @@ def ledger_is_a_fifo(daemon: Daemon) -> None:
             'after.archive_directory = "/dev/shm/s3spool-sent": is on another file system or mount',
         ),
         (ledger_from_a_newer_version, "{home}/state/ledger.sqlite3: written by a newer s3spool (ledger version 99"),
-        (ledger_is_no_database, "{home}/state/ledger.sqlite3: is not a usable database"),
         (ledger_is_another_database, "{home}/state/ledger.sqlite3: is a SQLite database, but not a ledger"),
         (ledger_is_a_directory, "{home}/state/ledger.sqlite3: is no file"),
         (ledger_is_a_fifo, "{home}/state/ledger.sqlite3: is no file"),
@@ -278,10 +277,23 @@ def test_a_folder_or_ledger_that_cannot_be_used_is_named(prepare: Prepare, line:
     assert refusal(daemon).startswith(line.format(home=daemon.home))
 
 
-@pytest.mark.parametrize("prepare", [ledger_from_a_newer_version, ledger_is_no_database])
-def test_not_even_a_lock_is_left_beside_a_ledger_that_is_not_ours(prepare: Prepare, daemon: Daemon) -> None:
+def test_a_ledger_that_is_no_database_is_kept_aside(daemon: Daemon) -> None:
+    """One line says so, and the daemon begins a new ledger."""
+    ledger_is_no_database(daemon)
+
+    with daemon:
+        daemon.wait_ready()
+        (failed,) = daemon.events("ledger.failed")
+        assert "is not a usable database" in failed["error"]
+        assert daemon.stop() == 0
+
+    (kept,) = daemon.state_directory.glob("*.broken-*")
+    assert kept.read_bytes() == b"these are somebody's notes\n" * 100
+
+
+def test_not_even_a_lock_is_left_beside_a_ledger_that_is_not_ours(daemon: Daemon) -> None:
     """Its head tells enough."""
-    prepare(daemon)
+    ledger_from_a_newer_version(daemon)
 
     refusal(daemon)
 

@@ -473,7 +473,7 @@ def test_foreign_ledger_is_an_error(tmp_path: Path, faulty: FaultyS3) -> None:
     code, found = check(daemon)
 
     assert (code, found["ledger"][0]) == (1, "error")
-    assert "move it away" in found["ledger"][1]
+    assert "keeps it as ledger.sqlite3.broken-TIME" in found["ledger"][1]
 
 
 def test_state_directory_is_left_as_it_was(tmp_path: Path, faulty: FaultyS3) -> None:

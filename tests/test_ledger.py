@@ -718,18 +718,37 @@ def test_another_programs_database_is_refused_and_untouched(
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("opener", OPENERS)
 @pytest.mark.parametrize("content", [b"just a text file, long enough to be looked at", b"\0" * 8192])
-def test_what_is_no_database_is_refused_and_untouched(
-    path: Path, content: bytes, opener: Callable[[Path], object]
-) -> None:
-    """A file of another kind is named as such, and left as it is."""
+def test_what_is_no_database_is_kept_aside(path: Path, content: bytes, lines: Lines) -> None:
+    """Commands leave it as it is and say what it is; a daemon renames it and begins a new ledger."""
     path.write_bytes(content)
+    path.with_name(f"{path.name}-wal").write_bytes(b"log")
 
-    message = refusal(path, opener)
-
-    assert "not a usable database" in message
+    assert "not a usable database" in refusal(path, Reader)
     assert path.read_bytes() == content
+    ledger = Ledger(path, destination="here")
+    ledger.start()
+    ledger.record_receipt(a_receipt("a"))
+    assert ledger.close(10)
+
+    aside = {kept.suffix: kept.read_bytes() for kept in path.parent.glob("*.broken-*")}
+    assert sorted(aside.values()) == sorted([content, b"log"])
+    with Reader(path) as reader:
+        assert set(reader.known(["a"])) == {"a"}
+    (line,) = lines.named("ledger.failed")
+    assert "not a usable database" in line["error"]
+
+
+def test_a_damaged_file_that_cannot_be_put_aside(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the start is refused, in one line."""
+    path.write_bytes(b"just a text file, long enough to be looked at")
+
+    def no(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(store, "put_aside", no)
+
+    assert "cannot be renamed: Permission denied" in refusal(path)
 
 
 @pytest.mark.parametrize("opener", OPENERS)
@@ -795,7 +814,9 @@ def test_a_damaged_page_is_an_error_of_the_ledger(path: Path) -> None:
         ]
         for question in questions:
             assert "not a usable database" in refusal(path, lambda _, ask=question: ask())  # type: ignore[misc]
-    assert "not a usable database" in refusal(path)
+    aside = Ledger(path, destination="here")
+    aside._db.close()
+    assert [kept.read_bytes()[4096:4099] for kept in path.parent.glob("*.broken-*Z")] == [b"\xa5" * 3]
 
 
 def test_an_empty_file_is_a_fresh_ledger(path: Path) -> None:

@@ -71,6 +71,10 @@ class LedgerError(S3SpoolError):
     exit_code = 78
 
 
+class LedgerDamagedError(LedgerError):
+    """Its content is damaged, or it is no database at all: a start keeps the file aside and begins a new ledger."""
+
+
 class LedgerUnavailableError(LedgerError):
     """It cannot be used now: the disk is full or broken, or another program has it locked. A restart may do better."""
 

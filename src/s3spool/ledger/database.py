@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
-from s3spool.errors import AlreadyRunningError, LedgerError, LedgerUnavailableError
+from s3spool.errors import AlreadyRunningError, LedgerDamagedError, LedgerError, LedgerUnavailableError
 from s3spool.ledger.files import make_private, open_regular, require_regular
 
 VERSION = 3
@@ -84,9 +84,8 @@ def refuse(path: Path) -> None:
             head = file.read(_HEAD_BYTES)
     except OSError:
         return
-    if head and not head.startswith(_MAGIC):
-        raise _translated("file is not a database", path)
-    if len(head) == _HEAD_BYTES and int.from_bytes(head[68:72]) == APPLICATION_ID:
+    ours = head.startswith(_MAGIC) and len(head) == _HEAD_BYTES
+    if ours and int.from_bytes(head[68:72]) == APPLICATION_ID:
         _refuse_newer(int.from_bytes(head[60:64]), path)
 
 
@@ -219,9 +218,9 @@ def _statements(name: str) -> Iterator[str]:
 
 def _translated(text: str, path: Path) -> LedgerError:
     if "not a database" in text or "malformed" in text:
-        return LedgerError(
-            f"{path}: is not a usable database ({text}); move it away or set state.directory:"
-            " what is in the folder is then sent again"
+        return LedgerDamagedError(
+            f"{path}: is not a usable database ({text}); the next start keeps it as {path.name}.broken-TIME and begins"
+            " a new one: what is in the folder may be sent again"
         )
     if "readonly" in text or "unable to open" in text:
         return LedgerError(f"{path}: cannot be opened ({text}); check state.directory and its owner")

@@ -29,6 +29,7 @@ ENDING = (
     "the daemon ends; the file is kept as .broken-TIME, and the next start makes a new ledger and scans the folder:"
     " files whose receipts were in it may be sent again"
 )
+BEGUN_ANEW = "the file is kept as .broken-TIME, and a new ledger begins: what is in the folder may be sent again"
 
 
 class DamagedError(Exception):

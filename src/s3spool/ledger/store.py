@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
-from s3spool.errors import LedgerError
+from s3spool.errors import LedgerDamagedError, LedgerError
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.database import open_for_writing, speaking_of
-from s3spool.ledger.health import ENDING, UNREAD, DamagedError, Guard, Trouble, is_damage, put_aside
+from s3spool.ledger.health import BEGUN_ANEW, ENDING, UNREAD, DamagedError, Guard, Trouble, is_damage, put_aside
 from s3spool.ledger.rows import Multipart, Part, Receipt, Retry, to_text
 from s3spool.ledger.statements import (
     CLAIM,
@@ -69,17 +69,20 @@ class Ledger:
     def __init__(self, path: Path, *, destination: str, on_damage: Callable[[], None] = lambda: None) -> None:
         """Open or create the file; raises LedgerError. `destination` is the bucket and prefix of this run's receipts.
 
-        `on_damage` is called on the ledger's thread when it ends because of damage.
+        A damaged file is put aside, and a new one created. `on_damage` is called on the ledger's thread when it ends
+        because of damage.
         """
         self.path = path
-        self._db = open_for_writing(path)  # only the ledger's thread uses it once that runs
-        with speaking_of(path), contextlib.ExitStack() as stack:
-            stack.callback(self._db.close)
-            self._db.execute("UPDATE retries SET claimed = 0 WHERE claimed = 1")
-            self._db.execute("INSERT OR IGNORE INTO destinations (name) VALUES (?)", (destination,))
-            row = self._db.execute("SELECT id FROM destinations WHERE name = ?", (destination,)).fetchone()
-            stack.pop_all()
-        self.destination = int(row[0])
+        # Only the ledger's thread uses the connection once that runs.
+        try:
+            self._db, self.destination = _opened(path, destination)
+        except LedgerDamagedError as exc:
+            log.error("ledger.failed", path=str(path), error=str(exc), hint=BEGUN_ANEW)
+            try:
+                put_aside(path)
+            except OSError as error:
+                raise LedgerError(f"{path}: is damaged, and cannot be renamed: {error.strerror}") from exc
+            self._db, self.destination = _opened(path, destination)
         self._guard = Guard(path)
         self._on_damage = on_damage
         self.damaged = ""  #: why this ledger cannot be used any more
@@ -321,3 +324,15 @@ class Ledger:
                 self._db.execute("ROLLBACK")
             except sqlite3.Error as exc:
                 log.debug("ledger.rollback_failed", error=str(exc))
+
+
+def _opened(path: Path, destination: str) -> tuple[sqlite3.Connection, int]:
+    """The connection, and the row id of the destination. Raises LedgerError."""
+    db = open_for_writing(path)
+    with speaking_of(path), contextlib.ExitStack() as stack:
+        stack.callback(db.close)
+        db.execute("UPDATE retries SET claimed = 0 WHERE claimed = 1")
+        db.execute("INSERT OR IGNORE INTO destinations (name) VALUES (?)", (destination,))
+        row = db.execute("SELECT id FROM destinations WHERE name = ?", (destination,)).fetchone()
+        stack.pop_all()
+    return db, int(row[0])
