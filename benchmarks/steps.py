@@ -128,14 +128,14 @@ class Bench:
         made = self.store.request(contents[0])
         started_s = time.process_time()
         for _ in contents:
-            self.store.judge(contents[0], made, answers[0], may_ask=False)
+            self.store.verify(contents[0], made, answers[0], may_verify=False)
         return taken_s + time.process_time() - started_s
 
     def send(self) -> float:
         """Handed to libcurl, signed, sent over one of a hundred kept connections, the answer read."""
         requests = deque(self.store.request(content) for content in self.contents())
-        carrier = self.store.carrier()
-        if carrier is None:
+        multiplexer = self.store.multiplexer()
+        if multiplexer is None:
             raise RuntimeError("pycurl is missing")
         transports = [self.store.transport() for _ in range(sinks.IN_FLIGHT)]
         pending, over = deque[Any](), deque[Any](transports)
@@ -147,14 +147,14 @@ class Bench:
                 transport.prepare(requests.popleft())
                 pending.append(transport)
             over.clear()
-            carrier.poll(pending, over, wait=True)
+            multiplexer.poll(pending, over, wait=True)
             for transport in over:
                 transport.answer()
             left -= len(over)
         taken_s = time.process_time() - started_s
         for transport in transports:
             transport.close()
-        carrier.close()
+        multiplexer.close()
         return taken_s
 
     def receipt(self) -> float:

@@ -44,7 +44,7 @@ def store(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture
-def carrier() -> Iterator[MultiClient]:
+def multiplexer() -> Iterator[MultiClient]:
     made = MultiClient()
     yield made
     made.close()
@@ -57,12 +57,12 @@ def prepared(store: Store, key: str, body: bytes = b"body") -> CurlTransport:
     return transport
 
 
-def carry(carrier: MultiClient, *transports: CurlTransport) -> list[CurlTransport]:
+def carry(multiplexer: MultiClient, *transports: CurlTransport) -> list[CurlTransport]:
     """Until all have arrived; in the order in which they did."""
     pending, over = deque(transports), deque[CurlTransport]()
     arrived: list[CurlTransport] = []
     while len(arrived) < len(transports):
-        carrier.poll(pending, over, wait=True)
+        multiplexer.poll(pending, over, wait=True)
         arrived += over
         over.clear()
     return arrived
@@ -70,7 +70,7 @@ def carry(carrier: MultiClient, *transports: CurlTransport) -> list[CurlTranspor
 
 @pytest.mark.integration
 def test_a_hundred_at_once_reach_a_real_store(
-    seaweed: Seaweed, bucket: str, s3: S3Client, monkeypatch: pytest.MonkeyPatch, carrier: MultiClient
+    seaweed: Seaweed, bucket: str, s3: S3Client, monkeypatch: pytest.MonkeyPatch, multiplexer: MultiClient
 ) -> None:
     """Each body under its own key, several times over on the same connections."""
     use(seaweed.environment(), monkeypatch)
@@ -81,7 +81,7 @@ def test_a_hundred_at_once_reach_a_real_store(
     for _ in range(3):
         for transport, (key, body) in zip(transports, bodies.items(), strict=True):
             transport.prepare(put_request(key, body))
-        carry(carrier, *transports)
+        carry(multiplexer, *transports)
         assert {transport.answer().status for transport in transports} == {200}
 
     assert {key: s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in bodies} == bodies
@@ -89,7 +89,7 @@ def test_a_hundred_at_once_reach_a_real_store(
         transport.close()
 
 
-def test_one_that_waits_holds_up_no_other(faulty: FaultyS3, store: Store, carrier: MultiClient) -> None:
+def test_one_that_waits_holds_up_no_other(faulty: FaultyS3, store: Store, multiplexer: MultiClient) -> None:
     """The quick ones arrive first, whatever the order in which they boarded."""
     held = threading.Event()
     faulty.script(HoldUntil(held), match="slow")
@@ -99,7 +99,7 @@ def test_one_that_waits_holds_up_no_other(faulty: FaultyS3, store: Store, carrie
 
     arrived: list[CurlTransport] = []
     while len(arrived) < 3:
-        carrier.poll(pending, over, wait=True)
+        multiplexer.poll(pending, over, wait=True)
         arrived += over
         over.clear()
         if len(arrived) == 2:
@@ -111,48 +111,48 @@ def test_one_that_waits_holds_up_no_other(faulty: FaultyS3, store: Store, carrie
         transport.close()
 
 
-def test_an_answer_that_waited_for_us_is_no_silence(faulty: FaultyS3, store: Store, carrier: MultiClient) -> None:
+def test_an_answer_that_waited_for_us_is_no_silence(faulty: FaultyS3, store: Store, multiplexer: MultiClient) -> None:
     """A slow disk may keep the driver for longer than a server may be silent."""
     held = threading.Event()
     faulty.script(HoldUntil(held))
     transport = prepared(store, "a")
     pending, over = deque([transport]), deque[CurlTransport]()
     while not faulty.in_flight:
-        carrier.poll(pending, over, wait=False)
+        multiplexer.poll(pending, over, wait=False)
     assert not transport.overdue(0.0)  # looked at last when the machine started
     held.set()
     eventually(lambda: not faulty.in_flight)
 
-    carrier._next_look = 0.0
+    multiplexer._next_overdue_check = 0.0
     while not over:
-        carrier.poll(pending, over, wait=True)
+        multiplexer.poll(pending, over, wait=True)
 
     assert transport.answer().status == 200
     transport.close()
 
 
-def test_whoever_waits_is_woken(carrier: MultiClient) -> None:
+def test_whoever_waits_is_woken(multiplexer: MultiClient) -> None:
     """A call from another thread ends the wait, also one that came before it."""
-    carrier.wake()
-    carrier.wake()
-    carrier.poll(deque(), deque(), wait=True)
+    multiplexer.wake()
+    multiplexer.wake()
+    multiplexer.poll(deque(), deque(), wait=True)
 
-    waiting = threading.Thread(target=carrier.poll, args=(deque(), deque()), kwargs={"wait": True})
+    waiting = threading.Thread(target=multiplexer.poll, args=(deque(), deque()), kwargs={"wait": True})
     waiting.start()
-    carrier.wake()
+    multiplexer.wake()
     waiting.join(4)  # by itself it would look up after five seconds
 
     assert not waiting.is_alive()
 
 
-def test_descriptors_above_what_select_can_look_at(store: Store, carrier: MultiClient) -> None:
+def test_descriptors_above_what_select_can_look_at(store: Store, multiplexer: MultiClient) -> None:
     """Thousands of files may be open: select(2) knows 1,024 descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
     try:
         transport = prepared(store, "high")
-        carry(carrier, transport)
+        carry(multiplexer, transport)
         assert transport.answer().status == 200
         transport.close()
     finally:
@@ -161,19 +161,19 @@ def test_descriptors_above_what_select_can_look_at(store: Store, carrier: MultiC
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_what_was_broken_off_can_be_sent_again(faulty: FaultyS3, store: Store, carrier: MultiClient) -> None:
+def test_what_was_broken_off_can_be_sent_again(faulty: FaultyS3, store: Store, multiplexer: MultiClient) -> None:
     """A reset lets go of all that is under way."""
     held = threading.Event()
     faulty.script(HoldUntil(held), match="a")
     transport = prepared(store, "a")
     pending = deque([transport])
     while pending or not faulty.requests:
-        carrier.poll(pending, deque(), wait=False)
+        multiplexer.poll(pending, deque(), wait=False)
 
-    carrier.reset()
+    multiplexer.reset()
     held.set()
     transport.prepare(put_request("b"))
-    carry(carrier, transport)
+    carry(multiplexer, transport)
 
     assert transport.answer().status == 200
     assert [request.key for request in faulty.requests] == ["a", "b"]
@@ -183,16 +183,16 @@ def test_what_was_broken_off_can_be_sent_again(faulty: FaultyS3, store: Store, c
 def test_connections_are_kept_and_descriptors_given_back(faulty: FaultyS3, store: Store) -> None:
     """Ten at once need ten connections, however many requests they send; a closed carrier holds none."""
     before = set(os.listdir("/proc/self/fd"))
-    carrier = MultiClient()
+    multiplexer = MultiClient()
     transports = [prepared(store, str(number)) for number in range(10)]
     for _ in range(20):
         for number, transport in enumerate(transports):
             transport.prepare(put_request(str(number)))
-        carry(carrier, *transports)
+        carry(multiplexer, *transports)
     sockets = [name for name in set(os.listdir("/proc/self/fd")) - before if is_socket(name)]
     for transport in transports:
         transport.close()
-    carrier.close()
+    multiplexer.close()
 
     # The server of the test has the other end of each in this process, too.
     assert len(sockets) <= 20
@@ -201,13 +201,13 @@ def test_connections_are_kept_and_descriptors_given_back(faulty: FaultyS3, store
 
 
 def test_as_many_descriptors_are_asked_for_as_a_worker_may_open(
-    faulty: FaultyS3, store: Store, carrier: MultiClient
+    faulty: FaultyS3, store: Store, multiplexer: MultiClient
 ) -> None:
     """A sender for small files, one for larger ones with what libcurl opens for itself; and two files."""
     first, rider, alone = (prepared(store, name) for name in ("first", "rider", "alone"))
-    carry(carrier, first)
+    carry(multiplexer, first)
     before = set(os.listdir("/proc/self/fd"))
-    carry(carrier, rider)
+    carry(multiplexer, rider)
     alone.send()
     opened = set(os.listdir("/proc/self/fd")) - before
     served = faulty.connections - 1

@@ -57,7 +57,7 @@ class Uploader:
 
     def send(self, upload: Multipart, number: int) -> Part:
         request = self.bucket.part_request(upload, self.content, number)
-        return self.bucket.judge_part(upload, request, put(self.transport, request), number)
+        return self.bucket.verify_part(upload, request, put(self.transport, request), number)
 
     def send_all(self, upload: Multipart) -> list[Part]:
         return [self.send(upload, number) for number in range(1, self.count + 1)]

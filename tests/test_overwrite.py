@@ -118,12 +118,12 @@ def test_one_thread_tries_while_others_go_on(server: FaultyS3, tmp_path: Path, m
         request = store.request(file)
         answer = put(store.transport(), request)
         assert store.guard.begin_trial()
-        store.judge(file, request, answer, may_ask=True)
+        store.verify(file, request, answer, may_verify=True)
         assert server.count("^PUT ") == 1
 
         store.guard.end_trial(503)
         assert store.guard.wants_trial
-        store.judge(file, request, answer, may_ask=True)
+        store.verify(file, request, answer, may_verify=True)
 
     eventually(lambda: server.count("^PUT ") == 2, timeout_s=5)
     assert store.guard.condition is Condition.HONOURED

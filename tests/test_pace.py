@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s3spool.s3.bandwidth import BURST_S, Pace, Tokens, piece_bytes
+from s3spool.s3.bandwidth import BURST_S, BandwidthLimiter, Tokens, piece_bytes
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -62,33 +62,33 @@ def test_another_rate_holds_for_those_who_wait() -> None:
 @pytest.mark.parametrize("rate", [None, 0])
 def test_without_a_limit_nothing_waits(rate: int | None) -> None:
     """All of it at once, whatever is asked for."""
-    assert Pace(rate)(10**12) == 10**12
+    assert BandwidthLimiter(rate)(10**12) == 10**12
 
 
 @pytest.mark.parametrize("rate", [None, 10**9])
 def test_what_may_go_is_counted(rate: int | None) -> None:
     """Limited or not: else nobody could tell whether more connections carry more."""
-    pace = Pace(rate)
+    bandwidth = BandwidthLimiter(rate)
 
-    assert sum(pace(4096) for _ in range(3)) == pace.granted > 0
+    assert sum(bandwidth(4096) for _ in range(3)) == bandwidth.granted > 0
 
 
 @pytest.mark.parametrize("how", ["closed", "no limit any more", "faster"])
 def test_who_waits_is_let_go(how: str) -> None:
     """At once, not when the old rate would have allowed it."""
-    pace = Pace(1)
+    bandwidth = BandwidthLimiter(1)
     granted: list[int] = []
-    threads = [threading.Thread(target=lambda: granted.append(pace(4096)), daemon=True) for _ in range(5)]
+    threads = [threading.Thread(target=lambda: granted.append(bandwidth(4096)), daemon=True) for _ in range(5)]
     for thread in threads:
         thread.start()
     release: dict[str, Callable[[], None]] = {
-        "closed": pace.close,
-        "no limit any more": lambda: pace.set_rate(None),
-        "faster": lambda: pace.set_rate(10**9),
+        "closed": bandwidth.close,
+        "no limit any more": lambda: bandwidth.set_rate(None),
+        "faster": lambda: bandwidth.set_rate(10**9),
     }
 
     release[how]()
 
     eventually(lambda: len(granted) == 5, timeout_s=20)
-    pace.close()
+    bandwidth.close()
     assert set(granted) == {4096}

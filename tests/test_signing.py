@@ -119,7 +119,7 @@ def test_every_access_key_is_signed_with(
 
     transport.close()
     assert (answer.status, store.kind) == (200, kind)
-    assert (store.carrier() is None) == (kind == "boto3")
+    assert (store.multiplexer() is None) == (kind == "boto3")
     (request,) = server.requests
     found = _AUTHORIZATION.fullmatch(request.headers["authorization"])
     assert found

@@ -14,7 +14,7 @@ from s3spool.errors import ConfigError, Scope, UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import store as store_module
 from s3spool.s3.client import Found
-from s3spool.s3.content import MustAskError
+from s3spool.s3.content import NeedsVerificationError
 from s3spool.s3.options import ObjectOptions, mtime_text
 from s3spool.s3.store import Store
 from s3spool.s3.transport import Answer
@@ -168,15 +168,15 @@ def test_what_an_answer_proves(case: Case, in_memory: bool, tmp_path: Path, monk
     with content(tmp_path / "f", BODY, in_memory=in_memory) as file:
         request = store.request(file)
         try:
-            results: Stored | UploadError | None = store.judge(file, request, answer, may_ask=False)
-        except MustAskError:
+            results: Stored | UploadError | None = store.verify(file, request, answer, may_verify=False)
+        except NeedsVerificationError:
             results = None
             assert not asked
         except UploadError as exc:
             results = exc
         if results is None:
             try:
-                results = store.judge(file, request, answer, may_ask=True)
+                results = store.verify(file, request, answer, may_verify=True)
             except UploadError as exc:
                 results = exc
             assert expected == READ or asked
@@ -265,7 +265,7 @@ def test_refused_credentials_are_looked_up_again(code: str, tmp_path: Path) -> N
 
 def _refused(store: Store, file: Any, request: Any, answer: Answer) -> UploadError:
     with pytest.raises(UploadError) as raised:
-        store.judge(file, request, answer, may_ask=True)
+        store.verify(file, request, answer, may_verify=True)
     return raised.value
 
 
@@ -367,7 +367,7 @@ def sent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
                 with content(tmp_path / "f", BODY, in_memory=True) as file:
                     made = store.request(file)
                     try:
-                        return store.judge(file, made, put(transport, made), may_ask=True).etag
+                        return store.verify(file, made, put(transport, made), may_verify=True).etag
                     except UploadError as exc:
                         return exc.code, exc.scope, exc.permanent
             finally:
@@ -418,7 +418,7 @@ def test_a_portal_that_answers_every_request_proves_nothing(fault: Fault, tmp_pa
         transport.close()
 
         with pytest.raises(UploadError) as refused:
-            store.judge(file, made, answer, may_ask=True)
+            store.verify(file, made, answer, may_verify=True)
 
     assert (refused.value.code, refused.value.scope) == ("Unconfirmed", Scope.UNKNOWN)
 

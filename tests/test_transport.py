@@ -429,7 +429,7 @@ def test_a_file_that_ends_early_is_no_success(
     def shrink(_: int) -> None:
         os.truncate(path, MIB)
 
-    transport = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), pace=shrink).transport()
+    transport = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), bandwidth=shrink).transport()
 
     error = put(transport, range_request("a", opened, offset, 2 * MIB)).error
 
@@ -458,7 +458,7 @@ def test_every_byte_is_paced_once(kind: str, faulty: FaultyS3, fd: int, monkeypa
     """The bandwidth limit hears of each byte before it leaves, from memory and from files alike."""
     use(faulty.environment(), monkeypatch)
     heard: list[int] = []
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), pace=heard.append)
+    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), bandwidth=heard.append)
     transport = store.transport()
 
     assert ok(put(transport, put_request("a", b"12345")))
@@ -478,7 +478,7 @@ def test_the_pace_may_grant_less(kind: str, faulty: FaultyS3, fd: int, monkeypat
         asked.append(size)
         return min(size, 10_000)
 
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), pace=grant)
+    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), bandwidth=grant)
     transport = store.transport()
 
     assert ok(put(transport, put_request("a", b"m" * 25_000)))
@@ -496,8 +496,8 @@ def test_a_rested_transport_goes_on(transport: Transport, faulty: FaultyS3, fd: 
 
     for request in requests * 2:
         assert ok(put(transport, request))
-        transport.rest()
-        transport.rest()
+        transport.release_buffers()
+        transport.release_buffers()
 
     assert faulty.contents() == {
         "a": b"1",
@@ -585,7 +585,7 @@ def test_waiting_for_the_pace_is_no_silence(
     """A body that waits for its turn longer than timeout_s is not taken for a server that does not answer."""
     use(faulty.environment(), monkeypatch)
     where = connection(faulty.bucket, faulty.endpoint_url, timeout_s=1.0)
-    transport = store_of(kind, where, pace=lambda _: threading.Event().wait(2.5) and None).transport()
+    transport = store_of(kind, where, bandwidth=lambda _: threading.Event().wait(2.5) and None).transport()
 
     answer = put(transport, range_request("a", fd, 0, 100))
 

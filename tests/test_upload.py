@@ -656,14 +656,14 @@ def test_a_bug_met_by_one_file_is_that_files_trouble(
     house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is raised while a file is judged: it backs off, the worker lives, a traceback is logged."""
-    judge = house.bucket.judge
+    judge = house.bucket.verify
 
-    def buggy(content: Any, request: Any, answer: Any, *, may_ask: bool) -> Any:
+    def buggy(content: Any, request: Any, answer: Any, *, may_verify: bool) -> Any:
         if content.path == "a" and house.bucket.puts.count("a") == 1:
             raise ZeroDivisionError
-        return judge(content, request, answer, may_ask=may_ask)
+        return judge(content, request, answer, may_verify=may_verify)
 
-    monkeypatch.setattr(house.bucket, "judge", buggy)
+    monkeypatch.setattr(house.bucket, "verify", buggy)
     house.drop("a")
 
     house.offer("a")
@@ -680,19 +680,19 @@ def test_an_answer_that_trips_us_up_each_time_pauses(
 ) -> None:
     """What nobody has foreseen comes to each file: that is no file's fault, and one traceback a probe is enough."""
     house = build(workers=1)
-    judge, probed = house.bucket.judge, threading.Event()
+    judge, probed = house.bucket.verify, threading.Event()
 
     def buggy(*_args: Any, **_options: Any) -> Any:
         if len(house.bucket.puts) > STREAK + 5:
             probed.set()
         raise ZeroDivisionError
 
-    monkeypatch.setattr(house.bucket, "judge", buggy)
+    monkeypatch.setattr(house.bucket, "verify", buggy)
     names = [house.drop(f"{number:03d}").name for number in range(50)]
     house.start()
     house.offer(*names)
     wait(probed)
-    monkeypatch.setattr(house.bucket, "judge", judge)
+    monkeypatch.setattr(house.bucket, "verify", judge)
     sent(house, *names)
 
     (paused,) = lines.named("destination.paused")
@@ -906,7 +906,7 @@ def test_a_leader_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypa
     house = House(tmp_path, workers=4)
     leader_followers = house.workers._leader_followers
     assert leader_followers is not None
-    poll, broken = leader_followers._carrier.poll, [True]
+    poll, broken = leader_followers._client.poll, [True]
 
     def breaks(pending: Any, over: Any, *, wait: bool) -> None:
         poll(pending, over, wait=wait and not broken)
@@ -914,7 +914,7 @@ def test_a_leader_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypa
             broken.pop()
             raise MemoryError
 
-    monkeypatch.setattr(leader_followers._carrier, "poll", breaks)
+    monkeypatch.setattr(leader_followers._client, "poll", breaks)
     names = [f"file {number}" for number in range(8)]
     for name in names:
         house.drop(name)

@@ -32,8 +32,8 @@ class Riders:
 
     def __init__(self, slots: int, files: int = 1) -> None:
         self.gate = threading.Lock()
-        self.carrier = MemoryCarrier()
-        self.wheel = LeaderFollowers(self.carrier, self.gate, slots, self.arrived)
+        self.multiplexer = MemoryCarrier()
+        self.wheel = LeaderFollowers(self.multiplexer, self.gate, slots, self.arrived)
         self.senders = [Sender() for _ in range(slots)]
         self.left = [files] * slots
         self.judged_by: dict[int, list[str]] = {slot: [] for slot in range(slots)}
@@ -187,7 +187,7 @@ def test_a_driver_that_dies_of_its_own_file_hands_the_wheel_over(members: Riders
 
 def test_a_driver_that_dies_at_the_wheel_lets_all_know(members: Riders, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for ever for an answer that nobody listens to; the next to board starts afresh."""
-    poll = members.carrier.poll
+    poll = members.multiplexer.poll
     broken = threading.Event()
 
     def breaks(pending: deque[Any], over: deque[Any], *, wait: bool) -> None:
@@ -196,11 +196,11 @@ def test_a_driver_that_dies_at_the_wheel_lets_all_know(members: Riders, monkeypa
             broken.clear()
             raise MemoryError
 
-    monkeypatch.setattr(members.carrier, "turn", breaks)
+    monkeypatch.setattr(members.multiplexer, "turn", breaks)
     for slot in range(3):
         members.submit(slot)
     broken.set()
-    members.carrier.wake()
+    members.multiplexer.wake()
     members.wait(0, 1, 2)
 
     assert isinstance(members.ended[0], MemoryError)
@@ -224,7 +224,7 @@ def test_many_riders_in_a_crowd_lose_no_call() -> None:
         members.left[slot] -= 1
         return members.left[slot] % 3 != 0  # every third file is the last of a ride
 
-    wheel = LeaderFollowers(members.carrier, members.gate, slots, arrived)
+    wheel = LeaderFollowers(members.multiplexer, members.gate, slots, arrived)
 
     def worker(slot: int) -> None:
         sender = members.senders[slot]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _record_receipt = Ledger.record_receipt
 
 
-def _believe(self: Store, content: Content, request: Any, answer: Any, *, may_ask: bool) -> Stored:
+def _believe(self: Store, content: Content, request: Any, answer: Any, *, may_verify: bool) -> Stored:
     """Each 200 is a success, whatever it proves."""
     self.accepted(request, answer)
     return Stored(request.key, "", request.checksum, "")

@@ -8,7 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from s3spool.s3.content import MustAskError, Stored
+from s3spool.s3.content import NeedsVerificationError, Stored
 from s3spool.s3.keys import key_of
 from support.memory_parts import MemoryParts, PartPut
 
@@ -60,7 +60,7 @@ class MemoryBucket:
             self.open_senders += 1
         return MemorySender(self)
 
-    def carrier(self) -> MemoryCarrier | None:
+    def multiplexer(self) -> MemoryCarrier | None:
         return MemoryCarrier() if self.carries else None
 
     def request(self, content: Content) -> Put:
@@ -72,11 +72,11 @@ class MemoryBucket:
     def existing(self, content: Content, request: Put) -> Stored | None:
         return None
 
-    def judge(self, content: Content, request: Put, answer: Answer, *, may_ask: bool) -> Stored:
+    def verify(self, content: Content, request: Put, answer: Answer, *, may_verify: bool) -> Stored:
         if answer.error is not None:
             raise answer.error
-        if not answer.proven and not may_ask:
-            raise MustAskError
+        if not answer.proven and not may_verify:
+            raise NeedsVerificationError
         return Stored(key_of(content.path, "in/"), '"etag"', request.checksum, "v1")
 
     def put(self, request: Put | PartPut) -> Answer:
@@ -114,7 +114,7 @@ class MemorySender:
         assert self.prepared is not None
         self.answered = self.bucket.put(self.prepared)
 
-    def rest(self) -> None:
+    def release_buffers(self) -> None:
         """There is nothing to give back."""
 
     def answer(self) -> Answer | None:

@@ -80,7 +80,7 @@ class MemoryParts:
         self.uploads[request.upload_id][request.number] = request.body()
         return None
 
-    def judge_part(self, upload: Multipart, request: PartPut, answer: Answer, number: int) -> Part:
+    def verify_part(self, upload: Multipart, request: PartPut, answer: Answer, number: int) -> Part:
         if answer.error is not None:
             raise answer.error
         return _part(request)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from s3spool.s3.transport import Answer, Carrier, Transport
+    from s3spool.s3.transport import Answer, Multiplexer, Transport
 
 PLAIN = ObjectOptions("", "", "", "", "", "", "allow", "auto", {}, {})
 
@@ -42,9 +42,13 @@ def use(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
 
 
-def store_of(kind: str, where: Connection, options: ObjectOptions = PLAIN, *, pace: Any = None) -> Store:
+def store_of(kind: str, where: Connection, options: ObjectOptions = PLAIN, *, bandwidth: Any = None) -> Store:
     """`kind` is curl, carried (curl, not by itself but by its carrier) or boto3."""
-    store = _CarriedStore(where, options, pace=pace) if kind == "carried" else Store(where, options, pace=pace)
+    store = (
+        _CarriedStore(where, options, bandwidth=bandwidth)
+        if kind == "carried"
+        else Store(where, options, bandwidth=bandwidth)
+    )
     if kind == "boto3":
         store._curl = None
     assert store.kind == ("boto3" if kind == "boto3" else "curl")
@@ -53,30 +57,30 @@ def store_of(kind: str, where: Connection, options: ObjectOptions = PLAIN, *, pa
 
 class _CarriedStore(Store):
     def transport(self) -> Transport:
-        return _Carried(super().transport(), self.carrier())
+        return _Carried(super().transport(), self.multiplexer())
 
 
 class _Carried:
     """One transport on a carrier of its own: whatever is true of a transport that sends must be true of it."""
 
-    def __init__(self, transport: Transport, carrier: Carrier | None) -> None:
-        assert carrier is not None
+    def __init__(self, transport: Transport, multiplexer: Multiplexer | None) -> None:
+        assert multiplexer is not None
         self._transport = transport
-        self._carrier = carrier
+        self._multiplexer = multiplexer
         self.prepare = transport.prepare
         self.answer = transport.answer
-        self.rest = transport.rest
+        self.release_buffers = transport.release_buffers
 
     def send(self) -> None:
         over: deque[Transport] = deque()
         pending = deque([self._transport])
         while not over:
-            self._carrier.poll(pending, over, wait=True)
+            self._multiplexer.poll(pending, over, wait=True)
         assert list(over) == [self._transport]
 
     def close(self) -> None:
         self._transport.close()
-        self._carrier.close()
+        self._multiplexer.close()
 
 
 def put_request(key: str, body: bytes = b"body", headers: tuple[tuple[str, str], ...] = (), query: str = "") -> Request:

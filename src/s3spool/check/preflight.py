@@ -198,7 +198,7 @@ def _send_part(store: Store, parts: MultipartStore, upload: Multipart, content: 
         answer = sender.answer()
     finally:
         sender.close()
-    part = parts.judge_part(upload, request, answer, 1)
+    part = parts.verify_part(upload, request, answer, 1)
     if upload.algorithm == "md5":
         return part, "the store's ETag is the MD5 of what was sent"
     if answer.headers.get(checksums.header_of(upload.algorithm)):

@@ -22,7 +22,7 @@ from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.parts import OPEN_TRANSFERS
 from s3spool.queue.settle import Settle
-from s3spool.s3.bandwidth import Pace
+from s3spool.s3.bandwidth import BandwidthLimiter
 from s3spool.s3.client import Connection
 from s3spool.s3.keys import too_deep
 from s3spool.s3.multipart import MultipartStore
@@ -49,8 +49,8 @@ class Components:
         workers = workers or config.upload.workers
         self.stats = Stats()
         self.lock = DirectoryLock(config.state.directory)
-        self.pace = Pace(config.upload.max_bandwidth)
-        self.store = store_of(config, self.pace)
+        self.bandwidth = BandwidthLimiter(config.upload.max_bandwidth)
+        self.store = store_of(config, self.bandwidth)
         self.ledger = Ledger(ledger_path(config), destination=self.store.name, on_damage=on_damage)
         self.folder = _folder(config)
         self.names = filter_of(config)
@@ -63,7 +63,7 @@ class Components:
             config.upload.queue_size,
             workers,
             self.breaker,
-            sent_bytes=lambda: self.pace.granted,
+            sent_bytes=lambda: self.bandwidth.granted,
             slow=self.slow,
         )
         self.settle = Settle(config.watch.settle_s, config.upload.queue_size)
@@ -135,7 +135,7 @@ class Components:
             self.breaker,
             self.stats,
             self.cpu_affinity,
-            limited=lambda: self.pace.limited,
+            limited=lambda: self.bandwidth.limited,
             hang_timeout_s=HEARTBEAT_TIMEOUT_S + config.upload.timeout_s,
             slow=self.slow,
         )
@@ -164,7 +164,7 @@ def connection_of(config: Config) -> Connection:
     )
 
 
-def store_of(config: Config, pace: Pace | None = None) -> Store:
+def store_of(config: Config, bandwidth: BandwidthLimiter | None = None) -> Store:
     """The bucket of a configuration. Raises ConfigError."""
     destination = config.destination
     return Store(
@@ -181,7 +181,7 @@ def store_of(config: Config, pace: Pace | None = None) -> Store:
             destination.tags,
             destination.metadata,
         ),
-        pace=pace,
+        bandwidth=bandwidth,
     )
 
 

@@ -48,11 +48,11 @@ class _Answers:
     def __init__(self, daemon: Daemon) -> None:
         self.access = Access(daemon.config.service.control_group, daemon.components.folder.root)
         self._daemon = daemon
-        self._rooms = daemon.components
+        self._components = daemon.components
         self._rate = _Rate(daemon.components.stats)
 
     def status(self, _: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
-        daemon, components = self._daemon, self._rooms
+        daemon, components = self._daemon, self._components
         queued, in_flight = components.inbox.counts()
         jobs = components.workers.jobs()
         reason = components.breaker.reason
@@ -114,7 +114,7 @@ class _Answers:
         if state not in (None, "queued", "uploading", *view.LEDGER_STATES):  # it may be anything
             raise S3SpoolError("not a request this daemon knows: there is no such state")
         cursor = _cursor(request.get("after"))
-        queued, uploading = (list(map(to_text, paths)) for paths in self._rooms.inbox.listing(LISTED))
+        queued, uploading = (list(map(to_text, paths)) for paths in self._components.inbox.listing(LISTED))
         if cursor.section == "memory":
             rows, following = self._in_memory(state, cursor, queued, uploading)
         else:
@@ -130,7 +130,7 @@ class _Answers:
         states = dict.fromkeys(queued, "queued") | dict.fromkeys(uploading, "uploading")
         behind = (path for path, its in states.items() if path > cursor.after and state in {None, its})
         paths = heapq.nsmallest(view.PAGE_ROWS, behind)
-        large = {to_text(path): (done, size) for path, done, size in self._rooms.large.progress()}
+        large = {to_text(path): (done, size) for path, done, size in self._components.large.progress()}
         rows: list[dict[str, Any]] = [{"path": path, "state": states[path]} for path in paths]
         for row in rows:
             if row["path"] in large and row["state"] == "uploading":
@@ -142,7 +142,7 @@ class _Answers:
     def why(self, request: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
         path = _path(request.get("path"))
         sight = self.access.checked(peer, path)
-        daemon, components = self._daemon, self._rooms
+        daemon, components = self._daemon, self._components
         live = components.inbox.state_of(path)
         if live is None and components.settle.knows([path]):
             live = "settling"
@@ -163,7 +163,7 @@ class _Answers:
 
     def retry(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
         """Make waiting and parked files due now; a paused destination is probed at once."""
-        components = self._rooms
+        components = self._components
         paths = None if request.get("all") is True else [_path(path) for path in _list(request.get("paths"))]
         with self._reader() as reader:
             released = view.releasable(reader, paths)
@@ -178,7 +178,7 @@ class _Answers:
     def forget(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
         """Drop what the ledger knows of a path; if the file is still there, it is sent again."""
         path = _path(request.get("path"))
-        daemon, components = self._daemon, self._rooms
+        daemon, components = self._daemon, self._components
         with self._reader() as reader:
             known = path in reader.known([path])
         done = threading.Event()
@@ -193,13 +193,13 @@ class _Answers:
 
     def rescan(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
         """Start a scan; its number can be waited for with `progress` of the same pid."""
-        number = self._rooms.scan.started + 1
-        self._rooms.scan.want("request")
+        number = self._components.scan.started + 1
+        self._components.scan.want("request")
         return {"pid": os.getpid(), "scan": number}
 
     def progress(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
         """What `wait` needs to know."""
-        components = self._rooms
+        components = self._components
         # From the source to the ledger: a file on its way cannot be missed between two looks.
         finished = components.scan.finished
         settling = components.settle.unfinished()
@@ -217,11 +217,11 @@ class _Answers:
 
     def where(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
         """What the command line may have set: names are resolved and keys are made with it."""
-        folder = str(self._rooms.folder.root)
+        folder = str(self._components.folder.root)
         return {"below_root": to_text(folder[1:]), "prefix": self._daemon.config.destination.prefix}
 
     def _reader(self) -> Reader:
-        return Reader(self._rooms.ledger.path)
+        return Reader(self._components.ledger.path)
 
 
 def _path(text: object) -> str:

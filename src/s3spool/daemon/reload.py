@@ -44,7 +44,7 @@ def reload(daemon: Daemon) -> None:
     components.retry.policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
     components.breaker.initial_s, components.breaker.max_s = retry.initial_s, retry.max_s
     components.after.action, components.after.archive = new.after.action, new.after.archive_directory
-    components.pace.set_rate(new.upload.max_bandwidth)
+    components.bandwidth.set_rate(new.upload.max_bandwidth)
     daemon.set_log_level(new.log.level)
     components.scan.want("reload")
     log.info("daemon.reloaded", changed=live, refused=refused)

@@ -1,4 +1,4 @@
-"""Starts all rooms in order, watches over them, drains and stops them."""
+"""Starts all components in order, watches over them, drains and stops them."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ class Daemon:
 
         drained = self._drain_workers(remaining_s)
         self._notifier.extend_timeout(FLUSH_S)
-        components.pace.close()
+        components.bandwidth.close()
         components.retry.close(1.0)
         components.settle_thread.join(1.0)
         flushed = components.ledger.close(10.0)

@@ -23,7 +23,7 @@ class WatchManager:
 
     def __init__(self, components: Components, config: WatchConfig, wake: Callable[[], None]) -> None:
         """`wake` is called from the watcher's thread when it has lost the root: `look` finds out what it means."""
-        self._rooms = components
+        self._components = components
         self._folder = components.folder
         self._scan = components.scan
         self._config = config
@@ -42,7 +42,7 @@ class WatchManager:
         if wanted != "poll" and not remote:
             watch = Watch(
                 self._folder.root,
-                self._rooms.names,
+                self._components.names,
                 recursive=self._config.recursive,
                 hint=self._hint,
                 rescan=self._rescan,
@@ -85,12 +85,12 @@ class WatchManager:
 
     def _hint(self, path: str, quiet: SettleReason) -> None:
         """From the watcher's thread."""
-        if not self._rooms.settle.add(path, quiet):
+        if not self._components.settle.add(path, quiet):
             self._scan.want("full")
 
     def _has_room(self) -> bool:
         """From the watcher's listers: not before what happens now, which would wait behind a hundred thousand names."""
-        return self._rooms.settle.has_room() and self._rooms.inbox.counts()[0] < LISTED
+        return self._components.settle.has_room() and self._components.inbox.counts()[0] < LISTED
 
     def _rescan(self, reason: str) -> None:
         """From the watcher's thread, or the scan's."""
@@ -105,7 +105,7 @@ class WatchManager:
             return
         if not self.lost:
             self.lost = True
-            self._rooms.stats.last_error = f"{self._folder.root} is gone"
+            self._components.stats.last_error = f"{self._folder.root} is gone"
             log.error(
                 "watch.lost",
                 directory=str(self._folder.root),

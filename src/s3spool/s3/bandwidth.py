@@ -53,7 +53,7 @@ class Tokens:
         self._since = now
 
 
-class Pace:
+class BandwidthLimiter:
     """Called before bytes are sent: waits for its turn and says how many of them may go now. Thread-safe.
 
     It counts bodies, not headers or TLS; a body that libcurl has to send again is counted again.

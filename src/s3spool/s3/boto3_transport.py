@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 from s3spool.errors import Scope, UploadError
 from s3spool.s3.boto3_errors import FAILURES, translated
 from s3spool.s3.errors import from_curl
-from s3spool.s3.transport import Answer, Pace, Request, shrunk, unreadable, wait_for_all
+from s3spool.s3.transport import Answer, Bandwidth, Request, shrunk, unreadable, wait_for_all
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -36,9 +36,9 @@ _came = threading.local()  # `answer`: what the thread's last request got, befor
 class _Range:
     """A range of an open file as the file object botocore reads, seeks and reads again."""
 
-    def __init__(self, request: Request, pace: Pace | None) -> None:
+    def __init__(self, request: Request, bandwidth: Bandwidth | None) -> None:
         self._request = request
-        self._pace = pace
+        self._bandwidth = bandwidth
         self._position = 0
         self.unreadable = ""  #: why it could not be read to its end
 
@@ -47,8 +47,8 @@ class _Range:
         wanted = rest if size < 0 else min(size, rest)
         if wanted <= 0:
             return b""
-        if self._pace is not None:
-            wanted = self._pace(wanted) or wanted
+        if self._bandwidth is not None:
+            wanted = self._bandwidth(wanted) or wanted
         try:
             data = os.pread(self._request.fd, wanted, self._request.offset + self._position)
         except OSError as exc:
@@ -76,11 +76,11 @@ class _Range:
 class Boto3Transport:
     """Follows transport.Transport. The client, made by client.body_client, may be shared: boto3's are thread-safe."""
 
-    def __init__(self, client: Callable[[], S3Client], bucket: str, pace: Pace | None = None) -> None:
+    def __init__(self, client: Callable[[], S3Client], bucket: str, bandwidth: Bandwidth | None = None) -> None:
         """`client` is asked before each request: it changes with the bucket's region and the credentials."""
         self._client = client
         self._bucket = bucket
-        self._pace = pace
+        self._bandwidth = bandwidth
         self._request: Request | None = None
         self._answer = Answer(0, {}, b"", None)
 
@@ -91,9 +91,9 @@ class Boto3Transport:
         request = self._request
         if request is None:
             return
-        body: Any = _Range(request, self._pace) if request.body is None else request.body
-        if self._pace is not None and request.body:
-            wait_for_all(self._pace, len(request.body))
+        body: Any = _Range(request, self._bandwidth) if request.body is None else request.body
+        if self._bandwidth is not None and request.body:
+            wait_for_all(self._bandwidth, len(request.body))
         _came.answer = None
         error: Exception | None = None
         try:
@@ -113,7 +113,7 @@ class Boto3Transport:
     def answer(self) -> Answer:
         return self._answer
 
-    def rest(self) -> None:
+    def release_buffers(self) -> None:
         """boto3 keeps nothing of a body."""
 
     def close(self) -> None:

@@ -35,8 +35,8 @@ class Stored(NamedTuple):
     version_id: str
 
 
-class MustAskError(Exception):
-    """An answer alone proves nothing: judge it again with `may_ask`, where blocking harms nobody."""
+class NeedsVerificationError(Exception):
+    """The response alone proves nothing: call `verify` again with `may_verify`, where blocking is allowed."""
 
 
 class Sender(Protocol):
@@ -48,15 +48,15 @@ class Sender(Protocol):
 
     def answer(self) -> Any: ...
 
-    def rest(self) -> None: ...
+    def release_buffers(self) -> None: ...
 
     def close(self) -> None: ...
 
 
-class Carrier(Protocol):
-    """Many prepared senders sent at once by one thread (see s3/transport.py)."""
+class Multiplexer(Protocol):
+    """Sends many prepared senders in one thread (see s3/transport.py)."""
 
-    def poll(self, pending: deque[Any], over: deque[Any], *, wait: bool) -> None: ...
+    def poll(self, pending: deque[Any], done: deque[Any], *, wait: bool) -> None: ...
 
     def wake(self) -> None: ...
 
@@ -66,7 +66,7 @@ class Carrier(Protocol):
 
 
 class PartBucket(Protocol):
-    """Uploads in parts as the pipeline sees them (see s3/multipart.py). Thread-safe; blocks but for `judge_part`.
+    """Uploads in parts as the pipeline sees them (see s3/multipart.py). Thread-safe; blocks except `verify_part`.
 
     Everything raises UploadError; what reads the file raises OSError as well.
     """
@@ -85,7 +85,7 @@ class PartBucket(Protocol):
 
     def part_request(self, upload: Multipart, content: Content, number: int) -> Any: ...
 
-    def judge_part(self, upload: Multipart, request: Any, answer: Any, number: int) -> Part: ...
+    def verify_part(self, upload: Multipart, request: Any, answer: Any, number: int) -> Part: ...
 
     def complete(self, upload: Multipart, content: Content, parts: Sequence[Part]) -> Stored: ...
 
@@ -100,7 +100,7 @@ class Bucket(Protocol):
 
     def transport(self) -> Sender: ...
 
-    def carrier(self) -> Carrier | None:
+    def multiplexer(self) -> Multiplexer | None:
         """None where each request takes a thread of its own."""
 
     def request(self, content: Content) -> Any:
@@ -116,5 +116,5 @@ class Bucket(Protocol):
     def existing(self, content: Content, request: Any) -> Stored | None:
         """What is at this key already, with our content; None: nothing. Raises UploadError, OSError; blocks."""
 
-    def judge(self, content: Content, request: Any, answer: Any, *, may_ask: bool) -> Stored:
+    def verify(self, content: Content, request: Any, answer: Any, *, may_verify: bool) -> Stored:
         """Raises UploadError, MustAskError, OSError."""

@@ -21,7 +21,7 @@ from s3spool.s3.keys import url_quoted
 from s3spool.s3.name_lookups import NameLookups
 from s3spool.s3.request_timeout import Patience
 from s3spool.s3.socket_backlog import Unsent
-from s3spool.s3.transport import Answer, Pace, Request, parsed_headers, shrunk, unreadable, wait_for_all
+from s3spool.s3.transport import Answer, Bandwidth, Request, parsed_headers, shrunk, unreadable, wait_for_all
 
 BUFFER_BYTES = 256 * 1024  # of a large body, as libcurl holds it: a hundred slow connections need little
 FAST_BUFFER_BYTES = 512 * 1024  # a few fast ones: less CPU
@@ -51,7 +51,7 @@ class CurlTransport:
         *,
         ca: Path,
         timeout_s: float,
-        pace: Pace | None = None,
+        bandwidth: Bandwidth | None = None,
         lookups: NameLookups | None = None,
     ) -> None:
         """`ca`: whom to trust; a bundle, or a directory of certificates named by their hashes."""
@@ -68,7 +68,7 @@ class CurlTransport:
         self._given_up = ""  # why we ended it ourselves
         self._alone = False  # set: libcurl asks us as it goes; on a carrier it is the carrier who asks
         self._credentials = credentials
-        self._pace = pace
+        self._bandwidth = bandwidth
         self._headers: list[bytes] = []
         self._body: list[bytes] = []
         self._kept = 0
@@ -149,8 +149,8 @@ class CurlTransport:
         request = self._request
         if not self._ready or request is None:
             return False
-        if self._pace is not None and request.body:
-            wait_for_all(self._pace, len(request.body))
+        if self._bandwidth is not None and request.body:
+            wait_for_all(self._bandwidth, len(request.body))
         self._patience.begin(request.length, time.monotonic())
         return True
 
@@ -187,7 +187,7 @@ class CurlTransport:
             self._curl.getinfo(pycurl.RESPONSE_CODE), parsed_headers(self._headers), b"".join(self._body), None
         )
 
-    def rest(self) -> None:
+    def release_buffers(self) -> None:
         if self._buffer_bytes:
             # libcurl keeps the buffer of large bodies for as long as the handle lives.
             self._curl.close()
@@ -264,8 +264,8 @@ class CurlTransport:
         wanted = min(size, request.length - self._position)
         if wanted <= 0:
             return b""
-        if self._pace is not None:
-            wanted = self._pace(wanted) or wanted
+        if self._bandwidth is not None:
+            wanted = self._bandwidth(wanted) or wanted
             self._patience.excuse(time.monotonic())
         try:
             data = os.pread(request.fd, wanted, request.offset + self._position)

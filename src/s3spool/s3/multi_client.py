@@ -1,4 +1,4 @@
-"""Many small requests under way at once, driven by one thread: libcurl's multi interface, over epoll."""
+"""Multiplexes small requests in one thread: libcurl's multi interface over epoll."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pycurl
 
 from s3spool.s3.curl_transport import CurlTransport
 
-LONGEST_WAIT_S = 5.0  # so often it shows that it lives, whatever libcurl's own clocks say
-LOOK_S = 1.0  # so often it looks for requests that make no progress
+LONGEST_WAIT_S = 5.0  # the longest wait: the caller's heartbeat needs one
+OVERDUE_CHECK_S = 1.0  # how often requests without progress are looked for
 _WANTED = {
     pycurl.POLL_IN: select.EPOLLIN,
     pycurl.POLL_OUT: select.EPOLLOUT,
@@ -22,59 +22,59 @@ _WANTED = {
 
 
 class MultiClient:
-    """Sends what others have prepared. One thread at a time may call `turn`; `wake` is for any.
+    """Sends prepared requests. One thread at a time may call `poll`; any thread may call `wake`.
 
-    Not pycurl's own `select`: that is select(2), which cannot look at descriptors above 1023.
+    It does not use pycurl's `select`, because select(2) cannot watch descriptors above 1023.
     """
 
     def __init__(self) -> None:
-        self._carried: dict[pycurl.Curl, CurlTransport] = {}
-        self._due: float | None = None  # monotonic seconds: when libcurl wants to look at its clocks
-        self._next_look = 0.0  # monotonic seconds
+        self._in_flight: dict[pycurl.Curl, CurlTransport] = {}
+        self._due: float | None = None  # monotonic seconds: libcurl's timer
+        self._next_overdue_check = 0.0  # monotonic seconds
         self._epoll = select.epoll()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._bell, select.EPOLLIN)
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wakeup, select.EPOLLIN)
         self._multi = self._new_multi()
 
-    def poll(self, pending: deque[CurlTransport], over: deque[CurlTransport], *, wait: bool) -> None:
-        """Take all of `boarding` along, and all a step further; what has its answer, or none to expect, goes to `over`.
+    def poll(self, pending: deque[CurlTransport], done: deque[CurlTransport], *, wait: bool) -> None:
+        """Send all of `pending`, advance every request, and append the completed and failed ones to `done`.
 
-        `wait`: until there is something to do. Nothing is lost where this is interrupted between two requests.
+        `wait`: block until there is something to do. An exception between two requests loses none of them.
         """
         while pending:
             transport = pending[0]
-            if transport.curl not in self._carried and not self._take(transport):
-                over.append(transport)
+            if transport.curl not in self._in_flight and not self._send(transport):
+                done.append(transport)
             pending.popleft()
         if self._due is not None and self._due <= time.monotonic():
             self._due = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-            self._put_down(over)
-        for descriptor, events in self._epoll.poll(self._wait_s() if wait and not over else 0):
-            if descriptor == self._bell:
+            self._collect(done)
+        for descriptor, events in self._epoll.poll(self._wait_s() if wait and not done else 0):
+            if descriptor == self._wakeup:
                 with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._bell)
+                    os.eventfd_read(self._wakeup)
                 continue
-            # An error or a hang-up alone (EPOLLERR, EPOLLHUP) libcurl finds by itself.
+            # libcurl detects EPOLLERR and EPOLLHUP by itself.
             readable = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
             self._multi.socket_action(descriptor, readable | (pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0))
-        self._put_down(over)
-        # Last: an answer that has come while something else kept us is no silence.
-        self._break_off_overdue(over)
+        self._collect(done)
+        # Last, so that a response that arrived while this thread was busy counts as progress.
+        self._cancel_overdue(done)
 
     def wake(self) -> None:
-        """Whoever waits in `turn` is to look at `boarding`."""
-        os.eventfd_write(self._bell, 1)
+        """Make a blocking `poll` return to its `pending` queue."""
+        os.eventfd_write(self._wakeup, 1)
 
     def reset(self) -> None:
-        self._break_off()
+        self._cancel_all()
         self._multi = self._new_multi()
 
     def close(self) -> None:
         if not self._epoll.closed:
-            self._break_off()
+            self._cancel_all()
             self._epoll.close()
-            os.close(self._bell)
+            os.close(self._wakeup)
 
     def _new_multi(self) -> pycurl.CurlMulti:
         multi = pycurl.CurlMulti()
@@ -82,56 +82,56 @@ class MultiClient:
         multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
         return multi
 
-    def _break_off(self) -> None:
-        for curl in self._carried:
+    def _cancel_all(self) -> None:
+        for curl in self._in_flight:
             self._multi.remove_handle(curl)
-        self._carried.clear()
+        self._in_flight.clear()
         self._multi.close()
         self._due = None
 
-    def _take(self, transport: CurlTransport) -> bool:
+    def _send(self, transport: CurlTransport) -> bool:
         if not transport.set_out():
             return False
         self._multi.add_handle(transport.curl)
-        self._carried[transport.curl] = transport
+        self._in_flight[transport.curl] = transport
         return True
 
-    def _break_off_overdue(self, over: deque[CurlTransport]) -> None:
+    def _cancel_overdue(self, done: deque[CurlTransport]) -> None:
         now = time.monotonic()
-        if self._next_look > now:
+        if self._next_overdue_check > now:
             return
-        self._next_look = now + LOOK_S
-        for curl, transport in list(self._carried.items()):
+        self._next_overdue_check = now + OVERDUE_CHECK_S
+        for curl, transport in list(self._in_flight.items()):
             if transport.overdue(now):
                 self._multi.remove_handle(curl)
-                del self._carried[curl]
-                over.append(transport)
+                del self._in_flight[curl]
+                done.append(transport)
 
-    def _put_down(self, over: deque[CurlTransport]) -> None:
+    def _collect(self, done: deque[CurlTransport]) -> None:
         left = 1
         while left:
             left, arrived, failed = self._multi.info_read()
             for curl, number, message in (*((curl, 0, "") for curl in arrived), *failed):
-                transport = self._carried[curl]
+                transport = self._in_flight[curl]
                 if number:
                     transport.failed(number, message)
-                over.append(transport)
+                done.append(transport)
                 self._multi.remove_handle(curl)
-                del self._carried[curl]
+                del self._in_flight[curl]
 
     def _wait_s(self) -> float:
         now = time.monotonic()
         due = now + LONGEST_WAIT_S if self._due is None else self._due
-        if self._carried:
-            due = min(due, self._next_look)
+        if self._in_flight:
+            due = min(due, self._next_overdue_check)
         return min(LONGEST_WAIT_S, max(0.0, due - now))
 
     def _on_timer(self, wait_ms: int) -> None:
-        """Libcurl's callback: -1 stands for no clock at all."""
+        """Libcurl's timer callback; -1 stops the timer."""
         self._due = None if wait_ms < 0 else time.monotonic() + wait_ms / 1000
 
     def _on_socket(self, what: int, descriptor: int, _multi: object, known: object) -> None:
-        """Libcurl's callback: what to wait for at this socket from now on."""
+        """Libcurl's socket callback: which events to wait for."""
         if what == pycurl.POLL_REMOVE:
             with contextlib.suppress(FileNotFoundError):
                 self._epoll.unregister(descriptor)

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 
 class MultipartStore(Uploads):
-    """Thread-safe. All methods but `part_request` and `judge_part` ask S3 and block."""
+    """Thread-safe. All methods but `part_request` and `verify_part` send requests and block."""
 
     def part_size(self, size: int, wanted: int) -> int:
         """`wanted`, raised to a whole MiB where 10,000 parts would not suffice."""
@@ -78,7 +78,7 @@ class MultipartStore(Uploads):
         checksum = f"{algorithm}:{value}"
         return Request(upload.key, query, headers, None, content.fd, offset, length, checksum, content.path)
 
-    def judge_part(self, upload: Multipart, request: Request, answer: Answer, number: int) -> Part:
+    def verify_part(self, upload: Multipart, request: Request, answer: Answer, number: int) -> Part:
         """Raises UploadError; OSError where the range has to be read again and cannot be."""
         headers = self._store.accepted(request, answer)
         algorithm, _, value = request.checksum.partition(":")

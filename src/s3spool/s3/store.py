@@ -1,4 +1,4 @@
-"""The bucket as the pipeline sees it: makes requests of files, and judges what the answers prove."""
+"""The bucket as the pipeline sees it: makes requests of files, and verifies the responses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
 from s3spool.s3.boto3_transport import Boto3Transport
 from s3spool.s3.client import Clients, Connection, Endpoint, Found
-from s3spool.s3.content import Content, MustAskError, Stored
+from s3spool.s3.content import Content, NeedsVerificationError, Stored
 from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import conflict, from_answer, is_about_checksum, mismatch, untrusted
 from s3spool.s3.keys import Prefix, key_of
 from s3spool.s3.name_lookups import NameLookups
 from s3spool.s3.options import ObjectOptions, mtime_text
 from s3spool.s3.overwrite import OverwriteGuard
-from s3spool.s3.transport import Answer, Carrier, Pace, Request, Transport
+from s3spool.s3.transport import Answer, Bandwidth, Multiplexer, Request, Transport
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -35,19 +35,19 @@ log = structlog.get_logger()
 
 
 class Store:
-    """Thread-safe. Nothing here touches the network but `transport().send`, `existing`, and `judge` with `may_ask`."""
+    """Thread-safe. Nothing here touches the network but `transport().send`, `existing`, and `verify` with `may_verify`."""
 
     def __init__(
         self,
         connection: Connection,
         options: ObjectOptions,
         *,
-        pace: Pace | None = None,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         """Raises ConfigError; asks the credential chain, but not S3."""
         self._connection = connection
         self.options = options
-        self._pace = pace
+        self._bandwidth = bandwidth
         self._lookups = NameLookups()
         self.bucket = connection.bucket
         self._session = s3_client.session(connection)
@@ -100,17 +100,17 @@ class Store:
     def transport(self) -> Transport:
         """A new connection for the calling thread."""
         if self._curl is None:
-            return Boto3Transport(self._clients.bodies, self.bucket, self._pace)
+            return Boto3Transport(self._clients.bodies, self.bucket, self._bandwidth)
         return self._curl(
             lambda: self._clients.endpoint,
             self.credentials,
             ca=self._ca,
             timeout_s=self._connection.timeout_s,
-            pace=self._pace,
+            bandwidth=self._bandwidth,
             lookups=self._lookups,
         )
 
-    def carrier(self) -> Carrier | None:
+    def multiplexer(self) -> Multiplexer | None:
         """For small requests; None where libcurl is missing."""
         if self._curl is None:
             return None
@@ -162,23 +162,23 @@ class Store:
             raise conflict(request.path, request.key)
         return Stored(request.key, found.etag, request.checksum, found.version_id)
 
-    def judge(self, content: Content, request: Request, answer: Answer, *, may_ask: bool) -> Stored:
+    def verify(self, content: Content, request: Request, answer: Answer, *, may_verify: bool) -> Stored:
         """What the answer proves: that S3 has exactly what was read, or why not.
 
         Raises UploadError; MustAskError where only another request or another read could tell and `may_ask` is
         False.
         """
-        stored = self._judged(content, request, answer, may_ask=may_ask)
+        stored = self._verified(content, request, answer, may_verify=may_verify)
         if request.body is not None and self.guard.wants_trial:
-            if not may_ask:
-                raise MustAskError
+            if not may_verify:
+                raise NeedsVerificationError
             self._try_condition(request)
         return stored
 
-    def _judged(self, content: Content, request: Request, answer: Answer, *, may_ask: bool) -> Stored:
+    def _verified(self, content: Content, request: Request, answer: Answer, *, may_verify: bool) -> Stored:
         if answer.status == 412 and self.never:  # noqa: PLR2004 - Precondition Failed
-            if not may_ask:
-                raise MustAskError
+            if not may_verify:
+                raise NeedsVerificationError
             self.guard.refused()
             # Somebody's object is there. If its content is ours, our own earlier answer was lost.
             # If it has gone meanwhile, the way is free.
@@ -193,14 +193,14 @@ class Store:
                 return stored
             if echoed is not None:
                 raise mismatch(request, f"its {algorithm} is {echoed}, ours {value}")
-        if content.body is None and algorithm != "md5" and not may_ask:
-            raise MustAskError
+        if content.body is None and algorithm != "md5" and not may_verify:
+            raise NeedsVerificationError
         md5 = checksums.md5_hex(value if algorithm == "md5" else self.digest(content, "md5").partition(":")[2])
         if etag == md5:
             self._prefer_md5()
             return stored
-        if not may_ask:
-            raise MustAskError
+        if not may_verify:
+            raise NeedsVerificationError
         missing = untrusted(request, "a HEAD does not find the object")
         other = untrusted(request, f"neither checksum nor ETag ({etag or 'none'}) is that of the file")
         return self._found(content, request, missing, other)

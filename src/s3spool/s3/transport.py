@@ -50,22 +50,21 @@ class Transport(Protocol):
 
     def answer(self) -> Answer: ...
 
-    def rest(self) -> None:
+    def release_buffers(self) -> None:
         """Nothing is to be sent for the moment: give back the memory that a large body took."""
 
     def close(self) -> None: ...
 
 
-class Carrier(Protocol):
-    """Many prepared transports sent at once by one thread, which may change from turn to turn.
+class Multiplexer(Protocol):
+    """Sends many prepared transports in one thread; another thread may call `poll` the next time.
 
-    `turn` adds all of `boarding` to what is under way and moves everything a step on, waiting for something to do
-    where `wait` says so; those whose `answer` may be asked for now are appended to `over`. Both queues may be
-    appended to by other threads meanwhile, who then call `wake`. `reset` and `close` break off what is under way; its
-    transports may be used again.
+    `poll` sends all of `pending`, advances every request, and appends the transports whose `answer` is ready to
+    `done`; `wait`: it blocks until there is something to do. Other threads may append to `pending`, and call `wake`
+    then. `reset` and `close` cancel all requests; their transports may be used again.
     """
 
-    def poll(self, pending: deque[Any], over: deque[Any], *, wait: bool) -> None: ...
+    def poll(self, pending: deque[Any], done: deque[Any], *, wait: bool) -> None: ...
 
     def wake(self) -> None: ...
 
@@ -74,14 +73,14 @@ class Carrier(Protocol):
     def close(self) -> None: ...
 
 
-# The bandwidth limit: asked before bytes are sent, it waits and says how many of them may go now (None: all).
-Pace = Callable[[int], int | None]
+# The bandwidth limit: called before bytes are sent, it blocks and returns how many of them may be sent (None: all).
+Bandwidth = Callable[[int], int | None]
 
 
-def wait_for_all(pace: Pace, length: int) -> None:
+def wait_for_all(bandwidth: Bandwidth, length: int) -> None:
     """For a body that goes out in one piece."""
     while length > 0:
-        length -= pace(length) or length
+        length -= bandwidth(length) or length
 
 
 def shrunk(request: Request, position: int) -> str:

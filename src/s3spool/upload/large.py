@@ -175,7 +175,7 @@ class LargeUploads:
         """Handle the response, check the file, and record the part."""
         transfer, number = job.item
         try:
-            part = self._bucket.judge_part(transfer.upload, job.request, job.response, number)
+            part = self._bucket.verify_part(transfer.upload, job.request, job.response, number)
         except Exception as exc:  # noqa: BLE001 - the same
             self._part_failed(job, translated(exc, transfer.item.path, answered=True))
         else:

@@ -1,4 +1,4 @@
-"""Small files ride together: one of the workers whose files they are drives, the others sleep meanwhile."""
+"""Leader/Followers (POSA2): one worker drives the requests of all small files while the other workers sleep."""
 
 from __future__ import annotations
 
@@ -6,114 +6,114 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from s3spool.s3.content import Carrier, Sender
+from s3spool.s3.content import Multiplexer, Sender
 
-BATCH = 16  # answers judged before the next requests go out: neither end of the line is to run dry
+BATCH = 16  # maximum responses handled before new requests are sent
 
 
 class LeaderFollowers:
-    """Leader and followers. All but `ride` is called under the gate.
+    """Multiplexes one request per worker slot. All methods but `join` and `members` are called under the gate.
 
-    Waking one thread for each answer costs more than all the rest of a small file. So whoever drives judges the
-    answers of all, and sends each worker's next file for it; a worker is woken only when there is none for it, when
-    its file takes longer than the others may wait, or when the driver's own ride ends, to drive in its place.
+    Waking a thread for each response costs more than all other work for a small file. So the leader handles the
+    responses of all slots, and sends each slot's next file. A follower is woken when its slot has no next file, when
+    its response needs blocking work, or to become the leader once the leader's own slot is complete.
     """
 
     def __init__(
         self,
-        carrier: Carrier,
+        client: Multiplexer,
         gate: threading.Lock,
         slots: int,
-        arrived: Callable[[int, Sender], bool],
+        on_response: Callable[[int, Sender], bool],
     ) -> None:
-        """`arrived`: judge the answer for this worker; True when it has prepared the next file on the same sender."""
-        self._carrier = carrier
+        """`on_response`: handle a slot's response; True when it has prepared the next request on the same sender."""
+        self._client = client
         self._gate = gate
-        self._arrived = arrived
-        self._calls = [threading.Lock() for _ in range(slots)]  # locked; each call unlocks it once
-        for call in self._calls:
-            call.acquire()
-        self._slot_of: dict[Sender, int] = {}  # whose it is; guarded by the gate
-        self._broken: dict[int, BaseException | None] = {}  # whose ride broke off, and why if that is its own fault
+        self._on_response = on_response
+        self._wakeups = [threading.Lock() for _ in range(slots)]  # held; a release wakes the slot's worker once
+        for wakeup in self._wakeups:
+            wakeup.acquire()
+        self._slot_of: dict[Sender, int] = {}  # requests in flight; guarded by the gate
+        self._failed: dict[int, BaseException | None] = {}  # cancelled slots, with the error if it is their own
         self._pending: deque[Sender] = deque()
-        self._over: deque[Sender] = deque()
+        self._done: deque[Sender] = deque()
         self.leader: int | None = None
 
     def submit(self, slot: int, sender: Sender) -> None:
-        """Take this prepared sender along. The worker then calls `ride`, without the gate."""
+        """Queue a prepared request. The worker then calls `join`, without the gate."""
         self._slot_of[sender] = slot
         self._pending.append(sender)
         if self.leader is None:
             self._promote(slot)
         elif len(self._pending) == 1:
-            self._carrier.wake()
+            self._client.wake()
 
     def members(self) -> set[int]:
-        """Whose files are under way here; also without the gate."""
+        """The slots with a request in flight."""
         return set(self._slot_of.copy().values())
 
     def join(self, slot: int) -> bool:
-        """Until the worker has something to do by itself; False when the ride broke off.
+        """Block until the worker has work of its own; False when its request was cancelled.
 
-        Raises what `arrived` raised for this worker, and in the driver whatever went wrong at the wheel.
+        Raises what `on_response` raised for this slot; in the leader also any error of the event loop.
         """
-        self._calls[slot].acquire()
+        self._wakeups[slot].acquire()
         if self.leader == slot:
             try:
                 self._lead(slot)
             except BaseException:
-                # Whatever this was: nobody can tell any more what is under way.
+                # The loop's state is unknown: fail every request in flight.
                 with self._gate:
                     self._fail_all()
                 raise
-        if slot not in self._broken:
+        if slot not in self._failed:
             return True
-        error = self._broken.pop(slot)
+        error = self._failed.pop(slot)
         if error is not None:
             raise error
         return False
 
     def close(self) -> None:
-        """When no worker is left."""
-        self._carrier.close()
+        """Call it when no worker is left."""
+        self._client.close()
 
     def _lead(self, slot: int) -> None:
         with self._gate:
-            own = next(sender for sender, whose in self._slot_of.items() if whose == slot)
+            own = next(sender for sender, its_slot in self._slot_of.items() if its_slot == slot)
         while True:
-            self._carrier.poll(self._pending, self._over, wait=not self._over)
+            self._client.poll(self._pending, self._done, wait=not self._done)
             with self._gate:
-                for _ in range(min(BATCH, len(self._over))):
-                    self._complete(self._over.popleft(), slot)
+                for _ in range(min(BATCH, len(self._done))):
+                    self._complete(self._done.popleft(), slot)
                 if own not in self._slot_of:
-                    # Left to the next: this worker has a file of another kind, or should wait for one.
+                    # This worker has blocking work, or waits for its next file: another one leads.
                     self._promote(next(iter(self._slot_of.values()), None))
                     return
 
     def _promote(self, slot: int | None) -> None:
         self.leader = slot
         if slot is not None:
-            self._calls[slot].release()
+            self._wakeups[slot].release()
 
     def _complete(self, sender: Sender, leader: int) -> None:
         slot = self._slot_of[sender]
         try:
-            if self._arrived(slot, sender):
+            if self._on_response(slot, sender):
                 self._pending.append(sender)
                 return
-        except BaseException as exc:  # noqa: BLE001 - it is that worker's, who is to die of it
-            self._broken[slot] = exc
+        except BaseException as exc:  # noqa: BLE001 - the slot's own worker raises it, and dies
+            self._failed[slot] = exc
         del self._slot_of[sender]
         if slot != leader:
-            self._calls[slot].release()
+            self._wakeups[slot].release()
 
     def _fail_all(self) -> None:
         leader, self.leader = self.leader, None
         for slot in self._slot_of.values():
             if slot != leader:
-                self._broken[slot] = None
-                self._calls[slot].release()
+                self._failed[slot] = None
+                self._wakeups[slot].release()
         self._slot_of.clear()
         self._pending.clear()
-        self._over.clear()
-        self._carrier.reset()
+        self._done.clear()
+        self._client.reset()

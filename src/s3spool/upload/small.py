@@ -18,7 +18,7 @@ from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.parts import PartItem
 from s3spool.queue.settle import SettleReason
-from s3spool.s3.content import Bucket, Content, MustAskError, Sender, Stored
+from s3spool.s3.content import Bucket, Content, NeedsVerificationError, Sender, Stored
 from s3spool.upload.large import LargeUploads, PartJob
 from s3spool.upload.result import ResultHandler, translated
 
@@ -201,14 +201,14 @@ class SmallUploads:
             job.response = response  # the check of the file may hang
             return False
         try:
-            self._handle_response(job, response, may_ask=False)
-        except MustAskError:
+            self._handle_response(job, response, may_verify=False)
+        except NeedsVerificationError:
             job.response = response
             return False
         return True
 
     def finish_blocking(self, job: Job) -> None:
-        self._handle_response(job, job.response, may_ask=True)
+        self._handle_response(job, job.response, may_verify=True)
 
     def abandon(self, job: Job) -> None:
         """The worker died over this file: close it and retry with backoff, so that it cannot kill every worker."""
@@ -252,12 +252,12 @@ class SmallUploads:
             if lease is Lease.FREE:
                 release_lease(fd)
 
-    def _handle_response(self, job: Job, response: Any, *, may_ask: bool) -> None:
+    def _handle_response(self, job: Job, response: Any, *, may_verify: bool) -> None:
         item, content = job.item, job.content
         error: UploadError | None = None
         try:
-            stored = self._bucket.judge(content, job.request, response, may_ask=may_ask)
-        except MustAskError:
+            stored = self._bucket.verify(content, job.request, response, may_verify=may_verify)
+        except NeedsVerificationError:
             raise
         except Exception as exc:  # noqa: BLE001 - the same
             error = translated(exc, item.path, answered=True)

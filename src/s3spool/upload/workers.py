@@ -80,7 +80,7 @@ class Workers:
         self._closing = False
         self._threads: list[threading.Thread] = []
         self._slots = [Slot(number) for number in range(count)]
-        client = bucket.carrier()
+        client = bucket.multiplexer()
         self._leader_followers = LeaderFollowers(client, self._gate, count, self._complete) if client else None
         self._limited = limited
         self._ending: threading.Thread | None = None
@@ -218,7 +218,7 @@ class Workers:
     def _wait(self, slot: Slot) -> bool:
         """Block until there is an item, and begin it. True if its request is multiplexed."""
         if slot.blocking is not None:
-            slot.blocking.rest()
+            slot.blocking.release_buffers()
         if slot.number >= self._limiter.limit:
             slot.close_connections()  # connections or descriptors are scarce: active workers need them
         self._limiter.admit(slot.number)
