@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 class Store:
-    """Thread-safe. Nothing here touches the network but `transport().send`, `existing`, and `verify` with `may_verify`."""
+    """Thread-safe. Only `transport().send`, `existing`, and `verify` with `may_verify` send requests."""
 
     def __init__(
         self,

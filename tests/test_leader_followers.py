@@ -95,7 +95,7 @@ def test_the_first_to_board_drives_for_all(members: Riders) -> None:
     members.wait(0)
 
     assert members.ended == {0: True, 1: True, 2: True}
-    assert members.judged_by == {0: ["rider-0"], 1: ["rider-0"], 2: ["rider-0"], 3: []}
+    assert members.judged_by == {0: ["member-0"], 1: ["member-0"], 2: ["member-0"], 3: []}
     assert not members.wheel.members()
 
 
@@ -112,7 +112,7 @@ def test_a_driver_whose_ride_is_over_hands_the_wheel_over(members: Riders) -> No
     members.answer(1)
     members.wait(1)
 
-    assert members.judged_by == {0: ["rider-0"], 1: ["rider-1"], 2: ["rider-1"], 3: []}
+    assert members.judged_by == {0: ["member-0"], 1: ["member-1"], 2: ["member-1"], 3: []}
 
 
 def test_the_wheel_stands_still_without_riders_and_starts_again(members: Riders) -> None:
@@ -136,7 +136,7 @@ def test_who_boards_while_another_drives_is_taken_along(members: Riders) -> None
     members.answer(1)
     members.wait(1)
 
-    assert members.judged_by[1] == ["rider-0"]
+    assert members.judged_by[1] == ["member-0"]
 
 
 def test_a_worker_sends_file_after_file_without_being_woken() -> None:
@@ -182,7 +182,7 @@ def test_a_driver_that_dies_of_its_own_file_hands_the_wheel_over(members: Riders
     members.wait(1)
 
     assert members.ended == {0: members.mistakes[0], 1: True}
-    assert members.judged_by[1] == ["rider-1"]
+    assert members.judged_by[1] == ["member-1"]
 
 
 def test_a_driver_that_dies_at_the_wheel_lets_all_know(members: Riders, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_a_driver_that_dies_at_the_wheel_lets_all_know(members: Riders, monkeypa
             broken.clear()
             raise MemoryError
 
-    monkeypatch.setattr(members.multiplexer, "turn", breaks)
+    monkeypatch.setattr(members.multiplexer, "poll", breaks)
     for slot in range(3):
         members.submit(slot)
     broken.set()
