@@ -156,7 +156,9 @@ def test_more_events_than_the_kernel_keeps(tmp_path: Path, seaweed: Seaweed, s3:
 
         eventually(sent, timeout_s=WAIT_S + FILES / 200)
         assert keys(s3, bucket) == {f"f{number}" for number in range(FILES)}
-        assert any("overflow" in scan["reason"] for scan in daemon.events("scan.finished"))
+        eventually(
+            lambda: any("overflow" in scan["reason"] for scan in daemon.events("scan.finished")), timeout_s=WAIT_S
+        )
         assert daemon.stop() == 0
 
 
@@ -386,7 +388,7 @@ def a_file_in_its_place(_: Daemon, archive: Path) -> Iterator[None]:
     ("fault", "hint"),
     [
         (another_file_system, "file system"),
-        (full, "make room"),
+        (full, "free disk space"),
         (read_only, "write access"),
         (a_file_in_its_place, "archive_directory"),
     ],
