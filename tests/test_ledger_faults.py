@@ -241,9 +241,9 @@ def test_a_ledger_that_cannot_be_read_when_it_is_cleaned(
     def ready() -> None:
         daemon.components.large.sweep = out_of_reach  # type: ignore[method-assign]
         for _ in range(2):
-            daemon._last_cleaning = 1.0
-            daemon._clean()
-            due.append(not daemon._last_cleaning)
+            daemon._cleaning._last = 1.0
+            daemon._cleaning.clean()
+            due.append(not daemon._cleaning._last)
 
     assert run_until_ready(daemon, ready) == 0
 

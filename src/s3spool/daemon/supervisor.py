@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,14 +16,14 @@ from s3spool import __version__
 from s3spool.config.loader import Config
 from s3spool.control.server import ControlServer, Handler
 from s3spool.daemon import memory
+from s3spool.daemon.cleaning import DailyCleaning
 from s3spool.daemon.components import Components
 from s3spool.daemon.liveness import LivenessCheck
 from s3spool.daemon.retry_summary import RetrySummary, going, paused
 from s3spool.daemon.thread_names import ThreadNames
 from s3spool.daemon.wakeup import Wakeup
 from s3spool.daemon.watch_manager import WatchManager
-from s3spool.errors import ConfigError, LedgerError
-from s3spool.ledger.reader import Reader
+from s3spool.errors import ConfigError
 from s3spool.logs import excepthooks
 from s3spool.logs.log_thread import LogWriter
 from s3spool.systemd.notify import Notifier
@@ -34,7 +33,6 @@ LOST_TICK_S = 0.5  # the same while the folder is gone
 EXTEND_S = 10.0  # what a stopping daemon asks systemd for, again and again: one that hangs is killed when it is over
 EXTEND_EVERY_S = 2.0
 FLUSH_S = 30.0  # more than all that follows the drain may take
-DAY_S = 86400.0
 log = structlog.get_logger()
 
 
@@ -78,8 +76,7 @@ class Daemon:
             }
         )
         self._retry_summary = RetrySummary(components.ledger)
-        self._last_cleaning = 0.0  # monotonic seconds; 0: is due
-        self._cleaning_failed = ""  # said once
+        self._cleaning = DailyCleaning(components, config.state, self._is_unsafe)
         self._freed = 0
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
@@ -173,10 +170,7 @@ class Daemon:
             self._notifier.watchdog()
         self._retry_summary.look()
         self._notifier.status(self.summary())
-        if now - self._last_cleaning > DAY_S or not self._last_cleaning:
-            with suppress(RuntimeError):  # there is no thread to be had: at the next look
-                threading.Thread(target=self._clean, name="clean", daemon=True).start()
-                self._last_cleaning = now
+        self._cleaning.run_if_due(now)
         if self.on_tick is not None:
             self.on_tick()
 
@@ -206,36 +200,9 @@ class Daemon:
             self._freed = freed
             memory.give_back()
 
-    def _clean(self) -> None:
-        """At start and once a day; again at the next tick where the ledger could not be read."""
-        try:
-            self._drop_what_is_gone()
-        except (LedgerError, OSError) as exc:
-            self._cleaning_failed = self.components.ledger.doubt(exc, self._cleaning_failed)
-            self._last_cleaning = 0.0
-        else:
-            self._cleaning_failed = ""
-
-    def _drop_what_is_gone(self) -> None:
-        """What the ledger knows of files and uploads that are long gone. Raises LedgerError, OSError."""
-        components = self.components
-        components.large.sweep(time.time() - self.config.state.abort_stale_multipart_days * DAY_S)
-        limit = time.time() - self.config.state.receipt_days * DAY_S
-        with Reader(components.ledger.path) as reader:
-            batch: list[str] = []
-            for receipt in reader.receipts_before(limit):
-                try:
-                    if self.hanging and components.slow.holds(receipt.path):
-                        continue
-                    if self.watch_manager.lost or components.folder.identity_of(receipt.path) is not None:
-                        continue
-                except OSError:
-                    continue
-                batch.append(receipt.path)
-                if len(batch) == 500:  # noqa: PLR2004 - a group's worth
-                    components.ledger.drop_receipts(batch)
-                    batch = []
-            components.ledger.drop_receipts(batch)
+    def _is_unsafe(self, path: str) -> bool:
+        """Whether looking at this path could hang, or the folder is gone."""
+        return self.watch_manager.lost or bool(self.hanging and self.components.slow.holds(path))
 
     def set_log_level(self, level: str) -> None:
         self._writer.set_level(level)
@@ -303,8 +270,6 @@ class Daemon:
                 self._notifier.status(self.summary())
             self._wakeup.sleep(min(wait_s, 0.05))
         return True
-
-    # Report
 
     def summary(self) -> str:
         """The line for `systemctl status` and the terminal. Any thread; quick."""
