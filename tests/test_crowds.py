@@ -297,7 +297,7 @@ def check_outage(outage: Outage, server: FaultyS3, daemon: Daemon) -> None:
 
     eventually(
         lambda: len(daemon.events("file.uploaded")) == outage.files + 2,
-        timeout_s=60 + outage.files / 500,
+        timeout_s=60 + outage.files / 100,  # the server of the tests takes a few hundred files a second
         message="all are sent",
     )
     uploaded = uploaded_at(daemon)
@@ -315,6 +315,7 @@ def test_an_outage(outage: Outage, server: FaultyS3, make: Callable[..., Daemon]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("outage", ALL_OUTAGES, ids=str)
 def test_every_outage(outage: Outage, server: FaultyS3, make: Callable[..., Daemon]) -> None:
     """The same for 90 s, with up to 100,000 files."""
