@@ -244,7 +244,7 @@ def test_where_one_file_meets_it(case: Case, daemon: Daemon, server: FaultyS3) -
     late = drop(daemon, f"late {next(COUNTER)}", 3)
     wait_sent(daemon, server, late)
     if case.leads_to == "slowed":
-        (line,) = eventually(lambda: daemon.events("destination.slowed", this_run=True), timeout_s=WAIT_S)
+        line = eventually(lambda: daemon.events("destination.slowed", this_run=True), timeout_s=WAIT_S)[0]
     else:
         event = "file.parked" if case.leads_to == "refused" else "file.failed"
         line = daemon.wait_event(event, WAIT_S, path=path)
