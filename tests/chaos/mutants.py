@@ -38,7 +38,7 @@ def _hurry(self: Ledger, receipt: Receipt, committed: Any = None) -> None:
 
 
 MUTANTS: dict[str, tuple[type, str, Any]] = {
-    "credulous": (Store, "judge", _believe),
+    "credulous": (Store, "verify", _believe),
     "careless": (Folder, "unlink_if_same", _unlink),
     "hasty": (Ledger, "record_receipt", _hurry),
 }
@@ -52,6 +52,7 @@ def program(kind: str) -> tuple[str, ...]:
 def main() -> None:
     kind, _, *arguments = sys.argv[1:]
     owner, name, function = MUTANTS[kind]
+    assert hasattr(owner, name)
     setattr(owner, name, function)
 
     from s3spool.cli.commands import cli  # noqa: PLC0415 - as late as the program itself does it
