@@ -27,7 +27,7 @@ PROMPT_S = 5.0
 RARELY = {"rescan_s": 3600}
 MIB = 2**20
 WRITER = """
-import itertools, os, pathlib, sys
+import itertools, os, pathlib, sys, time
 place, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 for number in itertools.count():
     {act}
@@ -109,7 +109,9 @@ def appended(stage: Stage) -> None:
 
 def new_directories(stage: Stage) -> None:
     written_again(
-        stage, "p = place / str(number % 100) / str(number); p.mkdir(parents=True); (p / 'f').write_text('x')"
+        stage,
+        "p = place / str(number % 100) / str(number); p.mkdir(parents=True); (p / 'f').write_text('x'); "
+        "time.sleep(1 / count)",
     )
 
 
@@ -118,8 +120,6 @@ def waiting(stage: Stage) -> None:
     stage.server.script(Delay(0.5), times=None, match="^PUT crowd")
     stage.fill()
     stage.start()
-    # What comes before the first scan has passed is one of those that wait.
-    stage.daemon.wait_event("scan.finished", timeout_s=60)
 
 
 def flat(stage: Stage) -> None:
@@ -479,7 +479,7 @@ SCENARIOS = [
     Scenario("files created and removed all the time", 1, created_and_removed, quick=True),
     Scenario("files appended to all the time", 500, appended),
     Scenario("a directory renamed all the time", 1000, renamed_directory),
-    Scenario("directories made all the time", 1, new_directories),
+    Scenario("new directories a second, each with a file", 1000, new_directories),
     Scenario("files waiting at start, 200 a second", 30_000, waiting, quick=True, least=3000),
     Scenario("files in one flat directory", 300_000, flat, least=10_000),
     Scenario("files removed after upload", 20_000, removed_too_slowly, sections=DELETE),
