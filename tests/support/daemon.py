@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -59,6 +61,9 @@ class Daemon:
         self.environment = _without_settings(os.environ) | dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._runs_before_bytes = 0
+        self._log_lock = threading.Lock()
+        self._read_bytes = 0
+        self._events: list[tuple[int, Event]] = []
         for directory in (self.folder, self.state_directory):
             directory.mkdir(parents=True, exist_ok=True)
 
@@ -191,18 +196,21 @@ class Daemon:
         assert self._process is not None, "the daemon was not started"
         return self._process
 
-    def _parsed(self, skip_bytes: int) -> Iterator[Event]:
-        if not self.log_path.exists():
-            return
-        with self.log_path.open("rb") as log:
-            log.seek(skip_bytes)
-            for line in log:
-                # Not every line is an event: half a line still being written, a traceback.
-                if line.endswith(b"}\n"):
-                    try:
-                        yield json.loads(line)
-                    except json.JSONDecodeError:
-                        continue
+    def _parsed(self, skip_bytes: int) -> list[Event]:
+        """The events behind `skip_bytes`; each call reads what is new since the last one."""
+        with self._log_lock:
+            if self.log_path.exists():
+                with self.log_path.open("rb") as log:
+                    log.seek(self._read_bytes)
+                    for line in log:
+                        if not line.endswith(b"\n"):  # still being written
+                            break
+                        # Not every line is an event: a killed run's half line, a traceback.
+                        with contextlib.suppress(ValueError):
+                            if line.startswith(b"{"):
+                                self._events.append((self._read_bytes, json.loads(line)))
+                        self._read_bytes += len(line)
+            return [event for at, event in self._events if at >= skip_bytes]
 
 
 def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:

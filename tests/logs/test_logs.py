@@ -35,7 +35,7 @@ from support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOON_NS = 1_700_000_000_000_000_000
 ODD_NAMES = [
     "two\nlines",

@@ -547,7 +547,7 @@ def test_what_a_dead_process_was_about_to_remove_gets_its_name_back(
 # --- names
 
 DEEP = b"/".join([b"d"] * 100 + [b"file"])
-LONG = b"/".join([b"l" * 250] * 4 + [b"x" * 200])  # deeper directories are left alone: tests/test_deep_folder.py
+LONG = b"/".join([b"l" * 250] * 4 + [b"x" * 200])  # deeper ones: tests/end_to_end/test_deep_folder.py
 ODD = [
     b"n" * 255,
     "\u00fc".encode() * 127,

@@ -30,7 +30,7 @@ from s3spool.s3.transport import Answer
 from s3spool.upload.result import translated as local_error
 from support.stores import put_request
 
-DOCUMENT = (Path(__file__).parents[1] / "docs" / "errors.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
 TRANSIENT = BY_CODE["InternalError"]
 UNREACHED = Rule(Scope.EVERYBODY, hint=NETWORK)
 UNSTEADY = Rule(Scope.UNKNOWN, hint=NETWORK)

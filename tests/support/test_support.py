@@ -384,7 +384,7 @@ def test_clean(): pass
 
 def test_leaks_fail_the_test_that_made_them(tmp_path: Path) -> None:
     """A thread and a process, each by name, and the tests after them pass."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     (tmp_path / "conftest.py").write_text((here / "conftest.py").read_text())
     (tmp_path / "test_leaky.py").write_text(LEAKY)
 

@@ -225,7 +225,7 @@ def test_a_crowd(row: Row, server: FaultyS3, make: Callable[..., Daemon]) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ALL, ids=str)
 def test_every_crowd(row: Row, server: FaultyS3, make: Callable[..., Daemon]) -> None:
-    """All of them, for an hour: `pytest -m slow tests/test_crowds.py`."""
+    """All of them, for an hour: `pytest -m slow tests/end_to_end/test_crowds.py`."""
     check_crowd(row, server, make(**(LARGE if row.large else {})))
 
 

@@ -34,7 +34,7 @@ from s3spool.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MIB = 1024**2
 
 

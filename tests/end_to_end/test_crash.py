@@ -23,7 +23,7 @@ from support.waiting import eventually
 pytestmark = pytest.mark.integration
 
 WAIT_S = 60.0
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 CONTENT = content_of(5000)
 
 

@@ -66,7 +66,7 @@ def run_python(code: str, *args: object) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-c",
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{code}",
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n{code}",
     ]
     return subprocess.run([*command, *map(str, args)], capture_output=True, text=True, timeout=60, check=False)
 

@@ -1,4 +1,4 @@
-"""Many requests at once in one thread. That each of them goes as it would alone, tests/test_transport.py sees to."""
+"""Many requests at once in one thread. That each of them goes as it would alone, tests/s3/test_transport.py sees to."""
 
 from __future__ import annotations
 
