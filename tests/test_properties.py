@@ -305,7 +305,7 @@ def test_every_accepted_path_comes_out_once_and_in_time(
     inside: dict[str, float] = {}  # path -> when it was last changed or first seen
 
     def take() -> None:
-        for path, _ in settle.due(now)[0]:
+        for path, _, _ in settle.due(now)[0]:
             assert now - inside.pop(path) >= settle_s
 
     for path, quiet, pause_s in steps:

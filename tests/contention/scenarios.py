@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -159,10 +160,16 @@ def failing_each(stage: Stage) -> None:
 
 
 def due_at_once(stage: Stage) -> None:
-    """All have failed once, and are released together."""
-    failing_each(stage)
-    stage.daemon.drop("first")
-    eventually(lambda: len(stage.server.requests) > stage.size, timeout_s=300)
+    """None could be read at first; then all can be, and are released together."""
+    stage.without_privileges()
+    stage.fill(mode=0)
+    stage.start()
+    eventually(
+        lambda: json.loads(stage.daemon.cli("status", "--json").stdout)["files"]["waiting"] >= stage.size,
+        timeout_s=120,
+    )
+    for path in (stage.daemon.folder / "crowd").iterdir():
+        path.chmod(0o644)
     threading.Thread(target=stage.daemon.cli, args=("retry", "--all"), daemon=True).start()
 
 

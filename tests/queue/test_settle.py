@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from s3spool.ledger.rows import Identity
-from s3spool.queue.settle import BATCH, BUSY_S, CREATED_S, Settle, SettleReason
+from s3spool.queue.settle import BATCH, BUSY_PER_S, BUSY_S, CREATED_S, Ripe, Settle, SettleReason
 from support.rows import SOME
 from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from s3spool.queue.settle import Ripe
 
 PATHS = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 SEEN = st.sampled_from([None, SOME, Identity(1, 2, 3, 4, 5)])
@@ -47,6 +46,7 @@ class SettleAgainstModel(RuleBasedStateMachine):
             SettleReason.CREATED: max(settle_s, CREATED_S),
             SettleReason.BUSY: max(settle_s, BUSY_S),
         }
+        self.last_busy_at = 0.0
         self.model: dict[str, tuple[SettleReason, float, Identity | None]] = {}
 
     @rule(path=PATHS, quiet=st.sampled_from(SettleReason), seen=SEEN)
@@ -58,7 +58,10 @@ class SettleAgainstModel(RuleBasedStateMachine):
         known = before is not None and before[0] is not SettleReason.BUSY
         weaker = quiet is SettleReason.BUSY or (quiet is SettleReason.CREATED and known)
         if accepted and (before is None or not weaker):
-            self.model[path] = (quiet, self.clock.now + self.delays[quiet], seen)
+            due_at = self.clock.now + self.delays[quiet]
+            if quiet is SettleReason.BUSY:
+                due_at = self.last_busy_at = max(due_at, self.last_busy_at + 1 / BUSY_PER_S)
+            self.model[path] = (quiet, due_at, seen)
 
     @rule(seconds=st.sampled_from([0.0, 0.01, 0.09, 0.5, 1.0, 4.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
@@ -68,10 +71,14 @@ class SettleAgainstModel(RuleBasedStateMachine):
     def take_what_is_due(self) -> None:
         ripe, upcoming = self.settle.due(self.clock.now)
 
-        due = {path: seen for path, (_, due_at, seen) in self.model.items() if due_at <= self.clock.now}
-        assert dict(ripe) == due
+        due = {
+            Ripe(path, seen, quiet is SettleReason.BUSY)
+            for path, (quiet, due_at, seen) in self.model.items()
+            if due_at <= self.clock.now
+        }
+        assert set(ripe) == due
         assert len(ripe) == len(due)
-        for path in due:
+        for path, _, _ in due:
             del self.model[path]
         assert upcoming == min((due_at for _, due_at, _ in self.model.values()), default=None)
 
@@ -126,7 +133,7 @@ def test_first_come_first_due(clock: Clock) -> None:
 
     ripe, upcoming = settle.due(clock.now + 1)
 
-    assert [path for path, _ in ripe] == ["a", "c", "b"]
+    assert [path for path, _, _ in ripe] == ["a", "c", "b"]
     assert upcoming is None
 
 
@@ -155,15 +162,33 @@ def test_full_means_no_but_what_is_known_may_change(quiet: SettleReason) -> None
 def test_a_name_that_appears_again_and_again_is_due_all_the_same(clock: Clock) -> None:
     """A directory that is renamed in a loop does not keep its files waiting; one that is written to does."""
     settle = Settle(1.0, 10, clock=clock)
-    ripe: list[tuple[str, Identity | None]] = []
+    ripe: list[Ripe] = []
     while not ripe and clock.now < 1010:
         settle.add("renamed", SettleReason.CREATED)
         settle.add("written", SettleReason.CHANGED)
         clock.now += 0.25
         ripe, _ = settle.due(clock.now)
 
-    assert ripe == [("renamed", None)]
+    assert ripe == [Ripe("renamed")]
     assert clock.now == 1001.0
+
+
+def test_a_crowd_of_busy_files_is_looked_at_at_a_bounded_rate(clock: Clock) -> None:
+    """20,000 files that are held open cost no more looks a second than 500 of them."""
+    settle = Settle(0.0, 20_000, clock=clock)
+    for number in range(20_000):
+        settle.add(str(number), SettleReason.BUSY)
+
+    looks = []
+    for _ in range(60):
+        clock.now += 1
+        ripe = settle.due(clock.now)[0]
+        looks.append(len(ripe))
+        for path, _, _ in ripe:
+            settle.add(path, SettleReason.BUSY)
+
+    assert max(looks) <= BUSY_PER_S
+    assert sum(looks) >= 54 * BUSY_PER_S
 
 
 def test_a_sleeper_is_woken_for_the_first_path(waiting: list[threading.Thread]) -> None:
@@ -174,7 +199,7 @@ def test_a_sleeper_is_woken_for_the_first_path(waiting: list[threading.Thread]) 
 
     settle.add("a", seen=SOME)
 
-    eventually(lambda: batches == [[("a", SOME)]])
+    eventually(lambda: batches == [[Ripe("a", SOME)]])
     settle.close()
 
 
@@ -187,7 +212,7 @@ def test_a_sleeper_is_woken_for_what_is_due_sooner(waiting: list[threading.Threa
 
     settle.add("closed", SettleReason.CHANGED)
 
-    eventually(lambda: batches == [[("closed", None)]])
+    eventually(lambda: batches == [[Ripe("closed")]])
     assert settle.knows(["busy"]) == {"busy"}
     settle.close()
 
@@ -210,7 +235,7 @@ def test_a_path_that_comes_between_looking_and_sleeping_is_not_slept_over(
 
     batches = consume(settle, waiting)
 
-    eventually(lambda: batches == [[("late", None)]])
+    eventually(lambda: batches == [[Ripe("late")]])
     settle.close()
 
 
@@ -221,7 +246,7 @@ def test_waits_until_the_time_has_come(waiting: list[threading.Thread]) -> None:
 
     batches = consume(settle, waiting)
 
-    eventually(lambda: batches == [[("a", None)]])
+    eventually(lambda: batches == [[Ripe("a")]])
     settle.close()
 
 

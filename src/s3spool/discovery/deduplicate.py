@@ -17,7 +17,7 @@ from s3spool.ledger.rows import Identity, Receipt
 from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
-from s3spool.queue.settle import Ripe, Settle
+from s3spool.queue.settle import Ripe, Settle, SettleReason
 
 # Kernels before 6.13 have file times of 1-10 ms: a write so soon after our read may not change mtime and ctime.
 RACY_S = 0.02
@@ -159,7 +159,10 @@ class SettleThread:
             reader.close()
 
     def _step(self, ripe: Sequence[Ripe], reader: Reader) -> None:
-        candidates = [(path, None, seen) for path, seen in ripe]
-        self._inbox.offer(
-            self._deduplicator.sort(candidates, reader, hinted=True), meanwhile=self._settle.heartbeat.beat
-        )
+        items = self._deduplicator.sort([(path, None, seen) for path, seen, _ in ripe], reader, hinted=True)
+        busy = {path for path, _, was_busy in ripe if was_busy}
+        # Files that are tried again and again take their turns with those of the scan: new ones do not wait for them.
+        again = [item._replace(lane=Lane.FOUND) for item in items if item.path in busy]
+        for item in again[self._inbox.offer_nowait(again) :]:
+            self._settle.add(item.path, SettleReason.BUSY, item.seen)
+        self._inbox.offer((item for item in items if item.path not in busy), meanwhile=self._settle.heartbeat.beat)

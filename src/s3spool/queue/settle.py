@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from typing import NamedTuple
 
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.rows import Identity
@@ -14,6 +15,7 @@ from s3spool.ledger.rows import Identity
 BATCH = 500
 CREATED_S = 0.1
 BUSY_S = 5.0
+BUSY_PER_S = 500  # how many busy files become due in a second at most: a crowd of them waits longer
 
 
 class SettleReason(Enum):
@@ -24,7 +26,12 @@ class SettleReason(Enum):
     BUSY = "busy"  #: open for writing: usually a close follows (CHANGED); not on a remote file system
 
 
-Ripe = tuple[str, Identity | None]
+class Ripe(NamedTuple):
+    """A path that has waited long enough."""
+
+    path: str
+    seen: Identity | None = None  #: its identity as the wait began, where somebody has looked
+    busy: bool = False  #: it waited as BUSY
 
 
 class Settle:
@@ -43,6 +50,7 @@ class Settle:
             reason: OrderedDict() for reason in SettleReason
         }
         self._reason_of: dict[str, SettleReason] = {}
+        self._last_busy_at = 0.0  # when the last of the busy ones is due
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._sleeping = False
@@ -65,7 +73,10 @@ class Settle:
                 del self._queues[before][path]
             queue = self._queues[reason]
             self._reason_of[path] = reason
-            queue[path] = (now + self._delays_s[reason], seen)
+            due_at = now + self._delays_s[reason]
+            if reason is SettleReason.BUSY:
+                due_at = self._last_busy_at = max(due_at, self._last_busy_at + 1 / BUSY_PER_S)
+            queue[path] = (due_at, seen)
             # Only the first entry of a queue can be the next one due.
             if self._sleeping and len(queue) == 1:
                 self._wake.notify()
@@ -80,14 +91,14 @@ class Settle:
         ripe: list[Ripe] = []
         upcoming: float | None = None
         with self._lock:
-            for queue in self._queues.values():
+            for reason, queue in self._queues.items():
                 while queue and len(ripe) < BATCH:
                     path, (due_at, seen) = next(iter(queue.items()))
                     if due_at > now:
                         break
                     del queue[path]
                     del self._reason_of[path]
-                    ripe.append((path, seen))
+                    ripe.append(Ripe(path, seen, reason is SettleReason.BUSY))
                 if queue:
                     due_at = next(iter(queue.values()))[0]
                     upcoming = due_at if upcoming is None else min(upcoming, due_at)
