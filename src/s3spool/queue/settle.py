@@ -64,7 +64,9 @@ class Settle:
         with self._lock:
             before = self._reason_of.get(path)
             if before is None:
-                if len(self._reason_of) >= self._size:
+                # Busy files may wait for ever: they leave half of the room to others.
+                busy = len(self._queues[SettleReason.BUSY]) if reason is SettleReason.BUSY else 0
+                if len(self._reason_of) >= self._size or (busy and 2 * busy >= self._size):
                     return False
             elif reason is SettleReason.BUSY or (before is not SettleReason.BUSY and reason is SettleReason.CREATED):
                 # The first wait goes on: a directory that is renamed again and again must not delay its files for ever.
