@@ -22,7 +22,7 @@ from s3spool import __version__
 from s3spool.cli import wait as waiting
 from s3spool.config import loader as configuration
 from s3spool.control import views as view
-from s3spool.control.client import Desk, as_the_unit_has_it, destination_name, path_in
+from s3spool.control.client import Desk, as_the_unit_has_it, path_in
 from s3spool.control.peer import Peer
 from s3spool.control.protocol import NoDaemonError
 from s3spool.demo.seaweed import Seaweed
@@ -875,22 +875,6 @@ def test_key_that_would_be_too_long(make: Make) -> None:
     fill(daemon)
 
     assert "KeyTooLongError" in refused(daemon, "key", "\x01" * 250 + "/" + "x" * 250 + "/" + "y" * 250)
-
-
-@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:9000"])
-def test_the_destination_has_one_name(endpoint: str, tmp_path: Path) -> None:
-    """Else offline answers would not find the daemon's receipts."""
-    from s3spool.daemon.components import store_of  # noqa: PLC0415 - boto3 is heavy
-
-    environ = {
-        "HOME": str(tmp_path), "S3SPOOL_DESTINATION__BUCKET": "bucket", "S3SPOOL_DESTINATION__PREFIX": "in/%Y/",
-        "S3SPOOL_DESTINATION__ENDPOINT_URL": endpoint, "S3SPOOL_DESTINATION__REGION": "eu-west-1",
-    }  # fmt: skip
-    config = configuration.load(environ=environ)
-    store = store_of(config)
-
-    assert destination_name(config) == store.name
-    store.client.close()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from s3spool.errors import AlreadyRunningError, LedgerError
-from s3spool.ledger import database, store
+from s3spool.ledger import database, health, store
 from s3spool.ledger.database import DirectoryLock, holder
 from s3spool.ledger.reader import LOOKUP_ROWS, Known, Reader
 from s3spool.ledger.rows import Identity, Receipt, Retry, State, from_text, to_text
@@ -745,7 +745,7 @@ def test_a_damaged_file_that_cannot_be_put_aside(path: Path, monkeypatch: pytest
     def no(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(store, "put_aside", no)
+    monkeypatch.setattr(health, "put_aside", no)
 
     assert "cannot be renamed: Permission denied" in refusal(path)
 

@@ -23,7 +23,7 @@ from support.inside import inside, run_until_ready
 from support.lines import Lines, recorded
 from support.objects import content_of, folder_files
 from support.preload import lying
-from support.rows import a_receipt
+from support.rows import a_receipt, a_retry
 from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -340,7 +340,14 @@ def test_a_rotten_page_that_only_a_reader_meets(ledger: Ledger, lines: Lines) ->
 
 def test_a_row_that_is_none_of_ours(ledger: Ledger, lines: Lines) -> None:
     """Sound for SQLite, nonsense for us: readers could not go on, so it is put aside as well."""
-    ledger.doubt(LedgerError("malformed row: nobody knows this state"))
+    ledger.record_retry(a_retry("a"))
+    assert ledger.flush(10)
+    with contextlib.closing(sqlite3.connect(ledger.path)) as db, db:
+        db.execute("UPDATE retries SET path = '//' || char(8364)")
+
+    with Reader(ledger.path) as reader, pytest.raises(LedgerError, match="malformed row") as caught:
+        list(reader.retries())
+    ledger.doubt(caught.value)
 
     eventually(lambda: not ledger.alive(), timeout_s=20)
     assert broken(ledger.path.parent)
@@ -354,7 +361,6 @@ def test_a_reader_that_fails_by_itself_costs_nothing(ledger: Ledger, lines: Line
     complaint = ledger.doubt(LedgerError("unable to open database file"), complaint)
 
     assert ledger.flush(10)
-    assert ledger._guard.doubt == ""
     assert receipts(ledger.path) == {"a"}
     assert ledger.path.stat().st_ino == inode
     (line,) = lines.named("ledger.failed")

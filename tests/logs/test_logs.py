@@ -394,23 +394,20 @@ def test_hooks_are_given_back(start: Callable[..., LogWriter]) -> None:
     assert (sys.excepthook, threading.excepthook) == before
 
 
-@pytest.mark.parametrize("missing", ["journald", "notify"])
+@pytest.mark.parametrize("missing", ["journald", "systemd-python"])
 def test_what_is_missing_under_systemd_is_said_once(tmp_path: Path, missing: str) -> None:
     """`systemd.missing` has the true reason, and advises no installation where that is not what is missing."""
-    home = Daemon(tmp_path, bucket="some-bucket", log={"format": "journal" if missing == "journald" else "json"})
+    home = Daemon(tmp_path, bucket="some-bucket", log={"format": "journal"})
     home.config_path.write_text(to_toml(home.config))
     program = (
         "import sys\nfrom pathlib import Path\nfrom s3spool.logs import journal\n"
-        "journal.SOCKET = Path('/nonexistent')\n"
-        "sys.modules['systemd'] = sys.modules['systemd.daemon'] = None\n"
+        f"journal.SOCKET = Path({'/nonexistent' if missing == 'journald' else '/'!r})\n"
+        "sys.modules['systemd'] = sys.modules['systemd.journal'] = None\n"
         f"sys.argv = ['s3spool', 'run', '--config', {str(home.config_path)!r}]\n"
         "from s3spool.__main__ import main\nmain()"
     )
-    address = {"NOTIFY_SOCKET": str(tmp_path / "notify")} if missing == "notify" else {}
     with home.log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", program], env=home.environment | address, stdout=log, stderr=log
-        )
+        process = subprocess.Popen([sys.executable, "-c", program], env=home.environment, stdout=log, stderr=log)
     try:
         eventually(lambda: "daemon.ready" in home.log_tail(), timeout_s=30)
     finally:
@@ -420,7 +417,7 @@ def test_what_is_missing_under_systemd_is_said_once(tmp_path: Path, missing: str
     text = home.log_tail().replace("<4>", "")
     (said,) = (json.loads(line) for line in text.splitlines() if "systemd.missing" in line)
     assert ("no journald listens" if missing == "journald" else "systemd-python is not installed") in said["reason"]
-    assert ("install" in said["reason"]) == (missing == "notify")
+    assert ("install" in said["reason"]) == (missing == "systemd-python")
     assert "hint" not in said
 
 

@@ -16,7 +16,8 @@ from s3spool.check.sandbox import rehearsal, secrecy
 from s3spool.cli.commands import cli
 from s3spool.errors import ConfigError, S3SpoolError
 from s3spool.systemd import install, units
-from s3spool.systemd.install import Installation, service_of
+from s3spool.systemd.install import Installation
+from s3spool.systemd.units import service_of
 from support.users import DROPPER
 
 PROGRAM = Path("/usr/bin/env")  # anything that every user can run
@@ -148,8 +149,7 @@ def test_folder_elsewhere_is_let_in(tmp_path: Path, folder: str, lines: list[str
 
     unit = (tmp_path / UNIT).read_text().splitlines()
     kept = [line for line in unit if line.startswith(("ReadWritePaths=", "ProtectHome=", "BindPaths="))]
-    usual = ["ReadWritePaths=/var/spool"] + ([] if "ProtectHome=tmpfs" in lines else ["ProtectHome=yes"])
-    assert sorted(kept) == sorted([*usual, *lines])
+    assert kept == ["ReadWritePaths=/var/spool", "ProtectHome=yes", *lines], "the last ProtectHome= counts"
     assert "ProtectSystem=strict" in unit
 
 
@@ -208,6 +208,39 @@ def test_other_programs_package_is_not_overruled(tmp_path: Path) -> None:
         put_in(tmp_path)
 
     assert tree(tmp_path) == before
+
+
+def test_unit_that_hides_the_packages_is_named_as_ours(tmp_path: Path) -> None:
+    """The package came after `service install`: the error says so, and the command that it names helps."""
+    put_in(tmp_path)
+    packaged(tmp_path)
+    program = tmp_path / "usr/bin/s3spool"
+    program.parent.mkdir()
+    program.touch()
+
+    with pytest.raises(
+        S3SpoolError, match=r"was written by this command .* remove it with `s3spool service uninstall`"
+    ):
+        put_in(tmp_path, program=program)
+    take_out(tmp_path)
+
+    assert "rewrote" not in "".join(put_in(tmp_path, program=program))
+
+
+def test_uninstall_finds_its_drop_in_beside_a_unit_of_others(tmp_path: Path) -> None:
+    """A unit that somebody wrote later stays; the drop-in of the installation goes."""
+    packaged(tmp_path)
+    program = tmp_path / "usr/bin/s3spool"
+    program.parent.mkdir()
+    program.touch()
+    put_in(tmp_path, program=program)
+    (tmp_path / UNIT).write_text("[Service]\nExecStart=/bin/true\n")
+
+    said = take_out(tmp_path)
+
+    assert (tmp_path / UNIT).exists()
+    assert not (tmp_path / f"{UNIT}.d").exists()
+    assert "removed /etc/systemd/system/s3spool.service.d/service-install.conf" in said
 
 
 @pytest.mark.parametrize("foreign", ["file", "mask"])

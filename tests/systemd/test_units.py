@@ -21,7 +21,7 @@ from s3spool.daemon.supervisor import TICK_S
 from s3spool.errors import ConfigError
 from s3spool.logs.events import EVENTS
 from s3spool.systemd.install import _FOLDER_MODE, USER
-from s3spool.systemd.units import Service, for_systemd, shipped
+from s3spool.systemd.units import Service, for_systemd, service_of, shipped
 
 UNITS = ("s3spool.service", "s3spool@.service")
 MOST_WORKERS = 1000
@@ -97,7 +97,7 @@ def test_template_is_the_unit_but_for_names() -> None:
     assert template == expected
 
 
-@pytest.mark.parametrize("service", [Service(), Service(name="two")], ids=["first", "instance"])
+@pytest.mark.parametrize("service", [service_of(""), service_of("two")], ids=["first", "instance"])
 def test_unit_and_code_agree_on_names(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`status` and its like look for state and socket where the unit has them."""
     unit = {
@@ -154,8 +154,8 @@ def test_folder_and_user_are_those_of_the_unit() -> None:
     (folder,) = re.findall(r"^d +(\S+) +(\d+) +(\S+) +(\S+)", shipped("s3spool.tmpfiles.conf"), re.MULTILINE)
     (user,) = re.findall(r'^u +(\S+) +- +"[^"]+" +(\S+) +(\S+)$', shipped("s3spool.sysusers.conf"), re.MULTILINE)
 
-    assert folder == (str(Service().folder), f"{_FOLDER_MODE:o}", USER, USER)
-    assert user == (USER, str(Service().state), "/usr/sbin/nologin")
+    assert folder == (str(service_of("").folder), f"{_FOLDER_MODE:o}", USER, USER)
+    assert user == (USER, str(service_of("").state), "/usr/sbin/nologin")
     assert settings(UNITS[0])["User"] == settings(UNITS[0])["Group"] == [USER]
 
 

@@ -25,7 +25,8 @@ def service() -> None:
 @_root_option
 def install(name: str, directory: Path | None, user: str, root: Path) -> None:
     """Write the unit, and make the user, the folder and a configuration to fill in, where they are missing."""
-    from s3spool.systemd.install import Installation, service_of  # noqa: PLC0415 - start-up time
+    from s3spool.systemd.install import Installation  # noqa: PLC0415 - start-up time
+    from s3spool.systemd.units import service_of  # noqa: PLC0415 - start-up time
 
     for line in Installation(service_of(name), root=root).install(directory, user):
         click.echo(line)
@@ -36,7 +37,8 @@ def install(name: str, directory: Path | None, user: str, root: Path) -> None:
 @_root_option
 def uninstall(name: str, root: Path) -> None:
     """Take back what install has made. Files in the folder, a changed configuration and the ledger stay."""
-    from s3spool.systemd.install import Installation, service_of  # noqa: PLC0415 - start-up time
+    from s3spool.systemd.install import Installation  # noqa: PLC0415 - start-up time
+    from s3spool.systemd.units import service_of  # noqa: PLC0415 - start-up time
 
     for line in Installation(service_of(name), root=root).uninstall():
         click.echo(line)
@@ -47,7 +49,7 @@ def uninstall(name: str, root: Path) -> None:
 def check(name: str) -> None:
     """Run `s3spool check` as the service would: its user, credentials, limits and sandbox."""
     from s3spool.check.sandbox import rehearse, secrecy  # noqa: PLC0415 - the same
-    from s3spool.systemd.install import service_of  # noqa: PLC0415 - start-up time
+    from s3spool.systemd.units import service_of  # noqa: PLC0415 - start-up time
 
     text, code = rehearse(service_of(name))
     click.echo(text, nl=False)

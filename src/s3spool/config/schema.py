@@ -69,6 +69,11 @@ class DestinationConfig(msgspec.Struct, frozen=True, kw_only=True):
     tags: Annotated[dict[str, str], doc('tags of every object, at most 10, like { team = "data" }', rules.tags)] = {}
     metadata: Annotated[dict[str, str], doc("metadata of every object; s3spool adds mtime", rules.metadata)] = {}
 
+    @property
+    def ledger_name(self) -> str:
+        """The ledger's name of the destination: a receipt counts for its own destination only."""
+        return f"{self.endpoint_url or 'aws'}|{self.bucket}|{self.prefix}"
+
 
 class UploadConfig(msgspec.Struct, frozen=True, kw_only=True):
     workers: Annotated[int, whole("number of files and parts sent at the same time", 1, 1000)] = 100

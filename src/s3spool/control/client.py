@@ -198,7 +198,7 @@ class Desk:
                 f" {self._socket}; it may be starting: try again, or see its log"
             ) from exc
         try:
-            ledger = Ledger(self._config.state.ledger_path, destination=destination_name(self._config))
+            ledger = Ledger(self._config.state.ledger_path, destination=self._config.destination.ledger_name)
             ledger.start()
             change(ledger)
             if not ledger.close(DURABLE_S):
@@ -211,7 +211,7 @@ class Desk:
 
         with self._reader() as reader:
             known = reader.known([path]).get(path) if reader else None
-            destination = reader.destination(destination_name(self._config)) if reader else None
+            destination = reader.destination(self._config.destination.ledger_name) if reader else None
         watch = self._config.watch
         return view.why(
             path,
@@ -290,12 +290,6 @@ def as_the_unit_has_it(config: Config, environ: Mapping[str, str] = os.environ) 
     units = {"STATE_DIRECTORY": str(_STATE_BASE / below), "RUNTIME_DIRECTORY": str(_RUNTIME_BASE / below)}
     missing = {variable: place for variable, place in units.items() if not environ.get(variable)}
     return configuration.load(source, environ={**environ, **missing}) if missing else config
-
-
-def destination_name(config: Config) -> str:
-    """As s3.store.Store.name, without the weight of boto3."""
-    destination = config.destination
-    return f"{destination.endpoint_url or 'aws'}|{destination.bucket}|{destination.prefix}"
 
 
 def path_in(folder: str, file: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from s3spool.config.loader import Config
 from s3spool.daemon.liveness import HEARTBEAT_TIMEOUT_S
@@ -51,7 +50,7 @@ class Components:
         self.lock = DirectoryLock(config.state.directory)
         self.bandwidth = BandwidthLimiter(config.upload.max_bandwidth)
         self.store = store_of(config, self.bandwidth)
-        self.ledger = Ledger(ledger_path(config), destination=self.store.name, on_damage=on_damage)
+        self.ledger = Ledger(config.state.ledger_path, destination=config.destination.ledger_name, on_damage=on_damage)
         self.folder = _folder(config)
         self.names = filter_of(config)
         retry = config.retry
@@ -139,10 +138,6 @@ class Components:
             hang_timeout_s=HEARTBEAT_TIMEOUT_S + config.upload.timeout_s,
             slow=self.slow,
         )
-
-
-def ledger_path(config: Config) -> Path:
-    return config.state.directory / "ledger.sqlite3"
 
 
 def filter_of(config: Config) -> FileFilter:

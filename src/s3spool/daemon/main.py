@@ -35,17 +35,15 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
     refuse(config.state.ledger_path)
     configuration.check_directories(config)
 
-    from s3spool.daemon import memory  # noqa: PLC0415 - the same
+    from s3spool.daemon import memory  # noqa: PLC0415 - after the errors that take one line
     from s3spool.logs import log_thread as logs  # noqa: PLC0415 - the same
-    from s3spool.systemd import notify as systemd  # noqa: PLC0415 - after what may still fail in one line
 
     raise_open_files(config.upload.workers)
     memory.keep_few_heaps()
     memory.hide()
     writer = logs.configure(config.log.format, config.log.level)
-    missing = writer.fallback or (systemd.MISSING if systemd.Notifier().missing else "")
-    if missing:
-        structlog.get_logger().warning("systemd.missing", reason=missing)
+    if writer.fallback:
+        structlog.get_logger().warning("systemd.missing", reason=writer.fallback)
     if became:
         structlog.get_logger().info("daemon.user_changed", reason=became)
     for doubt in doubts:

@@ -1,1 +1,4 @@
-"""The ledger: one SQLite file that says what was sent, what failed and what is half sent."""
+"""The ledger: the SQLite file that remembers sent files, failed files and uploads in parts.
+
+`store` writes, `reader` reads, `rows` are what both speak of; `database`, `files` and `health` open and guard the file.
+"""

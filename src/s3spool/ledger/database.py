@@ -57,6 +57,18 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def open_for_destination(path: Path, name: str) -> tuple[sqlite3.Connection, int]:
+    """The same for a daemon: no file is with a worker yet. Returns also the row id of the destination."""
+    connection = open_for_writing(path)
+    with speaking_of(path), contextlib.ExitStack() as stack:
+        stack.callback(connection.close)
+        connection.execute("UPDATE retries SET claimed = 0 WHERE claimed = 1")
+        connection.execute("INSERT OR IGNORE INTO destinations (name) VALUES (?)", (name,))
+        row = connection.execute("SELECT id FROM destinations WHERE name = ?", (name,)).fetchone()
+        stack.pop_all()
+    return connection, int(row[0])
+
+
 def open_for_reading(path: Path) -> sqlite3.Connection:
     """Open the ledger read-only; works beside a running daemon and without one.
 

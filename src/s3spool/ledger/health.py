@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import structlog
 
-from s3spool.errors import LedgerError
-from s3spool.ledger.database import open_for_reading
+from s3spool.errors import LedgerDamagedError, LedgerError
+from s3spool.ledger.database import open_for_destination, open_for_reading, speaking_of
 from s3spool.ledger.files import SIDES
 
 log = structlog.get_logger()
@@ -32,22 +32,16 @@ ENDING = (
 BEGUN_ANEW = "the file is kept as .broken-TIME, and a new ledger begins: what is in the folder may be sent again"
 
 
-class DamagedError(Exception):
-    """The file is gone, was replaced, or is no sound ledger any more; `str()` says which."""
-
-
 class Trouble:
     """A disk that is full or broken: one line when it begins, one when it is over. Used by the ledger's thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.lines = 0
         self.since: float | None = None  # Unix seconds; any thread may look
 
     def complain(self, error: str) -> None:
         if self.since is None:
             self.since = time.time()
-            self.lines += 1
             log.error("ledger.failed", path=str(self._path), error=error, hint=KEPT)
 
     def over(self) -> None:
@@ -65,36 +59,28 @@ class _Look(NamedTuple):
 
 
 class Guard:
-    """Remembers how the files looked after the last commit. Used by the ledger's thread, except `doubt`."""
+    """Remembers how the files looked after the last commit. Used by the ledger's thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._look = _look(path)
-        self.doubt = ""  # a reader's complaint; any thread sets it
 
-    def before(self) -> bool:
+    def before(self, *, thoroughly: bool = False) -> bool:
         """Before a transaction; True when another program has written and the file is sound.
 
-        Raises DamagedError, and OSError, LedgerError or sqlite3.Error where the file cannot be checked now.
+        Raises LedgerDamagedError, and OSError or LedgerError where the file cannot be checked now.
         """
         now = self._same_files()
-        if now == self._look and not self.doubt:
+        if now == self._look and not thoroughly:
             return False
         if now.size == 0:
-            raise DamagedError(f"{self._path.name} was emptied while s3spool runs")
-        doubt, self.doubt = self.doubt, ""
-        try:
-            _verify(self._path, doubt)
-        except (LedgerError, sqlite3.Error):
-            self.doubt = doubt  # no descriptor or no permission to check it: that proves no damage
-            if now != self._look:
-                raise
-            return False
+            raise LedgerDamagedError(f"{self._path.name} was emptied while s3spool runs")
+        _verify(self._path)
         self._look = now
         return True
 
     def after(self) -> None:
-        """After a transaction, before its callbacks. Raises DamagedError, OSError."""
+        """After a transaction, before its callbacks. Raises LedgerDamagedError, OSError."""
         self._look = self._same_files()
 
     def _same_files(self) -> _Look:
@@ -102,14 +88,27 @@ class Guard:
         for side, mine, there in zip(SIDES, self._look.files, now.files, strict=True):
             if mine != there:
                 event = "was replaced" if there else "was deleted"
-                raise DamagedError(f"{self._path.name}{side} {event} while s3spool runs")
+                raise LedgerDamagedError(f"{self._path.name}{side} {event} while s3spool runs")
         return now
+
+
+def open_or_begin_anew(path: Path, destination: str) -> tuple[sqlite3.Connection, int]:
+    """As `open_for_destination`; a damaged file is put aside, and a new one created. Raises LedgerError."""
+    try:
+        return open_for_destination(path, destination)
+    except LedgerDamagedError as exc:
+        log.error("ledger.failed", path=str(path), error=str(exc), hint=BEGUN_ANEW)
+        try:
+            put_aside(path)
+        except OSError as error:
+            raise LedgerError(f"{path}: is damaged, and cannot be renamed: {error.strerror}") from exc
+    return open_for_destination(path, destination)
 
 
 def is_damage(exc: BaseException | None) -> bool:
     """Whether SQLite says that the file's content is wrong, as opposed to the disk being full or busy."""
-    if isinstance(exc, UnicodeDecodeError):
-        return True  # see `speaking_of`
+    if isinstance(exc, (LedgerDamagedError, UnicodeDecodeError)):  # the latter: see `speaking_of`
+        return True
     code = getattr(exc, "sqlite_errorcode", 0)
     return code & _PRIMARY in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or code == sqlite3.SQLITE_IOERR_SHORT_READ
 
@@ -128,23 +127,17 @@ def put_aside(path: Path) -> None:
             path.with_name(path.name + side).rename(f"{aside}{side}")
 
 
-def _verify(path: Path, doubt: str) -> None:
-    """Raises DamagedError; LedgerError or sqlite3.Error where the file cannot be checked."""
-    if "malformed row" in doubt:  # SQLite finds no fault with a row that only s3spool cannot read
-        raise DamagedError(doubt)
+def _verify(path: Path) -> None:
+    """Raises LedgerDamagedError, and LedgerError where the file cannot be checked now."""
     try:
-        with contextlib.closing(open_for_reading(path)) as db:
+        with speaking_of(path), contextlib.closing(open_for_reading(path)) as db:
             (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-    except sqlite3.Error as exc:
-        if is_damage(exc):
-            raise DamagedError(str(exc)) from exc
-        raise
     except LedgerError as exc:
-        if exc.__cause__ is None or is_damage(exc.__cause__):
-            raise DamagedError(str(exc)) from exc
+        if exc.__cause__ is None or is_damage(exc.__cause__):  # another file is in its place, or its content is damaged
+            raise LedgerDamagedError(str(exc)) from exc
         raise
     if found != "ok":
-        raise DamagedError(f"its content is damaged: {found}")
+        raise LedgerDamagedError(f"its content is damaged: {found}")
 
 
 def _look(path: Path) -> _Look:

@@ -9,18 +9,10 @@ from typing import Any, NamedTuple, Self
 
 from s3spool.ledger.database import open_for_reading, speaking_of
 from s3spool.ledger.rows import Identity, Multipart, Part, Receipt, Retry, State, from_text, to_text
+from s3spool.ledger.statements import COLUMNS
 
-_RECEIPT = (
-    "path, dev, inode, size, mtime_ns, ctime_ns, destination, key, etag, checksum, version_id, read_at,"
-    " uploaded_at, after"
-)
-_RETRY = (
-    "path, dev, inode, size, mtime_ns, ctime_ns, attempts, first_error_at, last_error_at, error_code, error,"
-    " hint, next_attempt, state, own_failures, provisional"
-)
-_MULTIPART = (
-    "path, dev, inode, size, mtime_ns, ctime_ns, destination, bucket, key, upload_id, part_size, algorithm, started_at"
-)
+_RECEIPT, _MULTIPART, _PART = (", ".join(COLUMNS[table]) for table in ("receipts", "multiparts", "parts"))
+_RETRY = ", ".join(column for column in COLUMNS["retries"] if column != "claimed")
 _COUNTED = (
     "SELECT (SELECT count(*) FROM receipts), (SELECT coalesce(sum(size), 0) FROM receipts),"
     " (SELECT count(*) FROM retries WHERE state = 'waiting'), (SELECT count(*) FROM retries WHERE state = 'parked')"
@@ -154,7 +146,7 @@ class Reader:
 
     def parts(self, upload_id: str) -> list[Part]:
         rows = self._rows(
-            "SELECT upload_id, number, size, etag, checksum FROM parts WHERE upload_id = ? ORDER BY number",
+            f"SELECT {_PART} FROM parts WHERE upload_id = ? ORDER BY number",  # noqa: S608 - constants
             (upload_id,),
             lambda row: Part(*row),
         )

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
-from s3spool.ledger.rows import to_text
+from s3spool.ledger.rows import Identity, Multipart, Part, Receipt, Retry, to_text
 
-_IDENTITY = "dev inode size mtime_ns ctime_ns"
+
+def _columns(fields: Sequence[str]) -> list[str]:
+    return [column for field in fields for column in (Identity._fields if field == "identity" else (field,))]
+
+
 COLUMNS = {
-    "receipts": f"path {_IDENTITY} destination key etag checksum version_id read_at uploaded_at after".split(),
-    "retries": (
-        f"path {_IDENTITY} attempts first_error_at last_error_at error_code error hint next_attempt state"
-        " own_failures provisional claimed"
-    ).split(),
-    "multiparts": f"path {_IDENTITY} destination bucket key upload_id part_size algorithm started_at".split(),
-    "parts": ["upload_id", "number", "size", "etag", "checksum"],
+    "receipts": _columns(Receipt._fields),
+    "retries": [*_columns(Retry._fields), "claimed"],
+    "multiparts": _columns(Multipart._fields),
+    "parts": _columns(Part._fields),
 }
 KEY = {"receipts": "path", "retries": "path", "multiparts": "path", "parts": "upload_id, number"}
 
@@ -46,10 +48,20 @@ HASTEN = "UPDATE retries SET next_attempt = ? WHERE next_attempt > ?"
 RELEASE_ALL = f"{_WAITING} WHERE claimed = 0"
 
 
-def storable(text: str) -> str:
-    """An error's words may hold a name that is not UTF-8; that must not cost the ledger's thread its life."""
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
-
-
 def as_json(*paths: str) -> str:
     return msgspec.json.encode([to_text(path) for path in paths]).decode()
+
+
+def path_row(row: Receipt | Multipart) -> tuple[Any, ...]:
+    return (to_text(row.path), *row.identity, *row[2:])
+
+
+def retry_row(retry: Retry) -> tuple[Any, ...]:
+    error, hint = _storable(retry.error), _storable(retry.hint)
+    row = (to_text(retry.path), *retry.identity, *retry[2:6], error, hint, retry.next_attempt, retry.state.value)
+    return (*row, retry.own_failures, int(retry.provisional), 0)
+
+
+def _storable(text: str) -> str:
+    """An error may quote a name that is not UTF-8, which JSON cannot hold."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()

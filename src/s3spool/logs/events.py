@@ -52,7 +52,7 @@ EVENTS: dict[str, EventSpec] = {
     "config.ignored": EventSpec("warning", "{field} is set and has no effect[: {reason}]"),
     "config.doubted": EventSpec("warning", "others could have written the configuration[: {reason}]"),
     "daemon.user_changed": EventSpec("info", "root becomes the owner of the state directory[: {reason}]"),
-    "systemd.missing": EventSpec("warning", "no native journal entries or notifications[: {reason}]"),
+    "systemd.missing": EventSpec("warning", "no native journal entries[: {reason}]"),
     "transport.fallback": EventSpec("warning", "uploading through boto3, which is slower[: {reason}]"),
     "destination.condition_ignored": EventSpec(
         "warning",

@@ -63,11 +63,6 @@ class Store:
         self._curl = None if self.no_curl else _curl_transport()
         self._ca = s3_client.ca_source(s3_client.ca_bundle(self._session, connection))
 
-    @property
-    def name(self) -> str:
-        """Receipts count for one destination only."""
-        return f"{self._connection.endpoint_url or 'aws'}|{self.bucket}|{self.options.prefix}"
-
     def _why_no_curl(self) -> str:
         """What libcurl cannot sign; "" where it can."""
         if self._connection.bucket.endswith(".mrap"):

@@ -1,68 +1,55 @@
-"""The systemd units as text: the shipped ones, and what an installation changes in them."""
+"""The systemd units as text: the shipped ones, and what an installation adds to them."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from s3spool.errors import S3SpoolError
+from s3spool.logs.text import shown
 
-MARK = (
-    "# Written by `s3spool service install`; `s3spool service uninstall` takes it back. Changes belong into drop-ins."
-)
+MARK = "# Written by `s3spool service install`, removed by `s3spool service uninstall`. Change it with a drop-in."
 _MADE = "# made: "
 NOTIFY_RELOAD = 253  # the first systemd that knows Type=notify-reload
 _SPOOL = Path("/var/spool")
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))  # what ProtectHome= hides
 _TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - what PrivateTmp= replaces
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """One service, by the names that the units and control_client.py give to what belongs to it."""
+class Service(NamedTuple):
+    """One service and its paths, as the shipped units and control/client.py name them."""
 
-    name: str = ""  #: the instance, empty for s3spool.service itself
-
-    @property
-    def unit(self) -> str:
-        return f"s3spool@{self.name}.service" if self.name else "s3spool.service"
-
-    @property
-    def template(self) -> str:
-        """The file it comes from."""
-        return "s3spool@.service" if self.name else "s3spool.service"
-
-    @property
-    def config(self) -> Path:
-        return Path(f"/etc/s3spool/{self.name or 's3spool'}.toml")
-
-    @property
-    def credentials(self) -> Path:
-        return Path(f"/etc/s3spool/{self.name}.credentials" if self.name else "/etc/s3spool/credentials")
-
-    @property
-    def folder(self) -> Path:
-        return _SPOOL / (f"s3spool-{self.name}" if self.name else "s3spool")
-
-    @property
-    def state(self) -> Path:
-        return Path(f"/var/lib/s3spool-{self.name}" if self.name else "/var/lib/s3spool")
+    name: str  #: of the instance; empty for s3spool.service
+    unit: str
+    template: str  #: the shipped file
+    config: Path
+    credentials: Path
+    folder: Path
+    state: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """Something that an installation has made, and that an uninstallation may take back."""
-
-    kind: str  #: "directory" or "file"
-    path: Path
-    digest: str = ""  #: of a file: it is taken back only if nobody has changed it
+def service_of(name: str) -> Service:
+    """The service of an instance, or of s3spool.service for "". Raises S3SpoolError for an impossible name."""
+    if name and (not _NAME.fullmatch(name) or name == "s3spool"):
+        raise S3SpoolError(f"--name {shown(name)}: must be letters, digits, _ and -, at most 64, and not s3spool")
+    base = f"s3spool-{name}" if name else "s3spool"
+    return Service(
+        name,
+        unit=f"s3spool@{name}.service" if name else "s3spool.service",
+        template="s3spool@.service" if name else "s3spool.service",
+        config=Path(f"/etc/s3spool/{name or 's3spool'}.toml"),
+        credentials=Path("/etc/s3spool", f"{name}.credentials" if name else "credentials"),
+        folder=_SPOOL / base,
+        state=Path("/var/lib") / base,
+    )
 
 
 def shipped(name: str) -> str:
-    """A file of systemd/, or the sample of the configuration: from the wheel, else from the checkout."""
+    """A file of systemd/, or the sample configuration: from the wheel, else from the checkout."""
     package = Path(__file__).parents[1]
     checkout = package.parents[1]
     places = (package / "units" / name, checkout / "systemd" / name, checkout / "packaging" / name)
@@ -73,7 +60,7 @@ def shipped(name: str) -> str:
 
 
 def sample(folder: Path) -> str:
-    """The configuration to start from, with every key commented out but the folder."""
+    """The configuration to start from; only the folder is set."""
     value = str(folder).replace("\\", "\\\\").replace('"', '\\"')
     return re.sub(
         r"^#directory = .*$", lambda _: f'directory = "{value}"', shipped("s3spool.toml"), count=1, flags=re.MULTILINE
@@ -81,52 +68,55 @@ def sample(folder: Path) -> str:
 
 
 def for_systemd(text: str, version: int) -> str:
-    """From systemd 253 on `systemctl reload` is the daemon's own signal, and waits until it has been dealt with."""
+    """From systemd 253 on, `systemctl reload` sends SIGHUP itself and waits until the daemon has reloaded."""
     if version < NOTIFY_RELOAD:
         return text
-    return _set(_drop(text, ["ExecReload"]), "Type", "notify-reload")
+    text = re.sub(r"(?:^#.*\n)*^ExecReload=.*\n", "", text, flags=re.MULTILINE)
+    return text.replace("\nType=notify\n", "\nType=notify-reload\n")
 
 
-def whole(
-    service: Service, *, program: Path, user: str, group: str, folder: Path, made: list[Made], systemd: int = 0
-) -> str:
-    """The unit for a program that no package has installed."""
-    text = for_systemd(shipped(service.template), systemd)
-    text = text[text.index("[Unit]") :]
-    text = re.sub(r"^Documentation=.*\n", "", text, flags=re.MULTILINE)  # manuals come with the package alone
-    text = _set(text, "ExecStart", f"{_quoted(program).replace('$', '$$')} run --config {service.config}")
-    text = _set(_set(text, "User", user), "Group", group)
-    text = _set(text, "RequiresMountsFor", f"{_quoted(folder)} {service.state}")
-    lines = access(folder)
-    if lines:
-        text = _drop(text, [line.partition("=")[0] for line in lines if not line.startswith("ReadWritePaths=")])
-        added = "\n".join(["# The folder, which is elsewhere than usual.", *lines])
-        text = text.replace("\n# What it may ask of the kernel\n", f"{added}\n\n# What it may ask of the kernel\n", 1)
-    return f"{_head(made)}\n{text}"
+def whole(service: Service, program: Path, user: str, group: str, folder: Path, *, systemd_version: int) -> str:
+    """The unit for a program that no package has installed: the shipped one; the last value of a setting counts."""
+    text = for_systemd(shipped(service.template), systemd_version)
+    lines = (
+        text[text.index("[Unit]") :],
+        "# The settings of this installation.",
+        "[Unit]",
+        "Documentation=",  # only the package has manuals
+        f"RequiresMountsFor={_quoted(folder)}",
+        "[Service]",
+        "ExecStart=",
+        f"ExecStart={_quoted(program).replace('$', '$$')} run --config {service.config}",
+        f"User={user}",
+        f"Group={group}",
+        *_access(folder),
+    )
+    return "\n".join(lines) + "\n"
 
 
-def drop_in(folder: Path, made: list[Made]) -> str:
-    """What is to be added to a unit that a package has installed."""
-    lines = access(folder)
-    return "\n".join([_head(made), "[Service]", *lines, ""])
+def drop_in(folder: Path) -> str:
+    """The additions to a unit that a package has installed."""
+    return "\n".join(["[Service]", *_access(folder), ""])
 
 
-def access(folder: Path) -> list[str]:
-    """The settings without which the service would not see `folder`, or could not remove files from it."""
+def _access(folder: Path) -> list[str]:
+    """The settings without which the service cannot see `folder`, or cannot remove files from it."""
     if _below(folder, _HOMES):
-        # All other homes stay hidden: what is bound shows in an empty /home.
-        return ["ProtectHome=tmpfs", f"BindPaths={_quoted(folder)}"]
-    if _below(folder, (_SPOOL,)):
-        return []
-    return [f"ReadWritePaths={_quoted(folder)}"]
+        return ["ProtectHome=tmpfs", f"BindPaths={_quoted(folder)}"]  # all other homes stay hidden
+    return [] if _below(folder, (_SPOOL,)) else [f"ReadWritePaths={_quoted(folder)}"]
 
 
-def made_by(text: str) -> list[Made] | None:
-    """What an installation noted in its unit or drop-in; None for a text that is not ours."""
+def with_notes(text: str, made: dict[Path, str]) -> str:
+    """`text` below a head that lists the files (with their digest) and directories that the installation made."""
+    return "\n".join([MARK, *(f"{_MADE}{digest or '-'} {path}" for path, digest in made.items()), text])
+
+
+def notes(text: str) -> dict[Path, str] | None:
+    """The reverse of `with_notes`; None for a text of another author."""
     if not text.startswith(MARK):
         return None
-    found = [line.removeprefix(_MADE).split(" ", 2) for line in text.splitlines() if line.startswith(_MADE)]
-    return [Made(kind, Path(path), "" if digest == "-" else digest) for kind, digest, path in found]
+    found = [line.removeprefix(_MADE).split(" ", 1) for line in text.splitlines() if line.startswith(_MADE)]
+    return {Path(path): digest.strip("-") for digest, path in found}
 
 
 def digest(content: str) -> str:
@@ -134,7 +124,7 @@ def digest(content: str) -> str:
 
 
 def hidden(path: Path) -> str:
-    """Which setting hides the path from the service; empty if none does."""
+    """The setting that hides the path from the service; empty if none does."""
     if _below(path, _HOMES):
         return "in a home directory (ProtectHome=)"
     return "in a temporary directory (PrivateTmp=)" if _below(path, _TEMPORARY) else ""
@@ -142,24 +132,6 @@ def hidden(path: Path) -> str:
 
 def _below(path: Path, places: tuple[Path, ...]) -> bool:
     return any(path.is_relative_to(place) for place in places)
-
-
-def _head(made: list[Made]) -> str:
-    return "\n".join([MARK, *(f"{_MADE}{each.kind} {each.digest or '-'} {each.path}" for each in made)])
-
-
-def _set(text: str, key: str, value: str) -> str:
-    changed, count = re.subn(rf"^{key}=.*$", lambda _: f"{key}={value}", text, flags=re.MULTILINE)
-    if count != 1:
-        raise S3SpoolError(f"the shipped unit has {count} lines {key}=, not one; install s3spool again")
-    return changed
-
-
-def _drop(text: str, keys: list[str]) -> str:
-    """Without these settings and the comments right above them."""
-    for key in keys:
-        text = re.sub(rf"(?:^#.*\n)*^{key}=.*\n", "", text, flags=re.MULTILINE)
-    return text
 
 
 def _quoted(path: Path) -> str:
