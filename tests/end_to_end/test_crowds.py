@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from s3spool.failure.breaker import STREAK
 from support.daemon import Daemon
 from support.faults import Reset, Silent, Status
 from support.faulty import FaultyS3
@@ -27,8 +28,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 GOOD = 20
 GRACE_S = 20.0  # for what the stream brings meanwhile
-TIMEOUT_S = 5  # the least that upload.timeout_s allows
-SOON_S = 12.0
+TIMEOUT_S = 3  # of requests that are never answered
+SOON_S = 60.0  # the model in virtual time has the real limits; `-m slow` asks for STRICT_S
+STRICT_S = 12.0
 WORKERS = 100  # by default
 SEED = int(os.environ.get("CROWDS_SEED", "1"))
 LARGE = {"multipart_threshold": 5 * 2**20, "part_size": 5 * 2**20}
@@ -66,21 +68,16 @@ class Row(NamedTuple):
         return f"{self.kind} x {self.crowd} {self.order}{'' if self.running else ' at start'}{' large' * self.large}"
 
 
-# Each kind, count and order, small and large, at start and running: together in a few rows, all of them by hand.
+# A few rows hold each kind, each order, small and large files, at start and running; all rows go by hand.
+# `support.failure_model` has crowds of 300 in virtual time.
 QUICK = [
     Row("400", 40, "before"),
-    Row("413", 300, "mixed", running=False),
-    Row("403", 40, "before"),
-    Row("403", 300, "mixed"),
-    Row("500", 40, "after"),
-    Row("500", 300, "before", running=False),
-    Row("time-out", 150, "before"),
-    Row("reset", 40, "mixed", running=False),
-    Row("checksum", 40, "before"),
     Row("413", 5, "mixed", large=True),
-    Row("403", 40, "before", large=True),
-    Row("time-out", 5, "before", large=True),
-    Row("400", 1, "before", large=True),
+    Row("403", 150, "mixed", running=False),
+    Row("500", 40, "after"),
+    Row("time-out", 150, "before", running=False),
+    Row("reset", 5, "before", large=True),
+    Row("checksum", 40, "mixed"),
 ]
 ALL = [
     Row(kind, count, order, running, large)
@@ -104,7 +101,7 @@ def make(tmp_path: Path, server: FaultyS3) -> Iterator[Callable[..., Daemon]]:
     made: list[Daemon] = []
 
     def daemon(**upload: object) -> Daemon:
-        options = {"timeout_s": TIMEOUT_S, **upload}
+        options = {"timeout_s": 30, **upload}
         retry = {"initial_s": 1, "max_s": 300, "max_attempts": 2}
         made.append(
             Daemon(
@@ -175,11 +172,16 @@ def parks_all(daemon: Daemon, within_s: float) -> None:
         daemon.wait_event("file.uploaded", path=f"another good {number}", timeout_s=within_s)
 
 
-def check_crowd(row: Row, server: FaultyS3, daemon: Daemon) -> None:
+def upload_of(it: Row | Outage) -> dict[str, object]:
+    timeout = {"timeout_s": TIMEOUT_S} if KINDS[it.kind].slow_s else {}
+    return {**timeout, **(LARGE if isinstance(it, Row) and it.large else {})}
+
+
+def check_crowd(row: Row, server: FaultyS3, daemon: Daemon, soon_s: float = SOON_S) -> None:
     kind = KINDS[row.kind]
     server.script(kind.fault(), times=None, match=r"^(PUT|POST) bad \d+(\?|$)")
     # Requests that are never answered hold all workers for one time-out, more than a hundred for several.
-    within_s = SOON_S + kind.slow_s * -(-row.crowd // WORKERS)
+    within_s = soon_s + kind.slow_s * -(-row.crowd // WORKERS)
     if row.running:
         daemon.start().wait_ready()
     arrived: dict[str, float] = {}
@@ -193,13 +195,11 @@ def check_crowd(row: Row, server: FaultyS3, daemon: Daemon) -> None:
         arrived = dict.fromkeys(arrived, started)
     assert slowest_s(daemon, arrived, within_s + GRACE_S, stream="good of the stream") <= within_s
 
-    # And while all the bad ones are known: another good one each 2 seconds.
+    # And while all the bad ones are known.
     for number in range(3):
         daemon.drop(f"late good {number}", b"late")
         late = {f"late good {number}": time.time()}
         assert slowest_s(daemon, late, within_s) <= within_s
-        two_seconds_later = time.time() + 2
-        eventually(lambda: time.time() > two_seconds_later, timeout_s=10)  # noqa: B023 - called at once
     if kind.refused:
         parks_all(daemon, within_s)
 
@@ -219,14 +219,14 @@ def check_crowd(row: Row, server: FaultyS3, daemon: Daemon) -> None:
 @pytest.mark.parametrize("row", QUICK, ids=str)
 def test_a_crowd(row: Row, server: FaultyS3, make: Callable[..., Daemon]) -> None:
     """Each good file goes out soon, none is blamed, and each refused one ends up parked."""
-    check_crowd(row, server, make(**(LARGE if row.large else {})))
+    check_crowd(row, server, make(**upload_of(row)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ALL, ids=str)
 def test_every_crowd(row: Row, server: FaultyS3, make: Callable[..., Daemon]) -> None:
     """All of them, for an hour: `pytest -m slow tests/end_to_end/test_crowds.py`."""
-    check_crowd(row, server, make(**(LARGE if row.large else {})))
+    check_crowd(row, server, make(**upload_of(row)), STRICT_S)
 
 
 def test_yesterdays_retries(server: FaultyS3, make: Callable[..., Daemon]) -> None:
@@ -255,39 +255,43 @@ def test_yesterdays_retries(server: FaultyS3, make: Callable[..., Daemon]) -> No
 
 
 class Outage(NamedTuple):
-    """Everything fails for so long, with so many files."""
+    """Everything fails for so long at least, with so many files."""
 
     kind: str
     files: int
-    lasts_s: float
+    lasts_s: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.kind}, {self.files} files, {self.lasts_s:g} s"
 
 
 QUICK_OUTAGES = [
-    Outage("500", 3, 20),
-    Outage("413", 1000, 10),
-    Outage("403", 3, 20),
-    Outage("time-out", 200, 15),
-    Outage("reset", 1000, 10),
-    Outage("checksum", 3, 20),
+    Outage("500", 3),
+    Outage("413", 1000),
+    Outage("403", 3),
+    Outage("time-out", 200),
+    Outage("reset", 300),
+    Outage("checksum", 3),
 ]
 ALL_OUTAGES = [Outage(kind, files, 90) for kind in KINDS for files in (3, 1000, 100_000)]
 
 
-def check_outage(outage: Outage, server: FaultyS3, daemon: Daemon) -> None:
+def check_outage(outage: Outage, server: FaultyS3, daemon: Daemon, soon_s: float = SOON_S) -> None:
     kind = KINDS[outage.kind]
     daemon.start().wait_ready()
     daemon.drop("before")
     daemon.wait_event("file.uploaded", path="before")
     server.script(kind.fault(), times=None, match=r"^PUT")
+    began = time.monotonic()
     for number in range(outage.files):
         (daemon.folder / f"file {number}").write_bytes(b"content")
-    began = time.monotonic()
+    if outage.files > STREAK or outage.kind == "403":
+        daemon.wait_event("destination.paused")
+    tried = server.count("^PUT")
+    eventually(lambda: server.count("^PUT") >= tried + 9, timeout_s=60, message="each is tried three times")
     eventually(lambda: time.monotonic() > began + outage.lasts_s, timeout_s=outage.lasts_s + 10)
     listed = states(daemon)
-    assert not [row for row in listed.values() if row["state"] == "parked" and outage.files > 3]
+    assert not [row for row in listed.values() if row["state"] == "parked" and outage.files > STREAK]
     assert not [row for row in listed.values() if str(row.get("fault", "")).startswith("its own")]
 
     server.behave()
@@ -302,16 +306,16 @@ def check_outage(outage: Outage, server: FaultyS3, daemon: Daemon) -> None:
     )
     uploaded = uploaded_at(daemon)
     first = min(at for path, at in uploaded.items() if path != "before")
-    assert first - ended <= SOON_S + kind.slow_s
+    assert first - ended <= soon_s + kind.slow_s
     if outage.files <= 1000:
-        assert max(uploaded.values()) - ended <= 15 + kind.slow_s
+        assert max(uploaded.values()) - ended <= soon_s + 3 + kind.slow_s
     assert not [row for row in states(daemon).values() if row["state"] != "uploaded"]
 
 
 @pytest.mark.parametrize("outage", QUICK_OUTAGES, ids=str)
 def test_an_outage(outage: Outage, server: FaultyS3, make: Callable[..., Daemon]) -> None:
     """Nothing is parked for good, nothing counts, and soon after its end everything is sent."""
-    check_outage(outage, server, make())
+    check_outage(outage, server, make(**upload_of(outage)))
 
 
 @pytest.mark.slow
@@ -319,11 +323,11 @@ def test_an_outage(outage: Outage, server: FaultyS3, make: Callable[..., Daemon]
 @pytest.mark.parametrize("outage", ALL_OUTAGES, ids=str)
 def test_every_outage(outage: Outage, server: FaultyS3, make: Callable[..., Daemon]) -> None:
     """The same for 90 s, with up to 100,000 files."""
-    check_outage(outage, server, make())
+    check_outage(outage, server, make(**upload_of(outage)), STRICT_S)
 
 
 def test_few_requests_in_an_outage(server: FaultyS3, make: Callable[..., Daemon]) -> None:
-    """Four probes a round; the rounds grow to ten seconds."""
+    """Four probes a round; the model says when the rounds come."""
     server.script(Status(code=403, error_code="AccessDenied"), times=None, match=r"^PUT")
     daemon = make()
     for number in range(1000):
@@ -331,8 +335,8 @@ def test_few_requests_in_an_outage(server: FaultyS3, make: Callable[..., Daemon]
     daemon.start().wait_event("destination.paused")
     eventually(lambda: server.in_flight == 0)
     before = server.count("^PUT")
-    since = time.monotonic()
-    eventually(lambda: time.monotonic() > since + 20, timeout_s=30)
 
-    # What the hundred workers had taken already, and rounds after at most 1, 2, 4, 8, 10 s, by chance some more.
-    assert 4 <= server.count("^PUT") - before <= 100 + 4 * 20
+    eventually(lambda: server.count("^PUT") >= before + 8)
+
+    # What the hundred workers had taken already, and rounds of four.
+    assert server.count("^PUT") - before <= 100 + 4 * 20

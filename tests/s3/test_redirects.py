@@ -22,47 +22,72 @@ PART = 5 * 2**20
 PORTAL = b"<html><body>302 <a href=x>Moved</a></body></html>"
 
 
-@pytest.fixture
-def server() -> Iterator[FaultyS3]:
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[FaultyS3]:
     with FaultyS3() as server:
         yield server
 
 
 @pytest.fixture
-def elsewhere() -> Iterator[FaultyS3]:
+def server(module_server: FaultyS3) -> Iterator[FaultyS3]:
+    """As new."""
+    module_server.requests.clear()
+    module_server.objects.clear()
+    yield module_server
+    module_server.behave()
+    module_server.cut()
+
+
+@pytest.fixture(scope="module")
+def anywhere() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture
+def elsewhere(anywhere: FaultyS3) -> Iterator[FaultyS3]:
     """What the redirect points to; nobody may ask it."""
-    with FaultyS3() as server:
-        yield server
-        assert not server.requests
+    yield anywhere
+    assert not anywhere.requests
+
+
+@pytest.fixture(scope="module")
+def daemon(module_server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One for all redirects."""
+    with Daemon(
+        tmp_path_factory.mktemp("redirects"),
+        bucket=module_server.bucket,
+        environment=module_server.environment(),
+        upload={"multipart_threshold": f"{PART}", "part_size": f"{PART}"},
+    ) as daemon:
+        daemon.wait_ready()
+        yield daemon
+        assert "Recursion" not in daemon.log_path.read_text()
+        assert "Traceback" not in daemon.log_path.read_text()
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_each_file_says_where_the_redirect_points(
-    tmp_path: Path, server: FaultyS3, elsewhere: FaultyS3, status: int
+    daemon: Daemon, server: FaultyS3, elsewhere: FaultyS3, status: int
 ) -> None:
     """Small or large: one clear line, and the upload once the redirect is gone."""
     to = {"Location": f"{elsewhere.endpoint_url}/login?from=x"}
-    upload = {"multipart_threshold": f"{PART}", "part_size": f"{PART}"}
-    with Daemon(tmp_path, bucket=server.bucket, environment=server.environment(), upload=upload) as daemon:
-        daemon.wait_ready()
-        for name, body in (("small", b"s"), ("large", b"l" * (PART + 1))):
-            server.script(Status(code=status, headers=to, body=PORTAL), times=None)
-            before = server.count()
-            daemon.drop(name, body)
-            # 307 is S3's own word for a bucket that is young, and a file has passed after the first redirect: then it
-            # pauses only when eight files in a row have failed.
-            at_once = status != 307 and name == "small"
-            failed = daemon.wait_event("destination.paused" if at_once else "file.failed")
-            assert f"redirects to {elsewhere.endpoint_url}" in failed["error"]
-            assert f'"{elsewhere.endpoint_url}"' in failed["hint"]
-            assert "endpoint_url" in failed["hint"]
-            assert server.count() - before < 20
-            server.behave()
-            daemon.wait_event("file.uploaded", path=name)
-            daemon.mark()
-        assert "Recursion" not in daemon.log_path.read_text()
-        assert "Traceback" not in daemon.log_path.read_text()
+    for name, body in ((f"small {status}", b"s"), (f"large {status}", b"l" * (PART + 1))):
+        daemon.mark()
+        server.script(Status(code=status, headers=to, body=PORTAL), times=None)
+        before = server.count()
+        daemon.drop(name, body)
+        # 307 is S3's own word for a bucket that is young, and a file has passed after the first redirect: then it
+        # pauses only when eight files in a row have failed.
+        at_once = status != 307 and name.startswith("small")
+        failed = daemon.wait_event("destination.paused" if at_once else "file.failed")
+        assert f"redirects to {elsewhere.endpoint_url}" in failed["error"]
+        assert f'"{elsewhere.endpoint_url}"' in failed["hint"]
+        assert "endpoint_url" in failed["hint"]
+        assert server.count() - before < 20
+        server.behave()
+        daemon.wait_event("file.uploaded", path=name)
 
 
 @pytest.mark.integration
