@@ -342,6 +342,14 @@ WRONG = [
     ('[destination.metadata]\na = " b"', "the value of 'a' must be printable ASCII"),
     ('[destination.metadata]\na = "1"\nA = "2"', "names that differ in case only"),
     (f'[destination.metadata]\na = "{"x" * 2016}"', "must not be longer than 2016 bytes together"),
+    ('[destination]\ncontent_type = "png"', 'destination.content_type = "png": must be a type like "image/png"'),
+    ('[destination]\ncontent_type = "text/html;"', "must be a type like"),
+    ('[destination]\ncontent_type = "é/é"', "must be a type like"),
+    ('[destination]\ncache_control = " no-store"', "must be ASCII without spaces at its ends"),
+    ('[destination]\ncontent_disposition = "attachment; filename=é"', "must be ASCII"),
+    ('[destination]\ncontent_disposition = "a\\nb"', "must not hold control characters"),
+    ('[destination]\ncontent_encoding = "gzip, aws-chunked"', "must be a name like gzip"),
+    ('[destination]\ncontent_language = "de_DE"', "must be a language like en"),
     ('[after]\naction = "move"', 'after.action = "move": must be one of keep, delete, archive'),
     ('[after]\naction = "archive"', 'after.archive_directory = "": must name a directory for after.action'),
     (
@@ -844,9 +852,9 @@ def test_the_manual_has_every_key() -> None:
     """The tables of docs/configuration.md, its live keys and its prefix fields are those of the code."""
     text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 
-    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \| `(S3SPOOL_\w+)` \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \|$", text, re.MULTILINE)
 
-    assert rows == [(o.name.split(".")[1], o.default, o.doc, o.environment) for o in options()]
+    assert rows == [(o.name.split(".")[1], o.default, o.doc) for o in options()]
     assert re.findall(r"^- `(\w+\.\w+)`$", text, re.MULTILINE) == [o.name for o in options() if o.name in LIVE]
     assert set(re.findall(r"`%([A-Za-z])`", text)) == set(PREFIX_FIELDS)
 

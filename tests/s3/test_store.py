@@ -15,7 +15,7 @@ from s3spool.s3 import checksums
 from s3spool.s3 import store as store_module
 from s3spool.s3.client import Found
 from s3spool.s3.content import NeedsVerificationError
-from s3spool.s3.options import ObjectOptions, mtime_text
+from s3spool.s3.options import mtime_text
 from s3spool.s3.store import Store
 from s3spool.s3.transport import Answer
 from support.faults import (
@@ -267,47 +267,6 @@ def _refused(store: Store, file: Any, request: Any, answer: Answer) -> UploadErr
     with pytest.raises(UploadError) as raised:
         store.verify(file, request, answer, may_verify=True)
     return raised.value
-
-
-@pytest.mark.parametrize(
-    ("options", "headers"),
-    [
-        (PLAIN, {}),
-        (
-            ObjectOptions(
-                "in/", "GLACIER", "aws:kms", "alias/k", "private", "123456789012", "never", "md5",
-                {"team": "a b", "ü": "+&="}, {"Source": "Scanner 7"},
-            ),
-            {
-                "x-amz-storage-class": "GLACIER",
-                "x-amz-server-side-encryption": "aws:kms",
-                "x-amz-server-side-encryption-aws-kms-key-id": "alias/k",
-                "x-amz-acl": "private",
-                "x-amz-expected-bucket-owner": "123456789012",
-                "x-amz-tagging": "team=a%20b&%C3%BC=%2B%26%3D",
-                "x-amz-meta-source": "Scanner 7",
-                "If-None-Match": "*",
-            },
-        ),
-    ],
-)  # fmt: skip
-def test_options_become_headers(options: ObjectOptions, headers: dict[str, str], tmp_path: Path) -> None:
-    """Each set option once; the file's time and digest always; the same for an upload in parts."""
-    store = Store(connection("b", URL), options)
-    with content(tmp_path / "f", BODY, in_memory=True) as file:
-        request = store.request(file)
-        mtime = mtime_text(file.identity.mtime_ns)
-
-    digest = (
-        {"Content-MD5": SUM["md5"]} if options.checksum == "md5" else {"x-amz-checksum-crc64nvme": SUM["crc64nvme"]}
-    )
-    assert dict(request.headers) == headers | digest | {"x-amz-meta-mtime": mtime}
-    assert len(request.headers) == len(dict(request.headers))
-    assert request.key == f"{options.prefix}f"
-    created = store.options.create_arguments(mtime)
-    assert created.pop("Metadata") == {"mtime": mtime} | ({"source": "Scanner 7"} if headers else {})
-    assert set(created.values()) == set(headers.values()) - {"*", "Scanner 7"}
-    assert store.owner_headers == ((("x-amz-expected-bucket-owner", "123456789012"),) if headers else ())
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ _Checksum = Literal["auto", "crc64nvme", "crc32", "sha256", "md5"]
 _CHECKSUM = (
     "checksum that S3 verifies: crc64nvme, crc32, sha256, md5; auto: crc64nvme if the server accepts it, else md5"
 )
+_CONTENT_TYPE = "Content-Type; auto: by the name, application/octet-stream for unknown names; empty for none"
 _Action = Literal["keep", "delete", "archive"]
 _Level = Literal["debug", "info", "warning", "error"]
 _Format = Literal["auto", "console", "json", "journal"]
@@ -68,6 +69,11 @@ class DestinationConfig(msgspec.Struct, frozen=True, kw_only=True):
     checksum: Annotated[_Checksum, doc(_CHECKSUM)] = "auto"
     tags: Annotated[dict[str, str], doc('tags of every object, at most 10, like { team = "data" }', rules.tags)] = {}
     metadata: Annotated[dict[str, str], doc("metadata of every object; s3spool adds mtime", rules.metadata)] = {}
+    content_type: Annotated[str, doc(_CONTENT_TYPE, rules.content_type)] = "auto"
+    cache_control: Annotated[str, doc("Cache-Control of every object, like max-age=3600", rules.header)] = ""
+    content_disposition: Annotated[str, doc("Content-Disposition of every object, like attachment", rules.header)] = ""
+    content_encoding: Annotated[str, matching("Content-Encoding: how the files are packed: gzip", rules.CODINGS)] = ""
+    content_language: Annotated[str, matching("Content-Language of every object, like de", rules.LANGUAGES)] = ""
 
     @property
     def ledger_name(self) -> str:

@@ -12,6 +12,8 @@ PREFIX_FIELDS = ("Y", "m", "d", "H", "M", "S", "j")
 ACCOUNT = (r"^[0-9]{12}\Z", "must be the 12 digits of an AWS account, in quotes")
 REGION = (r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z", "must be letters, digits and hyphens, like eu-central-1")
 HEADER = (r"(?a)^[\w:/.-]+\Z", "must be letters, digits and any of _ : / . - without spaces")
+CODINGS = (r"(?a)^(?!.*aws-chunked)[\w.-]+( ?, ?[\w.-]+)*\Z", "must be a name like gzip, or several with commas")
+LANGUAGES = (r"^[A-Za-z0-9-]+( ?, ?[A-Za-z0-9-]+)*\Z", "must be a language like en or pt-BR, or several with commas")
 GROUP = (r"(?ai)^[a-z_][a-z0-9_.@-]*\$?\Z", "must be the name of a group")
 _ARN = r"arn:aws[a-z-]*:s3(-object-lambda|-outposts)?:[a-z0-9-]*:[0-9]{12}(:outpost[/:][\w-]{1,63})?"
 _LAST_PORT = 65535
@@ -97,6 +99,20 @@ def metadata(found: dict[str, str]) -> dict[str, str]:
     length = sum(len(key) + len(value) for key, value in found.items())
     _require(length <= _METADATA_BYTES, f"must not be longer than {_METADATA_BYTES} bytes together (S3's 2 KB)")
     return found
+
+
+def content_type(text: str) -> str:
+    kind = r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(; ?[\w-]+=([\w.:+-]+|\"[^\"\\\\]*\"))*"
+    _require(
+        text in {"", "auto"} or (text.isascii() and re.fullmatch(kind, text)),
+        'must be a type like "image/png" or "text/html; charset=utf-8", auto, or empty',
+    )
+    return text
+
+
+def header(text: str) -> str:
+    _require(text.isascii() and text == text.strip(), "must be ASCII without spaces at its ends")
+    return text
 
 
 def _require(condition: object, problem: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from s3spool.config.loader import Config
+from s3spool.config.schema import DestinationConfig
 from s3spool.daemon.liveness import HEARTBEAT_TIMEOUT_S
 from s3spool.discovery.deduplicate import Deduplicator, SettleThread
 from s3spool.discovery.scan import Scan
@@ -161,23 +162,12 @@ def connection_of(config: Config) -> Connection:
 
 def store_of(config: Config, bandwidth: BandwidthLimiter | None = None) -> Store:
     """The bucket of a configuration. Raises ConfigError."""
-    destination = config.destination
-    return Store(
-        connection_of(config),
-        ObjectOptions(
-            destination.prefix,
-            destination.storage_class,
-            destination.sse,
-            destination.kms_key_id,
-            destination.acl,
-            destination.expected_bucket_owner,
-            destination.overwrite,
-            destination.checksum,
-            destination.tags,
-            destination.metadata,
-        ),
-        bandwidth=bandwidth,
-    )
+    return Store(connection_of(config), options_of(config.destination), bandwidth=bandwidth)
+
+
+def options_of(destination: DestinationConfig) -> ObjectOptions:
+    """The keys of [destination] that each object has."""
+    return ObjectOptions(**{name: getattr(destination, name) for name in ObjectOptions._fields})
 
 
 def _folder(config: Config) -> Folder:

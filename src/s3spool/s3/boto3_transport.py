@@ -11,25 +11,12 @@ from urllib.parse import parse_qs
 from s3spool.errors import Scope, UploadError
 from s3spool.s3.boto3_errors import FAILURES, translated
 from s3spool.s3.errors import from_curl
+from s3spool.s3.options import arguments_of
 from s3spool.s3.transport import Answer, Bandwidth, Request, shrunk, unreadable, wait_for_all
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_ARGUMENTS = {
-    "x-amz-storage-class": "StorageClass",
-    "x-amz-server-side-encryption": "ServerSideEncryption",
-    "x-amz-server-side-encryption-aws-kms-key-id": "SSEKMSKeyId",
-    "x-amz-acl": "ACL",
-    "x-amz-expected-bucket-owner": "ExpectedBucketOwner",
-    "x-amz-tagging": "Tagging",
-    "x-amz-checksum-crc64nvme": "ChecksumCRC64NVME",
-    "x-amz-checksum-crc32": "ChecksumCRC32",
-    "x-amz-checksum-sha256": "ChecksumSHA256",
-    "content-md5": "ContentMD5",
-    "if-none-match": "IfNoneMatch",
-}
-_META = "x-amz-meta-"
 _came = threading.local()  # `answer`: what the thread's last request got, before boto3 made something of it
 
 
@@ -121,12 +108,12 @@ class Boto3Transport:
 
     def _put(self, request: Request, body: Any) -> None:
         client = self._client()
-        to: dict[str, Any] = {"Bucket": self._bucket, "Key": request.key, "Body": body, **_arguments(request)}
+        to: dict[str, Any] = {"Bucket": self._bucket, "Key": request.key, "Body": body, **arguments_of(request.headers)}
         if request.query:
             query = parse_qs(request.query)
             client.upload_part(PartNumber=int(query["partNumber"][0]), UploadId=query["uploadId"][0], **to)
         else:
-            client.put_object(ContentType="application/octet-stream", **to)
+            client.put_object(**to)
 
 
 def hooked(client: S3Client) -> S3Client:
@@ -154,17 +141,3 @@ def _keep(response_dict: dict[str, Any], **_: Any) -> None:
         _came.answer = Answer(0, {}, b"", from_curl(18, f"{len(body)} of {length} bytes of the answer came", ""))
         return
     _came.answer = Answer(response_dict["status_code"], headers, body, None)
-
-
-def _arguments(request: Request) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    metadata: dict[str, str] = {}
-    for name, value in request.headers:
-        lower = name.lower()
-        if lower.startswith(_META):
-            metadata[lower.removeprefix(_META)] = value
-        else:
-            arguments[_ARGUMENTS[lower]] = value
-    if metadata:
-        arguments["Metadata"] = metadata
-    return arguments

@@ -30,7 +30,7 @@ SMALL_BUFFER_BYTES = 16 * 1024  # libcurl fills a new one with zeros for each re
 ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; a longer one is cut off, it might never end
 CA_CACHE_S = 5  # for so long libcurl may go by a bundle that has been mended; by default it is a day
 _CA_CACHE_TIMEOUT = 321  # curl.h's number, which pycurl has no name for
-_CONSTANT = ("Expect:", "Content-Type: application/octet-stream")
+_CONSTANT = ("Expect:", "Content-Type:")  # no headers of libcurl's own choice
 # The address may be another host's by now, which takes nothing, or has another certificate, or does not answer.
 NO_CONNECTION = {
     pycurl.E_COULDNT_RESOLVE_HOST,

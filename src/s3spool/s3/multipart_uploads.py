@@ -12,7 +12,7 @@ from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart
 from s3spool.s3.boto3_errors import FAILURES, translated
 from s3spool.s3.errors import untrusted_success
-from s3spool.s3.options import mtime_text
+from s3spool.s3.options import arguments_of, mtime_text
 from s3spool.s3.store import Store
 
 UNSUPPORTED = {"NotImplemented", "MethodNotAllowed", "HTTP501", "HTTP405"}  # s3rver
@@ -33,16 +33,18 @@ class Uploads:
         """
         store = self._store
         key = store.key(path, identity.mtime_ns / 1e9)
+        headers = (*store.prepared.headers(path, None), ("x-amz-meta-mtime", mtime_text(identity.mtime_ns)))
+        arguments = {"Bucket": store.bucket, "Key": key, **arguments_of(headers)}
         algorithm = store.algorithm
         try:
-            answer = self._create(key, identity, algorithm)
+            answer = self._create(arguments, algorithm)
         except FAILURES as exc:
             error = self.failed(exc, path, "create multipart upload")
             if not store.takes_md5_instead(algorithm, error):
                 raise error from exc
             algorithm = "md5"
             try:
-                answer = self._create(key, identity, algorithm)
+                answer = self._create(arguments, algorithm)
             except FAILURES as again:
                 raise self.failed(again, path, "create multipart upload") from again
         if not answer.get("UploadId"):
@@ -113,12 +115,9 @@ class Uploads:
                 return error
         return self._store.refused(error)
 
-    def _create(self, key: str, identity: Identity, algorithm: str) -> Mapping[str, Any]:
-        arguments = self._store.options.create_arguments(mtime_text(identity.mtime_ns))
+    def _create(self, arguments: dict[str, Any], algorithm: str) -> Mapping[str, Any]:
         if algorithm != "md5":
-            arguments["ChecksumAlgorithm"] = algorithm.upper()
             # A checksum of checksums depends on the size of the parts; CRCs can be put together to that of the whole.
-            arguments["ChecksumType"] = "COMPOSITE" if algorithm == "sha256" else "FULL_OBJECT"
-        return self._store.client.create_multipart_upload(
-            Bucket=self._store.bucket, Key=key, ContentType="application/octet-stream", **arguments
-        )
+            kind = "COMPOSITE" if algorithm == "sha256" else "FULL_OBJECT"
+            arguments = {**arguments, "ChecksumAlgorithm": algorithm.upper(), "ChecksumType": kind}
+        return self._store.client.create_multipart_upload(**arguments)

@@ -16,8 +16,9 @@ from s3spool.s3.client import Clients, Connection, Endpoint, Found
 from s3spool.s3.content import Content, NeedsVerificationError, Stored
 from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import conflict, from_answer, is_about_checksum, mismatch, untrusted
-from s3spool.s3.keys import Prefix, key_of
+from s3spool.s3.keys import key_of
 from s3spool.s3.name_lookups import NameLookups
+from s3spool.s3.object_rules import PreparedOptions
 from s3spool.s3.options import ObjectOptions, mtime_text
 from s3spool.s3.overwrite import OverwriteGuard
 from s3spool.s3.transport import Answer, Bandwidth, Multiplexer, Request, Transport
@@ -53,8 +54,7 @@ class Store:
         self._session = s3_client.session(connection)
         self.credentials = Credentials(self._session)
         self._clients = Clients(self._session, connection, self.credentials)
-        self._prefix = Prefix(options.prefix)
-        self._headers = options.headers
+        self.prepared = PreparedOptions(options)
         self.auto = options.checksum == "auto"
         self.algorithm = "crc64nvme" if self.auto else options.checksum
         self.never = options.overwrite == "never"
@@ -115,7 +115,7 @@ class Store:
 
     def key(self, path: str, mtime_s: float) -> str:
         """Raises UploadError (permanent) when the path makes no key."""
-        return key_of(path, self._prefix.of(mtime_s))
+        return key_of(path, self.prepared.prefix.of(mtime_s))
 
     def digest(self, content: Content, algorithm: str = "") -> str:
         """`algorithm:base64` of the content; reads the file where it is not in memory. Raises OSError."""
@@ -132,7 +132,7 @@ class Store:
         checksum = self.digest(content)
         algorithm, _, value = checksum.partition(":")
         headers = [
-            *self._headers,
+            *self.prepared.headers(content.path, content.body),
             (checksums.header_of(algorithm), value),
             ("x-amz-meta-mtime", mtime_text(content.identity.mtime_ns)),
         ]
@@ -211,7 +211,7 @@ class Store:
     @property
     def owner_headers(self) -> tuple[tuple[str, str], ...]:
         """The one constant header that parts take as well."""
-        return tuple(header for header in self._headers if header[0] == "x-amz-expected-bucket-owner")
+        return tuple(header for header in self.options.headers if header[0] == "x-amz-expected-bucket-owner")
 
     def refused(self, error: UploadError) -> UploadError:
         """Return the error; refresh the credentials soon where it concerns them."""

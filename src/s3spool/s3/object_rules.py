@@ -1,0 +1,28 @@
+"""Which options an object gets: the headers of [destination], prepared once for each content type."""
+
+from __future__ import annotations
+
+from s3spool.s3.content_types import content_type_of
+from s3spool.s3.keys import Prefix
+from s3spool.s3.options import Headers, ObjectOptions
+
+
+class PreparedOptions:
+    """Options with their headers made. Thread-safe."""
+
+    def __init__(self, options: ObjectOptions) -> None:
+        self.options = options
+        self.prefix = Prefix(options.prefix)
+        self._auto = options.content_type == "auto"
+        self._headers = options.headers
+        self._by_type: dict[str, Headers] = {}  # at most as many as content_types has types
+
+    def headers(self, path: str, body: bytes | None) -> Headers:
+        """What the object of this file carries; `body` is its content, if that is in memory."""
+        if not self._auto:
+            return self._headers
+        kind = content_type_of(path, body)
+        found = self._by_type.get(kind)
+        if found is None:
+            found = self._by_type[kind] = (("Content-Type", kind), *self._headers)
+        return found

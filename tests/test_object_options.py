@@ -1,0 +1,224 @@
+"""How objects are stored: each request is the one that botocore makes for the same options, and servers keep them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from s3spool.s3.content_types import TYPES, UNKNOWN, content_type_of
+from s3spool.s3.multipart import MultipartStore
+from s3spool.s3.options import ObjectOptions, mtime_text
+from support.faulty import FaultyS3
+from support.stores import PLAIN, connection, content, put, store_of, use
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mypy_boto3_s3.client import S3Client
+
+    from s3spool.demo.seaweed import Seaweed
+    from support.s3_messages import Request
+
+BODY = b"content of the file"
+#: of a request, but not of its object; botocore's own bookkeeping
+_NOT_COMPARED = {
+    "accept-encoding", "amz-sdk-invocation-id", "amz-sdk-request", "authorization", "connection", "expect", "host",
+    "user-agent", "x-amz-date", "accept", "x-amz-content-sha256", "content-length", "x-amz-sdk-checksum-algorithm",
+}  # fmt: skip
+
+
+class Case(NamedTuple):
+    """Our options, and the same as botocore's arguments."""
+
+    options: ObjectOptions
+    arguments: dict[str, Any]
+
+
+CASES = {
+    "type": Case(PLAIN._replace(content_type="text/html; charset=utf-8"), {"ContentType": "text/html; charset=utf-8"}),
+    "odd type": Case(PLAIN._replace(content_type='a/b; c="d e"'), {"ContentType": 'a/b; c="d e"'}),
+    "no type": Case(PLAIN._replace(content_type=""), {}),
+    "type by name": Case(PLAIN, {"ContentType": "image/png"}),
+    "headers": Case(
+        PLAIN._replace(
+            cache_control="public, max-age=31536000, immutable",
+            content_disposition="attachment; filename=\"a b.txt\"; filename*=UTF-8''%e2%82%ac",
+            content_encoding="gzip, br",
+            content_language="de, pt-BR",
+        ),
+        {
+            "ContentType": "image/png",
+            "CacheControl": "public, max-age=31536000, immutable",
+            "ContentDisposition": "attachment; filename=\"a b.txt\"; filename*=UTF-8''%e2%82%ac",
+            "ContentEncoding": "gzip, br",
+            "ContentLanguage": "de, pt-BR",
+        },
+    ),
+    "stored": Case(
+        ObjectOptions(
+            "in/", "GLACIER", "aws:kms", "alias/k", "private", "123456789012", "never", "auto",
+            {"team": "a b", "ü": "+&="}, {"Source": "Scanner 7"},
+        ),
+        {
+            "ContentType": "image/png",
+            "StorageClass": "GLACIER",
+            "ServerSideEncryption": "aws:kms",
+            "SSEKMSKeyId": "alias/k",
+            "ACL": "private",
+            "ExpectedBucketOwner": "123456789012",
+            "Tagging": "team=a%20b&%C3%BC=%2B%26%3D",
+            "Metadata": {"source": "Scanner 7"},
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        use(server.environment(), monkeypatch)
+        yield server
+
+
+@pytest.fixture(params=["curl", "boto3"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def compared(request: Request) -> dict[str, str]:
+    return {name: value for name, value in request.headers.items() if name not in _NOT_COMPARED}
+
+
+def query(request: Request) -> dict[str, str]:
+    return {name: value for name, value in request.query.items() if name != "uploadId"}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_small_file_is_sent_as_botocore_sends_it(kind: str, case: Case, faulty: FaultyS3, tmp_path: Path) -> None:
+    """PutObject has the same headers, and each of them is signed."""
+    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), case.options)
+    with content(tmp_path / "a.png", BODY, in_memory=True) as file:
+        request = store.request(file)
+        transport = store.transport()
+        answer = put(transport, request)
+        transport.close()
+        mtime = mtime_text(file.identity.mtime_ns)
+
+    assert answer.status == 200, answer
+    arguments = {**case.arguments, "Metadata": {"mtime": mtime, **case.arguments.get("Metadata", {})}}
+    if case.options.overwrite == "never":
+        arguments["IfNoneMatch"] = "*"
+    faulty.objects.clear()
+    checksum = request.checksum.partition(":")[2]
+    faulty.client().put_object(
+        Bucket=faulty.bucket, Key=request.key, Body=BODY, ChecksumCRC64NVME=checksum, **arguments
+    )
+    ours, botocores = faulty.requests
+    assert ours.key == botocores.key
+    assert compared(ours) == compared(botocores)
+    _, _, signed = ours.headers["authorization"].partition("SignedHeaders=")
+    assert {name for name in compared(ours) if name.startswith("x-amz-")} <= {*signed.partition(",")[0].split(";")}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_large_file_is_begun_as_botocore_begins_it(kind: str, case: Case, faulty: FaultyS3, tmp_path: Path) -> None:
+    """CreateMultipartUpload has the same headers; a part has none of the object's."""
+    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), case.options)
+    parts = MultipartStore(store)
+    with content(tmp_path / "a.png", BODY, in_memory=False) as file:
+        upload = parts.create(file.path, file.identity, 1, 5 * 1024**2)
+        request = parts.part_request(upload, file, 1)
+        transport = store.transport()
+        part = parts.verify_part(upload, request, put(transport, request), 1)
+        transport.close()
+        mtime = mtime_text(file.identity.mtime_ns)
+
+    arguments = {**case.arguments, "Metadata": {"mtime": mtime, **case.arguments.get("Metadata", {})}}
+    common = {name: value for name, value in case.arguments.items() if name == "ExpectedBucketOwner"}
+    client = faulty.client()
+    client.create_multipart_upload(
+        Bucket=faulty.bucket, Key=upload.key, ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT", **arguments
+    )
+    client.upload_part(
+        Bucket=faulty.bucket, Key=upload.key, PartNumber=1, UploadId=upload.upload_id, Body=BODY,
+        ChecksumCRC64NVME=part.checksum, **common,
+    )  # fmt: skip
+    ours, botocores = faulty.requests[:2], faulty.requests[2:]
+    assert [compared(one) for one in ours] == [compared(one) for one in botocores]
+    assert [query(one) for one in ours] == [query(one) for one in botocores]
+
+
+@pytest.mark.integration
+def test_a_real_store_keeps_the_headers(
+    kind: str, seaweed: Seaweed, s3: S3Client, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is configured comes back with the object, for a small file and for one in parts."""
+    use(seaweed.environment(), monkeypatch)
+    options = CASES["headers"].options._replace(content_encoding="gzip")
+    store = store_of(kind, connection(bucket, seaweed.endpoint_url), options)
+    transport = store.transport()
+    with content(tmp_path / "small.jpg", BODY, in_memory=True) as file:
+        request = store.request(file)
+        store.verify(file, request, put(transport, request), may_verify=True)
+    parts = MultipartStore(store)
+    with content(tmp_path / "large.jpg", BODY, in_memory=False) as file:
+        upload = parts.create(file.path, file.identity, 1, 5 * 1024**2)
+        request = parts.part_request(upload, file, 1)
+        part = parts.verify_part(upload, request, put(transport, request), 1)
+        parts.complete(upload, file, [part])
+    transport.close()
+
+    for key in ("small.jpg", "large.jpg"):
+        head = s3.head_object(Bucket=bucket, Key=key)
+        assert head["ContentType"] == "image/jpeg"
+        assert head["CacheControl"] == options.cache_control
+        assert head["ContentDisposition"] == options.content_disposition
+        assert head["ContentEncoding"] == "gzip"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("photo.jpg", b"\xff\xd8", "image/jpeg"),
+        ("Photo.JPG", None, "image/jpeg"),
+        ("site/index.html", b"<p>hi", "text/html; charset=utf-8"),
+        ("site/index.html", "<p>ü".encode(), "text/html; charset=utf-8"),
+        ("site/index.html", "<p>ü".encode("latin-1"), "text/html"),
+        ("site/index.html", None, "text/html"),
+        ("empty.txt", b"", "text/plain"),
+        ("subtitles.vtt", None, "text/vtt; charset=utf-8"),
+        ("a.json", b"{}", "application/json"),
+        ("backup.tar.gz", None, "application/gzip"),
+        ("README", b"text", UNKNOWN),
+        ("a.unheard-of", b"text", UNKNOWN),
+        ("logs.txt/file", b"text", UNKNOWN),
+        ("logs/.txt", b"text", UNKNOWN),
+        (".jpg", b"", UNKNOWN),
+        ("jpg.", b"", UNKNOWN),
+    ],
+)
+def test_the_type_follows_the_name(path: str, body: bytes | None, kind: str) -> None:
+    """By the last extension; text is said to be UTF-8 only where it is."""
+    assert content_type_of(path, body) == kind
+
+
+def test_the_table_of_types_is_well_formed() -> None:
+    """Each extension is in lower case and has one type; no machine's mime.types has a say."""
+    assert len(TYPES) > 140
+    for extension, (plain, utf8) in TYPES.items():
+        assert extension == extension.lower()
+        assert plain.count("/") == 1
+        assert " " not in plain.replace("; charset=utf-8", "")
+        assert utf8 in {"", f"{plain}; charset=utf-8"}
+
+
+def test_headers_are_made_once_for_each_type(faulty: FaultyS3, tmp_path: Path) -> None:
+    """The hot path looks them up."""
+    store = store_of("curl", connection(faulty.bucket, faulty.endpoint_url), CASES["headers"].options)
+
+    first = store.prepared.headers("a.png", b"1")
+
+    assert store.prepared.headers("b/c.png", b"2") is first
+    assert store.prepared.headers("c.gif", b"2") is not first
