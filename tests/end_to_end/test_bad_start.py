@@ -319,23 +319,6 @@ def test_a_full_state_disk_is_no_reason_to_stay_away(known: bool, daemon: Daemon
         daemon.kill()
 
 
-def test_a_setting_without_effect_is_named(daemon: Daemon) -> None:
-    """Whoever waits for the page learns that none will come; by the daemon and by the check."""
-    daemon.config["service"]["http_listen"] = "127.0.0.1:9464"
-    with FaultyS3() as server:
-        daemon.environment |= server.environment()
-        daemon.config["destination"]["bucket"] = server.bucket
-        with daemon:
-            daemon.wait_ready(WAIT_S)
-            ignored = daemon.wait_event("config.ignored")
-            assert daemon.stop() == 0
-
-        told = daemon.cli("check").stdout
-
-    assert (ignored["level"], ignored["field"]) == ("warning", "service.http_listen")
-    assert "warning configuration: service.http_listen has no effect: this version serves no metrics" in told
-
-
 def test_the_default_folder_is_made(daemon: Daemon, tmp_path: Path) -> None:
     """`s3spool run` in an empty directory works, with ./tmp; any other folder has to be there."""
     with FaultyS3() as server:

@@ -42,8 +42,6 @@ def run(config: Config) -> Iterator[CheckResult]:
         # What the rooms would log is said by the findings.
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield ok("configuration", str(config.source or "no file; environment, command line and defaults"))
-    for name, reason in configuration.without_effect(config).items():
-        yield warning("configuration", f"{name} has no effect: {reason}")
     if became := become_owner(config.state.directory):
         yield ok("user", became)
     elif os.geteuid() == 0:

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from s3spool.config.directories import check_directories
-from s3spool.config.schema import LIVE, OPTIONS, SECTIONS, Config, changed, options, value_of, without_effect
+from s3spool.config.schema import LIVE, OPTIONS, SECTIONS, Config, changed, options, value_of
 from s3spool.config.trust import HERE, choose, doubt, is_inside
-from s3spool.config.validators import PREFIX_FIELDS
+from s3spool.config.validators import PREFIX_FIELDS, is_loopback, split_address
 from s3spool.config.values import Option
 from s3spool.errors import ConfigError, raise_config_errors
 
 __all__ = [
     "LIVE", "PREFIX_FIELDS", "SYSTEM_FILE", "Config", "Option", "changed", "check_directories", "load", "options",
-    "places", "require_bucket", "without_effect",
+    "places", "require_bucket",
 ]  # fmt: skip
 
 #: The last place where a configuration is looked for.
@@ -43,6 +43,8 @@ class _Setting(NamedTuple):
         value = self.value
         if field == "destination.endpoint_url" and isinstance(value, str) and "@" in value:
             value = "***@" + value.rpartition("@")[2]  # a log must not repeat a password
+        if field == "service.http_token":
+            value = None  # likewise
         return ConfigError(field, value, f"{problem} [{self.origin}]" if self.origin else problem)
 
 
@@ -234,3 +236,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
     if (length := len(os.fsencode(socket))) > _SOCKET_PATH_BYTES:
         problem = f"is {length} bytes long, a socket's path may have {_SOCKET_PATH_BYTES}; set a shorter one"
         yield "service.control_socket", "service.control_socket", problem
+    service = config.service
+    if service.http_listen and not service.http_token and not is_loopback(split_address(service.http_listen)[0]):
+        problem = "other hosts can reach this address: set service.http_token, or listen on 127.0.0.1"
+        yield "service.http_listen", "service.http_token", problem

@@ -126,7 +126,10 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
         str, matching("group that may give orders, besides root and the daemon's user; empty: no group", rules.GROUP)
     ] = ""
     http_listen: Annotated[
-        str, doc("address of metrics, health and a page; has no effect yet (a warning says so)", rules.listen_address)
+        str, doc("HOST:PORT of metrics, health and a page; needs the extra http; empty: none", rules.listen_address)
+    ] = ""
+    http_token: Annotated[
+        str, doc("password of the HTTP server, required beyond loopback: 16 characters or more", rules.token)
     ] = ""
 
 
@@ -152,8 +155,6 @@ LIVE = frozenset({
     "log.level", "watch.include", "watch.exclude", "retry.initial_s", "retry.max_s", "retry.max_attempts",
     "upload.max_bandwidth", "after.action", "after.archive_directory",
 })  # fmt: skip
-#: Keys that change nothing yet, and why.
-_WITHOUT_EFFECT = {"service.http_listen": "this version serves no metrics, health or page"}
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     field.name: field.type for field in msgspec.structs.fields(Config) if field.name != "source"
@@ -180,8 +181,3 @@ def changed(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """The names of the keys that differ: those that a reload applies, and those that need a restart."""
     names = [name for name in OPTIONS if value_of(old, name) != value_of(new, name)]
     return [name for name in names if name in LIVE], [name for name in names if name not in LIVE]
-
-
-def without_effect(config: Config) -> dict[str, str]:
-    """The names of keys that are set but change nothing, and why."""
-    return {name: why for name, why in _WITHOUT_EFFECT.items() if value_of(config, name) != OPTIONS[name].value}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ _ARN = r"arn:aws[a-z-]*:s3(-object-lambda|-outposts)?:[a-z0-9-]*:[0-9]{12}(:outp
 _LAST_PORT = 65535
 _PREFIX_BYTES = 512  # half of S3's limit for a key; the other half is for the files' own names
 _TAGS_PER_OBJECT, _TAG_KEY_LENGTH, _TAG_VALUE_LENGTH = 10, 128, 256  # S3's limits
+_TOKEN_LENGTH = 16
 _METADATA_BYTES = 2048 - 32  # S3's limit for all of an object's metadata, less the bytes of "mtime"
 
 
@@ -72,6 +74,28 @@ def endpoint_url(text: str) -> str:
 def listen_address(text: str) -> str:
     found = re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})", text)
     _require(found and 1 <= int(found[2]) <= _LAST_PORT, "must be HOST:PORT, like 127.0.0.1:9464 or [::1]:9464")
+    return text
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host, without brackets, and port of a `listen_address`."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the host; of names only localhost is trusted to say so."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def token(text: str) -> str:
+    fits = len(text) >= _TOKEN_LENGTH and text.isascii() and text.isprintable() and " " not in text
+    _require(fits, f"must be {_TOKEN_LENGTH} or more printable ASCII characters without spaces")
     return text
 
 

@@ -48,16 +48,23 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
         structlog.get_logger().info("daemon.user_changed", reason=became)
     for doubt in doubts:
         structlog.get_logger().warning("config.doubted", reason=doubt)
-    for name, reason in configuration.without_effect(config).items():
-        structlog.get_logger().warning("config.ignored", field=name, reason=reason)
     workers = _affordable(config.upload.workers)
     try:
         from s3spool.daemon.handlers import handlers  # noqa: PLC0415 - boto3 and pycurl are heavy
+        from s3spool.daemon.http_service import http_server  # noqa: PLC0415 - the same
         from s3spool.daemon.reload import reload  # noqa: PLC0415 - the same
         from s3spool.daemon.supervisor import Daemon  # noqa: PLC0415 - the same
         from s3spool.s3.plain_http import DANGER, beyond_loopback  # noqa: PLC0415 - the same
 
-        daemon = Daemon(config, writer, overrides=overrides, workers=workers, handlers=handlers, reload=reload)
+        daemon = Daemon(
+            config,
+            writer,
+            overrides=overrides,
+            workers=workers,
+            handlers=handlers,
+            reload=reload,
+            http_server=http_server,
+        )
     except S3SpoolError:
         writer.close(1.0)
         raise

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -27,6 +27,9 @@ from s3spool.errors import ConfigError
 from s3spool.logs import excepthooks
 from s3spool.logs.log_thread import LogWriter
 from s3spool.systemd.notify import Notifier
+
+if TYPE_CHECKING:
+    from s3spool.http.server import HttpServer
 
 TICK_S = 5.0  # how often the supervisor looks at everything
 LOST_TICK_S = 0.5  # the same while the folder is gone
@@ -48,18 +51,20 @@ class Daemon:
         workers: int = 0,
         handlers: Callable[[Daemon], dict[str, Handler]] = lambda _: {},
         reload: Callable[[Daemon], None] = lambda _: None,
+        http_server: Callable[[Daemon, Mapping[str, Handler]], HttpServer | None] = lambda *_: None,
     ) -> None:
         """Wire the parts; nothing runs yet. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
 
         `overrides` are the command line's, which a reload has to apply again;
         `workers`: fewer than configured, where the limit of open files asks for that; `handlers`: of the control
-        socket; `reload`: what SIGHUP does.
+        socket; `reload`: what SIGHUP does; `http_server` starts one, where it is configured.
         """
         self.config = config
         self.overrides = overrides or {}
         self._writer = writer
         self._handlers = handlers
         self._apply = reload
+        self._http_server = http_server
         self.state = "starting"
         self._wakeup = Wakeup()
         self.components = components = Components(config, workers, on_damage=self.wake)
@@ -83,6 +88,7 @@ class Daemon:
         self._notifier = Notifier()
         self._thread_names = ThreadNames()
         self._control: ControlServer | None = None
+        self._http: HttpServer | None = None
         self.hanging: list[str] = []  #: files that cannot be opened or read, because their file system does not answer
         self.on_tick: Any = None  # a callable the terminal summary hangs itself into
 
@@ -128,10 +134,12 @@ class Daemon:
     def _start_control(self) -> None:
         path = self.config.service.control_socket
         try:
-            self._control = ControlServer(path, self._handlers(self))
+            handlers = self._handlers(self)
+            self._control = ControlServer(path, handlers)
             self._control.start()
         except OSError as exc:
             raise ConfigError("service.control_socket", str(path), f"cannot be made: {exc.strerror or exc}") from exc
+        self._http = self._http_server(self, handlers)
 
     # Supervise
 
@@ -183,15 +191,20 @@ class Daemon:
     def _healthy(self, now: float) -> bool:
         """Whether the threads that cannot be replaced live; if not, systemd's watchdog restarts the daemon."""
         components = self.components
-        components.workers.look_at_gate()
         if components.ledger.failing_since is not None:
             components.ledger.heartbeat.beat()  # a restart does not repair a disk
-        threads = (components.ledger, components.after, components.retry, components.settle_thread, components.scan)
-        dead = [type(thread).__name__ for thread in threads if not thread.alive()]
-        dead += self._liveness.silent(now) + components.workers.hanging(now)
+        dead = self.silent_threads(now) + components.workers.hanging(now)
         if dead:
             log.error("daemon.unhealthy", components=", ".join(dead), hint="systemd's watchdog restarts the service")
         return not dead
+
+    def silent_threads(self, now: float) -> list[str]:
+        """The names of threads that died, or whose heartbeat is old. Any thread."""
+        components = self.components
+        components.workers.look_at_gate()
+        threads = (components.ledger, components.after, components.retry, components.settle_thread, components.scan)
+        dead = [type(thread).__name__ for thread in threads if not thread.alive()]
+        return dead + self._liveness.silent(now)
 
     def _give_memory_back(self) -> None:
         """Once large files are through, or connections closed: the C library keeps what was freed, if nobody asks."""
@@ -241,6 +254,8 @@ class Daemon:
         components.settle_thread.join(1.0)
         flushed = components.ledger.close(10.0)
         components.after.close(5.0)
+        if self._http is not None:
+            self._http.close()
         if self._control is not None:
             self._control.close()
         components.store.close()

@@ -49,7 +49,6 @@ EVENTS: dict[str, EventSpec] = {
         "b9a06f1dfb3d4a0aa6b6ab8f7a0f5c13",
     ),
     "config.refused": EventSpec("error", "the configuration was refused and the old one stays[: {error}]"),
-    "config.ignored": EventSpec("warning", "{field} is set and has no effect[: {reason}]"),
     "config.doubted": EventSpec("warning", "others could have written the configuration[: {reason}]"),
     "daemon.user_changed": EventSpec("info", "root becomes the owner of the state directory[: {reason}]"),
     "systemd.missing": EventSpec("warning", "no native journal entries[: {reason}]"),

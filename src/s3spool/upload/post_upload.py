@@ -154,6 +154,9 @@ class PostUpload:
         if sent.attempt:
             self._stats.uploaded += 1
             self._stats.bytes_uploaded += receipt.identity.size
+            self._stats.upload_s.observe(sent.duration_s)
+            # The ctime is not older than the drop: a copied file brings its mtime along.
+            self._stats.completion_s.observe(max(0.0, receipt.uploaded_at - receipt.identity.ctime_ns / 1e9))
             log.info(
                 "file.uploaded",
                 path=receipt.path,

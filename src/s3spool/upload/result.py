@@ -95,6 +95,8 @@ class ResultHandler:
     def assign_fault(self, item: Item, error: UploadError, sent_s: float = 0.0) -> tuple[Fault | None, Item]:
         """The fault (None for too many requests), and the item with this failure as evidence."""
         self._stats.last_error = str(error)
+        with self._stats_lock:
+            self._stats.count_failure(error.code)
         if error.scope is Scope.LOAD:
             self._breaker.limiter.refused(error)
             return None, item
@@ -130,6 +132,7 @@ class ResultHandler:
         )
         with self._stats_lock:
             self._stats.failed += 1
+            self._stats.parked += parked
         path = item.path
         self._ledger.record_retry(row, lambda: self._failure_recorded(path))
         if provisional:  # after the row: `release_provisional` has to find it

@@ -1,0 +1,1 @@
+"""Metrics, health and a page over HTTP: the extra `http`."""
