@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from s3spool.errors import Scope
-from s3spool.s3 import request_timeout as patience
 from s3spool.s3.client import ca_source
 from support.faults import (
     EmptyOk,
@@ -546,7 +545,7 @@ ENDLESS = {
         0.0,
         500,
     ),
-    "body in drips": ((b"HTTP/1.1 200 OK\r\n\r\n", b"y"), 0.2, 0),
+    "body in drips": ((b"HTTP/1.1 200 OK\r\n\r\n", b"y"), 0.2, 200),
     "header in drips": ((b"HTTP/1.1 200 OK\r\nX-Long: ", b"y"), 0.2, 0),
     "headers in drips": ((b"HTTP/1.1 200 OK\r\n", b"X-Another: y\r\n"), 0.2, 0),
     "interim answers in drips": ((b"HTTP/1.1 102 Processing\r\n\r\n",), 0.2, 0),
@@ -562,7 +561,7 @@ def test_an_answer_without_an_end_is_cut_off(
     name: str, streamed: bool, transport: Transport, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds nobody for ever; what it began with counts if that was a whole head, and the handle stays usable."""
-    monkeypatch.setattr(patience, "ANSWER_TIMES", 2)
+    monkeypatch.setattr("s3spool.s3.curl_transport.MAX_ANSWER_PIECES", 10)
     pieces, pause_s, status = ENDLESS[name]
     faulty.script(Endless(pieces, pause_s), times=None)
 

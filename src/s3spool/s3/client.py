@@ -19,8 +19,8 @@ from botocore import UNSIGNED
 from s3spool.errors import ConfigError
 from s3spool.s3 import plain_http
 from s3spool.s3.boto3_errors import FAILURES, translated
+from s3spool.s3.boto3_http import guarded
 from s3spool.s3.boto3_transport import hooked
-from s3spool.s3.bounded import bounded
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import untrusted_success
 
@@ -75,7 +75,7 @@ def session(connection: Connection) -> boto3.Session:
 def client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
     """An S3 client for all but bodies; thread-safe. It tries a second time by itself."""
     made: S3Client = boto.client("s3", config=_config(connection), **_arguments(boto, connection, region))
-    return bounded(_without_redirects(made))
+    return guarded(made, str(ca_bundle(boto, connection)))
 
 
 def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
@@ -88,21 +88,7 @@ def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3C
     if plain_http.beyond_loopback(made.meta.endpoint_url):  # known only now: it may come from AWS_ENDPOINT_URL
         more["s3"]["payload_signing_enabled"] = True
         made = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region))
-    return hooked(bounded(_without_redirects(made)))
-
-
-def _without_redirects(client: S3Client) -> S3Client:
-    """Botocore's region redirector asks again on any 301, 302 or 307, and on its own questions about it.
-
-    Another region is learnt from the answer's x-amz-bucket-region instead: see `Store.moves_to`.
-    """
-    client.meta.events.register("before-call.s3", _stay)
-    return client
-
-
-def _stay(params: dict[str, Any], **_: Any) -> None:
-    """As if it had been redirected before: botocore does that once and not again."""
-    params["context"].setdefault("s3_redirect", {})["redirected"] = True
+    return hooked(guarded(made, str(ca_bundle(boto, connection))))
 
 
 class _Told(Exception):  # noqa: N818 - a message, not an error
