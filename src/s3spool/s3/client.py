@@ -18,11 +18,10 @@ from botocore import UNSIGNED
 
 from s3spool.errors import ConfigError
 from s3spool.s3 import plain_http
-from s3spool.s3.boto3_errors import FAILURES, translated
 from s3spool.s3.boto3_http import guarded
 from s3spool.s3.boto3_transport import hooked
 from s3spool.s3.credentials import Credentials
-from s3spool.s3.errors import untrusted_success
+from s3spool.s3.errors import FAILURES, from_boto3, untrusted_success
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -165,7 +164,7 @@ def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:
     try:
         head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     except FAILURES as exc:
-        error = translated(exc, path, "confirm")
+        error = from_boto3(exc, path, "confirm")
         if error.code in {"HTTP404", "NoSuchKey"}:
             return None
         if error.code in {"HTTP403", "AccessDenied"}:

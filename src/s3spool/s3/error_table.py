@@ -56,9 +56,11 @@ _CODES: tuple[tuple[Rule, str], ...] = (
     ),
     (
         _at_once(_KEYS),
-        "CredentialsNotSupported ExpiredToken ExpiredTokenException InvalidAccessKeyId InvalidClientTokenId"
-        " InvalidSecurity InvalidSessionException InvalidToken MissingAuthenticationToken MissingSecurityHeader"
-        " NoCredentials SignatureDoesNotMatch TokenCodeInvalidError TokenRefreshRequired UnrecognizedClientException",
+        """
+        CredentialsNotSupported ExpiredToken ExpiredTokenException InvalidAccessKeyId InvalidClientTokenId
+        InvalidSecurity InvalidSessionException InvalidToken MissingAuthenticationToken MissingSecurityHeader
+        NoCredentials SignatureDoesNotMatch TokenCodeInvalidError TokenRefreshRequired UnrecognizedClientException
+        """,
     ),
     (_at_once(_CLOCK), "RequestTimeTooSkewed RequestExpired"),
     (_at_once(_BUCKET), "InvalidBucketName NoSuchAccessPoint InvalidAccessPoint InvalidAccessPointAliasError"),
@@ -71,8 +73,10 @@ _CODES: tuple[tuple[Rule, str], ...] = (
     (_at_once("correct destination.sse"), "InvalidEncryptionAlgorithmError EncryptionTypeMismatch"),
     (
         _at_once("check destination.kms_key_id: the key's state, kind and region"),
-        "KMS.DisabledException KMS.InvalidKeyUsageException KMS.InvalidStateException"
-        " KMS.KMSInvalidStateException KMS.NotFoundException",
+        """
+        KMS.DisabledException KMS.InvalidKeyUsageException KMS.InvalidStateException
+        KMS.KMSInvalidStateException KMS.NotFoundException
+        """,
     ),
     (_at_once("correct destination.storage_class"), "InvalidStorageClass"),
     (_at_once("correct [destination.tags]"), "InvalidTag"),
@@ -86,30 +90,38 @@ _CODES: tuple[tuple[Rule, str], ...] = (
     (_OPTION, "BadRequest InvalidArgument InvalidRequest"),
     (
         TRANSIENT,
-        "InternalError InternalFailure RequestTimeout RequestTimeoutException ServiceUnavailable"
-        " XMinioServerNotInitialized",
+        """
+        InternalError InternalFailure RequestTimeout RequestTimeoutException ServiceUnavailable
+        XMinioServerNotInitialized
+        """,
     ),
     # Too many requests at once.
     (
         _SLOW,
-        "BandwidthLimitExceeded KMS.ThrottlingException PriorRequestNotComplete RateLimitExceeded"
-        " RequestLimitExceeded RequestThrottled RequestThrottledException SlowDown SlowDownRead SlowDownWrite"
-        " Throttling ThrottlingException TooManyRequests TooManyRequestsException",
+        """
+        BandwidthLimitExceeded KMS.ThrottlingException PriorRequestNotComplete RateLimitExceeded
+        RequestLimitExceeded RequestThrottled RequestThrottledException SlowDown SlowDownRead SlowDownWrite
+        Throttling ThrottlingException TooManyRequests TooManyRequestsException
+        """,
     ),
     # The request was altered or overtaken on the way.
     (
         _ALTERED,
-        "BadDigest ConditionalRequestConflict IncompleteBody InvalidDigest InvalidPart InvalidPartOrder MalformedXML"
-        " MissingContentLength MissingRequestBodyError NoSuchKey NoSuchUpload OperationAborted PreconditionFailed"
-        " UnexpectedContent XAmzContentChecksumMismatch XAmzContentSHA256Mismatch",
+        """
+        BadDigest ConditionalRequestConflict IncompleteBody InvalidDigest InvalidPart InvalidPartOrder MalformedXML
+        MissingContentLength MissingRequestBodyError NoSuchKey NoSuchUpload OperationAborted PreconditionFailed
+        UnexpectedContent XAmzContentChecksumMismatch XAmzContentSHA256Mismatch
+        """,
     ),
     # S3 says that it will never take this file.
     (Rule(Scope.UNKNOWN, permanent=True, hint="the store takes no object of this size"), "EntityTooLarge"),
     (Rule(Scope.UNKNOWN, permanent=True, hint="shorten the name or destination.prefix"), "KeyTooLongError"),
     (
         _REFUSED,
-        "EntityTooSmall InvalidObjectState InvalidURI ObjectLocked TooManyParts XMinioInvalidObjectName"
-        " XMinioObjectExistsAsDirectory XMinioParentIsObject",
+        """
+        EntityTooSmall InvalidObjectState InvalidURI ObjectLocked TooManyParts XMinioInvalidObjectName
+        XMinioObjectExistsAsDirectory XMinioParentIsObject
+        """,
     ),
 )
 BY_CODE: dict[str, Rule] = {code: rule for rule, codes in _CODES for code in codes.split()}
@@ -147,21 +159,25 @@ BY_STATUS: dict[int, Rule] = {
 
 _TLS = "check the server's certificate and destination.ca_bundle"
 _BUILD = "this libcurl lacks what it takes: reinstall pycurl"
-# libcurl-errors(3). Numbers, because this table is also read where pycurl is missing. Errors of other protocols than HTTP
-# are left out; newer errors are transient.
+# libcurl-errors(3). Numbers, because this table is also read where pycurl is missing. Errors of protocols other than
+# HTTP are left out; newer errors are transient.
 _CURL: tuple[tuple[Rule, str], ...] = (
     (
         _LINE,
-        "1:UNSUPPORTED_PROTOCOL 8:WEIRD_SERVER_REPLY 16:HTTP2 18:PARTIAL_FILE 25:UPLOAD_FAILED"
-        " 28:OPERATION_TIMEDOUT 45:INTERFACE_FAILED 52:GOT_NOTHING 55:SEND_ERROR 56:RECV_ERROR"
-        " 61:BAD_CONTENT_ENCODING 63:FILESIZE_EXCEEDED 65:SEND_FAIL_REWIND 80:SSL_SHUTDOWN_FAILED 81:AGAIN"
-        " 89:NO_CONNECTION_AVAILABLE 92:HTTP2_STREAM 95:HTTP3 96:QUIC_CONNECT_ERROR 100:TOO_LARGE",
+        """
+        1:UNSUPPORTED_PROTOCOL 8:WEIRD_SERVER_REPLY 16:HTTP2 18:PARTIAL_FILE 25:UPLOAD_FAILED
+        28:OPERATION_TIMEDOUT 45:INTERFACE_FAILED 52:GOT_NOTHING 55:SEND_ERROR 56:RECV_ERROR
+        61:BAD_CONTENT_ENCODING 63:FILESIZE_EXCEEDED 65:SEND_FAIL_REWIND 80:SSL_SHUTDOWN_FAILED 81:AGAIN
+        89:NO_CONNECTION_AVAILABLE 92:HTTP2_STREAM 95:HTTP3 96:QUIC_CONNECT_ERROR 100:TOO_LARGE
+        """,
     ),
     (
         _OURS,
-        "2:FAILED_INIT 22:HTTP_RETURNED_ERROR 23:WRITE_ERROR 33:RANGE_ERROR 34:HTTP_POST_ERROR"
-        " 36:BAD_DOWNLOAD_RESUME 43:BAD_FUNCTION_ARGUMENT 44:BAD_CALLING_ORDER 57:SHARE_IN_USE 75:CONV_FAILED"
-        " 76:CONV_REQD 88:CHUNK_FAILED 93:RECURSIVE_API_CALL 99:UNRECOVERABLE_POLL",
+        """
+        2:FAILED_INIT 22:HTTP_RETURNED_ERROR 23:WRITE_ERROR 33:RANGE_ERROR 34:HTTP_POST_ERROR
+        36:BAD_DOWNLOAD_RESUME 43:BAD_FUNCTION_ARGUMENT 44:BAD_CALLING_ORDER 57:SHARE_IN_USE 75:CONV_FAILED
+        76:CONV_REQD 88:CHUNK_FAILED 93:RECURSIVE_API_CALL 99:UNRECOVERABLE_POLL
+        """,
     ),
     (_at_once(_ENDPOINT), "3:URL_MALFORMAT"),
     (_at_once(_BUILD), "4:NOT_BUILT_IN 40:LIBRARY_NOT_FOUND 41:FUNCTION_NOT_FOUND 48:UNKNOWN_OPTION"),
@@ -174,10 +190,12 @@ _CURL: tuple[tuple[Rule, str], ...] = (
     (_at_once("give the service more memory, or lower upload.workers"), "27:OUT_OF_MEMORY"),
     (
         _at_once(_TLS),
-        "35:SSL_CONNECT_ERROR 53:SSL_ENGINE_NOTFOUND 54:SSL_ENGINE_SETFAILED 58:SSL_CERTPROBLEM 59:SSL_CIPHER"
-        " 60:PEER_FAILED_VERIFICATION 64:USE_SSL_FAILED 66:SSL_ENGINE_INITFAILED 77:SSL_CACERT_BADFILE"
-        " 82:SSL_CRL_BADFILE 83:SSL_ISSUER_ERROR 90:SSL_PINNEDPUBKEYNOTMATCH 91:SSL_INVALIDCERTSTATUS"
-        " 98:SSL_CLIENTCERT 101:ECH_REQUIRED",
+        """
+        35:SSL_CONNECT_ERROR 53:SSL_ENGINE_NOTFOUND 54:SSL_ENGINE_SETFAILED 58:SSL_CERTPROBLEM 59:SSL_CIPHER
+        60:PEER_FAILED_VERIFICATION 64:USE_SSL_FAILED 66:SSL_ENGINE_INITFAILED 77:SSL_CACERT_BADFILE
+        82:SSL_CRL_BADFILE 83:SSL_ISSUER_ERROR 90:SSL_PINNEDPUBKEYNOTMATCH 91:SSL_INVALIDCERTSTATUS
+        98:SSL_CLIENTCERT 101:ECH_REQUIRED
+        """,
     ),
     (_at_once("correct destination.endpoint_url: it redirects elsewhere"), "47:TOO_MANY_REDIRECTS"),
     (_at_once(_KEYS), "67:LOGIN_DENIED 94:AUTH_ERROR"),
