@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from s3spool.errors import Scope
-from s3spool.s3 import request_timeout as patience
 from s3spool.s3.client import ca_source
 from support.faults import (
     EmptyOk,
@@ -554,7 +553,7 @@ ENDLESS = {
         0.0,
         500,
     ),
-    "body in drips": ((b"HTTP/1.1 200 OK\r\n\r\n", b"y"), 0.2, 0),
+    "body in drips": ((b"HTTP/1.1 200 OK\r\n\r\n", b"y"), 0.2, 200),
     "header in drips": ((b"HTTP/1.1 200 OK\r\nX-Long: ", b"y"), 0.2, 0),
     "headers in drips": ((b"HTTP/1.1 200 OK\r\n", b"X-Another: y\r\n"), 0.2, 0),
     "interim answers in drips": ((b"HTTP/1.1 102 Processing\r\n\r\n",), 0.2, 0),
@@ -572,7 +571,7 @@ def test_an_answer_without_an_end_is_cut_off(
     name: str, streamed: bool, transport: Transport, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds nobody for ever; what it began with counts if that was a whole head, and the handle stays usable."""
-    monkeypatch.setattr(patience, "ANSWER_TIMES", 1.5)
+    monkeypatch.setattr("s3spool.s3.curl_transport.MAX_ANSWER_PIECES", 10)
     pieces, pause_s, status = ENDLESS[name]
     faulty.script(Endless(pieces, pause_s), times=None)
 
@@ -637,11 +636,10 @@ def thin_line(bytes_s: int) -> Iterator[int]:
 def test_a_thin_line_is_no_silence(kind: str, in_memory: bool, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of a small body is in the kernel at once, and on its way for longer than timeout_s."""
     use({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}, monkeypatch)
-    monkeypatch.setattr(patience, "LOOK_S", 0.25)
     with thin_line(40_000) as port:
-        transport = store_of(kind, connection("b", f"http://127.0.0.1:{port}", timeout_s=1.0)).transport()
+        transport = store_of(kind, connection("b", f"http://127.0.0.1:{port}", timeout_s=2.0)).transport()
 
-        answer = put(transport, put_request("a", b"x" * 80_000) if in_memory else range_request("a", fd, 0, 80_000))
+        answer = put(transport, put_request("a", b"x" * 120_000) if in_memory else range_request("a", fd, 0, 120_000))
 
         assert ok(answer), answer
         transport.close()

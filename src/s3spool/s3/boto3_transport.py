@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from s3spool.errors import Scope, UploadError
-from s3spool.s3.boto3_errors import FAILURES, translated
-from s3spool.s3.errors import from_curl
+from s3spool.s3.errors import FAILURES, from_boto3, from_curl
 from s3spool.s3.options import arguments_of
 from s3spool.s3.transport import Answer, Bandwidth, Request, shrunk, unreadable, wait_for_all
 
@@ -95,7 +94,7 @@ class Boto3Transport:
             if self._answer.error is not None:
                 self._answer.error.path = request.path
         else:
-            self._answer = Answer(0, {}, b"", translated(error or OSError("no answer"), request.path))
+            self._answer = Answer(0, {}, b"", from_boto3(error or OSError("no answer"), request.path))
 
     def answer(self) -> Answer:
         return self._answer

@@ -18,11 +18,10 @@ from botocore import UNSIGNED
 
 from s3spool.errors import ConfigError
 from s3spool.s3 import plain_http
-from s3spool.s3.boto3_errors import FAILURES, translated
+from s3spool.s3.boto3_http import guarded
 from s3spool.s3.boto3_transport import hooked
-from s3spool.s3.bounded import bounded
 from s3spool.s3.credentials import Credentials
-from s3spool.s3.errors import untrusted_success
+from s3spool.s3.errors import FAILURES, from_boto3, untrusted_success
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -75,7 +74,7 @@ def session(connection: Connection) -> boto3.Session:
 def client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
     """An S3 client for all but bodies; thread-safe. It tries a second time by itself."""
     made: S3Client = boto.client("s3", config=_config(connection), **_arguments(boto, connection, region))
-    return bounded(_without_redirects(made))
+    return guarded(made, str(ca_bundle(boto, connection)))
 
 
 def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
@@ -88,21 +87,7 @@ def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3C
     if plain_http.beyond_loopback(made.meta.endpoint_url):  # known only now: it may come from AWS_ENDPOINT_URL
         more["s3"]["payload_signing_enabled"] = True
         made = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region))
-    return hooked(bounded(_without_redirects(made)))
-
-
-def _without_redirects(client: S3Client) -> S3Client:
-    """Botocore's region redirector asks again on any 301, 302 or 307, and on its own questions about it.
-
-    Another region is learnt from the answer's x-amz-bucket-region instead: see `Store.moves_to`.
-    """
-    client.meta.events.register("before-call.s3", _stay)
-    return client
-
-
-def _stay(params: dict[str, Any], **_: Any) -> None:
-    """As if it had been redirected before: botocore does that once and not again."""
-    params["context"].setdefault("s3_redirect", {})["redirected"] = True
+    return hooked(guarded(made, str(ca_bundle(boto, connection))))
 
 
 class _Told(Exception):  # noqa: N818 - a message, not an error
@@ -179,7 +164,7 @@ def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:
     try:
         head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     except FAILURES as exc:
-        error = translated(exc, path, "confirm")
+        error = from_boto3(exc, path, "confirm")
         if error.code in {"HTTP404", "NoSuchKey"}:
             return None
         if error.code in {"HTTP403", "AccessDenied"}:

@@ -13,10 +13,9 @@ import structlog
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Multipart, Part
 from s3spool.s3 import checksums
-from s3spool.s3.boto3_errors import FAILURES
 from s3spool.s3.client import Found, look
 from s3spool.s3.content import Content, Stored
-from s3spool.s3.errors import conflict, mismatch, untrusted, untrusted_success
+from s3spool.s3.errors import FAILURES, conflict, mismatch, untrusted, untrusted_success
 from s3spool.s3.multipart_uploads import GONE, Uploads
 from s3spool.s3.store import MIB
 from s3spool.s3.transport import Answer, Request

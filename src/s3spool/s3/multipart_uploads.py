@@ -10,8 +10,7 @@ import botocore.exceptions
 
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart
-from s3spool.s3.boto3_errors import FAILURES, translated
-from s3spool.s3.errors import untrusted_success
+from s3spool.s3.errors import FAILURES, from_boto3, untrusted_success
 from s3spool.s3.options import arguments_of, mtime_text
 from s3spool.s3.store import Store
 
@@ -107,7 +106,7 @@ class Uploads:
 
     def failed(self, exc: Exception, path: str, operation: str) -> UploadError:
         """What boto3 raised, in our terms."""
-        error = translated(exc, path, operation)
+        error = from_boto3(exc, path, operation)
         if isinstance(exc, botocore.exceptions.ClientError):
             answer: Any = exc.response
             told = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")

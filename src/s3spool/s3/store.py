@@ -17,7 +17,6 @@ from s3spool.s3.content import Content, NeedsVerificationError, Stored
 from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import conflict, from_answer, is_about_checksum, mismatch, untrusted
 from s3spool.s3.keys import key_of
-from s3spool.s3.name_lookups import NameLookups
 from s3spool.s3.object_rules import PreparedOptions
 from s3spool.s3.options import ObjectOptions, mtime_text
 from s3spool.s3.overwrite import OverwriteGuard
@@ -49,7 +48,6 @@ class Store:
         self._connection = connection
         self.options = options
         self._bandwidth = bandwidth
-        self._lookups = NameLookups()
         self.bucket = connection.bucket
         self._session = s3_client.session(connection)
         self.credentials = Credentials(self._session)
@@ -102,7 +100,6 @@ class Store:
             ca=self._ca,
             timeout_s=self._connection.timeout_s,
             bandwidth=self._bandwidth,
-            lookups=self._lookups,
         )
 
     def multiplexer(self) -> Multiplexer | None:
