@@ -156,7 +156,7 @@ class _Answers:
             known,
             view.identity_of(components.folder, path, known),
             live=live,
-            left_out=view.left_out(path, components.names, recursive=daemon.config.watch.recursive),
+            left_out=view.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive),
             destination=components.ledger.destination,
         )
         return answer if sight is Sight.ALL else {name: answer[name] for name in ("path", "state", "why")}
@@ -185,7 +185,7 @@ class _Answers:
         components.ledger.forget(path, done.set)
         _durable(done)
         daemon.wake()  # the same
-        ours = view.ours(path, components.names, recursive=daemon.config.watch.recursive)
+        ours = view.ours(path, components.scan.names, recursive=daemon.config.watch.recursive)
         # Not by a scan: it would count the file as one that the watch has missed.
         if ours and view.identity_of(components.folder, path) and not components.settle.add(path, SettleReason.CHANGED):
             components.scan.want("full")

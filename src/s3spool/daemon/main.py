@@ -67,15 +67,14 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
     where = daemon.components.store.endpoint.url
     if beyond_loopback(where):
         structlog.get_logger().warning("destination.unencrypted", endpoint=where, hint=DANGER)
-    if writer.show_summary(daemon.summary):
-        daemon.on_tick = writer.refresh
+    on_tick = writer.refresh if writer.show_summary(daemon.summary) else lambda: None
     # What stands now stands for good: keep it out of the collector's way.
     gc.collect()
     gc.freeze()
     memory.give_back()
     sys.setswitchinterval(SWITCH_S)
     try:
-        return daemon.run()
+        return daemon.run(on_tick)
     except S3SpoolError:
         writer.close(1.0)
         raise

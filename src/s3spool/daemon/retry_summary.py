@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 
 from s3spool.errors import LedgerError
+from s3spool.folder.folder import Folder
+from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.store import Ledger
 
@@ -33,6 +37,19 @@ class RetrySummary:
             self._seen = version
         except (LedgerError, OSError):
             self._reader = None
+
+
+def oldest_ctime_ns(paths: Iterable[str], folder: Folder, slow: SlowDirectories) -> int:
+    """The earliest ctime of these files; 0: none is there. A copied file brings its mtime along, never its ctime."""
+    found = []
+    for path in paths:
+        if slow.holds(path):
+            continue  # the supervisor must not hang with a mount
+        with suppress(OSError):
+            identity = folder.identity_of(path)
+            if identity is not None:
+                found.append(identity.ctime_ns)
+    return min(found, default=0)
 
 
 def going(uploaded: int, in_flight: int, waiting: int, parked: int, oldest_s: float) -> str:

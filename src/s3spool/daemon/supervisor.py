@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -17,9 +16,9 @@ from s3spool.config.loader import Config
 from s3spool.control.server import ControlServer, Handler
 from s3spool.daemon import memory
 from s3spool.daemon.cleaning import DailyCleaning
-from s3spool.daemon.components import Components
+from s3spool.daemon.components import build
 from s3spool.daemon.liveness import LivenessCheck
-from s3spool.daemon.retry_summary import RetrySummary, going, paused
+from s3spool.daemon.retry_summary import RetrySummary, going, oldest_ctime_ns, paused
 from s3spool.daemon.thread_names import ThreadNames
 from s3spool.daemon.wakeup import Wakeup
 from s3spool.daemon.watch_manager import WatchManager
@@ -49,34 +48,36 @@ class Daemon:
         handlers: Callable[[Daemon], dict[str, Handler]] = lambda _: {},
         reload: Callable[[Daemon], None] = lambda _: None,
     ) -> None:
-        """Wire the parts; nothing runs yet. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
+        """Build; no thread starts yet. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
 
-        `overrides` are the command line's, which a reload has to apply again;
-        `workers`: fewer than configured, where the limit of open files asks for that; `handlers`: of the control
-        socket; `reload`: what SIGHUP does.
+        `overrides`: the command line's settings, for a reload; `workers`: fewer than configured, where descriptors are
+        scarce; `handlers`: of the control socket; `reload`: the action on SIGHUP.
         """
         self.config = config
         self.overrides = overrides or {}
         self._writer = writer
         self._handlers = handlers
-        self._apply = reload
+        self._reload = reload
         self.state = "starting"
         self._wakeup = Wakeup()
-        self.components = components = Components(config, workers, on_damage=self.wake)
-        self.watch_manager = WatchManager(components, config.watch, self.wake)
+        self.components = components = build(config, workers=workers, on_damage=self.wake)
+        folder, scan, ledger = components.folder, components.scan, components.ledger
+        self.watch_manager = WatchManager(
+            folder, scan, components.settle, components.inbox, components.stats, config.watch, self.wake
+        )
         self._liveness = LivenessCheck(
             {
-                "ledger": components.ledger.heartbeat,
+                "ledger": ledger.heartbeat,
                 "after": components.after.heartbeat,
                 "workers": components.workers.heartbeat,
                 "retry": components.retry.heartbeat,
                 "settle": components.settle.heartbeat,
-                "scan": components.scan.heartbeat,
+                "scan": scan.heartbeat,
                 "watch": self.watch_manager.heartbeat,
             }
         )
-        self._retry_summary = RetrySummary(components.ledger)
-        self._cleaning = DailyCleaning(components, config.state, self._is_unsafe)
+        self._retry_summary = RetrySummary(ledger)
+        self._cleaning = DailyCleaning(folder, components.large, ledger, config.state, self._is_unsafe)
         self._freed = 0
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
@@ -84,12 +85,11 @@ class Daemon:
         self._thread_names = ThreadNames()
         self._control: ControlServer | None = None
         self.hanging: list[str] = []  #: files that cannot be opened or read, because their file system does not answer
-        self.on_tick: Any = None  # a callable the terminal summary hangs itself into
 
     # Start
 
-    def run(self) -> int:
-        """Start, supervise until told to stop, drain. Returns the exit code."""
+    def run(self, on_tick: Callable[[], None] = lambda: None) -> int:
+        """Start, supervise until told to stop, drain; `on_tick` ends each tick. Returns the exit code."""
         components = self.components
         start = time.monotonic()
         log.info("daemon.starting", version=__version__, pid=os.getpid(), config=str(self.config.source or ""))
@@ -122,7 +122,7 @@ class Daemon:
             duration_s=round(time.monotonic() - start, 3),
             pid=os.getpid(),
         )
-        self._supervise()
+        self._supervise(on_tick)
         return self._stop()
 
     def _start_control(self) -> None:
@@ -148,15 +148,16 @@ class Daemon:
         """Let the supervisor look at everything now. Any thread, and signal handlers."""
         self._wakeup.set()
 
-    def _supervise(self) -> None:
+    def _supervise(self, on_tick: Callable[[], None]) -> None:
         while not self.components.ledger.damaged:
             tick_s = LOST_TICK_S if self.watch_manager.lost else TICK_S
             self._wakeup.sleep(min(tick_s, self._notifier.watchdog_interval_s or tick_s))
             while self._signals:
                 if self._signals.pop(0) != signal.SIGHUP or (self._on_terminal and not os.isatty(0)):
                     return  # told to, or the terminal it was started on is gone
-                self._reload()
+                self._on_hangup()
             self.tick(time.monotonic())
+            on_tick()
 
     def tick(self, now: float) -> None:
         """One look at everything: heal what can be healed, report, and prove to systemd that we live."""
@@ -171,8 +172,6 @@ class Daemon:
         self._retry_summary.look()
         self._notifier.status(self.summary())
         self._cleaning.run_if_due(now)
-        if self.on_tick is not None:
-            self.on_tick()
 
     def _look_for_hanging_files(self, now: float) -> None:
         self.components.slow.refresh(self.components.folder.root)
@@ -204,12 +203,17 @@ class Daemon:
         """Whether looking at this path could hang, or the folder is gone."""
         return self.watch_manager.lost or bool(self.hanging and self.components.slow.holds(path))
 
-    def set_log_level(self, level: str) -> None:
-        self._writer.set_level(level)
+    def apply(self, config: Config) -> None:
+        """Another configuration, as far as it can change while the daemon runs."""
+        self.config = config
+        self.components.apply(config)
+        self.watch_manager.apply(self.components.scan.names)
+        self._writer.set_level(config.log.level)
+        self.components.scan.want("reload")
 
-    def _reload(self) -> None:
+    def _on_hangup(self) -> None:
         self._notifier.reloading()
-        self._apply(self)
+        self._reload(self)
         self._notifier.ready()
 
     # Stop
@@ -284,16 +288,8 @@ class Daemon:
         return going(components.stats.uploaded, in_flight, waiting, self._retry_summary.parked, self.oldest_unsent_s())
 
     def oldest_unsent_s(self) -> float:
-        """For how many seconds the oldest file that is queued, sent or tried again has been as it is; 0: there is none.
-
-        By its ctime, which is not older than the drop: a copied file brings its mtime along.
-        """
-        found = [self._retry_summary.oldest_ns] if self._retry_summary.oldest_ns else []
-        for path in self.components.inbox.oldest():
-            if self.components.slow.holds(path):
-                continue  # it might hang here, and with it the supervisor
-            with suppress(OSError):
-                identity = self.components.folder.identity_of(path)
-                if identity is not None:
-                    found.append(identity.ctime_ns)
+        """The age of the oldest file that is queued, uploading or waiting; 0: there is none."""
+        components = self.components
+        queued_ns = oldest_ctime_ns(components.inbox.oldest(), components.folder, components.slow)
+        found = [ctime_ns for ctime_ns in (queued_ns, self._retry_summary.oldest_ns) if ctime_ns]
         return round(max(0.0, time.time() - min(found) / 1e9), 1) if found else 0.0

@@ -8,11 +8,15 @@ from collections.abc import Callable
 import structlog
 
 from s3spool.config.schema import WatchConfig
-from s3spool.daemon.components import Components
+from s3spool.discovery.scan import Scan
 from s3spool.discovery.watch import Watch, WatchUnavailableError
+from s3spool.folder.filters import FileFilter
+from s3spool.folder.folder import Folder
 from s3spool.folder.mounts import remote_file_system
 from s3spool.heartbeat import Heartbeat
-from s3spool.queue.settle import SettleReason
+from s3spool.queue.inbox import Inbox
+from s3spool.queue.settle import Settle, SettleReason
+from s3spool.upload.stats import Stats
 
 LISTED = 1000  # names in the inbox beyond which a new directory's files wait: a worker has each in less than a second
 log = structlog.get_logger()
@@ -21,11 +25,22 @@ log = structlog.get_logger()
 class WatchManager:
     """Only the supervisor's thread calls this; the watcher's thread comes back through `_hint`, `_rescan`, `wake`."""
 
-    def __init__(self, components: Components, config: WatchConfig, wake: Callable[[], None]) -> None:
-        """`wake` is called from the watcher's thread when it has lost the root: `look` finds out what it means."""
-        self._components = components
-        self._folder = components.folder
-        self._scan = components.scan
+    def __init__(
+        self,
+        folder: Folder,
+        scan: Scan,
+        settle: Settle,
+        inbox: Inbox,
+        stats: Stats,
+        config: WatchConfig,
+        wake: Callable[[], None],
+    ) -> None:
+        """`wake` is called from the watcher's thread when it has lost the root: `look` finds out why."""
+        self._folder = folder
+        self._scan = scan
+        self._settle = settle
+        self._inbox = inbox
+        self._stats = stats
         self._config = config
         self._wake = wake
         self.heartbeat = Heartbeat()  # of watchdog's thread
@@ -42,7 +57,7 @@ class WatchManager:
         if wanted != "poll" and not remote:
             watch = Watch(
                 self._folder.root,
-                self._components.names,
+                self._scan.names,
                 recursive=self._config.recursive,
                 hint=self._hint,
                 rescan=self._rescan,
@@ -56,7 +71,7 @@ class WatchManager:
             except WatchUnavailableError as exc:
                 why = str(exc)
             else:
-                self.watch = self._scan.watch = watch
+                self._use(watch)
                 self.backend = "inotify"
                 log.info("watch.started", directory=str(self._folder.root), backend="inotify")
                 return
@@ -71,26 +86,34 @@ class WatchManager:
         elif time.monotonic() - self.heartbeat.last >= self.heartbeat.capped(None):
             self.watch.self_test()
 
+    def apply(self, names: FileFilter) -> None:
+        if self.watch is not None:
+            self.watch.apply(names)
+
     def stop(self) -> None:
         if self.watch is not None:
             self.watch.stop()
 
     def _poll(self, why: str) -> None:
         self.stop()
-        self.watch = self._scan.watch = None
+        self._use(None)
         self.backend = "poll"
         log.warning("watch.polling", directory=str(self._folder.root), reason=why)
         log.info("watch.started", directory=str(self._folder.root), backend="poll")
         self._scan.want("poll")
 
+    def _use(self, watch: Watch | None) -> None:
+        self.watch = watch
+        self._scan.use(watch)
+
     def _hint(self, path: str, quiet: SettleReason) -> None:
         """From the watcher's thread."""
-        if not self._components.settle.add(path, quiet):
+        if not self._settle.add(path, quiet):
             self._scan.want("full")
 
     def _has_room(self) -> bool:
         """From the watcher's listers: not before what happens now, which would wait behind a hundred thousand names."""
-        return self._components.settle.has_room() and self._components.inbox.counts()[0] < LISTED
+        return self._settle.has_room() and self._inbox.counts()[0] < LISTED
 
     def _rescan(self, reason: str) -> None:
         """From the watcher's thread, or the scan's."""
@@ -105,7 +128,7 @@ class WatchManager:
             return
         if not self.lost:
             self.lost = True
-            self._components.stats.last_error = f"{self._folder.root} is gone"
+            self._stats.last_error = f"{self._folder.root} is gone"
             log.error(
                 "watch.lost",
                 directory=str(self._folder.root),
@@ -136,6 +159,6 @@ class WatchManager:
             self._start_again()
 
     def _start_again(self) -> None:
-        self.watch = self._scan.watch = None
+        self._use(None)
         self.start()
         self._scan.want("restored")

@@ -94,6 +94,14 @@ class Scan:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    def apply(self, names: FileFilter) -> None:
+        """Other include and exclude patterns, from the next directory on."""
+        self.names = names
+
+    def use(self, watch: Watch | None) -> None:
+        """The watch that reports new files between scans; None: scans alone find them."""
+        self.watch = watch
+
     def want(self, reason: str) -> None:
         with self._lock:
             self._reasons.add(reason)

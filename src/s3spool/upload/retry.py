@@ -40,6 +40,9 @@ class RetryThread:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    def apply(self, policy: Policy) -> None:
+        self.policy = policy
+
     def wake(self) -> None:
         """The retry list has changed: tick again. Any thread; never blocks."""
         self._changed.set()
