@@ -36,16 +36,16 @@ class DailyCleaning:
         self._config = config
         self._folder_is_unsafe = folder_is_unsafe
         self._last = 0.0  # monotonic seconds; 0: due
-        self._complaint = ""  # logged once
+        self._complaint = ""  # the last error, so that it is logged once
 
     def run_if_due(self, now: float) -> None:
         if now - self._last > DAY_S or not self._last:
-            with suppress(RuntimeError):  # no thread can be started: at the next tick
+            with suppress(RuntimeError):  # the system has no thread left: the next tick tries again
                 threading.Thread(target=self.clean, name="clean", daemon=True).start()
                 self._last = now
 
     def clean(self) -> None:
-        """Due again at the next tick if the ledger cannot be read."""
+        """One cleaning. If the ledger cannot be read, the next tick starts another."""
         try:
             self._large.sweep(time.time() - self._config.abort_stale_multipart_days * DAY_S)
             self._drop_receipts(time.time() - self._config.receipt_days * DAY_S)

@@ -16,11 +16,11 @@ log = structlog.get_logger()
 
 
 def reload(daemon: Daemon) -> None:
-    """Apply what can change live; what cannot is named and stays, and a broken file changes nothing at all."""
+    """Apply the settings that can change; log the others as refused. A file with errors changes nothing."""
     source = daemon.config.source
     try:
         if source is not None and source.is_fifo():
-            # A pipe, say from the shell's <(...): who opens it again waits for a writer, and nobody is there.
+            # For example from the shell's <(...): opening it again would wait for a writer for ever.
             raise ConfigError(str(source), None, "is a pipe, which cannot be read again")
         new = configuration.load(source, overrides=daemon.overrides)
         configuration.check_directories(new)

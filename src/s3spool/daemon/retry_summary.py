@@ -1,4 +1,4 @@
-"""What waits, in a line for people: the counts of the retry list, and the sentences of `systemctl status`."""
+"""The counts of the retry list, and the sentences of `systemctl status`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from s3spool.ledger.store import Ledger
 
 
 class RetrySummary:
-    """The retry list in three numbers, as of the last `look`. Only the supervisor looks; any thread reads."""
+    """The retry list in three numbers, as of the last `refresh`, which only the supervisor calls; any thread reads."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._reader: Reader | None = None
-        self._seen = 0  # the reader's version of what was counted last
-        self.waiting = 0  #: and with no worker
+        self._seen = 0  # the ledger's version at the last count
+        self.waiting = 0  #: without those that a worker has
         self.parked = 0
-        self.oldest_ns = 0  #: ctime of the oldest that waits, 0: there is none
+        self.oldest_ns = 0  #: ctime of the oldest waiting file, 0: there is none
 
-    def look(self) -> None:
-        """Never raises: the retry thread complains of a ledger that cannot be read."""
+    def refresh(self) -> None:
+        """Never raises: the retry thread reports a ledger that cannot be read."""
         try:
             if self._reader is None:
                 self._reader, self._seen = Reader(self._ledger.path), 0
             version = self._reader.version()
             if version == self._seen:
-                return  # an idle daemon does not count half a million rows again and again
+                return  # nothing has changed: an idle daemon counts no rows
             self.waiting, self.parked, oldest_ns = self._reader.backlog()
             self.oldest_ns = oldest_ns or 0
             self._seen = version

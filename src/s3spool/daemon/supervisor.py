@@ -27,11 +27,11 @@ from s3spool.logs import excepthooks
 from s3spool.logs.log_thread import LogWriter
 from s3spool.systemd.notify import Notifier
 
-TICK_S = 5.0  # how often the supervisor looks at everything
+TICK_S = 5.0  # seconds between two ticks
 LOST_TICK_S = 0.5  # the same while the folder is gone
-EXTEND_S = 10.0  # what a stopping daemon asks systemd for, again and again: one that hangs is killed when it is over
+EXTEND_S = 10.0  # asked of systemd again and again while the daemon drains: a hanging one is killed after it
 EXTEND_EVERY_S = 2.0
-FLUSH_S = 30.0  # more than all that follows the drain may take
+FLUSH_S = 30.0  # longer than the steps after the drain may take
 log = structlog.get_logger()
 
 
@@ -84,7 +84,7 @@ class Daemon:
         self._notifier = Notifier()
         self._thread_names = ThreadNames()
         self._control: ControlServer | None = None
-        self.hanging: list[str] = []  #: files that cannot be opened or read, because their file system does not answer
+        self.hanging: list[str] = []  #: files whose file system does not answer
 
     # Start
 
@@ -105,10 +105,10 @@ class Daemon:
         components.retry.start()
         components.settle_thread.start()
         self.watch_manager.start()
-        self._thread_names.tell()  # a hundred writes, between which a thread that is busy would take its turns
+        self._thread_names.publish()  # before the scan, whose work would slow these writes down
         components.scan.want("start")
         components.scan.start()
-        self._thread_names.tell()
+        self._thread_names.publish()
         self.state = "running"
         self._notifier.ready()
         self._notifier.status(self.summary())
@@ -136,7 +136,9 @@ class Daemon:
     # Supervise
 
     def _install_signals(self) -> None:
-        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease sends it; its default action is death
+        signal.signal(
+            signal.SIGIO, signal.SIG_IGN
+        )  # the kernel sends it for a broken lease; its default action ends the process
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
 
@@ -145,7 +147,7 @@ class Daemon:
         self.wake()
 
     def wake(self) -> None:
-        """Let the supervisor look at everything now. Any thread, and signal handlers."""
+        """Tick now. Any thread, and signal handlers."""
         self._wakeup.set()
 
     def _supervise(self, on_tick: Callable[[], None]) -> None:
@@ -154,22 +156,22 @@ class Daemon:
             self._wakeup.sleep(min(tick_s, self._notifier.watchdog_interval_s or tick_s))
             while self._signals:
                 if self._signals.pop(0) != signal.SIGHUP or (self._on_terminal and not os.isatty(0)):
-                    return  # told to, or the terminal it was started on is gone
+                    return  # a signal to stop, or the terminal is gone
                 self._on_hangup()
             self.tick(time.monotonic())
             on_tick()
 
     def tick(self, now: float) -> None:
-        """One look at everything: heal what can be healed, report, and prove to systemd that we live."""
+        """Replace dead workers, check the folder, report to systemd."""
         self.components.workers.replace_dead()
         self._look_for_hanging_files(now)
-        self._thread_names.tell()
-        self.watch_manager.look()
+        self._thread_names.publish()
+        self.watch_manager.check()
         self.components.cpu_affinity.avoid_busy_cpu()
         self._give_memory_back()
         if self._notifier.watchdog_interval_s and self._healthy(now):
             self._notifier.watchdog()
-        self._retry_summary.look()
+        self._retry_summary.refresh()
         self._notifier.status(self.summary())
         self._cleaning.run_if_due(now)
 
@@ -180,7 +182,7 @@ class Daemon:
             log.warning("file.hanging", path=path, hint="the file system does not answer; the other files go on")
 
     def _healthy(self, now: float) -> bool:
-        """Whether the threads that cannot be replaced live; if not, systemd's watchdog restarts the daemon."""
+        """Whether the threads that cannot be replaced are alive; if not, systemd's watchdog restarts the daemon."""
         components = self.components
         components.workers.look_at_gate()
         if components.ledger.failing_since is not None:
@@ -193,18 +195,18 @@ class Daemon:
         return not dead
 
     def _give_memory_back(self) -> None:
-        """Once large files are through, or connections closed: the C library keeps what was freed, if nobody asks."""
+        """After large files or closed connections: without this the C library keeps freed memory."""
         freed = self.components.large.ended + self.components.workers.closed_idle
         if freed != self._freed and not self.components.large.progress():
             self._freed = freed
             memory.give_back()
 
     def _is_unsafe(self, path: str) -> bool:
-        """Whether looking at this path could hang, or the folder is gone."""
+        """Whether an access to this path could hang, or the folder is gone."""
         return self.watch_manager.lost or bool(self.hanging and self.components.slow.holds(path))
 
     def apply(self, config: Config) -> None:
-        """Another configuration, as far as it can change while the daemon runs."""
+        """Use the settings of `config` that can change while the daemon runs."""
         self.config = config
         self.components.apply(config)
         self.watch_manager.apply(self.components.scan.names)
@@ -219,13 +221,13 @@ class Daemon:
     # Stop
 
     def _stop(self) -> int:
-        """In this order: nothing new comes in, what is under way ends, what is known becomes durable."""
+        """In this order: close the intake, let requests finish, make all rows durable."""
         components = self.components
         start = time.monotonic()
         self.state = "draining"
         drain_s = 0.0 if components.ledger.damaged else self.config.service.drain_s  # no receipt can be written
         deadline = start + drain_s
-        self._signals.clear()  # timeout(1) and terminals may send one twice; only those from here on are impatience
+        self._signals.clear()  # timeout(1) and terminals may send a signal twice; only later ones skip the drain
         log.info("daemon.draining", drain_s=drain_s, uploading=len(components.workers.jobs()))
         self._notifier.stopping()
         self._notifier.extend_timeout(EXTEND_S)
@@ -258,7 +260,7 @@ class Daemon:
         self._writer.close(2.0)
         components.lock.release()
         if not (drained and flushed):
-            # Threads are inside libcurl; the interpreter must not be taken down around them.
+            # Threads are inside libcurl: the interpreter must not shut down around them.
             os._exit(0 if flushed else 1)
         return 0 if flushed else 1
 

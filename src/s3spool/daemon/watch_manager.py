@@ -1,4 +1,4 @@
-"""Keeps the folder watched: by inotify or by scans alone, whatever becomes of the root or of the watching thread."""
+"""Keeps the folder watched, by inotify or by scans alone, when the root or the watching thread is lost."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle, SettleReason
 from s3spool.upload.stats import Stats
 
-LISTED = 1000  # names in the inbox beyond which a new directory's files wait: a worker has each in less than a second
+LISTED = 1000  # names in the inbox beyond which listings of new directories wait
 log = structlog.get_logger()
 
 
 class WatchManager:
-    """Only the supervisor's thread calls this; the watcher's thread comes back through `_hint`, `_rescan`, `wake`."""
+    """Called by the supervisor's thread; the watcher's thread calls `_hint`, `_rescan` and `wake`."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class WatchManager:
         config: WatchConfig,
         wake: Callable[[], None],
     ) -> None:
-        """`wake` is called from the watcher's thread when it has lost the root: `look` finds out why."""
+        """The watcher's thread calls `wake` when it has lost the root: `check` finds out why."""
         self._folder = folder
         self._scan = scan
         self._settle = settle
@@ -47,10 +47,10 @@ class WatchManager:
         self.watch: Watch | None = None  # None: polling, or the folder is gone
         self.backend = ""
         self.lost = False
-        self._partial = False  # more directories than can be watched: the others are left to scans
+        self._partial = False  # some directories have no watch: scans find their files
 
     def start(self) -> None:
-        """Arm the watch; without inotify say why, and poll."""
+        """Arm the watch; without inotify log the reason, and poll."""
         wanted = self._config.backend
         remote = remote_file_system(self._folder.root) if wanted == "auto" else ""
         why = f"inotify does not see what others do on {remote}" if remote else 'watch.backend = "poll"'
@@ -77,12 +77,12 @@ class WatchManager:
                 return
         self._poll(why)
 
-    def look(self) -> None:
-        """Whether the root is there and watched; if not, do what can be done."""
-        self._look_after_root()
-        self._look_after_watch()
+    def check(self) -> None:
+        """Watch the root again if it was lost, replaced, or its watching thread died."""
+        self._check_root()
+        self._check_watch()
         if self.watch is None:
-            self.heartbeat.beat()  # scans alone find files
+            self.heartbeat.beat()  # no thread watches: scans find the files
         elif time.monotonic() - self.heartbeat.last >= self.heartbeat.capped(None):
             self.watch.self_test()
 
@@ -107,21 +107,21 @@ class WatchManager:
         self._scan.use(watch)
 
     def _hint(self, path: str, quiet: SettleReason) -> None:
-        """From the watcher's thread."""
+        """Called by the watcher's thread."""
         if not self._settle.add(path, quiet):
             self._scan.want("full")
 
     def _has_room(self) -> bool:
-        """From the watcher's listers: not before what happens now, which would wait behind a hundred thousand names."""
+        """Called by the watcher's listers: present events must not wait behind a hundred thousand listed names."""
         return self._settle.has_room() and self._inbox.counts()[0] < LISTED
 
     def _rescan(self, reason: str) -> None:
-        """From the watcher's thread, or the scan's."""
+        """Called by the watcher's thread or the scan's."""
         self._scan.want(reason)
         if reason == "limit":
-            self._wake()  # from here on scans alone find what comes
+            self._wake()  # scans alone find new files from here on
 
-    def _look_after_root(self) -> None:
+    def _check_root(self) -> None:
         if self._folder.still_there():
             if self.lost:
                 self._restored()
@@ -143,11 +143,11 @@ class WatchManager:
         log.info("watch.restored", directory=str(self._folder.root))
         self._start_again()
 
-    def _look_after_watch(self) -> None:
+    def _check_watch(self) -> None:
         if self.watch is None or self.lost:
             return
         if self.watch.exhausted:
-            if not self._partial:  # what is watched stays so: others must not wait for a scan of all those directories
+            if not self._partial:  # once; the other directories stay watched
                 log.warning("watch.polling", directory=str(self._folder.root), reason=self.watch.exhausted)
             self.backend = "inotify+poll"
         elif self._partial:
