@@ -21,7 +21,6 @@ from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.database import DirectoryLock
 from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
-from s3spool.queue.parts import OPEN_TRANSFERS
 from s3spool.queue.settle import Settle
 from s3spool.s3.bandwidth import BandwidthLimiter
 from s3spool.s3.client import Connection
@@ -127,7 +126,6 @@ def build(
         results,
         threshold=config.upload.multipart_threshold,
         part_size=config.upload.part_size,
-        limit=max(workers, OPEN_TRANSFERS),
     )
     upload = SmallUploads(
         folder,
