@@ -6,10 +6,8 @@ SQLite goes on writing into a file that was deleted or replaced, and reports not
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sqlite3
-import stat
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -52,8 +50,7 @@ class Trouble:
 
 
 class _Look(NamedTuple):
-    # Device and inode of each name and of its target: SQLite looks for the log beside the target of a link.
-    files: tuple[tuple[tuple[int, int], ...], ...]
+    files: tuple[tuple[int, int] | None, ...]  # device and inode of each of the three
     size: int
     mtime_ns: int
 
@@ -141,24 +138,15 @@ def _verify(path: Path) -> None:
 
 
 def _look(path: Path) -> _Look:
-    files: list[tuple[tuple[int, int], ...]] = []
-    size = mtime_ns = 0
-    for side in SIDES:
-        name = file = _status(f"{path}{side}", follow_symlinks=False)
-        if name is not None and stat.S_ISLNK(name.st_mode):
-            file = _status(f"{path}{side}", follow_symlinks=True)
-        files.append(tuple((one.st_dev, one.st_ino) for one in (name, file) if one is not None))
-        if not side and file is not None:
-            size, mtime_ns = file.st_size, file.st_mtime_ns
-    return _Look(tuple(files), size, mtime_ns)
+    found = [_status(f"{path}{side}") for side in SIDES]
+    main = found[0]
+    files = tuple(one and (one.st_dev, one.st_ino) for one in found)
+    return _Look(files, main.st_size if main else 0, main.st_mtime_ns if main else 0)
 
 
-def _status(path: str, *, follow_symlinks: bool) -> os.stat_result | None:
+def _status(path: str) -> os.stat_result | None:
+    """Of a link itself: the opened files are none (see `require_regular`). None if the file is missing."""
     try:
-        return os.stat(path, follow_symlinks=follow_symlinks)
+        return os.stat(path, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as exc:
-        if exc.errno == errno.ELOOP:
-            return None
-        raise
