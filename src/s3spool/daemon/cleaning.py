@@ -50,7 +50,7 @@ class DailyCleaning:
             self._large.sweep(time.time() - self._config.abort_stale_multipart_days * DAY_S)
             self._drop_receipts(time.time() - self._config.receipt_days * DAY_S)
         except (LedgerError, OSError) as exc:
-            self._complaint = self._ledger.doubt(exc, self._complaint)
+            self._complaint = self._ledger.report_read_error(exc, self._complaint)
             self._last = 0.0
         else:
             self._complaint = ""

@@ -130,7 +130,7 @@ class Scan:
                 self._scan(reasons)
             except (LedgerError, OSError) as exc:
                 if isinstance(exc, LedgerError):
-                    self._ledger.doubt(exc, str(exc))
+                    self._ledger.report_read_error(exc, str(exc))
                 if str(exc) != complaint:
                     log.warning("scan.failed", error=str(exc), reason=",".join(sorted(reasons)))
                 complaint = str(exc)

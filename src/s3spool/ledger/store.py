@@ -140,7 +140,7 @@ class Ledger:
     def drop_receipts(self, paths: Sequence[str]) -> None:
         self._put("", sql.FORGET_RECEIPT, (sql.as_json(*paths),), None)
 
-    def doubt(self, error: Exception, before: str = "") -> str:
+    def report_read_error(self, error: Exception, before: str = "") -> str:
         """A reader failed: a damaged file ends the ledger; another error is logged, unless it equals `before`.
 
         Waits for seconds. Returns the error, as `before` of the next call.
