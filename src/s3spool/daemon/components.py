@@ -91,59 +91,37 @@ def build(
     `remote`: the configured bucket if None; `workers`: as configured if 0; `on_damage` runs on the ledger's thread
     when the ledger cannot be used any more. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
     """
+    watch, retry, after = config.watch, config.retry, config.after
     workers = workers or config.upload.workers
     lock = DirectoryLock(config.state.directory)
     store, parts, bandwidth = remote or _remote_of(config)
     ledger = Ledger(config.state.ledger_path, destination=config.destination.ledger_name, on_damage=on_damage)
     folder, slow, stats = _folder_of(config), SlowDirectories(), Stats()
     name = f"s3://{config.destination.bucket}/{config.destination.prefix}"
-    limiter = ConcurrencyLimiter(name, max_s=config.retry.max_s)
-    breaker = CircuitBreaker(name, initial_s=config.retry.initial_s, max_s=config.retry.max_s, limiter=limiter)
+    limiter = ConcurrencyLimiter(name, max_s=retry.max_s)
+    breaker = CircuitBreaker(name, initial_s=retry.initial_s, max_s=retry.max_s, limiter=limiter)
     inbox = Inbox(config.upload.queue_size, workers, breaker, sent_bytes=lambda: bandwidth.granted, slow=slow)
-    settle = Settle(config.watch.settle_s, config.upload.queue_size)
-    retry = RetryThread(ledger, inbox, _policy_of(config))
+    settle = Settle(watch.settle_s, config.upload.queue_size)
+    retry_thread = RetryThread(ledger, inbox, _policy_of(config))
 
     def rescan(reason: str) -> None:
-        scan.want(reason)  # each part of the flow may ask its beginning for a scan
+        scan.want(reason)  # the scan is built last, and each part may ask for one
 
-    after = PostUpload(
-        folder,
-        inbox,
-        settle,
-        stats,
-        action=config.after.action,
-        archive=config.after.archive_directory,
-        rescan=rescan,
-        slow=slow,
+    post_upload = PostUpload(
+        folder, inbox, settle, stats, action=after.action, archive=after.archive_directory, rescan=rescan, slow=slow
     )
-    results = ResultHandler(store, ledger, inbox, settle, breaker, after, retry, stats, rescan=rescan)
-    large = LargeUploads(
-        folder,
-        parts,
-        ledger,
-        inbox,
-        breaker,
-        results,
-        threshold=config.upload.multipart_threshold,
-        part_size=config.upload.part_size,
-    )
-    upload = SmallUploads(
-        folder,
-        store,
-        inbox,
-        breaker,
-        results,
-        large,
-        settle_s=config.watch.settle_s,
-        max_size=config.watch.max_size,
-        slow=slow,
+    results = ResultHandler(store, ledger, inbox, settle, breaker, post_upload, retry_thread, stats, rescan=rescan)
+    threshold, part_size = config.upload.multipart_threshold, config.upload.part_size
+    large = LargeUploads(folder, parts, ledger, inbox, breaker, results, threshold=threshold, part_size=part_size)
+    small = SmallUploads(
+        folder, store, inbox, breaker, results, large, settle_s=watch.settle_s, max_size=watch.max_size, slow=slow
     )
     cpu_affinity = CpuAffinity()
     pool = Workers(
         workers,
         store,
         inbox,
-        upload,
+        small,
         breaker,
         stats,
         cpu_affinity,
@@ -151,14 +129,14 @@ def build(
         hang_timeout_s=HEARTBEAT_TIMEOUT_S + config.upload.timeout_s,
         slow=slow,
     )
-    deduplicator = Deduplicator(folder, ledger, inbox, after.finish, slow)
+    deduplicator = Deduplicator(folder, ledger, inbox, post_upload.finish, slow)
     settle_thread = SettleThread(settle, deduplicator, ledger, inbox, rescan)
     scan = Scan(
         folder,
         filter_of(config),
-        recursive=config.watch.recursive,
-        settle_s=config.watch.settle_s,
-        rescan_s=config.watch.rescan_s,
+        recursive=watch.recursive,
+        settle_s=watch.settle_s,
+        rescan_s=watch.rescan_s,
         settle=settle,
         inbox=inbox,
         deduplicator=deduplicator,
@@ -174,18 +152,18 @@ def build(
         deduplicator=deduplicator,
         settle_thread=settle_thread,
         inbox=inbox,
-        retry=retry,
+        retry=retry_thread,
         breaker=breaker,
         limiter=limiter,
         workers=pool,
         cpu_affinity=cpu_affinity,
-        upload=upload,
+        upload=small,
         large=large,
         bandwidth=bandwidth,
         store=store,
         results=results,
         ledger=ledger,
-        after=after,
+        after=post_upload,
         stats=stats,
     )
 
