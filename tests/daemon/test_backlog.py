@@ -35,9 +35,9 @@ def test_it_is_counted_again_when_it_has_changed(tmp_path: Path, monkeypatch: py
             state = State.PARKED if number == 1 else State.WAITING
             ledger.record_retry(a_retry(f"file {number}", state=state))
         assert ledger.flush(10)
-        backlog.look()
+        backlog.refresh()
         assert ledger.flush(10)  # commits, and changes nothing
-        backlog.look()
+        backlog.refresh()
 
     assert (backlog.waiting, backlog.parked, backlog.oldest_ns) == (1, 1, SOME.ctime_ns)
     assert len(counted) == 3

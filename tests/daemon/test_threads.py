@@ -23,7 +23,7 @@ def test_threads_have_their_names_outside_of_python() -> None:
     try:
         for thread in threads:
             thread.start()
-            names.tell()
+            names.publish()
 
         assert [name_of(thread.native_id) for thread in threads] == ["upload-000", "a name that is "]
         assert name_of(os.getpid()) == process

@@ -138,7 +138,7 @@ def test_a_new_list_of_names_counts_from_the_next_scan(house: House) -> None:
     """A reload exchanges the patterns."""
     house.drop("a.csv")
     house.drop("a.txt")
-    house.scan.names = FileFilter(["*.csv"], [])
+    house.scan.apply(FileFilter(["*.csv"], []))
 
     scan(house)
 
@@ -147,6 +147,7 @@ def test_a_new_list_of_names_counts_from_the_next_scan(house: House) -> None:
 
 def test_a_tree_deeper_than_the_stack(house: House) -> None:
     """1,200 directories one in another are walked like any others, and the thread lives."""
+    house.scan.apply(FileFilter(["*"], []))  # no directory is too deep for a key
     with deep_tree(house.root, levels=1200) as path:
         scan(house)
 
@@ -322,7 +323,7 @@ def test_a_watch_that_is_missing_is_armed(house: House) -> None:
     )
     watch.start()
     watch._watches.forget("sub/")
-    house.scan.watch = watch
+    house.scan.use(watch)
 
     scan(house)
 
@@ -444,7 +445,7 @@ def test_polling_is_as_frequent_as_the_walk_is_short(build: Callable[..., House]
     house.scan._last_duration_s = 7000.0
     endless = house.scan._interval_s()
     watch = SimpleNamespace(exhausted="")
-    house.scan.watch = cast("Watch", watch)
+    house.scan.use(cast("Watch", watch))
     watched = house.scan._interval_s()
     watch.exhausted = "the inotify limit is reached"
     house.scan._last_duration_s = 7.0
@@ -479,13 +480,15 @@ def test_scans_by_itself_from_time_to_time(build: Callable[..., House], lines: L
     house = build(rescan_s=0.01)
     house.drop("a")
     if watched:
-        house.scan.watch = Watch(
-            house.root,
-            house.scan.names,
-            recursive=True,
-            hint=lambda *_: None,
-            rescan=lambda _: None,
-            lost=lambda: None,
+        house.scan.use(
+            Watch(
+                house.root,
+                house.scan.names,
+                recursive=True,
+                hint=lambda *_: None,
+                rescan=lambda _: None,
+                lost=lambda: None,
+            )
         )
 
     house.start(house.scan)

@@ -114,6 +114,17 @@ def test_retry_after_is_obeyed(limiter: ConcurrencyLimiter, clock: Clock) -> Non
     assert limiter.limit == 50
 
 
+def test_a_reload_bounds_retry_after(limiter: ConcurrencyLimiter, clock: Clock) -> None:
+    """No request waits longer than the new retry.max_s."""
+    limiter.apply(max_s=2)
+
+    limiter.refused(UploadError("upload", "a", "SlowDown", "slower, please", Scope.LOAD, retry_after_s=7.0))
+
+    clock.now += 2.0
+    limiter.admit(0)
+    assert limiter.limit == 50
+
+
 def test_lost_connections_halve_quietly(limiter: ConcurrencyLimiter, clock: Clock, lines: Lines) -> None:
     """A server that admits few resets the others at once: down to one within a second, without a line or a rest."""
     for _ in range(7):

@@ -330,7 +330,7 @@ def test_a_rotten_page_that_only_a_reader_meets(ledger: Ledger, lines: Lines) ->
 
     with Reader(ledger.path) as reader, pytest.raises(LedgerError) as caught:
         list(reader.receipts())
-    ledger.doubt(caught.value)
+    ledger.report_read_error(caught.value)
 
     eventually(lambda: not ledger.alive(), timeout_s=20)
     assert receipts(ledger.path) == set()
@@ -347,7 +347,7 @@ def test_a_row_that_is_none_of_ours(ledger: Ledger, lines: Lines) -> None:
 
     with Reader(ledger.path) as reader, pytest.raises(LedgerError, match="malformed row") as caught:
         list(reader.retries())
-    ledger.doubt(caught.value)
+    ledger.report_read_error(caught.value)
 
     eventually(lambda: not ledger.alive(), timeout_s=20)
     assert broken(ledger.path.parent)
@@ -357,8 +357,8 @@ def test_a_reader_that_fails_by_itself_costs_nothing(ledger: Ledger, lines: Line
     """The file is sound: it is said once, and no new ledger is made."""
     ledger.record_receipt(a_receipt("a"))
     inode = ledger.path.stat().st_ino
-    complaint = ledger.doubt(LedgerError("unable to open database file"))
-    complaint = ledger.doubt(LedgerError("unable to open database file"), complaint)
+    complaint = ledger.report_read_error(LedgerError("unable to open database file"))
+    complaint = ledger.report_read_error(LedgerError("unable to open database file"), complaint)
 
     assert ledger.flush(10)
     assert receipts(ledger.path) == {"a"}

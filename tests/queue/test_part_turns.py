@@ -61,8 +61,8 @@ def taken(queue: PartQueue, count: int) -> list[str]:
     return [sent(queue, item) for item in items if item is not None]
 
 
-def queue_of(*transfers: Transfer) -> PartQueue:
-    queue = PartQueue(lambda: 0, 25)
+def queue_of(*transfers: Transfer, limit: int = OPEN_TRANSFERS) -> PartQueue:
+    queue = PartQueue(lambda: 0, 25, limit=limit)
     for each in transfers:
         queue.add(each)
     return queue
@@ -126,9 +126,9 @@ def test_how_many_may_be_under_way() -> None:
     assert queue.waiting() == 0
     assert queue.reserve(ALICE)
 
-    crowd = queue_of(*(transfer(f"{number}", number, 1) for number in range(OPEN_TRANSFERS)))
-    assert not crowd.reserve(BOB)
-    crowd.limit = OPEN_TRANSFERS + 1
+    transfers = [transfer(f"{number}", number, 1) for number in range(OPEN_TRANSFERS)]
+    assert not queue_of(*transfers).reserve(BOB)
+    crowd = queue_of(*transfers, limit=OPEN_TRANSFERS + 1)
     assert not crowd.reserve(0)
     assert crowd.reserve(BOB)
 

@@ -1,4 +1,4 @@
-"""The pipeline without its daemon: every room real, wired as in wiring.py, in front of a bucket in memory."""
+"""The daemon's components without the daemon: built as in production, in front of a bucket in memory."""
 
 from __future__ import annotations
 
@@ -6,36 +6,33 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from s3spool.discovery.deduplicate import Deduplicator, SettleThread
-from s3spool.discovery.scan import Scan
+from s3spool.config.schema import (
+    AfterConfig,
+    Config,
+    DestinationConfig,
+    LogConfig,
+    RetryConfig,
+    ServiceConfig,
+    StateConfig,
+    UploadConfig,
+    WatchConfig,
+)
+from s3spool.daemon.components import Remote, build
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.failure.retry_policy import Policy
-from s3spool.folder.filters import FileFilter
-from s3spool.folder.folder import Folder
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity
-from s3spool.ledger.store import Ledger
-from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
-from s3spool.queue.settle import Settle
-from s3spool.upload.cpu_affinity import CpuAffinity
-from s3spool.upload.large import LargeUploads
-from s3spool.upload.post_upload import PostUpload
-from s3spool.upload.result import ResultHandler
-from s3spool.upload.retry import RetryThread
-from s3spool.upload.small import SmallUploads
-from s3spool.upload.stats import Stats
-from s3spool.upload.workers import Workers
+from s3spool.s3.bandwidth import BandwidthLimiter
 from support.memory_bucket import MemoryBucket
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from s3spool.ledger.reader import Known
+    from s3spool.s3.store import Store
 
 
 def a_breaker(*, initial_s: float, max_s: float) -> CircuitBreaker:
@@ -50,89 +47,68 @@ class House:
         self,
         directory: Path,
         *,
-        action: str = "keep",
+        action: Any = "keep",
         settle_s: float = 0.0,
         size: int = 1000,
         workers: int = 4,
         rescan_s: float = 3600.0,
         recursive: bool = True,
-        names: FileFilter | None = None,
+        probes_s: tuple[float, float] = (0.01, 0.02),
         policy: Policy | None = None,
-        breaker: CircuitBreaker | None = None,
         threshold: int = 2**30,
         part_size: int = 2**20,
-        sent_bytes: Callable[[], int] = lambda: 0,
+        bandwidth: Any = None,
         carries: bool = True,
     ) -> None:
+        """`probes_s`: the shortest and the longest time between two rounds of the circuit breaker's probes."""
         self.root = directory / "spool"
         self.archive = directory / "archive"
         self.root.mkdir(exist_ok=True)
-        self.folder = Folder(self.root)
         self.bucket = MemoryBucket()
         self.bucket.carries = carries
-        self.ledger = Ledger(directory / "ledger.sqlite3", destination="memory")
-        self.breaker = breaker or a_breaker(initial_s=0.01, max_s=0.02)
-        self.inbox = Inbox(size, workers, self.breaker, sent_bytes=sent_bytes)
-        self.settle = Settle(settle_s, size)
-        self.stats = Stats()
-        self.rescans: list[str] = []
-        self.after = PostUpload(
-            self.folder,
-            self.inbox,
-            self.settle,
-            self.stats,
-            action=action,
-            archive=self.archive,
-            rescan=self.rescans.append,
+        config = Config(
+            watch=WatchConfig(
+                directory=self.root, recursive=recursive, exclude=(".*",), settle_s=settle_s, rescan_s=rescan_s
+            ),
+            destination=DestinationConfig(bucket="memory"),
+            upload=UploadConfig(workers=workers, queue_size=size, multipart_threshold=threshold, part_size=part_size),
+            after=AfterConfig(action=action, archive_directory=self.archive),
+            retry=RetryConfig(initial_s=probes_s[0], max_s=probes_s[1]),
+            state=StateConfig(directory=directory),
+            service=ServiceConfig(control_socket=directory / "control.sock"),
+            log=LogConfig(),
         )
-        self.deduplicator = Deduplicator(self.folder, self.ledger, self.inbox, self.after.finish)
-        self.scan = Scan(
-            self.folder,
-            names or FileFilter(["*"], [".*"]),
-            recursive=recursive,
-            settle_s=settle_s,
-            rescan_s=rescan_s,
-            settle=self.settle,
-            inbox=self.inbox,
-            deduplicator=self.deduplicator,
-            ledger=self.ledger,
-        )
-        self.settle_thread = SettleThread(self.settle, self.deduplicator, self.ledger, self.inbox, self.rescans.append)
-        self.retry = RetryThread(self.ledger, self.inbox, policy or Policy(initial_s=0.01, max_s=0.02, max_attempts=0))
-        self.results = ResultHandler(
-            self.bucket,
-            self.ledger,
-            self.inbox,
-            self.settle,
-            self.breaker,
-            self.after,
-            self.retry,
-            self.stats,
-            rescan=self.rescans.append,
-        )
-        self.large = LargeUploads(
-            self.folder,
-            self.bucket.parts,
-            self.ledger,
-            self.inbox,
-            self.breaker,
-            self.results,
-            threshold=threshold,
-            part_size=part_size,
-            limit=workers,
-        )
-        self.upload = SmallUploads(
-            self.folder, self.bucket, self.inbox, self.breaker, self.results, self.large, settle_s=settle_s
-        )
-        self.workers = Workers(workers, self.bucket, self.inbox, self.upload, self.breaker, self.stats, CpuAffinity())
+        store = cast("Store", self.bucket)
+        self.components = build(config, remote=Remote(store, self.bucket.parts, bandwidth or BandwidthLimiter()))
+        self.components.retry.apply(policy or Policy(initial_s=0.01, max_s=0.02, max_attempts=0))
+        self.folder = self.components.folder
+        self.scan = self.components.scan
+        self.settle = self.components.settle
+        self.deduplicator = self.components.deduplicator
+        self.settle_thread = self.components.settle_thread
+        self.inbox = self.components.inbox
+        self.retry = self.components.retry
+        self.breaker = self.components.breaker
+        self.workers = self.components.workers
+        self.upload = self.components.upload
+        self.large = self.components.large
+        self.results = self.components.results
+        self.ledger = self.components.ledger
+        self.after = self.components.after
+        self.stats = self.components.stats
         self._running: list[Any] = []
         self._sigio = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as the daemon does: a broken lease sends it
 
+    @property
+    def rescans(self) -> list[str]:
+        """The reasons of the scans that are due; a scan that runs takes them."""
+        return sorted(self.scan._reasons)
+
     def start(self, *components: Any) -> None:
         """Without names: all but the scan."""
-        for room in components or (self.ledger, self.after, self.workers, self.retry, self.settle_thread):
-            room.start()
-            self._running.append(room)
+        for component in components or (self.ledger, self.after, self.workers, self.retry, self.settle_thread):
+            component.start()
+            self._running.append(component)
 
     def close(self) -> None:
         """Safe to call twice."""
@@ -152,11 +128,12 @@ class House:
             self.ledger.close(10)
         if self.after in running:
             self.after.close(10)
-        assert not [room for room in running if room is not self.workers and room.alive()]
+        assert not [each for each in running if each is not self.workers and each.alive()]
         if self._sigio is not None:
             signal.signal(signal.SIGIO, self._sigio)
             self._sigio = None
             self.folder.close()
+            self.components.lock.release()
 
     def drop(self, path: str, content: bytes = b"content", *, mtime_ns: int | None = 10**18) -> Path:
         """A file, old enough to be settled unless `mtime_ns` is None."""

@@ -37,7 +37,7 @@ def house(tmp_path: Path, lines: Lines) -> Iterator[House]:
 
 
 def receipt_of(house: House, path: str, after: str) -> Receipt:
-    house.after.action = after
+    house.after.apply(action=after, archive=house.archive)
     return a_receipt(path, identity=house.identity(path), after=after)
 
 
@@ -263,7 +263,7 @@ def test_who_says_keep_now_keeps_what_was_sent_before(house: House) -> None:
     """Sent under "delete", the process died before the removal, and the person changed the configuration."""
     file = house.drop("a")
     receipt = receipt_of(house, "a", "delete")
-    house.after.action = "keep"
+    house.after.apply(action="keep", archive=None)
     assert house.inbox.claim("a")
 
     house.after.finish(receipt)
@@ -292,10 +292,11 @@ def test_one_odd_file_does_not_end_the_thread(house: House, lines: Lines, monkey
 
 def test_an_archive_that_is_configured_no_more(house: House) -> None:
     """A file that was to be archived under an earlier configuration is kept where it is."""
-    house.after.archive = None
     file = house.drop("a")
+    receipt = receipt_of(house, "a", "archive")
+    house.after.apply(action="archive", archive=None)
 
-    committed(house, receipt_of(house, "a", "archive"))
+    committed(house, receipt)
     done(house)
 
     assert file.exists()

@@ -41,6 +41,16 @@ def lines() -> Iterator[Lines]:
         yield lines
 
 
+class Growing:
+    """A bandwidth limiter that has let through more each time it is asked."""
+
+    limited = False
+
+    @property
+    def granted(self) -> int:
+        return round(time.monotonic() * 100 * 2**20)
+
+
 @pytest.fixture
 def build(tmp_path: Path, lines: Lines) -> Iterator[Callable[..., House]]:
     houses: list[House] = []
@@ -112,7 +122,7 @@ def test_it_is_cut_above_the_threshold(house: House, lines: Lines, size: int, pa
 
 def test_nine_tenths_of_the_workers_send_parts_of_one_file(build: Callable[..., House]) -> None:
     """Where nothing else waits and more of them carry more, one file has them all but the share of small files."""
-    house = build(workers=7, sent_bytes=lambda: round(time.monotonic() * 100 * 2**20))
+    house = build(workers=7, bandwidth=Growing())
     together = threading.Barrier(6, timeout=30)
     house.bucket.before_put = lambda _: together.wait()
     house.start()

@@ -23,7 +23,7 @@ from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import BUSY_S, SettleReason
 from s3spool.upload import small as upload_module
 from s3spool.upload.small import SMALL_BYTES
-from support.house import House, a_breaker
+from support.house import House
 from support.lines import Lines, recorded
 from support.rows import a_receipt, a_retry
 from support.waiting import eventually
@@ -729,7 +729,7 @@ def test_a_destination_that_is_down_costs_no_file_anything(build: Callable[..., 
 
 def test_only_a_round_of_probes_is_under_way(build: Callable[..., House]) -> None:
     """While it is open S3 hears of four files at a time, if they are answered before the next round."""
-    house = build(workers=20, breaker=a_breaker(initial_s=0.5, max_s=0.5))
+    house = build(workers=20, probes_s=(0.5, 0.5))
     house.bucket.down = denied()
     house.start()
     names = [house.drop(f"{number:03d}").name for number in range(50)]
@@ -1047,7 +1047,7 @@ def test_stopping_lets_uploads_finish(house: House) -> None:
 
 def test_stopping_while_the_breaker_is_open(build: Callable[..., House]) -> None:
     """Workers that wait for the next probe are let go."""
-    house = build(workers=10, breaker=a_breaker(initial_s=3600.0, max_s=3600.0))
+    house = build(workers=10, probes_s=(3600.0, 3600.0))
     assert house.breaker.failed("a", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
     house.offer(house.drop("b").name)
     house.start()
@@ -1061,7 +1061,7 @@ def test_stopping_while_the_breaker_is_open(build: Callable[..., House]) -> None
 
 def test_race_opened_while_a_worker_waits_for_a_file(build: Callable[..., House]) -> None:
     """A worker that fell asleep before the opening must not send what then comes: that is for a probe."""
-    house = build(workers=3, breaker=a_breaker(initial_s=3600.0, max_s=3600.0))
+    house = build(workers=3, probes_s=(3600.0, 3600.0))
     house.start()
     eventually(lambda: len(house.inbox._idle_workers) == 3)
     assert house.breaker.failed("earlier", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION

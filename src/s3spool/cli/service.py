@@ -48,7 +48,7 @@ def uninstall(name: str, root: Path) -> None:
 @_name_option
 def check(name: str) -> None:
     """Run `s3spool check` as the service would: its user, credentials, limits and sandbox."""
-    from s3spool.check.sandbox import rehearse, secrecy  # noqa: PLC0415 - the same
+    from s3spool.check.sandbox import rehearse, secrecy  # noqa: PLC0415 - start-up time
     from s3spool.systemd.units import service_of  # noqa: PLC0415 - start-up time
 
     text, code = rehearse(service_of(name))

@@ -1,1 +1,4 @@
-"""The running service: main, supervisor, the components and how they are built, watch manager, liveness, reload."""
+"""The running service: `main` starts it, `components` builds its parts, `supervisor` watches over them.
+
+`handlers` answers the control socket, `reload` applies a changed configuration, `watch_manager` keeps inotify going.
+"""

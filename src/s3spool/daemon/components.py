@@ -1,9 +1,11 @@
-"""Every room of the daemon, built and handed to those that need it."""
+"""The composition root: builds all parts of the daemon once, and hands each of them what it needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from s3spool.config.loader import Config
 from s3spool.config.schema import DestinationConfig
@@ -20,10 +22,10 @@ from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.database import DirectoryLock
 from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
-from s3spool.queue.parts import OPEN_TRANSFERS
 from s3spool.queue.settle import Settle
 from s3spool.s3.bandwidth import BandwidthLimiter
 from s3spool.s3.client import Connection
+from s3spool.s3.content import PartBucket
 from s3spool.s3.keys import too_deep
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.options import ObjectOptions
@@ -38,107 +40,133 @@ from s3spool.upload.stats import Stats
 from s3spool.upload.workers import Workers
 
 
+class Remote(NamedTuple):
+    """The bucket: whole objects, objects in parts, and the bandwidth limit of both."""
+
+    store: Store
+    parts: PartBucket
+    bandwidth: BandwidthLimiter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
-    """What works together on one spool folder and one bucket. Nothing runs yet; `daemon.py` says in which order."""
+    """The parts of one daemon, in the order of the flow. `build` makes them; the supervisor starts and stops them."""
 
-    def __init__(self, config: Config, workers: int = 0, *, on_damage: Callable[[], None] = lambda: None) -> None:
-        """Take the state directory's lock and build. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
+    lock: DirectoryLock
+    folder: Folder
+    slow: SlowDirectories
+    scan: Scan
+    settle: Settle
+    deduplicator: Deduplicator
+    settle_thread: SettleThread
+    inbox: Inbox
+    retry: RetryThread
+    breaker: CircuitBreaker
+    limiter: ConcurrencyLimiter
+    workers: Workers
+    cpu_affinity: CpuAffinity
+    upload: SmallUploads
+    large: LargeUploads
+    bandwidth: BandwidthLimiter
+    store: Store
+    results: ResultHandler
+    ledger: Ledger
+    after: PostUpload
+    stats: Stats
 
-        `on_damage` is called on the ledger's thread when the ledger cannot be used any more.
-        """
-        workers = workers or config.upload.workers
-        self.stats = Stats()
-        self.lock = DirectoryLock(config.state.directory)
-        self.bandwidth = BandwidthLimiter(config.upload.max_bandwidth)
-        self.store = store_of(config, self.bandwidth)
-        self.ledger = Ledger(config.state.ledger_path, destination=config.destination.ledger_name, on_damage=on_damage)
-        self.folder = _folder(config)
-        self.names = filter_of(config)
-        retry = config.retry
-        name = f"s3://{config.destination.bucket}/{config.destination.prefix}"
-        self.limiter = ConcurrencyLimiter(name, max_s=retry.max_s)
-        self.breaker = CircuitBreaker(name, initial_s=retry.initial_s, max_s=retry.max_s, limiter=self.limiter)
-        self.slow = SlowDirectories()
-        self.inbox = Inbox(
-            config.upload.queue_size,
-            workers,
-            self.breaker,
-            sent_bytes=lambda: self.bandwidth.granted,
-            slow=self.slow,
-        )
-        self.settle = Settle(config.watch.settle_s, config.upload.queue_size)
-        policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
-        self.after = PostUpload(
-            self.folder,
-            self.inbox,
-            self.settle,
-            self.stats,
-            action=config.after.action,
-            archive=config.after.archive_directory,
-            rescan=lambda reason: self.scan.want(reason),  # noqa: PLW0108 - there is no scan yet
-            slow=self.slow,
-        )
-        self.deduplicator = Deduplicator(self.folder, self.ledger, self.inbox, self.after.finish, self.slow)
-        self.scan = Scan(
-            self.folder,
-            self.names,
-            recursive=config.watch.recursive,
-            settle_s=config.watch.settle_s,
-            rescan_s=config.watch.rescan_s,
-            settle=self.settle,
-            inbox=self.inbox,
-            deduplicator=self.deduplicator,
-            ledger=self.ledger,
-            slow=self.slow,
-        )
-        self.settle_thread = SettleThread(self.settle, self.deduplicator, self.ledger, self.inbox, self.scan.want)
-        self.retry = RetryThread(self.ledger, self.inbox, policy)
-        results = ResultHandler(
-            self.store,
-            self.ledger,
-            self.inbox,
-            self.settle,
-            self.breaker,
-            self.after,
-            self.retry,
-            self.stats,
-            rescan=self.scan.want,
-        )
-        self.large = LargeUploads(
-            self.folder,
-            MultipartStore(self.store),
-            self.ledger,
-            self.inbox,
-            self.breaker,
-            results,
-            threshold=config.upload.multipart_threshold,
-            part_size=config.upload.part_size,
-            limit=max(workers, OPEN_TRANSFERS),
-        )
-        self.upload = SmallUploads(
-            self.folder,
-            self.store,
-            self.inbox,
-            self.breaker,
-            results,
-            self.large,
-            settle_s=config.watch.settle_s,
-            max_size=config.watch.max_size,
-            slow=self.slow,
-        )
-        self.cpu_affinity = CpuAffinity()
-        self.workers = Workers(
-            workers,
-            self.store,
-            self.inbox,
-            self.upload,
-            self.breaker,
-            self.stats,
-            self.cpu_affinity,
-            limited=lambda: self.bandwidth.limited,
-            hang_timeout_s=HEARTBEAT_TIMEOUT_S + config.upload.timeout_s,
-            slow=self.slow,
-        )
+    def apply(self, config: Config) -> None:
+        """Hand on the settings that can change while the daemon runs."""
+        self.scan.apply(filter_of(config))
+        self.retry.apply(_policy_of(config))
+        self.breaker.apply(initial_s=config.retry.initial_s, max_s=config.retry.max_s)
+        self.limiter.apply(max_s=config.retry.max_s)
+        self.bandwidth.set_rate(config.upload.max_bandwidth)
+        self.after.apply(action=config.after.action, archive=config.after.archive_directory)
+
+
+def build(
+    config: Config, *, remote: Remote | None = None, workers: int = 0, on_damage: Callable[[], None] = lambda: None
+) -> Components:
+    """Take the state directory's lock and build; no thread starts. A part is built after the parts that it calls.
+
+    `remote`: the configured bucket if None; `workers`: as configured if 0; `on_damage` runs on the ledger's thread
+    when the ledger cannot be used any more. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
+    """
+    watch, retry, after = config.watch, config.retry, config.after
+    workers = workers or config.upload.workers
+    lock = DirectoryLock(config.state.directory)
+    store, parts, bandwidth = remote or _remote_of(config)
+    ledger = Ledger(config.state.ledger_path, destination=config.destination.ledger_name, on_damage=on_damage)
+    folder, slow, stats = _folder_of(config), SlowDirectories(), Stats()
+    name = f"s3://{config.destination.bucket}/{config.destination.prefix}"
+    limiter = ConcurrencyLimiter(name, max_s=retry.max_s)
+    breaker = CircuitBreaker(name, initial_s=retry.initial_s, max_s=retry.max_s, limiter=limiter)
+    inbox = Inbox(config.upload.queue_size, workers, breaker, sent_bytes=lambda: bandwidth.granted, slow=slow)
+    settle = Settle(watch.settle_s, config.upload.queue_size)
+    retry_thread = RetryThread(ledger, inbox, _policy_of(config))
+
+    def rescan(reason: str) -> None:
+        scan.want(reason)  # the scan is built last, and each part may ask for one
+
+    post_upload = PostUpload(
+        folder, inbox, settle, stats, action=after.action, archive=after.archive_directory, rescan=rescan, slow=slow
+    )
+    results = ResultHandler(store, ledger, inbox, settle, breaker, post_upload, retry_thread, stats, rescan=rescan)
+    threshold, part_size = config.upload.multipart_threshold, config.upload.part_size
+    large = LargeUploads(folder, parts, ledger, inbox, breaker, results, threshold=threshold, part_size=part_size)
+    small = SmallUploads(
+        folder, store, inbox, breaker, results, large, settle_s=watch.settle_s, max_size=watch.max_size, slow=slow
+    )
+    cpu_affinity = CpuAffinity()
+    pool = Workers(
+        workers,
+        store,
+        inbox,
+        small,
+        breaker,
+        stats,
+        cpu_affinity,
+        limited=lambda: bandwidth.limited,
+        hang_timeout_s=HEARTBEAT_TIMEOUT_S + config.upload.timeout_s,
+        slow=slow,
+    )
+    deduplicator = Deduplicator(folder, ledger, inbox, post_upload.finish, slow)
+    settle_thread = SettleThread(settle, deduplicator, ledger, inbox, rescan)
+    scan = Scan(
+        folder,
+        filter_of(config),
+        recursive=watch.recursive,
+        settle_s=watch.settle_s,
+        rescan_s=watch.rescan_s,
+        settle=settle,
+        inbox=inbox,
+        deduplicator=deduplicator,
+        ledger=ledger,
+        slow=slow,
+    )
+    return Components(
+        lock=lock,
+        folder=folder,
+        slow=slow,
+        scan=scan,
+        settle=settle,
+        deduplicator=deduplicator,
+        settle_thread=settle_thread,
+        inbox=inbox,
+        retry=retry_thread,
+        breaker=breaker,
+        limiter=limiter,
+        workers=pool,
+        cpu_affinity=cpu_affinity,
+        upload=small,
+        large=large,
+        bandwidth=bandwidth,
+        store=store,
+        results=results,
+        ledger=ledger,
+        after=post_upload,
+        stats=stats,
+    )
 
 
 def filter_of(config: Config) -> FileFilter:
@@ -147,22 +175,22 @@ def filter_of(config: Config) -> FileFilter:
     )
 
 
-def connection_of(config: Config) -> Connection:
-    destination = config.destination
-    return Connection(
-        destination.bucket,
-        destination.endpoint_url,
-        destination.region,
-        destination.profile,
-        destination.addressing_style,
-        destination.ca_bundle,
-        config.upload.timeout_s,
-    )
-
-
 def store_of(config: Config, bandwidth: BandwidthLimiter | None = None) -> Store:
     """The bucket of a configuration. Raises ConfigError."""
-    return Store(connection_of(config), options_of(config.destination), bandwidth=bandwidth)
+    destination = config.destination
+    return Store(
+        Connection(
+            destination.bucket,
+            destination.endpoint_url,
+            destination.region,
+            destination.profile,
+            destination.addressing_style,
+            destination.ca_bundle,
+            config.upload.timeout_s,
+        ),
+        options_of(destination),
+        bandwidth=bandwidth,
+    )
 
 
 def options_of(destination: DestinationConfig) -> ObjectOptions:
@@ -170,7 +198,18 @@ def options_of(destination: DestinationConfig) -> ObjectOptions:
     return ObjectOptions(**{name: getattr(destination, name) for name in ObjectOptions._fields})
 
 
-def _folder(config: Config) -> Folder:
+def _remote_of(config: Config) -> Remote:
+    bandwidth = BandwidthLimiter(config.upload.max_bandwidth)
+    store = store_of(config, bandwidth)
+    return Remote(store, MultipartStore(store), bandwidth)
+
+
+def _policy_of(config: Config) -> Policy:
+    retry = config.retry
+    return Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
+
+
+def _folder_of(config: Config) -> Folder:
     try:
         return Folder(config.watch.directory)
     except OSError as exc:

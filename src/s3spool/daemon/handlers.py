@@ -1,4 +1,4 @@
-"""What a running daemon says over its control socket, and what it does when told to."""
+"""The daemon's answers to the commands of the control socket."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LISTED = 100_000  # more than the inbox holds by default
 
 
 def handlers(daemon: Daemon) -> dict[str, Handler]:
-    """One function a command; each runs on a thread of the control server."""
+    """One function per command; each runs on a thread of the control server."""
     answers = _Answers(daemon)
     orders: dict[str, Handler] = {
         "list": answers.page,
@@ -59,7 +59,7 @@ class _Answers:
         with self._reader() as reader:
             counts = reader.counts()
         paused = components.breaker.open
-        watch = daemon.watch_manager.watch  # once: the supervisor may take it away at any moment
+        watch = daemon.watch_manager.watch  # read once: the supervisor may replace it at any moment
         files_per_s, bytes_per_s = self._rate.now()
         return {
             "version": __version__,
@@ -109,9 +109,9 @@ class _Answers:
         }
 
     def page(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
-        """One page of `list`, and where the next one begins."""
+        """One page of `list`, and the start of the next one."""
         state = request.get("state")
-        if state not in (None, "queued", "uploading", *view.LEDGER_STATES):  # it may be anything
+        if state not in (None, "queued", "uploading", *view.LEDGER_STATES):
             raise S3SpoolError("not a request this daemon knows: there is no such state")
         cursor = _cursor(request.get("after"))
         queued, uploading = (list(map(to_text, paths)) for paths in self._components.inbox.listing(LISTED))
@@ -148,7 +148,7 @@ class _Answers:
             live = "settling"
         if live == "queued" and components.breaker.open:
             live = "paused"
-        # The ledger before the folder: what was sent and removed in between has its receipt.
+        # The ledger before the folder: a file that is sent and removed in between has its receipt.
         with self._reader() as reader:
             known = reader.known([path]).get(path)
         answer = view.why(
@@ -156,7 +156,7 @@ class _Answers:
             known,
             view.identity_of(components.folder, path, known),
             live=live,
-            left_out=view.left_out(path, components.names, recursive=daemon.config.watch.recursive),
+            left_out=view.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive),
             destination=components.ledger.destination,
         )
         return answer if sight is Sight.ALL else {name: answer[name] for name in ("path", "state", "why")}
@@ -176,7 +176,7 @@ class _Answers:
         return {"released": released}
 
     def forget(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
-        """Drop what the ledger knows of a path; if the file is still there, it is sent again."""
+        """Drop the ledger's rows of a path; if the file is still there, it is sent again."""
         path = _path(request.get("path"))
         daemon, components = self._daemon, self._components
         with self._reader() as reader:
@@ -184,8 +184,8 @@ class _Answers:
         done = threading.Event()
         components.ledger.forget(path, done.set)
         _durable(done)
-        daemon.wake()  # the same
-        ours = view.ours(path, components.names, recursive=daemon.config.watch.recursive)
+        daemon.wake()  # as in `retry`
+        ours = view.ours(path, components.scan.names, recursive=daemon.config.watch.recursive)
         # Not by a scan: it would count the file as one that the watch has missed.
         if ours and view.identity_of(components.folder, path) and not components.settle.add(path, SettleReason.CHANGED):
             components.scan.want("full")
@@ -198,9 +198,9 @@ class _Answers:
         return {"pid": os.getpid(), "scan": number}
 
     def progress(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
-        """What `wait` needs to know."""
+        """The figures that `wait` waits for."""
         components = self._components
-        # From the source to the ledger: a file on its way cannot be missed between two looks.
+        # In the order of the flow: a file that moves on meanwhile is not missed.
         finished = components.scan.finished
         settling = components.settle.unfinished()
         queued, in_flight = components.inbox.counts()
@@ -211,12 +211,12 @@ class _Answers:
             "scan": finished,
             "left": settling + queued + in_flight + counts["waiting"],
             "parked": counts["parked"],
-            # Of a folder that is gone nobody knows what is left; a scan of it ends at once.
+            # A scan of a folder that is gone ends at once and finds nothing.
             "folder_there": components.folder.still_there(),
         }
 
     def where(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
-        """What the command line may have set: names are resolved and keys are made with it."""
+        """The folder and the prefix in use, which the command line may have set."""
         folder = str(self._components.folder.root)
         return {"below_root": to_text(folder[1:]), "prefix": self._daemon.config.destination.prefix}
 
@@ -248,7 +248,7 @@ def _list(value: object) -> list[object]:
 
 
 class _Rate:
-    """Files and bytes a second between this question and the one before (at least a second ago)."""
+    """Files and bytes per second since the previous call (at least a second ago)."""
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats

@@ -1,11 +1,11 @@
-"""How many open files the process may have, and how many workers that is enough for."""
+"""The limit of open files, and the number of workers that it allows."""
 
 from __future__ import annotations
 
 import resource
 
 BASE = 60  # log, ledger and its readers, inotify, control socket and its clients, boto3, epoll
-PER_WORKER = 6  # two connections, two by which libcurl wakes itself, a file, a large one
+PER_WORKER = 6  # two connections, two descriptors of libcurl's own, a file, a large file
 
 
 def open_files_needed(workers: int) -> int:
@@ -13,7 +13,7 @@ def open_files_needed(workers: int) -> int:
 
 
 def raise_open_files(workers: int) -> None:
-    """Ask for no more than needed: a soft limit above 1,024 breaks select(2) in what others have loaded."""
+    """Raise the soft limit no further than needed: above 1,024 it breaks select(2) in other libraries."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = open_files_needed(workers)
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -22,6 +22,6 @@ def raise_open_files(workers: int) -> None:
 
 
 def affordable_workers(wanted: int) -> int:
-    """So many of these workers have enough open files by the soft limit; at least one."""
+    """The number of workers that the soft limit allows; at least one."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, (soft - BASE) // PER_WORKER))

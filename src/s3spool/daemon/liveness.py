@@ -1,4 +1,4 @@
-"""Liveness for systemd's watchdog: a thread whose heartbeat is old hangs."""
+"""Liveness for systemd's watchdog: a thread hangs when its heartbeat is old."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEARTBEAT_TIMEOUT_S = 60.0  # a slow disk may block a thread for long; a deadloc
 
 
 class LivenessCheck:
-    """Names the components whose threads have not beaten for `timeout_s`."""
+    """Names the components whose heartbeat is older than `timeout_s`."""
 
     def __init__(self, heartbeats: Mapping[str, Heartbeat], *, timeout_s: float = HEARTBEAT_TIMEOUT_S) -> None:
         self._heartbeats = heartbeats

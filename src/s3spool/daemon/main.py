@@ -16,19 +16,19 @@ from s3spool.errors import S3SpoolError
 from s3spool.ledger.database import refuse
 from s3spool.ledger.files import become_owner
 
-SWITCH_S = 0.001  # a thread that comes back from the kernel waits so long at most for a busy one
+SWITCH_S = 0.001  # the longest time that a busy thread keeps the GIL from another thread
 
 
 def run_daemon(config_file: Path | None, overrides: Mapping[str, object]) -> int:
-    """Blocks until a signal. Raises ConfigError before anything is touched; other errors are logged."""
+    """Load the configuration and run until a signal. Raises ConfigError before any file is changed."""
     doubts: list[str] = []
     return run(configuration.load(config_file, overrides=overrides, tell=doubts.append), overrides, doubts)
 
 
 def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[str] = ()) -> int:
-    """The same for a configuration that is loaded already; a reload applies `overrides` again.
+    """Run until a signal, and return the exit code. Raises S3SpoolError.
 
-    `doubts` are lines about where the configuration comes from.
+    `overrides`: the command line's settings, for a reload; `doubts`: warnings about the configuration's source.
     """
     configuration.require_bucket(config)
     became = become_owner(config.state.directory)
@@ -74,22 +74,21 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
     where = daemon.components.store.endpoint.url
     if beyond_loopback(where):
         structlog.get_logger().warning("destination.unencrypted", endpoint=where, hint=DANGER)
-    if writer.show_summary(daemon.summary):
-        daemon.on_tick = writer.refresh
-    # What stands now stands for good: keep it out of the collector's way.
+    on_tick = writer.refresh if writer.show_summary(daemon.summary) else lambda: None
+    # These objects live as long as the process: the garbage collector need not visit them.
     gc.collect()
     gc.freeze()
     memory.give_back()
     sys.setswitchinterval(SWITCH_S)
     try:
-        return daemon.run()
+        return daemon.run(on_tick)
     except S3SpoolError:
         writer.close(1.0)
         raise
 
 
 def _affordable(wanted: int) -> int:
-    """How many workers may start; says so where it is fewer."""
+    """The number of workers that may start; logs a warning if it is smaller."""
     workers = affordable_workers(wanted)
     if workers < wanted:
         reason = "the limit of open files is too low: raise LimitNOFILE= in the unit (ulimit -n)"

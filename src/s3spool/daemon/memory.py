@@ -1,4 +1,4 @@
-"""This process's memory: the C library's allocator, which keeps what threads have freed, and who may look into it."""
+"""The process's memory: freed memory goes back to the kernel, and other processes cannot read it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 _M_ARENA_MAX = -8  # <malloc.h>
 _PR_SET_DUMPABLE = 4  # <linux/prctl.h>
-_ARENAS = 2  # a heap a thread, glibc's default up to eight a CPU, cannot be given back in full
+_ARENAS = 2  # glibc's default is a heap per thread, up to eight per CPU: it cannot be given back in full
 
 
 def keep_few_heaps() -> None:
-    """To be called before threads are started: mallopt(3)."""
+    """Call it before threads start: mallopt(3)."""
     mallopt = _glibc("mallopt")
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, _ARENAS)
@@ -25,7 +25,7 @@ def give_back() -> None:
 
 
 def hide() -> None:
-    """No core dump, and no debugger or /proc/PID/environ for other processes of this user: keys are in memory."""
+    """Refuse core dumps, and debuggers of other processes of this user: secret keys are in memory."""
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 

@@ -9,20 +9,18 @@ from msgspec.structs import replace
 
 from s3spool.config import loader as configuration
 from s3spool.config.loader import Config
-from s3spool.daemon.components import filter_of
 from s3spool.daemon.supervisor import Daemon
 from s3spool.errors import ConfigError
-from s3spool.failure.retry_policy import Policy
 
 log = structlog.get_logger()
 
 
 def reload(daemon: Daemon) -> None:
-    """Apply what can change live; what cannot is named and stays, and a broken file changes nothing at all."""
+    """Apply the settings that can change; log the others as refused. A file with errors changes nothing."""
     source = daemon.config.source
     try:
         if source is not None and source.is_fifo():
-            # A pipe, say from the shell's <(...): who opens it again waits for a writer, and nobody is there.
+            # For example from the shell's <(...): opening it again would wait for a writer for ever.
             raise ConfigError(str(source), None, "is a pipe, which cannot be read again")
         new = configuration.load(source, overrides=daemon.overrides)
         configuration.check_directories(new)
@@ -33,20 +31,7 @@ def reload(daemon: Daemon) -> None:
     live, refused = configuration.changed(daemon.config, new)
     for name in refused:
         log.error("config.refused", error=f"{name}: cannot change while the daemon runs; restart it", field=name)
-    old = daemon.config
-    daemon.config = new = _merged(old, new, live)
-    components = daemon.components
-    components.names = filter_of(new)
-    components.scan.names = components.names
-    if daemon.watch_manager.watch is not None:
-        daemon.watch_manager.watch.names = components.names
-    retry = new.retry
-    components.retry.policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
-    components.breaker.initial_s, components.breaker.max_s = retry.initial_s, retry.max_s
-    components.after.action, components.after.archive = new.after.action, new.after.archive_directory
-    components.bandwidth.set_rate(new.upload.max_bandwidth)
-    daemon.set_log_level(new.log.level)
-    components.scan.want("reload")
+    daemon.apply(_merged(daemon.config, new, live))
     log.info("daemon.reloaded", changed=live, refused=refused)
 
 

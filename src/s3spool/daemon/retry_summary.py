@@ -1,38 +1,55 @@
-"""What waits, in a line for people: the counts of the retry list, and the sentences of `systemctl status`."""
+"""The counts of the retry list, and the sentences of `systemctl status`."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 
 from s3spool.errors import LedgerError
+from s3spool.folder.folder import Folder
+from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.store import Ledger
 
 
 class RetrySummary:
-    """The retry list in three numbers, as of the last `look`. Only the supervisor looks; any thread reads."""
+    """The retry list in three numbers, as of the last `refresh`, which only the supervisor calls; any thread reads."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._reader: Reader | None = None
-        self._seen = 0  # the reader's version of what was counted last
-        self.waiting = 0  #: and with no worker
+        self._seen = 0  # the ledger's version at the last count
+        self.waiting = 0  #: without those that a worker has
         self.parked = 0
-        self.oldest_ns = 0  #: ctime of the oldest that waits, 0: there is none
+        self.oldest_ns = 0  #: ctime of the oldest waiting file, 0: there is none
 
-    def look(self) -> None:
-        """Never raises: the retry thread complains of a ledger that cannot be read."""
+    def refresh(self) -> None:
+        """Never raises: the retry thread reports a ledger that cannot be read."""
         try:
             if self._reader is None:
                 self._reader, self._seen = Reader(self._ledger.path), 0
             version = self._reader.version()
             if version == self._seen:
-                return  # an idle daemon does not count half a million rows again and again
+                return  # nothing has changed: an idle daemon counts no rows
             self.waiting, self.parked, oldest_ns = self._reader.backlog()
             self.oldest_ns = oldest_ns or 0
             self._seen = version
         except (LedgerError, OSError):
             self._reader = None
+
+
+def oldest_ctime_ns(paths: Iterable[str], folder: Folder, slow: SlowDirectories) -> int:
+    """The earliest ctime of these files; 0: none is there. A copied file brings its mtime along, never its ctime."""
+    found = []
+    for path in paths:
+        if slow.holds(path):
+            continue  # the supervisor must not hang with a mount
+        with suppress(OSError):
+            identity = folder.identity_of(path)
+            if identity is not None:
+                found.append(identity.ctime_ns)
+    return min(found, default=0)
 
 
 def going(uploaded: int, in_flight: int, waiting: int, parked: int, oldest_s: float) -> str:

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,9 @@ from s3spool.config.loader import Config
 from s3spool.control.server import ControlServer, Handler
 from s3spool.daemon import memory
 from s3spool.daemon.cleaning import DailyCleaning
-from s3spool.daemon.components import Components
+from s3spool.daemon.components import build
 from s3spool.daemon.liveness import LivenessCheck
-from s3spool.daemon.retry_summary import RetrySummary, going, paused
+from s3spool.daemon.retry_summary import RetrySummary, going, oldest_ctime_ns, paused
 from s3spool.daemon.thread_names import ThreadNames
 from s3spool.daemon.wakeup import Wakeup
 from s3spool.daemon.watch_manager import WatchManager
@@ -31,11 +30,11 @@ from s3spool.systemd.notify import Notifier
 if TYPE_CHECKING:
     from s3spool.http.server import HttpServer
 
-TICK_S = 5.0  # how often the supervisor looks at everything
+TICK_S = 5.0  # seconds between two ticks
 LOST_TICK_S = 0.5  # the same while the folder is gone
-EXTEND_S = 10.0  # what a stopping daemon asks systemd for, again and again: one that hangs is killed when it is over
+EXTEND_S = 10.0  # asked of systemd again and again while the daemon drains: a hanging one is killed after it
 EXTEND_EVERY_S = 2.0
-FLUSH_S = 30.0  # more than all that follows the drain may take
+FLUSH_S = 30.0  # longer than the steps after the drain may take
 log = structlog.get_logger()
 
 
@@ -53,35 +52,38 @@ class Daemon:
         reload: Callable[[Daemon], None] = lambda _: None,
         http_server: Callable[[Daemon, Mapping[str, Handler]], HttpServer | None] = lambda *_: None,
     ) -> None:
-        """Wire the parts; nothing runs yet. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
+        """Build; no thread starts yet. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
 
-        `overrides` are the command line's, which a reload has to apply again;
-        `workers`: fewer than configured, where the limit of open files asks for that; `handlers`: of the control
-        socket; `reload`: what SIGHUP does; `http_server` starts one, where it is configured.
+        `overrides`: the command line's settings, for a reload; `workers`: fewer than configured, where descriptors are
+        scarce; `handlers`: of the control socket; `reload`: the action on SIGHUP; `http_server` starts one where it is
+        configured.
         """
         self.config = config
         self.overrides = overrides or {}
         self._writer = writer
         self._handlers = handlers
-        self._apply = reload
+        self._reload = reload
         self._http_server = http_server
         self.state = "starting"
         self._wakeup = Wakeup()
-        self.components = components = Components(config, workers, on_damage=self.wake)
-        self.watch_manager = WatchManager(components, config.watch, self.wake)
+        self.components = components = build(config, workers=workers, on_damage=self.wake)
+        folder, scan, ledger = components.folder, components.scan, components.ledger
+        self.watch_manager = WatchManager(
+            folder, scan, components.settle, components.inbox, components.stats, config.watch, self.wake
+        )
         self._liveness = LivenessCheck(
             {
-                "ledger": components.ledger.heartbeat,
+                "ledger": ledger.heartbeat,
                 "after": components.after.heartbeat,
                 "workers": components.workers.heartbeat,
                 "retry": components.retry.heartbeat,
                 "settle": components.settle.heartbeat,
-                "scan": components.scan.heartbeat,
+                "scan": scan.heartbeat,
                 "watch": self.watch_manager.heartbeat,
             }
         )
-        self._retry_summary = RetrySummary(components.ledger)
-        self._cleaning = DailyCleaning(components, config.state, self._is_unsafe)
+        self._retry_summary = RetrySummary(ledger)
+        self._cleaning = DailyCleaning(folder, components.large, ledger, config.state, self._is_unsafe)
         self._freed = 0
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
@@ -89,13 +91,12 @@ class Daemon:
         self._thread_names = ThreadNames()
         self._control: ControlServer | None = None
         self._http: HttpServer | None = None
-        self.hanging: list[str] = []  #: files that cannot be opened or read, because their file system does not answer
-        self.on_tick: Any = None  # a callable the terminal summary hangs itself into
+        self.hanging: list[str] = []  #: files whose file system does not answer
 
     # Start
 
-    def run(self) -> int:
-        """Start, supervise until told to stop, drain. Returns the exit code."""
+    def run(self, on_tick: Callable[[], None] = lambda: None) -> int:
+        """Start, supervise until told to stop, drain; `on_tick` ends each tick. Returns the exit code."""
         components = self.components
         start = time.monotonic()
         log.info("daemon.starting", version=__version__, pid=os.getpid(), config=str(self.config.source or ""))
@@ -111,10 +112,10 @@ class Daemon:
         components.retry.start()
         components.settle_thread.start()
         self.watch_manager.start()
-        self._thread_names.tell()  # a hundred writes, between which a thread that is busy would take its turns
+        self._thread_names.publish()  # before the scan, whose work would slow these writes down
         components.scan.want("start")
         components.scan.start()
-        self._thread_names.tell()
+        self._thread_names.publish()
         self.state = "running"
         self._notifier.ready()
         self._notifier.status(self.summary())
@@ -128,7 +129,7 @@ class Daemon:
             duration_s=round(time.monotonic() - start, 3),
             pid=os.getpid(),
         )
-        self._supervise()
+        self._supervise(on_tick)
         return self._stop()
 
     def _start_control(self) -> None:
@@ -144,7 +145,9 @@ class Daemon:
     # Supervise
 
     def _install_signals(self) -> None:
-        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease sends it; its default action is death
+        signal.signal(
+            signal.SIGIO, signal.SIG_IGN
+        )  # the kernel sends it for a broken lease; its default action ends the process
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
 
@@ -153,34 +156,33 @@ class Daemon:
         self.wake()
 
     def wake(self) -> None:
-        """Let the supervisor look at everything now. Any thread, and signal handlers."""
+        """Tick now. Any thread, and signal handlers."""
         self._wakeup.set()
 
-    def _supervise(self) -> None:
+    def _supervise(self, on_tick: Callable[[], None]) -> None:
         while not self.components.ledger.damaged:
             tick_s = LOST_TICK_S if self.watch_manager.lost else TICK_S
             self._wakeup.sleep(min(tick_s, self._notifier.watchdog_interval_s or tick_s))
             while self._signals:
                 if self._signals.pop(0) != signal.SIGHUP or (self._on_terminal and not os.isatty(0)):
-                    return  # told to, or the terminal it was started on is gone
-                self._reload()
+                    return  # a signal to stop, or the terminal is gone
+                self._on_hangup()
             self.tick(time.monotonic())
+            on_tick()
 
     def tick(self, now: float) -> None:
-        """One look at everything: heal what can be healed, report, and prove to systemd that we live."""
+        """Replace dead workers, check the folder, report to systemd."""
         self.components.workers.replace_dead()
         self._look_for_hanging_files(now)
-        self._thread_names.tell()
-        self.watch_manager.look()
+        self._thread_names.publish()
+        self.watch_manager.check()
         self.components.cpu_affinity.avoid_busy_cpu()
         self._give_memory_back()
         if self._notifier.watchdog_interval_s and self._healthy(now):
             self._notifier.watchdog()
-        self._retry_summary.look()
+        self._retry_summary.refresh()
         self._notifier.status(self.summary())
         self._cleaning.run_if_due(now)
-        if self.on_tick is not None:
-            self.on_tick()
 
     def _look_for_hanging_files(self, now: float) -> None:
         self.components.slow.refresh(self.components.folder.root)
@@ -189,7 +191,7 @@ class Daemon:
             log.warning("file.hanging", path=path, hint="the file system does not answer; the other files go on")
 
     def _healthy(self, now: float) -> bool:
-        """Whether the threads that cannot be replaced live; if not, systemd's watchdog restarts the daemon."""
+        """Whether the threads that cannot be replaced are alive; if not, systemd's watchdog restarts the daemon."""
         components = self.components
         if components.ledger.failing_since is not None:
             components.ledger.heartbeat.beat()  # a restart does not repair a disk
@@ -207,34 +209,39 @@ class Daemon:
         return dead + self._liveness.silent(now)
 
     def _give_memory_back(self) -> None:
-        """Once large files are through, or connections closed: the C library keeps what was freed, if nobody asks."""
+        """After large files or closed connections: without this the C library keeps freed memory."""
         freed = self.components.large.ended + self.components.workers.closed_idle
         if freed != self._freed and not self.components.large.progress():
             self._freed = freed
             memory.give_back()
 
     def _is_unsafe(self, path: str) -> bool:
-        """Whether looking at this path could hang, or the folder is gone."""
+        """Whether an access to this path could hang, or the folder is gone."""
         return self.watch_manager.lost or bool(self.hanging and self.components.slow.holds(path))
 
-    def set_log_level(self, level: str) -> None:
-        self._writer.set_level(level)
+    def apply(self, config: Config) -> None:
+        """Use the settings of `config` that can change while the daemon runs."""
+        self.config = config
+        self.components.apply(config)
+        self.watch_manager.apply(self.components.scan.names)
+        self._writer.set_level(config.log.level)
+        self.components.scan.want("reload")
 
-    def _reload(self) -> None:
+    def _on_hangup(self) -> None:
         self._notifier.reloading()
-        self._apply(self)
+        self._reload(self)
         self._notifier.ready()
 
     # Stop
 
     def _stop(self) -> int:
-        """In this order: nothing new comes in, what is under way ends, what is known becomes durable."""
+        """In this order: close the intake, let requests finish, make all rows durable."""
         components = self.components
         start = time.monotonic()
         self.state = "draining"
         drain_s = 0.0 if components.ledger.damaged else self.config.service.drain_s  # no receipt can be written
         deadline = start + drain_s
-        self._signals.clear()  # timeout(1) and terminals may send one twice; only those from here on are impatience
+        self._signals.clear()  # timeout(1) and terminals may send a signal twice; only later ones skip the drain
         log.info("daemon.draining", drain_s=drain_s, uploading=len(components.workers.jobs()))
         self._notifier.stopping()
         self._notifier.extend_timeout(EXTEND_S)
@@ -269,7 +276,7 @@ class Daemon:
         self._writer.close(2.0)
         components.lock.release()
         if not (drained and flushed):
-            # Threads are inside libcurl; the interpreter must not be taken down around them.
+            # Threads are inside libcurl: the interpreter must not shut down around them.
             os._exit(0 if flushed else 1)
         return 0 if flushed else 1
 
@@ -299,16 +306,8 @@ class Daemon:
         return going(components.stats.uploaded, in_flight, waiting, self._retry_summary.parked, self.oldest_unsent_s())
 
     def oldest_unsent_s(self) -> float:
-        """For how many seconds the oldest file that is queued, sent or tried again has been as it is; 0: there is none.
-
-        By its ctime, which is not older than the drop: a copied file brings its mtime along.
-        """
-        found = [self._retry_summary.oldest_ns] if self._retry_summary.oldest_ns else []
-        for path in self.components.inbox.oldest():
-            if self.components.slow.holds(path):
-                continue  # it might hang here, and with it the supervisor
-            with suppress(OSError):
-                identity = self.components.folder.identity_of(path)
-                if identity is not None:
-                    found.append(identity.ctime_ns)
+        """The age of the oldest file that is queued, uploading or waiting; 0: there is none."""
+        components = self.components
+        queued_ns = oldest_ctime_ns(components.inbox.oldest(), components.folder, components.slow)
+        found = [ctime_ns for ctime_ns in (queued_ns, self._retry_summary.oldest_ns) if ctime_ns]
         return round(max(0.0, time.time() - min(found) / 1e9), 1) if found else 0.0

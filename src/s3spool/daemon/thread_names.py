@@ -1,4 +1,4 @@
-"""Threads under their names in ps, top and gdb: before Python 3.14 only Python itself knows them."""
+"""Names of threads for ps, top and gdb: before Python 3.14 the kernel does not know them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _TASKS = Path("/proc/self/task")
 
 
 class ThreadNames:
-    """Tells the kernel. Used by the supervisor's thread alone."""
+    """Used by the supervisor's thread alone."""
 
     def __init__(self) -> None:
         self._told: set[int] = {os.getpid()}  # the main thread's name is the process's
 
-    def tell(self) -> None:
-        """Whichever threads have come since the last time. Never raises."""
+    def publish(self) -> None:
+        """Name the threads that have started since the last call. Never raises."""
         running = {thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id}
         for number in running.keys() - self._told:
-            with contextlib.suppress(OSError):  # it has ended meanwhile
+            with contextlib.suppress(OSError):  # the thread has ended
                 (_TASKS / str(number) / "comm").write_text(running[number][:_NAME_BYTES], errors="replace")
-        self._told &= running.keys() | {os.getpid()}  # numbers are used again
+        self._told &= running.keys() | {os.getpid()}  # the kernel reuses numbers
         self._told |= running.keys()

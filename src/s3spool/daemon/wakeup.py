@@ -1,4 +1,4 @@
-"""The supervisor's sleep, which signal handlers and other threads may end."""
+"""The supervisor's sleep; signal handlers and other threads may end it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Wakeup:
         try:
             os.write(self._write, b"!")
         except BlockingIOError:
-            return  # it is full of calls already
+            return  # earlier calls have filled the pipe
 
     def sleep(self, duration_s: float) -> None:
         ready, _, _ = select.select([self._read], [], [], duration_s)

@@ -152,7 +152,7 @@ class SettleThread:
                 complaint = ""
             except (LedgerError, OSError) as exc:
                 # Forget these hints; the scan finds the files again.
-                complaint = self._ledger.doubt(exc, complaint)
+                complaint = self._ledger.report_read_error(exc, complaint)
                 reader = None
                 self._rescan("ledger")
         if reader is not None:

@@ -94,6 +94,14 @@ class Scan:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    def apply(self, names: FileFilter) -> None:
+        """Other include and exclude patterns, from the next directory on."""
+        self.names = names
+
+    def use(self, watch: Watch | None) -> None:
+        """The watch that reports new files between scans; None: scans alone find them."""
+        self.watch = watch
+
     def want(self, reason: str) -> None:
         with self._lock:
             self._reasons.add(reason)
@@ -122,7 +130,7 @@ class Scan:
                 self._scan(reasons)
             except (LedgerError, OSError) as exc:
                 if isinstance(exc, LedgerError):
-                    self._ledger.doubt(exc, str(exc))
+                    self._ledger.report_read_error(exc, str(exc))
                 if str(exc) != complaint:
                     log.warning("scan.failed", error=str(exc), reason=",".join(sorted(reasons)))
                 complaint = str(exc)

@@ -94,6 +94,10 @@ class Watch(WatchCallback):
         self._lister = Lister("watch-new", self._list, rescan)
         self._mounts_lister = Lister("watch-mounts", self._list, rescan)  # these may hang
 
+    def apply(self, names: FileFilter) -> None:
+        """Other include and exclude patterns, from the next event on."""
+        self.names = names
+
     def start(self) -> None:
         """Watch the root; raises WatchUnavailableError.
 

@@ -97,6 +97,10 @@ class CircuitBreaker:
         self.reason: UploadError | None = None
         self.evidence = ""  #: what opened the breaker, for people
 
+    def apply(self, *, initial_s: float, max_s: float) -> None:
+        """Other bounds, from the next round on."""
+        self.initial_s, self.max_s = initial_s, max_s
+
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call back, without a lock, when the breaker opens or closes, or a probe may go earlier."""
         self._listeners.append(listener)

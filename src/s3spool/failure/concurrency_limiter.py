@@ -42,6 +42,9 @@ class ConcurrencyLimiter:
         self.limited = False  #: whether fewer than all workers may send
         self.slowed_at: float | None = None  #: Unix seconds: since when the server asks for fewer requests
 
+    def apply(self, *, max_s: float) -> None:
+        self._max_s = max_s
+
     def widen(self, count: int) -> None:
         """There are so many workers."""
         with self._changed:

@@ -14,7 +14,7 @@ from s3spool.errors import AlreadyRunningError, LedgerDamagedError, LedgerError,
 from s3spool.ledger.files import make_private, open_regular, require_regular
 
 VERSION = 3
-APPLICATION_ID = 0x53335350  # "S3SP", so that file(1) and we know a ledger when we see one
+APPLICATION_ID = 0x53335350  # "S3SP": by this file(1) and s3spool recognise a ledger
 
 # SQLite's file format: user_version stands at byte 60, application_id at 68.
 _MAGIC = b"SQLite format 3\0"
@@ -30,13 +30,13 @@ def _script(name: str) -> Callable[[sqlite3.Connection], None]:
 
 
 MIGRATIONS = {1: _script("totals.sql"), 2: _script("failures.sql")}
-"""From version n to n + 1. Each runs in one transaction together with the new version number."""
+"""From version n to n + 1, each in one transaction with the new version number."""
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """Open or create the ledger.
 
-    Raises LedgerError with one line that says what to do. Nothing is changed in a file that is not ours.
+    Raises LedgerError with one line that says what to do. A file of another program stays unchanged.
     The connection may be handed to another thread, but only one may use it at a time.
     """
     require_regular(path)
@@ -48,7 +48,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         if not fresh:
             _check(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
-        # FULL: a receipt that was told to anybody survives a power cut.
+        # FULL: a committed receipt survives a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -2048")
         connection.execute("PRAGMA journal_size_limit = 16777216")
@@ -58,7 +58,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def open_for_destination(path: Path, name: str) -> tuple[sqlite3.Connection, int]:
-    """The same for a daemon: no file is with a worker yet. Returns also the row id of the destination."""
+    """`open_for_writing`, and the row id of the destination. No worker has a file yet: all claims end."""
     connection = open_for_writing(path)
     with speaking_of(path), contextlib.ExitStack() as stack:
         stack.callback(connection.close)
@@ -86,10 +86,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
 
 def refuse(path: Path) -> None:
-    """Raise LedgerError where the file's head tells already that it cannot be used; touches nothing, not even a lock.
-
-    What only SQLite finds out is told when it is opened.
-    """
+    """Raise LedgerError for a newer version, or no regular file. Changes nothing and takes no lock."""
     require_regular(path)
     try:
         with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
@@ -103,18 +100,18 @@ def refuse(path: Path) -> None:
 
 @contextlib.contextmanager
 def speaking_of(path: Path) -> Iterator[None]:
-    """What SQLite says, as a LedgerError: one line that says what to do."""
+    """Translates SQLite's errors into LedgerError: one line that says what to do."""
     try:
         yield
     except sqlite3.Error as exc:
         raise _translated(str(exc), path) from exc
     except UnicodeDecodeError as exc:
-        # Python reads SQLite's message as UTF-8, and this one quotes a damaged schema.
+        # SQLite's message quotes a damaged schema, which is not UTF-8.
         raise _translated("malformed database schema", path) from exc
 
 
 class DirectoryLock:
-    """Held while a daemon uses a state directory; the kernel drops it when the process dies, however it dies."""
+    """Held while a daemon uses a state directory; the kernel releases it when the process dies."""
 
     def __init__(self, directory: Path) -> None:
         """Raises AlreadyRunningError, which names the process that holds the directory; LedgerError."""
@@ -125,7 +122,7 @@ class DirectoryLock:
             raise LedgerError(
                 f"{self.path}: cannot be opened: {exc.strerror}; it must belong to the user that s3spool runs as"
             ) from exc
-        if os.fstat(self._fd).st_nlink > 1:  # it is about to be emptied
+        if os.fstat(self._fd).st_nlink > 1:  # truncating it would empty the other file
             os.close(self._fd)
             raise LedgerError(f"{self.path}: is another file's name as well; remove it")
         if not _locked(self._fd):
@@ -150,7 +147,7 @@ def _locked(fd: int) -> bool:
     while not _flocked(fd, fcntl.LOCK_EX):
         if not _flocked(fd, fcntl.LOCK_SH):
             return False
-        # No daemon: only somebody who asked who it is (see `holder`) was in the way for a moment.
+        # No daemon has it: a process in `holder` held it for a moment.
         fcntl.flock(fd, fcntl.LOCK_UN)
     return True
 
@@ -213,13 +210,13 @@ def _migrate(connection: sqlite3.Connection, *, fresh: bool) -> None:
 
 
 def _text(name: str) -> str:
-    """Without comments: SQLite would keep them, and what fits into the first page is read at once, or not at all."""
+    """Without comments: SQLite stores them, and a schema that fits into the first page is read in one piece."""
     lines = resources.files(__package__).joinpath(name).read_text().splitlines()
     return "\n".join(" ".join(line.partition("--")[0].split()) for line in lines)
 
 
 def _statements(name: str) -> Iterator[str]:
-    """One by one: a whole script would end the transaction that it is part of."""
+    """One by one: executescript() would end the transaction."""
     statement = ""
     for line in _text(name).splitlines(keepends=True):
         statement += line

@@ -1,4 +1,4 @@
-"""Whether the ledger's files are still the ones that were opened, and sound; damaged ones are put aside.
+"""Checks that the ledger's files are still the opened ones and undamaged; puts damaged ones aside.
 
 SQLite goes on writing into a file that was deleted or replaced, and reports nothing: such receipts are worth nothing.
 """
@@ -6,10 +6,8 @@ SQLite goes on writing into a file that was deleted or replaced, and reports not
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sqlite3
-import stat
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +19,7 @@ from s3spool.ledger.database import open_for_destination, open_for_reading, spea
 from s3spool.ledger.files import SIDES
 
 log = structlog.get_logger()
-_PRIMARY = 0xFF  # the part of SQLite's code that names the kind of error
+_PRIMARY = 0xFF  # the primary part of SQLite's error code
 
 KEPT = "nothing is lost or removed meanwhile; check the disk that state.directory is on: uploads resume by themselves"
 UNREAD = "the ledger is sound, but cannot be read at the moment: reads are tried again"
@@ -33,11 +31,11 @@ BEGUN_ANEW = "the file is kept as .broken-TIME, and a new ledger begins: what is
 
 
 class Trouble:
-    """A disk that is full or broken: one line when it begins, one when it is over. Used by the ledger's thread."""
+    """A full or broken disk: one line when it begins, one when it ends. Used by the ledger's thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.since: float | None = None  # Unix seconds; any thread may look
+        self.since: float | None = None  # Unix seconds; any thread may read it
 
     def complain(self, error: str) -> None:
         if self.since is None:
@@ -52,21 +50,20 @@ class Trouble:
 
 
 class _Look(NamedTuple):
-    # Device and inode of each name and of its target: SQLite looks for the log beside the target of a link.
-    files: tuple[tuple[tuple[int, int], ...], ...]
+    files: tuple[tuple[int, int] | None, ...]  # device and inode of each of the three
     size: int
     mtime_ns: int
 
 
 class Guard:
-    """Remembers how the files looked after the last commit. Used by the ledger's thread."""
+    """Remembers the files' state after the last commit. Used by the ledger's thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._look = _look(path)
 
     def before(self, *, thoroughly: bool = False) -> bool:
-        """Before a transaction; True when another program has written and the file is sound.
+        """Call it before a transaction; True when another program has written and the file is undamaged.
 
         Raises LedgerDamagedError, and OSError or LedgerError where the file cannot be checked now.
         """
@@ -80,7 +77,7 @@ class Guard:
         return True
 
     def after(self) -> None:
-        """After a transaction, before its callbacks. Raises LedgerDamagedError, OSError."""
+        """Call it after a transaction, before the callbacks. Raises LedgerDamagedError, OSError."""
         self._look = self._same_files()
 
     def _same_files(self) -> _Look:
@@ -106,7 +103,7 @@ def open_or_begin_anew(path: Path, destination: str) -> tuple[sqlite3.Connection
 
 
 def is_damage(exc: BaseException | None) -> bool:
-    """Whether SQLite says that the file's content is wrong, as opposed to the disk being full or busy."""
+    """Whether the error is about the file's content, not about a full or busy disk."""
     if isinstance(exc, (LedgerDamagedError, UnicodeDecodeError)):  # the latter: see `speaking_of`
         return True
     code = getattr(exc, "sqlite_errorcode", 0)
@@ -121,7 +118,7 @@ def put_aside(path: Path) -> None:
         for number in range(10_000)
         if not os.path.lexists(name := path.with_name(base + (f".{number}" if number else "")))
     )
-    # The log first: after a crash in between, SQLite must not apply this log to another file.
+    # The WAL first: after a crash in between, SQLite must not apply it to another file.
     for side in reversed(SIDES):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + side).rename(f"{aside}{side}")
@@ -141,24 +138,15 @@ def _verify(path: Path) -> None:
 
 
 def _look(path: Path) -> _Look:
-    files: list[tuple[tuple[int, int], ...]] = []
-    size = mtime_ns = 0
-    for side in SIDES:
-        name = file = _status(f"{path}{side}", follow_symlinks=False)
-        if name is not None and stat.S_ISLNK(name.st_mode):
-            file = _status(f"{path}{side}", follow_symlinks=True)
-        files.append(tuple((one.st_dev, one.st_ino) for one in (name, file) if one is not None))
-        if not side and file is not None:
-            size, mtime_ns = file.st_size, file.st_mtime_ns
-    return _Look(tuple(files), size, mtime_ns)
+    found = [_status(f"{path}{side}") for side in SIDES]
+    main = found[0]
+    files = tuple(one and (one.st_dev, one.st_ino) for one in found)
+    return _Look(files, main.st_size if main else 0, main.st_mtime_ns if main else 0)
 
 
-def _status(path: str, *, follow_symlinks: bool) -> os.stat_result | None:
+def _status(path: str) -> os.stat_result | None:
+    """Of a link itself: the opened files are none (see `require_regular`). None if the file is missing."""
     try:
-        return os.stat(path, follow_symlinks=follow_symlinks)
+        return os.stat(path, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as exc:
-        if exc.errno == errno.ELOOP:
-            return None
-        raise

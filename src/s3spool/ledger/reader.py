@@ -1,4 +1,4 @@
-"""Questions to the ledger: read-only, so any number of threads and processes may ask at once."""
+"""Queries to the ledger: read-only, so any number of threads and processes may run them."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ END
 
 
 class Known(NamedTuple):
-    """What the ledger says of one path."""
+    """The ledger's rows of one path."""
 
     receipt: Receipt | None
     retry: Retry | None
 
 
 class Reader:
-    """One read-only connection. Not thread-safe: each thread opens its own. All questions raise LedgerError."""
+    """One read-only connection. Not thread-safe: each thread opens its own. All queries raise LedgerError."""
 
     def __init__(self, path: Path) -> None:
         """Raises LedgerError."""
         self._path = path
         self._db = open_for_reading(path)
-        # No daemon may have opened it since the upgrade.
+        # After an upgrade no daemon may have migrated it yet.
         old = self._version() < FAILURES_SINCE
         self._retry = _RETRY.replace("own_failures, provisional", "0, 0") if old else _RETRY
 
@@ -66,11 +66,11 @@ class Reader:
         self.close()
 
     def made(self) -> bool:
-        """False while the first daemon of this directory is still about to make the tables."""
+        """False until the first daemon of this directory has created the tables."""
         return self._version() > 0
 
     def known(self, paths: Sequence[str]) -> dict[str, Known]:
-        """What is known of these paths; a path of which nothing is known is not in the answer."""
+        """The rows of these paths; unknown paths are left out."""
         found: dict[str, Known] = {}
         for start in range(0, len(paths), LOOKUP_ROWS):
             texts = [to_text(path) for path in paths[start : start + LOOKUP_ROWS]]
@@ -84,7 +84,7 @@ class Reader:
         return found
 
     def news(self, found: Sequence[tuple[str, Identity]], destination: int) -> dict[str, bool]:
-        """Which of these files are not as the ledger has them; the value: whether it knows anything of them.
+        """The files whose state differs from the ledger; the value: whether the ledger has a row of the path.
 
         As it has them: this very state was sent to `destination` and is to stay, or this very state is in the retry
         list. SQLite compares, and does not say a word of a million files that are as they were. Ask in the order of
@@ -103,7 +103,7 @@ class Reader:
         return news
 
     def due(self, now: float, limit: int) -> list[Retry]:
-        """Waiting retries whose time has come and that no worker has yet, the longest due first."""
+        """Waiting retries that are due and with no worker, the longest due first."""
         rows = self._rows(
             f"SELECT {self._retry} FROM retries WHERE state = 'waiting' AND claimed = 0 AND next_attempt <= ?"  # noqa: S608 - constants
             " ORDER BY next_attempt LIMIT ?",
@@ -118,18 +118,18 @@ class Reader:
         return None if row[0] is None else float(row[0])
 
     def last_due(self) -> float | None:
-        """When the waiting retry that has most time is due, in Unix seconds."""
+        """When the last waiting retry is due, in Unix seconds."""
         row = next(self._rows("SELECT max(next_attempt) FROM retries WHERE state = 'waiting' AND claimed = 0"))
         return None if row[0] is None else float(row[0])
 
     def retries(self, state: State | None = None, *, after: str = "", limit: int = ALL) -> Iterator[Retry]:
-        """Streamed in the order of their paths; only those behind the path `after`, which is spelled as by to_text."""
+        """Streamed in the order of their paths, from behind the path `after` (as `to_text` spells it)."""
         statement = f"SELECT {self._retry} FROM retries WHERE path > ? AND state IN (?, ?) ORDER BY path LIMIT ?"  # noqa: S608 - constants
         states = [state.value] * 2 if state else [each.value for each in State]
         yield from self._rows(statement, (after, *states, limit), _retry)
 
     def receipts(self, *, after: str = "", limit: int = ALL) -> Iterator[Receipt]:
-        """Likewise."""
+        """Streamed as by `retries`."""
         statement = f"SELECT {_RECEIPT} FROM receipts WHERE path > ? ORDER BY path LIMIT ?"  # noqa: S608 - constants
         yield from self._rows(statement, (after, limit), _receipt)
 
@@ -164,10 +164,10 @@ class Reader:
             "SELECT (SELECT count(*) FROM retries WHERE state = 'waiting' AND claimed = 1),"
             " (SELECT min(ctime_ns) FROM retries WHERE state = 'waiting')"
         )
-        return max(0, waiting - claimed), parked, oldest_ns  # between the two looks a worker may have failed
+        return max(0, waiting - claimed), parked, oldest_ns  # a worker may have failed between the two queries
 
     def version(self) -> int:
-        """Another one whenever somebody has committed a change; 1 or more, and this reader's own."""
+        """Changes with each commit of another connection; 1 or more; comparable within this reader only."""
         return int(next(self._rows("PRAGMA data_version"))[0])
 
     def last_error(self) -> Retry | None:
@@ -185,7 +185,7 @@ class Reader:
 
     def _totals(self) -> tuple[int, int, int, int]:
         """Receipts, their bytes, waiting and parked retries."""
-        counted = self._version() >= TOTALS_SINCE  # no daemon may have opened it since the upgrade
+        counted = self._version() >= TOTALS_SINCE  # as in __init__
         row = next(self._rows("SELECT receipts, receipt_bytes, waiting, parked FROM totals" if counted else _COUNTED))
         return int(row[0]), int(row[1]), int(row[2]), int(row[3])
 
@@ -201,7 +201,7 @@ class Reader:
                 try:
                     made = make(row)
                 except (ValueError, TypeError, AttributeError) as exc:
-                    # In order for SQLite, which checks pages and not words; in the threads that ask it must not raise.
+                    # SQLite checks pages, not values.
                     raise sqlite3.DatabaseError(f"malformed row: {exc}") from exc
                 yield made
 

@@ -1,4 +1,4 @@
-"""The rows of the ledger, as the rest of the house sees them."""
+"""The rows of the ledger as other packages see them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 from enum import Enum
 from typing import NamedTuple
 
-_MAX_INTEGER = 2**63 - 1  # a larger one does not fit into the ledger, and would keep all other rows out as well
+_MAX_INTEGER = 2**63 - 1  # SQLite stores no larger one
 
 
 class Identity(NamedTuple):
-    """One state of one file. Two equal identities mean: the same bytes (see docs/architecture.md for how far)."""
+    """One state of one file. Equal identities mean equal bytes; docs/architecture.md names the exceptions."""
 
     dev: int
     inode: int
@@ -22,7 +22,7 @@ class Identity(NamedTuple):
     def of(cls, status: os.stat_result) -> Identity:
         inode, mtime_ns = status.st_ino, status.st_mtime_ns
         if inode > _MAX_INTEGER or not -_MAX_INTEGER <= mtime_ns <= _MAX_INTEGER:
-            # Some file systems number their files with all 64 bits, and anyone may date a file to the year 2400.
+            # Some file systems use all 64 bits of an inode number, and any user may date a file to the year 2400.
             inode = inode if inode <= _MAX_INTEGER else inode - 2**64
             mtime_ns = max(-_MAX_INTEGER, min(mtime_ns, _MAX_INTEGER))
         return cls(status.st_dev, inode, status.st_size, mtime_ns, status.st_ctime_ns)
@@ -36,7 +36,7 @@ class State(Enum):
     """States of a row in the retry list."""
 
     WAITING = "waiting"  #: due at next_attempt
-    PARKED = "parked"  #: not tried again until it changes or a person says `s3spool retry`
+    PARKED = "parked"  #: not tried again until it changes or `s3spool retry` releases it
 
 
 class Receipt(NamedTuple):
@@ -55,13 +55,13 @@ class Receipt(NamedTuple):
 
 
 class Failures(NamedTuple):
-    """What is known of the failures of one file; the evidence for the rules of `CircuitBreaker`."""
+    """The failures of one file: the evidence for the rules of `CircuitBreaker`."""
 
     attempts: int = 0  # failures after which it backed off or was parked
     first_error_at: float = 0.0  # Unix seconds; 0: none yet
     last_error_at: float = 0.0  # Unix seconds
     error_code: str = ""  # of the last one
-    own: int = 0  # how many in a row, with this error, were proven to be the file's own
+    own: int = 0  # consecutive failures with this error that were proven to be the file's own
 
 
 NO_FAILURES = Failures()

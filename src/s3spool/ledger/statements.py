@@ -1,4 +1,4 @@
-"""What the writer says to SQLite; one batch of rows or paths a statement, as JSON."""
+"""The writer's SQL statements; each takes a batch of rows or paths as JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = {
 KEY = {"receipts": "path", "retries": "path", "multiparts": "path", "parts": "upload_id, number"}
 
 
-# A whole batch in one statement: sqlite3 gives the GIL away once a batch instead of once a row.
+# sqlite3 releases the GIL once per statement: one statement per batch, not per row.
 def _insert_statement(table: str, columns: Sequence[str]) -> str:
     values = ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(columns)))
     new = ", ".join(f"{column} = excluded.{column}" for column in columns)

@@ -1,4 +1,4 @@
-"""The only writer of the ledger: one thread that commits what the others hand it, in groups, with fsync."""
+"""The only writer of the ledger: one thread commits the rows of all threads in groups, with fsync."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from s3spool.ledger import statements as sql
 from s3spool.ledger.health import ENDING, UNREAD, Guard, Trouble, is_damage, open_or_begin_anew, put_aside
 from s3spool.ledger.rows import Multipart, Part, Receipt, Retry
 
-GROUP_S = 0.005  # how long the first row of a group waits for more rows, so that one fsync serves them all
+GROUP_S = 0.005  # the first row of a group waits for more rows, so that one fsync serves them all
 BUSY_GROUP_S = 0.02  # the same after a group of at least CROWD rows
 CROWD = 8
 GROUP_ROWS = 1000
-CHECK_S = 5.0  # how long a reader that failed waits for the next commit
-LOOK_S = 5.0  # how often an idle ledger checks that its files are still there
+CHECK_S = 5.0  # the longest wait of a failed reader for the next commit
+LOOK_S = 5.0  # seconds between two checks of an idle ledger's files
 
 # Errors of a row, not of the disk: the same row fails again.
 _HOPELESS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, ValueError, TypeError)
@@ -77,21 +77,21 @@ class Ledger:
 
     @property
     def failing_since(self) -> float | None:
-        """Unix seconds; None while all is well."""
+        """Unix seconds; None while commits succeed."""
         return self._trouble.since
 
     def alive(self) -> bool:
         return self._thread.is_alive()
 
     def close(self, timeout_s: float) -> bool:
-        """Commit all rows that were handed in and close the file; False if that failed or took longer."""
+        """Commit all rows and close the file; False if that failed or took longer."""
         self._closing.set()
         self._inbox.put(None)
         self._thread.join(timeout_s)
         return not (self._thread.is_alive() or self._gave_up)
 
     def record_receipt(self, receipt: Receipt, committed: Committed | None = None) -> None:
-        """The file is in S3; whatever was waiting for this path is over."""
+        """S3 has the file: the path leaves the retry list in the same transaction."""
         self._put("receipts", "", sql.path_row(receipt), committed)
 
     def record_retry(self, retry: Retry, committed: Committed | None = None) -> None:
@@ -108,9 +108,9 @@ class Ledger:
         self._put("", sql.FORGET_MULTIPART, (sql.as_json(path),), committed)
 
     def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
-        """These files, due at `now`, are with the workers; `due` leaves them out until they fail again.
+        """Workers have these files, which were due at `now`; `due` leaves them out until they fail again.
 
-        One that failed again in the meantime has a new row, due later, which is not to be claimed.
+        A file that failed again in the meantime has a new row, due later; that row stays unclaimed.
         """
         self._put("", sql.CLAIM, (sql.as_json(*paths), now), committed)
 
@@ -122,7 +122,7 @@ class Ledger:
             self._put("", sql.RELEASE, (sql.as_json(*paths),), committed)
 
     def release_provisional(self, committed: Committed | None = None) -> None:
-        """Make those due at once that were parked without proof."""
+        """Make files due at once that were parked without proof."""
         self._put("", sql.RELEASE_PROVISIONAL, (), committed)
 
     def forget(self, path: str, committed: Committed | None = None) -> None:
@@ -140,7 +140,7 @@ class Ledger:
     def drop_receipts(self, paths: Sequence[str]) -> None:
         self._put("", sql.FORGET_RECEIPT, (sql.as_json(*paths),), None)
 
-    def doubt(self, error: Exception, before: str = "") -> str:
+    def report_read_error(self, error: Exception, before: str = "") -> str:
         """A reader failed: a damaged file ends the ledger; another error is logged, unless it equals `before`.
 
         Waits for seconds. Returns the error, as `before` of the next call.
@@ -153,7 +153,7 @@ class Ledger:
         return str(error)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was handed in before is durable."""
+        """Wait until all earlier rows are durable."""
         done = threading.Event()
         self._put("", sql.NOTHING, (), done.set)
         return done.wait(timeout_s)
@@ -215,7 +215,7 @@ class Ledger:
         return not last
 
     def _commit_until_done(self, group: list[_Work]) -> bool:
-        """False where the ledger is closed while the disk is full or broken. Raises LedgerDamagedError."""
+        """False if the ledger is closed while the disk is full or broken. Raises LedgerDamagedError."""
         delay_s, thoroughly = 0.5, False
         while True:
             self.heartbeat.beat()
@@ -245,7 +245,7 @@ class Ledger:
                 return True
 
     def _commit_one_by_one(self, group: list[_Work]) -> bool:
-        """One row can never be stored: it must not keep the others out."""
+        """One row can never be stored: it must not block the others."""
         for index, work in enumerate(group):
             alone = [work]
             if not self._commit_until_done(alone):

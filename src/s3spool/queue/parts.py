@@ -73,11 +73,18 @@ class PartQueue:
     """
 
     def __init__(
-        self, sent_bytes: Callable[[], int], max_tried: int, slow: SlowDirectories | None = None, max_slow: int = 1
+        self,
+        sent_bytes: Callable[[], int],
+        max_tried: int,
+        slow: SlowDirectories | None = None,
+        max_slow: int = 1,
+        *,
+        limit: int = OPEN_TRANSFERS,
     ) -> None:
         """`sent_bytes` returns how much all workers have sent so far.
 
-        `max_tried`: workers for files that have failed; `max_slow`: parts of slow files at a time.
+        `max_tried`: workers for files that have failed; `max_slow`: parts of slow files at a time; `limit`: transfers
+        under way if each has another owner (each holds a descriptor).
         """
         self._slow = slow or SlowDirectories()
         self._max_slow = max_slow
@@ -88,7 +95,7 @@ class PartQueue:
         self._reservations: list[tuple[float, int]] = []  # monotonic seconds, owner
         self._takes = 0
         self.in_flight = 0  #: parts that workers hold
-        self.limit = OPEN_TRANSFERS  #: how many transfers may be under way, if each has another owner
+        self._limit = limit
         self._owners_taken: dict[int, int] = {}  # like Transfer.taken; only owners that have a transfer
         self._deferred: dict[str, int] = {}  # path -> owner of a file that waits for a reservation
         self._deferred_owners: Counter[int] = Counter()
@@ -213,7 +220,7 @@ class PartQueue:
         owners = [owner for since, owner in self._reservations if since > slow]
         owners += [transfer.owner for transfer in self._transfers]
         its = owners.count(owner)
-        return its < OPEN_OF_ONE_OWNER and len(owners) < (min(self.limit, OPEN_TRANSFERS) if its else self.limit)
+        return its < OPEN_OF_ONE_OWNER and len(owners) < (min(self._limit, OPEN_TRANSFERS) if its else self._limit)
 
     def _next(self, now: float) -> Transfer | None:
         """The next transfer in turn.

@@ -10,7 +10,7 @@ from s3spool.failure.breaker import PROBES, CircuitBreaker, Probe
 from s3spool.folder.slow_directories import SlowDirectories, max_slow_files
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.lanes import DEFERRED, UNTRIED, Lanes
-from s3spool.queue.parts import PartItem, PartQueue
+from s3spool.queue.parts import OPEN_TRANSFERS, PartItem, PartQueue
 
 LANE_ROTATION = (Lane.ARRIVED, Lane.FOUND, Lane.BODY, Lane.ARRIVED, Lane.RETRY)  # no lane starves another one
 BODY_SHARE = 0.9  # of the workers may block in bodies above 128 KiB and parts; the rest is for small files
@@ -56,7 +56,9 @@ class Selection:
         self._slow_files = Share(max_slow_files(workers))
         self._bodies = Share(max(1, int(workers * BODY_SHARE)))
         self._untried_probes: set[str] = set()  # in flight
-        self.parts = PartQueue(sent_bytes, self._tried_files.limit, slow, self._slow_files.limit)
+        self.parts = PartQueue(
+            sent_bytes, self._tried_files.limit, slow, self._slow_files.limit, limit=max(workers, OPEN_TRANSFERS)
+        )
         self._rotation = itertools.cycle(LANE_ROTATION)
         self._takes = 0
 

@@ -1,7 +1,6 @@
 """`s3spool service install` and `uninstall`: render the unit, write it, note in it what was made, remove the same.
 
-The notes stand in the unit, which only root can write: what the service's user can write must not tell root what to
-remove.
+The notes stand in the unit, which only root can write: the service's user must not decide what root removes.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Installation:
     """One service on this machine, or below `root`, where no command runs and no owner changes."""
 
     def __init__(self, service: Service, *, program: Path | None = None, root: Path = Path("/")) -> None:
-        """Raises S3SpoolError where nobody could install or uninstall."""
+        """Raises S3SpoolError without root, and without systemd."""
         self._service, self._root, self._live = service, root, root == Path("/")
         self._program = program
         self._unit = _UNITS / service.unit
@@ -83,7 +82,7 @@ class Installation:
         yield from self._next(program, folder)
 
     def uninstall(self) -> Iterator[str]:
-        """The reverse, for what nobody has changed; yields a line for what is removed and what stays."""
+        """Remove what `install` made, unless it was changed since; yields a line per removal and per rest."""
         service = self._service
         found = ((place, self._notes(place)) for place in (self._unit, self._drop_in))
         place, made = next(((place, made) for place, made in found if made is not None), (None, {}))
@@ -197,7 +196,7 @@ class Installation:
 
 
 def this_program() -> Path:
-    """The s3spool that runs, as a unit can name it."""
+    """The path of the running s3spool, for ExecStart=."""
     called = Path(sys.argv[0])
     program = called if called.name == "s3spool" and called.is_file() else Path(sys.executable).with_name("s3spool")
     program = program.absolute()
@@ -228,7 +227,7 @@ def _is_open_to_all(path: Path) -> bool:
 
 
 def _account(user: str, *, packaged: bool) -> pwd.struct_passwd | None:
-    """None where the user is yet to be made. Raises S3SpoolError for one that the service must not run as."""
+    """None if the user does not exist yet. Raises S3SpoolError for a user that the service must not run as."""
     if packaged and user != USER:
         raise S3SpoolError(f"--user {shown(user)}: the package's units run as {USER}; change it with a drop-in")
     try:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from s3spool.errors import S3SpoolError
 from s3spool.logs.text import shown
 
-MARK = "# Written by `s3spool service install`, removed by `s3spool service uninstall`. Change it with a drop-in."
+_AUTHOR = "# Written by `s3spool service install`"
 _MADE = "# made: "
 NOTIFY_RELOAD = 253  # the first systemd that knows Type=notify-reload
 _SPOOL = Path("/var/spool")
@@ -108,15 +108,16 @@ def _access(folder: Path) -> list[str]:
 
 def with_notes(text: str, made: dict[Path, str]) -> str:
     """`text` below a head that lists the files (with their digest) and directories that the installation made."""
-    return "\n".join([MARK, *(f"{_MADE}{digest or '-'} {path}" for path, digest in made.items()), text])
+    lines = (f"{_MADE}{f'file {digest}' if digest else 'directory -'} {path}" for path, digest in made.items())
+    return "\n".join([f"{_AUTHOR}, removed by `s3spool service uninstall`. Change it with a drop-in.", *lines, text])
 
 
 def notes(text: str) -> dict[Path, str] | None:
     """The reverse of `with_notes`; None for a text of another author."""
-    if not text.startswith(MARK):
+    if not text.startswith(_AUTHOR):
         return None
-    found = [line.removeprefix(_MADE).split(" ", 1) for line in text.splitlines() if line.startswith(_MADE)]
-    return {Path(path): digest.strip("-") for digest, path in found}
+    found = [line.removeprefix(_MADE).split(" ", 2) for line in text.splitlines() if line.startswith(_MADE)]
+    return {Path(path): digest.strip("-") for _, digest, path in found}
 
 
 def digest(content: str) -> str:

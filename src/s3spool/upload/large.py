@@ -71,9 +71,7 @@ class LargeUploads:
         *,
         threshold: int,
         part_size: int,
-        limit: int,
     ) -> None:
-        """`limit`: how many transfers of different owners may be under way; each holds a descriptor."""
         self._folder = folder
         self._bucket = bucket
         self._ledger = ledger
@@ -83,7 +81,6 @@ class LargeUploads:
         self._threshold = threshold
         self._part_size = part_size
         self._queue = inbox.parts
-        self._queue.limit = limit
         self._resumable = ResumableUploads(folder, bucket, ledger)
         self.ended = 0  # transfers that have ended, with or without success
 

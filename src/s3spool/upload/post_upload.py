@@ -96,6 +96,11 @@ class PostUpload:
         self._slow_queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
         self._slow_thread = threading.Thread(target=self._run_slow, name="after-slow", daemon=True)
 
+    def apply(self, *, action: str, archive: Path | None) -> None:
+        """Another action, for receipts that are recorded from now on."""
+        self.archive = archive  # first: the action may need it
+        self.action = action
+
     def start(self) -> None:
         self._thread.start()
         self._slow_thread.start()

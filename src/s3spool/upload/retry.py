@@ -40,6 +40,9 @@ class RetryThread:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    def apply(self, policy: Policy) -> None:
+        self.policy = policy
+
     def wake(self) -> None:
         """The retry list has changed: tick again. Any thread; never blocks."""
         self._changed.set()
@@ -90,7 +93,7 @@ class RetryThread:
                 wait_s = self.tick(reader, time.time())
                 complaint = ""
             except (LedgerError, OSError) as exc:
-                complaint = self._ledger.doubt(exc, complaint)
+                complaint = self._ledger.report_read_error(exc, complaint)
                 reader = None
                 wait_s = ROOM_S * 10
             self.heartbeat.wait(self._changed, wait_s)
