@@ -273,6 +273,8 @@ def test_what_is_rewritten_in_flight_is_sent_again(
     assert busy.exists() == (action == "keep")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_twenty_thousand_files_at_once(seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
     """More than the kernel's queue holds: what overflows there, the scan that follows finds."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as home:  # noqa: S108
