@@ -288,6 +288,7 @@ WAY = [
     Kill("before:finished", stored=True, durable=True),
     Kill("after:finished", stored=True, durable=True, removed=True),
 ]
+SAME_STATE = {"after:answer", "before:record", "before:commit", "before:committed", "before:finished"}
 REMOVALS = {
     "keep": [],
     "delete": [  # first its name, then the file
@@ -308,10 +309,10 @@ REMOVALS = {
 
 
 def kills() -> Iterator[ParameterSet]:
-    """The way to the receipt is one for all actions: the two others go it behind `-m slow`."""
+    """The way to the receipt is one for all actions, and of steps in one state one is enough: the rest is slow."""
     for action, removals in REMOVALS.items():
         for kill in WAY:
-            usual = action == "delete" or kill.step in {"after:commit", "after:finished"}
+            usual = kill.step not in SAME_STATE if action == "delete" else kill.step == "after:commit"
             yield pytest.param(action, kill, id=f"{action}-{kill.step}", marks=() if usual else pytest.mark.slow)
         for step, removed in removals:
             kill = Kill(step, stored=True, durable=True, removed=removed)
