@@ -187,17 +187,21 @@ def ours(folder: Path) -> dict[str, bytes]:
     return {path: content for path, content in files.items() if not path.endswith(".part")}
 
 
-@pytest.mark.parametrize(
-    ("when", "arrive"),
-    [("running", arrive) for arrive in ARRIVALS]
-    + [(when, arrive) for when in ("before", "stopped", "killed") for arrive in WHILE_DOWN],
-    ids=lambda value: value if isinstance(value, str) else value.__name__,
-)
-def test_each_arrival_is_sent_once(when: str, arrive: Arrival, tmp_path: Path, faulty: FaultyS3) -> None:
+def arrive_all(daemon: Daemon, arrivals: list[Arrival], home: Path) -> Counter[str]:
+    """Each in a directory of its own; how often each path has to be sent."""
+    sends: Counter[str] = Counter()
+    for arrive in arrivals:
+        scene = Scene(daemon, daemon.folder / arrive.__name__, home / f"outside {arrive.__name__}")
+        scene.folder.mkdir()
+        scene.outside.mkdir()
+        sends |= Counter(arrive(scene))
+    return Counter(dict.fromkeys([*ours(daemon.folder), "last"], 1)) | sends
+
+
+@pytest.mark.parametrize("when", ["running", "before", "stopped", "killed"])
+def test_each_arrival_is_sent_once(when: str, tmp_path: Path, faulty: FaultyS3) -> None:
     """However it came, and whenever: the object is the file, after one request and one line in the log."""
     daemon = a_daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment())
-    scene = Scene(daemon, daemon.folder, tmp_path / "outside")
-    scene.outside.mkdir()
 
     with ExitStack() as stack:
         stack.push(daemon)  # ended, whatever happens; but each row says when it starts
@@ -207,14 +211,12 @@ def test_each_arrival_is_sent_once(when: str, arrive: Arrival, tmp_path: Path, f
             daemon.drop("early", b"early")
             eventually(lambda: receipts(daemon) == 1, timeout_s=WAIT_S)
             daemon.stop() if when == "stopped" else daemon.kill()
-        sends = arrive(scene)
+        once = arrive_all(daemon, ARRIVALS if when == "running" else WHILE_DOWN, tmp_path)
         if when != "running":
             begin(daemon)
         finish(daemon)
 
-    expected = ours(daemon.folder)
-    assert faulty.contents() == expected
-    once = Counter(dict.fromkeys(expected, 1)) | Counter(sends)
+    assert faulty.contents() == ours(daemon.folder)
     assert Counter(request.key for request in faulty.requests if request.method == "PUT") == once
     # A log line that was in memory when the process was killed is gone; the request was not repeated for that.
     logged = Counter(event["path"] for event in daemon.events("file.uploaded")) | Counter(
@@ -224,30 +226,27 @@ def test_each_arrival_is_sent_once(when: str, arrive: Arrival, tmp_path: Path, f
 
 
 def test_all_arrivals_reach_a_real_s3_server(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
-    """The same ways, in directories of their own and one daemon, and a server that checks what it is sent."""
+    """The same ways, and a server that checks what it is sent."""
     daemon = a_daemon(tmp_path, bucket=bucket, environment=seaweed.environment())
-    sends: Counter[str] = Counter()
 
     with daemon:
         begin(daemon)
-        for arrive in ARRIVALS:
-            scene = Scene(daemon, daemon.folder / arrive.__name__, tmp_path / f"outside {arrive.__name__}")
-            scene.folder.mkdir()
-            scene.outside.mkdir()
-            sends |= Counter(arrive(scene))
+        once = arrive_all(daemon, ARRIVALS, tmp_path)
         finish(daemon)
 
-    expected = ours(daemon.folder)
-    assert objects(s3, bucket) == expected
-    assert (
-        Counter(event["path"] for event in daemon.events("file.uploaded"))
-        == Counter(dict.fromkeys(expected, 1)) | sends
-    )
+    assert objects(s3, bucket) == ours(daemon.folder)
+    assert Counter(event["path"] for event in daemon.events("file.uploaded")) == once
 
 
-@pytest.mark.parametrize("action", ["keep", "delete"])
-@pytest.mark.parametrize("how", ["in place", "replaced"])
-@pytest.mark.parametrize("size", [10, 300_000], ids=["small", "streamed"])
+@pytest.mark.parametrize(
+    ("size", "how", "action"),
+    [
+        pytest.param(10, "in place", "keep", id="small-in place-keep"),
+        pytest.param(10, "replaced", "delete", id="small-replaced-delete"),
+        pytest.param(300_000, "in place", "delete", id="streamed-in place-delete"),
+        pytest.param(300_000, "replaced", "keep", id="streamed-replaced-keep"),
+    ],
+)
 def test_what_is_rewritten_in_flight_is_sent_again(
     size: int, how: str, action: str, tmp_path: Path, faulty: FaultyS3
 ) -> None:
@@ -273,6 +272,8 @@ def test_what_is_rewritten_in_flight_is_sent_again(
     assert busy.exists() == (action == "keep")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_twenty_thousand_files_at_once(seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
     """More than the kernel's queue holds: what overflows there, the scan that follows finds."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as home:  # noqa: S108

@@ -65,82 +65,96 @@ def tree(directory: Path) -> dict[str, object]:
 
 def refusal(daemon: Daemon, *prefix: str, config: bytes | None = None) -> str:
     """The line on stderr of a start that is refused as it should be."""
+    (line,) = refusals(daemon, *prefix, config=config)
+    return line
+
+
+def refusals(daemon: Daemon, *prefix: str, config: bytes | None = None) -> list[str]:
+    """The same for several mistakes."""
     if config is not None:
         daemon.config_path.write_bytes(config)
     elif daemon.config:
         daemon.config_path.write_text(to_toml(daemon.config))
     before = tree(daemon.home)
     ended = start(daemon, *prefix)
-    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (CONFIGURATION, "", 1), ended
+    assert (ended.returncode, ended.stdout) == (CONFIGURATION, ""), ended
     assert tree(daemon.home) == before
-    assert ended.stderr.startswith("s3spool: ")
-    return ended.stderr.removeprefix("s3spool: ").removesuffix("\n")
+    lines = ended.stderr.splitlines()
+    assert all(line.startswith("s3spool: ") for line in lines)
+    return [line.removeprefix("s3spool: ") for line in lines]
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "problem"),
-    [
-        ("watch.directory", "", "must name a directory"),
-        ("watch.directory", 5, "must be a path, in quotes"),
-        ("watch.recursive", "yes", "must be true or false"),
-        ("watch.include", [], 'must hold at least one pattern; ["*"] takes every file'),
-        ("watch.settle_s", -1, "must be between 0 and 86400 (seconds)"),
-        ("watch.rescan_s", 0, "must be between 1 and 86400 (seconds)"),
-        ("watch.backend", "fanotify", "must be one of auto, inotify, poll"),
-        ("destination.bucket", "s3://b", "must be the name alone, without s3://"),
-        ("destination.bucket", "My_Bucket", "must be 3 to 63 lower-case letters"),
-        ("destination.bucket", "", "put the bucket's name into s3spool.toml"),
-        ("destination.prefix", "/in", 'must not start with "/"'),
-        ("destination.prefix", "%Q/", "%Q is not one of %Y, %m, %d"),
-        ("destination.endpoint_url", "s3.example.org", "must be http:// or https://"),
-        ("destination.region", "Europe, please", "must be letters, digits and hyphens, like eu-central-1"),
-        ("destination.kms_key_id", "k", 'needs destination.sse = "aws:kms"'),
-        ("destination.ca_bundle", "/no/ca.pem", "does not exist or is not readable"),
-        ("destination.profile", "nobody", "profile"),
-        ("destination.overwrite", "ask", "must be one of allow, never"),
-        ("destination.checksum", "crc", "must be one of auto, crc64nvme"),
-        ("upload.workers", 0, "must be between 1 and 1000"),
-        ("upload.workers", "100", "must be a whole number between 1 and 1000"),
-        ("upload.part_size", "16 apples", "must be a size like 16MiB"),
-        ("upload.max_bandwidth", "fast", "must be a size like 50MiB/s"),
-        ("after.action", "shred", "must be one of keep, delete, archive"),
-        ("retry.max_s", 0.01, "must be between 0.1 and 86400 (seconds)"),
-        ("retry.max_attempts", -1, "must be between 0 and"),
-        ("state.receipt_days", "many", "must be a whole number"),
-        ("service.http_listen", "9464", "must be HOST:PORT"),
-        ("service.control_socket", "/" + "s" * 110, "a socket's path may have 107"),
-        ("service.control_socket", "/no/where.sock", "/no does not exist; make it with: mkdir -p /no"),
-        ("service.control_socket", "/dev", "is something else than a socket; name a path that is free"),
-        ("log.level", "loud", "must be one of debug, info, warning, error"),
-        ("log.format", "xml", "must be one of auto, console, json, journal"),
-    ],
-)
-def test_a_wrong_value_is_named(option: str, value: object, problem: str, daemon: Daemon) -> None:
-    """Dotted field, value as written, and what it has to be."""
-    section, key = option.split(".")
-    daemon.config.setdefault(section, {})[key] = value
-
-    line = refusal(daemon)
-
-    shown = f'"{value}"' if isinstance(value, str) else str(value)
-    assert line.startswith(f"{option} = {shown}: ")
-    assert problem in line
+WRONG: list[tuple[str, object, str]] = [
+    ("watch.directory", "", "must name a directory"),
+    ("watch.directory", 5, "must be a path, in quotes"),
+    ("watch.recursive", "yes", "must be true or false"),
+    ("watch.include", [], 'must hold at least one pattern; ["*"] takes every file'),
+    ("watch.settle_s", -1, "must be between 0 and 86400 (seconds)"),
+    ("watch.rescan_s", 0, "must be between 1 and 86400 (seconds)"),
+    ("watch.backend", "fanotify", "must be one of auto, inotify, poll"),
+    ("destination.bucket", "s3://b", "must be the name alone, without s3://"),
+    ("destination.bucket", "My_Bucket", "must be 3 to 63 lower-case letters"),
+    ("destination.bucket", "", "put the bucket's name into s3spool.toml"),
+    ("destination.prefix", "/in", 'must not start with "/"'),
+    ("destination.prefix", "%Q/", "%Q is not one of %Y, %m, %d"),
+    ("destination.endpoint_url", "s3.example.org", "must be http:// or https://"),
+    ("destination.region", "Europe, please", "must be letters, digits and hyphens, like eu-central-1"),
+    ("destination.kms_key_id", "k", 'needs destination.sse = "aws:kms"'),
+    ("destination.ca_bundle", "/no/ca.pem", "does not exist or is not readable"),
+    ("destination.profile", "nobody", "profile"),
+    ("destination.overwrite", "ask", "must be one of allow, never"),
+    ("destination.checksum", "crc", "must be one of auto, crc64nvme"),
+    ("upload.workers", 0, "must be between 1 and 1000"),
+    ("upload.workers", "100", "must be a whole number between 1 and 1000"),
+    ("upload.part_size", "16 apples", "must be a size like 16MiB"),
+    ("upload.max_bandwidth", "fast", "must be a size like 50MiB/s"),
+    ("after.action", "shred", "must be one of keep, delete, archive"),
+    ("retry.max_s", 0.01, "must be between 0.1 and 86400 (seconds)"),
+    ("retry.max_attempts", -1, "must be between 0 and"),
+    ("state.receipt_days", "many", "must be a whole number"),
+    ("service.http_listen", "9464", "must be HOST:PORT"),
+    ("service.control_socket", "/" + "s" * 110, "a socket's path may have 107"),
+    ("service.control_socket", "/no/where.sock", "/no does not exist; make it with: mkdir -p /no"),
+    ("service.control_socket", "/dev", "is something else than a socket; name a path that is free"),
+    ("log.level", "loud", "must be one of debug, info, warning, error"),
+    ("log.format", "xml", "must be one of auto, console, json, journal"),
+]
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "near"),
-    [
-        ("upload", "wrokers", "upload.wrokers: unknown key (did you mean workers?)"),
-        ("watch", "bucket", "watch.bucket: unknown key (did you mean destination.bucket?)"),
-        ("uplaod", "workers", "uplaod: unknown section (did you mean upload?)"),
-        ("log", "qqq", "log.qqq: unknown key (known: level, format)"),
-    ],
-)
-def test_an_unknown_key_names_the_nearest_known_one(section: str, key: str, near: str, daemon: Daemon) -> None:
+@pytest.mark.parametrize("which", range(3))
+def test_wrong_values_are_named(which: int, daemon: Daemon) -> None:
+    """Dotted field, value as written, and what it has to be; a line each, until all are corrected."""
+    wrong: dict[str, tuple[object, str]] = {}
+    for option in dict.fromkeys(option for option, _, _ in WRONG):
+        rows = [(value, problem) for it, value, problem in WRONG if it == option]
+        wrong |= dict([(option, rows[which])] if which < len(rows) else [])
+    right = daemon.config
+    while wrong:
+        daemon.config = {section: dict(options) for section, options in right.items()}
+        for option, (value, _) in wrong.items():
+            section, key = option.split(".")
+            daemon.config.setdefault(section, {})[key] = value
+
+        for line in refusals(daemon):
+            value, problem = wrong.pop(line.split(" = ")[0])
+            shown = f'"{value}"' if isinstance(value, str) else str(value)
+            assert f" = {shown}: " in line
+            assert problem in line
+
+
+def test_an_unknown_key_names_the_nearest_known_one(daemon: Daemon) -> None:
     """A typing error must not silently mean the default."""
-    daemon.config.setdefault(section, {})[key] = 1
+    daemon.config["upload"] = {"wrokers": 1}
+    daemon.config["watch"]["bucket"] = 1
+    daemon.config["uplaod"] = {"workers": 1}
+    daemon.config["log"]["qqq"] = 1
 
-    assert refusal(daemon) == near
+    assert set(refusals(daemon)) == {
+        "upload.wrokers: unknown key (did you mean workers?)",
+        "watch.bucket: unknown key (did you mean destination.bucket?)",
+        "uplaod: unknown section (did you mean upload?)",
+        "log.qqq: unknown key (known: level, format)",
+    }
 
 
 @pytest.mark.parametrize(

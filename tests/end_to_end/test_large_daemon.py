@@ -11,7 +11,7 @@ import pytest
 from s3spool.control.protocol import ask
 from s3spool.ledger.reader import Reader
 from support.daemon import Daemon
-from support.faults import Fault, HoldUntil, LoseAnswer, Status, WrongChecksum, WrongEtag
+from support.faults import HoldUntil, LoseAnswer, Status, WrongChecksum, WrongEtag
 from support.faulty import FaultyS3
 from support.objects import content_of, objects
 from support.waiting import eventually
@@ -123,34 +123,35 @@ def test_a_stop_keeps_the_upload_for_the_next_start(daemon: Daemon, server: Faul
     nothing_is_left(daemon, server)
 
 
-@pytest.mark.parametrize(
-    ("fault", "match"),
-    [
-        (Status(code=500), "PUT big.*partNumber"),
-        (LoseAnswer(), "PUT big.*partNumber"),
-        (WrongEtag(), "PUT big.*partNumber"),
-        (WrongChecksum(), "PUT big.*partNumber"),
-        (Status(code=404, error_code="NoSuchUpload"), "PUT big.*partNumber"),
-        (Status(code=500), "POST big.uploads"),
-        (Status(code=500), "POST big.*uploadId"),
-        (LoseAnswer(), "POST big.*uploadId"),
-        (Status(code=404, error_code="NoSuchUpload"), "POST big.*uploadId"),
-        (Status(code=503, error_code="SlowDown"), "POST big.*uploadId"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Fault) else value.replace("big", ""),
-)
-def test_a_fault_at_each_step(daemon: Daemon, server: FaultyS3, fault: Fault, match: str) -> None:
-    """It ends with the right bytes, one success, and nothing left behind."""
-    content = content_of(4 * PART + 1)
-    server.script(fault, times=2, match=match)
+FAULTS = [
+    (Status(code=500), r"PUT {key}\?.*partNumber"),
+    (LoseAnswer(), r"PUT {key}\?.*partNumber"),
+    (WrongEtag(), r"PUT {key}\?.*partNumber"),
+    (WrongChecksum(), r"PUT {key}\?.*partNumber"),
+    (Status(code=404, error_code="NoSuchUpload"), r"PUT {key}\?.*partNumber"),
+    (Status(code=500), r"POST {key}\?uploads"),
+    (Status(code=500), r"POST {key}\?.*uploadId"),
+    (LoseAnswer(), r"POST {key}\?.*uploadId"),
+    (Status(code=404, error_code="NoSuchUpload"), r"POST {key}\?.*uploadId"),
+    (Status(code=503, error_code="SlowDown"), r"POST {key}\?.*uploadId"),
+]
+
+
+def test_a_fault_at_each_step(daemon: Daemon, server: FaultyS3) -> None:
+    """Side by side: each ends with the right bytes, one success, and nothing left behind."""
+    files = {f"big{number}": content_of(2 * PART + 1, seed=number) for number in range(len(FAULTS))}
+    for key, (fault, match) in zip(files, FAULTS, strict=True):
+        server.script(fault, times=2, match=match.format(key=key))
     daemon.start().wait_ready()
-    daemon.drop("big", content)
+    for key, content in files.items():
+        daemon.drop(key, content)
 
-    daemon.wait_uploaded(1, timeout_s=60)
+    daemon.wait_uploaded(len(files), timeout_s=60)
 
-    assert server.contents() == {"big": content}
-    assert len(daemon.events("file.uploaded")) == 1
+    assert server.contents() == files
+    assert sorted(line["path"] for line in daemon.events("file.uploaded")) == sorted(files)
     assert daemon.events("file.parked") == []
+    assert not [script for script in server._scripts if script.times_left]
     nothing_is_left(daemon, server)
 
 

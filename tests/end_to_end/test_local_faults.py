@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 
 WAIT_S = 60.0
 DAY_S = 86_400
-FILES = int(os.environ.get("S3SPOOL_TEST_FILES", "30000"))
+FILES = int(os.environ.get("S3SPOOL_TEST_FILES", "17000"))  # the kernel keeps 16,384 events
 RARELY = {"rescan_s": 3600}  # what heals does not heal by the periodic scan
 OFTEN = {"rescan_s": 1}
 
@@ -310,7 +310,7 @@ def test_a_directory_that_may_not_be_read(make: Callable[..., Daemon], faulty: F
 # --- the clock
 
 
-@pytest.mark.parametrize("jumps", [(DAY_S, 0), (-DAY_S, 0), (DAY_S, -DAY_S, 0)], ids=str)
+@pytest.mark.parametrize("jumps", [(DAY_S, -DAY_S, 0)], ids=str)
 def test_the_clock_jumps(jumps: tuple[int, ...], make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
     """A file that waits for its retry, one that settles and a new one: none of them waits for a day."""
     clock = tmp_path / "clock"
