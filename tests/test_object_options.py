@@ -218,7 +218,7 @@ def test_headers_are_made_once_for_each_type(faulty: FaultyS3, tmp_path: Path) -
     """The hot path looks them up."""
     store = store_of("curl", connection(faulty.bucket, faulty.endpoint_url), CASES["headers"].options)
 
-    first = store.prepared.headers("a.png", b"1")
+    first = store.rules.of("a.png").headers("a.png", b"1")
 
-    assert store.prepared.headers("b/c.png", b"2") is first
-    assert store.prepared.headers("c.gif", b"2") is not first
+    assert store.rules.of("b/c.png").headers("b/c.png", b"2") is first
+    assert store.rules.of("c.gif").headers("c.gif", b"2") is not first

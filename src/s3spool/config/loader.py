@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from s3spool.config.directories import check_directories
+from s3spool.config.rules import contradictions, read_rules
 from s3spool.config.schema import LIVE, OPTIONS, SECTIONS, Config, changed, options, value_of, without_effect
 from s3spool.config.trust import HERE, choose, doubt, is_inside
 from s3spool.config.validators import PREFIX_FIELDS
@@ -67,20 +68,23 @@ def load(
         tell(f"{path}: {why}; it counts because it was named")
     settings = [*(_from_file(source) if source else ()), *given]
     known = {setting.name: setting for setting in settings if setting.name in OPTIONS}
-    errors = [_unknown(setting) for setting in settings if setting.name not in OPTIONS]
+    tables = [setting.value for setting in settings if (setting.section, setting.key) == ("rule", None)]
+    errors = [_unknown(it) for it in settings if it.name not in OPTIONS and (it.section, it.key) != ("rule", None)]
 
     values = _read(known, environ, errors)
+    rules = read_rules(tables[0], OPTIONS, errors) if tables else ()
     sections: dict[str, Any] = {
         section: cls(**{key: values[name] for key in cls.__struct_fields__ if (name := f"{section}.{key}") in values})
         for section, cls in SECTIONS.items()
     }
-    config = Config(**sections, source=source and source.absolute())
+    config = Config(**sections, rules=rules, source=source and source.absolute())
     refused = {error.field for error in errors}
     for name, other, problem in _contradictions(config):
         if not refused & {name, other}:
             setting = known.get(name) or _Setting("", "", value_of(config, name) or "")
             errors.append(setting.error(name, problem))
             refused.add(name)
+    errors += contradictions(rules, has_archive=config.after.archive_directory is not None)
     raise_config_errors(errors)
     return config
 
@@ -196,6 +200,8 @@ def _unknown(setting: _Setting) -> ConfigError:
     import difflib  # noqa: PLC0415 - start-up time
 
     section, key = setting.section, setting.key
+    if section == "rule":
+        return setting.error("rule", "rules stand in the file, as [[rule]], and nowhere else")
     if section not in SECTIONS:
         what, wrong, known, field = "section", section, list(SECTIONS), _printable(section)
     elif key is None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from s3spool.config import validators as rules
+from s3spool.config.rules import Rule
 from s3spool.config.values import GIB, KIB, MIB, TIB, Option, doc, globs, matching, path, seconds, size, whole
 
 _DAY_S = 86_400
@@ -139,19 +140,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     state: StateConfig
     service: ServiceConfig
     log: LogConfig
+    rules: tuple[Rule, ...] = ()  #: [[rule]], in the order of the file
     source: Path | None = None  #: the file it was read from
+
+    @property
+    def actions(self) -> set[str]:
+        """What becomes of uploaded files, by [after] and by rules."""
+        return {self.after.action, *(rule.after for rule in self.rules if rule.after)}
 
 
 #: The keys that a reload (SIGHUP) applies; the others need a restart.
 LIVE = frozenset({
     "log.level", "watch.include", "watch.exclude", "retry.initial_s", "retry.max_s", "retry.max_attempts",
-    "upload.max_bandwidth", "after.action", "after.archive_directory",
+    "upload.max_bandwidth", "after.action", "after.archive_directory", "rule",
 })  # fmt: skip
 #: Keys that change nothing yet, and why.
 _WITHOUT_EFFECT = {"service.http_listen": "this version serves no metrics, health or page"}
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
-    field.name: field.type for field in msgspec.structs.fields(Config) if field.name != "source"
+    field.name: field.type for field in msgspec.structs.fields(Config) if field.name not in {"source", "rules"}
 }
 OPTIONS = {
     (name := f"{section}.{field.name}"): Option(name, field)
@@ -174,6 +181,7 @@ def value_of(config: Config, name: str) -> object:
 def changed(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """The names of the keys that differ: those that a reload applies, and those that need a restart."""
     names = [name for name in OPTIONS if value_of(old, name) != value_of(new, name)]
+    names += ["rule"] if old.rules != new.rules else []
     return [name for name in names if name in LIVE], [name for name in names if name not in LIVE]
 
 

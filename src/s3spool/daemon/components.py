@@ -17,6 +17,7 @@ from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.failure.retry_policy import Policy
 from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
+from s3spool.folder.rules import FileRules
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.database import DirectoryLock
 from s3spool.ledger.store import Ledger
@@ -27,6 +28,7 @@ from s3spool.s3.bandwidth import BandwidthLimiter
 from s3spool.s3.client import Connection
 from s3spool.s3.keys import too_deep
 from s3spool.s3.multipart import MultipartStore
+from s3spool.s3.object_rules import ObjectRules
 from s3spool.s3.options import ObjectOptions
 from s3spool.s3.store import Store
 from s3spool.upload.cpu_affinity import CpuAffinity
@@ -76,6 +78,7 @@ class Components:
             self.stats,
             action=config.after.action,
             archive=config.after.archive_directory,
+            rule_action=rule_action_of(config),
             rescan=lambda reason: self.scan.want(reason),  # noqa: PLW0108 - there is no scan yet
             slow=self.slow,
         )
@@ -148,8 +151,18 @@ def ledger_path(config: Config) -> Path:
 
 def filter_of(config: Config) -> FileFilter:
     return FileFilter(
-        config.watch.include, config.watch.exclude, too_deep=partial(too_deep, prefix=config.destination.prefix)
+        config.watch.include, config.watch.exclude, too_deep=partial(too_deep, prefixes=FileRules(config).prefixes)
     )
+
+
+def rules_of(config: Config) -> ObjectRules:
+    rules = FileRules(config)
+    return ObjectRules([*map(options_of, rules.destinations)], rules.index)
+
+
+def rule_action_of(config: Config) -> Callable[[str], str] | None:
+    """What becomes of an uploaded file, by its path; None where no rule has a say."""
+    return FileRules(config).action if any(rule.after for rule in config.rules) else None
 
 
 def connection_of(config: Config) -> Connection:
@@ -167,7 +180,7 @@ def connection_of(config: Config) -> Connection:
 
 def store_of(config: Config, bandwidth: BandwidthLimiter | None = None) -> Store:
     """The bucket of a configuration. Raises ConfigError."""
-    return Store(connection_of(config), options_of(config.destination), bandwidth=bandwidth)
+    return Store(connection_of(config), options_of(config.destination), rules=rules_of(config), bandwidth=bandwidth)
 
 
 def options_of(destination: DestinationConfig) -> ObjectOptions:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from s3spool.config import loader as configuration
 from s3spool.config.loader import Config
-from s3spool.daemon.components import filter_of
+from s3spool.daemon.components import filter_of, rule_action_of, rules_of
 from s3spool.daemon.supervisor import Daemon
 from s3spool.errors import ConfigError
 from s3spool.failure.retry_policy import Policy
@@ -43,7 +43,8 @@ def reload(daemon: Daemon) -> None:
     retry = new.retry
     components.retry.policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
     components.breaker.initial_s, components.breaker.max_s = retry.initial_s, retry.max_s
-    components.after.action, components.after.archive = new.after.action, new.after.archive_directory
+    components.after.apply(new.after.action, new.after.archive_directory, rule_action_of(new))
+    components.store.rules = rules_of(new)
     components.bandwidth.set_rate(new.upload.max_bandwidth)
     daemon.set_log_level(new.log.level)
     components.scan.want("reload")
@@ -54,7 +55,9 @@ def _merged(old: Config, new: Config, live: list[str]) -> Config:
     """The old configuration with the new values of `live`."""
     changes: dict[str, dict[str, Any]] = {}
     for name in live:
+        if name == "rule":
+            continue
         section, _, key = name.partition(".")
         changes.setdefault(section, {})[key] = getattr(getattr(new, section), key)
     sections = {section: replace(getattr(old, section), **values) for section, values in changes.items()}
-    return replace(old, **sections)
+    return replace(old, **sections, rules=new.rules)

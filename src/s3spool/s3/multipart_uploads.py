@@ -12,6 +12,7 @@ from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart
 from s3spool.s3.boto3_errors import FAILURES, translated
 from s3spool.s3.errors import untrusted_success
+from s3spool.s3.keys import key_of
 from s3spool.s3.options import arguments_of, mtime_text
 from s3spool.s3.store import Store
 
@@ -32,8 +33,9 @@ class Uploads:
         one that may be another's is not ours to abort. Only a lifecycle rule of the bucket ends it.
         """
         store = self._store
-        key = store.key(path, identity.mtime_ns / 1e9)
-        headers = (*store.prepared.headers(path, None), ("x-amz-meta-mtime", mtime_text(identity.mtime_ns)))
+        prepared = store.rules.of(path)
+        key = key_of(path, prepared.prefix.of(identity.mtime_ns / 1e9))
+        headers = (*prepared.headers(path, None), ("x-amz-meta-mtime", mtime_text(identity.mtime_ns)))
         arguments = {"Bucket": store.bucket, "Key": key, **arguments_of(headers)}
         algorithm = store.algorithm
         try:

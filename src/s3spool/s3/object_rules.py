@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from s3spool.s3.content_types import content_type_of
 from s3spool.s3.keys import Prefix
 from s3spool.s3.options import Headers, ObjectOptions
@@ -26,3 +28,21 @@ class PreparedOptions:
         if found is None:
             found = self._by_type[kind] = (("Content-Type", kind), *self._headers)
         return found
+
+
+class ObjectRules:
+    """The options of each path. Immutable but for what is prepared, so thread-safe."""
+
+    def __init__(self, options: Sequence[ObjectOptions], index: Callable[[str], int] = lambda _: -1) -> None:
+        """`options` of each rule, and of [destination] at the end; `index`: a path's rule, -1 for none."""
+        self.options = options
+        self._prepared = [PreparedOptions(each) for each in options]
+        self._index = index
+
+    def of(self, path: str) -> PreparedOptions:
+        return self._prepared[self._index(path)]
+
+    @property
+    def grants(self) -> list[str]:
+        """The permissions that uploads with any of these options take."""
+        return list(dict.fromkeys(grant for each in self.options for grant in each.grants))

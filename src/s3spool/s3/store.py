@@ -18,7 +18,7 @@ from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import conflict, from_answer, is_about_checksum, mismatch, untrusted
 from s3spool.s3.keys import key_of
 from s3spool.s3.name_lookups import NameLookups
-from s3spool.s3.object_rules import PreparedOptions
+from s3spool.s3.object_rules import ObjectRules
 from s3spool.s3.options import ObjectOptions, mtime_text
 from s3spool.s3.overwrite import OverwriteGuard
 from s3spool.s3.transport import Answer, Bandwidth, Multiplexer, Request, Transport
@@ -43,6 +43,7 @@ class Store:
         connection: Connection,
         options: ObjectOptions,
         *,
+        rules: ObjectRules | None = None,
         bandwidth: Bandwidth | None = None,
     ) -> None:
         """Raises ConfigError; asks the credential chain, but not S3."""
@@ -54,7 +55,7 @@ class Store:
         self._session = s3_client.session(connection)
         self.credentials = Credentials(self._session)
         self._clients = Clients(self._session, connection, self.credentials)
-        self.prepared = PreparedOptions(options)
+        self.rules = rules or ObjectRules([options])
         self.auto = options.checksum == "auto"
         self.algorithm = "crc64nvme" if self.auto else options.checksum
         self.never = options.overwrite == "never"
@@ -120,7 +121,7 @@ class Store:
 
     def key(self, path: str, mtime_s: float) -> str:
         """Raises UploadError (permanent) when the path makes no key."""
-        return key_of(path, self.prepared.prefix.of(mtime_s))
+        return key_of(path, self.rules.of(path).prefix.of(mtime_s))
 
     def digest(self, content: Content, algorithm: str = "") -> str:
         """`algorithm:base64` of the content; reads the file where it is not in memory. Raises OSError."""
@@ -133,11 +134,12 @@ class Store:
 
     def request(self, content: Content) -> Request:
         """Raises UploadError (permanent) when the path makes no key, OSError when the file cannot be read."""
-        key = self.key(content.path, content.mtime_s)
+        prepared = self.rules.of(content.path)
+        key = key_of(content.path, prepared.prefix.of(content.mtime_s))
         checksum = self.digest(content)
         algorithm, _, value = checksum.partition(":")
         headers = [
-            *self.prepared.headers(content.path, content.body),
+            *prepared.headers(content.path, content.body),
             (checksums.header_of(algorithm), value),
             ("x-amz-meta-mtime", mtime_text(content.identity.mtime_ns)),
         ]
