@@ -23,6 +23,10 @@ def policy(config: Config) -> str:
         writing.append("PutObjectTagging")
     if any(kind.acl for kind in kinds):
         writing.append("PutObjectAcl")
+    if any(kind.object_lock_mode for kind in kinds):
+        writing.append("PutObjectRetention")
+    if any(kind.legal_hold for kind in kinds):
+        writing.append("PutObjectLegalHold")
     patterns = sorted({f"{objects_arn}{_pattern(kind.prefix)}" for kind in kinds})
     objects = patterns[0] if len(patterns) == 1 else patterns
     statements: list[dict[str, Any]] = [

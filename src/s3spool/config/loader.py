@@ -9,9 +9,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from msgspec.structs import asdict
+
 from s3spool.config.directories import check_directories
-from s3spool.config.rules import contradictions, read_rules
-from s3spool.config.schema import LIVE, OPTIONS, SECTIONS, Config, changed, options, value_of, without_effect
+from s3spool.config.rules import contradictions, lock_problem, read_rules
+from s3spool.config.schema import (
+    LIVE,
+    OPTIONS,
+    SECTIONS,
+    Config,
+    DestinationConfig,
+    changed,
+    options,
+    value_of,
+    without_effect,
+)
 from s3spool.config.trust import HERE, choose, doubt, is_inside
 from s3spool.config.validators import PREFIX_FIELDS
 from s3spool.config.values import Option
@@ -84,7 +96,8 @@ def load(
             setting = known.get(name) or _Setting("", "", value_of(config, name) or "")
             errors.append(setting.error(name, problem))
             refused.add(name)
-    errors += contradictions(rules, has_archive=config.after.archive_directory is not None)
+    has_archive = config.after.archive_directory is not None
+    errors += contradictions(rules, asdict(config.destination), has_archive=has_archive)
     raise_config_errors(errors)
     return config
 
@@ -224,6 +237,9 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
     watched, state, archive = config.watch.directory, config.state.directory, after.archive_directory
     if destination.kms_key_id and destination.sse != "aws:kms":
         yield "destination.kms_key_id", "destination.sse", 'needs destination.sse = "aws:kms"'
+    if found := lock_problem(asdict(destination)):
+        yield f"destination.{found[0]}", "destination.object_lock_mode", found[1]
+    yield from _endpoint_contradictions(destination)
     if retry.max_s < retry.initial_s:
         yield "retry.max_s", "retry.initial_s", f"must not be less than retry.initial_s, {retry.initial_s:g}"
     if after.action == "archive" and archive is None:
@@ -240,3 +256,16 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
     if (length := len(os.fsencode(socket))) > _SOCKET_PATH_BYTES:
         problem = f"is {length} bytes long, a socket's path may have {_SOCKET_PATH_BYTES}; set a shorter one"
         yield "service.control_socket", "service.control_socket", problem
+
+
+def _endpoint_contradictions(destination: DestinationConfig) -> Iterator[tuple[str, str, str]]:
+    for key in ("use_accelerate_endpoint", "use_dualstack_endpoint", "use_fips_endpoint"):
+        if getattr(destination, key) and destination.endpoint_url:
+            yield f"destination.{key}", "destination.endpoint_url", "is for AWS: destination.endpoint_url must be empty"
+    if not destination.use_accelerate_endpoint:
+        return
+    if destination.use_fips_endpoint:
+        yield "destination.use_accelerate_endpoint", "destination.use_fips_endpoint", "AWS accelerates no FIPS endpoint"
+    if destination.addressing_style == "path" or "." in destination.bucket or destination.bucket.startswith("arn:"):
+        problem = 'needs a bucket name without dots, in the host: not an ARN, nor addressing_style = "path"'
+        yield "destination.use_accelerate_endpoint", "destination.bucket", problem

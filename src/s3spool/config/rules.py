@@ -13,7 +13,7 @@ from s3spool.errors import ConfigError
 #: What a rule may set: keys of [destination].
 DESTINATION_KEYS = (
     "prefix", "storage_class", "content_type", "content_encoding", "content_disposition", "content_language",
-    "cache_control", "tags", "metadata", "acl",
+    "cache_control", "tags", "metadata", "acl", "object_lock_mode", "object_lock_days", "legal_hold",
 )  # fmt: skip
 
 
@@ -23,6 +23,10 @@ class Rule(NamedTuple):
     match: tuple[str, ...]
     destination: Mapping[str, Any]
     after: str | None = None  # the action
+
+    @property
+    def sets_lock(self) -> bool:
+        return not {"object_lock_mode", "object_lock_days"}.isdisjoint(self.destination)
 
     @property
     def name(self) -> str:
@@ -48,6 +52,14 @@ def read_rules(tables: object, options: Mapping[str, Option], errors: list[Confi
     return tuple(_read(f"rule[{number}]", table, keys, errors) for number, table in enumerate(tables, 1))
 
 
+def lock_problem(destination: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The key of object lock that does not fit to the other one, and why."""
+    mode, days = destination["object_lock_mode"], destination["object_lock_days"]
+    if mode and not days:
+        return "object_lock_mode", "needs object_lock_days of at least 1"
+    return ("object_lock_days", "needs object_lock_mode") if days and not mode else None
+
+
 def _read(rule: str, table: Mapping[str, object], keys: Mapping[str, Option], errors: list[ConfigError]) -> Rule:
     values: dict[str, Any] = {}
     for key, value in {"match": None, **table}.items():
@@ -69,8 +81,14 @@ def _read(rule: str, table: Mapping[str, object], keys: Mapping[str, Option], er
     return Rule(match, values, after)
 
 
-def contradictions(rules: tuple[Rule, ...], *, has_archive: bool) -> Iterator[ConfigError]:
-    """Keys of rules that do not fit to other keys."""
+def contradictions(
+    rules: tuple[Rule, ...], destination: Mapping[str, Any], *, has_archive: bool
+) -> Iterator[ConfigError]:
+    """Keys of rules that do not fit to other keys; `destination`: the values of [destination]."""
     for number, rule in enumerate(rules, 1):
+        merged = {**destination, **rule.destination}
+        if rule.sets_lock and (found := lock_problem(merged)):
+            key, problem = found
+            yield ConfigError(f"rule[{number}].{key}", merged[key], problem)
         if rule.after == "archive" and not has_archive:
             yield ConfigError(f"rule[{number}].after", "archive", "needs after.archive_directory")

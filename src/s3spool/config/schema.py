@@ -32,6 +32,7 @@ _Acl = Literal[
     "", "private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read", "bucket-owner-read",
     "bucket-owner-full-control",
 ]  # fmt: skip
+_LockMode = Literal["", "GOVERNANCE", "COMPLIANCE"]
 _Checksum = Literal["auto", "crc64nvme", "crc32", "sha256", "md5"]
 _CHECKSUM = (
     "checksum that S3 verifies: crc64nvme, crc32, sha256, md5; auto: crc64nvme if the server accepts it, else md5"
@@ -75,6 +76,13 @@ class DestinationConfig(msgspec.Struct, frozen=True, kw_only=True):
     content_disposition: Annotated[str, doc("Content-Disposition of every object, like attachment", rules.header)] = ""
     content_encoding: Annotated[str, matching("Content-Encoding: how the files are packed: gzip", rules.CODINGS)] = ""
     content_language: Annotated[str, matching("Content-Language of every object, like de", rules.LANGUAGES)] = ""
+    object_lock_mode: Annotated[_LockMode, doc("object lock: GOVERNANCE or COMPLIANCE; empty for none")] = ""
+    object_lock_days: Annotated[int, whole("days from the upload on that an object is locked", 0, 36_500)] = 0
+    legal_hold: Annotated[bool, doc("true: lock each object until someone lifts its legal hold")] = False
+    requester_pays: Annotated[bool, doc("true: pay for the requests to a bucket of another account")] = False
+    use_accelerate_endpoint: Annotated[bool, doc("true: S3 Transfer Acceleration")] = False
+    use_dualstack_endpoint: Annotated[bool, doc("true: AWS endpoint with IPv6 and IPv4")] = False
+    use_fips_endpoint: Annotated[bool, doc("true: AWS endpoint with FIPS 140 cryptography")] = False
 
 
 class UploadConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -175,6 +175,10 @@ def connection_of(config: Config) -> Connection:
         destination.addressing_style,
         destination.ca_bundle,
         config.upload.timeout_s,
+        destination.requester_pays,
+        destination.use_accelerate_endpoint,
+        destination.use_dualstack_endpoint,
+        destination.use_fips_endpoint,
     )
 
 

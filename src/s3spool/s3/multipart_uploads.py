@@ -102,10 +102,8 @@ class Uploads:
 
     def named(self, upload: Multipart) -> dict[str, Any]:
         """The arguments that say which upload is meant."""
-        named = {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id}
-        for _, owner in self._store.owner_headers:
-            named["ExpectedBucketOwner"] = owner
-        return named
+        common = arguments_of(self._store.options.common_headers)
+        return {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id, **common}
 
     def failed(self, exc: Exception, path: str, operation: str) -> UploadError:
         """What boto3 raised, in our terms."""

@@ -215,11 +215,6 @@ class Store:
             raise self._refusal(request, answer)
         return answer.headers
 
-    @property
-    def owner_headers(self) -> tuple[tuple[str, str], ...]:
-        """The one constant header that parts take as well."""
-        return tuple(header for header in self.options.headers if header[0] == "x-amz-expected-bucket-owner")
-
     def refused(self, error: UploadError) -> UploadError:
         """Return the error; refresh the credentials soon where it concerns them."""
         if error.code in _BAD_KEYS:
