@@ -40,11 +40,14 @@ def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
         yield made
 
 
-def reload(daemon: Daemon, **sections: dict[str, object]) -> dict[str, object]:
+def reload(daemon: Daemon, **sections: dict[str, object] | list[dict[str, object]]) -> dict[str, object]:
     """Change the file and say so; the event that follows."""
     before = len(daemon.events("daemon.reloaded"))
     for name, options in sections.items():
-        daemon.config.setdefault(name, {}).update(options)
+        if isinstance(options, list):
+            daemon.config[name] = options
+        else:
+            daemon.config.setdefault(name, {}).update(options)
     daemon.config_path.write_text(to_toml(daemon.config))
     daemon.signal(signal.SIGHUP)
     eventually(lambda: len(daemon.events("daemon.reloaded")) > before, timeout_s=WAIT_S, message="daemon.reloaded")
@@ -67,6 +70,7 @@ def test_each_live_key_takes_effect(daemon: Daemon, faulty: FaultyS3) -> None:
         retry={"initial_s": 0.2, "max_s": 0.5, "max_attempts": 2},
         upload={"max_bandwidth": "100MiB/s"},
         after={"action": "archive", "archive_directory": str(archive)},
+        rule=[{"match": ["*.other"], "prefix": "other/"}],
     )
     assert (set(told["changed"]), told["refused"]) == (set(LIVE), [])  # type: ignore[call-overload]
     faulty.script(Status(code=500, error_code="InternalError"), times=None, match="^PUT failing")

@@ -184,4 +184,4 @@ def test_very_many_directories(daemon: Daemon, faulty: FaultyS3) -> None:
 )
 def test_the_depth_at_which_no_key_has_room(directory: str, prefix: str, expected: bool) -> None:
     """A file's name of one byte has to fit; the fields of a prefix, whose length may change, are not counted."""
-    assert too_deep(directory, prefix) is expected
+    assert too_deep(directory, [prefix]) is expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from s3spool.s3.content_types import TYPES, UNKNOWN, content_type_of
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.options import ObjectOptions, mtime_text
+from s3spool.s3.store import look
 from support.faulty import FaultyS3
 from support.stores import PLAIN, connection, content, put, store_of, use
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
     from s3spool.demo.seaweed import Seaweed
+    from s3spool.s3.store import Store
     from support.s3_messages import Request
 
 BODY = b"content of the file"
@@ -72,7 +75,31 @@ CASES = {
             "Metadata": {"source": "Scanner 7"},
         },
     ),
+    "locked": Case(
+        PLAIN._replace(object_lock_mode="COMPLIANCE", object_lock_days=400, legal_hold=True),
+        {
+            "ContentType": "image/png",
+            "ObjectLockMode": "COMPLIANCE",
+            "ObjectLockLegalHoldStatus": "ON",
+        },
+    ),
+    "held": Case(PLAIN._replace(legal_hold=True), {"ContentType": "image/png", "ObjectLockLegalHoldStatus": "ON"}),
+    "requester pays": Case(
+        PLAIN._replace(requester_pays=True, checksum="md5"), {"ContentType": "image/png", "RequestPayer": "requester"}
+    ),
 }  # fmt: skip
+_COMMON = {"ExpectedBucketOwner", "RequestPayer"}
+
+
+def locked(arguments: dict[str, Any], sent: Request) -> dict[str, Any]:
+    """With the date of the retention, which depends on the clock."""
+    until = sent.headers.get("x-amz-object-lock-retain-until-date")
+    if until is None:
+        assert "ObjectLockMode" not in arguments
+        return arguments
+    end = datetime.fromisoformat(until)
+    assert timedelta(0) <= datetime.now(UTC) + timedelta(days=400) - end + timedelta(seconds=1) < timedelta(minutes=5)
+    return arguments | {"ObjectLockRetainUntilDate": end}
 
 
 @pytest.fixture
@@ -111,10 +138,11 @@ def test_a_small_file_is_sent_as_botocore_sends_it(kind: str, case: Case, faulty
     if case.options.overwrite == "never":
         arguments["IfNoneMatch"] = "*"
     faulty.objects.clear()
-    checksum = request.checksum.partition(":")[2]
-    faulty.client().put_object(
-        Bucket=faulty.bucket, Key=request.key, Body=BODY, ChecksumCRC64NVME=checksum, **arguments
-    )
+    algorithm, _, checksum = request.checksum.partition(":")
+    arguments["ContentMD5" if algorithm == "md5" else "ChecksumCRC64NVME"] = checksum
+    arguments = locked(arguments, faulty.requests[0])
+    client = faulty.client(request_checksum_calculation="when_required")
+    client.put_object(Bucket=faulty.bucket, Key=request.key, Body=BODY, **arguments)
     ours, botocores = faulty.requests
     assert ours.key == botocores.key
     assert compared(ours) == compared(botocores)
@@ -136,18 +164,59 @@ def test_a_large_file_is_begun_as_botocore_begins_it(kind: str, case: Case, faul
         mtime = mtime_text(file.identity.mtime_ns)
 
     arguments = {**case.arguments, "Metadata": {"mtime": mtime, **case.arguments.get("Metadata", {})}}
-    common = {name: value for name, value in case.arguments.items() if name == "ExpectedBucketOwner"}
-    client = faulty.client()
-    client.create_multipart_upload(
-        Bucket=faulty.bucket, Key=upload.key, ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT", **arguments
-    )
+    common = {name: value for name, value in case.arguments.items() if name in _COMMON}
+    checksum: dict[str, Any] = {"ContentMD5": part.checksum}
+    if upload.algorithm != "md5":
+        arguments |= {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
+        checksum = {"ChecksumCRC64NVME": part.checksum}
+    client = faulty.client(request_checksum_calculation="when_required")
+    arguments = locked(arguments, faulty.requests[0])
+    client.create_multipart_upload(Bucket=faulty.bucket, Key=upload.key, **arguments)
     client.upload_part(
-        Bucket=faulty.bucket, Key=upload.key, PartNumber=1, UploadId=upload.upload_id, Body=BODY,
-        ChecksumCRC64NVME=part.checksum, **common,
-    )  # fmt: skip
+        Bucket=faulty.bucket, Key=upload.key, PartNumber=1, UploadId=upload.upload_id, Body=BODY, **checksum, **common
+    )
     ours, botocores = faulty.requests[:2], faulty.requests[2:]
     assert [compared(one) for one in ours] == [compared(one) for one in botocores]
     assert [query(one) for one in ours] == [query(one) for one in botocores]
+
+
+def test_every_request_to_a_bucket_whose_requesters_pay_says_so(faulty: FaultyS3, tmp_path: Path) -> None:
+    """Also those that boto3 makes: HEAD, the list of parts, completion and abort."""
+    where = connection(faulty.bucket, faulty.endpoint_url, requester_pays=True)
+    store = store_of("curl", where, CASES["requester pays"].options)
+    parts = MultipartStore(store)
+    transport = store.transport()
+    with content(tmp_path / "a.png", BODY, in_memory=False) as file:
+        upload = parts.create(file.path, file.identity, 1, 5 * 1024**2)
+        request = parts.part_request(upload, file, 1)
+        part = parts.verify_part(upload, request, put(transport, request), 1)
+        parts.listed(upload)
+        parts.complete(upload, file, [part])
+        look(store.client, store.bucket, upload.key, file.path)
+        parts.abort(upload)
+    transport.close()
+
+    assert len(faulty.requests) >= 6
+    assert {request.headers.get("x-amz-request-payer") for request in faulty.requests} == {"requester"}
+    for request_ in faulty.requests:
+        assert "x-amz-request-payer" in request_.headers["authorization"]
+
+
+@pytest.mark.integration
+def test_a_real_store_keeps_the_lock(
+    kind: str, seaweed: Seaweed, s3: S3Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention and legal hold come back with the object, for a small file and for one in parts."""
+    bucket = f"locked-{kind}"
+    s3.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    use(seaweed.environment(), monkeypatch)
+    options = PLAIN._replace(object_lock_mode="GOVERNANCE", object_lock_days=1, legal_hold=True)
+    send_small_and_large(store_of(kind, connection(bucket, seaweed.endpoint_url), options), tmp_path)
+
+    for key in ("small.jpg", "large.jpg"):
+        head = s3.head_object(Bucket=bucket, Key=key)
+        assert (head["ObjectLockMode"], head["ObjectLockLegalHoldStatus"]) == ("GOVERNANCE", "ON")
+        assert abs(head["ObjectLockRetainUntilDate"] - datetime.now(UTC) - timedelta(days=1)) < timedelta(minutes=5)
 
 
 @pytest.mark.integration
@@ -158,6 +227,17 @@ def test_a_real_store_keeps_the_headers(
     use(seaweed.environment(), monkeypatch)
     options = CASES["headers"].options._replace(content_encoding="gzip")
     store = store_of(kind, connection(bucket, seaweed.endpoint_url), options)
+    send_small_and_large(store, tmp_path)
+
+    for key in ("small.jpg", "large.jpg"):
+        head = s3.head_object(Bucket=bucket, Key=key)
+        assert head["ContentType"] == "image/jpeg"
+        assert head["CacheControl"] == options.cache_control
+        assert head["ContentDisposition"] == options.content_disposition
+        assert head["ContentEncoding"] == "gzip"
+
+
+def send_small_and_large(store: Store, tmp_path: Path) -> None:
     transport = store.transport()
     with content(tmp_path / "small.jpg", BODY, in_memory=True) as file:
         request = store.request(file)
@@ -169,13 +249,6 @@ def test_a_real_store_keeps_the_headers(
         part = parts.verify_part(upload, request, put(transport, request), 1)
         parts.complete(upload, file, [part])
     transport.close()
-
-    for key in ("small.jpg", "large.jpg"):
-        head = s3.head_object(Bucket=bucket, Key=key)
-        assert head["ContentType"] == "image/jpeg"
-        assert head["CacheControl"] == options.cache_control
-        assert head["ContentDisposition"] == options.content_disposition
-        assert head["ContentEncoding"] == "gzip"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +291,7 @@ def test_headers_are_made_once_for_each_type(faulty: FaultyS3, tmp_path: Path) -
     """The hot path looks them up."""
     store = store_of("curl", connection(faulty.bucket, faulty.endpoint_url), CASES["headers"].options)
 
-    first = store.prepared.headers("a.png", b"1")
+    first = store.rules.of("a.png").headers("a.png", b"1")
 
-    assert store.prepared.headers("b/c.png", b"2") is first
-    assert store.prepared.headers("c.gif", b"2") is not first
+    assert store.rules.of("b/c.png").headers("b/c.png", b"2") is first
+    assert store.rules.of("c.gif").headers("c.gif", b"2") is not first

@@ -38,16 +38,16 @@ class Daemon:
         *,
         bucket: str = "",
         environment: Mapping[str, str] | None = None,
-        **sections: Mapping[str, Any],
+        **sections: Mapping[str, Any] | list[dict[str, Any]],
     ) -> None:
-        """`sections` are the config file's tables; the defaults here only make tests quick and apart."""
+        """`sections` are the config file's tables (`rule`: a list); the defaults only make tests quick and apart."""
         self.home = home
         self.folder = home / "spool"
         self.state_directory = home / "state"
         self.config_path = home / "s3spool.toml"
         self.log_path = home / "daemon.log"
         self.socket_path = home / "control.sock"
-        self.config: dict[str, dict[str, Any]] = {
+        self.config: dict[str, Any] = {
             "watch": {"directory": str(self.folder), "settle_s": 0},
             "destination": {"bucket": bucket, "addressing_style": "path"},
             "retry": {"initial_s": 0.1, "max_s": 1},
@@ -56,7 +56,10 @@ class Daemon:
             "log": {"format": "json"},
         }
         for name, options in sections.items():
-            self.config.setdefault(name, {}).update(options)
+            if isinstance(options, list):
+                self.config[name] = options
+            else:
+                self.config.setdefault(name, {}).update(options)
         self.program = _S3SPOOL  #: what `start` puts before "run"
         self.environment = _without_settings(os.environ) | dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -213,12 +216,13 @@ class Daemon:
             return [event for at, event in self._events if at >= skip_bytes]
 
 
-def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """Tables of strings, numbers, booleans, lists and one level of tables below."""
+def to_toml(tables: Mapping[str, Any]) -> str:
+    """Tables, or lists of tables, of strings, numbers, booleans, lists and one level of tables below."""
     lines: list[str] = []
-    for name, table in tables.items():
-        lines.append(f"[{name}]")
-        lines += [f"{_quoted(key)} = {_value(value)}" for key, value in table.items()]
+    for name, found in tables.items():
+        for table in found if isinstance(found, list) else [found]:
+            lines.append(f"[[{name}]]" if isinstance(found, list) else f"[{name}]")
+            lines += [f"{_quoted(key)} = {_value(value)}" for key, value in table.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -55,7 +55,7 @@ def run(config: Config) -> Iterator[CheckResult]:
 
 def _folder(config: Config) -> Iterator[CheckResult]:
     folder, action = config.watch.directory, config.after.action
-    there = _directory("folder", folder, writable=action != "keep", made=folder == Path("tmp").absolute())
+    there = _directory("folder", folder, writable=config.actions != {"keep"}, made=folder == Path("tmp").absolute())
     if there.level == "error" or not folder.is_dir():
         yield there
         return
@@ -91,9 +91,11 @@ def _folder(config: Config) -> Iterator[CheckResult]:
 def _directories(config: Config, folder: Path) -> tuple[int, list[str], list[str]]:
     """How many there are to watch, which of them cannot be read, and below which no key has room."""
     from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - start-up time
+    from s3spool.folder.rules import FileRules  # noqa: PLC0415 - the same
     from s3spool.s3.keys import too_deep  # noqa: PLC0415 - the same
 
     names = FileFilter(config.watch.include, config.watch.exclude)
+    prefixes = FileRules(config).prefixes
     unreadable: list[str] = []
     deep: list[str] = []
     pending = [""]
@@ -110,13 +112,13 @@ def _directories(config: Config, folder: Path) -> tuple[int, list[str], list[str
             unreadable.append(directory)
             continue
         for path in filter(names.enters_directory, below):
-            (deep if too_deep(path, config.destination.prefix) else pending).append(f"{path}/")
+            (deep if too_deep(path, prefixes) else pending).append(f"{path}/")
     return count, unreadable, deep
 
 
 def _archive(config: Config) -> Iterator[CheckResult]:
     archive = config.after.archive_directory
-    if config.after.action != "archive" or archive is None:
+    if "archive" not in config.actions or archive is None:
         return
     finding = _directory("archive", archive, writable=True, made=True)
     folder = config.watch.directory
@@ -215,8 +217,15 @@ def _bucket(config: Config) -> Iterator[CheckResult]:
     yield from preflight.examine(store, config.destination.prefix)
 
 
+def _rules(config: Config) -> Iterator[CheckResult]:
+    from s3spool.check.rules import check_rules  # noqa: PLC0415 - start-up time
+
+    yield from check_rules(config)
+
+
 _SUBJECTS: dict[str, Callable[[Config], Iterator[CheckResult]]] = {
     "folder": _folder,
+    "rules": _rules,
     "archive": _archive,
     "open files": _open_files,
     "state": _state,

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from s3spool.config.loader import Config, require_bucket
+from s3spool.folder.rules import FileRules
 
 _TEMPLATE = re.compile(r"%%|\{hostname\}|%.")
 _ESCAPED = str.maketrans({"*": "${*}", "?": "${?}", "$": "${$}"})  # else they are wildcards and variables
@@ -16,17 +17,23 @@ def policy(config: Config) -> str:
     """JSON. Raises ConfigError without a bucket, or where the profile does not exist."""
     require_bucket(config)
     service, bucket_arn, objects_arn = _arns(config)
-    destination = config.destination
+    destination, kinds = config.destination, FileRules(config).destinations
     writing = ["PutObject", "AbortMultipartUpload", "ListMultipartUploadParts"]
-    if destination.tags:
+    if any(kind.tags for kind in kinds):
         writing.append("PutObjectTagging")
-    if destination.acl:
+    if any(kind.acl for kind in kinds):
         writing.append("PutObjectAcl")
+    if any(kind.object_lock_mode for kind in kinds):
+        writing.append("PutObjectRetention")
+    if any(kind.legal_hold for kind in kinds):
+        writing.append("PutObjectLegalHold")
+    patterns = sorted({f"{objects_arn}{_pattern(kind.prefix)}" for kind in kinds})
+    objects = patterns[0] if len(patterns) == 1 else patterns
     statements: list[dict[str, Any]] = [
-        _statement("Upload", service, writing, f"{objects_arn}{_pattern(destination.prefix)}"),
+        _statement("Upload", service, writing, objects),
         # HEAD settles what a lost answer or a 412 leaves open. Without ListBucket S3 says 403 for an object that is
         # not there; and a HEAD has no prefix that a condition could be put on.
-        _statement("Confirm", service, ["GetObject"], f"{objects_arn}{_pattern(destination.prefix)}"),
+        _statement("Confirm", service, ["GetObject"], objects),
         _statement("TellAbsentFromForbidden", service, ["ListBucket"], bucket_arn),
     ]
     if destination.sse == "aws:kms" and destination.kms_key_id:
@@ -34,7 +41,7 @@ def policy(config: Config) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, indent=2, ensure_ascii=False)
 
 
-def _statement(sid: str, service: str, actions: list[str], resource: str) -> dict[str, Any]:
+def _statement(sid: str, service: str, actions: list[str], resource: str | list[str]) -> dict[str, Any]:
     return {
         "Sid": sid,
         "Effect": "Allow",

@@ -271,7 +271,7 @@ def _told(store: Store, exc: UploadError, what: str) -> str:
     """The hint that sends people to `s3spool check` is replaced by what that would say."""
     source = _SOURCES.get(store.credentials.source, store.credentials.source or "an unnamed provider")
     exc.hint = exc.hint.replace(_KEYS, f"the keys are from {source}: correct them there")
-    exc.hint = exc.hint.replace("grant s3:PutObject on", f"grant {', '.join(store.options.grants)} on")
+    exc.hint = exc.hint.replace("grant s3:PutObject on", f"grant {', '.join(store.rules.grants)} on")
     return _sentence(exc, what)
 
 

@@ -211,6 +211,8 @@ def key(desk: Desk, file: str, as_json: bool) -> None:
     from s3spool.logs.text import printable  # noqa: PLC0415 - start-up time
 
     answer = desk.key(file)
+    if rule := desk.rule(file):
+        click.echo(f"s3spool: {printable(rule)} applies", err=True)
     click.echo(to_json(answer) if as_json else printable(answer))
 
 

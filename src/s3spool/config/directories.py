@@ -25,7 +25,7 @@ def check_directories(config: Config) -> None:
     created = {"state.directory": (state, 0o700)}
     if watched == Path("tmp").absolute() and not os.path.lexists(watched):
         created["watch.directory"] = (watched, 0o777)
-    if archive and config.after.action == "archive":
+    if archive and "archive" in config.actions:
         created["after.archive_directory"] = (archive, 0o777)
     problems = [(name, path, _not_creatable(path)) for name, (path, _) in created.items()]
     problems += _problems(config, "watch.directory" in created)
@@ -38,14 +38,14 @@ def check_directories(config: Config) -> None:
 
 
 def _problems(config: Config, creates_folder: bool) -> Iterator[tuple[str, Path, str]]:
-    watched, action, archive = config.watch.directory, config.after.action, config.after.archive_directory
+    watched, actions, archive = config.watch.directory, config.actions, config.after.archive_directory
     problem = ""
     if not creates_folder:
         problem = _unusable(watched, os.R_OK | os.X_OK, "readable")
-        if action != "keep":
-            problem = problem or _unusable(watched, os.W_OK, f'writable, for after.action = "{action}",')
+        if removing := next((action for action in ("delete", "archive") if action in actions), ""):
+            problem = problem or _unusable(watched, os.W_OK, f'writable, for after.action = "{removing}",')
         yield "watch.directory", watched, problem
-    is_used = archive and action == "archive" and not problem and not _not_creatable(archive)
+    is_used = archive and "archive" in actions and not problem and not _not_creatable(archive)
     if archive and is_used and not same_mount(archive, watched):
         problem = "is on another file system or mount than watch.directory; files can only be renamed within one"
         yield "after.archive_directory", archive, problem

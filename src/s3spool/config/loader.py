@@ -9,8 +9,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from msgspec.structs import asdict
+
 from s3spool.config.directories import check_directories
-from s3spool.config.schema import LIVE, OPTIONS, SECTIONS, Config, changed, options, value_of
+from s3spool.config.rules import contradictions, lock_problem, read_rules
+from s3spool.config.schema import (
+    LIVE,
+    OPTIONS,
+    SECTIONS,
+    Config,
+    DestinationConfig,
+    changed,
+    options,
+    value_of,
+)
 from s3spool.config.trust import HERE, choose, doubt, is_inside
 from s3spool.config.validators import PREFIX_FIELDS, is_loopback, split_address
 from s3spool.config.values import Option
@@ -69,20 +81,24 @@ def load(
         tell(f"{path}: {why}; it counts because it was named")
     settings = [*(_from_file(source) if source else ()), *given]
     known = {setting.name: setting for setting in settings if setting.name in OPTIONS}
-    errors = [_unknown(setting) for setting in settings if setting.name not in OPTIONS]
+    tables = [setting.value for setting in settings if (setting.section, setting.key) == ("rule", None)]
+    errors = [_unknown(it) for it in settings if it.name not in OPTIONS and (it.section, it.key) != ("rule", None)]
 
     values = _read(known, environ, errors)
+    rules = read_rules(tables[0], OPTIONS, errors) if tables else ()
     sections: dict[str, Any] = {
         section: cls(**{key: values[name] for key in cls.__struct_fields__ if (name := f"{section}.{key}") in values})
         for section, cls in SECTIONS.items()
     }
-    config = Config(**sections, source=source and source.absolute())
+    config = Config(**sections, rules=rules, source=source and source.absolute())
     refused = {error.field for error in errors}
     for name, other, problem in _contradictions(config):
         if not refused & {name, other}:
             setting = known.get(name) or _Setting("", "", value_of(config, name) or "")
             errors.append(setting.error(name, problem))
             refused.add(name)
+    has_archive = config.after.archive_directory is not None
+    errors += contradictions(rules, asdict(config.destination), has_archive=has_archive)
     raise_config_errors(errors)
     return config
 
@@ -198,6 +214,8 @@ def _unknown(setting: _Setting) -> ConfigError:
     import difflib  # noqa: PLC0415 - start-up time
 
     section, key = setting.section, setting.key
+    if section == "rule":
+        return setting.error("rule", "rules stand in the file, as [[rule]], and nowhere else")
     if section not in SECTIONS:
         what, wrong, known, field = "section", section, list(SECTIONS), _printable(section)
     elif key is None:
@@ -220,6 +238,9 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
     watched, state, archive = config.watch.directory, config.state.directory, after.archive_directory
     if destination.kms_key_id and destination.sse != "aws:kms":
         yield "destination.kms_key_id", "destination.sse", 'needs destination.sse = "aws:kms"'
+    if found := lock_problem(asdict(destination)):
+        yield f"destination.{found[0]}", "destination.object_lock_mode", found[1]
+    yield from _endpoint_contradictions(destination)
     if retry.max_s < retry.initial_s:
         yield "retry.max_s", "retry.initial_s", f"must not be less than retry.initial_s, {retry.initial_s:g}"
     if after.action == "archive" and archive is None:
@@ -240,3 +261,16 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
     if service.http_listen and not service.http_token and not is_loopback(split_address(service.http_listen)[0]):
         problem = "other hosts can reach this address: set service.http_token, or listen on 127.0.0.1"
         yield "service.http_listen", "service.http_token", problem
+
+
+def _endpoint_contradictions(destination: DestinationConfig) -> Iterator[tuple[str, str, str]]:
+    for key in ("use_accelerate_endpoint", "use_dualstack_endpoint", "use_fips_endpoint"):
+        if getattr(destination, key) and destination.endpoint_url:
+            yield f"destination.{key}", "destination.endpoint_url", "is for AWS: destination.endpoint_url must be empty"
+    if not destination.use_accelerate_endpoint:
+        return
+    if destination.use_fips_endpoint:
+        yield "destination.use_accelerate_endpoint", "destination.use_fips_endpoint", "AWS accelerates no FIPS endpoint"
+    if destination.addressing_style == "path" or "." in destination.bucket or destination.bucket.startswith("arn:"):
+        problem = 'needs a bucket name without dots, in the host: not an ARN, nor addressing_style = "path"'
+        yield "destination.use_accelerate_endpoint", "destination.bucket", problem

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from s3spool.config import validators as rules
+from s3spool.config.rules import Rule
 from s3spool.config.values import GIB, KIB, MIB, TIB, Option, doc, globs, matching, path, seconds, size, whole
 
 _DAY_S = 86_400
@@ -31,6 +32,7 @@ _Acl = Literal[
     "", "private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read", "bucket-owner-read",
     "bucket-owner-full-control",
 ]  # fmt: skip
+_LockMode = Literal["", "GOVERNANCE", "COMPLIANCE"]
 _Checksum = Literal["auto", "crc64nvme", "crc32", "sha256", "md5"]
 _CHECKSUM = (
     "checksum that S3 verifies: crc64nvme, crc32, sha256, md5; auto: crc64nvme if the server accepts it, else md5"
@@ -74,6 +76,13 @@ class DestinationConfig(msgspec.Struct, frozen=True, kw_only=True):
     content_disposition: Annotated[str, doc("Content-Disposition of every object, like attachment", rules.header)] = ""
     content_encoding: Annotated[str, matching("Content-Encoding: how the files are packed: gzip", rules.CODINGS)] = ""
     content_language: Annotated[str, matching("Content-Language of every object, like de", rules.LANGUAGES)] = ""
+    object_lock_mode: Annotated[_LockMode, doc("object lock: GOVERNANCE or COMPLIANCE; empty for none")] = ""
+    object_lock_days: Annotated[int, whole("days from the upload on that an object is locked", 0, 36_500)] = 0
+    legal_hold: Annotated[bool, doc("true: lock each object until someone lifts its legal hold")] = False
+    requester_pays: Annotated[bool, doc("true: pay for the requests to a bucket of another account")] = False
+    use_accelerate_endpoint: Annotated[bool, doc("true: S3 Transfer Acceleration")] = False
+    use_dualstack_endpoint: Annotated[bool, doc("true: AWS endpoint with IPv6 and IPv4")] = False
+    use_fips_endpoint: Annotated[bool, doc("true: AWS endpoint with FIPS 140 cryptography")] = False
 
     @property
     def ledger_name(self) -> str:
@@ -147,17 +156,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     state: StateConfig
     service: ServiceConfig
     log: LogConfig
+    rules: tuple[Rule, ...] = ()  #: [[rule]], in the order of the file
     source: Path | None = None  #: the file it was read from
+
+    @property
+    def actions(self) -> set[str]:
+        """What becomes of uploaded files, by [after] and by rules."""
+        return {self.after.action, *(rule.after for rule in self.rules if rule.after)}
 
 
 #: The keys that a reload (SIGHUP) applies; the others need a restart.
 LIVE = frozenset({
     "log.level", "watch.include", "watch.exclude", "retry.initial_s", "retry.max_s", "retry.max_attempts",
-    "upload.max_bandwidth", "after.action", "after.archive_directory",
+    "upload.max_bandwidth", "after.action", "after.archive_directory", "rule",
 })  # fmt: skip
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
-    field.name: field.type for field in msgspec.structs.fields(Config) if field.name != "source"
+    field.name: field.type for field in msgspec.structs.fields(Config) if field.name not in {"source", "rules"}
 }
 OPTIONS = {
     (name := f"{section}.{field.name}"): Option(name, field)
@@ -180,4 +195,5 @@ def value_of(config: Config, name: str) -> object:
 def changed(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """The names of the keys that differ: those that a reload applies, and those that need a restart."""
     names = [name for name in OPTIONS if value_of(old, name) != value_of(new, name)]
+    names += ["rule"] if old.rules != new.rules else []
     return [name for name in names if name in LIVE], [name for name in names if name not in LIVE]

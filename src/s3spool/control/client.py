@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from s3spool import __version__
 from s3spool.config import loader as configuration
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 DURABLE_S = 10.0
 BATCH_BYTES = 128 * 1024  # of paths in one request; the daemon refuses twice as much
 _STATE_BASE, _RUNTIME_BASE = Path("/var/lib"), Path("/run")  # where systemd makes StateDirectory= and RuntimeDirectory=
-
-
-class _Where(NamedTuple):
-    """What a running daemon may have been told on its command line."""
-
-    folder: str  # resolved
-    prefix: str
 
 
 class Desk:
@@ -102,7 +95,9 @@ class Desk:
         """The key in the bucket. Of a file that is gone only a receipt tells it where the prefix holds its mtime."""
         from s3spool.s3.keys import Prefix, key_of  # noqa: PLC0415 - start-up time
 
-        path, prefix = self._path(file), self._where.prefix
+        path = self._path(file)
+        where = self._where_of(path)
+        prefix = where["prefix"]
         mtime_s = 0.0
         if "%" in prefix:
             answer = self.why(file)
@@ -114,9 +109,13 @@ class Desk:
             else:
                 raise S3SpoolError(
                     f"{shown(path)}: no such file, and its key depends on the file's time:"
-                    f" destination.prefix = {shown(prefix)}"
+                    f" {where['rule'] or 'destination'}.prefix = {shown(prefix)}"
                 )
         return key_of(path, Prefix(prefix).of(mtime_s))
+
+    def rule(self, file: str) -> str:
+        """The rule that FILE falls under: `rule 2 (*.html)`, or ""."""
+        return self._where_of(self._path(file))["rule"]
 
     def retry(self, files: Sequence[str], *, everything: bool) -> int:
         """Make these, or all, waiting and parked files due now; returns how many there are."""
@@ -155,15 +154,24 @@ class Desk:
     # Names
 
     @cached_property
-    def _where(self) -> _Where:
+    def _folder(self) -> str:
+        """The watched folder, resolved: a running daemon may have been told another one on its command line."""
         try:
             answer = ask(self._socket, "where")
         except NoDaemonError:
-            return _Where(os.path.realpath(self._config.watch.directory), self._config.destination.prefix)
-        return _Where("/" + from_text(answer["below_root"]), answer["prefix"])
+            return os.path.realpath(self._config.watch.directory)
+        return "/" + str(from_text(answer["below_root"]))
+
+    def _where_of(self, path: str) -> dict[str, str]:
+        try:
+            return _dict(ask(self._socket, "where", path=to_text(path)))
+        except NoDaemonError:
+            from s3spool.control.rules import prefix_of  # noqa: PLC0415 - start-up time
+
+            return prefix_of(self._config, path)
 
     def _path(self, file: str) -> str:
-        return path_in(self._where.folder, file)
+        return path_in(self._folder, file)
 
     # Without a daemon
 
@@ -213,7 +221,9 @@ class Desk:
             known = reader.known([path]).get(path) if reader else None
             destination = reader.destination(self._config.destination.ledger_name) if reader else None
         watch = self._config.watch
-        return view.why(
+        from s3spool.control.rules import with_rule  # noqa: PLC0415 - the same
+
+        answer = view.why(
             path,
             known,
             self._identity_of(path, known),
@@ -221,11 +231,12 @@ class Desk:
             left_out=view.left_out(path, FileFilter(watch.include, watch.exclude), recursive=watch.recursive),
             destination=destination,
         )
+        return with_rule(answer, self._config, path)
 
     def _identity_of(self, path: str, known: Known | None = None) -> Any:
         from s3spool.folder.folder import Folder  # noqa: PLC0415 - start-up time
 
-        root = Path(self._where.folder)
+        root = Path(self._folder)
         try:
             folder = Folder(root)
         except OSError as exc:
@@ -259,7 +270,7 @@ class Desk:
                 "reason": None,
             },
             "watch": {
-                "directory": self._where.folder,
+                "directory": self._folder,
                 "backend": "",
                 "overflows": 0,
                 "files_missed": 0,

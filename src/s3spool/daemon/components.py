@@ -18,6 +18,7 @@ from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.failure.retry_policy import Policy
 from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
+from s3spool.folder.rules import FileRules
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.database import DirectoryLock
 from s3spool.ledger.store import Ledger
@@ -28,6 +29,7 @@ from s3spool.s3.client import Connection
 from s3spool.s3.content import PartBucket
 from s3spool.s3.keys import too_deep
 from s3spool.s3.multipart import MultipartStore
+from s3spool.s3.object_rules import ObjectRules
 from s3spool.s3.options import ObjectOptions
 from s3spool.s3.store import Store
 from s3spool.upload.cpu_affinity import CpuAffinity
@@ -81,7 +83,8 @@ class Components:
         self.breaker.apply(initial_s=config.retry.initial_s, max_s=config.retry.max_s)
         self.limiter.apply(max_s=config.retry.max_s)
         self.bandwidth.set_rate(config.upload.max_bandwidth)
-        self.after.apply(action=config.after.action, archive=config.after.archive_directory)
+        self.after.apply(config.after.action, config.after.archive_directory, rule_action_of(config))
+        self.store.apply(rules_of(config))
 
 
 def build(
@@ -109,7 +112,15 @@ def build(
         scan.want(reason)  # the scan is built last, and each part may ask for one
 
     post_upload = PostUpload(
-        folder, inbox, settle, stats, action=after.action, archive=after.archive_directory, rescan=rescan, slow=slow
+        folder,
+        inbox,
+        settle,
+        stats,
+        action=after.action,
+        archive=after.archive_directory,
+        rule_action=rule_action_of(config),
+        rescan=rescan,
+        slow=slow,
     )
     results = ResultHandler(store, ledger, inbox, settle, breaker, post_upload, retry_thread, stats, rescan=rescan)
     threshold, part_size = config.upload.multipart_threshold, config.upload.part_size
@@ -171,26 +182,40 @@ def build(
 
 def filter_of(config: Config) -> FileFilter:
     return FileFilter(
-        config.watch.include, config.watch.exclude, too_deep=partial(too_deep, prefix=config.destination.prefix)
+        config.watch.include, config.watch.exclude, too_deep=partial(too_deep, prefixes=FileRules(config).prefixes)
+    )
+
+
+def rules_of(config: Config) -> ObjectRules:
+    rules = FileRules(config)
+    return ObjectRules([*map(options_of, rules.destinations)], rules.index)
+
+
+def rule_action_of(config: Config) -> Callable[[str], str] | None:
+    """What becomes of an uploaded file, by its path; None where no rule has a say."""
+    return FileRules(config).action if any(rule.after for rule in config.rules) else None
+
+
+def connection_of(config: Config) -> Connection:
+    destination = config.destination
+    return Connection(
+        destination.bucket,
+        destination.endpoint_url,
+        destination.region,
+        destination.profile,
+        destination.addressing_style,
+        destination.ca_bundle,
+        config.upload.timeout_s,
+        destination.requester_pays,
+        destination.use_accelerate_endpoint,
+        destination.use_dualstack_endpoint,
+        destination.use_fips_endpoint,
     )
 
 
 def store_of(config: Config, bandwidth: BandwidthLimiter | None = None) -> Store:
     """The bucket of a configuration. Raises ConfigError."""
-    destination = config.destination
-    return Store(
-        Connection(
-            destination.bucket,
-            destination.endpoint_url,
-            destination.region,
-            destination.profile,
-            destination.addressing_style,
-            destination.ca_bundle,
-            config.upload.timeout_s,
-        ),
-        options_of(destination),
-        bandwidth=bandwidth,
-    )
+    return Store(connection_of(config), options_of(config.destination), rules=rules_of(config), bandwidth=bandwidth)
 
 
 def options_of(destination: DestinationConfig) -> ObjectOptions:

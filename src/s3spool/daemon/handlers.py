@@ -14,6 +14,7 @@ from s3spool import __version__
 from s3spool.control import views as view
 from s3spool.control.access import Access, Sight
 from s3spool.control.peer import Peer
+from s3spool.control.rules import prefix_of, with_rule
 from s3spool.control.server import Handler
 from s3spool.daemon.supervisor import Daemon
 from s3spool.errors import S3SpoolError
@@ -159,6 +160,7 @@ class _Answers:
             left_out=view.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive),
             destination=components.ledger.destination,
         )
+        answer = with_rule(answer, daemon.config, path)
         return answer if sight is Sight.ALL else {name: answer[name] for name in ("path", "state", "why")}
 
     def retry(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
@@ -215,10 +217,11 @@ class _Answers:
             "folder_there": components.folder.still_there(),
         }
 
-    def where(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
-        """The folder and the prefix in use, which the command line may have set."""
+    def where(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
+        """What the command line may have set: names are resolved and the key of `path` is made with it."""
         folder = str(self._components.folder.root)
-        return {"below_root": to_text(folder[1:]), "prefix": self._daemon.config.destination.prefix}
+        path = _path(request["path"]) if request.get("path") else ""
+        return {"below_root": to_text(folder[1:]), **prefix_of(self._daemon.config, path)}
 
     def _reader(self) -> Reader:
         return Reader(self._components.ledger.path)

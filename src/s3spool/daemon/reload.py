@@ -39,7 +39,9 @@ def _merged(old: Config, new: Config, live: list[str]) -> Config:
     """The old configuration with the new values of `live`."""
     changes: dict[str, dict[str, Any]] = {}
     for name in live:
+        if name == "rule":
+            continue
         section, _, key = name.partition(".")
         changes.setdefault(section, {})[key] = getattr(getattr(new, section), key)
     sections = {section: replace(getattr(old, section), **values) for section, values in changes.items()}
-    return replace(old, **sections)
+    return replace(old, **sections, rules=new.rules)

@@ -62,11 +62,16 @@ class _Exclude:
 
 
 def _compiled(patterns: Sequence[str], below: str = "") -> re.Pattern[str]:
+    return re.compile(rf"(?:{pattern_of(patterns)}){below}\Z", re.DOTALL)
+
+
+def pattern_of(patterns: Sequence[str]) -> str:
+    """A regular expression, without groups, that matches what any of these globs matches."""
     whole = [_translate(p.strip("/")) for p in patterns if "/" in p.strip("/")]
     single = [_translate(p.strip("/")) for p in patterns if "/" not in p.strip("/")]
     if single:
         whole.append(f"(?:.*/)?(?:{'|'.join(single)})")
-    return re.compile(rf"(?:{'|'.join(whole)}){below}\Z" if whole else r"(?!)", re.DOTALL)
+    return "|".join(whole) or "(?!)"
 
 
 def _translate(glob: str) -> str:

@@ -52,6 +52,10 @@ class Connection(NamedTuple):
     addressing_style: str
     ca_bundle: Path | None
     timeout_s: float
+    requester_pays: bool = False
+    use_accelerate_endpoint: bool = False
+    use_dualstack_endpoint: bool = False
+    use_fips_endpoint: bool = False
 
 
 class Found(NamedTuple):
@@ -74,6 +78,8 @@ def session(connection: Connection) -> boto3.Session:
 def client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
     """An S3 client for all but bodies; thread-safe. It tries a second time by itself."""
     made: S3Client = boto.client("s3", config=_config(connection), **_arguments(boto, connection, region))
+    if connection.requester_pays:
+        made.meta.events.register("before-call.s3", _pay)
     return guarded(made, str(ca_bundle(boto, connection)))
 
 
@@ -81,13 +87,18 @@ def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3C
     """An S3 client for bodies: one attempt, one pass over the file, and a connection for each worker."""
     more: dict[str, dict[str, Any]] = {
         "retries": {"total_max_attempts": 1, "mode": "standard"},
-        "s3": {"addressing_style": _style(connection), "payload_signing_enabled": False},
+        "s3": {"payload_signing_enabled": False},
     }
     made: S3Client = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region))
     if plain_http.beyond_loopback(made.meta.endpoint_url):  # known only now: it may come from AWS_ENDPOINT_URL
         more["s3"]["payload_signing_enabled"] = True
         made = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region))
     return hooked(guarded(made, str(ca_bundle(boto, connection))))
+
+
+def _pay(params: dict[str, Any], **_: Any) -> None:
+    """A bucket whose requesters pay refuses every request that does not say so."""
+    params["headers"]["x-amz-request-payer"] = "requester"
 
 
 class _Told(Exception):  # noqa: N818 - a message, not an error
@@ -235,10 +246,15 @@ def _config(connection: Connection, **more: Any) -> Any:
         # A connection for each worker that asks with HEAD: of a smaller pool urllib3 complains each time.
         "max_pool_connections": _MOST_WORKERS,
         "retries": {"total_max_attempts": 2, "mode": "standard"},
-        "s3": {"addressing_style": _style(connection)},
+        # None: as the environment or the profile says.
+        "use_dualstack_endpoint": connection.use_dualstack_endpoint or None,
+        "use_fips_endpoint": connection.use_fips_endpoint or None,
         # We send checksums of our own as plain headers: aws-chunked trailers are more than several stores take.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
         "user_agent_extra": "s3spool",
     }
-    return botocore.config.Config(**options | more)
+    s3 = {"addressing_style": _style(connection)} | more.pop("s3", {})
+    if connection.use_accelerate_endpoint:
+        s3["use_accelerate_endpoint"] = True
+    return botocore.config.Config(**options | more, s3=s3)

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Collection
 from urllib.parse import quote, unquote_to_bytes
 
 from s3spool.errors import Scope, UploadError
@@ -40,11 +41,16 @@ def key_of(path: str, prefix: str) -> str:
     return key
 
 
-def too_deep(directory: str, prefix: str) -> bool:
+def too_deep(directory: str, prefixes: Collection[str]) -> bool:
     """Whether every key below this directory would be longer than S3 allows, whatever the file's name.
 
-    `prefix` is the template: its strftime fields count for nothing, because their length may change.
+    `prefixes` are templates, one for each kind of file: their strftime fields count for nothing, because their length
+    may change.
     """
+    return all(_too_deep(directory, prefix) for prefix in prefixes)
+
+
+def _too_deep(directory: str, prefix: str) -> bool:
     if 12 * len(directory) + len(prefix.encode()) < MAX_KEY_BYTES:  # a character is at most four bytes, each "%XX"
         return False
     shortest = len(_FIELD.sub("", prefix).encode())

@@ -72,7 +72,7 @@ class MultipartStore(Uploads):
         offset = (number - 1) * upload.part_size
         length = min(upload.part_size, content.size - offset)
         value = checksums.of_range(algorithm, content.fd, offset, length)
-        headers = ((checksums.header_of(algorithm), value), *self._store.owner_headers)
+        headers = ((checksums.header_of(algorithm), value), *self._store.options.common_headers)
         query = urlencode({"partNumber": number, "uploadId": upload.upload_id})
         checksum = f"{algorithm}:{value}"
         return Request(upload.key, query, headers, None, content.fd, offset, length, checksum, content.path)

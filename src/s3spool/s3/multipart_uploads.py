@@ -11,6 +11,7 @@ import botocore.exceptions
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart
 from s3spool.s3.errors import FAILURES, from_boto3, untrusted_success
+from s3spool.s3.keys import key_of
 from s3spool.s3.options import arguments_of, mtime_text
 from s3spool.s3.store import Store
 
@@ -31,8 +32,9 @@ class Uploads:
         one that may be another's is not ours to abort. Only a lifecycle rule of the bucket ends it.
         """
         store = self._store
-        key = store.key(path, identity.mtime_ns / 1e9)
-        headers = (*store.prepared.headers(path, None), ("x-amz-meta-mtime", mtime_text(identity.mtime_ns)))
+        prepared = store.rules.of(path)
+        key = key_of(path, prepared.prefix.of(identity.mtime_ns / 1e9))
+        headers = (*prepared.headers(path, None), ("x-amz-meta-mtime", mtime_text(identity.mtime_ns)))
         arguments = {"Bucket": store.bucket, "Key": key, **arguments_of(headers)}
         algorithm = store.algorithm
         try:
@@ -99,10 +101,8 @@ class Uploads:
 
     def named(self, upload: Multipart) -> dict[str, Any]:
         """The arguments that say which upload is meant."""
-        named = {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id}
-        for _, owner in self._store.owner_headers:
-            named["ExpectedBucketOwner"] = owner
-        return named
+        common = arguments_of(self._store.options.common_headers)
+        return {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id, **common}
 
     def failed(self, exc: Exception, path: str, operation: str) -> UploadError:
         """What boto3 raised, in our terms."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
@@ -22,6 +24,10 @@ _ARGUMENTS = {
     "x-amz-checksum-crc64nvme": "ChecksumCRC64NVME",
     "x-amz-checksum-crc32": "ChecksumCRC32",
     "x-amz-checksum-sha256": "ChecksumSHA256",
+    "x-amz-object-lock-mode": "ObjectLockMode",
+    "x-amz-object-lock-retain-until-date": "ObjectLockRetainUntilDate",
+    "x-amz-object-lock-legal-hold": "ObjectLockLegalHoldStatus",
+    "x-amz-request-payer": "RequestPayer",
     "content-md5": "ContentMD5",
     "if-none-match": "IfNoneMatch",
 }
@@ -46,10 +52,14 @@ class ObjectOptions(NamedTuple):
     content_disposition: str = ""
     content_encoding: str = ""
     content_language: str = ""
+    object_lock_mode: str = ""
+    object_lock_days: int = 0
+    legal_hold: bool = False
+    requester_pays: bool = False
 
     @property
     def headers(self) -> Headers:
-        """What each PUT of an object carries, without a Content-Type that is chosen by name."""
+        """What each PUT of an object carries, without what depends on the file or the time."""
         headers = [
             ("Content-Type", "" if self.content_type == "auto" else self.content_type),
             ("Cache-Control", self.cache_control),
@@ -60,16 +70,30 @@ class ObjectOptions(NamedTuple):
             ("x-amz-server-side-encryption", self.sse),
             ("x-amz-server-side-encryption-aws-kms-key-id", self.kms_key_id),
             ("x-amz-acl", self.acl),
-            ("x-amz-expected-bucket-owner", self.expected_bucket_owner),
+            *self.common_headers,
+            ("x-amz-object-lock-mode", self.object_lock_mode),
+            ("x-amz-object-lock-legal-hold", "ON" if self.legal_hold else ""),
             ("x-amz-tagging", urlencode(self.tags, quote_via=quote)),
             *((f"{_META}{name.lower()}", value) for name, value in self.metadata.items()),
         ]
         return tuple((name, value) for name, value in headers if value)
 
     @property
+    def common_headers(self) -> Headers:
+        """Headers of the objects that parts carry as well."""
+        payer = "requester" if self.requester_pays else ""
+        headers = (("x-amz-expected-bucket-owner", self.expected_bucket_owner), ("x-amz-request-payer", payer))
+        return tuple((name, value) for name, value in headers if value)
+
+    @property
     def grants(self) -> list[str]:
         """The permissions that an upload with these options takes."""
-        more = {"s3:PutObjectTagging": self.tags, "s3:PutObjectAcl": self.acl}
+        more = {
+            "s3:PutObjectTagging": self.tags,
+            "s3:PutObjectAcl": self.acl,
+            "s3:PutObjectRetention": self.object_lock_mode,
+            "s3:PutObjectLegalHold": self.legal_hold,
+        }
         return ["s3:PutObject", *(name for name, needed in more.items() if needed)]
 
 
@@ -84,6 +108,11 @@ def arguments_of(headers: Iterable[tuple[str, str]]) -> dict[str, Any]:
         else:
             arguments[_ARGUMENTS[lower]] = value
     return arguments | ({"Metadata": metadata} if metadata else {})
+
+
+def retain_until(days: int, now_s: float) -> str:
+    """The end of a retention period that begins now, as x-amz-object-lock-retain-until-date has it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(math.ceil(now_s) + days * 86_400))
 
 
 def mtime_text(mtime_ns: int) -> str:

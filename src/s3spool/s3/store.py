@@ -17,7 +17,7 @@ from s3spool.s3.content import Content, NeedsVerificationError, Stored
 from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import conflict, from_answer, is_about_checksum, mismatch, untrusted
 from s3spool.s3.keys import key_of
-from s3spool.s3.object_rules import PreparedOptions
+from s3spool.s3.object_rules import ObjectRules
 from s3spool.s3.options import ObjectOptions, mtime_text
 from s3spool.s3.overwrite import OverwriteGuard
 from s3spool.s3.transport import Answer, Bandwidth, Multiplexer, Request, Transport
@@ -42,6 +42,7 @@ class Store:
         connection: Connection,
         options: ObjectOptions,
         *,
+        rules: ObjectRules | None = None,
         bandwidth: Bandwidth | None = None,
     ) -> None:
         """Raises ConfigError; asks the credential chain, but not S3."""
@@ -52,7 +53,7 @@ class Store:
         self._session = s3_client.session(connection)
         self.credentials = Credentials(self._session)
         self._clients = Clients(self._session, connection, self.credentials)
-        self.prepared = PreparedOptions(options)
+        self.rules = rules or ObjectRules([options])
         self.auto = options.checksum == "auto"
         self.algorithm = "crc64nvme" if self.auto else options.checksum
         self.never = options.overwrite == "never"
@@ -60,6 +61,10 @@ class Store:
         self.no_curl = self._why_no_curl()
         self._curl = None if self.no_curl else _curl_transport()
         self._ca = s3_client.ca_source(s3_client.ca_bundle(self._session, connection))
+
+    def apply(self, rules: ObjectRules) -> None:
+        """Other options, for requests that are made from now on."""
+        self.rules = rules
 
     def _why_no_curl(self) -> str:
         """What libcurl cannot sign; "" where it can."""
@@ -112,7 +117,7 @@ class Store:
 
     def key(self, path: str, mtime_s: float) -> str:
         """Raises UploadError (permanent) when the path makes no key."""
-        return key_of(path, self.prepared.prefix.of(mtime_s))
+        return key_of(path, self.rules.of(path).prefix.of(mtime_s))
 
     def digest(self, content: Content, algorithm: str = "") -> str:
         """`algorithm:base64` of the content; reads the file where it is not in memory. Raises OSError."""
@@ -125,11 +130,12 @@ class Store:
 
     def request(self, content: Content) -> Request:
         """Raises UploadError (permanent) when the path makes no key, OSError when the file cannot be read."""
-        key = self.key(content.path, content.mtime_s)
+        prepared = self.rules.of(content.path)
+        key = key_of(content.path, prepared.prefix.of(content.mtime_s))
         checksum = self.digest(content)
         algorithm, _, value = checksum.partition(":")
         headers = [
-            *self.prepared.headers(content.path, content.body),
+            *prepared.headers(content.path, content.body),
             (checksums.header_of(algorithm), value),
             ("x-amz-meta-mtime", mtime_text(content.identity.mtime_ns)),
         ]
@@ -204,11 +210,6 @@ class Store:
         if answer.status != 200:  # noqa: PLR2004 - S3 knows no other success for a PUT
             raise self._refusal(request, answer)
         return answer.headers
-
-    @property
-    def owner_headers(self) -> tuple[tuple[str, str], ...]:
-        """The one constant header that parts take as well."""
-        return tuple(header for header in self.options.headers if header[0] == "x-amz-expected-bucket-owner")
 
     def refused(self, error: UploadError) -> UploadError:
         """Return the error; refresh the credentials soon where it concerns them."""

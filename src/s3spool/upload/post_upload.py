@@ -76,6 +76,7 @@ class PostUpload:
         *,
         action: str,
         archive: Path | None,
+        rule_action: Callable[[str], str] | None = None,
         rescan: Callable[[str], None],
         slow: SlowDirectories | None = None,
     ) -> None:
@@ -84,8 +85,7 @@ class PostUpload:
         self._inbox = inbox
         self._settle = settle
         self._stats = stats
-        self.action = action
-        self.archive = archive
+        self.apply(action, archive, rule_action)
         self._rescan = rescan
         self._exhausted = False  # a removal has failed for lack of descriptors or memory
         self._warnings = WarningLimit()
@@ -96,10 +96,14 @@ class PostUpload:
         self._slow_queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
         self._slow_thread = threading.Thread(target=self._run_slow, name="after-slow", daemon=True)
 
-    def apply(self, *, action: str, archive: Path | None) -> None:
-        """Another action, for receipts that are recorded from now on."""
+    def apply(self, action: str, archive: Path | None, rule_action: Callable[[str], str] | None = None) -> None:
+        """Another action, for receipts that are recorded from now on; `rule_action`: by path, where a rule has one."""
         self.archive = archive  # first: the action may need it
         self.action = action
+        self._rule_action = rule_action
+
+    def action_of(self, path: str) -> str:
+        return self._rule_action(path) if self._rule_action else self.action
 
     def start(self) -> None:
         self._thread.start()
@@ -178,7 +182,7 @@ class PostUpload:
     def _apply_action(self, sent: Sent) -> bool:
         """Keep, delete or archive; True when the file has changed and has to be sent again."""
         receipt = sent.receipt
-        if "keep" in {receipt.after, self.action}:
+        if "keep" in {receipt.after, self.action_of(receipt.path)}:
             return False  # "keep" in the configuration now also applies to earlier uploads
         try:
             removed = self._remove(receipt)

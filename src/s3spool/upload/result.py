@@ -67,7 +67,7 @@ class ResultHandler:
             proof.version_id,
             times.unix_s,
             time.time(),
-            self._post_upload.action,
+            self._post_upload.action_of(item.path),
         )
         uploaded = isinstance(proof, Stored)  # a receipt proves that the content has not changed since
         attempt = item.failures.attempts + 1 if uploaded else 0

@@ -1,0 +1,73 @@
+"""An example of each [[rule]] from the files of the folder, for `s3spool check` and `run --dry-run`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from s3spool.check.result import CheckResult, error, ok, warning
+from s3spool.config.loader import Config
+from s3spool.errors import UploadError
+from s3spool.folder.filters import FileFilter
+from s3spool.folder.rules import FileRules
+from s3spool.logs.text import shown
+from s3spool.s3.content_types import content_type_of
+from s3spool.s3.keys import Prefix, key_of
+
+MOST_FILES = 100_000  # looked at
+
+
+def check_rules(config: Config) -> Iterator[CheckResult]:
+    """One result for each rule."""
+    if not config.rules:
+        return
+    rules = FileRules(config)
+    examples: dict[int, str] = {}
+    files = 0
+    for path in _files(config):
+        files += 1
+        examples.setdefault(rules.index(path), path)
+        if files == MOST_FILES or len(examples.keys() - {-1}) == len(config.rules):
+            break
+    for index, rule in enumerate(config.rules):
+        subject = f"rule {index + 1}"
+        if index in examples:
+            yield _example(config, rules, subject, examples[index])
+        elif files:
+            looked = f"the first {files} files" if files == MOST_FILES else "the files of the folder"
+            yield warning(subject, f"{rule.name}: applies to none of {looked}")
+        else:
+            yield ok(subject, f"{rule.name}: the folder has no file yet")
+
+
+def _example(config: Config, rules: FileRules, subject: str, path: str) -> CheckResult:
+    destination = rules.destination(path)
+    try:
+        mtime_s = Path(config.watch.directory, path).lstat().st_mtime
+        key = key_of(path, Prefix(destination.prefix).of(mtime_s))
+    except (OSError, UploadError) as exc:
+        return error(subject, f"{shown(path)}: {exc}")
+    kind = content_type_of(path, None) if destination.content_type == "auto" else destination.content_type
+    more = [kind, destination.storage_class, destination.cache_control, destination.acl, rules.action(path)]
+    url = shown(f"s3://{destination.bucket}/{key}")
+    return ok(subject, f"{shown(path)} would be {url} ({', '.join(filter(None, more))})")
+
+
+def _files(config: Config) -> Iterator[str]:
+    """The paths that would be sent; what cannot be read is left out."""
+    watch = config.watch
+    names = FileFilter(watch.include, watch.exclude)
+    pending = [""]
+    while pending:
+        directory = pending.pop()
+        try:
+            with os.scandir(Path(watch.directory, directory)) as entries:
+                for entry in entries:
+                    path = f"{directory}{entry.name}"
+                    if entry.is_file(follow_symlinks=False) and names.accepts_file(path):
+                        yield path
+                    elif watch.recursive and entry.is_dir(follow_symlinks=False) and names.enters_directory(path):
+                        pending.append(f"{path}/")
+        except OSError:
+            continue
