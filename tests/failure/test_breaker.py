@@ -20,6 +20,7 @@ from s3spool.failure.breaker import (
     ARRIVAL_S,
     ARRIVALS,
     LONGEST_ROUND_S,
+    LOST_S,
     PROBES,
     STREAK,
     CircuitBreaker,
@@ -305,6 +306,22 @@ def test_a_success_between_them_begins_the_count_anew(clock: Clock, breaker: Cir
     assert [fail(breaker, Item(f"z{n}"), an_error()).fault for n in range(STREAK)] == [Fault.UNKNOWN] * 7 + [
         Fault.DESTINATION
     ]
+
+
+def test_a_crowd_of_lost_connections_opens_nothing_while_others_pass(clock: Clock, breaker: CircuitBreaker) -> None:
+    """300 files whose requests are reset, beside good ones: the limiter slows them down, which is enough."""
+    reset = an_error(code="RECV_ERROR")
+    for number in range(300):
+        if number % 50 == 0:
+            breaker.succeeded(at(EPOCH + clock.now))
+        clock.now += LOST_S / 100
+        fail(breaker, Item(str(number)), reset)
+    assert not breaker.open
+
+    clock.now += LOST_S
+    fail(breaker, Item("the last"), reset)
+
+    assert breaker.open
 
 
 def test_an_error_that_a_success_refuted_no_longer_opens_at_once(clock: Clock, breaker: CircuitBreaker) -> None:

@@ -85,7 +85,7 @@ class Pipeline:
         self.retry.wake = self._wake  # type: ignore[method-assign] # there is no thread
         self.reader = Reader(self.ledger.path)
         done = self.inbox.done
-        after: Any = SimpleNamespace(action="keep", receipt_committed=lambda sent: done(sent.receipt.path))
+        after: Any = SimpleNamespace(action_of=lambda _: "keep", receipt_committed=lambda sent: done(sent.receipt.path))
         bucket: Any = SimpleNamespace(bucket="virtual")
         self.results = results.ResultHandler(
             bucket,

@@ -16,6 +16,7 @@ from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.failure.retry_policy import backoff_s
 from s3spool.ledger.rows import Failures
 
+LOST_S = 1.0  # lost connections open the breaker only when nothing has passed for so long
 STREAK = 8  # unproven failures of so many different files open the breaker
 PROBES = 4  # requests in one round while it is open
 LONGEST_ROUND_S = 10.0
@@ -57,7 +58,8 @@ class CircuitBreaker:
        or where the file itself shows it (Scope.FILE). Such a failure never touches the breaker.
     2. *Opening.* An unproven failure opens the breaker at once where no file could pass (Scope.EVERYBODY, unless this
        error has opened it before and a file passed all the same), otherwise when eight different files have failed
-       without a success between them. Below eight the file backs off.
+       without a success between them; lost connections only if nothing has passed for a second, for the limiter
+       reduces them already. Below eight the file backs off.
     3. *Open.* Workers wait. A failure now, or of a request that was sent before the breaker closed again, only leaves
        its evidence; the file goes back uncounted.
     4. *Half-open.* Rounds of four probes with different files, by the clock, at most 10 s apart; a new arrival is
@@ -83,6 +85,7 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
         self._unproven: set[str] = set()  # files that failed, unproven, since the last success; at most STREAK
+        self._passed_at = 0.0  # monotonic seconds: the latest success
         self._refuted: set[str] = set()  # errors that opened the breaker, and a file passed all the same
         self._failed_sent_s = 0.0  # monotonic seconds: when the latest of these, or what opened the breaker, was sent
         self._rounds = 0
@@ -141,12 +144,15 @@ class CircuitBreaker:
         with self._lock:
             if self.open or sent_s < self._closed_at:
                 return Verdict(Fault.DESTINATION, failures)
-            self._unproven.add(path)
+            if len(self._unproven) < STREAK:
+                self._unproven.add(path)
             self._failed_sent_s = max(self._failed_sent_s, sent_s)
             if crowded:
                 self.limiter.connection_lost()
             at_once = error.scope is Scope.EVERYBODY and error.code not in self._refuted
-            if not at_once and len(self._unproven) < STREAK:
+            passing = error.connection_lost and time.monotonic() - self._passed_at < LOST_S
+            enough = len(self._unproven) >= STREAK and not passing
+            if not at_once and not enough:
                 # Tried again at once only the first time: its connection may be lost each time.
                 return Verdict(None if crowded and not same else Fault.UNKNOWN, failures)
             self._open_now(error, now)
@@ -168,6 +174,7 @@ class CircuitBreaker:
         """S3 took what was sent then: a file, or (not `whole`) a part of one, which proves nothing against others."""
         if whole:
             self.last_success_at = max(self.last_success_at, sent.unix_s)
+        self._passed_at = time.monotonic()
         if self.limiter.limited:
             self.limiter.passed()
         if not (self._unproven or self.open):
