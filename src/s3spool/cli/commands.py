@@ -244,6 +244,22 @@ def rescan(desk: Desk) -> None:
 
 @cli.command()
 @_asking
+@click.option("--reason", default="", metavar="TEXT", help="Why; shown wherever the pause is shown.")
+def pause(desk: Desk, reason: str) -> None:
+    """Take no new file until `s3spool resume`, also after a restart. Uploads in flight finish."""
+    desk.pause(reason.strip())
+    click.echo("paused: `s3spool resume` ends it")
+
+
+@cli.command()
+@_asking
+def resume(desk: Desk) -> None:
+    """End a pause by hand."""
+    click.echo("uploads go on" if desk.resume() else "uploads were not paused by hand")
+
+
+@cli.command()
+@_asking
 @click.argument("files", nargs=-1)
 @click.option(
     "--timeout",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from s3spool.config.loader import Config
 from s3spool.daemon.liveness import HEARTBEAT_TIMEOUT_S
+from s3spool.daemon.operator_pause import OperatorPause
 from s3spool.discovery.deduplicate import Deduplicator, SettleThread
 from s3spool.discovery.scan import Scan
 from s3spool.errors import ConfigError
@@ -66,6 +67,7 @@ class Components:
             sent_bytes=lambda: self.bandwidth.granted,
             slow=self.slow,
         )
+        self.pause = OperatorPause(self.ledger, self.inbox)
         self.settle = Settle(config.watch.settle_s, config.upload.queue_size)
         policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
         self.after = PostUpload(

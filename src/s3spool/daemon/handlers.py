@@ -15,6 +15,7 @@ from s3spool.control import views as view
 from s3spool.control.access import Access, Sight
 from s3spool.control.peer import Peer
 from s3spool.control.server import Handler
+from s3spool.daemon.operator_pause import pause_orders
 from s3spool.daemon.supervisor import Daemon
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.reader import Reader
@@ -35,6 +36,7 @@ def handlers(daemon: Daemon) -> dict[str, Handler]:
         "retry": answers.retry,
         "forget": answers.forget,
         "rescan": answers.rescan,
+        **pause_orders(daemon),
     }
     return {
         "status": answers.status,
@@ -58,7 +60,11 @@ class _Answers:
         reason = components.breaker.reason
         with self._reader() as reader:
             counts = reader.counts()
-        paused = components.breaker.open
+        held = components.pause.current
+        paused = components.breaker.open or held is not None
+        since = held.since if held else components.breaker.paused_at
+        reasons = [held.words] if held else []
+        reasons += [f"{reason.code}: {reason.cause}"] if reason else []
         watch = daemon.watch_manager.watch  # once: the supervisor may take it away at any moment
         files_per_s, bytes_per_s = self._rate.now()
         return {
@@ -71,8 +77,9 @@ class _Answers:
                 "prefix": daemon.config.destination.prefix,
                 "endpoint": components.store.endpoint.url,
                 "state": "paused" if paused else "slowed" if components.limiter.slowed_at else "open",
-                "since": None if components.breaker.paused_at is None else view.iso(components.breaker.paused_at),
-                "reason": None if reason is None else f"{reason.code}: {reason.cause}",
+                "since": None if since is None else view.iso(since),
+                "reason": "; ".join(reasons) or None,
+                "by_hand": held is not None,
             },
             "watch": {
                 "directory": str(components.folder.root),
@@ -146,7 +153,7 @@ class _Answers:
         live = components.inbox.state_of(path)
         if live is None and components.settle.knows([path]):
             live = "settling"
-        if live == "queued" and components.breaker.open:
+        if live == "queued" and (components.breaker.open or components.pause.current):
             live = "paused"
         # The ledger before the folder: what was sent and removed in between has its receipt.
         with self._reader() as reader:

@@ -19,7 +19,7 @@ from s3spool.daemon import memory
 from s3spool.daemon.cleaning import DailyCleaning
 from s3spool.daemon.components import Components
 from s3spool.daemon.liveness import LivenessCheck
-from s3spool.daemon.retry_summary import RetrySummary, going, paused
+from s3spool.daemon.retry_summary import RetrySummary, going, paused, paused_by_hand
 from s3spool.daemon.thread_names import ThreadNames
 from s3spool.daemon.wakeup import Wakeup
 from s3spool.daemon.watch_manager import WatchManager
@@ -291,12 +291,13 @@ class Daemon:
         components = self.components
         if self.state == "draining":
             return f"stopping, {len(components.workers.jobs())} in flight may finish"
-        reason, since = components.breaker.reason, components.breaker.paused_at
-        if components.breaker.open and reason is not None and since is not None:
+        reason, since, held = components.breaker.reason, components.breaker.paused_at, components.pause.current
+        if held is None and components.breaker.open and reason is not None and since is not None:
             return paused(reason.short, since, components.breaker.next_probe_s, time.time())
         queued, in_flight = components.inbox.counts()
         waiting = queued + len(components.settle) + self._retry_summary.waiting
-        return going(components.stats.uploaded, in_flight, waiting, self._retry_summary.parked, self.oldest_unsent_s())
+        line = going(components.stats.uploaded, in_flight, waiting, self._retry_summary.parked, self.oldest_unsent_s())
+        return f"{line}; {paused_by_hand(held, time.time())}" if held else line
 
     def oldest_unsent_s(self) -> float:
         """For how many seconds the oldest file that is queued, sent or tried again has been as it is; 0: there is none.

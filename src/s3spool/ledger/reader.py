@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from s3spool.ledger.database import open_for_reading, speaking_of
-from s3spool.ledger.rows import Identity, Multipart, Part, Receipt, Retry, State, from_text, to_text
+from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, State, from_text, to_text
 
 _RECEIPT = (
     "path, dev, inode, size, mtime_ns, ctime_ns, destination, key, etag, checksum, version_id, read_at,"
@@ -28,6 +28,7 @@ _COUNTED = (
 ALL = -1  # SQLite's LIMIT for no limit
 TOTALS_SINCE = 2  # the version of the ledger that has totals.sql
 FAILURES_SINCE = 3  # and failures.sql
+PAUSE_SINCE = 4  # and pause.sql
 LOOKUP_ROWS = 500  # statements of one size stay in sqlite3's cache
 
 
@@ -177,6 +178,12 @@ class Reader:
     def version(self) -> int:
         """Another one whenever somebody has committed a change; 1 or more, and this reader's own."""
         return int(next(self._rows("PRAGMA data_version"))[0])
+
+    def pause(self) -> Pause | None:
+        """The pause by hand."""
+        if self._version() < PAUSE_SINCE:
+            return None
+        return next(self._rows("SELECT since, reason FROM pause", make=lambda row: Pause(*row)), None)
 
     def last_error(self) -> Retry | None:
         statement = f"SELECT {self._retry} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants

@@ -45,6 +45,12 @@ RELEASE_PROVISIONAL = f"{_WAITING} WHERE provisional = 1"
 HASTEN = "UPDATE retries SET next_attempt = ? WHERE next_attempt > ?"
 RELEASE_ALL = f"{_WAITING} WHERE claimed = 0"
 
+PAUSE = (
+    "INSERT INTO pause (id, since, reason) VALUES (1, ?, ?)"
+    " ON CONFLICT (id) DO UPDATE SET since = excluded.since, reason = excluded.reason"
+)
+RESUME = "DELETE FROM pause"
+
 
 def storable(text: str) -> str:
     """An error's words may hold a name that is not UTF-8; that must not cost the ledger's thread its life."""

@@ -18,7 +18,7 @@ from s3spool.errors import LedgerDamagedError, LedgerError
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.database import open_for_writing, speaking_of
 from s3spool.ledger.health import BEGUN_ANEW, ENDING, UNREAD, DamagedError, Guard, Trouble, is_damage, put_aside
-from s3spool.ledger.rows import Multipart, Part, Receipt, Retry, to_text
+from s3spool.ledger.rows import Multipart, Part, Pause, Receipt, Retry, to_text
 from s3spool.ledger.statements import (
     CLAIM,
     FORGET_MULTIPART,
@@ -28,9 +28,11 @@ from s3spool.ledger.statements import (
     HASTEN,
     INSERT,
     NOTHING,
+    PAUSE,
     RELEASE,
     RELEASE_ALL,
     RELEASE_PROVISIONAL,
+    RESUME,
     as_json,
     storable,
 )
@@ -159,6 +161,13 @@ class Ledger:
         """Drop the receipt and the retry of this path."""
         self._put("", FORGET_RECEIPT, (as_json(path),), None)
         self._put("", FORGET_RETRY, (as_json(path),), committed)
+
+    def record_pause(self, pause: Pause | None, committed: Committed | None = None) -> None:
+        """The pause by hand, or its end."""
+        if pause is None:
+            self._put("", RESUME, (), committed)
+        else:
+            self._put("", PAUSE, (pause.since, storable(pause.reason)), committed)
 
     def hasten(self, now: float, latest: float, committed: Committed | None = None) -> None:
         """Make due at `now` what is due after `latest`: the clock was set back."""
