@@ -135,7 +135,18 @@ class Desk:
 
     def forget(self, file: str) -> bool:
         """Whether there was anything to forget."""
-        path = self._path(file)
+        return self.forget_path(self._path(file))
+
+    def ledger(self) -> contextlib.AbstractContextManager[Reader | None]:
+        """The ledger itself; None where no daemon has ever run with this state directory. Raises S3SpoolError."""
+        return self._reader()
+
+    def is_there(self, path: str) -> bool:
+        """Whether the folder has a file of this relative path. Raises S3SpoolError."""
+        return self._identity_of(path) is not None
+
+    def forget_path(self, path: str) -> bool:
+        """As `forget`, by the relative path."""
         try:
             return bool(ask(self._socket, "forget", path=to_text(path))["forgotten"])
         except NoDaemonError:

@@ -142,6 +142,9 @@ class Reader:
         statement = f"SELECT {_RECEIPT} FROM receipts WHERE path > ? ORDER BY path LIMIT ?"  # noqa: S608 - constants
         yield from self._rows(statement, (after, limit), _receipt)
 
+    def random_receipts(self, count: int) -> Iterator[Receipt]:
+        yield from self._rows(f"SELECT {_RECEIPT} FROM receipts ORDER BY random() LIMIT ?", (count,), _receipt)  # noqa: S608 - constants
+
     def receipts_before(self, time_s: float) -> Iterator[Receipt]:
         """Receipts of uploads that ended before this moment."""
         yield from self._rows(f"SELECT {_RECEIPT} FROM receipts WHERE uploaded_at < ?", (time_s,), _receipt)  # noqa: S608 - constants
