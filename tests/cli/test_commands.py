@@ -50,7 +50,7 @@ STATUS = {
     "pid": None,
     "started": None,
     "state": None,
-    "destination": {"bucket", "prefix", "endpoint", "state", "since", "reason"},
+    "destination": {"bucket", "prefix", "endpoint", "state", "since", "reason", "by_hand"},
     "watch": {"directory", "backend", "overflows", "files_missed", "too_deep"},
     "files": {"settling", "queued", "uploading", "waiting", "parked", "uploaded", "vanished", "excluded"},
     "bytes": {"uploaded", "in_flight"},

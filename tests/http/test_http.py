@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import json
 import os
 import socket
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from s3spool.http.guard import Guard
 from s3spool.upload.stats import MAX_ERROR_CODES, Histogram, Stats
@@ -22,13 +20,13 @@ from support.daemon import Daemon
 from support.faults import Delay, Status
 from support.faulty import FaultyS3
 from support.waiting import eventually
+from support.web import WAIT_S, address, ask, free_port, metrics, order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.integration
 
-WAIT_S = 30.0
 TOKEN = "a-token-of-the-test"  # noqa: S105 - of the test
 HOSTILE = (
     "<img src=x onerror=document.title='owned'>.csv",
@@ -38,12 +36,6 @@ HOSTILE = (
     os.fsdecode(b"not-utf8-\xff.csv"),
     "long-" + "x" * 200 + ".csv",
 )
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -75,40 +67,6 @@ def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
     for one in made:
         if one.alive:
             one.kill()
-
-
-def address(daemon: Daemon) -> str:
-    return str(daemon.config["service"]["http_listen"])
-
-
-def ask(
-    daemon: Daemon, path: str, *, method: str = "GET", body: bytes | None = None, **headers: str
-) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body; `headers` with `_` for `-`."""
-    with closing(http.client.HTTPConnection(address(daemon), timeout=WAIT_S)) as connection:
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body=body, headers=names)
-        answer = connection.getresponse()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-
-
-def order(daemon: Daemon, command: str, request: dict[str, Any], **headers: str) -> tuple[int, Any]:
-    status, _, body = ask(
-        daemon, f"/api/{command}", method="POST", body=json.dumps(request).encode(), **{"X_S3Spool": "1"} | headers
-    )
-    return status, json.loads(body)
-
-
-def metrics(daemon: Daemon) -> dict[tuple[str, str], float]:
-    """Values by name and label values, as Prometheus's own parser reads them."""
-    status, headers, body = ask(daemon, "/metrics")
-    assert status == 200
-    assert headers["content-type"].startswith("text/plain; version=0.0.4")
-    return {
-        (sample.name, ",".join(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(body.decode())
-        for sample in family.samples
-    }
 
 
 def test_numbers_agree(make: Callable[..., Daemon], faulty: FaultyS3) -> None:

@@ -246,6 +246,37 @@ def rescan(desk: Desk) -> None:
 
 @cli.command()
 @_asking
+@click.option("--reason", default="", metavar="TEXT", help="Why; shown wherever the pause is shown.")
+def pause(desk: Desk, reason: str) -> None:
+    """Take no new file until `s3spool resume`, also after a restart. Uploads in flight finish."""
+    desk.pause(reason.strip())
+    click.echo("paused: `s3spool resume` ends it")
+
+
+@cli.command()
+@_asking
+def resume(desk: Desk) -> None:
+    """End a pause by hand."""
+    click.echo("uploads go on" if desk.resume() else "uploads were not paused by hand")
+
+
+@cli.command()
+@_config_option
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Only N receipts, chosen at random.")
+@click.option("--repair", is_flag=True, help="Send again what differs and is still in the folder.")
+@_json_option
+def verify(config_file: Path | None, sample: int | None, repair: bool, as_json: bool) -> None:
+    """Compare the receipts with the bucket: exit code 1 where an object is missing or is not what was sent."""
+    from s3spool.cli.verify import Options  # noqa: PLC0415 - start-up time
+    from s3spool.cli.verify import verify as verify_receipts  # noqa: PLC0415 - the same
+    from s3spool.control.client import Desk  # noqa: PLC0415 - the same
+
+    config = _load(config_file, {})
+    sys.exit(verify_receipts(Desk(config), config, Options(sample, repair, as_json)))
+
+
+@cli.command()
+@_asking
 @click.argument("files", nargs=-1)
 @click.option(
     "--timeout",

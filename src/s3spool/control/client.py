@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from s3spool.errors import AlreadyRunningError, S3SpoolError
 from s3spool.ledger.database import DirectoryLock, holder
 from s3spool.ledger.files import become_owner, open_regular
 from s3spool.ledger.reader import Known, Reader
-from s3spool.ledger.rows import from_text, to_text
+from s3spool.ledger.rows import Pause, from_text, to_text
 from s3spool.logs.text import shown
 
 if TYPE_CHECKING:
@@ -133,7 +134,18 @@ class Desk:
 
     def forget(self, file: str) -> bool:
         """Whether there was anything to forget."""
-        path = self._path(file)
+        return self.forget_path(self._path(file))
+
+    def ledger(self) -> contextlib.AbstractContextManager[Reader | None]:
+        """The ledger itself; None where no daemon has ever run with this state directory. Raises S3SpoolError."""
+        return self._reader()
+
+    def is_there(self, path: str) -> bool:
+        """Whether the folder has a file of this relative path. Raises S3SpoolError."""
+        return self._identity_of(path) is not None
+
+    def forget_path(self, path: str) -> bool:
+        """As `forget`, by the relative path."""
         try:
             return bool(ask(self._socket, "forget", path=to_text(path))["forgotten"])
         except NoDaemonError:
@@ -142,6 +154,24 @@ class Desk:
             if known:
                 self._write(lambda ledger: ledger.forget(path))
             return known
+
+    def pause(self, reason: str) -> None:
+        """Take no new file until `resume`, across restarts."""
+        try:
+            ask(self._socket, "pause", reason=reason)
+        except NoDaemonError:
+            self._write(lambda ledger: ledger.record_pause(Pause(time.time(), reason)))
+
+    def resume(self) -> bool:
+        """Whether there was a pause by hand."""
+        try:
+            return bool(ask(self._socket, "resume")["resumed"])
+        except NoDaemonError:
+            with self._reader() as reader:
+                paused = reader is not None and reader.pause() is not None
+            if paused:
+                self._write(lambda ledger: ledger.record_pause(None))
+            return paused
 
     def rescan(self) -> dict[str, Any]:
         """Raises NoDaemonError; the answer says which scan to wait for, and of which daemon (`progress`)."""
@@ -248,9 +278,11 @@ class Desk:
 
     def _status_of_the_ledger(self) -> dict[str, Any]:
         counts, size, last_error, oldest_s = {"uploaded": 0, "waiting": 0, "parked": 0}, 0, None, 0.0
+        pause = None
         with self._reader() as reader:
             if reader is not None:
                 counts, size, last = reader.counts(), reader.uploaded_bytes(), reader.last_error()
+                pause = reader.pause()
                 oldest_s = view.age_s(reader.backlog()[2])
                 last_error = last and f"{shown(last.path)}: {last.error_code}: {last.error}"
         destination = self._config.destination
@@ -265,9 +297,10 @@ class Desk:
                 "bucket": destination.bucket,
                 "prefix": destination.prefix,
                 "endpoint": destination.endpoint_url,
-                "state": None,
-                "since": None,
-                "reason": None,
+                "state": "paused" if pause else None,
+                "since": view.iso(pause.since) if pause else None,
+                "reason": pause.words if pause else None,
+                "by_hand": pause is not None,
             },
             "watch": {
                 "directory": self._folder,

@@ -176,7 +176,7 @@ _LIVE = {
     "settling": "changed a moment ago, or still open for writing: sent when it is left alone",
     "queued": "complete, and waiting for a free worker",
     "uploading": "being sent, or sent and being recorded",
-    "paused": "complete; the destination is paused",
+    "paused": "complete; uploads are paused: `s3spool status` says why",
 }
 
 

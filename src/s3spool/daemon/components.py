@@ -10,6 +10,7 @@ from typing import NamedTuple
 from s3spool.config.loader import Config
 from s3spool.config.schema import DestinationConfig
 from s3spool.daemon.liveness import HEARTBEAT_TIMEOUT_S
+from s3spool.daemon.operator_pause import OperatorPause
 from s3spool.discovery.deduplicate import Deduplicator, SettleThread
 from s3spool.discovery.scan import Scan
 from s3spool.errors import ConfigError
@@ -62,6 +63,7 @@ class Components:
     deduplicator: Deduplicator
     settle_thread: SettleThread
     inbox: Inbox
+    pause: OperatorPause
     retry: RetryThread
     breaker: CircuitBreaker
     limiter: ConcurrencyLimiter
@@ -105,6 +107,7 @@ def build(
     limiter = ConcurrencyLimiter(name, max_s=retry.max_s)
     breaker = CircuitBreaker(name, initial_s=retry.initial_s, max_s=retry.max_s, limiter=limiter)
     inbox = Inbox(config.upload.queue_size, workers, breaker, sent_bytes=lambda: bandwidth.granted, slow=slow)
+    pause = OperatorPause(ledger, inbox)
     settle = Settle(watch.settle_s, config.upload.queue_size)
     retry_thread = RetryThread(ledger, inbox, _policy_of(config))
 
@@ -164,6 +167,7 @@ def build(
         deduplicator=deduplicator,
         settle_thread=settle_thread,
         inbox=inbox,
+        pause=pause,
         retry=retry_thread,
         breaker=breaker,
         limiter=limiter,

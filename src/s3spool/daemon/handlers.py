@@ -16,6 +16,7 @@ from s3spool.control.access import Access, Sight
 from s3spool.control.peer import Peer
 from s3spool.control.rules import prefix_of, with_rule
 from s3spool.control.server import Handler
+from s3spool.daemon.operator_pause import pause_orders
 from s3spool.daemon.supervisor import Daemon
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.reader import Reader
@@ -36,6 +37,7 @@ def handlers(daemon: Daemon) -> dict[str, Handler]:
         "retry": answers.retry,
         "forget": answers.forget,
         "rescan": answers.rescan,
+        **pause_orders(daemon),
     }
     return {
         "status": answers.status,
@@ -59,7 +61,11 @@ class _Answers:
         reason = components.breaker.reason
         with self._reader() as reader:
             counts = reader.counts()
-        paused = components.breaker.open
+        held = components.pause.current
+        paused = components.breaker.open or held is not None
+        since = held.since if held else components.breaker.paused_at
+        reasons = [held.words] if held else []
+        reasons += [f"{reason.code}: {reason.cause}"] if reason else []
         watch = daemon.watch_manager.watch  # read once: the supervisor may replace it at any moment
         files_per_s, bytes_per_s = self._rate.now()
         return {
@@ -72,8 +78,9 @@ class _Answers:
                 "prefix": daemon.config.destination.prefix,
                 "endpoint": components.store.endpoint.url,
                 "state": "paused" if paused else "slowed" if components.limiter.slowed_at else "open",
-                "since": None if components.breaker.paused_at is None else view.iso(components.breaker.paused_at),
-                "reason": None if reason is None else f"{reason.code}: {reason.cause}",
+                "since": None if since is None else view.iso(since),
+                "reason": "; ".join(reasons) or None,
+                "by_hand": held is not None,
             },
             "watch": {
                 "directory": str(components.folder.root),
@@ -147,7 +154,7 @@ class _Answers:
         live = components.inbox.state_of(path)
         if live is None and components.settle.knows([path]):
             live = "settling"
-        if live == "queued" and components.breaker.open:
+        if live == "queued" and (components.breaker.open or components.pause.current):
             live = "paused"
         # The ledger before the folder: a file that is sent and removed in between has its receipt.
         with self._reader() as reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from s3spool.config.validators import split_address
 from s3spool.control.peer import Peer
 from s3spool.control.server import Handler
 from s3spool.daemon.health import reasons
+from s3spool.daemon.retry_summary import paused_by_hand
 from s3spool.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def http_server(daemon: Daemon, handlers: Mapping[str, Handler]) -> HttpServer |
     if not service.http_listen:
         return None
     try:
-        from s3spool.http.application import Application  # noqa: PLC0415 - an extra
+        from s3spool.http.application import Application, Health  # noqa: PLC0415 - an extra
         from s3spool.http.guard import Guard  # noqa: PLC0415 - the same
         from s3spool.http.metrics import DaemonCollector, Metrics  # noqa: PLC0415 - the same
         from s3spool.http.server import HttpServer, node_name  # noqa: PLC0415 - the same
@@ -34,6 +36,11 @@ def http_server(daemon: Daemon, handlers: Mapping[str, Handler]) -> HttpServer |
     status = partial(handlers["status"], {}, Peer(os.geteuid(), frozenset()))
     metrics = Metrics(DaemonCollector(status, daemon.components.stats, node_name()))
     guard = Guard(split_address(service.http_listen)[0], service.http_token)
-    server = HttpServer(Application(handlers, lambda: [*reasons(daemon)], metrics, guard), service.http_listen)
+
+    def health() -> Health:
+        held = daemon.components.pause.current
+        return Health([*reasons(daemon)], paused_by_hand(held, time.time()) if held else "")
+
+    server = HttpServer(Application(handlers, health, metrics, guard), service.http_listen)
     server.start()
     return server

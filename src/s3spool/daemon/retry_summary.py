@@ -10,7 +10,9 @@ from s3spool.errors import LedgerError
 from s3spool.folder.folder import Folder
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.reader import Reader
+from s3spool.ledger.rows import Pause
 from s3spool.ledger.store import Ledger
+from s3spool.logs.text import printable
 
 
 class RetrySummary:
@@ -62,8 +64,17 @@ def going(uploaded: int, in_flight: int, waiting: int, parked: int, oldest_s: fl
 
 def paused(reason: str, since: float, next_s: float, now: float) -> str:
     """`destination paused: 403 AccessDenied since 12:01, next try in 20 s`; times are Unix seconds."""
-    began = time.localtime(since)
-    today = time.strftime("%x", began) == time.strftime("%x", time.localtime(now))
-    clock = time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", began)
     upcoming = f"next try in {next_s:.0f} s" if next_s >= 1 else "trying now"
-    return f"destination paused: {reason} since {clock}, {upcoming}"
+    return f"destination paused: {reason} since {_clock(since, now)}, {upcoming}"
+
+
+def paused_by_hand(pause: Pause, now: float) -> str:
+    """`paused by hand since 12:01: bucket maintenance`."""
+    reason = f": {printable(pause.reason)}" if pause.reason else ""
+    return f"paused by hand since {_clock(pause.since, now)}{reason}"
+
+
+def _clock(time_s: float, now: float) -> str:
+    then = time.localtime(time_s)
+    today = time.strftime("%x", then) == time.strftime("%x", time.localtime(now))
+    return time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", then)

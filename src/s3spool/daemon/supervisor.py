@@ -18,7 +18,7 @@ from s3spool.daemon import memory
 from s3spool.daemon.cleaning import DailyCleaning
 from s3spool.daemon.components import build
 from s3spool.daemon.liveness import LivenessCheck
-from s3spool.daemon.retry_summary import RetrySummary, going, oldest_ctime_ns, paused
+from s3spool.daemon.retry_summary import RetrySummary, going, oldest_ctime_ns, paused, paused_by_hand
 from s3spool.daemon.thread_names import ThreadNames
 from s3spool.daemon.wakeup import Wakeup
 from s3spool.daemon.watch_manager import WatchManager
@@ -298,12 +298,13 @@ class Daemon:
         components = self.components
         if self.state == "draining":
             return f"stopping, {len(components.workers.jobs())} in flight may finish"
-        reason, since = components.breaker.reason, components.breaker.paused_at
-        if components.breaker.open and reason is not None and since is not None:
+        reason, since, held = components.breaker.reason, components.breaker.paused_at, components.pause.current
+        if held is None and components.breaker.open and reason is not None and since is not None:
             return paused(reason.short, since, components.breaker.next_probe_s, time.time())
         queued, in_flight = components.inbox.counts()
         waiting = queued + len(components.settle) + self._retry_summary.waiting
-        return going(components.stats.uploaded, in_flight, waiting, self._retry_summary.parked, self.oldest_unsent_s())
+        line = going(components.stats.uploaded, in_flight, waiting, self._retry_summary.parked, self.oldest_unsent_s())
+        return f"{line}; {paused_by_hand(held, time.time())}" if held else line
 
     def oldest_unsent_s(self) -> float:
         """The age of the oldest file that is queued, uploading or waiting; 0: there is none."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 SHOWN_ROWS = 50  # per state on the page
-ORDERS = ("retry", "rescan")
+ORDERS = ("retry", "pause", "resume", "rescan")
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
@@ -54,11 +54,18 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class Health(NamedTuple):
+    """Why the daemon cannot work, and the pause by hand, which is no illness."""
+
+    reasons: Sequence[str]
+    paused: str
+
+
 class Application:
-    """Answers on the server's threads. `health` returns the reasons why the daemon is not well."""
+    """Answers on the server's threads."""
 
     def __init__(
-        self, handlers: Mapping[str, Handler], health: Callable[[], Sequence[str]], metrics: Metrics, guard: Guard
+        self, handlers: Mapping[str, Handler], health: Callable[[], Health], metrics: Metrics, guard: Guard
     ) -> None:
         self._handlers = handlers
         self._health = health
@@ -107,10 +114,10 @@ class Application:
         return self._pages[path]()
 
     def _health_answer(self) -> Answer:
-        reasons = self._health()
+        reasons, paused = self._health()
         if reasons:
             return _json("503 Service Unavailable", {"status": "unhealthy", "reason": "; ".join(reasons)})
-        return _json("200 OK", {"status": "ok"})
+        return _json("200 OK", {"status": "paused", "reason": paused} if paused else {"status": "ok"})
 
     def _order(self, path: str, environ: WSGIEnvironment) -> Answer:
         command = path.removeprefix("/api/")

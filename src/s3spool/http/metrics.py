@@ -41,6 +41,8 @@ class DaemonCollector(Collector):
         paused = status["destination"]["state"] == "paused"
         yield _gauge("s3spool_oldest_unsent_seconds", "Age of the oldest unsent file.", status["oldest_unsent_s"])
         yield _gauge("s3spool_destination_paused", "1 while no uploads begin.", int(paused))
+        by_hand = status["destination"]["by_hand"]
+        yield _gauge("s3spool_paused_by_hand", "1 between `s3spool pause` and `resume`.", int(by_hand))
         yield _count("s3spool_watch_overflows", "Overflows of the kernel's event queue.", watch["overflows"])
         yield _count("s3spool_watch_missed_files", "Files that only a scan found.", watch["files_missed"])
         failures = dict(stats.failures)  # a copy: workers add to it

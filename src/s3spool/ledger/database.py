@@ -13,7 +13,7 @@ from pathlib import Path
 from s3spool.errors import AlreadyRunningError, LedgerDamagedError, LedgerError, LedgerUnavailableError
 from s3spool.ledger.files import make_private, open_regular, require_regular
 
-VERSION = 3
+VERSION = 4
 APPLICATION_ID = 0x53335350  # "S3SP": by this file(1) and s3spool recognise a ledger
 
 # SQLite's file format: user_version stands at byte 60, application_id at 68.
@@ -29,7 +29,8 @@ def _script(name: str) -> Callable[[sqlite3.Connection], None]:
     return run
 
 
-MIGRATIONS = {1: _script("totals.sql"), 2: _script("failures.sql")}
+_SCRIPTS = ("schema.sql", "totals.sql", "failures.sql", "pause.sql")
+MIGRATIONS = {1: _script("totals.sql"), 2: _script("failures.sql"), 3: _script("pause.sql")}
 """From version n to n + 1, each in one transaction with the new version number."""
 
 
@@ -198,7 +199,7 @@ def _migrate(connection: sqlite3.Connection, *, fresh: bool) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if fresh or version == 0:
         connection.executescript(
-            f"BEGIN IMMEDIATE; {_text('schema.sql')}; {_text('totals.sql')}; {_text('failures.sql')};"
+            f"BEGIN IMMEDIATE; {'; '.join(map(_text, _SCRIPTS))};"
             f" PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
         )
         return

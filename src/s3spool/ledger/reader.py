@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from s3spool.ledger.database import open_for_reading, speaking_of
-from s3spool.ledger.rows import Identity, Multipart, Part, Receipt, Retry, State, from_text, to_text
+from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, State, from_text, to_text
 from s3spool.ledger.statements import COLUMNS
 
 _RECEIPT, _MULTIPART, _PART = (", ".join(COLUMNS[table]) for table in ("receipts", "multiparts", "parts"))
@@ -20,6 +20,7 @@ _COUNTED = (
 ALL = -1  # SQLite's LIMIT for no limit
 TOTALS_SINCE = 2  # the version of the ledger that has totals.sql
 FAILURES_SINCE = 3  # and failures.sql
+PAUSE_SINCE = 4  # and pause.sql
 LOOKUP_ROWS = 500  # statements of one size stay in sqlite3's cache
 
 
@@ -133,6 +134,9 @@ class Reader:
         statement = f"SELECT {_RECEIPT} FROM receipts WHERE path > ? ORDER BY path LIMIT ?"  # noqa: S608 - constants
         yield from self._rows(statement, (after, limit), _receipt)
 
+    def random_receipts(self, count: int) -> Iterator[Receipt]:
+        yield from self._rows(f"SELECT {_RECEIPT} FROM receipts ORDER BY random() LIMIT ?", (count,), _receipt)  # noqa: S608 - constants
+
     def receipts_before(self, time_s: float) -> Iterator[Receipt]:
         """Receipts of uploads that ended before this moment."""
         yield from self._rows(f"SELECT {_RECEIPT} FROM receipts WHERE uploaded_at < ?", (time_s,), _receipt)  # noqa: S608 - constants
@@ -169,6 +173,12 @@ class Reader:
     def version(self) -> int:
         """Changes with each commit of another connection; 1 or more; comparable within this reader only."""
         return int(next(self._rows("PRAGMA data_version"))[0])
+
+    def pause(self) -> Pause | None:
+        """The pause by hand."""
+        if self._version() < PAUSE_SINCE:
+            return None
+        return next(self._rows("SELECT since, reason FROM pause", make=lambda row: Pause(*row)), None)
 
     def last_error(self) -> Retry | None:
         statement = f"SELECT {self._retry} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants

@@ -112,6 +112,17 @@ class Part(NamedTuple):
     checksum: str
 
 
+class Pause(NamedTuple):
+    """Uploads are paused by hand."""
+
+    since: float  # Unix seconds
+    reason: str  # a person's words; may be empty
+
+    @property
+    def words(self) -> str:
+        return f"by hand: {self.reason}" if self.reason else "by hand"
+
+
 def to_text(path: str) -> str:
     """A path as the ledger keeps it: itself, or `//` and its bytes as Latin-1 where it is not UTF-8.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from s3spool.ledger.rows import Identity, Multipart, Part, Receipt, Retry, to_text
+from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, to_text
 
 
 def _columns(fields: Sequence[str]) -> list[str]:
@@ -47,6 +47,12 @@ RELEASE_PROVISIONAL = f"{_WAITING} WHERE provisional = 1"
 HASTEN = "UPDATE retries SET next_attempt = ? WHERE next_attempt > ?"
 RELEASE_ALL = f"{_WAITING} WHERE claimed = 0"
 
+_PAUSE = (
+    "INSERT INTO pause (id, since, reason) VALUES (1, ?, ?)"
+    " ON CONFLICT (id) DO UPDATE SET since = excluded.since, reason = excluded.reason"
+)
+RESUME = "DELETE FROM pause"
+
 
 def as_json(*paths: str) -> str:
     return msgspec.json.encode([to_text(path) for path in paths]).decode()
@@ -60,6 +66,10 @@ def retry_row(retry: Retry) -> tuple[Any, ...]:
     error, hint = _storable(retry.error), _storable(retry.hint)
     row = (to_text(retry.path), *retry.identity, *retry[2:6], error, hint, retry.next_attempt, retry.state.value)
     return (*row, retry.own_failures, int(retry.provisional), 0)
+
+
+def pause(row: Pause) -> tuple[str, tuple[Any, ...]]:
+    return _PAUSE, (row.since, _storable(row.reason))
 
 
 def _storable(text: str) -> str:

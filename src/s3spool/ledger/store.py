@@ -17,7 +17,7 @@ from s3spool.errors import LedgerDamagedError, LedgerError
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger import statements as sql
 from s3spool.ledger.health import ENDING, UNREAD, Guard, Trouble, is_damage, open_or_begin_anew, put_aside
-from s3spool.ledger.rows import Multipart, Part, Receipt, Retry
+from s3spool.ledger.rows import Multipart, Part, Pause, Receipt, Retry
 
 GROUP_S = 0.005  # the first row of a group waits for more rows, so that one fsync serves them all
 BUSY_GROUP_S = 0.02  # the same after a group of at least CROWD rows
@@ -129,6 +129,10 @@ class Ledger:
         """Drop the receipt and the retry of this path."""
         self._put("", sql.FORGET_RECEIPT, (sql.as_json(path),), None)
         self._put("", sql.FORGET_RETRY, (sql.as_json(path),), committed)
+
+    def record_pause(self, pause: Pause | None, committed: Committed | None = None) -> None:
+        """The pause by hand, or its end."""
+        self._put("", *(sql.pause(pause) if pause else (sql.RESUME, ())), committed)
 
     def hasten(self, now: float, latest: float, committed: Committed | None = None) -> None:
         """Make due at `now` what is due after `latest`: the clock was set back."""

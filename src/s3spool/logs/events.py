@@ -117,6 +117,8 @@ EVENTS: dict[str, EventSpec] = {
     "destination.throttle_ended": EventSpec(
         "info", "[{destination} ]takes all that the workers send again[ after {duration_s}]"
     ),
+    "uploads.paused": EventSpec("warning", "uploads are paused by hand[ since {since}][: {reason}]"),
+    "uploads.resumed": EventSpec("info", "uploads go on after a pause by hand[ of {duration_s}]"),
     "workers.limited": EventSpec("warning", "{workers} of {wanted} workers start[: {reason}]"),
     "worker.replaced": EventSpec(
         "error", "a worker died and was replaced[: {worker}][: {error}]", "476d79b67d5e4d81a6d4366677525d84"

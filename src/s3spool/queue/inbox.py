@@ -28,7 +28,8 @@ class Inbox:
 
     A path is *queued*, then *in flight* from `take` until `done`. A second offer of a queued path changes nothing.
     A second offer of a path in flight is remembered, and `done` returns True: the file may have changed meanwhile.
-    Parts of large files come after the files. While the circuit breaker is open, only its probes are taken.
+    Parts of large files come after the files. While the circuit breaker is open, only its probes are taken; during a
+    pause by hand, only parts of files in flight.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Inbox:
         self._waiting_offers: Counter[Lane] = Counter()
         self._recheck_at = 0.0  # monotonic seconds: when the one worker that waits with a timeout looks again
         self._closed = False
+        self._held = False  # paused by hand
         breaker.on_change(self.wake_all)
 
     def offer(self, items: Iterable[Item], meanwhile: Callable[[], None] | None = None) -> bool:
@@ -125,6 +127,15 @@ class Inbox:
         with self._lock:
             self._idle_workers.notify_all()
 
+    def pause(self) -> None:
+        """Take no new file until `resume`; files in flight, with all their parts, go on."""
+        self._held = True
+        self.wake_all()  # idle workers close their connections
+
+    def resume(self) -> None:
+        self._held = False
+        self.wake_all()
+
     def take(self, close_idle: Callable[[], None] | None = None) -> Item | PartItem | None:
         """Block until there is an item, and take it; None when the inbox is closed.
 
@@ -138,7 +149,7 @@ class Inbox:
                 if item is not None:
                     return item
                 recheck_s = self._recheck_s()
-                paused = self._breaker.open
+                paused = self._breaker.open or self._held
                 idle = close_idle is not None and (paused or recheck_s is None)
                 if not (idle and paused):
                     called = self._idle_workers.wait(IDLE_S if idle else recheck_s, last=recheck_s is not None)
@@ -235,7 +246,8 @@ class Inbox:
         """
         now = time.monotonic()
         if self._breaker.open:
-            wait_s = self._breaker.next_probe_s if self._queued or self.parts.waiting() else None
+            probes = not self._held and (self._queued or self.parts.waiting())
+            wait_s = self._breaker.next_probe_s if probes else None
             usable = False  # a probe may go, and `_next` found none: each would exceed its share
         else:
             wait_s = self.parts.next_in_s()
@@ -267,9 +279,10 @@ class Inbox:
     def _next(self) -> Item | PartItem | None:
         queued, paused = bool(self._queued), self._breaker.open
         if paused:
-            item = self._selection.take_probe(queued=queued)
+            item = None if self._held else self._selection.take_probe(queued=queued)
         else:
-            item = self._selection.take(files=queued and len(self._in_flight) < self._max_in_flight)
+            room = len(self._in_flight) < self._max_in_flight
+            item = self._selection.take(files=queued and room and not self._held)
         if isinstance(item, Item):
             self._queued.discard(item.path)
             self._in_flight[item.path] = False

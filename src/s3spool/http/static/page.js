@@ -136,11 +136,13 @@ function show(overview) {
   const paused = destination.state === "paused";
   const badge = get("state");
   badge.textContent = status.state;
-  badge.className = `badge ${paused ? "bad" : status.state === "running" ? "" : "warn"}`;
+  badge.className = `badge ${paused && !destination.by_hand ? "bad" : status.state === "running" ? "" : "warn"}`;
   document.title = `${status.state} · s3spool`;
   get("route").textContent = `${status.watch.directory} → s3://${destination.bucket}/${destination.prefix}` +
     (destination.endpoint ? ` at ${destination.endpoint}` : "");
-  say("banner", paused ? `Uploads are paused since ${time(destination.since)}: ${destination.reason}` : "", true);
+  say("banner", paused ? `Uploads are paused since ${time(destination.since)}: ${destination.reason}` : "", !destination.by_hand);
+  get("pausing").hidden = destination.by_hand;
+  get("resume").hidden = !destination.by_hand;
   get("version").textContent = `s3spool ${status.version}, process ${status.pid}, since ${time(status.started)}`;
   tiles(status);
   plot(status);
@@ -171,6 +173,11 @@ async function order(button, path, body, sentence) {
 
 const released = (answer) => `${count(answer.released)} files are tried again now`;
 get("retry-all").addEventListener("click", (event) => order(event.target, "/api/retry", { all: true }, released));
+get("pause").addEventListener("click", (event) => {
+  const reason = get("reason").value;
+  order(event.target, "/api/pause", { reason }, () => "No new file is taken; uploads in flight finish");
+});
+get("resume").addEventListener("click", (event) => order(event.target, "/api/resume", {}, () => "Uploads go on"));
 get("rescan").addEventListener("click", (event) => order(event.target, "/api/rescan", {}, () => "A scan of the folder was started"));
 
 async function poll() {

@@ -1,0 +1,90 @@
+"""`s3spool pause` and `resume`: no new file is taken until a person says so, across restarts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from s3spool.control.peer import Peer
+from s3spool.control.server import Handler
+from s3spool.control.views import iso
+from s3spool.errors import S3SpoolError
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.rows import Pause
+from s3spool.ledger.store import Ledger
+from s3spool.queue.inbox import Inbox
+
+if TYPE_CHECKING:
+    from s3spool.daemon.supervisor import Daemon
+
+DURABLE_S = 10.0
+MAX_REASON = 500  # characters
+log = structlog.get_logger()
+
+
+class OperatorPause:
+    """The pause by hand, as the ledger has it. Any thread."""
+
+    def __init__(self, ledger: Ledger, inbox: Inbox) -> None:
+        """Take up the pause of an earlier process. Raises LedgerError, OSError."""
+        self._ledger = ledger
+        self._inbox = inbox
+        self._lock = threading.Lock()
+        with Reader(ledger.path) as reader:
+            self.current = reader.pause()  #: None while uploads are not paused by hand
+        if self.current:
+            self._stop_taking(self.current)
+
+    def pause(self, reason: str) -> Pause:
+        """Stop taking files; a second pause changes the reason only. Raises S3SpoolError where it is not durable."""
+        with self._lock:
+            since = self.current.since if self.current else time.time()
+            self.current = pause = Pause(since, reason)
+            self._stop_taking(pause)
+            self._store(pause)
+            return pause
+
+    def resume(self) -> bool:
+        """Whether there was a pause. Raises S3SpoolError where the end of the pause is not durable."""
+        with self._lock:
+            pause, self.current = self.current, None
+            self._inbox.resume()
+            if pause:
+                log.info("uploads.resumed", duration_s=round(time.time() - pause.since, 3))
+            self._store(None)
+            return pause is not None
+
+    def _stop_taking(self, pause: Pause) -> None:
+        self._inbox.pause()
+        log.warning("uploads.paused", reason=pause.reason, since=iso(pause.since))
+
+    def _store(self, pause: Pause | None) -> None:
+        done = threading.Event()
+        self._ledger.record_pause(pause, done.set)
+        if not done.wait(DURABLE_S):
+            raise S3SpoolError("done, but not on disk yet: a restart may forget it; see the log")
+
+
+def pause_orders(daemon: Daemon) -> dict[str, Handler]:
+    """Handlers of the control socket. `wake` refreshes what `systemctl status` shows."""
+
+    def begin(request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
+        reason = request.get("reason", "")
+        if not isinstance(reason, str) or len(reason) > MAX_REASON:
+            raise S3SpoolError(f"the reason must be a text of at most {MAX_REASON} characters")
+        try:
+            return {"since": iso(daemon.components.pause.pause(reason.strip()).since)}
+        finally:
+            daemon.wake()
+
+    def end(_: Mapping[str, Any], __: Peer) -> dict[str, Any]:
+        try:
+            return {"resumed": daemon.components.pause.resume()}
+        finally:
+            daemon.wake()
+
+    return {"pause": begin, "resume": end}
