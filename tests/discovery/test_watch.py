@@ -486,10 +486,12 @@ def test_an_overflow_asks_for_a_scan(
         for number in range(room + inotify_c.DEFAULT_NUM_EVENTS * 2):
             # The same event twice in a row would be one.
             os.close(os.open(root / "ab"[number % 2], os.O_WRONLY | os.O_CREAT))
+        (root / "lost").touch()
     finally:
         go_on.set()
 
     eventually(lambda: watched.rescans == ["overflow"])
+    eventually(lambda: "lost" in watched.paths(), message="the scan may come minutes later")
 
     assert watched.watch.overflows == 1
     assert len(lines.named("watch.overflowed")) == 1

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,8 @@ ISDIR = int(InotifyConstants.IN_ISDIR)
 UNMOUNTED = int(InotifyConstants.IN_UNMOUNT)
 ROOT_GONE = int(InotifyConstants.IN_DELETE_SELF | InotifyConstants.IN_MOVE_SELF | InotifyConstants.IN_UNMOUNT)
 CHECK_ENTRIES = 1000  # after this many entries, check that the directory still exists and settle has room
+RECENT_DIRECTORIES = 64  # where files arrived last: listed at once after an overflow, before the scan comes to them
+RECENT_S = 60.0  # only files that changed so recently: an overflow loses the events of seconds
 WAIT_S = 0.05  # how often to look for room
 log = structlog.get_logger()
 # An overflow is logged below, as `watch.overflowed`.
@@ -92,6 +95,8 @@ class Watch(WatchCallback):
         self._self_test: InotifySelfTest | None = None
         self.overflows = 0
         self._lister = Lister("watch-new", self._list, rescan)
+        self._recent: deque[str] = deque(maxlen=RECENT_DIRECTORIES)
+        self._recent_lister = Lister("watch-recent", self._list_recent, rescan)
         self._mounts_lister = Lister("watch-mounts", self._list, rescan)  # these may hang
 
     def apply(self, names: FileFilter) -> None:
@@ -122,6 +127,7 @@ class Watch(WatchCallback):
     def stop(self) -> None:
         self._lister.close()
         self._mounts_lister.close()
+        self._recent_lister.close()
         inotify, self._inotify = self._inotify, None
         self._watches.close()
         if inotify is not None:
@@ -179,6 +185,7 @@ class Watch(WatchCallback):
         log.warning("watch.overflowed", overflows=self.overflows)
         # The event of a rename may be lost: the names of watched directories are unknown until the scan's `ensure`.
         self._watches.forget("")
+        self._recent_lister.add("")
         self._rescan("overflow")
 
     def _handle(self, event: InotifyEvent) -> None:
@@ -193,6 +200,8 @@ class Watch(WatchCallback):
         elif mask & (CLOSE_WRITE | MOVED_TO | CREATE):
             path = directory + os.fsdecode(event.name)
             if self.names.accepts_file(path):
+                if not self._recent or self._recent[-1] != directory:
+                    self._recent.append(directory)
                 self._hint(path, SettleReason.CREATED if mask & CREATE else SettleReason.CHANGED)
         elif mask & ROOT_GONE and not directory:
             self._lost()
@@ -255,6 +264,22 @@ class Watch(WatchCallback):
                         pending.append(f"{path}/")
                     else:
                         self._lister.add(f"{path}/")
+
+    def _list_recent(self, _: str) -> None:
+        """Hint at new files of the root and of the directories where files arrived last: their events may be lost."""
+        since = time.time() - RECENT_S
+        for directory in dict.fromkeys(("", *self._recent.copy())):
+            # What goes wrong here the scan reports.
+            with (
+                contextlib.suppress(NotAFileError, OSError),
+                opened_directory(self._root, directory) as fd,
+                listed(fd) as entries,
+            ):
+                for entry in entries:
+                    path = directory + entry.name
+                    is_new = entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_ctime > since
+                    if is_new and self.names.accepts_file(path):
+                        self._hint(path, SettleReason.CREATED)
 
     def _may_continue(self, directory: str) -> bool:
         """Wait for room; False if the directory was removed or renamed meanwhile (then its new name is listed)."""
