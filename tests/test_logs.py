@@ -596,13 +596,13 @@ def test_ordinary_names_are_not_masked() -> None:
 def test_console_line_reads_like_a_sentence() -> None:
     """What the sentence says is not said again behind it, and what is empty is not said at all."""
     line = to_console(
-        entry(path="a b.txt", bucket="b", key="k", bytes=16 * 1024**2, duration_s=0.25, attempt=1, version_id=""),
+        entry(
+            path="a b.txt", bucket="b", key="k", bytes=16 * 1024**2, duration_s=0.25, attempt=2, etag="e", version_id=""
+        ),
         colours=False,
     )
 
-    assert re.fullmatch(
-        r'\d\d:\d\d:\d\d file\.uploaded uploaded "a b\.txt" to s3://b/k, 16 MiB in 0\.25 s  attempt=1', line
-    )
+    assert re.fullmatch(r'\d\d:\d\d:\d\d file\.uploaded "a b\.txt" to s3://b/k, 16 MiB in 0\.25 s  attempt=2', line)
 
 
 def test_colours_only_on_a_terminal_without_no_color(monkeypatch: pytest.MonkeyPatch) -> None:

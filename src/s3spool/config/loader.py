@@ -10,15 +10,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from s3spool.config.directories import check_directories
-from s3spool.config.schema import LIVE, OPTIONS, SECTIONS, Config, changed, options, value_of, without_effect
+from s3spool.config.schema import (
+    COMMAND_LINE,
+    LIVE,
+    OPTIONS,
+    SECTIONS,
+    Config,
+    changed,
+    options,
+    value_of,
+    without_effect,
+)
 from s3spool.config.trust import HERE, choose, doubt, is_inside
 from s3spool.config.validators import PREFIX_FIELDS
 from s3spool.config.values import Option
 from s3spool.errors import ConfigError, raise_config_errors
 
 __all__ = [
-    "LIVE", "PREFIX_FIELDS", "SYSTEM_FILE", "Config", "Option", "changed", "check_directories", "load", "options",
-    "places", "require_bucket", "without_effect",
+    "LIVE", "PREFIX_FIELDS", "SYSTEM_FILE", "Config", "Option", "changed", "check_directories", "load", "locate",
+    "options", "places", "require_bucket", "without_effect",
 ]  # fmt: skip
 
 #: The last place where a configuration is looked for.
@@ -28,7 +38,7 @@ _SOCKET_PATH_BYTES = 107  # sun_path has 108, the last is NUL
 
 
 class _Setting(NamedTuple):
-    """A value as TOML has it, and the variable it stood in, which the error message names."""
+    """A value as TOML has it, and its origin: a variable, which the error message names, a file or a flag."""
 
     section: str
     key: str | None
@@ -43,7 +53,8 @@ class _Setting(NamedTuple):
         value = self.value
         if field == "destination.endpoint_url" and isinstance(value, str) and "@" in value:
             value = "***@" + value.rpartition("@")[2]  # a log must not repeat a password
-        return ConfigError(field, value, f"{problem} [{self.origin}]" if self.origin else problem)
+        variable = f" [{self.origin}]" if self.origin.startswith("S3SPOOL_") else ""
+        return ConfigError(field, value, f"{problem}{variable}")
 
 
 def load(
@@ -52,17 +63,16 @@ def load(
     overrides: Mapping[str, object] = {},
     environ: Mapping[str, str] = os.environ,
     tell: Callable[[str], object] = len,
+    search: bool = True,
 ) -> Config:
     """Read the configuration: defaults < file < S3SPOOL_SECTION__KEY < `overrides`. Creates nothing on disk.
 
-    Without `path` it takes the first of ./s3spool.toml, $XDG_CONFIG_HOME/s3spool/s3spool.toml and
-    /etc/s3spool/s3spool.toml. `overrides` has dotted names ("upload.workers"): a str is read like a variable, None
-    means not given. `tell` gets one line about a file that others could have written.
-    Raises ConfigError, or CombinedConfigError with all errors.
+    Without `path` it reads the file that `locate` finds, or none if `search` is false. `overrides` has dotted names
+    ("upload.workers"): a str is read like a variable, None means not given. `tell` gets one line about a file that
+    other users could have written. Raises ConfigError, or CombinedConfigError with all errors.
     """
+    source = path or (locate(environ, overrides=overrides, tell=tell) if search else None)
     given = [*_from_environment(environ), *_from_overrides(overrides)]
-    files = [place for place in places(environ) if os.path.isfile(place)]  # Path's raises under ProtectHome=
-    source = path or choose(files, lambda: _watched(files, given), tell)
     if path and (why := doubt(path)):
         tell(f"{path}: {why}; it counts because it was named")
     settings = [*(_from_file(source) if source else ()), *given]
@@ -74,7 +84,8 @@ def load(
         section: cls(**{key: values[name] for key in cls.__struct_fields__ if (name := f"{section}.{key}") in values})
         for section, cls in SECTIONS.items()
     }
-    config = Config(**sections, source=source and source.absolute())
+    origins = {name: setting.origin for name, setting in known.items()}
+    config = Config(**sections, source=source and source.absolute(), origins=origins)
     refused = {error.field for error in errors}
     for name, other, problem in _contradictions(config):
         if not refused & {name, other}:
@@ -83,6 +94,18 @@ def load(
             refused.add(name)
     raise_config_errors(errors)
     return config
+
+
+def locate(
+    environ: Mapping[str, str] = os.environ,
+    *,
+    overrides: Mapping[str, object] = {},
+    tell: Callable[[str], object] = len,
+) -> Path | None:
+    """The first trusted file of `places`; None: there is none. Raises ConfigError if the only one is not trusted."""
+    given = [*_from_environment(environ), *_from_overrides(overrides)]
+    files = [place for place in places(environ) if os.path.isfile(place)]  # Path's raises under ProtectHome=
+    return choose(files, lambda: _watched(files, given), tell)
 
 
 def require_bucket(config: Config) -> None:
@@ -111,9 +134,10 @@ def _watched(files: Sequence[Path], given: Sequence[_Setting]) -> Iterator[Path]
 
 
 def _from_file(path: Path) -> Iterator[_Setting]:
+    origin = f"./{path}" if path == HERE else str(path)
     for section, table in _document(path).items():
         if isinstance(table, dict) and section in SECTIONS:
-            yield from (_Setting(section, key, value) for key, value in table.items())
+            yield from (_Setting(section, key, value, origin) for key, value in table.items())
         else:
             yield _Setting(section, None, table)
 
@@ -147,7 +171,7 @@ def _from_overrides(overrides: Mapping[str, object]) -> Iterator[_Setting]:
     for dotted, value in overrides.items():
         section, _, key = dotted.partition(".")
         if value is not None or dotted not in OPTIONS:
-            yield _Setting(section, key, _from_text(dotted, value) if isinstance(value, str) else value)
+            yield _Setting(section, key, _from_text(dotted, value) if isinstance(value, str) else value, COMMAND_LINE)
 
 
 def _from_text(name: str, text: str) -> object:

@@ -55,7 +55,7 @@ def json_line(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value) + b"\n"
     except UnicodeEncodeError:
-        return msgspec.json.encode(legible(value)) + b"\n"
+        return msgspec.json.encode(legible(msgspec.to_builtins(value))) + b"\n"
 
 
 def _answer(path: Path, line: bytes) -> Any:

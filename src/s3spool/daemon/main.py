@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import structlog
 
@@ -19,16 +18,14 @@ from s3spool.ledger.files import become_owner
 SWITCH_S = 0.001  # a thread that comes back from the kernel waits so long at most for a busy one
 
 
-def run_daemon(config_file: Path | None, overrides: Mapping[str, object]) -> int:
-    """Blocks until a signal. Raises ConfigError before anything is touched; other errors are logged."""
-    doubts: list[str] = []
-    return run(configuration.load(config_file, overrides=overrides, tell=doubts.append), overrides, doubts)
+PARKED = 3  # the exit code of `run --once` if some files could not be sent
 
 
-def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[str] = ()) -> int:
-    """The same for a configuration that is loaded already; a reload applies `overrides` again.
+def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[str] = (), *, once: bool = False) -> int:
+    """Blocks until a signal, or with `once` until all files were tried; returns the exit code.
 
-    `doubts` are lines about where the configuration comes from.
+    A reload applies `overrides` again. `doubts` are lines about the origin of the configuration. Raises ConfigError
+    before it changes anything; other errors are logged.
     """
     configuration.require_bucket(config)
     became = become_owner(config.state.directory)
@@ -59,7 +56,9 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
         from s3spool.daemon.supervisor import Daemon  # noqa: PLC0415 - the same
         from s3spool.s3.plain_http import DANGER, beyond_loopback  # noqa: PLC0415 - the same
 
-        daemon = Daemon(config, writer, overrides=overrides, workers=workers, handlers=handlers, reload=reload)
+        daemon = Daemon(
+            config, writer, overrides=overrides, workers=workers, handlers=handlers, reload=reload, once=once
+        )
     except S3SpoolError:
         writer.close(1.0)
         raise
@@ -69,18 +68,19 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
     where = daemon.components.store.endpoint.url
     if beyond_loopback(where):
         structlog.get_logger().warning("destination.unencrypted", endpoint=where, hint=DANGER)
-    if writer.show_summary(daemon.summary):
-        daemon.on_tick = writer.refresh
+    structlog.get_logger().info("daemon.after_upload", outcome=config.after_upload(), action=config.after.action)
+    writer.show_summary(daemon.summary)
     # What stands now stands for good: keep it out of the collector's way.
     gc.collect()
     gc.freeze()
     memory.give_back()
     sys.setswitchinterval(SWITCH_S)
     try:
-        return daemon.run()
+        code = daemon.run()
     except S3SpoolError:
         writer.close(1.0)
         raise
+    return PARKED if daemon.left and not code else code
 
 
 def _affordable(wanted: int) -> int:

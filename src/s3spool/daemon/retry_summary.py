@@ -1,27 +1,32 @@
-"""What waits, in a line for people: the counts of the retry list, and the sentences of `systemctl status`."""
+"""Counts of the ledger, and the line for people that `systemctl status` and a terminal show."""
 
 from __future__ import annotations
 
 import time
 
+from s3spool.control.status import Files, LargeFile, Rate
 from s3spool.errors import LedgerError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.store import Ledger
+from s3spool.logs.text import shown
+from s3spool.logs.units import duration, size
 
 
 class RetrySummary:
-    """The retry list in three numbers, as of the last `look`. Only the supervisor looks; any thread reads."""
+    """Figures of the ledger as of the last `look`. Only the supervisor looks; any thread reads."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._reader: Reader | None = None
-        self._seen = 0  # the reader's version of what was counted last
-        self.waiting = 0  #: and with no worker
+        self._seen = 0  # the reader's version at the last count
+        self.waiting = 0  #: without those that a worker has
         self.parked = 0
-        self.oldest_ns = 0  #: ctime of the oldest that waits, 0: there is none
+        self.oldest_ns = 0  #: ctime of the oldest waiting file, 0: there is none
+        self.uploaded = 0
+        self.unsent_bytes = 0
 
     def look(self) -> None:
-        """Never raises: the retry thread complains of a ledger that cannot be read."""
+        """Never raises: the retry thread reports a ledger that cannot be read."""
         try:
             if self._reader is None:
                 self._reader, self._seen = Reader(self._ledger.path), 0
@@ -30,17 +35,32 @@ class RetrySummary:
                 return  # an idle daemon does not count half a million rows again and again
             self.waiting, self.parked, oldest_ns = self._reader.backlog()
             self.oldest_ns = oldest_ns or 0
+            self.uploaded = self._reader.counts()["uploaded"]
+            self.unsent_bytes = self._reader.unsent_bytes()
             self._seen = version
         except (LedgerError, OSError):
             self._reader = None
 
 
-def going(uploaded: int, in_flight: int, waiting: int, parked: int, oldest_s: float) -> str:
-    """`1,204 uploaded, 3 in flight, 2 waiting, oldest unsent 4 s`."""
-    words = [f"{uploaded:,} uploaded", f"{in_flight:,} in flight", f"{waiting:,} waiting"]
-    words += [f"{parked:,} parked"] if parked else []
-    words += [f"oldest unsent {oldest_s:,.0f} s"] if oldest_s else []
+def running(files: Files, unsent_bytes: int, rate: Rate, oldest_s: float, large: list[LargeFile]) -> str:
+    """`1,204 uploaded, 3 uploading, 2 waiting, 1.2 GiB unsent, 45 MiB/s, 27 s left, oldest unsent 4 s`."""
+    states = ("uploading", "queued", "settling", "waiting", "parked")
+    words = [f"{files.uploaded:,} uploaded"]
+    words += [f"{count:,} {state}" for state in states if (count := getattr(files, state))] or ["0 unsent"]
+    if files.unsent > files.parked and unsent_bytes:
+        words += [f"{size(unsent_bytes)} unsent"]
+    if rate.bytes_per_s:
+        words += [f"{size(rate.bytes_per_s)}/s"]
+        words += [f"{duration(unsent_bytes / rate.bytes_per_s)} left"] if unsent_bytes else []
+    if large:
+        words += [f"{shown(large[0].path)} {large[0].bytes_uploaded / large[0].bytes:.0%}"]
+    words += [f"oldest unsent {duration(oldest_s)}"] if oldest_s else []
     return ", ".join(words)
+
+
+def backlog(files: Files, unsent_bytes: int) -> str:
+    """`43 unsent (1.2 GiB)`."""
+    return f"{files.unsent:,} unsent{f' ({size(unsent_bytes)})' if unsent_bytes else ''}"
 
 
 def paused(reason: str, since: float, next_s: float, now: float) -> str:

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -18,8 +17,11 @@ from s3spool.control.server import ControlServer, Handler
 from s3spool.daemon import memory
 from s3spool.daemon.cleaning import DailyCleaning
 from s3spool.daemon.components import Components
+from s3spool.daemon.file_states import FileStates
 from s3spool.daemon.liveness import LivenessCheck
-from s3spool.daemon.retry_summary import RetrySummary, going, paused
+from s3spool.daemon.once import LOOK_S, OnceDone
+from s3spool.daemon.rate import RateMeter
+from s3spool.daemon.retry_summary import RetrySummary, backlog, paused, running
 from s3spool.daemon.thread_names import ThreadNames
 from s3spool.daemon.wakeup import Wakeup
 from s3spool.daemon.watch_manager import WatchManager
@@ -48,12 +50,13 @@ class Daemon:
         workers: int = 0,
         handlers: Callable[[Daemon], dict[str, Handler]] = lambda _: {},
         reload: Callable[[Daemon], None] = lambda _: None,
+        once: bool = False,
     ) -> None:
-        """Wire the parts; nothing runs yet. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
+        """Wire the components; nothing runs yet. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
 
-        `overrides` are the command line's, which a reload has to apply again;
-        `workers`: fewer than configured, where the limit of open files asks for that; `handlers`: of the control
-        socket; `reload`: what SIGHUP does.
+        `overrides` come from the command line, and a reload applies them again. `workers`: fewer than configured, if
+        the limit of open files requires it. `handlers`: of the control socket. `reload`: the action of SIGHUP. `once`:
+        stop when all files were tried.
         """
         self.config = config
         self.overrides = overrides or {}
@@ -76,15 +79,17 @@ class Daemon:
             }
         )
         self._retry_summary = RetrySummary(components.ledger)
+        self.files = FileStates(components)
+        self.rate = RateMeter(components)
         self._cleaning = DailyCleaning(components, config.state, self._is_unsafe)
         self._freed = 0
+        self._once = OnceDone(self.files) if once else None
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
         self._notifier = Notifier()
         self._thread_names = ThreadNames()
         self._control: ControlServer | None = None
         self.hanging: list[str] = []  #: files that cannot be opened or read, because their file system does not answer
-        self.on_tick: Any = None  # a callable the terminal summary hangs itself into
 
     # Start
 
@@ -150,13 +155,20 @@ class Daemon:
 
     def _supervise(self) -> None:
         while not self.components.ledger.damaged:
-            tick_s = LOST_TICK_S if self.watch_manager.lost else TICK_S
+            if self._once is not None and self._once.look():
+                return
+            tick_s = LOST_TICK_S if self.watch_manager.lost else TICK_S if self._once is None else LOOK_S
             self._wakeup.sleep(min(tick_s, self._notifier.watchdog_interval_s or tick_s))
             while self._signals:
                 if self._signals.pop(0) != signal.SIGHUP or (self._on_terminal and not os.isatty(0)):
                     return  # told to, or the terminal it was started on is gone
                 self._reload()
             self.tick(time.monotonic())
+
+    @property
+    def left(self) -> int:
+        """How many files `once` could not send."""
+        return self._once.left if self._once else 0
 
     def tick(self, now: float) -> None:
         """One look at everything: heal what can be healed, report, and prove to systemd that we live."""
@@ -171,8 +183,6 @@ class Daemon:
         self._retry_summary.look()
         self._notifier.status(self.summary())
         self._cleaning.run_if_due(now)
-        if self.on_tick is not None:
-            self.on_tick()
 
     def _look_for_hanging_files(self, now: float) -> None:
         self.components.slow.refresh(self.components.folder.root)
@@ -273,27 +283,18 @@ class Daemon:
 
     def summary(self) -> str:
         """The line for `systemctl status` and the terminal. Any thread; quick."""
-        components = self.components
+        components, ledger = self.components, self._retry_summary
         if self.state == "draining":
-            return f"stopping, {len(components.workers.jobs())} in flight may finish"
+            return f"stopping, {len(components.workers.jobs())} uploading may finish"
+        files = self.files.counted(ledger.waiting, ledger.parked, ledger.uploaded)
+        size = self.files.memory_bytes() + ledger.unsent_bytes
         reason, since = components.breaker.reason, components.breaker.paused_at
         if components.breaker.open and reason is not None and since is not None:
-            return paused(reason.short, since, components.breaker.next_probe_s, time.time())
-        queued, in_flight = components.inbox.counts()
-        waiting = queued + len(components.settle) + self._retry_summary.waiting
-        return going(components.stats.uploaded, in_flight, waiting, self._retry_summary.parked, self.oldest_unsent_s())
+            pause = paused(reason.short, since, components.breaker.next_probe_s, time.time())
+            return f"{pause}; {backlog(files, size)}"
+        large = sorted(self.files.large_files().values(), key=lambda file: -file.bytes)
+        done = self._once.bar(self.rate.sent_bytes(), size) if self._once else ""
+        return done + running(files, size, self.rate.now(), self.oldest_unsent_s(), large)
 
     def oldest_unsent_s(self) -> float:
-        """For how many seconds the oldest file that is queued, sent or tried again has been as it is; 0: there is none.
-
-        By its ctime, which is not older than the drop: a copied file brings its mtime along.
-        """
-        found = [self._retry_summary.oldest_ns] if self._retry_summary.oldest_ns else []
-        for path in self.components.inbox.oldest():
-            if self.components.slow.holds(path):
-                continue  # it might hang here, and with it the supervisor
-            with suppress(OSError):
-                identity = self.components.folder.identity_of(path)
-                if identity is not None:
-                    found.append(identity.ctime_ns)
-        return round(max(0.0, time.time() - min(found) / 1e9), 1) if found else 0.0
+        return self.files.oldest_unsent_s(self._retry_summary.oldest_ns)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from s3spool.logs.text import printable, shown
+from s3spool.logs.units import duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,13 +35,16 @@ EVENTS: dict[str, EventSpec] = {
         "ready[: everything dropped into {directory} goes to s3://{bucket}/[{prefix}]]",
         "96f1ecfaad574d76826c4c4680ad5ed2",
     ),
+    "daemon.after_upload": EventSpec("info", "{outcome}"),
     "daemon.reloaded": EventSpec(
-        "info", "configuration read again[, changed: {changed}][, only after a restart: {refused}]"
+        "info", "configuration read again[; changed now: {changed}][; a restart is needed for {restart_needed}]"
     ),
-    "daemon.draining": EventSpec("info", "stopping, uploads in flight may finish[ within {drain_s}]"),
+    "daemon.draining": EventSpec(
+        "info", "stopping: uploads may finish[ within {drain_s}]; a second Ctrl-C or signal ends them at once"
+    ),
     "daemon.stopped": EventSpec(
         "info",
-        "stopped[ after {duration_s}][, {uploaded} files uploaded]",
+        "stopped[; {uploaded} files were uploaded since the start][; stopping took {duration_s}]",
         "6a67e91a91ae42b9a29c95646e7d2fed",
     ),
     "daemon.unhealthy": EventSpec(
@@ -137,7 +141,7 @@ EVENTS: dict[str, EventSpec] = {
 }
 
 # What others say goes without quotes, which would make it read as a name.
-_PROSE = frozenset(("error", "hint", "message", "reason"))
+_PROSE = frozenset(("error", "hint", "message", "outcome", "reason"))
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -151,7 +155,7 @@ def message(event: str, fields: Mapping[str, Any]) -> tuple[str, frozenset[str]]
         return "", frozenset()
 
     def keep(part: re.Match[str]) -> str:
-        there = all(fields.get(name) not in (None, "") for name in _FIELD.findall(part[1]))
+        there = all(fields.get(name) not in (None, "", [], ()) for name in _FIELD.findall(part[1]))
         return part[1] if there else ""
 
     template = EVENTS[event].message
@@ -165,16 +169,9 @@ def readable(name: str, value: Any) -> str:
     """A field's value as people write it, with the unit that its name promises."""
     if isinstance(value, float | int) and not isinstance(value, bool):
         if name.endswith("bytes"):
-            return _size(value)
-        return f"{value:g} s" if name.endswith("_s") and not name.endswith("_per_s") else str(value)
+            return size(value)
+        return duration(value) if name.endswith("_s") and not name.endswith("_per_s") else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(str(item)) for item in value)
     text = value if isinstance(value, str) else str(value)
     return printable(text) if name in _PROSE else shown(text)
-
-
-def _size(size_bytes: float) -> str:
-    size, unit = size_bytes, "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:  # noqa: PLR2004 - what makes a KiB
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.4g} {unit}"

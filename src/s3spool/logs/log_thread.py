@@ -1,8 +1,7 @@
-"""structlog, set up so that logging costs the uploading threads microseconds and can never hold them up.
+"""structlog with a log thread: a log call puts the raw event on a queue, and never blocks.
 
-A log call checks the level, takes the time and puts the raw event on a queue. One thread, named `log`, does
-the rest: makes values plain, masks secrets, renders, and writes many lines with one write(). A stalled reader
-fills the queue; from then on lines are counted instead of kept, and one `log.dropped` says how many.
+The thread `log` makes values plain, masks secrets, renders, and writes many lines with one write(). If a stalled
+reader fills the queue, lines are counted instead of kept, and one `log.dropped` says how many.
 """
 
 from __future__ import annotations
@@ -38,6 +37,11 @@ BATCH_LINES = 500
 # for each line, it would fight the workers for the GIL.
 LINGER_S = 0.01
 
+SUMMARY_S = 1.0  # how often the line on a terminal is drawn anew
+
+# Fields that a terminal does not show.
+_FIRST = ("attempt", 1)
+_ONLY_FOR_PROGRAMS = {"etag", "checksum", "version_id", "upload_id", "pid", "transport", "endpoint", "action"}
 _RESERVED = ("timestamp", "level", "event")
 _COLOURS = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -132,18 +136,15 @@ class LogWriter:
         _Logger.__bases__ = (structlog.make_filtering_bound_logger(level),)
 
     def show_summary(self, summary: Callable[[], str]) -> bool:
-        """Keep one line up to date below the others; False where there is no terminal to keep it on.
+        """Keep one line up to date below the others; False if there is no terminal for it.
 
-        `summary` is asked on the log thread, with each batch of lines and each `refresh`.
+        The log thread calls `summary` with each batch of lines and each second.
         """
         if isinstance(self._sink, TerminalSink):
             self._sink.summary = summary
+            self._queue.put(threading.Event())
             return True
         return False
-
-    def refresh(self) -> None:
-        """Draw the summary again; does not wait for it."""
-        self._queue.put(threading.Event())
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was logged before is written; False if that took too long, or after `close`."""
@@ -174,9 +175,12 @@ class LogWriter:
 
     def _step(self) -> bool:
         """Write one batch, however long it takes to come; False after the last."""
+        timeout_s = self._limit.next_s(time.monotonic())
+        if isinstance(self._sink, TerminalSink) and self._sink.summary is not None:
+            timeout_s = SUMMARY_S if timeout_s is None else min(SUMMARY_S, timeout_s)
         try:
-            # Blocks while nothing is said: an idle daemon has no wake-ups.
-            items = [self._queue.get(timeout=self._limit.next_s(time.monotonic()))]
+            # Without a time-out while nothing is logged: an idle service has no wake-ups.
+            items = [self._queue.get(timeout=timeout_s)]
         except Empty:
             items = []
         if self._queue.qsize() < BATCH_LINES:
@@ -237,19 +241,22 @@ def to_json(entry: Entry) -> str:
 def to_console(entry: Entry, *, colours: bool) -> str:
     """A line for people: time, event, sentence, then the fields that the sentence left out, unless they are empty."""
     sentence, used = message(entry.event, entry.fields)
-    words = [printable(entry.event)]
-    if entry.level != "info":
-        words.append(f"[{entry.level}]")
-    words += [sentence] if sentence else []
-    more_fields = [
-        (name, value) for name, value in entry.fields.items() if name not in used and value not in (None, "")
+    verb = entry.event.rpartition(".")[2]
+    begun = sentence.removeprefix(verb)
+    if begun == sentence or begun[:1].isalnum():
+        begun = f" {sentence}" if sentence else ""  # else the event has said the first word already
+    level = "" if entry.level == "info" else f" [{entry.level}]"
+    more = [
+        f"{shown(name)}={readable('', value)}"
+        for name, value in entry.fields.items()
+        if name not in used | _ONLY_FOR_PROGRAMS and value not in (None, "", []) and (name, value) != _FIRST
     ]
-    rest = [f"{shown(name)}={readable('', value)}" for name, value in more_fields]
-    clock, text, more = _clock(entry.time_ns // 1_000_000_000), " ".join(words), " ".join(rest)
+    clock, rest = _clock(entry.time_ns // 1_000_000_000), " ".join(more)
+    text = f"{printable(entry.event)}{level}{begun}"
     if colours:
         text = f"{_COLOURS[entry.level]}{text}{_PLAIN}" if entry.level in _COLOURS else text
-        clock, more = f"{_DIM}{clock}{_PLAIN}", f"{_DIM}{more}{_PLAIN}" if more else ""
-    return f"{clock} {text}  {more}".rstrip()
+        clock, rest = f"{_DIM}{clock}{_PLAIN}", f"{_DIM}{rest}{_PLAIN}" if rest else ""
+    return f"{clock} {text}  {rest}".rstrip()
 
 
 def _to_prefixed_json(entry: Entry) -> str:

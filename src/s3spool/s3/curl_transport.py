@@ -75,7 +75,7 @@ class CurlTransport:
         self._request: Request | None = None
         self._error: tuple[int, str] | None = None
         self._unreadable = ""
-        self._position = 0
+        self.position = 0  #: bytes of the body that were read from the file
         self._streaming = False
         self._buffer_bytes = 0  # set; 0: has not sent a large body
         self._ready = False
@@ -254,33 +254,33 @@ class CurlTransport:
             curl.setopt(pycurl.READFUNCTION, self._read)
             curl.setopt(pycurl.SEEKFUNCTION, self._seek)
             self._streaming = True
-        self._position = 0
+        self.position = 0
         curl.setopt(pycurl.INFILESIZE_LARGE, length)
 
     def _read(self, size: int) -> bytes | int:
         request = self._request
         if request is None:
             return pycurl.READFUNC_ABORT
-        wanted = min(size, request.length - self._position)
+        wanted = min(size, request.length - self.position)
         if wanted <= 0:
             return b""
         if self._bandwidth is not None:
             wanted = self._bandwidth(wanted) or wanted
             self._patience.excuse(time.monotonic())
         try:
-            data = os.pread(request.fd, wanted, request.offset + self._position)
+            data = os.pread(request.fd, wanted, request.offset + self.position)
         except OSError as exc:
             self._unreadable = unreadable(exc)
             return pycurl.READFUNC_ABORT
         if not data:
-            self._unreadable = shrunk(request, self._position)
+            self._unreadable = shrunk(request, self.position)
             return pycurl.READFUNC_ABORT  # a short body would only wait for the time-out
-        self._position += len(data)
+        self.position += len(data)
         return data
 
     def _seek(self, offset: int, origin: int) -> int:
         """Start over: libcurl sends again from the start when a kept-alive connection turns out to be dead."""
-        self._position = offset if origin == os.SEEK_SET else self._position + offset
+        self.position = offset if origin == os.SEEK_SET else self.position + offset
         return pycurl.SEEKFUNC_OK
 
     def _write(self, data: bytes) -> int:
