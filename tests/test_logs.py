@@ -27,7 +27,9 @@ from hypothesis import strategies as st
 from s3spool.logs import journal
 from s3spool.logs import log_thread as logs
 from s3spool.logs.events import EVENTS, message
-from s3spool.logs.log_thread import Entry, LogWriter, to_console, to_json
+from s3spool.logs.log_thread import LogWriter
+from s3spool.logs.render import to_console, to_json
+from s3spool.logs.sinks import Entry, StreamSink
 from s3spool.logs.text import masked
 from support.daemon import Daemon, to_toml
 from support.waiting import eventually
@@ -240,7 +242,7 @@ def test_non_blocking_stderr_is_waited_for(pipe: Pipe, start: Callable[..., LogW
 
 def test_line_torn_by_a_full_disk_does_not_spoil_the_next(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a write that stopped inside a line, the next one begins on a line of its own."""
-    sink = logs.StreamSink(to_json, pipe.stream)
+    sink = StreamSink(to_json, pipe.stream)
     write = os.write
     written = 0
 

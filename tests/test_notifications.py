@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from s3spool.control.status import Files, LargeFile, Rate
-from s3spool.daemon.retry_summary import backlog, paused, running
+from s3spool.daemon.status_line import backlog, paused, running
 from s3spool.daemon.supervisor import EXTEND_S
 from support.daemon import Daemon
 from support.faults import HoldUntil, Status

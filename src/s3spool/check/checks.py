@@ -1,4 +1,4 @@
-"""`s3spool check`: would the daemon work here? Looks, but makes and changes nothing on this machine."""
+"""`s3spool check`: would the daemon work here? It changes nothing on this machine."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ import shlex
 import sqlite3
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import structlog
 from msgspec.structs import replace
 
-from s3spool.check.iam_policy import policy
 from s3spool.check.result import CheckResult, error, ok, warning
 from s3spool.config import loader as configuration
 from s3spool.config.directories import same_mount, sandbox
 from s3spool.config.loader import Config
 from s3spool.daemon.limits import open_files_needed
-from s3spool.errors import ConfigError, LedgerError
+from s3spool.errors import ConfigError, LedgerError, UploadError
 from s3spool.ledger.database import holder, open_for_reading
 from s3spool.ledger.files import become_owner
 from s3spool.logs.text import shown
-
-__all__ = ["policy", "run"]
 
 MIB = 1024 * 1024
 LEAST_FREE_BYTES = 16 * MIB  # the ledger's journal alone may grow to this
@@ -37,9 +35,9 @@ WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
 
 
 def run(config: Config) -> Iterator[CheckResult]:
-    """From near to far: what is wrong here is told before the network is asked."""
+    """From near to far: problems of this machine come before those of the network."""
     if not structlog.is_configured():
-        # What the rooms would log is said by the findings.
+        # The results say what the components would log.
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield ok("configuration", str(config.source or "no file; environment, command line and defaults"))
     for name, reason in configuration.without_effect(config).items():
@@ -51,7 +49,7 @@ def run(config: Config) -> Iterator[CheckResult]:
     for subject, look in _SUBJECTS.items():
         try:
             yield from look(config)
-        except Exception as exc:  # noqa: BLE001 - a doctor does not faint: the others are looked at all the same
+        except Exception as exc:  # noqa: BLE001 - the other subjects are checked all the same
             yield error(subject, f"the check itself failed ({type(exc).__name__}: {exc}); please report it")
 
 
@@ -61,7 +59,7 @@ def _folder(config: Config) -> Iterator[CheckResult]:
     if there.level == "error" or not folder.is_dir():
         yield there
         return
-    yield ok("folder", f"{there.text}; what is uploaded is {'kept' if action == 'keep' else f'{action}d'}")
+    yield ok("folder", f"{there.text}; {config.after_upload()}")
     from s3spool.folder.mounts import remote_file_system  # noqa: PLC0415 - after what may fail in one line
 
     kind = remote_file_system(Path(os.path.realpath(folder)))
@@ -114,6 +112,32 @@ def _directories(config: Config, folder: Path) -> tuple[int, list[str], list[str
         for path in filter(names.enters_directory, below):
             (deep if too_deep(path, config.destination.prefix) else pending).append(f"{path}/")
     return count, unreadable, deep
+
+
+def _key(config: Config) -> Iterator[CheckResult]:
+    """The key of a file of the folder, or of an example."""
+    from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - start-up time
+    from s3spool.s3.keys import Prefix, key_of  # noqa: PLC0415 - the same
+
+    bucket, prefix = config.destination.bucket, config.destination.prefix
+    if not bucket:
+        return
+    names = FileFilter(config.watch.include, config.watch.exclude)
+    name, mtime_s = "example.txt", time.time()
+    with suppress(OSError), os.scandir(config.watch.directory) as entries:
+        for entry in entries:
+            if names.accepts_file(entry.name) and entry.is_file(follow_symlinks=False):
+                name, mtime_s = entry.name, entry.stat().st_mtime
+                break
+    try:
+        text = f"{shown(name)} goes to {shown(f's3://{bucket}/{key_of(name, Prefix(prefix).of(mtime_s))}')}"
+    except UploadError as exc:
+        yield error("key", f"{shown(name)}: {exc.cause}")
+        return
+    if prefix and not prefix.endswith("/"):
+        yield warning("key", f'{text}: destination.prefix does not end in /; is "{prefix}/" meant?')
+    else:
+        yield ok("key", text)
 
 
 def _archive(config: Config) -> Iterator[CheckResult]:
@@ -222,6 +246,7 @@ _SUBJECTS: dict[str, Callable[[Config], Iterator[CheckResult]]] = {
     "archive": _archive,
     "open files": _open_files,
     "state": _state,
+    "key": _key,
     "destination": _bucket,
 }
 _FIELD = {

@@ -42,7 +42,7 @@ _NOT_TAKEN = {"NotImplemented", "HTTP501", "MalformedXML", "InvalidArgument", "I
 _SOURCES = {
     "env": "the environment (AWS_ACCESS_KEY_ID)",
     "shared-credentials-file": "the shared credentials file (~/.aws/credentials)",
-    "config-file": "the shared configuration file (~/.aws/config)",
+    "config-file": f"the shared configuration file ({os.environ.get('AWS_CONFIG_FILE', '~/.aws/config')})",
     "sso": "IAM Identity Center (aws sso login)",
     "login": "aws login",
     "iam-role": "the EC2 instance's role",

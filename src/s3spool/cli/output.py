@@ -117,23 +117,23 @@ def _row(row: Mapping[str, Any], width: int) -> str:
     length = size(row["bytes"]) if "bytes" in row else ""
     age = duration(row["age_s"]) if "age_s" in row else ""
     text = f"{printable(row['state']):<9}  {length:>9}  {age:>8}  {_name(row)}"
-    detail = printable(_detail(row))
+    detail = printable(_detail(row, on_terminal=bool(width)))
     if not detail:
         return text
     room = max(_LEAST_DETAIL, width - len(text) - 2) if width else _LONGEST_DETAIL
     return f"{text}  {detail if len(detail) <= room else detail[: room - 3] + '...'}"
 
 
-def _detail(row: Mapping[str, Any]) -> str:
+def _detail(row: Mapping[str, Any], *, on_terminal: bool) -> str:
     if row["state"] == "uploaded":
-        return f"{row['uploaded_at']}  {row['key']}"
+        return f"to {row['key']}" if on_terminal else f"{row['uploaded_at']}  {row['key']}"
     if "bytes_uploaded" in row:
         file = msgspec.convert(row, LargeFile)
         speed = f", {size(file.bytes_per_s)}/s, {duration(file.left_s)} left" if file.left_s is not None else ""
         return f"{file.bytes_uploaded / file.bytes:.0%}{speed}"
     if "error_code" not in row:
         return ""
-    again = f", next try at {row['next_attempt']}" if "next_attempt" in row else ""
+    again = f", next try at {row['next_attempt']}" if "next_attempt" in row and not on_terminal else ""
     return f"{row['error_code']} (attempt {row['attempts']}{again}): {row['error']}"
 
 

@@ -95,6 +95,7 @@ def of_receipt(receipt: Receipt) -> dict[str, Any]:
         "path": to_text(receipt.path),
         "state": "uploaded",
         "bytes": receipt.identity.size,
+        "age_s": age_s(int(receipt.uploaded_at * 1e9)),
         "key": receipt.key,
         "etag": receipt.etag,
         "checksum": receipt.checksum,

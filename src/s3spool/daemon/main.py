@@ -69,7 +69,7 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
     if beyond_loopback(where):
         structlog.get_logger().warning("destination.unencrypted", endpoint=where, hint=DANGER)
     structlog.get_logger().info("daemon.after_upload", outcome=config.after_upload(), action=config.after.action)
-    writer.show_summary(daemon.summary)
+    writer.show_summary(daemon.terminal_line)
     # What stands now stands for good: keep it out of the collector's way.
     gc.collect()
     gc.freeze()

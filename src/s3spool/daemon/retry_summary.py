@@ -1,15 +1,10 @@
-"""Counts of the ledger, and the line for people that `systemctl status` and a terminal show."""
+"""Counts of the ledger, kept up to date at little cost."""
 
 from __future__ import annotations
 
-import time
-
-from s3spool.control.status import Files, LargeFile, Rate
 from s3spool.errors import LedgerError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.store import Ledger
-from s3spool.logs.text import shown
-from s3spool.logs.units import duration, size
 
 
 class RetrySummary:
@@ -40,33 +35,3 @@ class RetrySummary:
             self._seen = version
         except (LedgerError, OSError):
             self._reader = None
-
-
-def running(files: Files, unsent_bytes: int, rate: Rate, oldest_s: float, large: list[LargeFile]) -> str:
-    """`1,204 uploaded, 3 uploading, 2 waiting, 1.2 GiB unsent, 45 MiB/s, 27 s left, oldest unsent 4 s`."""
-    states = ("uploading", "queued", "settling", "waiting", "parked")
-    words = [f"{files.uploaded:,} uploaded"]
-    words += [f"{count:,} {state}" for state in states if (count := getattr(files, state))] or ["0 unsent"]
-    if files.unsent > files.parked and unsent_bytes:
-        words += [f"{size(unsent_bytes)} unsent"]
-    if rate.bytes_per_s:
-        words += [f"{size(rate.bytes_per_s)}/s"]
-        words += [f"{duration(unsent_bytes / rate.bytes_per_s)} left"] if unsent_bytes else []
-    if large:
-        words += [f"{shown(large[0].path)} {large[0].bytes_uploaded / large[0].bytes:.0%}"]
-    words += [f"oldest unsent {duration(oldest_s)}"] if oldest_s else []
-    return ", ".join(words)
-
-
-def backlog(files: Files, unsent_bytes: int) -> str:
-    """`43 unsent (1.2 GiB)`."""
-    return f"{files.unsent:,} unsent{f' ({size(unsent_bytes)})' if unsent_bytes else ''}"
-
-
-def paused(reason: str, since: float, next_s: float, now: float) -> str:
-    """`destination paused: 403 AccessDenied since 12:01, next try in 20 s`; times are Unix seconds."""
-    began = time.localtime(since)
-    today = time.strftime("%x", began) == time.strftime("%x", time.localtime(now))
-    clock = time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", began)
-    upcoming = f"next try in {next_s:.0f} s" if next_s >= 1 else "trying now"
-    return f"destination paused: {reason} since {clock}, {upcoming}"

@@ -21,7 +21,8 @@ from s3spool.daemon.file_states import FileStates
 from s3spool.daemon.liveness import LivenessCheck
 from s3spool.daemon.once import LOOK_S, OnceDone
 from s3spool.daemon.rate import RateMeter
-from s3spool.daemon.retry_summary import RetrySummary, backlog, paused, running
+from s3spool.daemon.retry_summary import RetrySummary
+from s3spool.daemon.status_line import StatusLine
 from s3spool.daemon.thread_names import ThreadNames
 from s3spool.daemon.wakeup import Wakeup
 from s3spool.daemon.watch_manager import WatchManager
@@ -79,11 +80,13 @@ class Daemon:
             }
         )
         self._retry_summary = RetrySummary(components.ledger)
+        self._terminal_summary = RetrySummary(components.ledger)
         self.files = FileStates(components)
         self.rate = RateMeter(components)
         self._cleaning = DailyCleaning(components, config.state, self._is_unsafe)
         self._freed = 0
         self._once = OnceDone(self.files) if once else None
+        self._status_line = StatusLine(components, self.files, self.rate, self._once)
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
         self._notifier = Notifier()
@@ -282,19 +285,13 @@ class Daemon:
         return True
 
     def summary(self) -> str:
-        """The line for `systemctl status` and the terminal. Any thread; quick."""
-        components, ledger = self.components, self._retry_summary
-        if self.state == "draining":
-            return f"stopping, {len(components.workers.jobs())} uploading may finish"
-        files = self.files.counted(ledger.waiting, ledger.parked, ledger.uploaded)
-        size = self.files.memory_bytes() + ledger.unsent_bytes
-        reason, since = components.breaker.reason, components.breaker.paused_at
-        if components.breaker.open and reason is not None and since is not None:
-            pause = paused(reason.short, since, components.breaker.next_probe_s, time.time())
-            return f"{pause}; {backlog(files, size)}"
-        large = sorted(self.files.large_files().values(), key=lambda file: -file.bytes)
-        done = self._once.bar(self.rate.sent_bytes(), size) if self._once else ""
-        return done + running(files, size, self.rate.now(), self.oldest_unsent_s(), large)
+        """The line for `systemctl status`. Any thread; quick."""
+        return self._status_line.text(self.state, self._retry_summary)
+
+    def terminal_line(self) -> str:
+        """`summary` with counts of this moment. Only the log thread calls it."""
+        self._terminal_summary.look()
+        return self._status_line.text(self.state, self._terminal_summary)
 
     def oldest_unsent_s(self) -> float:
         return self.files.oldest_unsent_s(self._retry_summary.oldest_ns)

@@ -39,12 +39,10 @@ EVENTS: dict[str, EventSpec] = {
     "daemon.reloaded": EventSpec(
         "info", "configuration read again[; changed now: {changed}][; a restart is needed for {restart_needed}]"
     ),
-    "daemon.draining": EventSpec(
-        "info", "stopping: uploads may finish[ within {drain_s}]; a second Ctrl-C or signal ends them at once"
-    ),
+    "daemon.draining": EventSpec("info", "draining[ for up to {drain_s}]; a second Ctrl-C or signal stops at once"),
     "daemon.stopped": EventSpec(
         "info",
-        "stopped[; {uploaded} files were uploaded since the start][; stopping took {duration_s}]",
+        "stopped[ in {duration_s}][; {uploaded} files uploaded since the start]",
         "6a67e91a91ae42b9a29c95646e7d2fed",
     ),
     "daemon.unhealthy": EventSpec(
@@ -83,7 +81,7 @@ EVENTS: dict[str, EventSpec] = {
     "scan.started": EventSpec("debug", "scanning the folder[ ({reason})]"),
     "scan.finished": EventSpec(
         "info",
-        "scanned[ {files} files][ in {duration_s}][, {offered} to send]",
+        "scanned[ {files} files][ in {duration_s}][, {offered} of them new]",
     ),
     "scan.failed": EventSpec(
         "warning", "could not scan[ {path}][: {error}]; what is there is looked at again with the next scan"
@@ -143,6 +141,7 @@ EVENTS: dict[str, EventSpec] = {
 # What others say goes without quotes, which would make it read as a name.
 _PROSE = frozenset(("error", "hint", "message", "outcome", "reason"))
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
+_PLACE = re.compile(r"s3://\{bucket\}/(?:\{(key|prefix)\})?|\{(\w+)\}")
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -161,7 +160,13 @@ def message(event: str, fields: Mapping[str, Any]) -> tuple[str, frozenset[str]]
     template = EVENTS[event].message
     while (shorter := _OPTIONAL.sub(keep, template)) != template:  # from the innermost brackets outwards
         template = shorter
-    sentence = _FIELD.sub(lambda field: readable(field[1], fields.get(field[1], "?")), template)
+
+    def fill(place: re.Match[str]) -> str:
+        if place[0].startswith("s3://"):  # quoted as a whole, so that it can be pasted
+            return shown(f"s3://{fields.get('bucket', '?')}/{fields.get(place[1] or '', '')}")
+        return readable(place[2], fields.get(place[2], "?"))
+
+    sentence = _PLACE.sub(fill, template)
     return sentence, frozenset(_FIELD.findall(template))
 
 

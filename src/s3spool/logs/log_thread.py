@@ -16,20 +16,17 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn, TextIO
 
-import msgspec
 import structlog
 
 from s3spool.logs import excepthooks, journal
-from s3spool.logs.events import EVENTS, EventSpec, message, readable
+from s3spool.logs.events import EVENTS
 from s3spool.logs.line_limit import LineLimit
-from s3spool.logs.sinks import Entry, JournalSink, Sink, StreamSink, TerminalSink, timestamp
-from s3spool.logs.text import legible, plain, plain_fields, printable, printable_json, shown
-
-__all__ = ["EVENTS", "Entry", "EventSpec", "LogWriter", "StreamSink", "configure", "to_console", "to_json"]
+from s3spool.logs.render import to_console, to_json, to_prefixed_json
+from s3spool.logs.sinks import Entry, JournalSink, Sink, StreamSink, TerminalSink
+from s3spool.logs.text import plain, plain_fields
 
 QUEUE_LINES = 10_000
 BATCH_LINES = 500
@@ -39,12 +36,7 @@ LINGER_S = 0.01
 
 SUMMARY_S = 1.0  # how often the line on a terminal is drawn anew
 
-# Fields that a terminal does not show.
-_FIRST = ("attempt", 1)
-_ONLY_FOR_PROGRAMS = {"etag", "checksum", "version_id", "upload_id", "pid", "transport", "endpoint", "action"}
 _RESERVED = ("timestamp", "level", "event")
-_COLOURS = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
-_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 # Loggers are cached and keep the list and the class of their first use, so both stay the same objects for
 # ever: `configure` replaces the list's content, `set_level` the class's base.
@@ -69,7 +61,7 @@ def configure(
     fallback = ""
     if format == "journal":
         send, fallback = journal.native_send()
-        sink = JournalSink(send) if send else StreamSink(_to_prefixed_json, stream)
+        sink = JournalSink(send) if send else StreamSink(to_prefixed_json, stream)
     elif format == "console":
         colours = stream.isatty() and not os.environ.get("NO_COLOR")
         render = functools.partial(to_console, colours=colours)
@@ -188,6 +180,8 @@ class LogWriter:
         while len(items) < BATCH_LINES and not self._queue.empty():
             items.append(self._queue.get())
         entries = [_tidy(item) for item in items if isinstance(item, Entry)]
+        if self.format == "console":
+            entries = [entry for entry in entries if not _found_nothing(entry)]
         summaries = self._limit.summaries(time.monotonic() if None not in items else float("inf"))
         entries += [Entry(time.time_ns(), "warning", "log.summarized", fields) for fields in summaries]
         self._write(entries)
@@ -226,48 +220,15 @@ class _Bridge(logging.Handler):
 _bridge = _Bridge(logging.WARNING)
 
 
-def to_json(entry: Entry) -> str:
-    """One JSON object on one line, whatever the values hold and however the reader splits lines."""
-    time_ns, level, event, fields = entry
-    line = {"timestamp": timestamp(time_ns), "level": level, "event": event, **fields}
-    try:
-        text = msgspec.json.encode(line).decode()
-    except UnicodeEncodeError:  # a name that is not UTF-8
-        text = msgspec.json.encode(legible(line)).decode()
-    # JSON allows U+2028, U+0085 and terminals' C1 codes as they are; line readers and terminals do not.
-    return printable_json(text)
-
-
-def to_console(entry: Entry, *, colours: bool) -> str:
-    """A line for people: time, event, sentence, then the fields that the sentence left out, unless they are empty."""
-    sentence, used = message(entry.event, entry.fields)
-    verb = entry.event.rpartition(".")[2]
-    begun = sentence.removeprefix(verb)
-    if begun == sentence or begun[:1].isalnum():
-        begun = f" {sentence}" if sentence else ""  # else the event has said the first word already
-    level = "" if entry.level == "info" else f" [{entry.level}]"
-    more = [
-        f"{shown(name)}={readable('', value)}"
-        for name, value in entry.fields.items()
-        if name not in used | _ONLY_FOR_PROGRAMS and value not in (None, "", []) and (name, value) != _FIRST
-    ]
-    clock, rest = _clock(entry.time_ns // 1_000_000_000), " ".join(more)
-    text = f"{printable(entry.event)}{level}{begun}"
-    if colours:
-        text = f"{_COLOURS[entry.level]}{text}{_PLAIN}" if entry.level in _COLOURS else text
-        clock, rest = f"{_DIM}{clock}{_PLAIN}", f"{_DIM}{rest}{_PLAIN}" if rest else ""
-    return f"{clock} {text}  {rest}".rstrip()
-
-
-def _to_prefixed_json(entry: Entry) -> str:
-    """What journald reads from a stream: the prefix becomes PRIORITY (sd-daemon(3))."""
-    return f"<{journal.PRIORITY.get(entry.level, 6)}>{to_json(entry)}"
-
-
 def _suitable(stream: TextIO) -> str:
     if journal.is_stream(stream, os.environ):
         return "journal"
     return "console" if stream.isatty() else "json"
+
+
+def _found_nothing(entry: Entry) -> bool:
+    """Whether the entry is of the first scan, and a person need not read it."""
+    return entry.event == "scan.finished" and entry.level == "info" and entry.fields.get("offered") == 0
 
 
 def _tidy(entry: Entry) -> Entry:
@@ -290,8 +251,3 @@ def _traceback(exc_info: object) -> str:
     if not isinstance(exc_info, BaseException):
         return ""  # exc_info=True outside of an except block
     return "".join(traceback.format_exception(exc_info)).rstrip()
-
-
-@lru_cache(maxsize=2)
-def _clock(seconds: int) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(seconds))
