@@ -20,6 +20,7 @@ import pytest
 
 from s3spool import __version__
 from s3spool.cli import wait as waiting
+from s3spool.cli.output import print_rows
 from s3spool.config import loader as configuration
 from s3spool.config.finding import as_the_unit_has_it
 from s3spool.control import views
@@ -28,6 +29,7 @@ from s3spool.control.names import path_in
 from s3spool.control.offline import destination_name
 from s3spool.control.peer import Peer
 from s3spool.control.protocol import NoDaemonError, ask
+from s3spool.control.status import Bytes, Destination, Files, Rate, Status
 from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.database import DirectoryLock
@@ -37,7 +39,8 @@ from s3spool.ledger.store import Ledger
 from s3spool.logs.text import printable
 from s3spool.upload.stats import Stats
 from support.daemon import Daemon
-from support.faults import HoldUntil, Status
+from support.faults import HoldUntil
+from support.faults import Status as Answer
 from support.faulty import FaultyS3
 from support.rows import a_receipt, a_retry
 from support.waiting import eventually
@@ -70,8 +73,8 @@ Make = Callable[..., Daemon]
 @pytest.fixture
 def faulty() -> Iterator[FaultyS3]:
     with FaultyS3() as server:
-        server.script(Status(code=400, error_code="EntityTooLarge"), times=None, match="^PUT parked")
-        server.script(Status(code=409, error_code="OperationAborted"), times=None, match="^PUT waiting")
+        server.script(Answer(code=400, error_code="EntityTooLarge"), times=None, match="^PUT parked")
+        server.script(Answer(code=409, error_code="OperationAborted"), times=None, match="^PUT waiting")
         yield server
 
 
@@ -243,7 +246,7 @@ def test_what_is_not_sent_is_explained(make: Make) -> None:
 
 def test_paused_destination_is_said_first(make: Make, faulty: FaultyS3) -> None:
     """State, since when and why; the files wait for it and nobody is blamed."""
-    faulty.script(Status(code=403, error_code="AccessDenied"), times=None)
+    faulty.script(Answer(code=403, error_code="AccessDenied"), times=None)
     with make() as daemon:
         daemon.drop("a.txt")
         daemon.wait_event("destination.paused", timeout_s=WAIT_S)
@@ -257,8 +260,9 @@ def test_paused_destination_is_said_first(make: Make, faulty: FaultyS3) -> None:
         (row,) = rows_of(daemon)
         assert why(daemon, "a.txt")["state"] == row["state"] == "queued"
 
-        faulty.behave()
         assert told(daemon, "retry", "--all") == "the paused destination is tried now; 0 files released\n"
+        faulty.behave()
+        assert told(daemon, "retry", "--all").endswith("0 files released\n")
         assert told(daemon, "wait", "--timeout", str(WAIT_S - 1)) == ""
         assert status_of(daemon)["state"] == "running"
 
@@ -1036,6 +1040,37 @@ def test_files_that_will_never_be_sent(state: str) -> None:
     """Are not waited for."""
     with pytest.raises(S3SpoolError, match="a: there is nothing to wait for"):
         waiting.wait_for_files(FakeClient({}, states={"a": [state], "b": ["queued"]}), ["a", "b"], WAIT_S)
+
+
+def test_the_line_on_a_terminal_says_what_is_waited_for() -> None:
+    """Files by their states, bytes, rate and time left; a pause comes first."""
+    status = Status(
+        files=Files(uploading=1, queued=2, parked=7), bytes=Bytes(unsent=2**20), rate=Rate(bytes_per_s=2**19)
+    )
+    assert waiting.waits_for(status) == "waiting for 3 files: 1 uploading, 2 queued; 1 MiB, 512 KiB/s, 2 s left"
+    assert waiting.waits_for(status, ["a", "b"]) == "waiting for a and 1 more; 1 MiB, 512 KiB/s, 2 s left"
+    assert waiting.waits_for(Status()) == "waiting for the scan of the folder"
+    status.destination = Destination(state="paused", reason="AccessDenied: no")
+    assert waiting.waits_for(status).endswith("2 queued; uploads are paused: AccessDenied: no")
+
+
+def test_a_list_on_a_terminal_has_a_header_and_lines_of_its_width(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """A long error is cut; in a pipe it is whole, and there is no header."""
+    row = {"path": "a", "state": "waiting", "bytes": 5, "age_s": 61.0, "error_code": "E", "attempts": 2}
+    rows = [row | {"error": "x" * 200}] * 3
+    print_rows(rows, as_json=False, limit=2)
+    assert (
+        capfdbinary.readouterr().out.splitlines()
+        == [b"waiting        5 B     1 min  a  E (attempt 2): " + b"x" * 200] * 2
+    )
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_rows(rows, as_json=False, limit=None)
+    header, *lines = capfdbinary.readouterr().out.splitlines()
+    assert header == b"STATE           SIZE       AGE  FILE"
+    assert {(len(line), line[-3:]) for line in lines} == {(80, b"...")}
 
 
 def test_nobody_waits_for_a_daemon_that_does_not_run() -> None:

@@ -176,7 +176,7 @@ def test_the_lines_read_as_people_want_them() -> None:
     some = Files(uploaded=1204, uploading=3, queued=1000, waiting=2)
     large = LargeFile(path="big", bytes=4, bytes_uploaded=1)
     assert running(some, 3 * 2**30, Rate(bytes_per_s=2**26), 4.2, [large]) == (
-        "1,204 uploaded, 3 uploading, 1,000 queued, 2 waiting, 3 GiB unsent, 64 MiB/s, 48 s left, big 25%,"
+        "1,204 uploaded, 3 uploading (big 25%), 1,000 queued, 2 waiting, 3 GiB unsent, 64 MiB/s, 48 s left,"
         " oldest unsent 4.2 s"
     )
     assert running(Files(uploaded=1, parked=2), 0, Rate(), 0.0, []) == "1 uploaded, 2 parked"

@@ -34,7 +34,7 @@ __all__ = [
 #: The last place where a configuration is looked for.
 SYSTEM_FILE = Path("/etc/s3spool/s3spool.toml")
 
-_SOCKET_PATH_BYTES = 107  # sun_path has 108, the last is NUL
+SOCKET_PATH_BYTES = 107  # sun_path has 108, the last is NUL
 
 
 class _Setting(NamedTuple):
@@ -255,6 +255,6 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
             yield "after.archive_directory", f"{other}.directory", f"must not {problem}"
     if is_inside(state, watched):
         yield "state.directory", "watch.directory", "must not be inside watch.directory: the ledger would be sent, too"
-    if (length := len(os.fsencode(socket))) > _SOCKET_PATH_BYTES:
-        problem = f"is {length} bytes long, a socket's path may have {_SOCKET_PATH_BYTES}; set a shorter one"
+    if (length := len(os.fsencode(socket))) > SOCKET_PATH_BYTES:
+        problem = f"is {length} bytes long, a socket's path may have {SOCKET_PATH_BYTES}; set a shorter one"
         yield "service.control_socket", "service.control_socket", problem

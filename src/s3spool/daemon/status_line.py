@@ -40,17 +40,18 @@ class StatusLine:
 
 
 def running(files: Files, unsent_bytes: int, rate: Rate, oldest_s: float, large: list[LargeFile]) -> str:
-    """`1,204 uploaded, 3 uploading, 2 waiting, 1.2 GiB unsent, 45 MiB/s, 27 s left, oldest unsent 4 s`."""
+    """`1,204 uploaded, 3 uploading (big.iso 40%), 2 waiting, 1.2 GiB unsent, 45 MiB/s, 27 s left`."""
     states = ("uploading", "queued", "settling", "waiting", "parked")
     words = [f"{files.uploaded:,} uploaded"]
-    words += [f"{count:,} {state}" for state in states if (count := getattr(files, state))] or ["0 unsent"]
+    counts = [f"{count:,} {state}" for state in states if (count := getattr(files, state))] or ["0 unsent"]
+    if large:
+        counts[0] += f" ({shown(large[0].path)} {large[0].bytes_uploaded / large[0].bytes:.0%})"
+    words += counts
     if files.unsent > files.parked and unsent_bytes:
         words += [f"{size(unsent_bytes)} unsent"]
     if rate.bytes_per_s:
         words += [f"{size(rate.bytes_per_s)}/s"]
         words += [f"{duration(unsent_bytes / rate.bytes_per_s)} left"] if unsent_bytes else []
-    if large:
-        words += [f"{shown(large[0].path)} {large[0].bytes_uploaded / large[0].bytes:.0%}"]
     words += [f"oldest unsent {duration(oldest_s)}"] if oldest_s else []
     return ", ".join(words)
 

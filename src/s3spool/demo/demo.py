@@ -117,7 +117,7 @@ addressing_style = "path"
 [state]
 directory = {_quoted(home.directory / "state")}
 [service]
-control_socket = {_quoted(home.directory / "control.sock")}
+control_socket = {_quoted(home.socket)}
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from s3spool.config.loader import SOCKET_PATH_BYTES
 from s3spool.config.schema import Config
 from s3spool.ledger.database import holder
 
@@ -39,6 +41,13 @@ class Home(NamedTuple):
     @property
     def aws(self) -> Path:
         return self.directory / "aws"
+
+    @property
+    def socket(self) -> Path:
+        """The control socket, whose path must be short."""
+        path = self.directory / "control.sock"
+        short = Path(tempfile.gettempdir()) / f"s3spool-demo-{os.geteuid()}-{self.directory.name}.sock"
+        return path if len(os.fsencode(path)) <= SOCKET_PATH_BYTES else short
 
     @property
     def running(self) -> bool:

@@ -15,6 +15,7 @@ from s3spool.logs.text import legible, printable, printable_json, shown
 # Fields that a terminal does not show.
 _ONLY_FOR_PROGRAMS = frozenset((
     "etag", "checksum", "version_id", "upload_id", "pid", "transport", "endpoint", "action", "reason", "duration_s",
+    "key", "part_bytes",
 ))  # fmt: skip
 _FIRST = ("attempt", 1)
 _COLOURS = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
