@@ -1063,7 +1063,7 @@ def test_a_list_on_a_terminal_has_a_header_and_lines_of_its_width(
     print_rows(rows, as_json=False, limit=2)
     assert (
         capfdbinary.readouterr().out.splitlines()
-        == [b"waiting        5 B     1 min  a  E (attempt 2): " + b"x" * 200] * 2
+        == [b"waiting          5 B     1 min  a  E (attempt 2): " + b"x" * 200] * 2
     )
 
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

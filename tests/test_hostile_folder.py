@@ -689,7 +689,7 @@ def test_commands_take_and_show_any_name(build: Build, faulty: FaultyS3) -> None
                 assert done.returncode == 0, (command, name, done.stderr)
                 assert not RAW.search((done.stdout + done.stderr).encode(errors="surrogateescape"))
             assert daemon.cli("key", "--", name).stdout == f"{printable(encoded(name))}\n"
-        for line in ("list", "status"):
+        for line in ("list --all", "status"):
             done = daemon.cli(*line.split())
             assert done.returncode == 0, (line, done.stderr)
             assert not RAW.search((done.stdout + done.stderr).encode(errors="surrogateescape"))
