@@ -72,14 +72,14 @@ def _folder(config: Config) -> Iterator[CheckResult]:
             "folder", f"{len(unreadable)} directories cannot be read, so their files stay: {unreadable[0]} ..."
         )
     if kind or config.watch.backend == "poll":
-        reason = f"inotify does not see what others do on {kind}" if kind else 'watch.backend = "poll"'
+        reason = f"inotify does not see the changes of other hosts on {kind}" if kind else 'watch.backend = "poll"'
         say = warning if kind and config.watch.backend != "poll" else ok
         yield say("watch", f"{reason}: files are found by a scan every {config.watch.rescan_s:g} s")
         return
     try:
         limit = int(WATCHES.read_text())
     except (OSError, ValueError):
-        yield warning("watch", f"{WATCHES} cannot be read: is inotify there? Else the folder is scanned")
+        yield warning("watch", f"{WATCHES} cannot be read: without inotify the folder is scanned")
         return
     text = f"{directories} of {limit} inotify watches (fs.inotify.max_user_watches)"
     if directories > 0.8 * limit:
@@ -89,7 +89,7 @@ def _folder(config: Config) -> Iterator[CheckResult]:
 
 
 def _directories(config: Config, folder: Path) -> tuple[int, list[str], list[str]]:
-    """How many there are to watch, which of them cannot be read, and below which no key has room."""
+    """How many directories there are to watch, which cannot be read, and which leave no room for a key."""
     from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - start-up time
     from s3spool.s3.keys import too_deep  # noqa: PLC0415 - the same
 
@@ -144,13 +144,13 @@ def _archive(config: Config) -> Iterator[CheckResult]:
     archive = config.after.archive_directory
     if config.after.action != "archive" or archive is None:
         return
-    finding = _directory("archive", archive, writable=True, made=True)
+    result = _directory("archive", archive, writable=True, made=True)
     folder = config.watch.directory
-    if finding.level != "error" and folder.is_dir() and not same_mount(archive, folder):
+    if result.level != "error" and folder.is_dir() and not same_mount(archive, folder):
         place = f"after.archive_directory = {archive}"
         hint = "choose one on the same (for a service: one ReadWritePaths= above both)"
-        finding = error("archive", f"{place}: on another file system or mount than watch.directory; {hint}")
-    yield finding
+        result = error("archive", f"{place}: on another file system or mount than watch.directory; {hint}")
+    yield result
 
 
 def _open_files(config: Config) -> Iterator[CheckResult]:
@@ -167,11 +167,11 @@ def _open_files(config: Config) -> Iterator[CheckResult]:
 
 def _state(config: Config) -> Iterator[CheckResult]:
     directory = config.state.directory
-    finding = _directory("state", directory, writable=True, made=True)
-    if finding.level != "error":
-        finding = _room(directory, finding.text)
-    yield finding
-    if finding.level == "error" or not directory.is_dir():
+    result = _directory("state", directory, writable=True, made=True)
+    if result.level != "error":
+        result = _room(directory, result.text)
+    yield result
+    if result.level == "error" or not directory.is_dir():
         return
     yield from _ledger(config)
     sockets = config.service.control_socket.parent
@@ -211,7 +211,7 @@ def _ledger(config: Config) -> Iterator[CheckResult]:
 
 
 def _try_sqlite(directory: Path) -> None:
-    """Network file systems and small containers fail only with the first lock or the first shared mapping."""
+    """Network file systems and small containers fail at the first lock or shared mapping only."""
     with (
         tempfile.TemporaryDirectory(prefix=".check-", dir=directory) as place,
         closing(sqlite3.connect(Path(place) / "check.sqlite3", isolation_level=None)) as database,
@@ -231,8 +231,8 @@ def _bucket(config: Config) -> Iterator[CheckResult]:
         from s3spool.daemon.components import store_of  # noqa: PLC0415 - boto3 and pycurl are heavy
         from s3spool.s3.plain_http import DANGER, beyond_loopback  # noqa: PLC0415 - the same
 
-        impatient = replace(config.upload, timeout_s=min(ANSWER_S, config.upload.timeout_s))
-        store = store_of(replace(config, upload=impatient))
+        quick = replace(config.upload, timeout_s=min(ANSWER_S, config.upload.timeout_s))
+        store = store_of(replace(config, upload=quick))
     except ConfigError as exc:
         yield error("destination", str(exc))
         return
@@ -258,7 +258,7 @@ _FIELD = {
 
 
 def _directory(subject: str, path: Path, *, writable: bool, made: bool) -> CheckResult:
-    """Whether the daemon could use it; `made`: whether it makes it where it is missing."""
+    """Whether the daemon could use it; `made`: whether it makes a missing one."""
     field = f"{_FIELD[subject]} = {path}"
     try:
         is_directory = stat.S_ISDIR(path.stat().st_mode)
@@ -280,5 +280,5 @@ def _directory(subject: str, path: Path, *, writable: bool, made: bool) -> Check
 
 
 def _existing(path: Path) -> Path:
-    """The path itself, or the nearest directory above it that is there."""
+    """The path, or the nearest parent that exists."""
     return next(place for place in (path, *path.parents) if os.path.lexists(place))
