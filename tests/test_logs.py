@@ -655,7 +655,7 @@ def test_journal_entry_has_native_fields(
     assert (writer.format, writer.fallback) == ("journal", "")
     assert pipe.lines() == []
     (fields,) = journald
-    assert b'MESSAGE=gave up on "a\\nPRIORITY=0": AccessDenied; it stays in the folder' in fields
+    assert b'MESSAGE=parked "a\\nPRIORITY=0": AccessDenied; it stays in the folder' in fields
     assert b"PRIORITY=3" in fields
     assert b"SYSLOG_IDENTIFIER=s3spool" in fields
     assert f"MESSAGE_ID={EVENTS['file.parked'].message_id}".encode() in fields

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import click
 
-_name_option = click.option("--name", default="", help="An instance beside the first: s3spool@NAME.service.")
+
+def _before(ctx: click.Context) -> str:
+    """The --name that stands before the command."""
+    return str(ctx.find_root().params.get("name") or "")
+
+
+_name_option = click.option(
+    "--name",
+    default="",
+    callback=lambda ctx, _, name: name or _before(ctx),
+    help="An instance beside the first: s3spool@NAME.service.",
+)
 _root_option = click.option(
     "--root", default="/", hidden=True, type=click.Path(path_type=Path), help="Below this directory, for tests."
 )

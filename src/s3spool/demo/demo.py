@@ -40,7 +40,7 @@ def run_demo(directory: Path, port: int | None) -> int:
     try:
         for place in (home.directory, home.directory / "state"):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        become_owner(home.directory)  # root, in somebody's home
+        become_owner(home.directory)  # root may run the demo in another user's home
         directory.mkdir(parents=True, exist_ok=True)
         lock = _lock(home)
     except OSError as exc:
@@ -75,7 +75,7 @@ def _run(home: Home, directory: Path, port: int, stop: _EarlyStop) -> int:
 
 
 class _EarlyStop:
-    """Until the daemon takes over, SIGTERM ends the demo like Ctrl-C: what was begun is cleared away.
+    """Until the daemon handles signals, SIGTERM ends the demo like Ctrl-C, and the server is stopped.
 
     Remembered as well: Python drops an exception that comes while a finalizer runs.
     """
@@ -170,7 +170,7 @@ What is dropped into the folder {shown} goes to the bucket {BUCKET} of an S3 ser
 
 
 def _command() -> str:
-    """How this program was called, so that what is printed can be typed."""
+    """The command that started this program, so that a person can type it."""
     script = Path(sys.argv[0])
     if script.name != "s3spool":
         return f"{shlex.quote(sys.executable)} -m s3spool"

@@ -47,12 +47,12 @@ EVENTS: dict[str, EventSpec] = {
     ),
     "daemon.unhealthy": EventSpec(
         "error",
-        "these parts of the daemon died or hang: {components}[; {hint}]",
+        "these components died or hang: {components}[; {hint}]",
         "b9a06f1dfb3d4a0aa6b6ab8f7a0f5c13",
     ),
-    "config.refused": EventSpec("error", "the configuration was refused and the old one stays[: {error}]"),
+    "config.refused": EventSpec("error", "the new configuration is wrong, and nothing was changed[: {error}]"),
     "config.ignored": EventSpec("warning", "{field} is set and has no effect[: {reason}]"),
-    "config.doubted": EventSpec("warning", "others could have written the configuration[: {reason}]"),
+    "config.doubted": EventSpec("warning", "other users could have written the configuration[: {reason}]"),
     "daemon.user_changed": EventSpec("info", "root becomes the owner of the state directory[: {reason}]"),
     "systemd.missing": EventSpec("warning", "no native journal entries or notifications[: {reason}]"),
     "transport.fallback": EventSpec("warning", "uploading through boto3, which is slower[: {reason}]"),
@@ -63,29 +63,29 @@ EVENTS: dict[str, EventSpec] = {
     "watch.started": EventSpec("info", "watching[ {directory}][ by {backend}]"),
     "watch.overflowed": EventSpec(
         "warning",
-        "the kernel dropped file events; scanning the folder for what they announced",
+        "the kernel dropped file events; scanning the folder for the files",
         "5df12dda5bf6463e9e1d4faf8d272c03",
     ),
     "watch.lost": EventSpec(
         "error",
-        "the folder is gone[: {directory}][; {hint}]; waiting for it to come back",
+        "the folder is gone[: {directory}][; {hint}]; waiting for its return",
         "c9d4ba881f2e4e148c3a1e9d6e5dcbf7",
     ),
     "watch.restored": EventSpec(
         "info", "the folder is back[: {directory}]; scanning it", "38a178a210a7499e9fe957f055ced055"
     ),
-    "watch.polling": EventSpec("warning", "not all is told by file events, scanning[ {directory}] as well[: {reason}]"),
+    "watch.polling": EventSpec(
+        "warning", "file events miss some directories; scanning[ {directory}] as well[: {reason}]"
+    ),
     "directory.too_deep": EventSpec(
-        "warning", "{path} is not looked into: every key below it would be longer than S3's 1,024 bytes"
+        "warning", "{path} is not scanned: every key below it would be longer than S3's 1,024 bytes"
     ),
     "scan.started": EventSpec("debug", "scanning the folder[ ({reason})]"),
     "scan.finished": EventSpec(
         "info",
         "scanned[ {files} files][ in {duration_s}][, {offered} of them new]",
     ),
-    "scan.failed": EventSpec(
-        "warning", "could not scan[ {path}][: {error}]; what is there is looked at again with the next scan"
-    ),
+    "scan.failed": EventSpec("warning", "could not scan[ {path}][: {error}]; the next scan tries again"),
     "file.uploaded": EventSpec("info", "uploaded {path}[ to s3://{bucket}/{key}][, {bytes}][ in {duration_s}]"),
     "log.summarized": EventSpec("warning", "{lines} more lines like the {summarized} before[: {error_code}]"),
     "file.hanging": EventSpec("warning", "cannot open or read {path}: its file system does not answer[; {hint}]"),
@@ -95,14 +95,14 @@ EVENTS: dict[str, EventSpec] = {
     ),
     "file.parked": EventSpec(
         "error",
-        "gave up on {path}[: {error_code}][: {error}][; {hint}]; it stays in the folder",
+        "parked {path}[: {error_code}][: {error}][; {hint}]; it stays in the folder",
         "ce5eebd821044193ab4da738d1e0151d",
     ),
-    "file.vanished": EventSpec("info", "{path} was removed by somebody else before it was sent"),
+    "file.vanished": EventSpec("info", "{path} was removed by another program before it was sent"),
     "file.changed": EventSpec("info", "{path} changed while it was read; it is sent again"),
     "file.skipped": EventSpec("debug", "skipped {path}[: {reason}]"),
     "multipart.started": EventSpec("info", "sending {path} in[ {parts}] parts[, {bytes}]"),
-    "multipart.resumed": EventSpec("info", "going on with {path}[, {parts_done} of {parts} parts are there]"),
+    "multipart.resumed": EventSpec("info", "resuming {path}[, {parts_done} of {parts} parts are there]"),
     "multipart.aborted": EventSpec("info", "dropped an unfinished multipart upload[ of {path}][ to {key}][: {reason}]"),
     "destination.paused": EventSpec(
         "error",
@@ -110,22 +110,22 @@ EVENTS: dict[str, EventSpec] = {
         "6ec460595fde44ca9024c842f8190c01",
     ),
     "destination.resumed": EventSpec(
-        "info", "uploads[ to {destination}] go on[ after {duration_s}]", "322602214c8f4e4193037a4d3279e47c"
+        "info", "uploads[ to {destination}] continue[ after {duration_s}]", "322602214c8f4e4193037a4d3279e47c"
     ),
     "destination.slowed": EventSpec(
         "warning",
-        "[{destination} ]asks for fewer requests[: {error_code}][: {error}]; {workers} workers go on[; {hint}]",
+        "[{destination} ]asks for fewer requests[: {error_code}][: {error}]; {workers} workers continue[; {hint}]",
     ),
     "destination.unencrypted": EventSpec("warning", "{endpoint} is plain http[: {hint}]"),
     "destination.throttle_ended": EventSpec(
-        "info", "[{destination} ]takes all that the workers send again[ after {duration_s}]"
+        "info", "[{destination} ]accepts the full request rate again[ after {duration_s}]"
     ),
     "workers.limited": EventSpec("warning", "{workers} of {wanted} workers start[: {reason}]"),
     "worker.replaced": EventSpec(
         "error", "a worker died and was replaced[: {worker}][: {error}]", "476d79b67d5e4d81a6d4366677525d84"
     ),
     "thread.died": EventSpec(
-        "error", "an error that nobody expected ended {thread}[: {error}]", "3c0e7b1f3a5d4a0f9d0f6a4a1b8c2e57"
+        "error", "an unexpected error ended {thread}[: {error}]", "3c0e7b1f3a5d4a0f9d0f6a4a1b8c2e57"
     ),
     "ledger.failed": EventSpec(
         "error", "the ledger cannot be used[: {path}][: {error}][; {hint}]", "dd30828904304b429015c89f6b0f19b5"
@@ -135,10 +135,10 @@ EVENTS: dict[str, EventSpec] = {
     ),
     "ledger.rollback_failed": EventSpec("debug", "the ledger had nothing left to roll back[: {error}]"),
     "library.warning": EventSpec("warning", "[{logger}: ]{message}"),
-    "log.dropped": EventSpec("warning", "{lines} log lines are lost: nobody read them in time"),
+    "log.dropped": EventSpec("warning", "{lines} log lines are lost: the reader was too slow"),
 }
 
-# What others say goes without quotes, which would make it read as a name.
+# Fields that hold sentences: in quotes they would read like names.
 _PROSE = frozenset(("error", "hint", "message", "outcome", "reason"))
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"s3://\{bucket\}/(?:\{(key|prefix)\})?|\{(\w+)\}")

@@ -30,8 +30,8 @@ from s3spool.logs.text import plain, plain_fields
 
 QUEUE_LINES = 10_000
 BATCH_LINES = 500
-# Lines that follow each other share one write() and, what matters more, one wake-up of the log thread: woken
-# for each line, it would fight the workers for the GIL.
+# Lines that follow each other share one write() and one wake-up of the log thread, which would otherwise compete with
+# the workers for the GIL.
 LINGER_S = 0.01
 
 SUMMARY_S = 1.0  # how often the line on a terminal is drawn anew
@@ -89,7 +89,7 @@ class LogWriter:
     """The queue, the thread behind it, the structlog processor in front of it. Methods are thread-safe."""
 
     def __init__(self, sink: Sink, *, format: str = "json", fallback: str = "") -> None:  # noqa: A002 - as above
-        self.format = format  #: what `auto` has become
+        self.format = format  #: the format that `auto` has chosen
         self.fallback = fallback  #: why journal entries go as JSON lines to the stream, "" where they do not
         self._sink = sink
         self._queue: SimpleQueue[Entry | threading.Event | None] = SimpleQueue()
@@ -97,7 +97,7 @@ class LogWriter:
         self._closed = False
         self._dropped = 0
         self._reported = 0  # only the log thread touches this
-        self._counting = threading.Lock()  # held for one addition, so nobody waits for it
+        self._counting = threading.Lock()  # held for one addition only
         # A daemon thread: one that hangs in write() must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -206,7 +206,7 @@ class LogWriter:
 
 
 class _Bridge(logging.Handler):
-    """Warnings of boto3, urllib3 and others, which know only the standard library's logging."""
+    """Passes on warnings of libraries that use the standard library's logging."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

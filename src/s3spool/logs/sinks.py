@@ -1,4 +1,4 @@
-"""Where log entries go: a stream, a terminal with a line that is always current, the journal."""
+"""Targets of log entries: a stream, a terminal with a line of current figures, the journal."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class StreamSink:
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # a terminal or pipe that somebody else has made non-blocking
+            except BlockingIOError:  # another process has made this terminal or pipe non-blocking
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()
