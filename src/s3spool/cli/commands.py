@@ -77,7 +77,7 @@ for command in queries.COMMANDS:
 @click.option("--once", is_flag=True, help="Send the files that are there, then exit: 0 all sent, 3 some are not.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be sent, and what is excluded.")
 def run(run: Run, once: bool, dry_run: bool) -> None:
-    """Watch DIRECTORY (default ./tmp) and upload the files that are dropped there, until stopped.
+    """Watch DIRECTORY and upload its files. The default is ./tmp; it runs until stopped.
 
     With DIRECTORY and a URL, no configuration file is read unless one is named.
     """
@@ -95,7 +95,7 @@ def run(run: Run, once: bool, dry_run: bool) -> None:
 @click.option("--directory", default="./tmp", show_default=True, type=click.Path(), help="The folder to watch.")
 @click.option("--port", type=int, help="Where the embedded S3 server listens. [default: as the last time, or 8333]")
 def demo(directory: str, port: int | None) -> None:
-    """Try it without an account: an embedded S3 server, a bucket, and the daemon on ./tmp."""
+    """Try it without an account. It starts an S3 server of its own, makes a bucket, and watches ./tmp."""
     from s3spool.demo.demo import run_demo  # noqa: PLC0415 - start-up time
 
     sys.exit(run_demo(Path(directory), port))
@@ -105,7 +105,7 @@ def demo(directory: str, port: int | None) -> None:
 @run_options
 @click.option("--policy", is_flag=True, help="Print the least IAM policy that suffices, and nothing else.")
 def check(run: Run, policy: bool) -> None:
-    """Say whether the daemon would work: configuration, folder, limits, state disk, clock and bucket."""
+    """Say whether the daemon would work. Checks configuration, folder, limits, state disk, clock and bucket."""
     if policy:
         from s3spool.check.iam_policy import policy as least_policy  # noqa: PLC0415 - start-up time
 

@@ -54,7 +54,7 @@ class File(click.ParamType[str]):
 @asks_daemon
 @json_option
 def status(client: ControlClient, as_json: bool) -> None:
-    """What the daemon is doing; without a daemon, what the ledger knows."""
+    """Say what the daemon is doing. Without a daemon the ledger answers."""
     from msgspec import to_builtins  # noqa: PLC0415 - start-up time
 
     from s3spool.cli.output import print_status, to_json  # noqa: PLC0415 - the same
@@ -70,7 +70,7 @@ def status(client: ControlClient, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Uploaded files as well.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N files.")
 def list_(client: ControlClient, as_json: bool, state: str | None, everything: bool, limit: int | None) -> None:
-    """The unsent files, one per line: state, size, age, name, and the error if there is one."""
+    """List unsent files. Each line has state, size, age and name, and the error if there is one."""
     from s3spool.cli.output import print_rows  # noqa: PLC0415 - start-up time
 
     rows = client.rows(state or (None if everything else "unsent"))
@@ -82,7 +82,7 @@ def list_(client: ControlClient, as_json: bool, state: str | None, everything: b
 @click.argument("file", type=File())
 @json_option
 def why(client: ControlClient, file: str, as_json: bool) -> None:
-    """Where FILE stands, and why. Exit code 1 if it is neither there nor known."""
+    """Say where FILE stands, and why. Exit code 1 if it is neither there nor known."""
     from s3spool.cli.output import print_why, to_json  # noqa: PLC0415 - start-up time
 
     answer = client.why(file)
@@ -95,7 +95,7 @@ def why(client: ControlClient, file: str, as_json: bool) -> None:
 @click.argument("file", type=File())
 @json_option
 def key(client: ControlClient, file: str, as_json: bool) -> None:
-    """The key that FILE has, or would have, in the bucket.
+    """Print the key that FILE has, or would have, in the bucket.
 
     Direction marks and the like, which a key may hold, are shown as escapes; with --json exactly.
     """
@@ -111,7 +111,7 @@ def key(client: ControlClient, file: str, as_json: bool) -> None:
 @click.argument("files", nargs=-1, type=File("unsent"))
 @click.option("--all", "everything", is_flag=True, help="All waiting and parked files.")
 def retry(client: ControlClient, files: tuple[str, ...], everything: bool) -> None:
-    """Try waiting or parked FILES now; a paused destination is tried at once."""
+    """Try waiting or parked FILES now. A paused destination is tried at once."""
     if bool(files) == everything:
         raise click.UsageError("name FILES, or --all")
     answer = client.retry(files, everything=everything)
@@ -146,7 +146,7 @@ def rescan(client: ControlClient) -> None:
     help="Give up after so long (exit code 4).",
 )
 def wait(client: ControlClient, files: tuple[str, ...], timeout_s: float | None) -> None:
-    """Return when nothing (or none of FILES) is left to send: exit code 0 all sent, 3 some parked, 4 time-out."""
+    """Return when nothing is left to send, or none of FILES. Exit code: 0 all sent, 3 some parked, 4 time-out."""
     from s3spool.cli.wait import SOME_PARKED, TIMED_OUT, wait_for_all, wait_for_files  # noqa: PLC0415 - start-up time
 
     code = wait_for_files(client, files, timeout_s) if files else wait_for_all(client, timeout_s)

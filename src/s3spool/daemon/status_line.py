@@ -26,7 +26,8 @@ class StatusLine:
     def text(self, state: str, ledger: RetrySummary) -> str:
         components = self._components
         if state == "draining":
-            return f"stopping, {len(components.workers.jobs())} uploading may finish"
+            uploading = len(components.workers.jobs())
+            return f"stopping, {uploading} uploading may finish" if uploading else "stopping"
         files = self._files.counted(ledger.waiting, ledger.parked, ledger.uploaded)
         unsent_bytes = self._files.memory_bytes() + ledger.unsent_bytes
         reason, since = components.breaker.reason, components.breaker.paused_at
