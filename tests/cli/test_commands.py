@@ -20,11 +20,15 @@ import pytest
 
 from s3spool import __version__
 from s3spool.cli import wait as waiting
+from s3spool.cli.output import print_rows
 from s3spool.config import loader as configuration
-from s3spool.control import views as view
-from s3spool.control.client import Desk, as_the_unit_has_it, path_in
+from s3spool.config.finding import as_the_unit_has_it
+from s3spool.control import views
+from s3spool.control.client import ControlClient
+from s3spool.control.names import path_in
 from s3spool.control.peer import Peer
-from s3spool.control.protocol import NoDaemonError
+from s3spool.control.protocol import NoDaemonError, ask
+from s3spool.control.status import Bytes, Destination, Files, Rate, Status
 from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.database import DirectoryLock
@@ -34,7 +38,8 @@ from s3spool.ledger.store import Ledger
 from s3spool.logs.text import printable
 from s3spool.upload.stats import Stats
 from support.daemon import Daemon
-from support.faults import HoldUntil, Status
+from support.faults import HoldUntil
+from support.faults import Status as Answer
 from support.faulty import FaultyS3
 from support.rows import a_receipt, a_retry
 from support.waiting import eventually
@@ -52,8 +57,8 @@ STATUS = {
     "state": None,
     "destination": {"bucket", "prefix", "endpoint", "state", "since", "reason", "by_hand"},
     "watch": {"directory", "backend", "overflows", "files_missed", "too_deep"},
-    "files": {"settling", "queued", "uploading", "waiting", "parked", "uploaded", "vanished", "excluded"},
-    "bytes": {"uploaded", "in_flight"},
+    "files": {"settling", "queued", "uploading", "waiting", "parked", "unsent", "uploaded", "vanished", "excluded"},
+    "bytes": {"uploaded", "in_flight", "unsent"},
     "rate": {"files_per_s", "bytes_per_s"},
     "large_files": None,
     "hanging": None,
@@ -67,8 +72,8 @@ Make = Callable[..., Daemon]
 @pytest.fixture
 def faulty() -> Iterator[FaultyS3]:
     with FaultyS3() as server:
-        server.script(Status(code=400, error_code="EntityTooLarge"), times=None, match="^PUT parked")
-        server.script(Status(code=409, error_code="OperationAborted"), times=None, match="^PUT waiting")
+        server.script(Answer(code=400, error_code="EntityTooLarge"), times=None, match="^PUT parked")
+        server.script(Answer(code=409, error_code="OperationAborted"), times=None, match="^PUT waiting")
         yield server
 
 
@@ -121,6 +126,11 @@ def status_of(daemon: Daemon) -> dict[str, Any]:
 
 def rows_of(daemon: Daemon, *options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in told(daemon, "list", "--json", *options).splitlines()]
+
+
+def scans_of(daemon: Daemon) -> int:
+    """How many scans have ended."""
+    return int(ask(daemon.socket_path, "progress")["scan"])
 
 
 def why(daemon: Daemon, file: str) -> dict[str, Any]:
@@ -179,8 +189,8 @@ def test_each_state_is_told(make: Make, faulty: FaultyS3) -> None:
         assert status["watch"]["directory"] == str(daemon.folder)
         assert status["files"] == {
             name: name in {"queued", "uploading", "waiting", "parked", "uploaded"} for name in status["files"]
-        }
-        assert status["bytes"] == {"uploaded": 7, "in_flight": 7}
+        } | {"unsent": 4}
+        assert status["bytes"] == {"uploaded": 7, "in_flight": 7, "unsent": 28}
         assert status["oldest_unsent_s"] > 0
         assert "OperationAborted" in status["last_error"] or "EntityTooLarge" in status["last_error"]
         text = told(daemon, "status")
@@ -189,13 +199,16 @@ def test_each_state_is_told(make: Make, faulty: FaultyS3) -> None:
 
         for state in ("queued", "uploading", "waiting", "parked", "uploaded"):
             (row,) = rows_of(daemon, "--state", state)
-            assert (row["path"], row["state"]) == (state, state)
+            assert (row["path"], row["state"], row["bytes"]) == (state, state, 7)
+            assert state == "uploaded" or row["age_s"] > 0
             assert re.fullmatch(rf"{state} .* {state}\b.*\n", told(daemon, "list", "--state", state))
             assert why(daemon, state)["state"] == state
             assert told(daemon, "why", state).startswith(f"{state}: {state}\n")
-        assert sorted(row["path"] for row in rows_of(daemon)) == [
+        assert sorted(row["path"] for row in rows_of(daemon)) == ["parked", "queued", "uploading", "waiting"]
+        assert sorted(row["path"] for row in rows_of(daemon, "--all")) == [
             "parked", "queued", "uploaded", "uploading", "waiting"
         ]  # fmt: skip
+        assert len(rows_of(daemon, "--all", "--limit", "2")) == 2
         assert why(daemon, "waiting")["error_code"] == "OperationAborted"
         assert "next try at" in why(daemon, "waiting")["why"]
         assert told(daemon, "why", "parked").endswith("hint: the store takes no object of this size\n")
@@ -215,12 +228,15 @@ def test_what_is_not_sent_is_explained(make: Make) -> None:
         eventually(lambda: status_of(daemon)["files"]["settling"] == 1, timeout_s=WAIT_S)
 
         assert why(daemon, "settling")["state"] == "settling"
+        assert [row["path"] for row in rows_of(daemon, "--state", "settling")] == ["settling"]
         assert why(daemon, "x.tmp")["state"] == why(daemon, "sub/file")["state"] == "excluded"
         assert why(daemon, "x.tmp")["why"] == "left out by *.tmp in watch.exclude"
         assert "watch.recursive" in why(daemon, "sub/file")["why"]
         assert daemon.cli("rescan").returncode == 0
         eventually(lambda: status_of(daemon)["files"]["excluded"] == 1, timeout_s=WAIT_S)
-        assert why(daemon, "link")["state"] == why(daemon, "sub")["state"] == why(daemon, "nope")["state"] == "unknown"
+        for name in ("link", "sub", "nope"):
+            done = daemon.cli("why", name, "--json")
+            assert (done.returncode, json.loads(done.stdout)["state"]) == (1, "unknown")
         assert refused(daemon, "wait", "--timeout", "0.2", code=4) == "timed out"
         assert refused(daemon, "wait", "--timeout", "0.2", "settling", code=4) == "timed out"
         assert "x.tmp: there is nothing to wait for" in refused(daemon, "wait", "settling", "x.tmp")
@@ -229,7 +245,7 @@ def test_what_is_not_sent_is_explained(make: Make) -> None:
 
 def test_paused_destination_is_said_first(make: Make, faulty: FaultyS3) -> None:
     """State, since when and why; the files wait for it and nobody is blamed."""
-    faulty.script(Status(code=403, error_code="AccessDenied"), times=None)
+    faulty.script(Answer(code=403, error_code="AccessDenied"), times=None)
     with make() as daemon:
         daemon.drop("a.txt")
         daemon.wait_event("destination.paused", timeout_s=WAIT_S)
@@ -239,10 +255,13 @@ def test_paused_destination_is_said_first(make: Make, faulty: FaultyS3) -> None:
         assert status["destination"]["since"].endswith("Z")
         assert status["destination"]["reason"].startswith("AccessDenied: ")
         assert re.match(r"state +paused .*\npaused +since 20.*Z: AccessDenied: ", told(daemon, "status"))
-        eventually(lambda: why(daemon, "a.txt")["state"] == "paused", timeout_s=WAIT_S)
+        eventually(lambda: "the paused destination" in why(daemon, "a.txt")["why"], timeout_s=WAIT_S)
+        (row,) = rows_of(daemon)
+        assert why(daemon, "a.txt")["state"] == row["state"] == "queued"
 
+        assert told(daemon, "retry", "--all") == "the paused destination is tried now; 0 files released\n"
         faulty.behave()
-        assert told(daemon, "retry", "--all") == "0 files released\n"  # it asks the destination at once
+        assert told(daemon, "retry", "--all").endswith("0 files released\n")
         assert told(daemon, "wait", "--timeout", str(WAIT_S - 1)) == ""
         assert status_of(daemon)["state"] == "running"
 
@@ -287,7 +306,7 @@ def test_wait_tells_that_some_are_parked(make: Make) -> None:
             daemon.drop(name)
 
         assert refused(daemon, "wait", code=3) == "some files are parked: s3spool list --state parked"
-        assert {row["path"]: row["state"] for row in rows_of(daemon)} == {
+        assert {row["path"]: row["state"] for row in rows_of(daemon, "--all")} == {
             "parked": "parked",
             "a": "uploaded",
             "b": "uploaded",
@@ -313,9 +332,10 @@ def test_wait_forget_rescan_against_a_real_server(tmp_path: Path, seaweed: Seawe
         assert told(daemon, "forget", "3.txt") == "nothing was known of it\n"
         assert not daemon.events("file.vanished")
 
-        scans = len(daemon.events("scan.finished"))
+        scans = scans_of(daemon)
         assert told(daemon, "rescan") == "rescan asked for\n"
-        eventually(lambda: len(daemon.events("scan.finished")) > scans, timeout_s=WAIT_S)
+        eventually(lambda: scans_of(daemon) > scans, timeout_s=WAIT_S)
+        assert not daemon.events("scan.finished", reason="request"), "a scan that found nothing is no news"
         assert status_of(daemon)["watch"]["files_missed"] == 0
 
 
@@ -339,13 +359,13 @@ def test_odd_names_go_through_every_command(name: str, make: Make) -> None:
         daemon.drop(name)
         daemon.wait_event("file.uploaded", timeout_s=WAIT_S)
 
-        (row,) = rows_of(daemon)
+        (row,) = rows_of(daemon, "--all")
         for spelling in (name, row["path"], str(daemon.folder / name)):
             assert why(daemon, f"./{spelling}" if spelling[0] == "-" else spelling)["state"] == "uploaded"
         argument = ("--", name)
         assert told(daemon, "key", *argument) == f"{printable(row['key'])}\n"
         assert json.loads(told(daemon, "key", "--json", *argument)) == row["key"]
-        for text in (told(daemon, "list"), *told(daemon, "why", *argument).splitlines(keepends=True)):
+        for text in (told(daemon, "list", "--all"), *told(daemon, "why", *argument).splitlines(keepends=True)):
             assert text.count("\n") == 1
             assert text.removesuffix("\n").isprintable()
         assert told(daemon, "wait", "--timeout", str(WAIT_S - 1), *argument) == ""
@@ -451,12 +471,12 @@ def test_a_file_in_the_retry_list_counts_as_unsent(make: Make) -> None:
 
 @pytest.mark.parametrize("demo", [False, True], ids=["nothing", "a demo"])
 def test_answers_about_nothing_are_no_comfort(demo: bool, tmp_path: Path) -> None:
-    """Who forgets --config is told where one was looked for, and how to reach the demo, if there is one."""
+    """Without a configuration the line names the places, and the demo of this directory that has ended."""
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    config = tmp_path / ".local/state/s3spool/demo/s3spool.toml"
+    config = tmp_path / ".local/state/s3spool/demo/0123abcd/s3spool.toml"
     if demo:
         config.parent.mkdir(parents=True)
-        config.touch()
+        config.write_text(f'[watch]\ndirectory = "{tmp_path}/drop"\n')
 
     command = [sys.executable, "-m", "s3spool", "list"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -482,22 +502,22 @@ def test_the_ledger_answers_when_the_daemon_does_not(end: str, make: Make, fault
         status = status_of(daemon)
         assert (status["state"], status["pid"], status["started"]) == ("stopped", None, None)
         counts = {"waiting": 1, "parked": 1, "uploaded": 2}
-        assert status["files"] == dict.fromkeys(status["files"], 0) | counts
+        assert status["files"] == dict.fromkeys(status["files"], 0) | counts | {"unsent": 2}
         assert status["bytes"]["uploaded"] == 14
         assert status["last_error"].startswith(("waiting: OperationAborted", "parked: EntityTooLarge"))
         assert told(daemon, "status").startswith("state          stopped\nfiles          1 waiting, 1 parked, 2 up")
-        assert {row["path"]: row["state"] for row in rows_of(daemon)} == {
+        assert {row["path"]: row["state"] for row in rows_of(daemon, "--all")} == {
             "parked": "parked", "waiting": "waiting", "sent-1": "uploaded", "sent-2": "uploaded"
         }  # fmt: skip
         assert rows_of(daemon, "--state", "queued") == []
         daemon.drop("new")
-        states = {name: why(daemon, name)["state"] for name in ("parked", "waiting", "sent-1", "new", "nope")}
+        assert daemon.cli("why", "nope").returncode == 1
+        states = {name: why(daemon, name)["state"] for name in ("parked", "waiting", "sent-1", "new")}
         assert states == {
             "parked": "parked",
             "waiting": "waiting",
             "sent-1": "uploaded",
             "new": "unsent",
-            "nope": "unknown",
         }
         for command in (["rescan"], ["wait"], ["wait", "new"]):
             assert refused(daemon, *command).startswith("s3spool: no daemon runs: nobody answers at ")
@@ -537,7 +557,7 @@ def test_before_the_first_start_nothing_is_known(begun: str, make: Make) -> None
 
     assert status_of(daemon)["files"] == dict.fromkeys(STATUS["files"] or (), 0)
     assert told(daemon, "list") == ""
-    assert why(daemon, "a.txt")["state"] == "unknown"
+    assert daemon.cli("why", "a.txt").returncode == 1
     assert told(daemon, "retry", "--all") == "0 files released\n"
     assert told(daemon, "forget", "a.txt") == "nothing was known of it\n"
     assert "is neither waiting nor parked" in refused(daemon, "retry", "a.txt")
@@ -555,9 +575,9 @@ def test_what_cannot_be_looked_at_is_taken_for_what_is_known(known: Known) -> No
 
     folder: Any = Closed()
 
-    assert view.identity_of(folder, "sub/c", known) == (known.retry or known.receipt).identity  # type: ignore[union-attr]
+    assert views.identity_of(folder, "sub/c", known) == (known.retry or known.receipt).identity  # type: ignore[union-attr]
     with pytest.raises(S3SpoolError, match="sub/c: cannot be looked at: Permission denied"):
-        view.identity_of(folder, "sub/c")
+        views.identity_of(folder, "sub/c")
 
 
 def test_receipts_of_another_destination_do_not_count(make: Make) -> None:
@@ -693,9 +713,9 @@ def test_list_may_be_cut_off(make: Make) -> None:
     fill(daemon, 20_000)
 
     for options in ("", "--json"):
-        done = shell(daemon, f"$S list {options} | head -n 1")
+        done = shell(daemon, f"$S list --all {options} | head -n 1")
         assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
-        assert len(told(daemon, "list", *options.split()).splitlines()) == 20_002
+        assert len(told(daemon, "list", "--all", *options.split()).splitlines()) == 20_002
     for command in ("list", "status", "status --json"):
         done = shell(daemon, f"$S {command} > /dev/full")
         assert (done.returncode, done.stderr) == (
@@ -750,7 +770,7 @@ def test_version(argument: str) -> None:
     assert __version__ in out
 
 
-@pytest.mark.parametrize("command", ["--help", "status", "list", "why a", "key a", "wait --help"])
+@pytest.mark.parametrize("command", ["--help", "status", "list", "why parked", "key a", "wait --help"])
 def test_questions_do_not_load_the_machinery(command: str, make: Make) -> None:
     """A tenth of a second instead of half a one: no boto3, no pycurl, no structlog."""
     daemon = make()
@@ -918,7 +938,7 @@ def test_places_of_a_persons_own_configuration(tmp_path: Path) -> None:
 # --- waiting, step by step
 
 
-class FakeDesk(Desk):
+class FakeClient(ControlClient):
     """Says what the script says; the last line for ever."""
 
     def __init__(self, *progress: dict[str, Any], states: dict[str, list[str]] | None = None) -> None:
@@ -959,10 +979,10 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_all_is_sent(progress: list[dict[str, Any]], looks: int, rescans: int) -> None:
     """Only when the scan asked for has ended and two looks in a row find nothing."""
-    desk = FakeDesk(*progress)
+    client = FakeClient(*progress)
 
-    assert waiting.wait_for_all(desk, WAIT_S) == 0
-    assert (desk.looks, desk.rescans) == (looks, rescans)
+    assert waiting.wait_for_all(client, WAIT_S) == 0
+    assert (client.looks, client.rescans) == (looks, rescans)
 
 
 @pytest.mark.parametrize(
@@ -979,7 +999,7 @@ def test_all_is_sent(progress: list[dict[str, Any]], looks: int, rescans: int) -
 )
 def test_not_all_is_sent(step: dict[str, Any], timeout_s: float | None, code: int) -> None:
     """Parked is 3, over time is 4; what a lost folder holds nobody knows."""
-    assert waiting.wait_for_all(FakeDesk(step), timeout_s) == code
+    assert waiting.wait_for_all(FakeClient(step), timeout_s) == code
 
 
 @pytest.mark.parametrize(
@@ -987,29 +1007,60 @@ def test_not_all_is_sent(step: dict[str, Any], timeout_s: float | None, code: in
     [
         ({"a": ["uploaded"], "b": ["uploaded"]}, 0),
         ({"a": ["unsent", "settling", "queued", "uploading", "uploaded"], "b": ["uploaded"]}, 0),
-        ({"a": ["waiting", "parked"], "b": ["changed", "uploaded"]}, 3),
+        ({"a": ["waiting", "parked"], "b": ["unsent", "uploaded"]}, 3),
         ({"a": ["unknown", "uploaded"], "b": ["uploaded"]}, 0),  # sent and removed between two questions
-        ({"a": ["paused"], "b": ["uploaded"]}, 4),
+        ({"a": ["queued"], "b": ["uploaded"]}, 4),
     ],
 )
 def test_named_files(states: dict[str, list[str]], code: int) -> None:
     """Each of them counts, and only they."""
-    desk = FakeDesk({"left": 5, "parked": 5}, states=states)
-    assert waiting.wait_for_files(desk, list(states), 0.5 if code == 4 else WAIT_S) == code
+    client = FakeClient({"left": 5, "parked": 5}, states=states)
+    assert waiting.wait_for_files(client, list(states), 0.5 if code == 4 else WAIT_S) == code
 
 
 @pytest.mark.parametrize("state", ["unknown", "excluded"])
 def test_files_that_will_never_be_sent(state: str) -> None:
     """Are not waited for."""
     with pytest.raises(S3SpoolError, match="a: there is nothing to wait for"):
-        waiting.wait_for_files(FakeDesk({}, states={"a": [state], "b": ["queued"]}), ["a", "b"], WAIT_S)
+        waiting.wait_for_files(FakeClient({}, states={"a": [state], "b": ["queued"]}), ["a", "b"], WAIT_S)
+
+
+def test_the_line_on_a_terminal_says_what_is_waited_for() -> None:
+    """Files by their states, bytes, rate and time left; a pause comes first."""
+    status = Status(
+        files=Files(uploading=1, queued=2, parked=7), bytes=Bytes(unsent=2**20), rate=Rate(bytes_per_s=2**19)
+    )
+    assert waiting.waits_for(status) == "waiting for 3 files: 1 uploading, 2 queued; 1 MiB, 512 KiB/s, 2 s left"
+    assert waiting.waits_for(status, ["a", "b"]) == "waiting for a and 1 more; 1 MiB, 512 KiB/s, 2 s left"
+    assert waiting.waits_for(Status()) == "waiting for the scan of the folder"
+    status.destination = Destination(state="paused", reason="AccessDenied: no")
+    assert waiting.waits_for(status).endswith("2 queued; uploads are paused: AccessDenied: no")
+
+
+def test_a_list_on_a_terminal_has_a_header_and_lines_of_its_width(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """A long error is cut; in a pipe it is whole, and there is no header."""
+    row = {"path": "a", "state": "waiting", "bytes": 5, "age_s": 61.0, "error_code": "E", "attempts": 2}
+    rows = [row | {"error": "x" * 200}] * 3
+    print_rows(rows, as_json=False, limit=2)
+    assert (
+        capfdbinary.readouterr().out.splitlines()
+        == [b"waiting          5 B     1 min  a  E (attempt 2): " + b"x" * 200] * 2
+    )
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_rows(rows, as_json=False, limit=None)
+    header, *lines = capfdbinary.readouterr().out.splitlines()
+    assert header == b"STATE           SIZE       AGE  FILE"
+    assert {(len(line), line[-3:]) for line in lines} == {(80, b"...")}
 
 
 def test_nobody_waits_for_a_daemon_that_does_not_run() -> None:
     """Unless all is done already."""
     with pytest.raises(NoDaemonError):
-        waiting.wait_for_files(FakeDesk(states={"a": ["waiting"]}), ["a"], None)
-    assert waiting.wait_for_files(FakeDesk(states={"a": ["uploaded"]}), ["a"], None) == 0
+        waiting.wait_for_files(FakeClient(states={"a": ["waiting"]}), ["a"], None)
+    assert waiting.wait_for_files(FakeClient(states={"a": ["uploaded"]}), ["a"], None) == 0
 
 
 def test_wait_ends_with_the_daemon(make: Make) -> None:
@@ -1020,7 +1071,7 @@ def test_wait_ends_with_the_daemon(make: Make) -> None:
         daemon.drop("a.txt")
         command = [sys.executable, "-m", "s3spool", "wait", "--config", str(daemon.config_path)]
         waiter = subprocess.Popen(command, stderr=subprocess.PIPE, env=daemon.environment, text=True)
-        daemon.wait_event("scan.finished", timeout_s=WAIT_S, reason="request")
+        eventually(lambda: scans_of(daemon) > 1, timeout_s=WAIT_S)
         daemon.signal(signal.SIGTERM)
 
         _, said = waiter.communicate(timeout=WAIT_S)

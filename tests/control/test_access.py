@@ -122,7 +122,7 @@ def test_what_each_user_may(daemon: Daemon) -> None:
             if orders != ["wait"]:
                 for controller in (operator, as_user(SERVICE), ()):
                     assert told(daemon, controller, *orders).returncode == 0, orders
-        assert "shared" in told(daemon, operator, "list").stdout
+        assert "shared" in told(daemon, operator, "list", "--all").stdout
 
         for user, seen in ((alice, {"shared", "for-the-group", "private"}), (bob, {"shared", "for-the-group"})):
             for name in ("shared", "for-the-group", "private"):
@@ -211,7 +211,7 @@ def test_a_slow_reader_of_list_holds_no_transaction(daemon: Daemon) -> None:
     fill(daemon, 20_000)
     with daemon:
         daemon.wait_ready(WAIT_S)
-        command = [sys.executable, "-m", "s3spool", "list", "--json", "--config", str(daemon.config_path)]
+        command = [sys.executable, "-m", "s3spool", "list", "--all", "--json", "--config", str(daemon.config_path)]
         with ExitStack() as stack:
             for _ in range(8):
                 reader = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, env=daemon.environment))
@@ -331,8 +331,8 @@ def test_json_holds_no_character_that_a_terminal_acts_on(daemon: Daemon) -> None
         answers = [
             told(daemon, (), *command.split(), *arguments).stdout
             for command, *arguments in (
-                ["list --json"], ["list"], ["why --json", path], ["why", path], ["key", path], ["key --json", path],
-                ["status --json"], ["status"],
+                ["list --all --json"], ["list", "--all"], ["why --json", path], ["why", path],
+                ["key", path], ["key --json", path], ["status --json"], ["status"],
             )
         ]  # fmt: skip
         for answer in answers:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s3spool.daemon.retry_summary import going, paused
+from s3spool.control.status import Files, LargeFile, Rate
+from s3spool.daemon.status_line import backlog, paused, running
 from s3spool.daemon.supervisor import EXTEND_S
 from support.daemon import Daemon
 from support.faults import HoldUntil, Status
@@ -90,10 +91,10 @@ def daemon(tmp_path: Path, faulty: FaultyS3, manager: Manager) -> Iterator[Daemo
 
 def test_a_life_in_order(daemon: Daemon, manager: Manager) -> None:
     """Ready, then alive again and again; a reload has its beginning, with the time, and its end; then stopping."""
-    manager.wait("STATUS=0 uploaded, 0 in flight, 0 waiting")
+    manager.wait("STATUS=0 uploaded, 0 unsent")
     eventually(lambda: len(manager.said("WATCHDOG=1")) > 2)
     daemon.drop("a")
-    manager.wait("STATUS=1 uploaded, 0 in flight, 0 waiting")
+    manager.wait("STATUS=1 uploaded, 0 unsent")
     before_usec = time.monotonic_ns() // 1000
     daemon.signal(signal.SIGHUP)
     reloading = manager.wait("RELOADING=1\nMONOTONIC_USEC=[0-9]+")
@@ -113,9 +114,11 @@ def test_a_refusal_in_the_status(daemon: Daemon, manager: Manager, faulty: Fault
     faulty.script(Status(code=403, error_code="AccessDenied"), times=None)
     daemon.drop("a")
 
-    manager.wait("STATUS=destination paused: 403 AccessDenied since [0-9]{2}:[0-9]{2}, (next try in 1 s|trying now)")
+    manager.wait(
+        "STATUS=destination paused: 403 AccessDenied since [0-9]{2}:[0-9]{2}, (next try in 1 s|trying now); 1 unsent.*"
+    )
     faulty.behave()
-    manager.wait("STATUS=1 uploaded, 0 in flight, 0 waiting")
+    manager.wait("STATUS=1 uploaded, 0 unsent")
 
 
 def test_what_failed_is_waiting(daemon: Daemon, manager: Manager, faulty: FaultyS3) -> None:
@@ -123,10 +126,10 @@ def test_what_failed_is_waiting(daemon: Daemon, manager: Manager, faulty: Faulty
     faulty.script(Status(code=413, error_code="EntityTooLarge"), times=None, match="^PUT parked")
     daemon.drop("parked")
 
-    manager.wait("STATUS=0 uploaded, 0 in flight, 0 waiting, 1 parked")
+    manager.wait("STATUS=0 uploaded, 1 parked")
     faulty.script(HoldUntil(), times=None, match="^PUT held")
     daemon.drop("held")
-    manager.wait("STATUS=0 uploaded, 1 in flight, 0 waiting, 1 parked, oldest unsent [0-9]+ s")
+    manager.wait("STATUS=0 uploaded, 1 uploading, 1 parked, .*oldest unsent [0-9.]+ s")
     faulty.behave()
 
 
@@ -144,7 +147,7 @@ def test_a_drain_is_extended_again_and_again(daemon: Daemon, manager: Manager, f
 
     times = [at for at, text in manager.heard if text == asked]
     assert all(later - earlier < EXTEND_S for earlier, later in pairwise(times))
-    manager.wait("STATUS=stopping, 1 in flight may finish")
+    manager.wait("STATUS=stopping, 1 uploading may finish")
     assert set(faulty.contents()) == {"held"}
 
 
@@ -170,8 +173,14 @@ def test_the_lines_read_as_people_want_them() -> None:
     """Thousands have commas, what is not there is not mentioned, and a pause of another day has its date."""
     noon = time.mktime((2026, 3, 1, 12, 1, 0, 0, 0, -1))
 
-    assert going(1204, 3, 2, 0, 4.2) == "1,204 uploaded, 3 in flight, 2 waiting, oldest unsent 4 s"
-    assert going(1, 0, 0, 2, 0.0) == "1 uploaded, 0 in flight, 0 waiting, 2 parked"
+    some = Files(uploaded=1204, uploading=3, queued=1000, waiting=2)
+    large = LargeFile(path="big", bytes=4, bytes_uploaded=1)
+    assert running(some, 3 * 2**30, Rate(bytes_per_s=2**26), 4.2, [large]) == (
+        "1,204 uploaded, 3 uploading (big 25%), 1,000 queued, 2 waiting, 3 GiB unsent, 64 MiB/s, 48 s left,"
+        " oldest unsent 4.2 s"
+    )
+    assert running(Files(uploaded=1, parked=2), 0, Rate(), 0.0, []) == "1 uploaded, 2 parked"
+    assert backlog(some, 2**20) == "1,005 unsent (1 MiB)"
     text = "destination paused: 403 AccessDenied since"
     assert paused("403 AccessDenied", noon, 20.2, noon + 60) == f"{text} 12:01, next try in 20 s"
     assert paused("403 AccessDenied", noon, 0.0, noon + 86400) == f"{text} 2026-03-01 12:01, trying now"

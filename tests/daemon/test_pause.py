@@ -92,7 +92,7 @@ def test_pause_is_kept_and_shown(make: Callable[..., Daemon], faulty: FaultyS3, 
         why = daemon.cli("why", "second").stdout
         told = daemon.wait_event("uploads.paused")
         health = json.loads(ask(daemon, "/healthz")[2])
-        manager.wait(r"STATUS=0 uploaded, 0 in flight, 2 waiting.*; paused by hand since \d\d:\d\d: bucket .*")
+        manager.wait(r"STATUS=1 uploaded, 2 queued, .*; paused by hand since \d\d:\d\d: bucket .*")
 
         assert set(faulty.objects) == {"first"}
         assert destination["state"] == "paused" == status(daemon)["state"]

@@ -18,6 +18,7 @@ import boto3
 import pytest
 
 from s3spool.control.protocol import ask
+from s3spool.demo.home import Home
 from support.leaks import child_processes
 from support.waiting import eventually
 
@@ -39,8 +40,8 @@ class Demo:
         self.where = tmp_path / "checkout"
         self.where.mkdir()
         self.state = tmp_path / "state"
-        self.kept = self.state / "s3spool" / "demo"
         self.folder = self.where / "tmp"
+        self.kept = Home.of(self.folder, {"XDG_STATE_HOME": str(self.state)}).directory
         foreign = ("AWS_", "S3SPOOL_", "NOTIFY_SOCKET")
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
         self.environment |= {"HOME": str(tmp_path), "XDG_STATE_HOME": str(self.state)}
@@ -167,6 +168,7 @@ def test_welcome_names_commands_that_find_the_daemon(demo: Demo) -> None:
     assert len(commands) == 2
 
     for command in commands:
+        assert "--config" not in command
         answer = demo.type(f"{command} --json")
         assert f'"pid":{process.pid}' in answer.replace(" ", "") or "a.txt" in answer
 

@@ -145,7 +145,7 @@ def slowest_s(daemon: Daemon, arrived: dict[str, float], within_s: float, *, str
 
 
 def states(daemon: Daemon) -> dict[str, dict[str, object]]:
-    lines = daemon.cli("list", "--json").stdout.splitlines()
+    lines = daemon.cli("list", "--all", "--json").stdout.splitlines()
     return {row["path"]: row for row in map(json.loads, lines)}
 
 

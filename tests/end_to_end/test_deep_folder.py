@@ -99,6 +99,7 @@ def run(text: str, folder: Path, **values: object) -> None:
 )
 def test_a_deep_tree_holds_nobody_up(levels: int, length: int, when: str, daemon: Daemon, faulty: FaultyS3) -> None:
     """What no key could be made of is named once, in the log, by status and by check, and not looked into."""
+    daemon.config["log"]["level"] = "debug"  # scans that find nothing
     if when == "before":
         run(CHAIN, daemon.folder, levels=levels, name="d", length=length)
     with daemon:
@@ -153,6 +154,7 @@ def test_renames_of_a_directory_of_many_files(daemon: Daemon, faulty: FaultyS3) 
 @pytest.mark.timeout(120 + 20 * SCALE)
 def test_very_many_directories(daemon: Daemon, faulty: FaultyS3) -> None:
     """Made before the start and while it runs; they take memory up to a limit."""
+    daemon.config["log"]["level"] = "debug"  # scans that find nothing
     count = min(1_000_000, 10_000 * SCALE)
     for number in range(count // 2):
         (daemon.folder / f"{number % 100}" / f"{number}").mkdir(parents=True)

@@ -225,6 +225,7 @@ def test_race_symlinks_swapped_in_lead_nowhere(
 ) -> None:
     """Whatever a name leads to from one moment to the next: nothing outside is opened, listed, sent or removed."""
     daemon = build(action)
+    daemon.config["log"]["level"] = "debug"  # scans that find nothing
     before = folder_files(outside)
     with closing(Guard(outside, outside / "e")) as guard, daemon:
         daemon.wait_ready(WAIT_S)
@@ -696,7 +697,7 @@ def test_commands_take_and_show_any_name(build: Build, faulty: FaultyS3) -> None
                 assert done.returncode == 0, (command, name, done.stderr)
                 assert not RAW.search((done.stdout + done.stderr).encode(errors="surrogateescape"))
             assert daemon.cli("key", "--", name).stdout == f"{printable(encoded(name))}\n"
-        for line in ("list", "status"):
+        for line in ("list --all", "status"):
             done = daemon.cli(*line.split())
             assert done.returncode == 0, (line, done.stderr)
             assert not RAW.search((done.stdout + done.stderr).encode(errors="surrogateescape"))
@@ -812,6 +813,7 @@ pause(); os.rename("one", "two"); pause(); os.rename("two", "one")
 def test_directories_in_a_loop(body: str, action: str, build: Build, faulty: FaultyS3) -> None:
     """Nothing piles up, nobody waits, and what is left in the end is sent from where it is."""
     daemon = build(action)
+    daemon.config["log"]["level"] = "debug"  # scans that find nothing
     with daemon:
         daemon.wait_ready(WAIT_S)
         with attack(daemon.folder, body):

@@ -238,7 +238,7 @@ def test_a_folder_that_becomes_read_only(make: Callable[..., Daemon], faulty: Fa
     """What was sent cannot be removed: it says so once, tries again, and sends nothing twice."""
     holding = HoldUntil()
     faulty.script(holding, times=None)
-    daemon = make(watch=OFTEN, after={"action": "delete"})
+    daemon = make(watch=OFTEN, after={"action": "delete"}, log={"level": "debug"})
     names = {f"f{number}" for number in range(5)}
     with mounted(daemon.folder):
         daemon.start()
@@ -290,7 +290,7 @@ def test_a_file_that_may_not_be_read(make: Callable[..., Daemon], faulty: Faulty
 
 def test_a_directory_that_may_not_be_read(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """Said once, not at each scan; the others are scanned, and it is too as soon as that is possible."""
-    daemon = make(watch=OFTEN)
+    daemon = make(watch=OFTEN, log={"level": "debug"})
     without_privileges(daemon)
     daemon.drop("closed/a")
     (daemon.folder / "closed").chmod(0)
@@ -400,7 +400,8 @@ def test_the_archive_cannot_take_it(
     """The file stays, one line says why, nothing is sent twice or replaced; later it is archived after all."""
     with mounted(tmp_path / "home", "1m", "nr_inodes=300"):
         archive = tmp_path / "home" / "archive"
-        daemon = make(watch=OFTEN, after={"action": "archive", "archive_directory": str(archive)})
+        after = {"action": "archive", "archive_directory": str(archive)}
+        daemon = make(watch=OFTEN, after=after, log={"level": "debug"})
         without_privileges(daemon)
         (archive / "sub").mkdir(parents=True)
         (archive / "sub/taken").write_bytes(b"older")

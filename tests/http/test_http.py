@@ -128,7 +128,7 @@ def test_health_says_why_not(make: Callable[..., Daemon], faulty: FaultyS3) -> N
 def test_orders(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """The page's orders do what the commands do; a wrong one is refused with a sentence."""
     faulty.script(Status(code=400, error_code="KeyTooLongError"), times=None, match="PUT .*bad")
-    with make(retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 1}) as daemon:
+    with make(log={"level": "debug"}, retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 1}) as daemon:
         daemon.wait_ready()
         daemon.drop("bad")
         daemon.drop("good")
@@ -136,7 +136,7 @@ def test_orders(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
         faulty.behave()
 
         assert order(daemon, "retry", {"paths": ["no such"]})[0] == 400
-        assert order(daemon, "retry", {"paths": ["bad"]}) == (200, {"released": 1})
+        assert order(daemon, "retry", {"paths": ["bad"]}) == (200, {"released": 1, "probing": False})
         daemon.wait_event("file.uploaded", path="bad")
         scans = len(daemon.events("scan.finished"))
         assert order(daemon, "rescan", {})[0] == 200

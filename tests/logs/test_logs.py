@@ -27,7 +27,9 @@ from hypothesis import strategies as st
 from s3spool.logs import journal
 from s3spool.logs import log_thread as logs
 from s3spool.logs.events import EVENTS, message
-from s3spool.logs.log_thread import Entry, LogWriter, to_console, to_json
+from s3spool.logs.log_thread import LogWriter
+from s3spool.logs.render import to_console, to_json
+from s3spool.logs.sinks import Entry, StreamSink
 from s3spool.logs.text import masked
 from support.daemon import Daemon, to_toml
 from support.waiting import eventually
@@ -240,7 +242,7 @@ def test_non_blocking_stderr_is_waited_for(pipe: Pipe, start: Callable[..., LogW
 
 def test_line_torn_by_a_full_disk_does_not_spoil_the_next(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a write that stopped inside a line, the next one begins on a line of its own."""
-    sink = logs.StreamSink(to_json, pipe.stream)
+    sink = StreamSink(to_json, pipe.stream)
     write = os.write
     written = 0
 
@@ -593,13 +595,13 @@ def test_ordinary_names_are_not_masked() -> None:
 def test_console_line_reads_like_a_sentence() -> None:
     """What the sentence says is not said again behind it, and what is empty is not said at all."""
     line = to_console(
-        entry(path="a b.txt", bucket="b", key="k", bytes=16 * 1024**2, duration_s=0.25, attempt=1, version_id=""),
+        entry(
+            path="a b.txt", bucket="b", key="k", bytes=16 * 1024**2, duration_s=0.25, attempt=2, etag="e", version_id=""
+        ),
         colours=False,
     )
 
-    assert re.fullmatch(
-        r'\d\d:\d\d:\d\d file\.uploaded uploaded "a b\.txt" to s3://b/k, 16 MiB in 0\.25 s  attempt=1', line
-    )
+    assert re.fullmatch(r'\d\d:\d\d:\d\d file\.uploaded "a b\.txt" to s3://b/k, 16 MiB in 0\.25 s  attempt=2', line)
 
 
 def test_colours_only_on_a_terminal_without_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -650,7 +652,7 @@ def test_journal_entry_has_native_fields(
     assert (writer.format, writer.fallback) == ("journal", "")
     assert pipe.lines() == []
     (fields,) = journald
-    assert b'MESSAGE=gave up on "a\\nPRIORITY=0": AccessDenied; it stays in the folder' in fields
+    assert b'MESSAGE=parked "a\\nPRIORITY=0": AccessDenied; it stays in the folder' in fields
     assert b"PRIORITY=3" in fields
     assert b"SYSLOG_IDENTIFIER=s3spool" in fields
     assert f"MESSAGE_ID={EVENTS['file.parked'].message_id}".encode() in fields

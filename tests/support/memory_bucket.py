@@ -100,6 +100,8 @@ class MemoryBucket:
 class MemorySender:
     """A worker's connection."""
 
+    position = 0
+
     def __init__(self, bucket: MemoryBucket) -> None:
         self.bucket = bucket
         self.prepared: Put | PartPut | None = None

@@ -71,6 +71,10 @@ class _Carried:
         self.answer = transport.answer
         self.release_buffers = transport.release_buffers
 
+    @property
+    def position(self) -> int:
+        return self._transport.position
+
     def send(self) -> None:
         over: deque[Transport] = deque()
         pending = deque([self._transport])

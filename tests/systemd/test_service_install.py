@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import s3spool
-from s3spool.check.sandbox import rehearsal, secrecy
+from s3spool.check.sandbox_check import check_unit, secret_is_private
 from s3spool.cli.commands import cli
 from s3spool.errors import ConfigError, S3SpoolError
 from s3spool.systemd import install, units
@@ -372,14 +372,14 @@ def test_check_takes_the_place_of_the_daemon(tmp_path: Path) -> None:
         + "\n# a drop-in\n[Service]\nExecStart=\nExecStart=/opt/s run -x run --config f\n"
     )
 
-    text = rehearsal(shown, tmp_path / "out")
+    text = check_unit(shown, tmp_path / "out")
 
     assert text.startswith(shown)
     added = text.removeprefix(shown)
     assert "ExecStart=\nExecStart=/opt/s run -x check --config f\n" in added
     assert "RuntimeDirectoryPreserve=yes\n" in added
     with pytest.raises(S3SpoolError, match="no ExecStart="):
-        rehearsal("[Service]\nExecStart=/opt/other\n", tmp_path / "out")
+        check_unit("[Service]\nExecStart=/opt/other\n", tmp_path / "out")
 
 
 def test_race_a_link_takes_the_place_of_the_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,15 +440,15 @@ def test_a_link_that_came_before_uninstall(tmp_path: Path) -> None:
 def test_credentials_that_others_may_read_are_named(tmp_path: Path) -> None:
     """The check says so, with the command that mends it; a machine with a role has no such file."""
     credentials = tmp_path / "credentials"
-    assert secrecy(credentials) is None
+    assert secret_is_private(credentials) is None
     credentials.touch(mode=0o640)
-    finding = secrecy(credentials)
+    finding = secret_is_private(credentials)
     assert finding is not None
     assert f"chmod 600 {credentials}" in finding.text
     credentials.chmod(0o600)
-    assert secrecy(credentials) is None
+    assert secret_is_private(credentials) is None
     os.chown(credentials, 1, 0)
-    assert secrecy(credentials) is not None
+    assert secret_is_private(credentials) is not None
 
 
 def test_help_does_not_load_it() -> None:

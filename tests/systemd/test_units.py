@@ -14,7 +14,7 @@ import pytest
 
 from s3spool.config import directories as config_directories
 from s3spool.config import loader as configuration
-from s3spool.control.client import as_the_unit_has_it
+from s3spool.config.finding import as_the_unit_has_it
 from s3spool.daemon.limits import open_files_needed
 from s3spool.daemon.liveness import HEARTBEAT_TIMEOUT_S
 from s3spool.daemon.supervisor import TICK_S

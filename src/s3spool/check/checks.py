@@ -1,4 +1,4 @@
-"""`s3spool check`: would the daemon work here? Looks, but makes and changes nothing on this machine."""
+"""`s3spool check`: would the daemon work here? It changes nothing on this machine."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ import shlex
 import sqlite3
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import structlog
 from msgspec.structs import replace
 
-from s3spool.check.iam_policy import policy
 from s3spool.check.result import CheckResult, error, ok, warning
 from s3spool.config import loader as configuration
 from s3spool.config.directories import same_mount, sandbox
 from s3spool.config.loader import Config
 from s3spool.daemon.limits import open_files_needed
-from s3spool.errors import ConfigError, LedgerError
+from s3spool.errors import ConfigError, LedgerError, UploadError
 from s3spool.ledger.database import holder, open_for_reading
 from s3spool.ledger.files import become_owner
 from s3spool.logs.text import shown
-
-__all__ = ["policy", "run"]
 
 MIB = 1024 * 1024
 LEAST_FREE_BYTES = 16 * MIB  # the ledger's journal alone may grow to this
@@ -37,9 +35,9 @@ WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
 
 
 def run(config: Config) -> Iterator[CheckResult]:
-    """From near to far: what is wrong here is told before the network is asked."""
+    """From near to far: problems of this machine come before those of the network."""
     if not structlog.is_configured():
-        # What the rooms would log is said by the findings.
+        # The results say what the components would log.
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield ok("configuration", str(config.source or "no file; environment, command line and defaults"))
     if became := become_owner(config.state.directory):
@@ -49,17 +47,17 @@ def run(config: Config) -> Iterator[CheckResult]:
     for subject, look in _SUBJECTS.items():
         try:
             yield from look(config)
-        except Exception as exc:  # noqa: BLE001 - a doctor does not faint: the others are looked at all the same
+        except Exception as exc:  # noqa: BLE001 - the other subjects are checked all the same
             yield error(subject, f"the check itself failed ({type(exc).__name__}: {exc}); please report it")
 
 
 def _folder(config: Config) -> Iterator[CheckResult]:
-    folder, action = config.watch.directory, config.after.action
+    folder = config.watch.directory
     there = _directory("folder", folder, writable=config.actions != {"keep"}, made=folder == Path("tmp").absolute())
     if there.level == "error" or not folder.is_dir():
         yield there
         return
-    yield ok("folder", f"{there.text}; what is uploaded is {'kept' if action == 'keep' else f'{action}d'}")
+    yield ok("folder", f"{there.text}; {config.after_upload()}")
     from s3spool.folder.mounts import remote_file_system  # noqa: PLC0415 - after what may fail in one line
 
     kind = remote_file_system(Path(os.path.realpath(folder)))
@@ -72,14 +70,14 @@ def _folder(config: Config) -> Iterator[CheckResult]:
             "folder", f"{len(unreadable)} directories cannot be read, so their files stay: {unreadable[0]} ..."
         )
     if kind or config.watch.backend == "poll":
-        reason = f"inotify does not see what others do on {kind}" if kind else 'watch.backend = "poll"'
+        reason = f"inotify does not see the changes of other hosts on {kind}" if kind else 'watch.backend = "poll"'
         say = warning if kind and config.watch.backend != "poll" else ok
         yield say("watch", f"{reason}: files are found by a scan every {config.watch.rescan_s:g} s")
         return
     try:
         limit = int(WATCHES.read_text())
     except (OSError, ValueError):
-        yield warning("watch", f"{WATCHES} cannot be read: is inotify there? Else the folder is scanned")
+        yield warning("watch", f"{WATCHES} cannot be read: without inotify the folder is scanned")
         return
     text = f"{directories} of {limit} inotify watches (fs.inotify.max_user_watches)"
     if directories > 0.8 * limit:
@@ -89,7 +87,7 @@ def _folder(config: Config) -> Iterator[CheckResult]:
 
 
 def _directories(config: Config, folder: Path) -> tuple[int, list[str], list[str]]:
-    """How many there are to watch, which of them cannot be read, and below which no key has room."""
+    """How many directories there are to watch, which cannot be read, and which leave no room for a key."""
     from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - start-up time
     from s3spool.folder.rules import FileRules  # noqa: PLC0415 - the same
     from s3spool.s3.keys import too_deep  # noqa: PLC0415 - the same
@@ -116,17 +114,47 @@ def _directories(config: Config, folder: Path) -> tuple[int, list[str], list[str
     return count, unreadable, deep
 
 
+def _key(config: Config) -> Iterator[CheckResult]:
+    """The key of a file of the folder, or of an example."""
+    from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - start-up time
+    from s3spool.folder.rules import FileRules  # noqa: PLC0415 - the same
+    from s3spool.s3.keys import Prefix, key_of  # noqa: PLC0415 - the same
+
+    bucket, rules = config.destination.bucket, FileRules(config)
+    if not bucket:
+        return
+    names = FileFilter(config.watch.include, config.watch.exclude)
+    name, mtime_s = "example.txt", time.time()
+    with suppress(OSError), os.scandir(config.watch.directory) as entries:
+        for entry in entries:
+            if names.accepts_file(entry.name) and entry.is_file(follow_symlinks=False):
+                name, mtime_s = entry.name, entry.stat().st_mtime
+                break
+    prefix = rules.destination(name).prefix
+    try:
+        text = f"{shown(name)} goes to {shown(f's3://{bucket}/{key_of(name, Prefix(prefix).of(mtime_s))}')}"
+    except UploadError as exc:
+        yield error("key", f"{shown(name)}: {exc.cause}")
+        return
+    if prefix and not prefix.endswith("/"):
+        yield warning(
+            "key", f'{text}: {rules.name(name) or "destination"}.prefix does not end in /; is "{prefix}/" meant?'
+        )
+    else:
+        yield ok("key", text)
+
+
 def _archive(config: Config) -> Iterator[CheckResult]:
     archive = config.after.archive_directory
     if "archive" not in config.actions or archive is None:
         return
-    finding = _directory("archive", archive, writable=True, made=True)
+    result = _directory("archive", archive, writable=True, made=True)
     folder = config.watch.directory
-    if finding.level != "error" and folder.is_dir() and not same_mount(archive, folder):
+    if result.level != "error" and folder.is_dir() and not same_mount(archive, folder):
         place = f"after.archive_directory = {archive}"
         hint = "choose one on the same (for a service: one ReadWritePaths= above both)"
-        finding = error("archive", f"{place}: on another file system or mount than watch.directory; {hint}")
-    yield finding
+        result = error("archive", f"{place}: on another file system or mount than watch.directory; {hint}")
+    yield result
 
 
 def _open_files(config: Config) -> Iterator[CheckResult]:
@@ -143,11 +171,11 @@ def _open_files(config: Config) -> Iterator[CheckResult]:
 
 def _state(config: Config) -> Iterator[CheckResult]:
     directory = config.state.directory
-    finding = _directory("state", directory, writable=True, made=True)
-    if finding.level != "error":
-        finding = _room(directory, finding.text)
-    yield finding
-    if finding.level == "error" or not directory.is_dir():
+    result = _directory("state", directory, writable=True, made=True)
+    if result.level != "error":
+        result = _room(directory, result.text)
+    yield result
+    if result.level == "error" or not directory.is_dir():
         return
     yield from _ledger(config)
     sockets = config.service.control_socket.parent
@@ -187,7 +215,7 @@ def _ledger(config: Config) -> Iterator[CheckResult]:
 
 
 def _try_sqlite(directory: Path) -> None:
-    """Network file systems and small containers fail only with the first lock or the first shared mapping."""
+    """Network file systems and small containers fail at the first lock or shared mapping only."""
     with (
         tempfile.TemporaryDirectory(prefix=".check-", dir=directory) as place,
         closing(sqlite3.connect(Path(place) / "check.sqlite3", isolation_level=None)) as database,
@@ -207,8 +235,8 @@ def _bucket(config: Config) -> Iterator[CheckResult]:
         from s3spool.daemon.components import store_of  # noqa: PLC0415 - boto3 and pycurl are heavy
         from s3spool.s3.plain_http import DANGER, beyond_loopback  # noqa: PLC0415 - the same
 
-        impatient = replace(config.upload, timeout_s=min(ANSWER_S, config.upload.timeout_s))
-        store = store_of(replace(config, upload=impatient))
+        quick = replace(config.upload, timeout_s=min(ANSWER_S, config.upload.timeout_s))
+        store = store_of(replace(config, upload=quick))
     except ConfigError as exc:
         yield error("destination", str(exc))
         return
@@ -229,6 +257,7 @@ _SUBJECTS: dict[str, Callable[[Config], Iterator[CheckResult]]] = {
     "archive": _archive,
     "open files": _open_files,
     "state": _state,
+    "key": _key,
     "destination": _bucket,
 }
 _FIELD = {
@@ -240,7 +269,7 @@ _FIELD = {
 
 
 def _directory(subject: str, path: Path, *, writable: bool, made: bool) -> CheckResult:
-    """Whether the daemon could use it; `made`: whether it makes it where it is missing."""
+    """Whether the daemon could use it; `made`: whether it makes a missing one."""
     field = f"{_FIELD[subject]} = {path}"
     try:
         is_directory = stat.S_ISDIR(path.stat().st_mode)
@@ -262,5 +291,5 @@ def _directory(subject: str, path: Path, *, writable: bool, made: bool) -> Check
 
 
 def _existing(path: Path) -> Path:
-    """The path itself, or the nearest directory above it that is there."""
+    """The path, or the nearest parent that exists."""
     return next(place for place in (path, *path.parents) if os.path.lexists(place))

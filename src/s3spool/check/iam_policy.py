@@ -31,8 +31,8 @@ def policy(config: Config) -> str:
     objects = patterns[0] if len(patterns) == 1 else patterns
     statements: list[dict[str, Any]] = [
         _statement("Upload", service, writing, objects),
-        # HEAD settles what a lost answer or a 412 leaves open. Without ListBucket S3 says 403 for an object that is
-        # not there; and a HEAD has no prefix that a condition could be put on.
+        # HEAD settles a lost answer or a 412. Without ListBucket S3 answers 403 for a missing object; a HEAD has no
+        # prefix for a condition.
         _statement("Confirm", service, ["GetObject"], objects),
         _statement("TellAbsentFromForbidden", service, ["ListBucket"], bucket_arn),
     ]

@@ -1,8 +1,7 @@
-"""What `s3spool check` asks of the bucket: whether it would take what the daemon sends.
+"""`s3spool check` asks the bucket whether it would take what the daemon sends.
 
-The rehearsal is a multipart upload that is begun, gets one small part, and is aborted: it needs the permission
-that every upload needs, goes the way that every body goes, carries the options of [destination], and leaves no
-object behind.
+The trial upload is a multipart upload that gets one small part and is aborted: it needs the permissions and carries
+the options of every upload, and leaves no object behind.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _NOT_TAKEN = {"NotImplemented", "HTTP501", "MalformedXML", "InvalidArgument", "I
 _SOURCES = {
     "env": "the environment (AWS_ACCESS_KEY_ID)",
     "shared-credentials-file": "the shared credentials file (~/.aws/credentials)",
-    "config-file": "the shared configuration file (~/.aws/config)",
+    "config-file": f"the shared configuration file ({os.environ.get('AWS_CONFIG_FILE', '~/.aws/config')})",
     "sso": "IAM Identity Center (aws sso login)",
     "login": "aws login",
     "iam-role": "the EC2 instance's role",
@@ -54,7 +53,7 @@ _SOURCES = {
 
 
 def examine(store: Store, prefix: str) -> Iterator[CheckResult]:
-    """Ends after the first finding that makes all others pointless. `prefix` as configured, with its templates."""
+    """Ends after the first result that makes all others pointless. `prefix` as configured, with its templates."""
     keys = store.credentials
     if keys.current is None:
         hint = "set AWS_ACCESS_KEY_ID, write ~/.aws/credentials, or give this machine a role"
@@ -82,14 +81,14 @@ def examine(store: Store, prefix: str) -> Iterator[CheckResult]:
         return
     if store.never:
         yield _overwrite(store)
-    findings = _rehearse(store)
-    yield from findings
-    if not any(finding.level == "error" for finding in findings):
+    results = _trial_upload(store)
+    yield from results
+    if not any(result.level == "error" for result in results):
         yield from check_lifecycle(store, prefix.partition("%")[0].partition("{")[0])
 
 
 def _head_bucket(store: Store) -> tuple[Mapping[str, str], int]:
-    """Headers and status of S3's answer; raises UploadError where none came, or one that redirects elsewhere."""
+    """Headers and status of S3's answer; raises UploadError without an answer, or for a redirect elsewhere."""
     try:
         answer: Any = store.client.head_bucket(Bucket=store.bucket)
     except FAILURES as exc:
@@ -106,7 +105,7 @@ def _clock(headers: Mapping[str, str]) -> CheckResult:
     try:
         skew_s = now - parsedate_to_datetime(headers["date"]).timestamp()
     except (KeyError, ValueError):
-        return warning("clock", "the server does not tell the time: nothing to compare with")
+        return warning("clock", "the server does not tell the time")
     text = f"{abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} S3"
     if abs(skew_s) > SKEW_ERROR_S:
         return error("clock", f"{text}, which refuses more than {SKEW_ERROR_S} s; set it: timedatectl set-ntp true")
@@ -121,7 +120,7 @@ def _bucket(store: Store, headers: Mapping[str, str], status: int) -> CheckResul
     if status == 404:  # noqa: PLR2004 - Not Found
         return error("bucket", f"{where}: does not exist; create it or correct destination.bucket")
     if status >= 500:  # noqa: PLR2004 - a server's own fault
-        return error("bucket", f"{where}: the server answered HTTP {status}; try again, or ask who runs it")
+        return error("bucket", f"{where}: the server answered HTTP {status}; try again, or ask its operator")
     if region and region != store.endpoint.region and "amazonaws" in store.endpoint.url:
         told = f'set destination.region = "{region}"'
         return warning("bucket", f"{where}: is in {region}, not {store.endpoint.region}; {told}, it saves a detour")
@@ -129,7 +128,7 @@ def _bucket(store: Store, headers: Mapping[str, str], status: int) -> CheckResul
 
 
 def _refused_bucket(store: Store, otherwise: CheckResult) -> CheckResult:
-    """The refusal of a HEAD has no body to say why: a GET tells wrong keys from a permission that is not needed."""
+    """The refusal of a HEAD has no reason: a GET tells wrong keys from a permission that is not needed."""
     where = f"{store.bucket} at {store.endpoint.url}"
     try:
         store.client.list_objects_v2(Bucket=store.bucket, MaxKeys=1)
@@ -154,7 +153,7 @@ def _overwrite(store: Store) -> CheckResult:
     )
 
 
-def _rehearse(store: Store) -> list[CheckResult]:
+def _trial_upload(store: Store) -> list[CheckResult]:
     """One multipart upload, begun and aborted."""
     parts = MultipartStore(store)
     with tempfile.TemporaryFile() as file:
@@ -170,26 +169,26 @@ def _rehearse(store: Store) -> list[CheckResult]:
                 if attempt < _ATTEMPTS and (store.algorithm, store.endpoint) != before:
                     continue
                 return [error("upload", _told(store, exc, "CreateMultipartUpload"))]
-            findings: list[CheckResult] = []
+            results: list[CheckResult] = []
             try:
                 part, proof = _send_part(store, parts, upload, content)
-                findings.append(ok("checksum", proof))
-                findings += _ask(store, parts, upload, content.path)
-                findings += _complete(store, parts, upload, content, part)
+                results.append(ok("checksum", proof))
+                results += _ask(store, parts, upload, content.path)
+                results += _complete(store, parts, upload, content, part)
             except UploadError as exc:
-                findings.append(error("upload", _told(store, exc, "UploadPart")))
+                results.append(error("upload", _told(store, exc, "UploadPart")))
             finally:
                 aborted = _abort(parts, upload)
             if attempt == _ATTEMPTS or (store.algorithm, store.endpoint) == before:
                 break
-        # Where the part was refused, that the rest went well is no news.
-        written = any(finding.subject == "complete" for finding in findings)
-        told = (findings[0].level == "ok" and not written) or aborted.level != "ok"
-        return [*([aborted] if told else []), *findings]
+        # If the part was refused, a successful abort is no news.
+        written = any(result.subject == "complete" for result in results)
+        told = (results[0].level == "ok" and not written) or aborted.level != "ok"
+        return [*([aborted] if told else []), *results]
 
 
 def _send_part(store: Store, parts: MultipartStore, upload: Multipart, content: Content) -> tuple[Part, str]:
-    """The part, and how the store proved that it has what was sent; raises UploadError where it did not."""
+    """The part, and the proof that the store has it; raises UploadError without one."""
     sender = store.transport()
     try:
         request = parts.part_request(upload, content, 1)
@@ -207,7 +206,7 @@ def _send_part(store: Store, parts: MultipartStore, upload: Multipart, content: 
 
 
 def _ask(store: Store, parts: MultipartStore, upload: Multipart, path: str) -> Iterator[CheckResult]:
-    """The questions that the daemon asks after an interruption or an answer that proves nothing."""
+    """The requests that the daemon makes after an interruption, or an answer that proves nothing."""
     try:
         parts.list_parts(upload)
     except UploadError as exc:
@@ -234,7 +233,7 @@ def _ask(store: Store, parts: MultipartStore, upload: Multipart, path: str) -> I
 def _complete(
     store: Store, parts: MultipartStore, upload: Multipart, content: Content, part: Part
 ) -> Iterator[CheckResult]:
-    """A completion with the checksum and the condition of a real one, which must fail: the part has another ETag."""
+    """A completion like a real one, which must fail: the part has another ETag."""
     if upload.algorithm == "md5" and not store.never:
         return
     try:
@@ -268,7 +267,7 @@ def _abort(parts: MultipartStore, upload: Multipart) -> CheckResult:
 
 
 def _told(store: Store, exc: UploadError, what: str) -> str:
-    """The hint that sends people to `s3spool check` is replaced by what that would say."""
+    """The sentence for an error; a hint that names `s3spool check` is replaced by what the check knows."""
     source = _SOURCES.get(store.credentials.source, store.credentials.source or "an unnamed provider")
     exc.hint = exc.hint.replace(_KEYS, f"the keys are from {source}: correct them there")
     exc.hint = exc.hint.replace("grant s3:PutObject on", f"grant {', '.join(store.rules.grants)} on")

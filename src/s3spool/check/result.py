@@ -1,4 +1,4 @@
-"""What `s3spool check` has to say about one thing."""
+"""One result of `s3spool check`."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def error(subject: str, text: str) -> CheckResult:
 
 
 def _line(text: str) -> str:
-    """File names and servers' messages may hold anything: one printable line is what comes out."""
+    """One printable line, whatever a file name or a server's message holds."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""An example of each [[rule]] from the files of the folder, for `s3spool check` and `run --dry-run`."""
+"""An example of each [[rule]] from the files of the folder, for `s3spool check`."""
 
 from __future__ import annotations
 

@@ -1,67 +1,79 @@
-"""Answers on a terminal or in a pipe: for people, every name made printable; for programs, JSON in UTF-8."""
+"""Answers on a terminal or in a pipe: printable names and headers for people, JSON in UTF-8 for programs."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import click
 import msgspec
 
 from s3spool.control.protocol import json_line
+from s3spool.control.status import LargeFile, Status
 from s3spool.logs.text import printable, printable_json, shown
+from s3spool.logs.units import bar, duration, size
 
-_ALWAYS = {"waiting", "parked", "uploaded"}
-_KIB = 1024
-_BAR = 20  # characters
-_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
+_ALWAYS = {"waiting", "parked", "uploaded"}  # states that `status` shows even if their count is 0
+_LONGEST_DETAIL = 1000  # characters, in a pipe
+_LEAST_DETAIL = 24  # characters, on a narrow terminal
+_HEADER = f"{'STATE':<9}  {'SIZE':>9}  {'AGE':>8}  FILE"
 
 
 def to_json(answer: Any) -> bytes:
-    """Indented; UTF-8 whatever the locale says, so that any JSON parser takes it."""
+    """Indented; in UTF-8 for each locale, so that any JSON parser takes it."""
     return printable_json(msgspec.json.format(json_line(answer).rstrip(b"\n"), indent=2).decode()).encode()
 
 
-def print_status(status: Mapping[str, Any]) -> None:
-    """What matters first: does it run, can it send, what is left."""
-    destination, watch, files = status["destination"], status["watch"], status["files"]
-    process = f" (pid {status['pid']})" if status["pid"] else ""
-    since = f" since {status['started']}" if status["started"] else ""
-    lines = [("state", f"{status['state']}{process}{since}")]
-    if destination["state"] == "paused":
-        lines.append(("paused", f"since {destination['since']}: {destination['reason']}"))
+def print_status(status: Status) -> None:
+    """The important lines first: does it run, can it send, what is left."""
+    destination, watch = status.destination, status.watch
+    process = f" (pid {status.pid})" if status.pid else ""
+    since = f" since {status.started}" if status.started else ""
     counts = [
-        f"{count:,} {name}" for name, count in files.items() if count or name in {"waiting", "parked", "uploaded"}
+        f"{count:,} {name}"
+        for name, count in msgspec.structs.asdict(status.files).items()
+        if (count or name in _ALWAYS) and name != "unsent"
     ]
-    size = status["bytes"]
-    moved = f"{_size(size['uploaded'])} uploaded"
-    if size["in_flight"]:
-        moved += f", {_size(size['in_flight'])} in flight"
-    rate = status["rate"]
-    endpoint = f" at {destination['endpoint']}" if destination["endpoint"] else ""
-    target = f"s3://{destination['bucket']}/{destination['prefix']}{endpoint}"
-    lines += [
+    moved = f"{size(status.bytes.uploaded)} uploaded"
+    moved += f", {size(status.bytes.in_flight)} in flight" if status.bytes.in_flight else ""
+    moved += f", {size(status.bytes.unsent)} unsent" if status.bytes.unsent else ""
+    endpoint = f" at {destination.endpoint}" if destination.endpoint else ""
+    target = f"s3://{destination.bucket}/{destination.prefix}{endpoint}"
+    rate = f"{status.rate.files_per_s:,.1f} files/s, {size(status.rate.bytes_per_s)}/s"
+    if status.rate.bytes_per_s and status.bytes.unsent:
+        rate += f", {duration(status.bytes.unsent / status.rate.bytes_per_s)} left"
+    paused = f"since {destination.since}: {destination.reason}" if destination.state == "paused" else ""
+    lines = [
+        ("state", f"{status.state}{process}{since}"),
+        ("paused", paused),
         ("files", ", ".join(counts)),
         ("bytes", moved),
-        ("rate", f"{rate['files_per_s']:,.1f} files/s, {_size(rate['bytes_per_s'])}/s" if status["pid"] else ""),
-        *(
-            ("large file", f"{_bar(it['bytes_uploaded'], it['bytes'])} {shown(it['path'])}")
-            for it in status["large_files"]
-        ),
-        *(("hanging", f"{shown(path)} (its file system does not answer)") for path in status["hanging"]),
-        ("oldest unsent", _duration(status["oldest_unsent_s"]) if status["oldest_unsent_s"] else ""),
-        ("last error", printable(status["last_error"] or "")),
-        ("folder", shown(watch["directory"]) + (f" ({watch['backend']})" if watch["backend"] else "")),
-        ("missed", f"{watch['files_missed']:,} files found by scans only" if watch["files_missed"] else ""),
-        ("too deep", _too_deep(watch["too_deep"])),
-        ("overflows", f"{watch['overflows']:,}" if watch["overflows"] else ""),
-        ("destination", target if destination["bucket"] else ""),
-        ("version", status["version"]),
+        ("rate", rate if status.pid else ""),
+        *(("large file", f"{progress(file)} {shown(file.path)}") for file in status.large_files),
+        *(("hanging", f"{shown(path)} (its file system does not answer)") for path in status.hanging),
+        ("oldest unsent", duration(status.oldest_unsent_s) if status.oldest_unsent_s else ""),
+        ("last error", status.last_error or ""),
+        ("folder", shown(watch.directory) + (f" ({watch.backend})" if watch.backend else "")),
+        ("missed", f"{watch.files_missed:,} files found by scans only" if watch.files_missed else ""),
+        ("too deep", _too_deep(watch.too_deep)),
+        ("overflows", f"{watch.overflows:,}" if watch.overflows else ""),
+        ("destination", target if destination.bucket else ""),
+        ("version", status.version),
     ]
     for label, text in lines:
         if text:
             click.echo(f"{label:<14} {printable(text)}")
+
+
+def progress(file: LargeFile) -> str:
+    """`[#####...............]  25% of 4.0 GiB, 45.1 MiB/s, 3 min left`."""
+    text = bar(file.bytes_uploaded, file.bytes)
+    if file.bytes_per_s and file.left_s is not None:
+        text += f", {size(file.bytes_per_s)}/s, {duration(file.left_s)} left"
+    return text
 
 
 def _too_deep(paths: Sequence[str]) -> str:
@@ -69,18 +81,28 @@ def _too_deep(paths: Sequence[str]) -> str:
     return f"no key has room below {shown(paths[0])}{more}" if paths else ""
 
 
-def print_rows(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
-    """A line a row as they come, however many there are."""
+def print_rows(rows: Iterable[Mapping[str, Any]], *, as_json: bool, limit: int | None) -> None:
+    """A line per row as they come, however many there are; on a terminal a header, and lines of its width."""
     # Bytes, with a buffer: click.echo flushes each line, and a terminal's encoding is not JSON's.
     out = sys.stdout.buffer
     encoding = sys.stdout.encoding or "utf-8"
-    for row in rows:
+    on_terminal = sys.stdout.isatty() and not as_json
+    width = shutil.get_terminal_size().columns if on_terminal else 0
+    rows = iter(rows)
+    first = list(islice(rows, 1))
+    if on_terminal and first:
+        out.write(f"{_HEADER}\n".encode())
+    for row in islice(chain(first, rows), limit):
         out.write(
             printable_json(json_line(row).decode()).encode()
             if as_json
-            else f"{_row(row)}\n".encode(encoding, "backslashreplace")
+            else f"{_row(row, width)}\n".encode(encoding, "backslashreplace")
         )
     out.flush()
+    if on_terminal and not first:
+        click.echo("no file is in such a state", err=True)
+    elif on_terminal and limit is not None and next(rows, None) is not None:
+        click.echo(f"... and more: only {limit} are shown (--limit)", err=True)
 
 
 def print_why(answer: Mapping[str, Any]) -> None:
@@ -90,47 +112,32 @@ def print_why(answer: Mapping[str, Any]) -> None:
         click.echo(f"hint: {printable(answer['hint'])}")
 
 
-def _row(row: Mapping[str, Any]) -> str:
-    size = _size(row["bytes"]) if "bytes" in row else ""
-    return f"{printable(row['state']):<9}  {size:>9}  {_name(row)}{printable(_detail(row))}"
+def _row(row: Mapping[str, Any], width: int) -> str:
+    """With `width`, the detail is cut there."""
+    length = size(row["bytes"]) if "bytes" in row else ""
+    age = duration(row["age_s"]) if "age_s" in row else ""
+    text = f"{printable(row['state']):<9}  {length:>9}  {age:>8}  {_name(row)}"
+    detail = printable(_detail(row, on_terminal=bool(width)))
+    if not detail:
+        return text
+    room = max(_LEAST_DETAIL, width - len(text) - 2) if width else _LONGEST_DETAIL
+    return f"{text}  {detail if len(detail) <= room else detail[: room - 3] + '...'}"
 
 
-def _detail(row: Mapping[str, Any]) -> str:
+def _detail(row: Mapping[str, Any], *, on_terminal: bool) -> str:
     if row["state"] == "uploaded":
-        return f"  {row['uploaded_at']}  {row['key']}"
+        return f"to {row['key']}" if on_terminal else f"{row['uploaded_at']}  {row['key']}"
     if "bytes_uploaded" in row:
-        return f"  {_size(row['bytes_uploaded'])} sent"
+        file = msgspec.convert(row, LargeFile)
+        speed = f", {size(file.bytes_per_s)}/s, {duration(file.left_s)} left" if file.left_s is not None else ""
+        return f"{file.bytes_uploaded / file.bytes:.0%}{speed}"
     if "error_code" not in row:
         return ""
-    again = f"; next try at {row['next_attempt']}" if "next_attempt" in row else ""
-    return f"  {row['error_code']}: {row['error']} (attempt {row['attempts']}){again}"
+    again = f", next try at {row['next_attempt']}" if "next_attempt" in row and not on_terminal else ""
+    return f"{row['error_code']} (attempt {row['attempts']}{again}): {row['error']}"
 
 
 def _name(row: Mapping[str, Any]) -> str:
     from s3spool.ledger.rows import from_text  # noqa: PLC0415 - start-up time
 
     return shown(from_text(row["path"]))
-
-
-def _bar(done: float, whole: float) -> str:
-    """`[#####...............]  25% of 4.0 GiB`."""
-    full = int(_BAR * done / whole)
-    return f"[{'#' * full}{'.' * (_BAR - full)}] {done / whole:4.0%} of {_size(whole)}"
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < _KIB:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= _KIB
-    return f"{size:,.1f} TiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < _MINUTE_S:
-        return f"{seconds:.0f} s"
-    if seconds < _HOUR_S:
-        return f"{seconds / _MINUTE_S:.0f} min"
-    if seconds < 2 * _DAY_S:
-        return f"{seconds / _HOUR_S:.1f} h"
-    return f"{seconds / _DAY_S:.1f} days"

@@ -17,11 +17,12 @@ import structlog
 
 from s3spool.config.loader import Config, require_bucket
 from s3spool.control.protocol import json_line
+from s3spool.demo.home import use_keys
 from s3spool.ledger.rows import Receipt, to_text
 from s3spool.logs.text import printable, printable_json, shown
 
 if TYPE_CHECKING:
-    from s3spool.control.client import Desk
+    from s3spool.control.client import ControlClient
     from s3spool.ledger.reader import Reader
     from s3spool.s3.verification import Difference, Verifier
 
@@ -102,16 +103,18 @@ class Verification:
             after = to_text(page[-1].path)
 
 
-def verify(desk: Desk, config: Config, options: Options) -> int:
+def verify(client: ControlClient, options: Options) -> int:
     """Print the differences as they come; 1 where there are any. Raises S3SpoolError."""
+    config = client.config
     require_bucket(config)
+    use_keys(config)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     _use_the_units_credentials(config)
     from s3spool.daemon.components import store_of  # noqa: PLC0415 - start-up time
     from s3spool.s3.verification import Verifier  # noqa: PLC0415 - the same
 
     store, began, repaired, differing = store_of(config), time.monotonic(), 0, 0
-    with desk.ledger() as reader:
+    with client.ledger() as reader:
         destination = reader.destination(config.destination.ledger_name) if reader else None
         write = _JsonOutput() if options.as_json else _TextOutput()
         run = Verification(reader, Verifier(store), destination, options.sample)
@@ -120,7 +123,7 @@ def verify(desk: Desk, config: Config, options: Options) -> int:
             for difference in run.differences(advance):
                 differing += 1
                 path = difference.receipt.path
-                again = options.repair and desk.is_there(path) and desk.forget_path(path)
+                again = options.repair and client.is_there(path) and client.forget_path(path)
                 repaired += again
                 write.difference(difference, again=again)
     write.end(

@@ -1,4 +1,4 @@
-"""What runs here, for a report or an advisory: `s3spool version --verbose`."""
+"""Versions of all components for `s3spool version --verbose`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s3spool import __version__
 
 
 def lines() -> Iterator[str]:
-    """One component per line; a version that cannot be found out is a line as well."""
+    """One component per line; a missing one has a line as well."""
     yield f"s3spool {__version__}"
     yield f"Python {platform.python_version()} ({sys.executable}; {ssl.OPENSSL_VERSION})"
     yield f"SQLite {sqlite3.sqlite_version}"

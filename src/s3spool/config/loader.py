@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 from s3spool.config.directories import check_directories
 from s3spool.config.rules import contradictions, lock_problem, read_rules
 from s3spool.config.schema import (
+    COMMAND_LINE,
     LIVE,
     OPTIONS,
     SECTIONS,
@@ -29,18 +30,18 @@ from s3spool.config.values import Option
 from s3spool.errors import ConfigError, raise_config_errors
 
 __all__ = [
-    "LIVE", "PREFIX_FIELDS", "SYSTEM_FILE", "Config", "Option", "changed", "check_directories", "load", "options",
-    "places", "require_bucket",
+    "LIVE", "PREFIX_FIELDS", "SYSTEM_FILE", "Config", "Option", "changed", "check_directories", "load", "locate",
+    "options", "places", "require_bucket",
 ]  # fmt: skip
 
 #: The last place where a configuration is looked for.
 SYSTEM_FILE = Path("/etc/s3spool/s3spool.toml")
 
-_SOCKET_PATH_BYTES = 107  # sun_path has 108, the last is NUL
+SOCKET_PATH_BYTES = 107  # sun_path has 108, the last is NUL
 
 
 class _Setting(NamedTuple):
-    """A value as TOML has it, and the variable it stood in, which the error message names."""
+    """A value as TOML has it, and its origin: a variable, which the error message names, a file or a flag."""
 
     section: str
     key: str | None
@@ -57,7 +58,8 @@ class _Setting(NamedTuple):
             value = "***@" + value.rpartition("@")[2]  # a log must not repeat a password
         if field == "service.http_token":
             value = None  # likewise
-        return ConfigError(field, value, f"{problem} [{self.origin}]" if self.origin else problem)
+        variable = f" [{self.origin}]" if self.origin.startswith("S3SPOOL_") else ""
+        return ConfigError(field, value, f"{problem}{variable}")
 
 
 def load(
@@ -66,17 +68,16 @@ def load(
     overrides: Mapping[str, object] = {},
     environ: Mapping[str, str] = os.environ,
     tell: Callable[[str], object] = len,
+    search: bool = True,
 ) -> Config:
     """Read the configuration: defaults < file < S3SPOOL_SECTION__KEY < `overrides`. Creates nothing on disk.
 
-    Without `path` it takes the first of ./s3spool.toml, $XDG_CONFIG_HOME/s3spool/s3spool.toml and
-    /etc/s3spool/s3spool.toml. `overrides` has dotted names ("upload.workers"): a str is read like a variable, None
-    means not given. `tell` gets one line about a file that others could have written.
-    Raises ConfigError, or CombinedConfigError with all errors.
+    Without `path` it reads the file that `locate` finds, or none if `search` is false. `overrides` has dotted names
+    ("upload.workers"): a str is read like a variable, None means not given. `tell` gets one line about a file that
+    other users could have written. Raises ConfigError, or CombinedConfigError with all errors.
     """
+    source = path or (locate(environ, overrides=overrides, tell=tell) if search else None)
     given = [*_from_environment(environ), *_from_overrides(overrides)]
-    files = [place for place in places(environ) if os.path.isfile(place)]  # Path's raises under ProtectHome=
-    source = path or choose(files, lambda: _watched(files, given), tell)
     if path and (why := doubt(path)):
         tell(f"{path}: {why}; it counts because it was named")
     settings = [*(_from_file(source) if source else ()), *given]
@@ -90,7 +91,8 @@ def load(
         section: cls(**{key: values[name] for key in cls.__struct_fields__ if (name := f"{section}.{key}") in values})
         for section, cls in SECTIONS.items()
     }
-    config = Config(**sections, rules=rules, source=source and source.absolute())
+    origins = {name: setting.origin for name, setting in known.items()}
+    config = Config(**sections, rules=rules, source=source and source.absolute(), origins=origins)
     refused = {error.field for error in errors}
     for name, other, problem in _contradictions(config):
         if not refused & {name, other}:
@@ -101,6 +103,18 @@ def load(
     errors += contradictions(rules, asdict(config.destination), has_archive=has_archive)
     raise_config_errors(errors)
     return config
+
+
+def locate(
+    environ: Mapping[str, str] = os.environ,
+    *,
+    overrides: Mapping[str, object] = {},
+    tell: Callable[[str], object] = len,
+) -> Path | None:
+    """The first trusted file of `places`; None: there is none. Raises ConfigError if the only one is not trusted."""
+    given = [*_from_environment(environ), *_from_overrides(overrides)]
+    files = [place for place in places(environ) if os.path.isfile(place)]  # Path's raises under ProtectHome=
+    return choose(files, lambda: _watched(files, given), tell)
 
 
 def require_bucket(config: Config) -> None:
@@ -129,9 +143,10 @@ def _watched(files: Sequence[Path], given: Sequence[_Setting]) -> Iterator[Path]
 
 
 def _from_file(path: Path) -> Iterator[_Setting]:
+    origin = f"./{path}" if path == HERE else str(path)
     for section, table in _document(path).items():
         if isinstance(table, dict) and section in SECTIONS:
-            yield from (_Setting(section, key, value) for key, value in table.items())
+            yield from (_Setting(section, key, value, origin) for key, value in table.items())
         else:
             yield _Setting(section, None, table)
 
@@ -165,7 +180,7 @@ def _from_overrides(overrides: Mapping[str, object]) -> Iterator[_Setting]:
     for dotted, value in overrides.items():
         section, _, key = dotted.partition(".")
         if value is not None or dotted not in OPTIONS:
-            yield _Setting(section, key, _from_text(dotted, value) if isinstance(value, str) else value)
+            yield _Setting(section, key, _from_text(dotted, value) if isinstance(value, str) else value, COMMAND_LINE)
 
 
 def _from_text(name: str, text: str) -> object:
@@ -215,7 +230,7 @@ def _unknown(setting: _Setting) -> ConfigError:
 
     section, key = setting.section, setting.key
     if section == "rule":
-        return setting.error("rule", "rules stand in the file, as [[rule]], and nowhere else")
+        return setting.error(section, "rules stand in the file, as [[rule]], and nowhere else")
     if section not in SECTIONS:
         what, wrong, known, field = "section", section, list(SECTIONS), _printable(section)
     elif key is None:
@@ -254,8 +269,8 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
             yield "after.archive_directory", f"{other}.directory", f"must not {problem}"
     if is_inside(state, watched):
         yield "state.directory", "watch.directory", "must not be inside watch.directory: the ledger would be sent, too"
-    if (length := len(os.fsencode(socket))) > _SOCKET_PATH_BYTES:
-        problem = f"is {length} bytes long, a socket's path may have {_SOCKET_PATH_BYTES}; set a shorter one"
+    if (length := len(os.fsencode(socket))) > SOCKET_PATH_BYTES:
+        problem = f"is {length} bytes long, a socket's path may have {SOCKET_PATH_BYTES}; set a shorter one"
         yield "service.control_socket", "service.control_socket", problem
     service = config.service
     if service.http_listen and not service.http_token and not is_loopback(split_address(service.http_listen)[0]):

@@ -24,6 +24,9 @@ _EXCLUDE = (
     "Thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found/", "@eaDir/", "$RECYCLE.BIN/", "System Volume Information/",
 )  # fmt: skip
 
+#: The origin of a setting that was typed.
+COMMAND_LINE = "the command line"
+
 _Pattern = Annotated[str, msgspec.Meta(min_length=1)]
 _Backend = Literal["auto", "inotify", "poll"]
 _Addressing = Literal["auto", "path", "virtual"]
@@ -158,6 +161,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log: LogConfig
     rules: tuple[Rule, ...] = ()  #: [[rule]], in the order of the file
     source: Path | None = None  #: the file it was read from
+    origins: dict[str, str] = {}  #: the file, variable or "the command line" that has set a key, by its dotted name
+
+    def origin(self, name: str) -> str:
+        """Where a key was set: "in ./s3spool.toml", "on the command line", "by default"."""
+        origin = self.origins.get(name)
+        return f"{'on' if origin == COMMAND_LINE else 'in'} {origin}" if origin else "by default"
+
+    def after_upload(self) -> str:
+        """`uploaded files are DELETED here: after.action = "delete" in ./s3spool.toml`."""
+        action = self.after.action
+        outcomes = {"delete": "are DELETED here", "archive": f"are moved to {self.after.archive_directory}"}
+        setting = f'after.action = "{action}" {self.origin("after.action")}'
+        by_rule = [f"; {rule.after} by rule {number}" for number, rule in enumerate(self.rules, 1) if rule.after]
+        return f"uploaded files {outcomes.get(action, 'stay here')}: {setting}{''.join(by_rule)}"
 
     @property
     def actions(self) -> set[str]:
@@ -172,7 +189,9 @@ LIVE = frozenset({
 })  # fmt: skip
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
-    field.name: field.type for field in msgspec.structs.fields(Config) if field.name not in {"source", "rules"}
+    field.name: field.type
+    for field in msgspec.structs.fields(Config)
+    if field.name not in {"source", "rules", "origins"}
 }
 OPTIONS = {
     (name := f"{section}.{field.name}"): Option(name, field)

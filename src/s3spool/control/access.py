@@ -1,4 +1,4 @@
-"""Who may control the daemon, and who may ask about which file."""
+"""Permissions at the control socket: which users may control the daemon, and ask about which file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Sight(Enum):
-    """What a user may hear of a file."""
+    """The part of the answer about a file that a user may read."""
 
     ALL = "all"  #: the file is the user's own, or the user may read it or controls the daemon
     STATE = "state"  #: the file is gone, and the user may list the directory where it was

@@ -1,74 +1,75 @@
-"""The command line's side of the counter: asks the daemon, or the ledger where none runs."""
+"""The command line's end of the control socket: asks the daemon, or the ledger when no daemon runs."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shlex
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from s3spool import __version__
-from s3spool.config import loader as configuration
+import msgspec
+
 from s3spool.config.loader import Config
-from s3spool.control import views as view
+from s3spool.control.names import path_in
+from s3spool.control.offline import OfflineAnswers
 from s3spool.control.protocol import NoDaemonError, ask, json_line
-from s3spool.errors import AlreadyRunningError, S3SpoolError
-from s3spool.ledger.database import DirectoryLock, holder
-from s3spool.ledger.files import become_owner, open_regular
-from s3spool.ledger.reader import Known, Reader
-from s3spool.ledger.rows import Pause, from_text, to_text
+from s3spool.control.status import Status
+from s3spool.errors import S3SpoolError
+from s3spool.ledger.files import become_owner
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.rows import from_text, to_text
 from s3spool.logs.text import shown
 
-if TYPE_CHECKING:
-    from s3spool.ledger.store import Ledger
-
-DURABLE_S = 10.0
 BATCH_BYTES = 128 * 1024  # of paths in one request; the daemon refuses twice as much
-_STATE_BASE, _RUNTIME_BASE = Path("/var/lib"), Path("/run")  # where systemd makes StateDirectory= and RuntimeDirectory=
 
 
-class Desk:
-    """One method a command. All raise S3SpoolError, whose text is one line for a person."""
+class Retried(NamedTuple):
+    """The answer to `retry`."""
+
+    released: int
+    probing: bool  # the destination was paused, and is tried now
+
+
+class ControlClient:
+    """One method per command. All raise S3SpoolError, whose text is one line for a person."""
 
     def __init__(self, config: Config) -> None:
-        self._config = as_the_unit_has_it(config)
-        self._socket = self._config.service.control_socket
-        self._state_directory = self._config.state.directory
-        become_owner(self._state_directory)
+        self.config = config
+        self._socket = config.service.control_socket
+        self._offline = OfflineAnswers(config)
+        become_owner(config.state.directory)
 
-    def doubt(self) -> str:
-        """Why the answers may not be about what was meant; empty where a configuration, a daemon or a ledger is there.
-
-        Without this, whoever forgets --config is told that all is well with nothing.
-        """
-        config = self._config
+    def nothing_here(self) -> bool:
+        """Whether there is no configuration, no daemon and no ledger: the answers would be about nothing."""
+        config = self.config
         if config.source or config.destination.bucket:
-            return ""
-        if any(map(os.path.exists, (self._socket, config.state.ledger_path))):
-            return ""
-        demo = self._state_directory / "demo" / "s3spool.toml"
-        places = ", ".join(map(str, configuration.places(os.environ)))
-        advice = (
-            f"for the demo add --config {shlex.quote(str(demo))}" if os.path.exists(demo) else "name one with --config"
-        )
-        return f"no configuration is there ({places}), and no daemon has run here: {advice}"
+            return False
+        return not any(map(os.path.exists, (self._socket, config.state.ledger_path)))
 
-    def status(self) -> dict[str, Any]:
-        """The same shape with and without a daemon; what only a daemon can know is None or 0 without one."""
+    def answers(self) -> bool:
+        """Whether a daemon answers at the control socket."""
         try:
-            return _dict(ask(self._socket, "status"))
+            ask(self._socket, "where")
+        except S3SpoolError:
+            return False
+        return True
+
+    def status(self) -> Status:
+        try:
+            answer = ask(self._socket, "status")
         except NoDaemonError:
-            return self._status_of_the_ledger()
+            return self._offline.status()
+        try:
+            return msgspec.convert(answer, Status)
+        except msgspec.ValidationError as exc:
+            raise S3SpoolError(f"{self._socket}: the daemon does not answer as it should: {exc}") from exc
 
     def rows(self, state: str | None) -> Iterator[dict[str, Any]]:
-        """All files, or those in one state, as they come.
+        """The rows of `list` in this state ("unsent": the first five; None: all), page by page.
 
-        Page by page, so that a slow reader of these rows holds neither a connection nor the ledger. A file whose
-        state changes meanwhile may come twice.
+        A slow reader of these rows holds neither a connection nor the ledger. A file whose state changes meanwhile may
+        come twice.
         """
         after: Any = None
         try:
@@ -81,19 +82,17 @@ class Desk:
         except NoDaemonError as exc:
             if after is not None:
                 raise S3SpoolError(f"{self._socket}: the daemon went away in the middle of its answer") from exc
-        with self._reader() as reader:
-            if reader is not None:
-                yield from view.rows(reader, state)
+        yield from self._offline.rows(state)
 
     def why(self, file: str) -> dict[str, Any]:
         path = self._path(file)
         try:
             return _dict(ask(self._socket, "why", path=to_text(path)))
         except NoDaemonError:
-            return self._why_of_the_ledger(path)
+            return self._offline.why(path)
 
     def key(self, file: str) -> str:
-        """The key in the bucket. Of a file that is gone only a receipt tells it where the prefix holds its mtime."""
+        """The key in the bucket. If the prefix holds the mtime of a file that is gone, only a receipt tells it."""
         from s3spool.s3.keys import Prefix, key_of  # noqa: PLC0415 - start-up time
 
         path = self._path(file)
@@ -102,7 +101,7 @@ class Desk:
         mtime_s = 0.0
         if "%" in prefix:
             answer = self.why(file)
-            identity = self._identity_of(path)
+            identity = self._offline.identity_of(path, self._folder)
             if identity is not None:
                 mtime_s = identity.mtime_ns / 1e9
             elif "key" in answer:
@@ -118,78 +117,66 @@ class Desk:
         """The rule that FILE falls under: `rule 2 (*.html)`, or ""."""
         return self._where_of(self._path(file))["rule"]
 
-    def retry(self, files: Sequence[str], *, everything: bool) -> int:
-        """Make these, or all, waiting and parked files due now; returns how many there are."""
+    def retry(self, files: Sequence[str], *, everything: bool) -> Retried:
+        """Make these, or all, waiting and parked files due now; a paused destination is tried at once."""
         paths = None if everything else [self._path(file) for file in files]
+        requests: list[dict[str, Any]] = [{"all": True}] if paths is None else [{"paths": it} for it in _batches(paths)]
         try:
-            if paths is None:
-                return int(ask(self._socket, "retry", all=True)["released"])
-            return sum(int(ask(self._socket, "retry", paths=batch)["released"]) for batch in _batches(paths))
+            answers = [_dict(ask(self._socket, "retry", **request)) for request in requests]
         except NoDaemonError:
-            with self._reader() as reader:
-                released = view.releasable(reader, paths)
-            if released:
-                self._write(lambda ledger: ledger.release(paths))
-            return released
+            return Retried(self._offline.retry(paths), probing=False)
+        return Retried(
+            sum(int(answer["released"]) for answer in answers), any(answer.get("probing") for answer in answers)
+        )
 
     def forget(self, file: str) -> bool:
         """Whether there was anything to forget."""
         return self.forget_path(self._path(file))
-
-    def ledger(self) -> contextlib.AbstractContextManager[Reader | None]:
-        """The ledger itself; None where no daemon has ever run with this state directory. Raises S3SpoolError."""
-        return self._reader()
-
-    def is_there(self, path: str) -> bool:
-        """Whether the folder has a file of this relative path. Raises S3SpoolError."""
-        return self._identity_of(path) is not None
 
     def forget_path(self, path: str) -> bool:
         """As `forget`, by the relative path."""
         try:
             return bool(ask(self._socket, "forget", path=to_text(path))["forgotten"])
         except NoDaemonError:
-            with self._reader() as reader:
-                known = reader is not None and path in reader.known([path])
-            if known:
-                self._write(lambda ledger: ledger.forget(path))
-            return known
+            return self._offline.forget(path)
+
+    def ledger(self) -> AbstractContextManager[Reader | None]:
+        """The ledger itself; None if no daemon has ever run with this state directory."""
+        return self._offline.reader()
+
+    def is_there(self, path: str) -> bool:
+        """Whether the folder has a file of this relative path."""
+        return self._offline.identity_of(path, self._folder) is not None
 
     def pause(self, reason: str) -> None:
         """Take no new file until `resume`, across restarts."""
         try:
             ask(self._socket, "pause", reason=reason)
         except NoDaemonError:
-            self._write(lambda ledger: ledger.record_pause(Pause(time.time(), reason)))
+            self._offline.pause(reason)
 
     def resume(self) -> bool:
         """Whether there was a pause by hand."""
         try:
             return bool(ask(self._socket, "resume")["resumed"])
         except NoDaemonError:
-            with self._reader() as reader:
-                paused = reader is not None and reader.pause() is not None
-            if paused:
-                self._write(lambda ledger: ledger.record_pause(None))
-            return paused
+            return self._offline.resume()
 
     def rescan(self) -> dict[str, Any]:
-        """Raises NoDaemonError; the answer says which scan to wait for, and of which daemon (`progress`)."""
+        """The number of the scan and the pid of the daemon, for `progress`. Raises NoDaemonError."""
         return _dict(ask(self._socket, "rescan"))
 
     def progress(self) -> dict[str, Any]:
         """Raises NoDaemonError."""
         return _dict(ask(self._socket, "progress"))
 
-    # Names
-
     @cached_property
     def _folder(self) -> str:
-        """The watched folder, resolved: a running daemon may have been told another one on its command line."""
+        """The watched folder, resolved. The command line of a running daemon may have set another one."""
         try:
             answer = ask(self._socket, "where")
         except NoDaemonError:
-            return os.path.realpath(self._config.watch.directory)
+            return os.path.realpath(self.config.watch.directory)
         return "/" + str(from_text(answer["below_root"]))
 
     def _where_of(self, path: str) -> dict[str, str]:
@@ -198,171 +185,10 @@ class Desk:
         except NoDaemonError:
             from s3spool.control.rules import prefix_of  # noqa: PLC0415 - start-up time
 
-            return prefix_of(self._config, path)
+            return prefix_of(self.config, path)
 
     def _path(self, file: str) -> str:
         return path_in(self._folder, file)
-
-    # Without a daemon
-
-    @contextlib.contextmanager
-    def _reader(self) -> Iterator[Reader | None]:
-        """None where no daemon has ever run with this state directory."""
-        path = self._config.state.ledger_path
-        try:
-            os.close(open_regular(path, os.O_RDONLY))
-        except (FileNotFoundError, NotADirectoryError):
-            yield None
-            return
-        except PermissionError as exc:
-            raise S3SpoolError(
-                f"{path}: permission denied; no daemon answers, and the ledger is its user's alone: use sudo"
-            ) from exc
-        except OSError as exc:
-            raise S3SpoolError(f"{path}: cannot be opened: {exc.strerror}") from exc
-        with Reader(path) as reader:
-            yield reader if reader.made() else None
-
-    def _write(self, change: Callable[[Ledger], None]) -> None:
-        """Only while no daemon uses the ledger, and none can start meanwhile."""
-        from s3spool.ledger.store import Ledger  # noqa: PLC0415 - start-up time
-
-        try:
-            lock = DirectoryLock(self._state_directory)
-        except AlreadyRunningError as exc:
-            pid = holder(self._state_directory) or "unknown"
-            raise AlreadyRunningError(
-                f"{self._state_directory}: in use by the daemon with pid {pid}, which does not answer at"
-                f" {self._socket}; it may be starting: try again, or see its log"
-            ) from exc
-        try:
-            ledger = Ledger(self._config.state.ledger_path, destination=self._config.destination.ledger_name)
-            ledger.start()
-            change(ledger)
-            if not ledger.close(DURABLE_S):
-                raise S3SpoolError(f"{ledger.path}: could not be written; is the disk full?")
-        finally:
-            lock.release()
-
-    def _why_of_the_ledger(self, path: str) -> dict[str, Any]:
-        from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - start-up time
-
-        with self._reader() as reader:
-            known = reader.known([path]).get(path) if reader else None
-            destination = reader.destination(self._config.destination.ledger_name) if reader else None
-        watch = self._config.watch
-        from s3spool.control.rules import with_rule  # noqa: PLC0415 - the same
-
-        answer = view.why(
-            path,
-            known,
-            self._identity_of(path, known),
-            live=None,
-            left_out=view.left_out(path, FileFilter(watch.include, watch.exclude), recursive=watch.recursive),
-            destination=destination,
-        )
-        return with_rule(answer, self._config, path)
-
-    def _identity_of(self, path: str, known: Known | None = None) -> Any:
-        from s3spool.folder.folder import Folder  # noqa: PLC0415 - start-up time
-
-        root = Path(self._folder)
-        try:
-            folder = Folder(root)
-        except OSError as exc:
-            raise S3SpoolError(f"{shown(str(root))}: the watched folder cannot be opened: {exc.strerror}") from exc
-        try:
-            return view.identity_of(folder, path, known)
-        finally:
-            folder.close()
-
-    def _status_of_the_ledger(self) -> dict[str, Any]:
-        counts, size, last_error, oldest_s = {"uploaded": 0, "waiting": 0, "parked": 0}, 0, None, 0.0
-        pause = None
-        with self._reader() as reader:
-            if reader is not None:
-                counts, size, last = reader.counts(), reader.uploaded_bytes(), reader.last_error()
-                pause = reader.pause()
-                oldest_s = view.age_s(reader.backlog()[2])
-                last_error = last and f"{shown(last.path)}: {last.error_code}: {last.error}"
-        destination = self._config.destination
-        pid = holder(self._state_directory)
-        return {
-            "version": __version__,
-            "pid": pid,
-            "started": None,
-            # Who has the directory but no socket yet is on its way.
-            "state": "stopped" if pid is None else "starting",
-            "destination": {
-                "bucket": destination.bucket,
-                "prefix": destination.prefix,
-                "endpoint": destination.endpoint_url,
-                "state": "paused" if pause else None,
-                "since": view.iso(pause.since) if pause else None,
-                "reason": pause.words if pause else None,
-                "by_hand": pause is not None,
-            },
-            "watch": {
-                "directory": self._folder,
-                "backend": "",
-                "overflows": 0,
-                "files_missed": 0,
-                "too_deep": [],
-            },
-            "files": {"settling": 0, "queued": 0, "uploading": 0}
-            | {name: counts[name] for name in ("waiting", "parked", "uploaded")}
-            | {"vanished": 0, "excluded": 0},
-            "bytes": {"uploaded": size, "in_flight": 0},
-            "rate": {"files_per_s": 0.0, "bytes_per_s": 0.0},
-            "large_files": [],
-            "hanging": [],
-            "oldest_unsent_s": oldest_s,
-            "last_error": last_error,
-        }
-
-
-def as_the_unit_has_it(config: Config, environ: Mapping[str, str] = os.environ) -> Config:
-    """The system's configuration, asked about from a person's shell: state and socket are where the unit has them.
-
-    /etc/s3spool/s3spool.toml belongs to s3spool.service, /etc/s3spool/NAME.toml to s3spool@NAME.service. What the
-    file or a variable sets stays as it is.
-    """
-    source, system = config.source, configuration.SYSTEM_FILE
-    if source is None or source.parent != system.parent:
-        return config
-    below = "s3spool" if source.name == system.name else f"s3spool-{source.stem}"
-    units = {"STATE_DIRECTORY": str(_STATE_BASE / below), "RUNTIME_DIRECTORY": str(_RUNTIME_BASE / below)}
-    missing = {variable: place for variable, place in units.items() if not environ.get(variable)}
-    return configuration.load(source, environ={**environ, **missing}) if missing else config
-
-
-def path_in(folder: str, file: str) -> str:
-    """The path relative to `folder` (resolved) of what a person calls `file`. Raises S3SpoolError.
-
-    Relative to the current directory if that leads into the folder, else relative to the folder; or as the JSON of
-    `list` spells it. Links on the way are followed, but never the last one: it is the name that counts.
-    """
-    bases = [folder]
-    with contextlib.suppress(FileNotFoundError):  # the current directory is gone
-        bases.insert(0, str(Path.cwd()))
-    for base in bases:
-        if path := _below(folder, os.path.join(base, file)):
-            return path
-    if file.startswith("//"):
-        with contextlib.suppress(UnicodeEncodeError):
-            path = from_text(file)
-            if to_text(path) == file:
-                return path_in(folder, path)
-    raise S3SpoolError(f"{shown(file)}: names no file inside the watched folder, {shown(folder)}")
-
-
-def _below(folder: str, path: str) -> str | None:
-    directory, name = os.path.split(path.rstrip("/"))
-    if name in {"", ".", ".."}:
-        return None
-    whole = os.path.join(os.path.realpath(directory), name)
-    start = folder.rstrip("/") + "/"
-    return whole.removeprefix(start) if whole.startswith(start) else None
 
 
 def _batches(paths: Sequence[str]) -> Iterator[list[str]]:

@@ -14,7 +14,7 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 class Peer(NamedTuple):
-    """Who connected: the credentials of the moment of connect(2), which a process cannot forge."""
+    """The credentials of the other process at its connect(2), which it cannot forge."""
 
     uid: int
     groups: frozenset[int]
@@ -34,7 +34,7 @@ class Peer(NamedTuple):
     def may(self, right: int, status: os.stat_result, *, has_acl: bool = False) -> bool:
         """Whether the mode grants `right` (4 read, 1 search). The owner may always: chmod is the owner's.
 
-        An access control list may take away what the mode shows, so with one only the owner is granted anything.
+        An access control list may deny what the mode grants, so with one only the owner is granted anything.
         """
         if self.uid in {0, status.st_uid}:
             return True

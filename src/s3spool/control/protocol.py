@@ -16,22 +16,22 @@ import msgspec
 from s3spool.errors import S3SpoolError
 from s3spool.logs.text import legible
 
-MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a page of `list` whose names and errors are all as long as they may be
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a page of `list` with the longest names and errors
 TIMEOUT_S = 30.0  # from connect to the end of the answer
 _CHUNK_BYTES = 65536
 _CONNECT_PAUSE_S = 0.1
 
 
 class NoDaemonError(S3SpoolError):
-    """Nobody listens on the control socket."""
+    """No process listens on the control socket."""
 
 
 class DeniedError(S3SpoolError):
-    """This user may not ask that."""
+    """This user may not make this request."""
 
 
 def ask(path: Path, command: str, /, **arguments: Any) -> Any:
-    """The daemon's answer. Raises NoDaemonError, DeniedError, or S3SpoolError with what the daemon had to say."""
+    """The daemon's answer. Raises NoDaemonError, DeniedError, or S3SpoolError with the error of the daemon."""
     deadline = time.monotonic() + TIMEOUT_S
     line = b""
     with _connected(path, deadline) as connection:
@@ -39,7 +39,7 @@ def ask(path: Path, command: str, /, **arguments: Any) -> Any:
             connection.sendall(json_line({"command": command, **arguments}))
             line = _line(connection, deadline)
         except (ConnectionResetError, BrokenPipeError) as exc:
-            # Killed a moment ago: the kernel had taken the call on its behalf.
+            # The daemon was killed a moment ago: the kernel had accepted the connection.
             raise NoDaemonError(f"no daemon runs: it ended a moment ago at {path}") from exc
         except TimeoutError as exc:
             raise S3SpoolError(f"{path}: the daemon does not answer within {TIMEOUT_S:g} s") from exc
@@ -55,7 +55,7 @@ def json_line(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value) + b"\n"
     except UnicodeEncodeError:
-        return msgspec.json.encode(legible(value)) + b"\n"
+        return msgspec.json.encode(legible(msgspec.to_builtins(value))) + b"\n"
 
 
 def _answer(path: Path, line: bytes) -> Any:
@@ -71,7 +71,7 @@ def _answer(path: Path, line: bytes) -> Any:
 
 
 def _line(connection: socket.socket, deadline: float) -> bytes:
-    """Up to the first newline, the end of the stream, or what is too long for an answer. Raises OSError."""
+    """Read up to the first newline, the end of the stream, or MAX_ANSWER_BYTES. Raises OSError."""
     line = bytearray()
     while not line.endswith(b"\n") and len(line) <= MAX_ANSWER_BYTES:
         left_s = deadline - time.monotonic()
@@ -101,7 +101,7 @@ def _connected(path: Path, deadline: float) -> Iterator[socket.socket]:
 
 
 def _connect(connection: socket.socket, path: Path, deadline: float) -> None:
-    """Raises OSError. A full queue says EAGAIN at once: that is a busy daemon, not a missing one."""
+    """Raises OSError. A full queue returns EAGAIN at once: the daemon is busy, not missing."""
     while True:
         try:
             return connection.connect(str(path))
@@ -112,7 +112,7 @@ def _connect(connection: socket.socket, path: Path, deadline: float) -> None:
 
 
 def _or_join(path: Path) -> str:
-    """The other way to be let in, where there is one."""
+    """The group that may use the socket, if there is one."""
     try:
         gid = path.stat().st_gid
         return f", or join the group {grp.getgrgid(gid).gr_name}" if gid else ""

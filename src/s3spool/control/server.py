@@ -1,4 +1,4 @@
-"""The control socket of a running daemon: one request per connection, and no user who can hold up another."""
+"""The control socket of a running daemon: one request per connection; no user can delay another one."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ Handler = Callable[[Mapping[str, Any], Peer], Any]
 class ControlServer:
     """Calls a handler on a thread of its own for each request. One event loop does all the reading and sending.
 
-    The socket belongs to the daemon's user and group, mode 0660. A handler decides by the peer what it may ask.
+    The socket belongs to the daemon's user and group, mode 0660. The handlers check the permissions of the peer.
     """
 
     def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
-        """Raises OSError. A socket left behind by a dead daemon is replaced (the directory lock is ours by now)."""
+        """Raises OSError. It replaces the socket of a dead daemon: this process holds the directory lock."""
         self.path = path
         self._handlers = handlers
         with contextlib.suppress(FileNotFoundError):
@@ -86,7 +86,7 @@ class ControlServer:
         self._started.set()
         await self._stop.wait()
         server.close()
-        for _ in range(_STEPS_TO_BEGIN):  # a connection that was accepted just now closes its socket once it has begun
+        for _ in range(_STEPS_TO_BEGIN):  # an accepted connection closes its socket only once its task has begun
             await asyncio.sleep(0)
         # asyncio.run cancels the connections.
 
@@ -111,7 +111,7 @@ class ControlServer:
                     writer.transport.abort()
 
     def _make_room(self, uid: int) -> None:
-        """The oldest connection of a user with too many ends: idle, slow, or one that waits for its turn."""
+        """Close the oldest connection of a user who has too many: it is idle, slow, or waits for its turn."""
         users = Counter(self._connections.values())
         if users[uid] < USER_CONNECTIONS:
             if len(self._connections) < CONNECTIONS:
@@ -128,7 +128,7 @@ class ControlServer:
             handler = self._handlers[command]
         except (msgspec.DecodeError, RecursionError, KeyError, TypeError) as exc:
             return json_line({"error": f"not a request this daemon knows: {exc}"})
-        # Each command has threads of its own: one that hangs on a dead mount must not take those of `status`.
+        # Each command has its own threads: a request that hangs on a dead mount must not use up those of `status`.
         slot = self._slots.setdefault((peer.uid, command), asyncio.Semaphore(_THREADS))
         await slot.acquire()
         answered: asyncio.Future[bytes] = self._loop.create_future()
@@ -145,7 +145,7 @@ class ControlServer:
 
         try:
             threading.Thread(target=work, name=f"control-{command}", daemon=True).start()
-        except RuntimeError as exc:  # there is no thread to be had
+        except RuntimeError as exc:  # the system has no thread left
             finish(json_line({"error": str(exc)}))
         return await answered
 
@@ -166,20 +166,20 @@ def _answered(handler: Handler, request: Mapping[str, Any], peer: Peer) -> bytes
         return json_line({"answer": handler(request, peer)})
     except S3SpoolError as exc:
         return json_line({"error": str(exc), "denied": isinstance(exc, DeniedError)})
-    except Exception as exc:  # noqa: BLE001 - whatever went wrong, the one who asked is told
+    except Exception as exc:  # noqa: BLE001 - the client gets the error, whatever it is
         _log_exception(str(exc))
         return json_line({"error": f"{type(exc).__name__}: {exc}"})
 
 
 def _report(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
-    """What asyncio has to say. OSError: no descriptor for a new connection; asyncio tries again in a second."""
+    """Log an error of asyncio. OSError: no descriptor for a new connection; asyncio tries again in a second."""
     exc = context.get("exception")
     if not isinstance(exc, OSError):
         _log_exception(context["message"], exc)
 
 
 def _log_exception(message: str, exc: BaseException | None = None) -> None:
-    import structlog  # noqa: PLC0415 - a tenth of a second that those who only ask need not wait
+    import structlog  # noqa: PLC0415 - start-up time
 
     structlog.get_logger().error(
         "library.warning", logger="control", message=message, exc_info=exc if exc is not None else True

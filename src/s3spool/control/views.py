@@ -1,4 +1,4 @@
-"""What is known of files, in the words of `list` and `why`: from the ledger, for daemon and command line alike."""
+"""Rows of `list` and answers of `why` from the ledger, for the daemon and the command line alike."""
 
 from __future__ import annotations
 
@@ -16,39 +16,58 @@ if TYPE_CHECKING:
     from s3spool.folder.filters import FileFilter
     from s3spool.folder.folder import Folder
 
-LEDGER_STATES = ("waiting", "parked", "uploaded")
+UNSENT_STATES = ("settling", "queued", "uploading", "waiting", "parked")
+UNSENT = "unsent"  # as a filter: all states in which a file is not sent yet
+STATES = (*UNSENT_STATES, "uploaded")
 PAGE_ROWS = 1000
+
+
+_UNKNOWN = "no regular file of this name in the folder (links and FIFOs are none), nor in the ledger"
+
+
+class Live(NamedTuple):
+    """Where a running daemon has a file: its state, and why it is in it."""
+
+    state: str
+    reason: str
 
 
 class Cursor(NamedTuple):
     """Where a page of `list` begins."""
 
-    section: str  #: "memory" (queued, uploading), "retries" or "receipts", which come in this order
+    section: str  #: "memory" (settling, queued, uploading), "retries" or "receipts", in this order
     after: str = ""  #: the last path of the page before, in the ledger's spelling
 
 
-def rows(reader: Reader, state: str | None) -> Iterator[dict[str, Any]]:
+def wanted(state: str, only: str | None) -> bool:
+    """Whether the filter `only` lets files of this state through; None lets all."""
+    return only in {None, state} or (only == UNSENT and state in UNSENT_STATES)
+
+
+def rows(reader: Reader, only: str | None) -> Iterator[dict[str, Any]]:
     """Rows of `list` that the ledger knows. Paths are in the ledger's spelling (rows.to_text)."""
     cursor: Cursor | None = Cursor("retries")
     while cursor is not None:
-        some, cursor = page(reader, state, cursor)
+        some, cursor = page(reader, only, cursor)
         yield from some
 
 
-def page(reader: Reader, state: str | None, cursor: Cursor) -> tuple[list[dict[str, Any]], Cursor | None]:
+def page(reader: Reader, only: str | None, cursor: Cursor) -> tuple[list[dict[str, Any]], Cursor | None]:
     """Some rows of the ledger in the order of their paths, and where the next page begins.
 
     No read transaction outlives the page: SQLite cannot shorten its WAL while one is open.
     """
+    some: list[dict[str, Any]] = []
+    following = None
     if cursor.section == "retries":
-        some: list[dict[str, Any]] = []
-        if state in {None, "waiting", "parked"}:
-            retries = reader.retries(State(state) if state else None, after=cursor.after, limit=PAGE_ROWS)
-            some = [of_retry(retry) for retry in retries]
-        following = Cursor("receipts") if state in {None, "uploaded"} else None
+        states = [state for state in State if wanted(state.value, only)]
+        if states:
+            state = states[0] if len(states) == 1 else None
+            some = [of_retry(retry) for retry in reader.retries(state, after=cursor.after, limit=PAGE_ROWS)]
+        following = Cursor("receipts") if wanted("uploaded", only) else None
     else:
-        some = [of_receipt(receipt) for receipt in reader.receipts(after=cursor.after, limit=PAGE_ROWS)]
-        following = None
+        receipts = reader.receipts(after=cursor.after, limit=PAGE_ROWS, unsent=False)
+        some = [of_receipt(receipt) for receipt in receipts]
     return some, cursor._replace(after=some[-1]["path"]) if len(some) == PAGE_ROWS else following
 
 
@@ -57,6 +76,7 @@ def of_retry(retry: Retry) -> dict[str, Any]:
         "path": to_text(retry.path),
         "state": retry.state.value,
         "bytes": retry.identity.size,
+        "age_s": age_s(retry.identity.ctime_ns),
         "attempts": retry.attempts,
         "error_code": retry.error_code,
         "error": retry.error,
@@ -75,6 +95,7 @@ def of_receipt(receipt: Receipt) -> dict[str, Any]:
         "path": to_text(receipt.path),
         "state": "uploaded",
         "bytes": receipt.identity.size,
+        "age_s": age_s(int(receipt.uploaded_at * 1e9)),
         "key": receipt.key,
         "etag": receipt.etag,
         "checksum": receipt.checksum,
@@ -88,55 +109,47 @@ def why(
     known: Known | None,
     identity: Identity | None,
     *,
-    live: str | None,
+    live: Live | None,
     left_out: str,
     destination: int | None,
 ) -> dict[str, Any]:
-    """State of one file and one sentence that explains it.
+    """State of one file and one sentence that explains it; the state is the one of `list`.
 
-    `identity` is the file's now (None: no such file), `live` its place in a running daemon ("queued", ...),
-    `left_out` why it is not to be sent at all. Receipts of another `destination` than this, where files went before, do
-    not count.
+    `identity` is the file's now (None: no such file), `live` its place in a running daemon, `left_out` the reason why
+    the configuration excludes it. Only receipts of this `destination` count.
     """
     receipt = known.receipt if known and known.receipt and known.receipt.destination == destination else None
     retry = known.retry if known else None
     answer: dict[str, Any] = {"path": to_text(path)}
+    if identity is not None:
+        answer |= {"bytes": identity.size, "age_s": age_s(identity.ctime_ns)}
     if live:
-        return answer | {"state": live, "why": _LIVE[live]}
+        return answer | {"state": live.state, "why": live.reason}
     if retry and _is(retry.identity, identity):
-        if retry.state is State.PARKED:
-            text = f"parked after {retry.attempts} attempt{'' if retry.attempts == 1 else 's'}: {retry.error}"
-            text += "; tried once more when another file succeeds" if retry.provisional else ""
-        else:
-            text = f"attempt {retry.attempts} failed: {retry.error_code}: {retry.error}"
-            text += f"; next try at {iso(retry.next_attempt)}"
-        text += f"; {(Fault.OWN if retry.own_failures else Fault.UNKNOWN).value}"
-        return answer | of_retry(retry) | {"why": text}
+        return answer | of_retry(retry) | {"why": _why_retried(retry)}
     if receipt and _is(receipt.identity, identity):
         gone = "; the local file is gone" if identity is None else ""
         text = f"uploaded to {receipt.key} at {iso(receipt.uploaded_at)}{gone}"
         return answer | of_receipt(receipt) | {"why": text}
-    state, text = _to_be_sent(retry, receipt, identity, left_out=left_out)
-    return answer | {"state": state, "why": text}
-
-
-def _to_be_sent(
-    retry: Retry | None, receipt: Receipt | None, identity: Identity | None, *, left_out: str
-) -> tuple[str, str]:
     if identity is None:
-        return "unknown", "no regular file of this name in the folder (links and FIFOs are none), nor in the ledger"
+        return answer | {"state": "unknown", "why": _UNKNOWN}
     if left_out:
-        return "excluded", left_out
-    if retry:
-        return "changed", f"changed since it failed at {iso(retry.last_error_at)}: to be sent again"
-    if receipt:
-        return "changed", f"changed since it was uploaded at {iso(receipt.uploaded_at)}: to be sent again"
-    return "unsent", "not seen yet: a running daemon finds it at its next scan (`s3spool rescan`)"
+        return answer | {"state": "excluded", "why": left_out}
+    text = "not seen yet: a running daemon finds it at its next scan (`s3spool rescan`)"
+    if retry or receipt:
+        event = f"failed at {iso(retry.last_error_at)}" if retry else ""
+        event = event or (f"was uploaded at {iso(receipt.uploaded_at)}" if receipt else "")
+        text = f"changed since it {event}: it will be sent again"
+    return answer | {"state": UNSENT, "why": text}
 
 
-def ours(path: str, names: FileFilter, *, recursive: bool) -> bool:
-    """Whether the configuration lets it through."""
-    return not left_out(path, names, recursive=recursive)
+def _why_retried(retry: Retry) -> str:
+    fault = (Fault.OWN if retry.own_failures else Fault.UNKNOWN).value
+    if retry.state is State.PARKED:
+        text = f"parked after {retry.attempts} attempt{'' if retry.attempts == 1 else 's'}: {retry.error}"
+        return f"{text}{'; tried once more when another file succeeds' if retry.provisional else ''}; {fault}"
+    text = f"attempt {retry.attempts} failed: {retry.error_code}: {retry.error}"
+    return f"{text}; next try at {iso(retry.next_attempt)}; {fault}"
 
 
 def left_out(path: str, names: FileFilter, *, recursive: bool) -> str:
@@ -152,7 +165,7 @@ def left_out(path: str, names: FileFilter, *, recursive: bool) -> str:
 
 
 def releasable(reader: Reader | None, paths: Sequence[str] | None) -> int:
-    """How many files `retry` is about to release: these, or all. Raises S3SpoolError where one of them is not."""
+    """How many files `retry` will release: these, or all. Raises S3SpoolError if one of them is not in the list."""
     if paths is None:
         return sum(count for state, count in reader.counts().items() if state != "uploaded") if reader else 0
     known = reader.known(paths) if reader else {}
@@ -163,21 +176,13 @@ def releasable(reader: Reader | None, paths: Sequence[str] | None) -> int:
 
 
 def identity_of(folder: Folder, path: str, known: Known | None = None) -> Identity | None:
-    """Like Folder.identity_of, but raises S3SpoolError; what cannot be looked at is taken for what is known of it."""
+    """Like Folder.identity_of, but raises S3SpoolError; the record of a file that cannot be read stands in for it."""
     try:
         return folder.identity_of(path)
     except OSError as exc:
         if record := known and (known.retry or known.receipt):
             return record.identity
         raise S3SpoolError(f"{shown(path)}: cannot be looked at: {exc.strerror}") from exc
-
-
-_LIVE = {
-    "settling": "changed a moment ago, or still open for writing: sent when it is left alone",
-    "queued": "complete, and waiting for a free worker",
-    "uploading": "being sent, or sent and being recorded",
-    "paused": "complete; uploads are paused: `s3spool status` says why",
-}
 
 
 def _is(recorded: Identity, identity: Identity | None) -> bool:

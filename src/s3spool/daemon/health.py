@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from s3spool.daemon.retry_summary import paused
+from s3spool.daemon.status_line import paused
 
 if TYPE_CHECKING:
     from s3spool.daemon.supervisor import Daemon

@@ -12,7 +12,7 @@ from s3spool.config.validators import split_address
 from s3spool.control.peer import Peer
 from s3spool.control.server import Handler
 from s3spool.daemon.health import reasons
-from s3spool.daemon.retry_summary import paused_by_hand
+from s3spool.daemon.status_line import paused_by_hand
 from s3spool.errors import ConfigError
 
 if TYPE_CHECKING:

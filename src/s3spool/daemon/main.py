@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import structlog
 
@@ -17,18 +16,14 @@ from s3spool.ledger.database import refuse
 from s3spool.ledger.files import become_owner
 
 SWITCH_S = 0.001  # the longest time that a busy thread keeps the GIL from another thread
+PARKED = 3  # the exit code of `run --once` if some files could not be sent
 
 
-def run_daemon(config_file: Path | None, overrides: Mapping[str, object]) -> int:
-    """Load the configuration and run until a signal. Raises ConfigError before any file is changed."""
-    doubts: list[str] = []
-    return run(configuration.load(config_file, overrides=overrides, tell=doubts.append), overrides, doubts)
+def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[str] = (), *, once: bool = False) -> int:
+    """Run until a signal, or with `once` until all files were tried; return the exit code.
 
-
-def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[str] = ()) -> int:
-    """Run until a signal, and return the exit code. Raises S3SpoolError.
-
-    `overrides`: the command line's settings, for a reload; `doubts`: warnings about the configuration's source.
+    `overrides`: the command line's settings, for a reload; `doubts`: warnings about the configuration's source. Raises
+    ConfigError before any file is changed, or another S3SpoolError.
     """
     configuration.require_bucket(config)
     became = become_owner(config.state.directory)
@@ -64,6 +59,7 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
             handlers=handlers,
             reload=reload,
             http_server=http_server,
+            once=once,
         )
     except S3SpoolError:
         writer.close(1.0)
@@ -74,17 +70,19 @@ def run(config: Config, overrides: Mapping[str, object] = {}, doubts: Sequence[s
     where = daemon.components.store.endpoint.url
     if beyond_loopback(where):
         structlog.get_logger().warning("destination.unencrypted", endpoint=where, hint=DANGER)
-    on_tick = writer.refresh if writer.show_summary(daemon.summary) else lambda: None
+    structlog.get_logger().info("daemon.after_upload", outcome=config.after_upload(), action=config.after.action)
+    writer.show_summary(daemon.terminal_line)
     # These objects live as long as the process: the garbage collector need not visit them.
     gc.collect()
     gc.freeze()
     memory.give_back()
     sys.setswitchinterval(SWITCH_S)
     try:
-        return daemon.run(on_tick)
+        code = daemon.run()
     except S3SpoolError:
         writer.close(1.0)
         raise
+    return PARKED if daemon.left and not code else code
 
 
 def _affordable(wanted: int) -> int:

@@ -16,23 +16,22 @@ log = structlog.get_logger()
 
 
 def reload(daemon: Daemon) -> None:
-    """Apply the settings that can change; log the others as refused. A file with errors changes nothing."""
+    """Apply the keys that can change live, and name those that need a restart; a broken file changes nothing."""
     source = daemon.config.source
     try:
         if source is not None and source.is_fifo():
-            # For example from the shell's <(...): opening it again would wait for a writer for ever.
+            # A pipe, say from the shell's <(...): opening it again would wait for a writer that is gone.
             raise ConfigError(str(source), None, "is a pipe, which cannot be read again")
-        new = configuration.load(source, overrides=daemon.overrides)
+        new = configuration.load(source, overrides=daemon.overrides, search=False)
         configuration.check_directories(new)
     except ConfigError as exc:
         for error in exc.errors:
             log.error("config.refused", error=str(error))
         return
-    live, refused = configuration.changed(daemon.config, new)
-    for name in refused:
-        log.error("config.refused", error=f"{name}: cannot change while the daemon runs; restart it", field=name)
+    live, restart_needed = configuration.changed(daemon.config, new)
     daemon.apply(_merged(daemon.config, new, live))
-    log.info("daemon.reloaded", changed=live, refused=refused)
+    say = log.warning if restart_needed else log.info
+    say("daemon.reloaded", changed=live, restart_needed=restart_needed)
 
 
 def _merged(old: Config, new: Config, live: list[str]) -> Config:

@@ -17,8 +17,12 @@ from s3spool.control.server import ControlServer, Handler
 from s3spool.daemon import memory
 from s3spool.daemon.cleaning import DailyCleaning
 from s3spool.daemon.components import build
+from s3spool.daemon.file_states import FileStates
 from s3spool.daemon.liveness import LivenessCheck
-from s3spool.daemon.retry_summary import RetrySummary, going, oldest_ctime_ns, paused, paused_by_hand
+from s3spool.daemon.once import LOOK_S, OnceDone
+from s3spool.daemon.rate import RateMeter
+from s3spool.daemon.retry_summary import RetrySummary
+from s3spool.daemon.status_line import StatusLine
 from s3spool.daemon.thread_names import ThreadNames
 from s3spool.daemon.wakeup import Wakeup
 from s3spool.daemon.watch_manager import WatchManager
@@ -51,12 +55,13 @@ class Daemon:
         handlers: Callable[[Daemon], dict[str, Handler]] = lambda _: {},
         reload: Callable[[Daemon], None] = lambda _: None,
         http_server: Callable[[Daemon, Mapping[str, Handler]], HttpServer | None] = lambda *_: None,
+        once: bool = False,
     ) -> None:
         """Build; no thread starts yet. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
 
         `overrides`: the command line's settings, for a reload; `workers`: fewer than configured, where descriptors are
         scarce; `handlers`: of the control socket; `reload`: the action on SIGHUP; `http_server` starts one where it is
-        configured.
+        configured; `once`: stop when all files were tried.
         """
         self.config = config
         self.overrides = overrides or {}
@@ -83,8 +88,13 @@ class Daemon:
             }
         )
         self._retry_summary = RetrySummary(ledger)
+        self._terminal_summary = RetrySummary(ledger)
+        self.files = FileStates(components)
+        self.rate = RateMeter(components)
         self._cleaning = DailyCleaning(folder, components.large, ledger, config.state, self._is_unsafe)
         self._freed = 0
+        self._once = OnceDone(self.files) if once else None
+        self._status_line = StatusLine(components, self.files, self.rate, self._once)
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
         self._notifier = Notifier()
@@ -95,8 +105,8 @@ class Daemon:
 
     # Start
 
-    def run(self, on_tick: Callable[[], None] = lambda: None) -> int:
-        """Start, supervise until told to stop, drain; `on_tick` ends each tick. Returns the exit code."""
+    def run(self) -> int:
+        """Start, supervise until told to stop, drain. Returns the exit code."""
         components = self.components
         start = time.monotonic()
         log.info("daemon.starting", version=__version__, pid=os.getpid(), config=str(self.config.source or ""))
@@ -129,7 +139,7 @@ class Daemon:
             duration_s=round(time.monotonic() - start, 3),
             pid=os.getpid(),
         )
-        self._supervise(on_tick)
+        self._supervise()
         return self._stop()
 
     def _start_control(self) -> None:
@@ -145,9 +155,7 @@ class Daemon:
     # Supervise
 
     def _install_signals(self) -> None:
-        signal.signal(
-            signal.SIGIO, signal.SIG_IGN
-        )  # the kernel sends it for a broken lease; its default action ends the process
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent for a broken lease; its default action ends the process
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
 
@@ -159,16 +167,22 @@ class Daemon:
         """Tick now. Any thread, and signal handlers."""
         self._wakeup.set()
 
-    def _supervise(self, on_tick: Callable[[], None]) -> None:
+    def _supervise(self) -> None:
         while not self.components.ledger.damaged:
-            tick_s = LOST_TICK_S if self.watch_manager.lost else TICK_S
+            if self._once is not None and self._once.look():
+                return
+            tick_s = LOST_TICK_S if self.watch_manager.lost else TICK_S if self._once is None else LOOK_S
             self._wakeup.sleep(min(tick_s, self._notifier.watchdog_interval_s or tick_s))
             while self._signals:
                 if self._signals.pop(0) != signal.SIGHUP or (self._on_terminal and not os.isatty(0)):
                     return  # a signal to stop, or the terminal is gone
                 self._on_hangup()
             self.tick(time.monotonic())
-            on_tick()
+
+    @property
+    def left(self) -> int:
+        """How many files `once` could not send."""
+        return self._once.left if self._once else 0
 
     def tick(self, now: float) -> None:
         """Replace dead workers, check the folder, report to systemd."""
@@ -294,21 +308,13 @@ class Daemon:
         return True
 
     def summary(self) -> str:
-        """The line for `systemctl status` and the terminal. Any thread; quick."""
-        components = self.components
-        if self.state == "draining":
-            return f"stopping, {len(components.workers.jobs())} in flight may finish"
-        reason, since, held = components.breaker.reason, components.breaker.paused_at, components.pause.current
-        if held is None and components.breaker.open and reason is not None and since is not None:
-            return paused(reason.short, since, components.breaker.next_probe_s, time.time())
-        queued, in_flight = components.inbox.counts()
-        waiting = queued + len(components.settle) + self._retry_summary.waiting
-        line = going(components.stats.uploaded, in_flight, waiting, self._retry_summary.parked, self.oldest_unsent_s())
-        return f"{line}; {paused_by_hand(held, time.time())}" if held else line
+        """The line for `systemctl status`. Any thread; quick."""
+        return self._status_line.text(self.state, self._retry_summary)
+
+    def terminal_line(self) -> str:
+        """`summary` with counts of this moment. Only the log thread calls it."""
+        self._terminal_summary.refresh()
+        return self._status_line.text(self.state, self._terminal_summary)
 
     def oldest_unsent_s(self) -> float:
-        """The age of the oldest file that is queued, uploading or waiting; 0: there is none."""
-        components = self.components
-        queued_ns = oldest_ctime_ns(components.inbox.oldest(), components.folder, components.slow)
-        found = [ctime_ns for ctime_ns in (queued_ns, self._retry_summary.oldest_ns) if ctime_ns]
-        return round(max(0.0, time.time() - min(found) / 1e9), 1) if found else 0.0
+        return self.files.oldest_unsent_s(self._retry_summary.oldest_ns)

@@ -1,4 +1,4 @@
-"""`s3spool demo`: the daemon beside an S3 server of its own. Needs no account, and touches nobody's settings."""
+"""`s3spool demo`: the daemon with an S3 server of its own. It needs no account, and uses no settings of the person."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import click
 import msgspec
 
 from s3spool.config import loader as configuration
+from s3spool.demo.home import PROFILE, Home, isolate
 from s3spool.demo.seaweed import Seaweed, free_port
 from s3spool.demo.seaweed_keys import write_private
 from s3spool.errors import AlreadyRunningError, S3SpoolError
@@ -25,72 +26,56 @@ from s3spool.logs.text import printable
 
 BUCKET = "demo"
 ACCESS_KEY = "demo"
+FIRST_PORT = 8333
 
 
-class _Home(NamedTuple):
-    """What the demo keeps, under $XDG_STATE_HOME/s3spool/demo."""
-
-    directory: Path
-
-    @property
-    def config(self) -> Path:
-        return self.directory / "s3spool.toml"
-
-    @property
-    def curl(self) -> Path:
-        return self.directory / "curl"
-
-    @property
-    def aws(self) -> Path:
-        return self.directory / "aws"
-
-
-def run_demo(directory: Path, port: int) -> int:
+def run_demo(directory: Path, port: int | None) -> int:
     """Blocks until Ctrl-C or SIGTERM; returns the exit code. Raises S3SpoolError.
 
-    Changes the environment of this process: it is the demo's alone.
+    `port` 0 takes any free one, None the one of the last time. Changes the environment of this process.
     """
-    impatience = _Impatience()
+    stop = _EarlyStop()
     directory = directory.absolute()
-    home = _Home(_state_directory() / "s3spool" / "demo")
+    home = Home.of(directory)
     try:
         for place in (home.directory, home.directory / "state"):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        become_owner(home.directory)  # root, in somebody's home
+        become_owner(home.directory)  # root may run the demo in another user's home
         directory.mkdir(parents=True, exist_ok=True)
         lock = _lock(home)
     except OSError as exc:
         raise S3SpoolError(f"{exc.filename}: the demo cannot use it: {exc.strerror}") from exc
     try:
-        _forget_settings()
-        return _run(home, directory, port, impatience)
+        isolate(home)
+        if not port:
+            port = home.port() or (FIRST_PORT if port is None else 0)
+        return _run(home, directory, port, stop)
     except KeyboardInterrupt:
         return 0
     finally:
         lock.release()
 
 
-def _run(home: _Home, directory: Path, port: int, impatience: _Impatience) -> int:
+def _run(home: Home, directory: Path, port: int, stop: _EarlyStop) -> int:
     secret = secrets.token_hex(16)
     data = home.directory / "seaweedfs"
     with Seaweed(data, port=port and free_port(port), access_key=ACCESS_KEY, secret_key=secret) as seaweed:
         seaweed.create_bucket(BUCKET)
-        os.environ.update(seaweed.environment())
-        write_private(home.config, _config_text(home, directory))
+        write_private(home.config, _config_text(home, directory, seaweed.endpoint_url))
         write_private(home.curl, _curl_text(secret))
         write_private(home.aws, _aws_text(secret, seaweed.endpoint_url))
         config = configuration.load(home.config)
-        impatience.check()
+        stop.check()
         click.echo(_welcome(home, directory, seaweed.endpoint_url))
 
         from s3spool.daemon.main import run  # noqa: PLC0415 - the welcome need not wait for it
 
-        impatience.check()
+        stop.check()
         return run(config)
 
 
-class _Impatience:
-    """Until the daemon takes over, SIGTERM ends the demo like Ctrl-C: what was begun is cleared away.
+class _EarlyStop:
+    """Until the daemon handles signals, SIGTERM ends the demo like Ctrl-C, and the server is stopped.
 
     Remembered as well: Python drops an exception that comes while a finalizer runs.
     """
@@ -109,12 +94,7 @@ class _Impatience:
         raise KeyboardInterrupt
 
 
-def _state_directory() -> Path:
-    base = Path(os.environ.get("XDG_STATE_HOME", ""))
-    return base if base.is_absolute() else Path("~/.local/state").expanduser().absolute()
-
-
-def _lock(home: _Home) -> DirectoryLock:
+def _lock(home: Home) -> DirectoryLock:
     try:
         return DirectoryLock(home.directory)
     except AlreadyRunningError:
@@ -124,29 +104,20 @@ def _lock(home: _Home) -> DirectoryLock:
         ) from None
 
 
-def _forget_settings() -> None:
-    """What points s3spool, boto3 or libcurl at the person's own bucket, keys or proxy stays out of the demo."""
-    for name in list(os.environ):
-        if name.startswith(("AWS_", "S3SPOOL_")) or name.lower().endswith("_proxy"):
-            del os.environ[name]
-    os.environ.update(
-        AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, AWS_EC2_METADATA_DISABLED="true"
-    )
-
-
-def _config_text(home: _Home, directory: Path) -> str:
-    # The endpoint is not here but in the environment: another port is no other destination, nothing is sent twice.
+def _config_text(home: Home, directory: Path, endpoint_url: str) -> str:
     return f"""\
-# Written anew by each `s3spool demo`. Name it with --config to speak to the demo from another terminal.
+# Each `s3spool demo` of this folder writes this file. The keys of profile "{PROFILE}" are in the file `aws` beside it.
 [watch]
 directory = {_quoted(directory)}
 [destination]
 bucket = "{BUCKET}"
+endpoint_url = "{endpoint_url}"
+profile = "{PROFILE}"
 addressing_style = "path"
 [state]
 directory = {_quoted(home.directory / "state")}
 [service]
-control_socket = {_quoted(home.directory / "control.sock")}
+control_socket = {_quoted(home.socket)}
 """
 
 
@@ -162,8 +133,8 @@ noproxy = "127.0.0.1"
 
 def _aws_text(secret: str, endpoint_url: str) -> str:
     return f"""\
-# The demo's key, for: AWS_CONFIG_FILE=THIS-FILE aws --profile demo ...
-[profile demo]
+# The demo's key, for: AWS_CONFIG_FILE=THIS-FILE aws --profile {PROFILE} ...
+[profile {PROFILE}]
 aws_access_key_id = {ACCESS_KEY}
 aws_secret_access_key = {secret}
 region = us-east-1
@@ -173,7 +144,7 @@ s3 =
 """
 
 
-def _welcome(home: _Home, directory: Path, endpoint_url: str) -> str:
+def _welcome(home: Home, directory: Path, endpoint_url: str) -> str:
     here = Path.cwd()
     folder = directory.relative_to(here) if directory.is_relative_to(here) else directory
     shown = printable(shlex.quote(f"{folder}/"))
@@ -181,24 +152,25 @@ def _welcome(home: _Home, directory: Path, endpoint_url: str) -> str:
     sample = (
         f"cp {name} {shown}" if name == "README.md" else f"echo hello > {printable(shlex.quote(f'{folder}/{name}'))}"
     )
-    command, config = _command(), _short(home.config)
+    found = here in {directory, directory.parent} and not any(map(os.path.isfile, configuration.places(os.environ)))
+    command = _command() if found else f"{_command()} --config {_short(home.config)}"
     return f"""\
 What is dropped into the folder {shown} goes to the bucket {BUCKET} of an S3 server of your own, at {endpoint_url}
 
   Try it in another terminal, in this directory:
     {sample}
-    {command} list --config {config}
-    {command} status --config {config}      also: why FILE, wait, check --help, ...
+    {command} list --all
+    {command} status      also: why FILE, wait, check, --help
   What is in the bucket, with curl or the AWS CLI:
     curl -K {_short(home.curl)} {endpoint_url}/{BUCKET}/
     curl -K {_short(home.curl)} {endpoint_url}/{BUCKET}/{name}
-    AWS_CONFIG_FILE={_short(home.aws)} aws --profile demo s3 ls --recursive s3://{BUCKET}
+    AWS_CONFIG_FILE={_short(home.aws)} aws --profile {PROFILE} s3 ls --recursive s3://{BUCKET}
   Ctrl-C stops it. Objects and receipts stay for the next time, until: rm -r {_short(home.directory)}
 """
 
 
 def _command() -> str:
-    """How this program was called, so that what is printed can be typed."""
+    """The command that started this program, so that a person can type it."""
     script = Path(sys.argv[0])
     if script.name != "s3spool":
         return f"{shlex.quote(sys.executable)} -m s3spool"

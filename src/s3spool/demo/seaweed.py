@@ -36,6 +36,7 @@ _SERVICES = ("s3", "master", "volume", "filer", "admin")  # each listens on two 
 _FIRST_PORT, _LAST_PORT = 10_000, 32_000  # Linux assigns 32,768 and above to outgoing connections
 _START_ATTEMPTS = 5
 _POLL_S = 0.02
+_KILL_S = 5.0
 _OPTIONS = (
     *("-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"),
     # Each bucket is a collection with its own volumes: this is room for 1,000 small buckets.
@@ -136,7 +137,8 @@ class Seaweed:
             return
         # SIGTERM takes weed up to 25 s. SIGKILL loses nothing: confirmed data is in the page cache.
         self._process.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):  # a signal may have interrupted Popen while it held its own lock
+            self._process.wait(_KILL_S)
         self._process = None
         for option, port in self._ports.items():  # a killed weed leaves its sockets in /tmp
             name = option.replace(".port.", "-").removesuffix(".port")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from s3spool.discovery.watch import Watch
 
 BATCH = 20 * LOOKUP_ROWS  # sorted: a larger batch reads fewer pages of the ledger per file
+ROUTINE = {"timer", "poll", "request"}  # such a scan is worth a line only if it found something
 EXPECTED = {"start", "full", "ledger", "poll", "restored", "limit"}  # files found then are no misses of the watch
 AT_ONCE = {"start", "request", "reload", "restored"}  # a person asks, or nothing has been scanned yet
 POLL_SHARE = 10  # scans for any other reason take at most a tenth of the time
@@ -184,7 +185,8 @@ class Scan:
         self.mounts.wait(self.heartbeat.beat)
         missed = 0 if reasons & EXPECTED or (self.watch is not None and self.watch.exhausted) else offered
         self.missed += missed
-        log.info(
+        say = log.debug if reasons <= ROUTINE and not offered else log.info
+        say(
             "scan.finished",
             reason=reason,
             files=files,

@@ -13,6 +13,7 @@ import structlog
 from s3spool.control.peer import Peer
 from s3spool.control.protocol import json_line
 from s3spool.control.server import Handler
+from s3spool.control.status import Status
 from s3spool.errors import S3SpoolError
 from s3spool.http.guard import Guard, Refusal
 from s3spool.http.metrics import CONTENT_TYPE, Metrics
@@ -78,7 +79,7 @@ class Application:
         self._pages: dict[str, Callable[[], Answer]] = {
             "/metrics": lambda: Answer("200 OK", CONTENT_TYPE, metrics.text()),
             "/healthz": self._health_answer,
-            "/api/status": lambda: _json("200 OK", self._ask("status")),
+            "/api/status": lambda: _json("200 OK", self._status()),
             "/api/overview": lambda: _json("200 OK", self._overview()),
         }
 
@@ -132,23 +133,22 @@ class Application:
 
     def _overview(self) -> dict[str, Any]:
         """All that the page shows, in one request."""
-        return {"status": self._ask("status")} | {
-            state: self._rows(state) for state in ("uploading", "waiting", "parked")
-        }
+        return {"status": self._status()} | {state: self._rows(state) for state in ("uploading", "waiting", "parked")}
+
+    def _status(self) -> Status:
+        answer: Status = self._handlers["status"]({}, self._peer)
+        return answer
 
     def _rows(self, state: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         after: Any = None
         while len(rows) < SHOWN_ROWS:
-            page = self._ask("list", state=state, after=after)
+            page = self._handlers["list"]({"state": state, "after": after}, self._peer)
             rows += page["rows"]
             after = page["next"]
             if after is None:
                 break
         return [{**row, "name": shown(from_text(row["path"]))} for row in rows[:SHOWN_ROWS]]
-
-    def _ask(self, command: str, **request: Any) -> dict[str, Any]:
-        return dict(self._handlers[command](request, self._peer))
 
 
 def _json(status: str, value: object) -> Answer:

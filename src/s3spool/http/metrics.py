@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
-from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from s3spool.control.status import Status
+from s3spool.control.views import STATES
 from s3spool.upload.stats import Histogram, Stats
 
-STATES = ("settling", "queued", "uploading", "waiting", "parked", "uploaded")
 # Not OpenMetrics: there `files_total` and `files` would be one family.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -20,14 +20,14 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class DaemonCollector(Collector):
     """Metrics from the answer of `status` and the counters."""
 
-    def __init__(self, status: Callable[[], Mapping[str, Any]], stats: Stats, node: str) -> None:
+    def __init__(self, status: Callable[[], Status], stats: Stats, node: str) -> None:
         self._status = status
         self._stats = stats
         self._node = node
 
     def collect(self) -> Iterator[Metric]:
         status, stats = self._status(), self._stats
-        files, watch = status["files"], status["watch"]
+        files, watch, destination = status.files, status.watch, status.destination
         yield from _counts("s3spool_files", "Files by result since the start.", "result", _results(stats))
         uploaded = CounterMetricFamily("s3spool_uploaded_bytes", "Bytes of uploaded files since the start.")
         uploaded.add_metric([], stats.bytes_uploaded)
@@ -36,15 +36,13 @@ class DaemonCollector(Collector):
             "s3spool_files", "Files by state now; uploaded ones as `status` counts them.", labels=["state"]
         )
         for state in STATES:
-            gauge.add_metric([state], files[state])
+            gauge.add_metric([state], getattr(files, state))
         yield gauge
-        paused = status["destination"]["state"] == "paused"
-        yield _gauge("s3spool_oldest_unsent_seconds", "Age of the oldest unsent file.", status["oldest_unsent_s"])
-        yield _gauge("s3spool_destination_paused", "1 while no uploads begin.", int(paused))
-        by_hand = status["destination"]["by_hand"]
-        yield _gauge("s3spool_paused_by_hand", "1 between `s3spool pause` and `resume`.", int(by_hand))
-        yield _count("s3spool_watch_overflows", "Overflows of the kernel's event queue.", watch["overflows"])
-        yield _count("s3spool_watch_missed_files", "Files that only a scan found.", watch["files_missed"])
+        yield _gauge("s3spool_oldest_unsent_seconds", "Age of the oldest unsent file.", status.oldest_unsent_s)
+        yield _gauge("s3spool_destination_paused", "1 while no uploads begin.", int(destination.state == "paused"))
+        yield _gauge("s3spool_paused_by_hand", "1 between `s3spool pause` and `resume`.", int(destination.by_hand))
+        yield _count("s3spool_watch_overflows", "Overflows of the kernel's event queue.", watch.overflows)
+        yield _count("s3spool_watch_missed_files", "Files that only a scan found.", watch.files_missed)
         failures = dict(stats.failures)  # a copy: workers add to it
         yield from _counts("s3spool_retries", "Failed attempts by error code.", "error_code", failures)
         yield _histogram("s3spool_upload_seconds", "From the start of the attempt to S3's answer.", stats.upload_s)
@@ -52,7 +50,7 @@ class DaemonCollector(Collector):
             "s3spool_completion_to_upload_seconds", "From the file's last change to S3's answer.", stats.completion_s
         )
         info = GaugeMetricFamily("s3spool_info", "Version and node.", labels=["version", "node"])
-        info.add_metric([status["version"], self._node], 1)
+        info.add_metric([status.version, self._node], 1)
         yield info
 
 

@@ -21,6 +21,7 @@ ALL = -1  # SQLite's LIMIT for no limit
 TOTALS_SINCE = 2  # the version of the ledger that has totals.sql
 FAILURES_SINCE = 3  # and failures.sql
 PAUSE_SINCE = 4  # and pause.sql
+SUMMED_ROWS = 100_000  # adding up more sizes would make `status` slow
 LOOKUP_ROWS = 500  # statements of one size stay in sqlite3's cache
 
 
@@ -113,6 +114,11 @@ class Reader:
         )
         return list(rows)
 
+    def waiting_without_proof(self) -> int:
+        """How many waiting files have not failed by their own proven fault (`Failures.own`)."""
+        waiting = "SELECT count(*) FROM retries WHERE state = 'waiting'"
+        return int(next(self._rows(f"{waiting} AND own_failures = 0"))[0])
+
     def next_due(self) -> float | None:
         """When the next waiting retry is due, in Unix seconds."""
         row = next(self._rows("SELECT min(next_attempt) FROM retries WHERE state = 'waiting' AND claimed = 0"))
@@ -129,9 +135,14 @@ class Reader:
         states = [state.value] * 2 if state else [each.value for each in State]
         yield from self._rows(statement, (after, *states, limit), _retry)
 
-    def receipts(self, *, after: str = "", limit: int = ALL) -> Iterator[Receipt]:
-        """Streamed as by `retries`."""
-        statement = f"SELECT {_RECEIPT} FROM receipts WHERE path > ? ORDER BY path LIMIT ?"  # noqa: S608 - constants
+    def receipts(self, *, after: str = "", limit: int = ALL, unsent: bool = True) -> Iterator[Receipt]:
+        """Likewise; `unsent` False leaves out files that are in the retry list as well."""
+        where = (
+            "path > ?"
+            if unsent
+            else "path > ? AND NOT EXISTS (SELECT 1 FROM retries WHERE retries.path = receipts.path)"
+        )
+        statement = f"SELECT {_RECEIPT} FROM receipts WHERE {where} ORDER BY path LIMIT ?"  # noqa: S608 - constants
         yield from self._rows(statement, (after, limit), _receipt)
 
     def random_receipts(self, count: int) -> Iterator[Receipt]:
@@ -183,6 +194,13 @@ class Reader:
     def last_error(self) -> Retry | None:
         statement = f"SELECT {self._retry} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants
         return next(self._rows(statement, make=_retry), None)
+
+    def unsent_bytes(self) -> int:
+        """The sizes of the files in the retry list that no worker has; 0 if there are too many to add up."""
+        _, _, waiting, parked = self._totals()
+        if waiting + parked > SUMMED_ROWS:
+            return 0
+        return int(next(self._rows("SELECT coalesce(sum(size), 0) FROM retries WHERE claimed = 0"))[0])
 
     def uploaded_bytes(self) -> int:
         """The sizes of all receipts together."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from s3spool.logs.text import printable, shown
+from s3spool.logs.units import duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,22 +35,23 @@ EVENTS: dict[str, EventSpec] = {
         "ready[: everything dropped into {directory} goes to s3://{bucket}/[{prefix}]]",
         "96f1ecfaad574d76826c4c4680ad5ed2",
     ),
+    "daemon.after_upload": EventSpec("info", "{outcome}"),
     "daemon.reloaded": EventSpec(
-        "info", "configuration read again[, changed: {changed}][, only after a restart: {refused}]"
+        "info", "configuration read again[; changed now: {changed}][; a restart is needed for {restart_needed}]"
     ),
-    "daemon.draining": EventSpec("info", "stopping, uploads in flight may finish[ within {drain_s}]"),
+    "daemon.draining": EventSpec("info", "draining[ for up to {drain_s}]; a second Ctrl-C or signal stops at once"),
     "daemon.stopped": EventSpec(
         "info",
-        "stopped[ after {duration_s}][, {uploaded} files uploaded]",
+        "stopped[ in {duration_s}][; {uploaded} files uploaded since the start]",
         "6a67e91a91ae42b9a29c95646e7d2fed",
     ),
     "daemon.unhealthy": EventSpec(
         "error",
-        "these parts of the daemon died or hang: {components}[; {hint}]",
+        "these components died or hang: {components}[; {hint}]",
         "b9a06f1dfb3d4a0aa6b6ab8f7a0f5c13",
     ),
-    "config.refused": EventSpec("error", "the configuration was refused and the old one stays[: {error}]"),
-    "config.doubted": EventSpec("warning", "others could have written the configuration[: {reason}]"),
+    "config.refused": EventSpec("error", "the new configuration is wrong, and nothing was changed[: {error}]"),
+    "config.doubted": EventSpec("warning", "other users could have written the configuration[: {reason}]"),
     "daemon.user_changed": EventSpec("info", "root becomes the owner of the state directory[: {reason}]"),
     "systemd.missing": EventSpec("warning", "no native journal entries[: {reason}]"),
     "transport.fallback": EventSpec("warning", "uploading through boto3, which is slower[: {reason}]"),
@@ -60,29 +62,29 @@ EVENTS: dict[str, EventSpec] = {
     "watch.started": EventSpec("info", "watching[ {directory}][ by {backend}]"),
     "watch.overflowed": EventSpec(
         "warning",
-        "the kernel dropped file events; scanning the folder for what they announced",
+        "the kernel dropped file events; scanning the folder for the files",
         "5df12dda5bf6463e9e1d4faf8d272c03",
     ),
     "watch.lost": EventSpec(
         "error",
-        "the folder is gone[: {directory}][; {hint}]; waiting for it to come back",
+        "the folder is gone[: {directory}][; {hint}]; waiting for its return",
         "c9d4ba881f2e4e148c3a1e9d6e5dcbf7",
     ),
     "watch.restored": EventSpec(
         "info", "the folder is back[: {directory}]; scanning it", "38a178a210a7499e9fe957f055ced055"
     ),
-    "watch.polling": EventSpec("warning", "not all is told by file events, scanning[ {directory}] as well[: {reason}]"),
+    "watch.polling": EventSpec(
+        "warning", "file events miss some directories; scanning[ {directory}] as well[: {reason}]"
+    ),
     "directory.too_deep": EventSpec(
-        "warning", "{path} is not looked into: every key below it would be longer than S3's 1,024 bytes"
+        "warning", "{path} is not scanned: every key below it would be longer than S3's 1,024 bytes"
     ),
     "scan.started": EventSpec("debug", "scanning the folder[ ({reason})]"),
     "scan.finished": EventSpec(
         "info",
-        "scanned[ {files} files][ in {duration_s}][, {offered} to send]",
+        "scanned[ {files} files][ in {duration_s}][, {offered} of them new]",
     ),
-    "scan.failed": EventSpec(
-        "warning", "could not scan[ {path}][: {error}]; what is there is looked at again with the next scan"
-    ),
+    "scan.failed": EventSpec("warning", "could not scan[ {path}][: {error}]; the next scan tries again"),
     "file.uploaded": EventSpec("info", "uploaded {path}[ to s3://{bucket}/{key}][, {bytes}][ in {duration_s}]"),
     "log.summarized": EventSpec("warning", "{lines} more lines like the {summarized} before[: {error_code}]"),
     "file.hanging": EventSpec("warning", "cannot open or read {path}: its file system does not answer[; {hint}]"),
@@ -92,14 +94,14 @@ EVENTS: dict[str, EventSpec] = {
     ),
     "file.parked": EventSpec(
         "error",
-        "gave up on {path}[: {error_code}][: {error}][; {hint}]; it stays in the folder",
+        "parked {path}[: {error_code}][: {error}][; {hint}]; it stays in the folder",
         "ce5eebd821044193ab4da738d1e0151d",
     ),
-    "file.vanished": EventSpec("info", "{path} was removed by somebody else before it was sent"),
+    "file.vanished": EventSpec("info", "{path} was removed by another program before it was sent"),
     "file.changed": EventSpec("info", "{path} changed while it was read; it is sent again"),
     "file.skipped": EventSpec("debug", "skipped {path}[: {reason}]"),
     "multipart.started": EventSpec("info", "sending {path} in[ {parts}] parts[, {bytes}]"),
-    "multipart.resumed": EventSpec("info", "going on with {path}[, {parts_done} of {parts} parts are there]"),
+    "multipart.resumed": EventSpec("info", "resuming {path}[, {parts_done} of {parts} parts are there]"),
     "multipart.aborted": EventSpec("info", "dropped an unfinished multipart upload[ of {path}][ to {key}][: {reason}]"),
     "destination.paused": EventSpec(
         "error",
@@ -107,15 +109,15 @@ EVENTS: dict[str, EventSpec] = {
         "6ec460595fde44ca9024c842f8190c01",
     ),
     "destination.resumed": EventSpec(
-        "info", "uploads[ to {destination}] go on[ after {duration_s}]", "322602214c8f4e4193037a4d3279e47c"
+        "info", "uploads[ to {destination}] continue[ after {duration_s}]", "322602214c8f4e4193037a4d3279e47c"
     ),
     "destination.slowed": EventSpec(
         "warning",
-        "[{destination} ]asks for fewer requests[: {error_code}][: {error}]; {workers} workers go on[; {hint}]",
+        "[{destination} ]asks for fewer requests[: {error_code}][: {error}]; {workers} workers continue[; {hint}]",
     ),
     "destination.unencrypted": EventSpec("warning", "{endpoint} is plain http[: {hint}]"),
     "destination.throttle_ended": EventSpec(
-        "info", "[{destination} ]takes all that the workers send again[ after {duration_s}]"
+        "info", "[{destination} ]accepts the full request rate again[ after {duration_s}]"
     ),
     "uploads.paused": EventSpec("warning", "uploads are paused by hand[ since {since}][: {reason}]"),
     "uploads.resumed": EventSpec("info", "uploads go on after a pause by hand[ of {duration_s}]"),
@@ -124,7 +126,7 @@ EVENTS: dict[str, EventSpec] = {
         "error", "a worker died and was replaced[: {worker}][: {error}]", "476d79b67d5e4d81a6d4366677525d84"
     ),
     "thread.died": EventSpec(
-        "error", "an error that nobody expected ended {thread}[: {error}]", "3c0e7b1f3a5d4a0f9d0f6a4a1b8c2e57"
+        "error", "an unexpected error ended {thread}[: {error}]", "3c0e7b1f3a5d4a0f9d0f6a4a1b8c2e57"
     ),
     "ledger.failed": EventSpec(
         "error", "the ledger cannot be used[: {path}][: {error}][; {hint}]", "dd30828904304b429015c89f6b0f19b5"
@@ -134,12 +136,13 @@ EVENTS: dict[str, EventSpec] = {
     ),
     "ledger.rollback_failed": EventSpec("debug", "the ledger had nothing left to roll back[: {error}]"),
     "library.warning": EventSpec("warning", "[{logger}: ]{message}"),
-    "log.dropped": EventSpec("warning", "{lines} log lines are lost: nobody read them in time"),
+    "log.dropped": EventSpec("warning", "{lines} log lines are lost: the reader was too slow"),
 }
 
-# What others say goes without quotes, which would make it read as a name.
-_PROSE = frozenset(("error", "hint", "message", "reason"))
+# Fields that hold sentences: in quotes they would read like names.
+_PROSE = frozenset(("error", "hint", "message", "outcome", "reason"))
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
+_PLACE = re.compile(r"s3://\{bucket\}/(?:\{(key|prefix)\})?|\{(\w+)\}")
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -152,13 +155,19 @@ def message(event: str, fields: Mapping[str, Any]) -> tuple[str, frozenset[str]]
         return "", frozenset()
 
     def keep(part: re.Match[str]) -> str:
-        there = all(fields.get(name) not in (None, "") for name in _FIELD.findall(part[1]))
+        there = all(fields.get(name) not in (None, "", [], ()) for name in _FIELD.findall(part[1]))
         return part[1] if there else ""
 
     template = EVENTS[event].message
     while (shorter := _OPTIONAL.sub(keep, template)) != template:  # from the innermost brackets outwards
         template = shorter
-    sentence = _FIELD.sub(lambda field: readable(field[1], fields.get(field[1], "?")), template)
+
+    def fill(place: re.Match[str]) -> str:
+        if place[0].startswith("s3://"):  # quoted as a whole, so that it can be pasted
+            return shown(f"s3://{fields.get('bucket', '?')}/{fields.get(place[1] or '', '')}")
+        return readable(place[2], fields.get(place[2], "?"))
+
+    sentence = _PLACE.sub(fill, template)
     return sentence, frozenset(_FIELD.findall(template))
 
 
@@ -166,16 +175,9 @@ def readable(name: str, value: Any) -> str:
     """A field's value as people write it, with the unit that its name promises."""
     if isinstance(value, float | int) and not isinstance(value, bool):
         if name.endswith("bytes"):
-            return _size(value)
-        return f"{value:g} s" if name.endswith("_s") and not name.endswith("_per_s") else str(value)
+            return size(value)
+        return duration(value) if name.endswith("_s") and not name.endswith("_per_s") else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(str(item)) for item in value)
     text = value if isinstance(value, str) else str(value)
     return printable(text) if name in _PROSE else shown(text)
-
-
-def _size(size_bytes: float) -> str:
-    size, unit = size_bytes, "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:  # noqa: PLR2004 - what makes a KiB
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.4g} {unit}"

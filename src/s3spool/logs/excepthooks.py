@@ -1,4 +1,4 @@
-"""Exceptions that nobody caught, and warnings of Python itself: into the log, so that no thread dies unseen."""
+"""Logs uncaught exceptions and warnings of Python, so that no thread dies unnoticed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tell(then: Callable[[], None] | None = None) -> None:
 
 
 def tell_no_more() -> None:
-    """The log is closed: back to what Python did before."""
+    """Restore the hooks of Python, because the log is closed."""
     if sys.excepthook is _main_died:
         sys.excepthook = _before_main
     if threading.excepthook is _thread_died:

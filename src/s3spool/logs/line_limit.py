@@ -1,4 +1,4 @@
-"""Bounds what one cause writes: beyond LINES a minute its lines are counted, and one line says how many."""
+"""Limits the lines per cause: beyond LINES per minute they are counted, and one line tells the count."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 LINES = 100
 PERIOD_S = 60.0
-LIMITED = {"file.failed"}  # never what is confirmed or parked: each of those lines is evidence
+LIMITED = {"file.failed"}  # never events of uploaded or parked files: each of their lines is evidence
 CAUSES = 1000  # error codes come from servers too
 
 Cause = tuple[str, str]  # event, error code
@@ -21,7 +21,7 @@ class LineLimit:
         self._periods: dict[Cause, tuple[float, int]] = {}  # when it began, lines since then
 
     def admits(self, event: str, fields: dict[str, Any], now: float) -> bool:
-        """Whether this line is to be written; if not, it is counted."""
+        """Whether to write this line; if not, it is counted."""
         if event not in LIMITED:
             return True
         cause = (event, str(fields.get("error_code", "")))
@@ -35,7 +35,7 @@ class LineLimit:
             return lines < LINES
 
     def summaries(self, now: float) -> list[dict[str, Any]]:
-        """The fields of a line for each cause whose period is over and had too many; each is told of once."""
+        """The fields of one summary line per cause with too many lines in a period that has ended."""
         found = []
         with self._lock:
             for cause, (began, lines) in list(self._periods.items()):

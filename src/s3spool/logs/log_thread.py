@@ -1,8 +1,7 @@
-"""structlog, set up so that logging costs the uploading threads microseconds and can never hold them up.
+"""structlog with a log thread: a log call puts the raw event on a queue, and never blocks.
 
-A log call checks the level, takes the time and puts the raw event on a queue. One thread, named `log`, does
-the rest: makes values plain, masks secrets, renders, and writes many lines with one write(). A stalled reader
-fills the queue; from then on lines are counted instead of kept, and one `log.dropped` says how many.
+The thread `log` makes values plain, masks secrets, renders, and writes many lines with one write(). If a stalled
+reader fills the queue, lines are counted instead of kept, and one `log.dropped` says how many.
 """
 
 from __future__ import annotations
@@ -17,30 +16,27 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn, TextIO
 
-import msgspec
 import structlog
 
 from s3spool.logs import excepthooks, journal
-from s3spool.logs.events import EVENTS, EventSpec, message, readable
+from s3spool.logs.events import EVENTS
 from s3spool.logs.line_limit import LineLimit
-from s3spool.logs.sinks import Entry, JournalSink, Sink, StreamSink, TerminalSink, timestamp
-from s3spool.logs.text import legible, plain, plain_fields, printable, printable_json, shown
-
-__all__ = ["EVENTS", "Entry", "EventSpec", "LogWriter", "StreamSink", "configure", "to_console", "to_json"]
+from s3spool.logs.render import to_console, to_json, to_prefixed_json
+from s3spool.logs.sinks import Entry, JournalSink, Sink, StreamSink, TerminalSink
+from s3spool.logs.text import plain, plain_fields
 
 QUEUE_LINES = 10_000
 BATCH_LINES = 500
-# Lines that follow each other share one write() and, what matters more, one wake-up of the log thread: woken
-# for each line, it would fight the workers for the GIL.
+# Lines that follow each other share one write() and one wake-up of the log thread, which would otherwise compete with
+# the workers for the GIL.
 LINGER_S = 0.01
 
+SUMMARY_S = 1.0  # how often the line on a terminal is drawn anew
+
 _RESERVED = ("timestamp", "level", "event")
-_COLOURS = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
-_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 # Loggers are cached and keep the list and the class of their first use, so both stay the same objects for
 # ever: `configure` replaces the list's content, `set_level` the class's base.
@@ -65,7 +61,7 @@ def configure(
     fallback = ""
     if format == "journal":
         send, fallback = journal.native_send()
-        sink = JournalSink(send) if send else StreamSink(_to_prefixed_json, stream)
+        sink = JournalSink(send) if send else StreamSink(to_prefixed_json, stream)
     elif format == "console":
         colours = stream.isatty() and not os.environ.get("NO_COLOR")
         render = functools.partial(to_console, colours=colours)
@@ -93,7 +89,7 @@ class LogWriter:
     """The queue, the thread behind it, the structlog processor in front of it. Methods are thread-safe."""
 
     def __init__(self, sink: Sink, *, format: str = "json", fallback: str = "") -> None:  # noqa: A002 - as above
-        self.format = format  #: what `auto` has become
+        self.format = format  #: the format that `auto` has chosen
         self.fallback = fallback  #: why journal entries go as JSON lines to the stream, "" where they do not
         self._sink = sink
         self._queue: SimpleQueue[Entry | threading.Event | None] = SimpleQueue()
@@ -101,7 +97,7 @@ class LogWriter:
         self._closed = False
         self._dropped = 0
         self._reported = 0  # only the log thread touches this
-        self._counting = threading.Lock()  # held for one addition, so nobody waits for it
+        self._counting = threading.Lock()  # held for one addition only
         # A daemon thread: one that hangs in write() must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -132,18 +128,15 @@ class LogWriter:
         _Logger.__bases__ = (structlog.make_filtering_bound_logger(level),)
 
     def show_summary(self, summary: Callable[[], str]) -> bool:
-        """Keep one line up to date below the others; False where there is no terminal to keep it on.
+        """Keep one line up to date below the others; False if there is no terminal for it.
 
-        `summary` is asked on the log thread, with each batch of lines and each `refresh`.
+        The log thread calls `summary` with each batch of lines and each second.
         """
         if isinstance(self._sink, TerminalSink):
             self._sink.summary = summary
+            self._queue.put(threading.Event())
             return True
         return False
-
-    def refresh(self) -> None:
-        """Draw the summary again; does not wait for it."""
-        self._queue.put(threading.Event())
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was logged before is written; False if that took too long, or after `close`."""
@@ -174,9 +167,12 @@ class LogWriter:
 
     def _step(self) -> bool:
         """Write one batch, however long it takes to come; False after the last."""
+        timeout_s = self._limit.next_s(time.monotonic())
+        if isinstance(self._sink, TerminalSink) and self._sink.summary is not None:
+            timeout_s = SUMMARY_S if timeout_s is None else min(SUMMARY_S, timeout_s)
         try:
-            # Blocks while nothing is said: an idle daemon has no wake-ups.
-            items = [self._queue.get(timeout=self._limit.next_s(time.monotonic()))]
+            # Without a time-out while nothing is logged: an idle service has no wake-ups.
+            items = [self._queue.get(timeout=timeout_s)]
         except Empty:
             items = []
         if self._queue.qsize() < BATCH_LINES:
@@ -184,6 +180,8 @@ class LogWriter:
         while len(items) < BATCH_LINES and not self._queue.empty():
             items.append(self._queue.get())
         entries = [_tidy(item) for item in items if isinstance(item, Entry)]
+        if self.format == "console":
+            entries = [entry for entry in entries if not _found_nothing(entry)]
         summaries = self._limit.summaries(time.monotonic() if None not in items else float("inf"))
         entries += [Entry(time.time_ns(), "warning", "log.summarized", fields) for fields in summaries]
         self._write(entries)
@@ -208,7 +206,7 @@ class LogWriter:
 
 
 class _Bridge(logging.Handler):
-    """Warnings of boto3, urllib3 and others, which know only the standard library's logging."""
+    """Passes on warnings of libraries that use the standard library's logging."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -222,45 +220,15 @@ class _Bridge(logging.Handler):
 _bridge = _Bridge(logging.WARNING)
 
 
-def to_json(entry: Entry) -> str:
-    """One JSON object on one line, whatever the values hold and however the reader splits lines."""
-    time_ns, level, event, fields = entry
-    line = {"timestamp": timestamp(time_ns), "level": level, "event": event, **fields}
-    try:
-        text = msgspec.json.encode(line).decode()
-    except UnicodeEncodeError:  # a name that is not UTF-8
-        text = msgspec.json.encode(legible(line)).decode()
-    # JSON allows U+2028, U+0085 and terminals' C1 codes as they are; line readers and terminals do not.
-    return printable_json(text)
-
-
-def to_console(entry: Entry, *, colours: bool) -> str:
-    """A line for people: time, event, sentence, then the fields that the sentence left out, unless they are empty."""
-    sentence, used = message(entry.event, entry.fields)
-    words = [printable(entry.event)]
-    if entry.level != "info":
-        words.append(f"[{entry.level}]")
-    words += [sentence] if sentence else []
-    more_fields = [
-        (name, value) for name, value in entry.fields.items() if name not in used and value not in (None, "")
-    ]
-    rest = [f"{shown(name)}={readable('', value)}" for name, value in more_fields]
-    clock, text, more = _clock(entry.time_ns // 1_000_000_000), " ".join(words), " ".join(rest)
-    if colours:
-        text = f"{_COLOURS[entry.level]}{text}{_PLAIN}" if entry.level in _COLOURS else text
-        clock, more = f"{_DIM}{clock}{_PLAIN}", f"{_DIM}{more}{_PLAIN}" if more else ""
-    return f"{clock} {text}  {more}".rstrip()
-
-
-def _to_prefixed_json(entry: Entry) -> str:
-    """What journald reads from a stream: the prefix becomes PRIORITY (sd-daemon(3))."""
-    return f"<{journal.PRIORITY.get(entry.level, 6)}>{to_json(entry)}"
-
-
 def _suitable(stream: TextIO) -> str:
     if journal.is_stream(stream, os.environ):
         return "journal"
     return "console" if stream.isatty() else "json"
+
+
+def _found_nothing(entry: Entry) -> bool:
+    """Whether the entry is of the first scan, and a person need not read it."""
+    return entry.event == "scan.finished" and entry.level == "info" and entry.fields.get("offered") == 0
 
 
 def _tidy(entry: Entry) -> Entry:
@@ -283,8 +251,3 @@ def _traceback(exc_info: object) -> str:
     if not isinstance(exc_info, BaseException):
         return ""  # exc_info=True outside of an except block
     return "".join(traceback.format_exception(exc_info)).rstrip()
-
-
-@lru_cache(maxsize=2)
-def _clock(seconds: int) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(seconds))

@@ -1,9 +1,10 @@
-"""Where log entries go: a stream, a terminal with a line that is always current, the journal."""
+"""Targets of log entries: a stream, a terminal with a line of current figures, the journal."""
 
 from __future__ import annotations
 
 import os
 import select
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, TextIO
 from s3spool.logs import journal
 from s3spool.logs.text import printable
 
+SUMMARY_S = 0.25  # counting all files for each batch of lines would cost more than it tells
 ERASE = "\r\x1b[K"
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
@@ -61,7 +63,7 @@ class StreamSink:
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # a terminal or pipe that somebody else has made non-blocking
+            except BlockingIOError:  # another process has made this terminal or pipe non-blocking
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()
@@ -69,16 +71,17 @@ class StreamSink:
 
 
 class TerminalSink(StreamSink):
-    """Log lines, and below them one line that is drawn anew with each batch.
+    """Log lines, and below them one line that is drawn anew with each batch and each second.
 
-    Only the log thread writes, so the two cannot get into each other.
+    Only the log thread writes, so the two never mix.
     """
 
     def __init__(self, render: Render, stream: TextIO, *, colours: bool) -> None:
         super().__init__(render, stream)
         self._colours = colours
         self._drawn = False
-        self.summary: Callable[[], str] | None = None  #: asked on the log thread: quick, from any thread
+        self._text, self._asked_at = "", -SUMMARY_S
+        self.summary: Callable[[], str] | None = None  #: called on the log thread
 
     def write(self, entries: list[Entry]) -> None:
         erase = ERASE if self._drawn else ""
@@ -88,18 +91,20 @@ class TerminalSink(StreamSink):
             self._send(erase + self._lines(entries) + line)
 
     def end(self) -> None:
-        """Take the line away: what comes next is somebody else's."""
+        """Erase the line: other programs write next."""
         self.summary = None
         self.write([])
 
     def _line(self) -> str:
         if self.summary is None:
             return ""
+        now = time.monotonic()
         try:
+            if now - self._asked_at >= SUMMARY_S:
+                self._text, self._asked_at = printable(self.summary()), now
             # Wrapped, it would not be erased as a whole. Some terminals do not know their width.
-            width = os.get_terminal_size(self._descriptor).columns or 80
-            text = printable(self.summary())[: width - 1]
-        except Exception:  # noqa: BLE001 - the line is an extra; the log goes on without it
+            text = self._text[: (os.get_terminal_size(self._descriptor).columns or 80) - 1]
+        except Exception:  # noqa: BLE001 - the log continues without this line
             return ""
         return f"{_DIM}{text}{_PLAIN}" if text and self._colours else text
 

@@ -1,8 +1,7 @@
-"""What may appear in a log line: hostile names made visible, secrets masked, objects made plain.
+"""Text for log lines and terminals: names made printable, secrets masked, objects made plain.
 
-File names are chosen by strangers. They arrive as str with surrogate escapes (bytes that are not UTF-8) and
-may hold newlines, terminal escapes or characters that turn the text around; none of it reaches a terminal or
-breaks a line.
+Strangers choose the names of files. A name may hold bytes that are not UTF-8 (as surrogate escapes), newlines, terminal
+escapes or direction marks; none of them reaches a terminal or breaks a line.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 
 MASK = "***"
 _SCALARS = frozenset((int, float, bool, NoneType))
-_DEPTH = 6  # deeper than any field of ours; ends the walk through a structure that holds itself
+_DEPTH = 6  # deeper than any field; ends the walk through a structure that contains itself
 
 _SECRET_NAME = re.compile("secret|passw|token|authori[sz]ation|credential|private_?key", re.IGNORECASE)
 
@@ -59,7 +58,7 @@ def plain_fields(fields: Mapping[str, object], depth: int = 0) -> dict[str, Any]
 
 
 def plain(value: object, depth: int = 0) -> Any:
-    """`value` as JSON can hold it; what it cannot hold becomes the text a person would expect."""
+    """`value` as JSON can hold it; other objects become text."""
     if type(value) is str:
         return masked(value)
     if isinstance(value, Enum):
@@ -87,7 +86,7 @@ def masked(text: str) -> str:
 
 
 def legible(value: Any) -> Any:
-    r"""A plain value whose strings are valid UTF-8: each byte that was not is written `\xNN`."""
+    r"""A plain value whose strings are valid UTF-8: other bytes are written `\xNN`."""
     if isinstance(value, str):
         return _SURROGATE.sub(lambda match: _escape(match[0]), value)
     if isinstance(value, list):
@@ -112,7 +111,7 @@ def printable(text: str) -> str:
 
 
 def printable_json(json: str) -> str:
-    """JSON with what it lets through, but a terminal would act on, as its own escapes: DEL, C1, direction marks."""
+    """JSON in which the characters that a terminal would obey are escapes: DEL, C1, direction marks."""
     if json.isprintable():
         return json
     return "".join(char if char.isprintable() or char == "\n" else _json_escape(char) for char in json)

@@ -95,6 +95,7 @@ class PartQueue:
         self._reservations: list[tuple[float, int]] = []  # monotonic seconds, owner
         self._takes = 0
         self.in_flight = 0  #: parts that workers hold
+        self.bytes_done = 0  #: of all parts that S3 has confirmed
         self._limit = limit
         self._owners_taken: dict[int, int] = {}  # like Transfer.taken; only owners that have a transfer
         self._deferred: dict[str, int] = {}  # path -> owner of a file that waits for a reservation
@@ -181,6 +182,7 @@ class PartQueue:
         transfer = item.transfer
         with self._lock:
             transfer.parts[item.number] = part
+            self.bytes_done += part.size
             if len(transfer.parts) == transfer.count and not transfer.over:
                 transfer.pending.append(COMPLETE)
 

@@ -127,6 +127,10 @@ class Settle:
         with self._lock:
             return {path for path in paths if path in self._reason_of} if self._reason_of else set()
 
+    def reason_of(self, path: str) -> SettleReason | None:
+        """Why this path waits; None: it does not."""
+        return self._reason_of.get(path)
+
     def paths(self, limit: int) -> Sequence[str]:
         with self._lock:
             return list(self._reason_of)[:limit]

@@ -69,6 +69,12 @@ class Boto3Transport:
         self._bandwidth = bandwidth
         self._request: Request | None = None
         self._answer = Answer(0, {}, b"", None)
+        self._range: _Range | None = None
+
+    @property
+    def position(self) -> int:
+        """Bytes of the body that were read from the file."""
+        return self._range.tell() if self._range else 0
 
     def prepare(self, request: Request) -> None:
         self._request = request
@@ -78,6 +84,7 @@ class Boto3Transport:
         if request is None:
             return
         body: Any = _Range(request, self._bandwidth) if request.body is None else request.body
+        self._range = body if isinstance(body, _Range) else None
         if self._bandwidth is not None and request.body:
             wait_for_all(self._bandwidth, len(request.body))
         _came.answer = None
@@ -103,7 +110,7 @@ class Boto3Transport:
         """boto3 keeps nothing of a body."""
 
     def close(self) -> None:
-        self._request = None
+        self._request = self._range = None
 
     def _put(self, request: Request, body: Any) -> None:
         client = self._client()

@@ -42,6 +42,10 @@ class NeedsVerificationError(Exception):
 class Sender(Protocol):
     """One connection of one worker (see s3/transport.py). Requests and answers are opaque here."""
 
+    @property
+    def position(self) -> int:
+        """Bytes of a large body that were read from the file to be sent. Any thread may ask."""
+
     def prepare(self, request: Any) -> None: ...
 
     def send(self) -> None: ...

@@ -66,7 +66,7 @@ class CurlTransport:
         self._body: list[bytes] = []
         self._error: tuple[int, str] | None = None
         self._unreadable = ""  # why the file could not be read to its end
-        self._position = 0
+        self.position = 0  #: bytes of the body that were read from the file
         self._streaming = False
         self._buffer_bytes = 0  # 0: this handle has not sent a range yet
         self._signed_with: Snapshot | None = None
@@ -208,32 +208,32 @@ class CurlTransport:
             curl.setopt(pycurl.READFUNCTION, self._read)
             curl.setopt(pycurl.SEEKFUNCTION, self._seek)
             self._streaming = True
-        self._position = 0
+        self.position = 0
         curl.setopt(pycurl.INFILESIZE_LARGE, length)
 
     def _read(self, size: int) -> bytes | int:
         request = self._request
         if request is None:
             return pycurl.READFUNC_ABORT
-        wanted = min(size, request.length - self._position)
+        wanted = min(size, request.length - self.position)
         if wanted <= 0:
             return b""
         if self._bandwidth is not None:
             wanted = self._bandwidth(wanted) or wanted
         try:
-            data = os.pread(request.fd, wanted, request.offset + self._position)
+            data = os.pread(request.fd, wanted, request.offset + self.position)
         except OSError as exc:
             self._unreadable = unreadable(exc)
             return pycurl.READFUNC_ABORT
         if not data:
-            self._unreadable = shrunk(request, self._position)
+            self._unreadable = shrunk(request, self.position)
             return pycurl.READFUNC_ABORT  # the server would wait for the rest until the time-out
-        self._position += len(data)
+        self.position += len(data)
         return data
 
     def _seek(self, offset: int, origin: int) -> int:
         """Start over: a kept connection was dead, libcurl sends the body again."""
-        self._position = offset if origin == os.SEEK_SET else self._position + offset
+        self.position = offset if origin == os.SEEK_SET else self.position + offset
         return pycurl.SEEKFUNC_OK
 
     def _write(self, data: bytes) -> int:

@@ -44,6 +44,10 @@ class Transport(Protocol):
     because a portal may have said it, or a server that died in the middle of its headers.
     """
 
+    @property
+    def position(self) -> int:
+        """Bytes of a large body that were read from the file to be sent. Any thread may ask."""
+
     def prepare(self, request: Request) -> None: ...
 
     def send(self) -> None: ...

@@ -39,10 +39,17 @@ class PartJob:
     success_before: float  # see Item
     request: Any = None
     response: Any = None
+    sender: Sender | None = None  # while it sends this part
 
     @property
     def size(self) -> int:
         return 0 if self.request is None else int(self.request.length)
+
+    @property
+    def position(self) -> int:
+        """Bytes of the part that were sent, as far as this side knows."""
+        sender = self.sender
+        return 0 if sender is None else min(self.size, sender.position)
 
     def load(self, sender: Sender) -> bool:
         return self.owner.load(self, sender)
@@ -83,6 +90,7 @@ class LargeUploads:
         self._queue = inbox.parts
         self._resumable = ResumableUploads(folder, bucket, ledger)
         self.ended = 0  # transfers that have ended, with or without success
+        self.completed_bytes = 0  # of the files that S3 has confirmed
 
     def is_large(self, size: int) -> bool:
         return size > self._threshold
@@ -156,6 +164,7 @@ class LargeUploads:
             else:
                 job.request = self._bucket.part_request(transfer.upload, transfer.content, number)
                 sender.prepare(job.request)
+                job.sender = sender
                 sending = True
         except Exception as exc:  # noqa: BLE001 - any error concerns this file only
             self._part_failed(job, translated(exc, transfer.item.path))
@@ -179,6 +188,7 @@ class LargeUploads:
             self._breaker.succeeded(job.times, whole=False)
             if not self._stop_if_changed(transfer):
                 self._ledger.record_part(part)
+                job.sender = None
                 self._queue.done(job.item, part)
                 if len(transfer.parts) == transfer.count:
                     self._inbox.wake(1)
@@ -206,7 +216,7 @@ class LargeUploads:
                 self._results.done(upload.path)
 
     def progress(self) -> list[tuple[str, int, int]]:
-        """(path, bytes that S3 has, bytes) of each large file under way."""
+        """(path, bytes that S3 has confirmed, bytes) of each large file under way."""
         return [(it.item.path, it.bytes_done, it.content.size) for it in self._queue.transfers()]
 
     def _complete(self, job: PartJob) -> None:
@@ -216,6 +226,7 @@ class LargeUploads:
         self._breaker.succeeded(job.times)
         self._queue.stop_transfer(transfer, FINISHED)
         item, content = transfer.item, transfer.content
+        self.completed_bytes += content.size
         self._results.record_success(item, content.identity, stored, transfer.times)
         self._ledger.forget_multipart(item.path)
 

@@ -103,7 +103,7 @@ function files(state, rows, total, fill) {
 }
 
 function uploading(entry, row) {
-  if (row.bytes === undefined) return;
+  if (row.bytes_uploaded === undefined) return; // a small file goes in one piece
   let bar = entry.querySelector("progress");
   if (!bar) {
     bar = document.createElement("progress");

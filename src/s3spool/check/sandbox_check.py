@@ -1,4 +1,4 @@
-"""`s3spool service check`: the check in the place of the daemon, inside the unit's sandbox."""
+"""`s3spool service check`: runs the check instead of the daemon, inside the sandbox of the unit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _RUN = Path("/run/systemd/system")
 _CANNOT_BE_SET_UP = range(200, 246)  # systemd's own exit codes, systemd.exec(5)
 
 
-def rehearse(service: Service) -> tuple[str, int]:
-    """What the check says, and its exit code. The daemon may run meanwhile. Raises S3SpoolError."""
+def run_as_service(service: Service) -> tuple[str, int]:
+    """The output of the check and its exit code. The daemon may run meanwhile. Raises S3SpoolError."""
     if os.geteuid() != 0:
         raise S3SpoolError("takes root, to start a process as the service's user: run it with sudo")
     shown = _systemctl("cat", "--no-pager", service.unit)
@@ -24,7 +24,7 @@ def rehearse(service: Service) -> tuple[str, int]:
         raise S3SpoolError(f"{service.unit}: there is no such unit; make it with `s3spool service install`")
     name = f"s3spool-check-{os.getpid()}{f'@{service.name}' if service.name else ''}.service"
     unit, output = _RUN / name, Path("/run") / f"{name}.txt"
-    unit.write_text(rehearsal(shown.stdout, output), encoding="utf-8")
+    unit.write_text(check_unit(shown.stdout, output), encoding="utf-8")
     try:
         _systemctl("daemon-reload")
         started = _systemctl("start", name)
@@ -41,8 +41,8 @@ def rehearse(service: Service) -> tuple[str, int]:
         _systemctl("daemon-reload")
 
 
-def secrecy(credentials: Path) -> CheckResult | None:
-    """What root alone can see: whether others may read the secret."""
+def secret_is_private(credentials: Path) -> CheckResult | None:
+    """A warning if other users may read the secret; only root can tell."""
     try:
         status = credentials.stat()
     except OSError:
@@ -50,17 +50,18 @@ def secrecy(credentials: Path) -> CheckResult | None:
     if status.st_uid == 0 and not status.st_mode & 0o077:
         return None
     return warning(
-        "credentials", f"others than root may read {credentials}: chown root: {credentials} && chmod 600 {credentials}"
+        "credentials",
+        f"users other than root may read {credentials}: chown root: {credentials} && chmod 600 {credentials}",
     )
 
 
-def rehearsal(shown: str, output: Path) -> str:
-    """The unit as `systemctl cat` shows it, drop-ins included, but with the check in it instead of the daemon."""
+def check_unit(shown: str, output: Path) -> str:
+    """The unit as `systemctl cat` shows it, drop-ins included, with the check instead of the daemon."""
     commands = re.findall(r"^ExecStart=(.+)$", shown, re.MULTILINE)
     if not commands or " run " not in commands[-1]:
-        raise S3SpoolError("the unit has no ExecStart= of the form `s3spool run ...`: run `s3spool check` by yourself")
+        raise S3SpoolError("the unit has no ExecStart= of the form `s3spool run ...`: run `s3spool check` instead")
     check = " check ".join(commands[-1].rsplit(" run ", 1))
-    # Last, so it counts. The runtime directory is the running daemon's as well: it must outlive the check.
+    # The last settings count. The runtime directory must outlive the check, because the daemon uses it, too.
     changes = (
         "[Service]",
         "Type=oneshot",
@@ -79,4 +80,4 @@ def rehearsal(shown: str, output: Path) -> str:
 
 def _systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["systemctl", *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own words
+    return subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - constant words

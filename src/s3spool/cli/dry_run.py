@@ -1,0 +1,84 @@
+"""`s3spool run --dry-run`: what a run would send where, and what it would leave out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from s3spool.cli.options import say
+from s3spool.config.loader import Config, require_bucket
+from s3spool.control.offline import OfflineAnswers
+from s3spool.errors import ConfigError, S3SpoolError
+from s3spool.folder.filters import FileFilter
+from s3spool.folder.rules import FileRules
+from s3spool.logs.text import printable, shown
+from s3spool.logs.units import size
+from s3spool.s3.keys import Prefix, key_of
+
+
+def print_plan(config: Config, doubts: Sequence[str]) -> None:
+    """One line per file that would be sent or is left out, and a summary. Changes nothing."""
+    require_bucket(config)
+    root, destination = config.watch.directory, config.destination
+    if not root.is_dir():
+        raise ConfigError("watch.directory", root, "is not there, or not a directory")
+    for doubt in doubts:
+        say(doubt)
+    answers, rules = OfflineAnswers(config), FileRules(config)
+    counts: Counter[str] = Counter()
+    total = 0
+    for path, answer in answers.explain(_files(config)):
+        state, name = answer["state"], shown(path)
+        counts[state] += 1
+        if state in {"unsent", "waiting"}:
+            total += answer["bytes"]
+            mtime_s = (root / path).lstat().st_mtime
+            try:
+                key = key_of(path, Prefix(rules.destination(path).prefix).of(mtime_s))
+            except S3SpoolError as exc:
+                _line("parked", answer["bytes"], f"{name}: {exc}")
+                continue
+            _line("send", answer["bytes"], f"{name} to {shown(f's3://{destination.bucket}/{key}')}")
+        elif state != "uploaded":
+            _line(state, answer.get("bytes"), f"{name}: {answer['why']}")
+    send = counts["unsent"] + counts["waiting"]
+    click.echo(f"{send:,} file{'' if send == 1 else 's'} ({size(total)}) would be sent", nl=False)
+    for state in ("uploaded", "excluded", "parked"):
+        click.echo(f", {counts[state]:,} {state}" if counts[state] else "", nl=False)
+    click.echo(f"\n{printable(config.after_upload())}")
+
+
+def _line(word: str, length: int | None, text: str) -> None:
+    click.echo(f"{word:<9}  {'' if length is None else size(length):>9}  {printable(text)}")
+
+
+def _files(config: Config) -> Iterator[str]:
+    """Each regular file, and each directory that the patterns leave out, in the order of their names."""
+    watch = config.watch
+    names = FileFilter(watch.include, watch.exclude)
+    pending = [""]
+    while pending:
+        directory = pending.pop()
+        below: list[str] = []
+        try:
+            with os.scandir(Path(watch.directory, directory)) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as exc:
+            click.echo(f"unread     {'':>9}  {shown(directory)}: {exc.strerror}")
+            continue
+        for entry in found:
+            path = f"{directory}{entry.name}"
+            with suppress(OSError):
+                if entry.is_file(follow_symlinks=False):
+                    yield path
+                elif entry.is_dir(follow_symlinks=False) and watch.recursive:
+                    if names.enters_directory(path):
+                        below.append(f"{path}/")
+                    else:
+                        _line("excluded", None, f"{shown(path + '/')}: left out by watch.exclude")
+        pending += reversed(below)

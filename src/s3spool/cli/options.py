@@ -1,0 +1,200 @@
+"""Options that several commands share, and the configuration that they lead to."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from s3spool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from s3spool.config.loader import Config
+    from s3spool.control.client import ControlClient
+
+_ACTIONS = click.Choice(["keep", "delete", "archive"])
+_FOLDER = click.Path(file_okay=False, readable=False)
+_LEVELS = click.Choice(["debug", "info", "warning", "error"])
+_FORMATS = click.Choice(["auto", "console", "json", "journal"])
+_RUN_OPTIONS: dict[str, tuple[str, str, str, click.ParamType[Any] | None]] = {
+    "settle_s": ("watch.settle_s", "SECONDS", "A file is complete when it did not change for so long.", None),
+    "after": ("after.action", "ACTION", "Keep, delete or archive uploaded files.", _ACTIONS),
+    "archive_directory": ("after.archive_directory", "DIR", "Where --after archive moves files.", _FOLDER),
+    "endpoint_url": ("destination.endpoint_url", "URL", "An S3-compatible store instead of AWS.", None),
+    "region": ("destination.region", "NAME", "The bucket's region.", None),
+    "profile": ("destination.profile", "NAME", "A profile of AWS's shared files.", None),
+    "workers": ("upload.workers", "N", "How many files are sent at the same time.", None),
+    "max_bandwidth": ("upload.max_bandwidth", "RATE", 'Like "50MiB/s".', None),
+    "state_directory": ("state.directory", "DIR", "Where the ledger is kept.", _FOLDER),
+    "log_level": ("log.level", "LEVEL", "debug, info, warning or error.", _LEVELS),
+    "log_format": ("log.format", "FORMAT", "auto, console, json or journal.", _FORMATS),
+}
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _both(function: Callable[..., Any]) -> Callable[..., Any]:
+    options: list[Decorator] = [
+        click.option(
+            "--config",
+            "config_file",
+            # `load` reports a file that cannot be read, with exit code 78.
+            type=click.Path(path_type=Path, readable=False),
+            help="The TOML file. [default: $S3SPOOL_CONFIG, ./s3spool.toml, the user's, the system's]",
+        ),
+        click.option("--name", default="", metavar="NAME", help="Use /etc/s3spool/NAME.toml."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+group_options = _both
+
+
+def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--config and --name, which may also stand before the command."""
+
+    @_both
+    @functools.wraps(function)
+    def command(config_file: Path | None, name: str, **arguments: Any) -> Any:
+        before = click.get_current_context().find_root().params
+        return function(
+            config_file=config_file or before.get("config_file"), name=name or before.get("name") or "", **arguments
+        )
+
+    return command
+
+
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """DIRECTORY, the URL, --config, --name and a flag for the most used keys; the command gets a `Run`."""
+
+    @click.argument("directory", required=False, type=_FOLDER)
+    @click.argument("destination", required=False, metavar="[s3://BUCKET[/PREFIX]]")
+    @config_options
+    @functools.wraps(function)
+    def command(
+        directory: str | None, destination: str | None, config_file: Path | None, name: str, **arguments: Any
+    ) -> Any:
+        flags = {_RUN_OPTIONS[flag][0]: arguments.pop(flag) for flag in _RUN_OPTIONS}
+        return function(_run(directory, destination, config_file, name, flags), **arguments)
+
+    for name, (_, metavar, text, kind) in reversed(_RUN_OPTIONS.items()):
+        option = f"--{name.replace('_', '-')}"
+        command = click.option(option, name, metavar=metavar, help=text, type=kind)(command)
+    return command
+
+
+class Run:
+    """A configuration as typed for `run` or `check`, and what a reload has to apply again."""
+
+    def __init__(self, config: Config, overrides: Mapping[str, object], doubts: list[str]) -> None:
+        self.config = config
+        self.overrides = overrides
+        self.doubts = doubts  #: lines about the file that was found
+
+
+def _run(
+    directory: str | None, destination: str | None, config_file: Path | None, name: str, flags: Mapping[str, object]
+) -> Run:
+    from s3spool.config.finding import named  # noqa: PLC0415 - start-up time
+    from s3spool.config.loader import load  # noqa: PLC0415 - the same
+    from s3spool.demo.home import use_keys  # noqa: PLC0415 - the same
+
+    if directory and directory.startswith("s3://") and destination is None:
+        directory, destination = None, directory
+    overrides: dict[str, object] = {"watch.directory": directory, **_typed(destination), **flags}
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    doubts: list[str] = []
+    if directory and destination:  # nothing is inherited from a file that was not typed
+        source = named(config_file, name, environ={})
+    else:
+        source = found(config_file, name, doubts.append, overrides)
+    config = load(source, overrides=overrides, search=False, tell=doubts.append)
+    use_keys(config)
+    return Run(config, overrides, doubts)
+
+
+def _typed(destination: str | None) -> dict[str, object]:
+    """The bucket and prefix of a URL; the objects go below the prefix."""
+    if destination is None:
+        return {}
+    if not destination.startswith("s3://"):
+        raise ConfigError("destination.bucket", destination, "must look like s3://BUCKET or s3://BUCKET/PREFIX")
+    bucket, _, prefix = destination.removeprefix("s3://").partition("/")
+    below = f"{prefix}/" if prefix and not prefix.endswith("/") else prefix
+    return {"destination.bucket": bucket, "destination.prefix": below}
+
+
+def found(
+    config_file: Path | None, name: str, tell: Callable[[str], object], overrides: Mapping[str, object] = {}
+) -> Path | None:
+    """The configuration that is named, else the first one in sight, else that of a running demo of this directory."""
+    from s3spool.config.finding import named  # noqa: PLC0415 - start-up time
+    from s3spool.config.loader import locate  # noqa: PLC0415 - the same
+
+    source = named(config_file, name) or locate(overrides=overrides, tell=tell)
+    if source is None and not overrides.get("watch.directory"):
+        from s3spool.demo.home import running_demo  # noqa: PLC0415 - the same
+
+        source = running_demo()
+    return source
+
+
+def asks_daemon(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that asks the daemon, or the ledger if none runs; it gets a ControlClient."""
+
+    @config_options
+    @functools.wraps(function)
+    def command(config_file: Path | None, name: str, **arguments: Any) -> Any:
+        return function(client(config_file, name), **arguments)
+
+    return command
+
+
+def client(config_file: Path | None, name: str) -> ControlClient:
+    """Raises ConfigError, unless a daemon answers that has read an earlier state of a broken file."""
+    from s3spool.config.finding import as_the_unit_has_it, salvaged  # noqa: PLC0415 - start-up time
+    from s3spool.config.loader import load  # noqa: PLC0415 - the same
+    from s3spool.control.client import ControlClient  # noqa: PLC0415 - the same
+
+    source = found(config_file, name, say)
+    try:
+        client = ControlClient(as_the_unit_has_it(load(source, search=False, tell=say)))
+    except ConfigError as exc:
+        client = ControlClient(salvaged(source))
+        if not client.answers():
+            raise
+        for error in exc.errors:
+            say(f"{error}; the daemon that runs has an earlier state of the configuration")
+        return client
+    if client.nothing_here():
+        say(f"no configuration is there ({_places()}), and no daemon has run here: {_advice()}")
+    return client
+
+
+def say(line: str) -> None:
+    """One line on stderr."""
+    from s3spool.logs.text import printable  # noqa: PLC0415 - start-up time
+
+    click.echo(f"s3spool: {printable(line)}", err=True)
+
+
+def _places() -> str:
+    from s3spool.config.loader import places  # noqa: PLC0415 - start-up time
+
+    return ", ".join(map(str, places(os.environ)))
+
+
+def _advice() -> str:
+    import shlex  # noqa: PLC0415 - start-up time
+
+    from s3spool.demo.home import homes_here  # noqa: PLC0415 - the same
+
+    home = next(homes_here(), None)
+    return f"for the demo add --config {shlex.quote(str(home.config))}" if home else "name one with --config"

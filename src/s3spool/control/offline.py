@@ -1,0 +1,175 @@
+"""Answers from the ledger and the folder, for the time when no daemon runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s3spool import __version__
+from s3spool.config.loader import Config
+from s3spool.control import views
+from s3spool.control.status import Bytes, Destination, Files, Status, Watch
+from s3spool.errors import AlreadyRunningError, S3SpoolError
+from s3spool.ledger.database import DirectoryLock, holder
+from s3spool.ledger.files import open_regular
+from s3spool.ledger.reader import LOOKUP_ROWS, Reader
+from s3spool.ledger.rows import Pause
+from s3spool.logs.text import shown
+
+if TYPE_CHECKING:
+    from s3spool.folder.folder import Folder
+    from s3spool.ledger.store import Ledger
+
+DURABLE_S = 10.0
+
+
+class OfflineAnswers:
+    """One method per command. All raise S3SpoolError."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._directory = config.state.directory
+        self._folder = os.path.realpath(config.watch.directory)
+
+    def status(self) -> Status:
+        pid = holder(self._directory)
+        destination = self._config.destination
+        status = Status(
+            version=__version__,
+            pid=pid,
+            state="stopped" if pid is None else "starting",  # the lock comes before the socket
+            destination=Destination(
+                bucket=destination.bucket, prefix=destination.prefix, endpoint=destination.endpoint_url
+            ),
+            watch=Watch(directory=self._folder),
+        )
+        with self.reader() as reader:
+            if reader is not None:
+                counts, last, pause = reader.counts(), reader.last_error(), reader.pause()
+                status.files = Files(**counts)
+                status.bytes = Bytes(uploaded=reader.uploaded_bytes(), unsent=reader.unsent_bytes())
+                status.oldest_unsent_s = views.age_s(reader.backlog()[2])
+                status.last_error = last and f"{shown(last.path)}: {last.error_code}: {last.error}"
+                if pause:
+                    paused = status.destination
+                    paused.state, paused.since, paused.reason = "paused", views.iso(pause.since), pause.words
+                    paused.by_hand = True
+        return status
+
+    def rows(self, state: str | None) -> Iterator[dict[str, Any]]:
+        with self.reader() as reader:
+            if reader is not None:
+                yield from views.rows(reader, state)
+
+    def why(self, path: str) -> dict[str, Any]:
+        return next(answer for _, answer in self.explain([path]))
+
+    def explain(self, paths: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The answer of `why` for each of these paths."""
+        from s3spool.control.rules import with_rule  # noqa: PLC0415 - start-up time
+        from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - the same
+
+        watch = self._config.watch
+        names = FileFilter(watch.include, watch.exclude)
+        with self.reader() as reader, self._open(self._folder) as folder:
+            destination = reader.destination(self._config.destination.ledger_name) if reader else None
+            rest = iter(paths)
+            while some := [*islice(rest, LOOKUP_ROWS)]:
+                known = reader.known(some) if reader else {}
+                for path in some:
+                    answer = views.why(
+                        path,
+                        known.get(path),
+                        views.identity_of(folder, path, known.get(path)),
+                        live=None,
+                        left_out=views.left_out(path, names, recursive=watch.recursive),
+                        destination=destination,
+                    )
+                    yield path, with_rule(answer, self._config, path)
+
+    def retry(self, paths: Sequence[str] | None) -> int:
+        """Make these, or all, files of the retry list due; return how many there are."""
+        with self.reader() as reader:
+            released = views.releasable(reader, paths)
+        if released:
+            self._write(lambda ledger: ledger.release(paths))
+        return released
+
+    def forget(self, path: str) -> bool:
+        with self.reader() as reader:
+            known = reader is not None and path in reader.known([path])
+        if known:
+            self._write(lambda ledger: ledger.forget(path))
+        return known
+
+    def pause(self, reason: str) -> None:
+        self._write(lambda ledger: ledger.record_pause(Pause(time.time(), reason)))
+
+    def resume(self) -> bool:
+        with self.reader() as reader:
+            paused = reader is not None and reader.pause() is not None
+        if paused:
+            self._write(lambda ledger: ledger.record_pause(None))
+        return paused
+
+    def identity_of(self, path: str, root: str) -> Any:
+        """The identity of the file in `root` now; None: no such file."""
+        with self._open(root) as folder:
+            return views.identity_of(folder, path)
+
+    @contextlib.contextmanager
+    def _open(self, root: str) -> Iterator[Folder]:
+        from s3spool.folder.folder import Folder  # noqa: PLC0415 - start-up time
+
+        try:
+            folder = Folder(Path(root))
+        except OSError as exc:
+            raise S3SpoolError(f"{shown(root)}: the watched folder cannot be opened: {exc.strerror}") from exc
+        try:
+            yield folder
+        finally:
+            folder.close()
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Reader | None]:
+        """None if no daemon has ever run with this state directory."""
+        path = self._config.state.ledger_path
+        try:
+            os.close(open_regular(path, os.O_RDONLY))
+        except (FileNotFoundError, NotADirectoryError):
+            yield None
+            return
+        except PermissionError as exc:
+            raise S3SpoolError(
+                f"{path}: permission denied; no daemon answers, and only its user may read the ledger: use sudo"
+            ) from exc
+        except OSError as exc:
+            raise S3SpoolError(f"{path}: cannot be opened: {exc.strerror}") from exc
+        with Reader(path) as reader:
+            yield reader if reader.made() else None
+
+    def _write(self, change: Callable[[Ledger], None]) -> None:
+        """Change the ledger under the directory lock: no daemon uses it, and none can start meanwhile."""
+        from s3spool.ledger.store import Ledger  # noqa: PLC0415 - start-up time
+
+        try:
+            lock = DirectoryLock(self._directory)
+        except AlreadyRunningError as exc:
+            pid = holder(self._directory) or "unknown"
+            raise AlreadyRunningError(
+                f"{self._directory}: in use by the daemon with pid {pid}, which does not answer at"
+                f" {self._config.service.control_socket}; it may be starting: try again, or see its log"
+            ) from exc
+        try:
+            ledger = Ledger(self._config.state.ledger_path, destination=self._config.destination.ledger_name)
+            ledger.start()
+            change(ledger)
+            if not ledger.close(DURABLE_S):
+                raise S3SpoolError(f"{ledger.path}: could not be written; is the disk full?")
+        finally:
+            lock.release()
