@@ -77,12 +77,6 @@ def _unconfigured_log() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
 def home(tmp_path: Path, server: FaultyS3, **sections: dict[str, Any]) -> Daemon:
     return Daemon(tmp_path, bucket=server.bucket, environment=server.environment(), **sections)
 

@@ -37,12 +37,6 @@ CONTROLLERS = grp.getgrgid(1)  # some group that exists everywhere
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def home() -> Iterator[Path]:
     """A directory that all users may pass: pytest's own are its user's alone."""
     if os.getuid() != 0 or shutil.which("setpriv") is None:

@@ -22,12 +22,6 @@ WAIT_S = 30.0
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
     made = Daemon(
         tmp_path,

@@ -54,12 +54,6 @@ while time.monotonic() < end:
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
     daemon = Daemon(
         tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"rescan_s": 1}, log={"level": "info"}

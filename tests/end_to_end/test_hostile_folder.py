@@ -49,12 +49,6 @@ Build = Callable[..., Daemon]
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def build(tmp_path: Path, faulty: FaultyS3) -> Build:
     def build(action: str = "keep", **sections: Any) -> Daemon:
         watch = {"rescan_s": 1} | sections.pop("watch", {})

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -23,12 +23,6 @@ WAIT_S = 30.0
 SECRET = b"what lies behind is nobody's business"
 
 Lay = Callable[[Path, Path], None]  # puts something into the first directory; the second is outside of the folder
-
-
-@pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
 
 
 def excluded_names(folder: Path, outside: Path) -> None:

@@ -33,12 +33,6 @@ Break = Callable[[Path], None]
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
     """Daemons with as few workers as will do; what still runs at the end is killed."""
     made: list[Daemon] = []

@@ -69,12 +69,6 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def transport(kind: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transport]:
     """To the misbehaving server, with a second's patience."""
     use(faulty.environment(), monkeypatch)
