@@ -135,7 +135,7 @@ def test_renames_of_a_directory_of_many_files(daemon: Daemon, faulty: FaultyS3) 
     """Each rename gives all its files another path, while they are listed."""
     many = daemon.folder / "many"
     many.mkdir()
-    for number in range(min(100_000, 10_000 * SCALE)):
+    for number in range(min(100_000, 3000 * SCALE)):
         (many / f"{number}").touch()
     with daemon:
         daemon.wait_ready(WAIT_S)
@@ -147,7 +147,7 @@ def test_renames_of_a_directory_of_many_files(daemon: Daemon, faulty: FaultyS3) 
 @pytest.mark.timeout(120 + 20 * SCALE)
 def test_very_many_directories(daemon: Daemon, faulty: FaultyS3) -> None:
     """Made before the start and while it runs; they take memory up to a limit."""
-    count = min(1_000_000, 10_000 * SCALE)
+    count = min(1_000_000, 4000 * SCALE)
     for number in range(count // 2):
         (daemon.folder / f"{number % 100}" / f"{number}").mkdir(parents=True)
     with daemon:
