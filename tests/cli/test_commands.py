@@ -331,7 +331,10 @@ def test_files_removed_once_sent_are_waited_for(make: Make) -> None:
         assert told(daemon, "wait", "a.txt") == ""
 
 
-ODD_NAMES = ["new\nline", NOT_UTF8, "-dash", "ä b", "\x1b[31mred", "sub/d\ufeffir/x"]
+ODD_NAMES = [
+    *("new\nline", NOT_UTF8, "-dash", "--help", "ä b"),
+    *("\x1b[2J\x1b]0;owned\x07", "\u202etxt.exe", "sub/d\ufeffir/x"),
+]
 
 
 def test_odd_names_go_through_every_command(make: Make) -> None:
