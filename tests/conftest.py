@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from s3spool.demo.seaweed import Seaweed
+from support.faulty import FaultyS3
 from support.leaks import child_processes, live_threads
 from support.waiting import eventually
 
@@ -52,6 +53,13 @@ def bucket(seaweed: Seaweed, request: pytest.FixtureRequest) -> str:
     name = f"{readable}-{uuid.uuid4().hex[:8]}"
     seaweed.create_bucket(name)
     return name
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    """The test's own server, which misbehaves when told to."""
+    with FaultyS3() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

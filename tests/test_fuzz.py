@@ -6,7 +6,7 @@ import contextlib
 import random
 import re
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -283,12 +283,6 @@ def test_questions_to_a_damaged_ledger_are_answered_or_refused(
     with contextlib.suppress(LedgerError):
         ledger = Ledger(path, destination="d")
         ledger._db.close()
-
-
-@pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
 
 
 @pytest.mark.integration

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
+import structlog
+from click.testing import CliRunner
 
 from s3spool.check import checks
 from s3spool.check.iam_policy import policy
 from s3spool.check.preflight import examine
 from s3spool.check.result import CheckResult, ok
+from s3spool.cli.commands import cli as command_line
 from s3spool.config import loader as configuration
 from s3spool.ledger.database import VERSION
 from s3spool.s3.store import Store
-from support.daemon import Daemon
+from support.daemon import Daemon, to_toml
 from support.faults import Fault, HtmlOk, Redirect, Status, WrongChecksum
 from support.faulty import FaultyS3
 from support.stores import PLAIN, connection, use
@@ -38,31 +43,38 @@ pytestmark = pytest.mark.integration
 Lines = dict[str, tuple[str, str]]  # subject to level and text
 
 
-def check(daemon: Daemon, *arguments: str) -> tuple[int, Lines]:
+def check(daemon: Daemon) -> tuple[int, Lines]:
     """Exit code and findings; a daemon that was never started is a home with a config file."""
-    done = cli(daemon, *arguments)
-    assert "Traceback" not in done.stderr, done.stderr
+    daemon.config_path.write_text(to_toml(daemon.config))
+    arguments = ["check", "--config", str(daemon.config_path)]
+    with mock.patch.dict(os.environ, daemon.environment, clear=True), contextlib.chdir(daemon.home):
+        done = CliRunner().invoke(command_line, arguments)
+    assert isinstance(done.exception, SystemExit | None), done.exception
+    return done.exit_code, findings(done.stdout, done.exit_code)
+
+
+def findings(shown: str, code: int) -> Lines:
     found: Lines = {}
-    for line in done.stdout.splitlines():
+    for line in shown.splitlines():
         level, rest = line[:7].strip(), line[8:]
         subject, _, text = rest.partition(": ")
         assert level in {"ok", "warning", "error"}, line
         found[subject] = (level, text)
-    assert (done.returncode != 0) == any(level == "error" for level, _ in found.values()), done
-    return done.returncode, found
+    assert (code != 0) == any(level == "error" for level, _ in found.values()), shown
+    return found
 
 
 def cli(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
-    from support.daemon import to_toml  # noqa: PLC0415 - only here
-
+    """A process of its own."""
     daemon.config_path.write_text(to_toml(daemon.config))
     return daemon.cli("check", *arguments)
 
 
-@pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
+@pytest.fixture(autouse=True)
+def _unconfigured_log() -> Iterator[None]:
+    """The command silences it for the process."""
+    yield
+    structlog.reset_defaults()
 
 
 def home(tmp_path: Path, server: FaultyS3, **sections: dict[str, Any]) -> Daemon:
@@ -80,9 +92,10 @@ def test_all_is_well_and_nothing_is_left_behind(tmp_path: Path, seaweed: Seaweed
         state={"directory": str(state)},
     )
 
-    code, found = check(daemon)
+    done = cli(daemon)
 
-    assert code == 0, found
+    assert (done.returncode, done.stderr) == (0, "")
+    found = findings(done.stdout, 0)
     assert {level for subject, (level, _) in found.items() if subject != "lifecycle"} == {"ok"}
     assert found["configuration"][1] == str(daemon.config_path)
     assert found["credentials"] == ("ok", "from the environment (AWS_ACCESS_KEY_ID)")
@@ -269,10 +282,10 @@ def test_no_answer_ends_in_a_traceback(faulty: FaultyS3, monkeypatch: pytest.Mon
             Status(code=status, body=PAGES[page], headers={"Last-Modified": "never"}), times=None, match=match
         )
 
-        findings = list(examine(store, ""))
+        found = list(examine(store, ""))
 
-        assert findings[-1].level == "error" or match, (status, findings)
-        assert all(len(finding.text) < 1500 for finding in findings)
+        assert found[-1].level == "error" or match, (status, found)
+        assert all(len(finding.text) < 1500 for finding in found)
 
 
 def test_a_failure_of_the_check_itself_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,11 +296,11 @@ def test_a_failure_of_the_check_itself_is_one_line(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setitem(checks._SUBJECTS, "archive", fails)
 
-    findings = {finding.subject: finding for finding in checks.run(local(tmp_path))}
+    found = {finding.subject: finding for finding in checks.run(local(tmp_path))}
 
-    assert findings["archive"].level == "error"
-    assert "RuntimeError: oh" in findings["archive"].text
-    assert findings["state"].level == "ok"
+    assert found["archive"].level == "error"
+    assert "RuntimeError: oh" in found["archive"].text
+    assert found["state"].level == "ok"
 
 
 @pytest.mark.parametrize(

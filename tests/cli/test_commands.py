@@ -351,29 +351,40 @@ def test_files_removed_once_sent_are_waited_for(make: Make) -> None:
         assert told(daemon, "wait", "a.txt") == ""
 
 
-@pytest.mark.parametrize("name", ["new\nline", NOT_UTF8, "-dash", "ä b", "\x1b[31mred", "sub/d\ufeffir/x"])
-def test_odd_names_go_through_every_command(name: str, make: Make) -> None:
-    """They come in from the command line, go out as one printable line, and JSON's spelling is taken back."""
-    daemon = make()
-    with daemon:
-        daemon.drop(name)
-        daemon.wait_event("file.uploaded", timeout_s=WAIT_S)
+ODD_NAMES = [
+    *("new\nline", NOT_UTF8, "-dash", "--help", "ä b"),
+    *("\x1b[2J\x1b]0;owned\x07", "\u202etxt.exe", "sub/d\ufeffir/x"),
+]
 
-        (row,) = rows_of(daemon, "--all")
-        for spelling in (name, row["path"], str(daemon.folder / name)):
+
+def test_odd_names_go_through_every_command(make: Make) -> None:
+    """They come in from the command line, go out as one printable line, and JSON's spelling is taken back."""
+    with make() as daemon:
+        for name in ODD_NAMES:
+            daemon.drop(name)
+        daemon.wait_uploaded(len(ODD_NAMES), WAIT_S)
+
+        rows = rows_of(daemon, "--all")
+        listed = told(daemon, "list", "--all").splitlines(keepends=True)
+        assert len(rows) == len(listed) == len(ODD_NAMES)
+        assert all(line.removesuffix("\n").isprintable() for line in listed)
+        keys = {told(daemon, "key", "--json", "--", name): told(daemon, "key", "--", name) for name in ODD_NAMES}
+        assert {json.loads(key): text for key, text in keys.items()} == {
+            row["key"]: f"{printable(row['key'])}\n" for row in rows
+        }
+        for spelling in (row["path"] for row in rows):
             assert why(daemon, f"./{spelling}" if spelling[0] == "-" else spelling)["state"] == "uploaded"
-        argument = ("--", name)
-        assert told(daemon, "key", *argument) == f"{printable(row['key'])}\n"
-        assert json.loads(told(daemon, "key", "--json", *argument)) == row["key"]
-        for text in (told(daemon, "list", "--all"), *told(daemon, "why", *argument).splitlines(keepends=True)):
-            assert text.count("\n") == 1
-            assert text.removesuffix("\n").isprintable()
-        assert told(daemon, "wait", "--timeout", str(WAIT_S - 1), *argument) == ""
-        assert told(daemon, "forget", *argument) == "forgotten\n"
-        eventually(lambda: len(daemon.events("file.uploaded")) == 2, timeout_s=WAIT_S)
+        for name in ODD_NAMES:
+            for line in told(daemon, "why", "--", name).splitlines():
+                assert line.isprintable()
+        assert told(daemon, "wait", "--timeout", str(WAIT_S - 1), "--", *ODD_NAMES) == ""
+        for name in ODD_NAMES:
+            assert told(daemon, "forget", "--", name) == "forgotten\n"
+        daemon.wait_uploaded(2 * len(ODD_NAMES), WAIT_S)
         daemon.kill()
-        assert why(daemon, str(daemon.folder / name))["state"] == "uploaded"
-        assert told(daemon, "forget", *argument) == "forgotten\n"
+        for name in ODD_NAMES[:2]:
+            assert why(daemon, str(daemon.folder / name))["state"] == "uploaded"
+            assert told(daemon, "forget", "--", name) == "forgotten\n"
 
 
 def test_folder_and_errors_that_are_not_utf8(make: Make, tmp_path: Path) -> None:
@@ -487,9 +498,8 @@ def test_answers_about_nothing_are_no_comfort(demo: bool, tmp_path: Path) -> Non
     assert done.stderr == (f"s3spool: no configuration is there ({places}), and no daemon has run here: {advice}\n")
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
-def test_the_ledger_answers_when_the_daemon_does_not(end: str, make: Make, faulty: FaultyS3) -> None:
-    """After a stop and after kill -9: status, list, why; retry and forget work, and the next daemon does as told."""
+def test_the_ledger_answers_when_the_daemon_does_not(make: Make, faulty: FaultyS3) -> None:
+    """After kill -9: status, list, why; retry and forget work, and the next daemon does as told."""
     daemon = make()
     with daemon:
         daemon.wait_ready(WAIT_S)
@@ -497,7 +507,7 @@ def test_the_ledger_answers_when_the_daemon_does_not(end: str, make: Make, fault
             daemon.drop(name)
         assert refused(daemon, "wait", "parked", "sent-1", "sent-2", code=3)
         daemon.wait_event("file.failed", timeout_s=WAIT_S)
-        daemon.kill() if end == "kill" else daemon.stop()
+        daemon.kill()
 
         status = status_of(daemon)
         assert (status["state"], status["pid"], status["started"]) == ("stopped", None, None)

@@ -30,16 +30,10 @@ from support.waiting import eventually
 pytestmark = pytest.mark.integration
 
 WAIT_S = 60.0
-SOON_S = 5.0  # with the start of a Python on a busy machine
+SOON_S = 15.0  # half of what a connection may last: nobody waits for the end of another one
 SERVICE, ALICE, BOB, OPERATOR = 64_001, 64_002, 64_003, 64_004  # users
 DROPPERS = 64_100  # a group: the daemon's
 CONTROLLERS = grp.getgrgid(1)  # some group that exists everywhere
-
-
-@pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
 
 
 @pytest.fixture
@@ -172,24 +166,23 @@ CROWDS = {
 }
 
 
-@pytest.mark.parametrize("crowd", CROWDS)
-def test_a_crowd_of_one_user_delays_nobody(crowd: str, daemon: Daemon) -> None:
+def test_a_crowd_of_one_user_delays_nobody(daemon: Daemon) -> None:
     """Silence, half requests, answers that are not read: `status` comes at once for others, root and the same user."""
-    count, said = CROWDS[crowd]
     fill(daemon, 20_000)
     operator = as_user(OPERATOR, CONTROLLERS.gr_gid)
     with daemon:
         daemon.wait_ready(WAIT_S)
-        command = [*operator, sys.executable, "-c", CROWD, str(daemon.socket_path), str(count), said.decode()]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as held:
-            assert held.stdin is not None
-            assert held.stdout is not None
-            assert held.stdout.readline() == b"held\n"
-            for user in (operator, as_user(BOB), ()):
-                before = time.monotonic()
-                assert told(daemon, user, "status").returncode == 0
-                assert time.monotonic() - before < SOON_S
-            held.stdin.close()
+        for crowd, (count, said) in CROWDS.items():
+            command = [*operator, sys.executable, "-c", CROWD, str(daemon.socket_path), str(count), said.decode()]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as held:
+                assert held.stdin is not None
+                assert held.stdout is not None
+                assert held.stdout.readline() == b"held\n", crowd
+                for user in (operator, as_user(BOB), ()):
+                    before = time.monotonic()
+                    assert told(daemon, user, "status").returncode == 0, crowd
+                    assert time.monotonic() - before < SOON_S, crowd
+                held.stdin.close()
         assert daemon.stop() == 0
 
 
@@ -218,9 +211,9 @@ def test_a_slow_reader_of_list_holds_no_transaction(daemon: Daemon) -> None:
                 stack.callback(reader.kill)
                 assert reader.stdout is not None
                 assert reader.stdout.read(1) == b"{"
-            for number in range(3000):
+            for number in range(1000):
                 daemon.drop(f"new-{number}")
-            daemon.wait_uploaded(3000, WAIT_S)
+            daemon.wait_uploaded(1000, WAIT_S)
             wal = daemon.state_directory / "ledger.sqlite3-wal"
             busy = subprocess.run(
                 [sys.executable, "-c", CHECKPOINT, str(daemon.state_directory / "ledger.sqlite3")],

@@ -172,7 +172,7 @@ def test_names_that_are_not_utf8_break_no_answer(path: Path, serve: Serve) -> No
     assert ask(path, "status") == {"last_error": r"upload caf\xe9: gone"}
 
 
-SOON_S = 2.0
+SOON_S = 15.0  # half of what a connection may last: nobody waits for the end of another one
 
 
 def asked_soon(path: Path, **arguments: Any) -> None:

@@ -68,12 +68,6 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def daemon(tmp_path: Path, faulty: FaultyS3, manager: Manager) -> Iterator[Daemon]:
     """Under a manager with a watchdog of one second."""
     watched = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}

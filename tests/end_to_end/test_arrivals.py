@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,12 +145,6 @@ ARRIVALS: list[Arrival] = [
     one_name_twice,
 ]
 WHILE_DOWN: list[Arrival] = [written_in_place, hard_linked_in, a_tree_moved_in, many_in_a_new_directory, without_a_byte]
-
-
-@pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
 
 
 def a_daemon(home: Path, **options: Any) -> Daemon:

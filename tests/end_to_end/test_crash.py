@@ -32,12 +32,6 @@ WHEN = ("before", "after")
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
     """Daemons that the test starts and ends as it likes; what still runs at its end is killed."""
     made: list[Daemon] = []

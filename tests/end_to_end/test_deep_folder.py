@@ -54,12 +54,6 @@ while time.monotonic() < end:
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
     daemon = Daemon(
         tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"rescan_s": 1}, log={"level": "info"}
@@ -142,7 +136,7 @@ def test_renames_of_a_directory_of_many_files(daemon: Daemon, faulty: FaultyS3) 
     """Each rename gives all its files another path, while they are listed."""
     many = daemon.folder / "many"
     many.mkdir()
-    for number in range(min(100_000, 10_000 * SCALE)):
+    for number in range(min(100_000, 3000 * SCALE)):
         (many / f"{number}").touch()
     with daemon:
         daemon.wait_ready(WAIT_S)
@@ -155,7 +149,7 @@ def test_renames_of_a_directory_of_many_files(daemon: Daemon, faulty: FaultyS3) 
 def test_very_many_directories(daemon: Daemon, faulty: FaultyS3) -> None:
     """Made before the start and while it runs; they take memory up to a limit."""
     daemon.config["log"]["level"] = "debug"  # scans that find nothing
-    count = min(1_000_000, 10_000 * SCALE)
+    count = min(1_000_000, 4000 * SCALE)
     for number in range(count // 2):
         (daemon.folder / f"{number % 100}" / f"{number}").mkdir(parents=True)
     with daemon:

@@ -26,7 +26,6 @@ from s3spool.control import server as control
 from s3spool.folder import rename as rename_module
 from s3spool.folder.folder import Folder
 from s3spool.ledger.rows import Identity
-from s3spool.logs.text import printable
 from s3spool.s3.keys import MAX_KEY_BYTES, decoded, encoded
 from support.daemon import Daemon, to_toml
 from support.faults import Fault
@@ -46,12 +45,6 @@ EMPTY = int(os.environ.get("S3SPOOL_TEST_FILES", "3000"))
 DEATHS = ("thread.died", "worker.replaced", "library.warning", "daemon.unhealthy", "ledger.failed")
 
 Build = Callable[..., Daemon]
-
-
-@pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
 
 
 @pytest.fixture
@@ -680,28 +673,6 @@ def test_a_name_of_full_length_is_archived_twice(build: Build, faulty: FaultyS3,
         "short": b"first",
         "short.1": b"second",
     }
-
-
-def test_commands_take_and_show_any_name(build: Build, faulty: FaultyS3) -> None:
-    """A name that looks like an option, or would clear the screen, is a name."""
-    daemon = build()
-    names = ["-x", "--help", "\x1b[2J\x1b]0;owned\x07", "new\nline", os.fsdecode(b"\xff"), "\u202etxt.exe"]
-    for name in names:
-        put(daemon.folder, os.fsencode(name), b"content")
-    with daemon:
-        wait_in_bucket(faulty, dict.fromkeys(names, b"content"))
-        eventually(lambda: len(daemon.events("file.uploaded")) == len(names), timeout_s=WAIT_S)
-        for name in names:
-            for command in ("why", "forget"):
-                done = daemon.cli(command, "--", name)
-                assert done.returncode == 0, (command, name, done.stderr)
-                assert not RAW.search((done.stdout + done.stderr).encode(errors="surrogateescape"))
-            assert daemon.cli("key", "--", name).stdout == f"{printable(encoded(name))}\n"
-        for line in ("list --all", "status"):
-            done = daemon.cli(*line.split())
-            assert done.returncode == 0, (line, done.stderr)
-            assert not RAW.search((done.stdout + done.stderr).encode(errors="surrogateescape"))
-        assert_well(daemon)
 
 
 def test_a_terminal_shows_names_and_does_not_obey_them(build: Build, faulty: FaultyS3) -> None:

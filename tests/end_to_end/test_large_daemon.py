@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from datetime import timedelta
@@ -85,11 +86,11 @@ def test_killed_five_times_it_sends_nothing_twice(daemon: Daemon, server: Faulty
     daemon.drop("big", content)
     in_flight = 0
     for kill in range(5):
-        hold = HoldUntil()
-        already = len(parts_sent(server))
-        server.script(hold, times=None, match=lambda _, stop=already + 2: len(parts_sent(server)) > stop)  # type: ignore[misc]
+        stop = len(parts_sent(server)) + 2
+        passed = functools.partial(lambda stop, *_: len(parts_sent(server)) > stop, stop)
+        server.script(HoldUntil(), times=None, match=passed)
         daemon.start()
-        eventually(lambda: server.in_flight >= 1, timeout_s=30, message=f"parts held at kill {kill}")
+        eventually(passed, timeout_s=30, message=f"parts held at kill {kill}")
         in_flight += UPLOAD["workers"]
         daemon.kill()
         server.behave()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -264,11 +263,9 @@ def test_the_name_leads_nowhere(make: Callable[..., Daemon], tmp_path: Path, dea
         assert daemon.wait_event("destination.paused", WAIT_S)["error_code"] == code
 
         hosts.write_text("127.0.0.1 faulty.test\n")
-        live = time.monotonic()
 
         daemon.drop("after", b"content")
-        eventually(lambda: {"before", "after"} <= server.objects.keys(), timeout_s=2 * WAIT_S)
-        assert time.monotonic() - live < NAME_S
+        eventually(lambda: {"before", "after"} <= server.objects.keys(), timeout_s=NAME_S)
         assert daemon.stop() == 0
 
 

@@ -26,12 +26,6 @@ SLOW_S = 15.0  # below what a hundred slow ones take one by one
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def slow(tmp_path: Path) -> Iterator[SlowFiles]:
     """Mounted in the folder of a daemon in `tmp_path`."""
     with SlowFiles(tmp_path / "spool" / "mount", tmp_path / "fuse") as files:

@@ -33,12 +33,6 @@ Break = Callable[[Path], None]
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
     """Daemons with as few workers as will do; what still runs at the end is killed."""
     made: list[Daemon] = []
@@ -156,7 +150,14 @@ UNTOUCHED = [
 TOUCHED = [truncate, cut_in_half, overwrite]
 
 
-@pytest.mark.parametrize("break_it", [*UNTOUCHED, *TOUCHED], ids=lambda act: act.__name__)
+# With the daemon a few of them; the ledger's thread meets all.
+QUICK = (delete, replace_with_garbage, cut_in_half)
+EACH = [
+    pytest.param(it, id=it.__name__, marks=() if it in QUICK else pytest.mark.slow) for it in (*UNTOUCHED, *TOUCHED)
+]
+
+
+@pytest.mark.parametrize("break_it", EACH)
 def test_the_daemon_ends_and_the_next_start_makes_a_new_ledger(
     break_it: Break, make: Callable[..., Daemon], faulty: FaultyS3
 ) -> None:
@@ -269,6 +270,25 @@ def ledger(tmp_path: Path, quick: None, lines: Lines, damages: list[str]) -> Ite
     yield one
     one.close(10)
     assert not one.alive()
+
+
+@pytest.mark.parametrize("break_it", [*UNTOUCHED, *TOUCHED], ids=lambda act: act.__name__)
+def test_each_damage_ends_the_ledger(break_it: Break, ledger: Ledger, lines: Lines, damages: list[str]) -> None:
+    """One line says what is wrong, and the broken file is kept."""
+    ledger.record_receipt(a_receipt("before"))
+    assert ledger.flush(10)
+    checkpointed(ledger.path)
+
+    break_it(ledger.path)
+    ledger.record_receipt(a_receipt("after"))
+
+    eventually(lambda: not ledger.alive())
+    (failed,) = lines.named("ledger.failed")
+    assert failed["path"] == str(ledger.path)
+    assert ".broken-" in failed["hint"]
+    assert bool(broken(ledger.path.parent)) is (break_it is not delete_all)
+    assert not ledger.path.exists()
+    assert damages == ["damage"]
 
 
 def test_nobody_waits_for_a_fifo_in_the_place_of_the_ledger(ledger: Ledger) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,12 +34,6 @@ from support.waiting import eventually
 WAIT_S = 100.0
 MIB = 2**20
 ALICE, BOB = 64_002, 64_003
-
-
-@pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
 
 
 def transfer(path: str, owner: int, count: int = 100) -> Transfer:

@@ -33,12 +33,6 @@ MANY = 100
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def store(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Store:
     use(faulty.environment(), monkeypatch)
     return store_of("curl", connection(faulty.bucket, faulty.endpoint_url))

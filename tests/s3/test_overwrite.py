@@ -125,7 +125,7 @@ def test_one_thread_tries_while_others_go_on(server: FaultyS3, tmp_path: Path, m
         assert store.guard.wants_trial
         store.verify(file, request, answer, may_verify=True)
 
-    eventually(lambda: server.count("^PUT ") == 2, timeout_s=5)
+    eventually(lambda: server.count("^PUT ") == 2)
     assert store.guard.condition is Condition.HONOURED
     assert not store.asks_first
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import threading
 from pathlib import Path
 
@@ -15,17 +15,21 @@ def live_threads() -> set[threading.Thread]:
 def child_processes() -> dict[int, str]:
     """Our children's command lines by process id; a zombie counts, nobody waited for it."""
     children: dict[int, str] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            # "pid (name) state ppid": the name may hold spaces and parentheses.
-            state, parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
-            if int(parent) == os.getpid():
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-                # execve() closes our pipe before the new command line can be read: for an instant it is empty.
-                nameless = "(zombie)" if state in "ZX" else "(starting)"
-                children[int(entry.name)] = command.decode(errors="replace").strip() or nameless
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we looked
-    return children
+    for thread in Path("/proc/self/task").iterdir():
+        # A thread that ends hands its children to another one.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for pid in map(int, (thread / "children").read_text().split()):
+                children[pid] = _command(Path(f"/proc/{pid}"))
+    return {pid: command for pid, command in children.items() if command}
+
+
+def _command(process: Path) -> str:
+    """Empty if it has ended while we looked."""
+    try:
+        # "pid (name) state ...": the name may hold spaces and parentheses.
+        state = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+        command = (process / "cmdline").read_bytes().replace(b"\0", b" ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    # execve() closes our pipe before the new command line can be read: for an instant it is empty.
+    return command.decode(errors="replace").strip() or ("(zombie)" if state in "ZX" else "(starting)")

@@ -49,12 +49,6 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def client(faulty: FaultyS3) -> Iterator[S3Client]:
     s3 = faulty.client(read_timeout=5, max_pool_connections=150)
     yield s3
