@@ -171,6 +171,15 @@ def status(desk: Desk, as_json: bool) -> None:
     click.echo(to_json(answer)) if as_json else print_status(answer)
 
 
+@cli.command()
+@_asking
+def top(desk: Desk) -> None:
+    """A live view of the daemon; q ends it."""
+    from s3spool.cli.live import run_top  # noqa: PLC0415 - start-up time
+
+    run_top(desk)
+
+
 @cli.command(name="list")
 @_asking
 @_json_option

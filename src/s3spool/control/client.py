@@ -174,6 +174,10 @@ class Desk:
                 self._write(lambda ledger: ledger.record_pause(None))
             return paused
 
+    def top(self) -> dict[str, Any]:
+        """Raises NoDaemonError."""
+        return _dict(ask(self._socket, "top"))
+
     def rescan(self) -> dict[str, Any]:
         """Raises NoDaemonError; the answer says which scan to wait for, and of which daemon (`progress`)."""
         return _dict(ask(self._socket, "rescan"))
