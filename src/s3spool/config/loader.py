@@ -24,6 +24,7 @@ __all__ = [
 #: The last place where a configuration is looked for.
 SYSTEM_FILE = Path("/etc/s3spool/s3spool.toml")
 
+_RECEIPTS = {"xattr": ("keep", "archive"), "file": ("archive",)}  # the actions that leave a file to put it beside
 _SOCKET_PATH_BYTES = 107  # sun_path has 108, the last is NUL
 
 
@@ -224,6 +225,9 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
         yield "retry.max_s", "retry.initial_s", f"must not be less than retry.initial_s, {retry.initial_s:g}"
     if after.action == "archive" and archive is None:
         yield "after.archive_directory", "after.action", 'must name a directory for after.action = "archive"'
+    if after.receipt and after.action not in (_RECEIPTS[after.receipt]):
+        wanted = " or ".join(f'"{action}"' for action in _RECEIPTS[after.receipt])
+        yield "after.receipt", "after.action", f"needs after.action = {wanted}"
     for inner, outer, other, problem in (
         (archive, watched, "watch", "be inside watch.directory: archived files would be sent again"),
         (watched, archive, "watch", "hold watch.directory: archived files could land in it and be sent again"),

@@ -30,8 +30,10 @@ from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.options import ObjectOptions
 from s3spool.s3.store import Store
 from s3spool.upload.cpu_affinity import CpuAffinity
+from s3spool.upload.event_hook import EventHook
 from s3spool.upload.large import LargeUploads
 from s3spool.upload.post_upload import PostUpload
+from s3spool.upload.receipt_marks import ReceiptMarks
 from s3spool.upload.result import ResultHandler
 from s3spool.upload.retry import RetryThread
 from s3spool.upload.small import SmallUploads
@@ -70,6 +72,7 @@ class Components:
         self.pause = OperatorPause(self.ledger, self.inbox)
         self.settle = Settle(config.watch.settle_s, config.upload.queue_size)
         policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
+        self.hook = EventHook(config.after.exec, config.destination.bucket, self.breaker)
         self.after = PostUpload(
             self.folder,
             self.inbox,
@@ -79,6 +82,8 @@ class Components:
             archive=config.after.archive_directory,
             rescan=lambda reason: self.scan.want(reason),  # noqa: PLW0108 - there is no scan yet
             slow=self.slow,
+            marks=ReceiptMarks(config.after.receipt, self.folder, self.ledger, config.destination.bucket),
+            on_uploaded=self.hook.uploaded,
         )
         self.deduplicator = Deduplicator(self.folder, self.ledger, self.inbox, self.after.finish, self.slow)
         self.scan = Scan(
@@ -105,6 +110,7 @@ class Components:
             self.retry,
             self.stats,
             rescan=self.scan.want,
+            on_parked=self.hook.parked,
         )
         self.large = LargeUploads(
             self.folder,

@@ -106,6 +106,7 @@ class Daemon:
         components.cpu_affinity.settle()  # before the threads start: they inherit it
         components.ledger.start()
         components.store.start()
+        components.hook.start()
         components.after.start()
         components.workers.start()
         components.retry.start()
@@ -254,6 +255,7 @@ class Daemon:
         components.settle_thread.join(1.0)
         flushed = components.ledger.close(10.0)
         components.after.close(5.0)
+        components.hook.close()
         if self._http is not None:
             self._http.close()
         if self._control is not None:

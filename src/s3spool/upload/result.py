@@ -41,6 +41,7 @@ class ResultHandler:
         stats: Stats,
         *,
         rescan: Callable[[str], None],
+        on_parked: Callable[[Retry], None] = lambda _: None,
     ) -> None:
         self._bucket = bucket
         self._ledger = ledger
@@ -51,6 +52,7 @@ class ResultHandler:
         self._retry = retry
         self._stats = stats
         self._rescan = rescan
+        self._on_parked = on_parked
         self._stats_lock = threading.Lock()  # parts fail outside the gate
         self._provisional = True  # whether the ledger may hold files that were parked without proof
         self._rng = random.Random()  # noqa: S311 - jitter, not cryptography
@@ -140,6 +142,7 @@ class ResultHandler:
         fields = _fields(path, failures.attempts, error, fault) | {"error": reason}
         if parked:
             log.error("file.parked", **fields)
+            self._on_parked(row)
         else:
             # The attempts 1, 2, 4, 8 ...: thousands of files may fail for days.
             log_at = log.warning if failures.attempts.bit_count() == 1 else log.debug
