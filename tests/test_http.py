@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from s3spool.http.guard import Guard
+from s3spool.ledger.reader import Reader
 from s3spool.upload.stats import MAX_ERROR_CODES, Histogram, Stats
 from support.browser import Browser
 from support.daemon import Daemon
@@ -388,3 +389,61 @@ def test_idle_server_wakes_rarely(make: Callable[..., Daemon]) -> None:
 
     assert len(before) == 5
     assert sum(after.values()) - sum(before.values()) <= 2
+
+
+def test_check_tries_the_port(make: Callable[..., Daemon]) -> None:
+    """Free, taken by another program, in use by the daemon."""
+    daemon = make()
+    host, _, port = address(daemon).partition(":")
+
+    def told() -> str:
+        lines = daemon.cli("check").stdout.splitlines()
+        return next(line for line in lines if line.split()[1] == "http:")
+
+    with daemon:
+        daemon.wait_ready()
+        assert "in use while the daemon runs" in told()
+        assert daemon.stop() == 0
+    assert told().startswith("ok      http: http://127.0.0.1:")
+    with closing(socket.create_server((host, int(port)))):
+        assert told().startswith("error   http: service.http_listen")
+
+
+def test_all_numbers_agree_during_a_load(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+    """Metrics, status, page and ledger never run backwards, and say the same once all is sent, faults or not."""
+    count = int(os.environ.get("S3SPOOL_TEST_FILES", "2000"))
+    faulty.script(Status(code=500, error_code="InternalError"), times=None, match=r"PUT .*7\d$")
+    faulty.script(Status(code=400, error_code="KeyTooLongError"), times=None, match="PUT .*bad")
+    with make(retry={"initial_s": 0.1, "max_s": 0.2, "max_attempts": 1}) as daemon:
+        daemon.wait_ready()
+        seen: list[float] = []
+        for number in range(count):
+            daemon.drop(f"{number:05}", b"x" * 10)
+            if number % 100 == 0:
+                daemon.drop(f"bad-{number:05}")
+                found = metrics(daemon)
+                seen.append(found["s3spool_files_total", "uploaded"])
+                assert found["s3spool_upload_seconds_count", ""] >= seen[-1]
+        parked = count // 10 + count // 100
+        eventually(
+            lambda: metrics(daemon)["s3spool_files", "parked"] == parked and _unsent(metrics(daemon)) == parked,
+            timeout_s=90,
+        )
+        found = metrics(daemon)
+        overview = json.loads(ask(daemon, "/api/overview")[2])
+        with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
+            counts, size = reader.counts(), reader.uploaded_bytes()
+
+    assert seen == sorted(seen)
+    uploaded = count - count // 10
+    assert found["s3spool_files_total", "uploaded"] == uploaded == counts["uploaded"]
+    assert found["s3spool_uploaded_bytes_total", ""] == 10 * uploaded == size
+    assert found["s3spool_upload_seconds_count", ""] == uploaded
+    assert overview["status"]["files"]["parked"] == parked == counts["parked"]
+    assert overview["status"]["files"]["uploaded"] == uploaded
+    assert len(overview["parked"]) == min(50, parked)
+    assert found["s3spool_retries_total", "InternalError"] >= count // 10
+
+
+def _unsent(found: dict[tuple[str, str], float]) -> float:
+    return sum(value for (name, state), value in found.items() if name == "s3spool_files" and state != "uploaded")

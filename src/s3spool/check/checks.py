@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 from msgspec.structs import replace
 
+from s3spool.check.http_port import http_port
 from s3spool.check.iam_policy import policy
 from s3spool.check.result import CheckResult, error, ok, warning
 from s3spool.config import loader as configuration
@@ -220,6 +221,7 @@ _SUBJECTS: dict[str, Callable[[Config], Iterator[CheckResult]]] = {
     "archive": _archive,
     "open files": _open_files,
     "state": _state,
+    "http": http_port,
     "destination": _bucket,
 }
 _FIELD = {
