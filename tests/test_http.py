@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import socket
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,7 @@ from support.browser import Browser
 from support.daemon import Daemon
 from support.faults import Delay, Status
 from support.faulty import FaultyS3
+from support.inside import inside
 from support.waiting import eventually
 from support.web import WAIT_S, address, ask, free_port, metrics, order
 
@@ -243,6 +245,31 @@ def test_port_that_is_taken(make: Callable[..., Daemon]) -> None:
 
         assert daemon.wait_exit() == 78
     assert f'service.http_listen = "{address(daemon)}": another program listens there' in daemon.log_tail()
+
+
+def test_without_the_extra(make: Callable[..., Daemon]) -> None:
+    """The error names the extra."""
+    daemon = make()
+    code = "import sys; sys.modules['waitress'] = None; from s3spool.__main__ import main; main()"
+    daemon.program = (sys.executable, "-c", code)
+    daemon.start()
+
+    assert daemon.wait_exit() == 78
+    assert "needs the extra http" in daemon.log_tail()
+    assert "pip install 's3spool[http]'" in daemon.log_tail()
+
+
+def test_dead_server_is_noticed(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """systemd's watchdog restarts a daemon whose page is dead."""
+    daemon = inside(tmp_path, request)
+
+    class Dead:
+        def alive(self) -> bool:
+            return False
+
+    daemon._http = Dead()  # type: ignore[assignment] # all that is asked
+    assert "http" in daemon.silent_threads(time.monotonic())
+    daemon.components.lock.release()
 
 
 def test_headers(make: Callable[..., Daemon]) -> None:

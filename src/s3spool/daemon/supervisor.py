@@ -205,6 +205,7 @@ class Daemon:
         components.workers.look_at_gate()
         threads = (components.ledger, components.after, components.retry, components.settle_thread, components.scan)
         dead = [type(thread).__name__ for thread in threads if not thread.alive()]
+        dead += ["http"] if self._http is not None and not self._http.alive() else []
         return dead + self._liveness.silent(now)
 
     def _give_memory_back(self) -> None:
