@@ -454,7 +454,7 @@ def test_all_numbers_agree_during_a_load(make: Callable[..., Daemon], faulty: Fa
         parked = count // 10 + count // 100
         eventually(
             lambda: metrics(daemon)["s3spool_files", "parked"] == parked and _unsent(metrics(daemon)) == parked,
-            timeout_s=90,
+            timeout_s=max(90, count / 50),
         )
         found = metrics(daemon)
         overview = json.loads(ask(daemon, "/api/overview")[2])

@@ -96,6 +96,20 @@ def test_attributes_of_a_kept_file(make: Callable[..., Daemon], faulty: FaultyS3
         assert faulty.contents()["sub/a"] == b"two"
 
 
+def test_hard_links_are_not_marked(make: Callable[..., Daemon]) -> None:
+    """Two names of one file have two keys: marking one would make the other one be read again, without end."""
+    with make(after={"receipt": "xattr"}) as daemon:
+        daemon.wait_ready()
+        hidden = daemon.folder / ".hidden"
+        hidden.write_bytes(b"x")
+        (daemon.folder / "a").hardlink_to(hidden)
+        (daemon.folder / "b").hardlink_to(hidden)
+        daemon.wait_uploaded(2)
+        assert daemon.cli("wait").returncode == 0
+
+        assert attributes(hidden) == {}
+
+
 def test_a_file_that_cannot_be_marked_is_uploaded(make: Callable[..., Daemon]) -> None:
     """One warning; the upload counts."""
     with make(after={"receipt": "xattr"}) as daemon:

@@ -43,6 +43,8 @@ class ReceiptMarks:
             return
         fd, status = self._folder.open(receipt.path)
         try:
+            if status.st_nlink > 1:
+                return  # one inode, several keys: each name would change the ctime of the others
             lease = take_lease(fd)
             try:
                 before = Identity.of(os.fstat(fd) if lease is Lease.FREE else status)
