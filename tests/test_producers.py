@@ -207,6 +207,10 @@ def test_command_hears_of_all(make: Callable[..., Daemon], faulty: FaultyS3, tmp
         faulty.script(Status(code=403, error_code="AccessDenied"), times=None, match="^PUT")
         daemon.drop("refused")
         eventually(lambda: events()[-1]["event"] == "destination.paused")
+        assert daemon.cli("pause", "--reason", "why not").returncode == 0
+        eventually(lambda: events()[-1]["event"] == "uploads.paused")
+        assert events()[-1]["reason"] == "why not"
+        assert daemon.cli("resume").returncode == 0
         faulty.behave()
         daemon.wait_event("file.uploaded", path="refused")
         assert daemon.stop() == 0

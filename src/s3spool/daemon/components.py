@@ -69,10 +69,10 @@ class Components:
             sent_bytes=lambda: self.bandwidth.granted,
             slow=self.slow,
         )
-        self.pause = OperatorPause(self.ledger, self.inbox)
+        self.hook = EventHook(config.after.exec, config.destination.bucket, self.breaker)
+        self.pause = OperatorPause(self.ledger, self.inbox, self.hook.paused)
         self.settle = Settle(config.watch.settle_s, config.upload.queue_size)
         policy = Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
-        self.hook = EventHook(config.after.exec, config.destination.bucket, self.breaker)
         self.after = PostUpload(
             self.folder,
             self.inbox,

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from s3spool.failure.breaker import CircuitBreaker
-from s3spool.ledger.rows import Receipt, Retry, to_text
+from s3spool.ledger.rows import Pause, Receipt, Retry, to_text
 from s3spool.logs.text import legible
 
 BATCH_S = 1.0  # events of so long go to one command
@@ -80,6 +80,10 @@ class EventHook:
                 error=retry.error,
                 hint=retry.hint,
             )
+
+    def paused(self, pause: Pause) -> None:
+        if self._arguments:
+            self._add("uploads.paused", reason=pause.reason)
 
     def _breaker_changed(self) -> None:
         reason, was_paused = self._breaker.reason, self._paused
