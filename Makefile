@@ -62,7 +62,7 @@ $(BIN)/pip:
 # systemd-python has no wheel: it is installed only where it can be built.
 $(VENV)/.demo: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --upgrade 'pip >= 25.1' # knows dependency groups
-	$(BIN)/pip install --quiet --editable '.[demo,http]'
+	$(BIN)/pip install --quiet --editable '.[demo,http,top]'
 	@if ! pkg-config --exists libsystemd 2>/dev/null || ! $(BIN)/pip install --quiet --editable '.[systemd]'; then \
 	echo "systemd-python cannot be built here (it takes gcc, pkg-config, libsystemd-dev, python3-dev):"; \
 	echo "going on without the extra 'systemd', which only a service needs (native journal fields)"; fi

@@ -6,14 +6,17 @@ import contextlib
 import json
 import re
 import sqlite3
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from test_notifications import Manager
 
+from s3spool.errors import Scope, UploadError
 from s3spool.ledger import database
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import Pause
+from s3spool.ledger.rows import NO_FAILURES, Pause
 from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
@@ -233,6 +236,28 @@ def test_inbox_on_hold() -> None:
     taken = inbox.take_nowait()
     assert taken is not None
     assert taken == Item("a")
+
+
+def test_inbox_on_hold_during_an_outage() -> None:
+    """No probe is taken before `resume`; a worker that waits closes its connections at once."""
+    breaker = a_breaker(initial_s=0.01, max_s=0.02)
+    inbox = Inbox(10, 2, breaker)
+    inbox.pause()
+    error = UploadError("upload", "a", "AccessDenied", "no", Scope.EVERYBODY)
+    breaker.failed("a", NO_FAILURES, error, time.monotonic())
+    inbox.offer([Item("b")])
+    closed = threading.Event()
+    taken: list[object] = []
+    worker = threading.Thread(target=lambda: taken.append(inbox.take(closed.set)))
+    worker.start()
+
+    assert breaker.open
+    assert closed.wait(10)
+    assert inbox.take_nowait() is None
+    assert taken == []
+    inbox.resume()
+    worker.join(10)
+    assert taken == [Item("b")]
 
 
 def test_ledger_before_the_pause(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.s3.error_table import BY_CODE, BY_STATUS
 from support.daemon import Daemon
-from support.faults import Status
+from support.faults import Delay, Status
 from support.faulty import FaultyS3
 from support.objects import folder_files
 from support.waiting import eventually
@@ -245,3 +246,22 @@ def test_two_files_that_always_fail_pause_nothing(daemon: Daemon, server: Faulty
         daemon.wait_event("file.failed", WAIT_S, path=path, fault=Fault.OWN.value, attempt=2 * STREAK)
     assert not daemon.events("destination.paused", this_run=True)
     assert folder_files(daemon.folder) == bad
+
+
+@pytest.mark.integration
+def test_old_successes_are_no_news(daemon: Daemon, server: FaultyS3) -> None:
+    """A file refused for good is not sent again for each success that was sent before the refusal.
+
+    Where answers take long and files keep coming, it was sent 342 times in 15 seconds.
+    """
+    server.script(Delay(0.3), times=None, match="PUT .*passes")
+    server.script(Status(code=400, error_code="EntityTooLarge"), times=None, match="PUT .*refused")
+    name = f"refused {next(COUNTER)}"
+    daemon.drop(name)
+    for _ in range(150):
+        daemon.drop(f"passes {next(COUNTER)}")
+        threading.Event().wait(0.02)  # they keep coming
+    eventually(lambda: set(folder_files(daemon.folder)) == {name}, timeout_s=WAIT_S)
+
+    assert 3 <= server.count(f"PUT .*{name}$") <= 8
+    assert daemon.events("file.parked", this_run=True, path=name)

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import socket
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from s3spool.http.guard import Guard
+from s3spool.ledger.reader import Reader
 from s3spool.upload.stats import MAX_ERROR_CODES, Histogram, Stats
 from support.browser import Browser
 from support.daemon import Daemon
 from support.faults import Delay, Status
 from support.faulty import FaultyS3
+from support.inside import inside
 from support.waiting import eventually
 from support.web import WAIT_S, address, ask, free_port, metrics, order
 
@@ -244,6 +247,31 @@ def test_port_that_is_taken(make: Callable[..., Daemon]) -> None:
     assert f'service.http_listen = "{address(daemon)}": another program listens there' in daemon.log_tail()
 
 
+def test_without_the_extra(make: Callable[..., Daemon]) -> None:
+    """The error names the extra."""
+    daemon = make()
+    code = "import sys; sys.modules['waitress'] = None; from s3spool.__main__ import main; main()"
+    daemon.program = (sys.executable, "-c", code)
+    daemon.start()
+
+    assert daemon.wait_exit() == 78
+    assert "needs the extra http" in daemon.log_tail()
+    assert "pip install 's3spool[http]'" in daemon.log_tail()
+
+
+def test_dead_server_is_noticed(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """systemd's watchdog restarts a daemon whose page is dead."""
+    daemon = inside(tmp_path, request)
+
+    class Dead:
+        def alive(self) -> bool:
+            return False
+
+    daemon._http = Dead()  # type: ignore[assignment] # all that is asked
+    assert "http" in daemon.silent_threads(time.monotonic())
+    daemon.components.lock.release()
+
+
 def test_headers(make: Callable[..., Daemon]) -> None:
     """No script but the page's own, nothing from elsewhere, nobody's frame, nothing in a cache."""
     with make() as daemon:
@@ -388,3 +416,69 @@ def test_idle_server_wakes_rarely(make: Callable[..., Daemon]) -> None:
 
     assert len(before) == 5
     assert sum(after.values()) - sum(before.values()) <= 2
+
+
+def test_check_tries_the_port(make: Callable[..., Daemon]) -> None:
+    """Free, taken by another program, in use by the daemon."""
+    daemon = make()
+    host, _, port = address(daemon).partition(":")
+
+    def told() -> str:
+        lines = daemon.cli("check").stdout.splitlines()
+        return next(line for line in lines if line.split()[1] == "http:")
+
+    with daemon:
+        daemon.wait_ready()
+        assert "in use while the daemon runs" in told()
+        assert daemon.stop() == 0
+    assert told().startswith("ok      http: http://127.0.0.1:")
+    with closing(socket.create_server((host, int(port)))):
+        assert told().startswith("error   http: service.http_listen")
+
+
+def test_all_numbers_agree_during_a_load(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+    """Metrics, status, page and ledger never run backwards, and say the same once all is sent, faults or not."""
+    count = int(os.environ.get("S3SPOOL_TEST_FILES", "2000"))
+    faulty.script(Status(code=500, error_code="InternalError"), times=None, match=r"PUT \d*7\d$")
+    faulty.script(Status(code=400, error_code="KeyTooLongError"), times=None, match="PUT .*bad")
+    with make(retry={"initial_s": 0.1, "max_s": 0.2, "max_attempts": 1}) as daemon:
+        daemon.wait_ready()
+        seen: list[float] = []
+        for number in range(count):
+            daemon.drop(f"{number:05}", b"x" * 10)
+            if number % 100 == 0:
+                daemon.drop(f"bad-{number:05}")
+                found = metrics(daemon)
+                seen.append(found["s3spool_files_total", "uploaded"])
+                assert found["s3spool_upload_seconds_count", ""] >= seen[-1]
+        parked = count // 10 + count // 100
+        later = 0
+
+        def all_parked() -> bool:
+            nonlocal later
+            if metrics(daemon)["s3spool_files", "parked"] == parked:
+                return True
+            later += 1
+            daemon.drop(f"later-{later}", b"x" * 10)  # only a success proves whose fault the last failures are
+            return False
+
+        eventually(all_parked, timeout_s=max(90, count / 50))
+        eventually(lambda: _unsent(metrics(daemon)) == parked)
+        found = metrics(daemon)
+        overview = json.loads(ask(daemon, "/api/overview")[2])
+        with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
+            counts, size = reader.counts(), reader.uploaded_bytes()
+
+    assert seen == sorted(seen)
+    uploaded = count - count // 10 + later
+    assert found["s3spool_files_total", "uploaded"] == uploaded == counts["uploaded"]
+    assert found["s3spool_uploaded_bytes_total", ""] == 10 * uploaded == size
+    assert found["s3spool_upload_seconds_count", ""] == uploaded
+    assert overview["status"]["files"]["parked"] == parked == counts["parked"]
+    assert overview["status"]["files"]["uploaded"] == uploaded
+    assert len(overview["parked"]) == min(50, parked)
+    assert found["s3spool_retries_total", "InternalError"] >= count // 10
+
+
+def _unsent(found: dict[tuple[str, str], float]) -> float:
+    return sum(value for (name, state), value in found.items() if name == "s3spool_files" and state != "uploaded")

@@ -127,6 +127,18 @@ def test_every_metric_exists(file: str, daemon: Daemon) -> None:
     assert "# TYPE s3spool_retries_total counter" in text
 
 
+def test_prometheus_takes_the_metrics(promtool: str, daemon: Daemon) -> None:
+    """Its own parser and linter have nothing to say."""
+    daemon.drop("a")
+    daemon.wait_uploaded(1)
+
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=exported(daemon), capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_dashboard_is_complete() -> None:
     """Valid JSON; no panel covers another one."""
     panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]

@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 from msgspec.structs import replace
 
+from s3spool.check.http_port import http_port
 from s3spool.check.result import CheckResult, error, ok, warning
 from s3spool.config import loader as configuration
 from s3spool.config.directories import same_mount, sandbox
@@ -258,6 +259,7 @@ _SUBJECTS: dict[str, Callable[[Config], Iterator[CheckResult]]] = {
     "open files": _open_files,
     "state": _state,
     "key": _key,
+    "http": http_port,
     "destination": _bucket,
 }
 _FIELD = {

@@ -59,7 +59,8 @@ def examine(store: Store, prefix: str) -> Iterator[CheckResult]:
         hint = "set AWS_ACCESS_KEY_ID, write ~/.aws/credentials, or give this machine a role"
         yield error("credentials", f"{keys.error or 'none found'}; {hint}")
         return
-    yield ok("credentials", f"from {_SOURCES.get(keys.source, keys.source or 'an unnamed provider')}")
+    until = f", valid until {keys.expiry:%Y-%m-%d %H:%M} UTC and then renewed" if keys.expiry else ""
+    yield ok("credentials", f"from {_SOURCES.get(keys.source, keys.source or 'an unnamed provider')}{until}")
     if store.kind == "boto3":
         why = store.no_curl or "pycurl cannot be used here"
         yield warning("transport", f"{why}: boto3 sends the files, several times slower")

@@ -63,6 +63,15 @@ def status(client: ControlClient, as_json: bool) -> None:
     click.echo(to_json(to_builtins(answer))) if as_json else print_status(answer)
 
 
+@click.command()
+@asks_daemon
+def top(client: ControlClient) -> None:
+    """Show a live view of the daemon; q ends it."""
+    from s3spool.cli.live import run_top  # noqa: PLC0415 - start-up time
+
+    run_top(client)
+
+
 @click.command(name="list")
 @asks_daemon
 @json_option
@@ -187,4 +196,4 @@ def wait(client: ControlClient, files: tuple[str, ...], timeout_s: float | None)
     sys.exit(code)
 
 
-COMMANDS: list[Any] = [status, list_, why, key, retry, forget, rescan, pause, resume, verify, wait]
+COMMANDS: list[Any] = [status, top, list_, why, key, retry, forget, rescan, pause, resume, verify, wait]

@@ -18,6 +18,7 @@ from s3spool.config.schema import (
     LIVE,
     OPTIONS,
     SECTIONS,
+    AfterConfig,
     Config,
     DestinationConfig,
     changed,
@@ -38,6 +39,7 @@ __all__ = [
 SYSTEM_FILE = Path("/etc/s3spool/s3spool.toml")
 
 SOCKET_PATH_BYTES = 107  # sun_path has 108, the last is NUL
+_RECEIPTS = {"xattr": ("keep", "archive"), "file": ("archive",)}  # the actions that leave a file to put it beside
 
 
 class _Setting(NamedTuple):
@@ -258,8 +260,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
     yield from _endpoint_contradictions(destination)
     if retry.max_s < retry.initial_s:
         yield "retry.max_s", "retry.initial_s", f"must not be less than retry.initial_s, {retry.initial_s:g}"
-    if after.action == "archive" and archive is None:
-        yield "after.archive_directory", "after.action", 'must name a directory for after.action = "archive"'
+    yield from _after_contradictions(after)
     for inner, outer, other, problem in (
         (archive, watched, "watch", "be inside watch.directory: archived files would be sent again"),
         (watched, archive, "watch", "hold watch.directory: archived files could land in it and be sent again"),
@@ -276,6 +277,14 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
     if service.http_listen and not service.http_token and not is_loopback(split_address(service.http_listen)[0]):
         problem = "other hosts can reach this address: set service.http_token, or listen on 127.0.0.1"
         yield "service.http_listen", "service.http_token", problem
+
+
+def _after_contradictions(after: AfterConfig) -> Iterator[tuple[str, str, str]]:
+    if after.action == "archive" and after.archive_directory is None:
+        yield "after.archive_directory", "after.action", 'must name a directory for after.action = "archive"'
+    if after.receipt and after.action not in (_RECEIPTS[after.receipt]):
+        wanted = " or ".join(f'"{action}"' for action in _RECEIPTS[after.receipt])
+        yield "after.receipt", "after.action", f"needs after.action = {wanted}"
 
 
 def _endpoint_contradictions(destination: DestinationConfig) -> Iterator[tuple[str, str, str]]:

@@ -41,6 +41,7 @@ _CHECKSUM = (
     "checksum that S3 verifies: crc64nvme, crc32, sha256, md5; auto: crc64nvme if the server accepts it, else md5"
 )
 _CONTENT_TYPE = "Content-Type; auto: by the name, application/octet-stream for unknown names; empty for none"
+_ReceiptKind = Literal["", "xattr", "file"]
 _Action = Literal["keep", "delete", "archive"]
 _Level = Literal["debug", "info", "warning", "error"]
 _Format = Literal["auto", "console", "json", "journal"]
@@ -109,6 +110,12 @@ class AfterConfig(msgspec.Struct, frozen=True, kw_only=True):
     archive_directory: Annotated[Path | None, path('for action = "archive": a directory outside watch.directory')] = (
         None
     )
+    receipt: Annotated[
+        _ReceiptKind, doc("receipt beside the kept or archived file: xattr (user.s3spool.*) or file (archive only)")
+    ] = ""
+    exec: Annotated[
+        str, doc("command that gets uploaded, parked and paused events as JSON lines on stdin", rules.command)
+    ] = ""
 
 
 class RetryConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 from urllib.parse import urlsplit
 
 #: The strftime letters that `destination.prefix` may use: those that mean the same in every locale.
@@ -91,6 +92,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def command(text: str) -> str:
+    try:
+        words = shlex.split(text)
+    except ValueError as exc:
+        raise ValueError(f"is no command line: {exc}") from exc
+    _require(words and words[0].startswith("/"), "must begin with the absolute path of a program")
+    return text
 
 
 def token(text: str) -> str:

@@ -162,6 +162,10 @@ class ControlClient:
         except NoDaemonError:
             return self._offline.resume()
 
+    def top(self) -> dict[str, Any]:
+        """Raises NoDaemonError."""
+        return _dict(ask(self._socket, "top"))
+
     def rescan(self) -> dict[str, Any]:
         """The number of the scan and the pid of the daemon, for `progress`. Raises NoDaemonError."""
         return _dict(ask(self._socket, "rescan"))

@@ -34,8 +34,10 @@ from s3spool.s3.object_rules import ObjectRules
 from s3spool.s3.options import ObjectOptions
 from s3spool.s3.store import Store
 from s3spool.upload.cpu_affinity import CpuAffinity
+from s3spool.upload.event_hook import EventHook
 from s3spool.upload.large import LargeUploads
 from s3spool.upload.post_upload import PostUpload
+from s3spool.upload.receipt_marks import ReceiptMarks
 from s3spool.upload.result import ResultHandler
 from s3spool.upload.retry import RetryThread
 from s3spool.upload.small import SmallUploads
@@ -76,6 +78,7 @@ class Components:
     results: ResultHandler
     ledger: Ledger
     after: PostUpload
+    hook: EventHook
     stats: Stats
 
     def apply(self, config: Config) -> None:
@@ -107,7 +110,9 @@ def build(
     limiter = ConcurrencyLimiter(name, max_s=retry.max_s)
     breaker = CircuitBreaker(name, initial_s=retry.initial_s, max_s=retry.max_s, limiter=limiter)
     inbox = Inbox(config.upload.queue_size, workers, breaker, sent_bytes=lambda: bandwidth.granted, slow=slow)
-    pause = OperatorPause(ledger, inbox)
+    bucket = config.destination.bucket
+    hook = EventHook(after.exec, bucket, breaker)
+    pause = OperatorPause(ledger, inbox, hook.paused)
     settle = Settle(watch.settle_s, config.upload.queue_size)
     retry_thread = RetryThread(ledger, inbox, _policy_of(config))
 
@@ -124,8 +129,21 @@ def build(
         rule_action=rule_action_of(config),
         rescan=rescan,
         slow=slow,
+        marks=ReceiptMarks(after.receipt, folder, ledger, bucket),
+        on_uploaded=hook.uploaded,
     )
-    results = ResultHandler(store, ledger, inbox, settle, breaker, post_upload, retry_thread, stats, rescan=rescan)
+    results = ResultHandler(
+        store,
+        ledger,
+        inbox,
+        settle,
+        breaker,
+        post_upload,
+        retry_thread,
+        stats,
+        rescan=rescan,
+        on_parked=hook.parked,
+    )
     threshold, part_size = config.upload.multipart_threshold, config.upload.part_size
     large = LargeUploads(folder, parts, ledger, inbox, breaker, results, threshold=threshold, part_size=part_size)
     small = SmallUploads(
@@ -180,6 +198,7 @@ def build(
         results=results,
         ledger=ledger,
         after=post_upload,
+        hook=hook,
         stats=stats,
     )
 

@@ -20,6 +20,7 @@ from s3spool.control.server import Handler
 from s3spool.control.status import Bytes, Destination, Status, Watch
 from s3spool.daemon.operator_pause import pause_orders
 from s3spool.daemon.supervisor import Daemon
+from s3spool.daemon.top_view import top_orders
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import from_text, to_text
@@ -37,6 +38,7 @@ def handlers(daemon: Daemon) -> dict[str, Handler]:
         "forget": answers.forget,
         "rescan": answers.rescan,
         **pause_orders(daemon),
+        **top_orders(daemon, answers.status, answers.page),
     }
     return {
         "status": answers.status,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -29,9 +29,10 @@ log = structlog.get_logger()
 class OperatorPause:
     """The pause by hand, as the ledger has it. Any thread."""
 
-    def __init__(self, ledger: Ledger, inbox: Inbox) -> None:
+    def __init__(self, ledger: Ledger, inbox: Inbox, on_paused: Callable[[Pause], None] = lambda _: None) -> None:
         """Take up the pause of an earlier process. Raises LedgerError, OSError."""
         self._ledger = ledger
+        self._on_paused = on_paused
         self._inbox = inbox
         self._lock = threading.Lock()
         with Reader(ledger.path) as reader:
@@ -45,6 +46,7 @@ class OperatorPause:
             since = self.current.since if self.current else time.time()
             self.current = pause = Pause(since, reason)
             self._stop_taking(pause)
+            self._on_paused(pause)
             self._store(pause)
             return pause
 

@@ -117,6 +117,7 @@ class Daemon:
         components.cpu_affinity.settle()  # before the threads start: they inherit it
         components.ledger.start()
         components.store.start()
+        components.hook.start()
         components.after.start()
         components.workers.start()
         components.retry.start()
@@ -220,6 +221,7 @@ class Daemon:
         components.workers.look_at_gate()
         threads = (components.ledger, components.after, components.retry, components.settle_thread, components.scan)
         dead = [type(thread).__name__ for thread in threads if not thread.alive()]
+        dead += ["http"] if self._http is not None and not self._http.alive() else []
         return dead + self._liveness.silent(now)
 
     def _give_memory_back(self) -> None:
@@ -275,6 +277,7 @@ class Daemon:
         components.settle_thread.join(1.0)
         flushed = components.ledger.close(10.0)
         components.after.close(5.0)
+        components.hook.close()
         if self._http is not None:
             self._http.close()
         if self._control is not None:

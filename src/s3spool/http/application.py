@@ -148,6 +148,7 @@ class Application:
             after = page["next"]
             if after is None:
                 break
+        rows.sort(key=lambda row: "bytes_uploaded" not in row)  # those with progress first
         return [{**row, "name": shown(from_text(row["path"]))} for row in rows[:SHOWN_ROWS]]
 
 

@@ -50,6 +50,8 @@ class Known(NamedTuple):
 class Reader:
     """One read-only connection. Not thread-safe: each thread opens its own. All queries raise LedgerError."""
 
+    AGES_S = (300, 3600, 86_400)  #: bounds of `ages`
+
     def __init__(self, path: Path) -> None:
         """Raises LedgerError."""
         self._path = path
@@ -190,6 +192,23 @@ class Reader:
         if self._version() < PAUSE_SINCE:
             return None
         return next(self._rows("SELECT since, reason FROM pause", make=lambda row: Pause(*row)), None)
+
+    def errors(self, limit: int) -> list[tuple[str, str, int]]:
+        """(state, error code, files) of the retry list, the most frequent first."""
+        statement = "SELECT state, error_code, count(*) FROM retries GROUP BY 1, 2 ORDER BY 3 DESC LIMIT ?"
+        return list(self._rows(statement, (limit,)))
+
+    def ages(self, now: float, limit: int) -> list[tuple[Any, ...]]:
+        """(first path segment, files by age as AGES_S bounds it) of the retry list, the most files first."""
+        ages = ", ".join(
+            f"sum(ctime_ns <= {int((now - low) * 1e9)} AND ctime_ns > {int((now - high) * 1e9)})"
+            for low, high in zip((-now, *self.AGES_S), (*self.AGES_S, now), strict=True)
+        )
+        rest = "substr(path, CASE WHEN path LIKE '//%' THEN 3 ELSE 1 END)"
+        mark = "CASE WHEN path LIKE '//%' THEN '//' ELSE '' END"
+        segment = f"CASE instr({rest}, '/') WHEN 0 THEN '' ELSE {mark} || substr({rest}, 1, instr({rest}, '/')) END"
+        statement = f"SELECT {segment}, {ages} FROM retries GROUP BY 1 ORDER BY count(*) DESC LIMIT ?"  # noqa: S608 - constants
+        return list(self._rows(statement, (limit,)))
 
     def last_error(self) -> Retry | None:
         statement = f"SELECT {self._retry} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants

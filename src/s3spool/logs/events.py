@@ -119,6 +119,7 @@ EVENTS: dict[str, EventSpec] = {
     "destination.throttle_ended": EventSpec(
         "info", "[{destination} ]accepts the full request rate again[ after {duration_s}]"
     ),
+    "exec.failed": EventSpec("warning", "the command of after.exec failed[: {error}]"),
     "uploads.paused": EventSpec("warning", "uploads are paused by hand[ since {since}][: {reason}]"),
     "uploads.resumed": EventSpec("info", "uploads go on after a pause by hand[ of {duration_s}]"),
     "workers.limited": EventSpec("warning", "{workers} of {wanted} workers start[: {reason}]"),

@@ -62,6 +62,11 @@ class Credentials:
         first.start()
         first.join(FIRST_S)
 
+    @property
+    def expiry(self) -> datetime | None:
+        """When they end; None for static keys, or where botocore does not tell."""
+        return self._expiry
+
     def start(self) -> None:
         self._thread.start()
 

@@ -20,6 +20,7 @@ from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.rows import Receipt
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle, SettleReason
+from s3spool.upload.receipt_marks import FAILURES, ReceiptMarks
 from s3spool.upload.stats import Stats
 
 SLOW_CLOSE_S = 1.0  # for removals in slow directories; the next start removes the rest
@@ -79,7 +80,11 @@ class PostUpload:
         rule_action: Callable[[str], str] | None = None,
         rescan: Callable[[str], None],
         slow: SlowDirectories | None = None,
+        marks: ReceiptMarks | None = None,
+        on_uploaded: Callable[[Receipt], None] = lambda _: None,
     ) -> None:
+        self._marks = marks
+        self._on_uploaded = on_uploaded
         self._slow = slow or SlowDirectories()
         self._folder = folder
         self._inbox = inbox
@@ -166,6 +171,7 @@ class PostUpload:
             self._stats.upload_s.observe(sent.duration_s)
             # The ctime is not older than the drop: a copied file brings its mtime along.
             self._stats.completion_s.observe(max(0.0, receipt.uploaded_at - receipt.identity.ctime_ns / 1e9))
+            self._on_uploaded(receipt)
             log.info(
                 "file.uploaded",
                 path=receipt.path,
@@ -183,6 +189,7 @@ class PostUpload:
         """Keep, delete or archive; True when the file has changed and has to be sent again."""
         receipt = sent.receipt
         if "keep" in {receipt.after, self.action_of(receipt.path)}:
+            self._mark(receipt, None)
             return False  # "keep" in the configuration now also applies to earlier uploads
         try:
             removed = self._remove(receipt)
@@ -199,6 +206,29 @@ class PostUpload:
         if not removed:
             log.info("file.changed", path=receipt.path, operation=receipt.after)
         return not removed
+
+    def _mark(self, receipt: Receipt, archived: Path | None) -> None:
+        if self._marks is None:
+            return
+        try:
+            if archived is None:
+                self._marks.keep(receipt)
+            elif self.archive is not None:
+                self._marks.archive(receipt, archived, self.archive)
+        except FileNotFoundError:
+            return  # removed by another process
+        except FAILURES as exc:
+            error = getattr(exc, "strerror", None) or str(exc)
+            files = self._warnings.files_to_report(receipt.path, error)
+            (log.warning if files else log.debug)(
+                "file.failed",
+                path=receipt.path,
+                operation="receipt",
+                error_code=type(exc).__name__,
+                error=error,
+                hint="the file is in S3, without after.receipt: the daemon needs the right to write to the file",
+                files=files or 1,
+            )
 
     def _warn_not_removed(self, receipt: Receipt, exc: OSError) -> None:
         error = exc.strerror or str(exc)
@@ -219,7 +249,10 @@ class PostUpload:
             return self._folder.unlink_if_same(receipt.path, receipt.identity)
         if self.archive is None:
             return True  # an earlier configuration had an archive: keep the file
-        return self._folder.move_if_same(receipt.path, receipt.identity, self.archive) is not None
+        archived = self._folder.move_if_same(receipt.path, receipt.identity, self.archive)
+        if archived is not None:
+            self._mark(receipt, archived)
+        return archived is not None
 
 
 def _advice(exc: OSError, after: str) -> str:

@@ -41,6 +41,7 @@ class ResultHandler:
         stats: Stats,
         *,
         rescan: Callable[[str], None],
+        on_parked: Callable[[Retry], None] = lambda _: None,
     ) -> None:
         self._bucket = bucket
         self._ledger = ledger
@@ -51,8 +52,10 @@ class ResultHandler:
         self._retry = retry
         self._stats = stats
         self._rescan = rescan
+        self._on_parked = on_parked
         self._stats_lock = threading.Lock()  # parts fail outside the gate
         self._provisional = True  # whether the ledger may hold files that were parked without proof
+        self._provisional_at = 0.0  # Unix seconds: when the latest of them failed in this process
         self._rng = random.Random()  # noqa: S311 - jitter, not cryptography
 
     def record_success(self, item: Item, identity: Identity, proof: Stored | Receipt, times: Times) -> None:
@@ -73,8 +76,9 @@ class ResultHandler:
         attempt = item.failures.attempts + 1 if uploaded else 0
         sent = Sent(receipt, self._bucket.bucket, round(time.monotonic() - times.monotonic_s, 6), attempt)
         self._ledger.record_receipt(receipt, lambda: self._post_upload.receipt_committed(sent))
-        if self._provisional and uploaded:
-            # Rule 2: a success gives each file that was parked without proof one more try.
+        if self._provisional and uploaded and times.unix_s > self._provisional_at:
+            # Rule 2: a success gives each file that was parked without proof one more try. One that was sent before the
+            # failure proves nothing: the file would be refused again at once, with each success of a busy daemon.
             self._provisional = False
             self._ledger.release_provisional(self._retry.wake)
 
@@ -136,10 +140,11 @@ class ResultHandler:
         path = item.path
         self._ledger.record_retry(row, lambda: self._failure_recorded(path))
         if provisional:  # after the row: `release_provisional` has to find it
-            self._provisional = True
+            self._provisional, self._provisional_at = True, failures.last_error_at
         fields = _fields(path, failures.attempts, error, fault) | {"error": reason}
         if parked:
             log.error("file.parked", **fields)
+            self._on_parked(row)
         else:
             # The attempts 1, 2, 4, 8 ...: thousands of files may fail for days.
             log_at = log.warning if failures.attempts.bit_count() == 1 else log.debug

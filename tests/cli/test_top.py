@@ -1,0 +1,207 @@
+"""`s3spool top`: the picture in 80x24, hostile names, and a real terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+
+from s3spool.cli.top import History, view
+from s3spool.control.protocol import ask
+from s3spool.ledger.reader import Reader
+from s3spool.ledger.rows import Retry, State
+from s3spool.ledger.store import Ledger
+from support.daemon import Daemon
+from support.faults import HoldUntil, Status
+from support.faulty import FaultyS3
+from support.rows import SOME
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HOSTILE = "esc\x1b[31m\u202e\nname"
+
+
+def an_answer(files: int = 0, **more: Any) -> dict[str, Any]:
+    counts = dict.fromkeys(("settling", "queued", "uploading", "waiting", "parked"), 1_234_567) | {"uploaded": files}
+    status = {
+        "state": "running",
+        "files": counts,
+        "bytes": {"uploaded": files * 1000},
+        "oldest_unsent_s": 4000.0,
+        "destination": {"bucket": "b" * 60, "prefix": "p/", "state": "open", "since": None, "reason": None},
+    }
+    return {
+        "status": status,
+        "upload_s": {"bounds": [0.01, 0.1, 1.0], "counts": [files, 0, 0, 0]},
+        "uploading": [],
+        "errors": [],
+        "shape": [],
+        **more,
+    }
+
+
+def drawn(answer: dict[str, Any], history: History, trouble: str = "", width: int = 80, height: int = 24) -> list[str]:
+    out = io.StringIO()
+    console = Console(file=out, width=width, height=height, force_terminal=False, highlight=False)
+    console.print(view(answer, history, trouble, width, height))
+    return out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 10), (200, 60), (40, 24)])
+def test_it_fits(width: int, height: int) -> None:
+    """However much there is to show, and whatever its names: no line too many, none too long."""
+    answer = an_answer(
+        50,
+        uploading=[{"path": HOSTILE + "x" * 300, "bytes": 100, "bytes_uploaded": 25} for _ in range(20)],
+        errors=[{"state": "parked", "error_code": HOSTILE, "files": 10**9} for _ in range(20)],
+        shape=[{"segment": f"{HOSTILE}{number}/", "queued": 10**6, "ages": [10**6] * 4} for number in range(20)],
+    )
+    answer["status"]["state"] = "paused"
+    answer["status"]["destination"] |= {"state": "paused", "since": "now", "reason": HOSTILE * 30}
+    history = History()
+    history.add(an_answer(0), 0.0)
+    history.add(answer, 1.0)
+
+    lines = drawn(answer, history, HOSTILE, width, height)
+
+    assert len(lines) < height
+    assert all(len(line) <= width for line in lines)
+    assert all(line.isprintable() for line in lines)
+
+
+def test_numbers() -> None:
+    """Rates between two answers, and the latency of the last minute; a restart begins anew."""
+    history = History()
+    history.add(an_answer(0), 0.0)
+    history.add(an_answer(100), 10.0)
+
+    text = "\n".join(drawn(an_answer(100), history))
+
+    assert history.rates() == [(10.0, 10_000.0)]
+    assert "10.0 files/s" in text
+    assert "50 % <= 10 ms  95 % <= 10 ms  99 % <= 10 ms" in text
+    assert "oldest unsent 1.1 h" in text
+    for second in range(400):
+        history.add(an_answer(100 + second), 11.0 + second)
+    assert len(history.rates()) == 300
+    history.add(an_answer(1), 500.0)
+    assert history.rates() == []
+
+
+def test_backlog_by_age_and_segment(tmp_path: Path) -> None:
+    """As postfix's qshape: the retry list by age and first path segment, and by error."""
+    now = 1_000_000.0
+    ledger = Ledger(tmp_path / "ledger.sqlite3", destination="here")
+    ledger.start()
+    for path, age_s, state in [
+        ("a/1", 10, State.WAITING),
+        ("a/b/2", 301, State.WAITING),
+        ("a/3", 4000, State.PARKED),
+        ("top", 90_000, State.PARKED),
+        (os.fsdecode(b"\xff/x"), 10, State.PARKED),
+        ("future", -500, State.PARKED),
+    ]:
+        identity = SOME._replace(ctime_ns=int((now - age_s) * 1e9))
+        ledger.record_retry(Retry(path, identity, 1, 1.0, 1.0, "Code", "error", "", 0.0, state), lambda: None)
+    assert ledger.close(10)
+
+    with Reader(tmp_path / "ledger.sqlite3") as reader:
+        assert sorted(reader.ages(now, 10)) == [("", 1, 0, 0, 1), ("//\xff/", 1, 0, 0, 0), ("a/", 1, 1, 1, 0)]
+        assert reader.errors(10) == [("parked", "Code", 4), ("waiting", "Code", 2)]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[tuple[Daemon, FaultyS3]]:
+    with FaultyS3() as faulty:
+        made = Daemon(
+            tmp_path,
+            bucket=faulty.bucket,
+            environment=faulty.environment(),
+            destination={"endpoint_url": faulty.endpoint_url},
+            retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 1},
+        )
+        with made:
+            made.wait_ready()
+            yield made, faulty
+
+
+@pytest.mark.integration
+def test_what_the_daemon_answers(daemon: tuple[Daemon, FaultyS3]) -> None:
+    """Uploading, errors and backlog of a daemon in trouble."""
+    running, faulty = daemon
+    faulty.script(Status(code=400, error_code="KeyTooLongError"), times=None, match="PUT .*bad")
+    hold = HoldUntil()
+    faulty.script(hold, times=None, match="PUT .*slow")
+    running.drop("good")
+    running.drop("sub/bad")
+    running.wait_event("file.parked")
+    running.drop("slow/one")
+
+    def answer() -> dict[str, Any]:
+        return dict(ask(running.socket_path, "top"))
+
+    eventually(lambda: [row["path"] for row in answer()["uploading"]] == ["slow/one"])
+    eventually(lambda: answer()["errors"] == [{"state": "parked", "error_code": "KeyTooLongError", "files": 1}])
+    eventually(lambda: {row["segment"] for row in answer()["shape"]} == {"slow/", "sub/"})
+    assert sum(answer()["upload_s"]["counts"]) == 1
+    hold.event.set()
+
+
+@pytest.mark.integration
+def test_in_a_terminal(daemon: tuple[Daemon, FaultyS3], tmp_path: Path) -> None:
+    """It is drawn in tmux's 80x24, follows the daemon, says when that has ended, and `q` gives the terminal back."""
+    tmux = shutil.which("tmux") or pytest.skip("no tmux here: apt install tmux")
+    running, faulty = daemon
+    faulty.script(Status(code=400, error_code="KeyTooLongError"), times=None, match="PUT .*bad")
+    running.drop(HOSTILE)
+    running.drop("dir/bad")
+    running.wait_event("file.parked")
+    server = f"s3spool-test-{uuid.uuid4().hex[:8]}"
+    command = shlex.join([sys.executable, "-m", "s3spool", "top", "--config", str(running.config_path)])
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([tmux, "-L", server, *arguments], capture_output=True, text=True, check=False)
+        return done.stdout
+
+    run("-f", os.devnull, "new-session", "-d", "-x", "80", "-y", "24", "-s", "it", "sh")
+    try:
+        run("send-keys", "-t", "it", f"{command}; echo ended with $?", "Enter")
+        eventually(lambda: "KeyTooLongError" in run("capture-pane", "-p", "-t", "it"))
+        picture = run("capture-pane", "-p", "-t", "it")
+        if saved := os.environ.get("S3SPOOL_PICTURES"):
+            with open(f"{saved}/top.txt", "w") as file:  # noqa: PTH123 - a picture for the documents
+                file.write(picture)
+        assert "s3://test-bucket/" in picture
+        assert "1 uploaded" in picture
+        assert "dir/" in picture
+        running.drop("more")
+        eventually(lambda: "2 uploaded" in run("capture-pane", "-p", "-t", "it"))
+        running.kill()
+        eventually(lambda: "no answer: no daemon runs" in run("capture-pane", "-p", "-t", "it"))
+        run("send-keys", "-t", "it", "q")
+        eventually(lambda: "ended with 0" in run("capture-pane", "-p", "-t", "it"))
+    finally:
+        run("kill-server")
+
+
+@pytest.mark.integration
+def test_without_a_terminal(daemon: tuple[Daemon, FaultyS3]) -> None:
+    """One line instead of escape sequences in a pipe."""
+    running, _ = daemon
+    refused = running.cli("top")
+
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "needs a terminal; `s3spool status` prints once" in refused.stderr
+    assert json.loads(running.cli("status", "--json").stdout)["state"] == "running"
