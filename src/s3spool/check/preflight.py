@@ -27,6 +27,7 @@ from s3spool.s3.content import Content
 from s3spool.s3.error_table import BY_CODE
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.multipart_uploads import GONE, UNSUPPORTED
+from s3spool.s3.proxies import masked, proxy_of
 from s3spool.s3.store import MIB, Store, look
 
 SKEW_WARNING_S = 60
@@ -64,6 +65,8 @@ def examine(store: Store, prefix: str) -> Iterator[CheckResult]:
     if store.kind == "boto3":
         why = store.no_curl or "pycurl cannot be used here"
         yield warning("transport", f"{why}: boto3 sends the files, several times slower")
+    if proxy := proxy_of(store.endpoint.url):
+        yield ok("proxy", masked(proxy))
     try:
         headers, status = _head_bucket(store)
     except UploadError as exc:

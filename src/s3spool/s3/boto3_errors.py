@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import botocore.exceptions
 import botocore.parsers
 
@@ -11,6 +13,7 @@ from s3spool.s3.errors import from_code, unreadable_answer
 
 # Botocore raises these for an answer that it cannot parse: XML nested too deep, an invalid number or date.
 _UNREADABLE = (botocore.parsers.ResponseParserError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_USER = re.compile(r"(\w+://)[^/\s]*@")
 # Every exception of a boto3 call that the network or the server can cause.
 FAILURES = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, *_UNREADABLE)
 
@@ -39,7 +42,8 @@ def translated(exc: Exception, path: str, operation: str = "upload") -> UploadEr
         | botocore.exceptions.ProxyConnectionError,
     )
     scope = Scope.EVERYBODY if unreachable else Scope.UNKNOWN
-    return UploadError(operation, path, type(exc).__name__, str(exc), scope=scope, hint=NETWORK)
+    cause = _USER.sub(r"\1***@", str(exc))  # botocore misses passwords that occur elsewhere in a proxy's URL
+    return UploadError(operation, path, type(exc).__name__, cause, scope=scope, hint=NETWORK)
 
 
 def _why_unreadable(exc: Exception) -> str:

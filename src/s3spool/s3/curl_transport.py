@@ -19,6 +19,7 @@ from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
 from s3spool.s3.name_lookups import NameLookups
+from s3spool.s3.proxies import proxy_of
 from s3spool.s3.request_timeout import Patience
 from s3spool.s3.socket_backlog import Unsent
 from s3spool.s3.transport import Answer, Bandwidth, Request, parsed_headers, shrunk, unreadable, wait_for_all
@@ -59,8 +60,6 @@ class CurlTransport:
         self._seen_failures = 0  # of connections, by any handle
         self._dns_cache_s = -1  # set
         self._endpoint_now = endpoint
-        self._endpoint = endpoint()
-        self._signs_payload = plain_http.beyond_loopback(self._endpoint.url)
         self._ca = ca
         self._timeout_s = max(1, round(timeout_s))
         self._unsent = Unsent()
@@ -102,19 +101,16 @@ class CurlTransport:
             curl.setopt(pycurl.USERPWD, f"{credentials.access_key}:{credentials.secret_key}")
             self._signed_with = credentials
         if self._endpoint is not self._endpoint_now():
-            self._endpoint = self._endpoint_now()
-            self._signs_payload = plain_http.beyond_loopback(self._endpoint.url)
-            curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
+            self._use_endpoint(curl)
         dns_cache_s, self._seen_failures = self._lookups.cache_s(self._seen_failures)
         if dns_cache_s != self._dns_cache_s:
             curl.setopt(pycurl.DNS_CACHE_TIMEOUT, dns_cache_s)
             self._dns_cache_s = dns_cache_s
         query = f"?{request.query}" if request.query else ""
         curl.setopt(pycurl.URL, self._endpoint.url + url_quoted(request.key) + query)
-        payload = self._payload_sha256(request) if self._signs_payload else "UNSIGNED-PAYLOAD"
         lines = [
             *_CONSTANT,
-            f"x-amz-content-sha256: {payload}",
+            f"x-amz-content-sha256: {self._payload_sha256(request) if self._signs_payload else 'UNSIGNED-PAYLOAD'}",
             *(f"{name}: {value}" for name, value in request.headers),
         ]
         if credentials.token:
@@ -217,13 +213,15 @@ class CurlTransport:
         curl.setopt(pycurl.TCP_NODELAY, 1)
         curl.setopt(pycurl.TCP_KEEPALIVE, 1)
         curl.setopt(pycurl.FOLLOWLOCATION, 0)
-        curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
+        self._use_endpoint(curl)
         curl.setopt(pycurl.CONNECTTIMEOUT, self._timeout_s)
         if self._ca.is_dir():
             curl.unsetopt(pycurl.CAINFO)  # the wheel's own bundle
             curl.setopt(pycurl.CAPATH, str(self._ca))
+            curl.setopt(pycurl.PROXY_CAPATH, str(self._ca))
         else:
             curl.setopt(pycurl.CAINFO, str(self._ca))
+            curl.setopt(pycurl.PROXY_CAINFO, str(self._ca))
         with contextlib.suppress(pycurl.error):  # before 7.87 libcurl reads the bundle for each connection
             curl.setopt(_CA_CACHE_TIMEOUT, CA_CACHE_S)
         curl.setopt(pycurl.HEADERFUNCTION, self._headers.append)
@@ -232,6 +230,13 @@ class CurlTransport:
         curl.setopt(pycurl.XFERINFOFUNCTION, self._go_on)
         curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
         return curl
+
+    def _use_endpoint(self, curl: pycurl.Curl) -> None:
+        self._endpoint = self._endpoint_now()
+        self._signs_payload = plain_http.beyond_loopback(self._endpoint.url)
+        curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
+        curl.setopt(pycurl.PROXY, proxy_of(self._endpoint.url))  # set, also to "": else libcurl asks the environment
+        curl.setopt(pycurl.NOPROXY, "")
 
     def _load_body(self, body: bytes) -> None:
         curl = self._curl
@@ -243,9 +248,8 @@ class CurlTransport:
 
     def _load_range(self, length: int) -> None:
         curl = self._curl
-        wanted = BUFFER_BYTES
-        if self._buffer_bytes and curl.getinfo(pycurl.SPEED_UPLOAD_T) >= FAST_BYTES_S:
-            wanted = FAST_BUFFER_BYTES
+        is_fast = self._buffer_bytes and curl.getinfo(pycurl.SPEED_UPLOAD_T) >= FAST_BYTES_S
+        wanted = FAST_BUFFER_BYTES if is_fast else BUFFER_BYTES
         if wanted != self._buffer_bytes:
             curl.setopt(pycurl.UPLOAD_BUFFERSIZE, wanted)
             self._buffer_bytes = wanted

@@ -24,6 +24,8 @@ _CHECKSUM_REFUSED = {"InvalidRequest", "InvalidArgument", "BadRequest", "Malform
 
 def from_curl(number: int, message: str, path: str) -> UploadError:
     """Translate the end of a transfer to which no answer came."""
+    if "CONNECT tunnel failed" in message:
+        number = 97  # CURLE_PROXY: libcurl says RECV_ERROR
     code, rule = BY_CURL.get(number, (f"CURL_{number}", TRANSIENT))
     error = _error(path, code, message or f"libcurl ended with its error {number}", rule)
     if rule.scope is Scope.FILE:
