@@ -38,6 +38,7 @@ _CHECKSUM = (
     "checksum that S3 verifies: crc64nvme, crc32, sha256, md5; auto: crc64nvme if the server accepts it, else md5"
 )
 _CONTENT_TYPE = "Content-Type; auto: by the name, application/octet-stream for unknown names; empty for none"
+_METADATA = "metadata of every object, may hold {path} and others of the file; s3spool adds mtime"
 _Action = Literal["keep", "delete", "archive"]
 _Level = Literal["debug", "info", "warning", "error"]
 _Format = Literal["auto", "console", "json", "journal"]
@@ -70,7 +71,7 @@ class DestinationConfig(msgspec.Struct, frozen=True, kw_only=True):
     overwrite: Annotated[Literal["allow", "never"], doc("replace an object of the same key: allow or never")] = "allow"
     checksum: Annotated[_Checksum, doc(_CHECKSUM)] = "auto"
     tags: Annotated[dict[str, str], doc('tags of every object, at most 10, like { team = "data" }', rules.tags)] = {}
-    metadata: Annotated[dict[str, str], doc("metadata of every object; s3spool adds mtime", rules.metadata)] = {}
+    metadata: Annotated[dict[str, str], doc(_METADATA, rules.metadata)] = {}
     content_type: Annotated[str, doc(_CONTENT_TYPE, rules.content_type)] = "auto"
     cache_control: Annotated[str, doc("Cache-Control of every object, like max-age=3600", rules.header)] = ""
     content_disposition: Annotated[str, doc("Content-Disposition of every object, like attachment", rules.header)] = ""
