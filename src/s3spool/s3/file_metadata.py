@@ -28,6 +28,7 @@ class FileMetadata:
             name: "".join(text for text, _ in found) for name, found in parts.items() if name not in of_file
         }
         self._templates = [(META + name, found) for name, found in of_file.items()]
+        self.any = bool(of_file)
         self._constant_bytes = sum(len(name) + len(value) for name, value in self.constant.items())
         self._hostname = socket.gethostname()
         #: what has to be read from the file (folder/attributes.py)
@@ -35,8 +36,6 @@ class FileMetadata:
 
     def headers(self, content: Content) -> Headers:
         """Raises UploadError (permanent) where it is more than S3 takes; a value without any text is left out."""
-        if not self._templates:
-            return ()
         fields = {
             "": "",
             "path": _printable(content.path),
