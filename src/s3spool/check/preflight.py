@@ -19,6 +19,7 @@ import botocore.exceptions
 
 from s3spool.check.lifecycle import check_lifecycle
 from s3spool.check.result import CheckResult, error, ok, warning
+from s3spool.check.rule_rehearsal import rehearse_rules
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
@@ -87,6 +88,7 @@ def examine(store: Store, prefix: str) -> Iterator[CheckResult]:
         yield _overwrite(store)
     findings = _rehearse(store)
     yield from findings
+    yield from rehearse_rules(store)
     if not any(finding.level == "error" for finding in findings):
         yield from check_lifecycle(store, prefix.partition("%")[0].partition("{")[0])
 
