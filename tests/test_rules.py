@@ -208,11 +208,11 @@ def test_the_policy_grants_what_rules_need(tmp_path: Path) -> None:
     text = '[destination]\nbucket = "bucket"\nprefix = "a/"\nregion = "eu-west-1"\n'
     text += '[[rule]]\nmatch = ["*.x"]\nprefix = "b/"\n'
     plain = json.loads(policy(read(tmp_path, text)))
-    more = json.loads(policy(read(tmp_path, f'{text}acl = "private"\ntags = {{ a = "b" }}')))
+    more = json.loads(policy(read(tmp_path, f'{text}acl = "private"\ntags = {{ a = "b" }}\nlegal_hold = true')))
 
     assert plain["Statement"][0]["Resource"] == ["arn:aws:s3:::bucket/a/*", "arn:aws:s3:::bucket/b/*"]
     assert set(more["Statement"][0]["Action"]) - set(plain["Statement"][0]["Action"]) == {
-        "s3:PutObjectTagging", "s3:PutObjectAcl",
+        "s3:PutObjectTagging", "s3:PutObjectAcl", "s3:PutObjectLegalHold",
     }  # fmt: skip
 
 
