@@ -1,6 +1,6 @@
 """Prints a manual page: `manual.py TEMPLATE`. What can drift from the code is filled in from the code.
 
-A line of the template that reads `@commands@`, `@keys@`, `@exit-codes@` or `@reload@` is replaced.
+A line of the template that reads `@commands@`, `@keys@`, `@exit-codes@`, `@rule-keys@` or `@reload@` is replaced.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import click
 from s3spool import __version__
 from s3spool.cli import commands as cli
 from s3spool.config import schema as config_schema
+from s3spool.config.rules import DESTINATION_KEYS
 from s3spool.config.schema import LIVE, SECTIONS
 from s3spool.errors import ConfigError, S3SpoolError
 
@@ -36,6 +37,7 @@ def page(template: str) -> str:
     filled: dict[str, Iterator[str]] = {
         "@commands@": _commands(),
         "@keys@": _keys(),
+        "@rule-keys@": _terms((name, "") for name in DESTINATION_KEYS),
         "@exit-codes@": _exit_codes(),
         "@reload@": _terms((name, "") for name in sorted(LIVE)),
     }

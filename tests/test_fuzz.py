@@ -32,6 +32,7 @@ SAMPLE = "\n".join(
     for section in dict.fromkeys(option.name.partition(".")[0] for option in options())
     if (found := [option for option in options() if option.name.startswith(f"{section}.")])
 ).encode()
+SAMPLE += b'\n[[rule]]\nmatch = ["*.a", "b/**"]\nprefix = "x/%Y/"\nmetadata = { a = "{path}" }\nafter = "keep"\n'
 BITS = [
     b'"', b"'", b'"""', b"[", b"]", b"[[", b"{", b"}", b"=", b".", b"#", b"\\", b"\\u0000", b"\\U0010ffff",
     b"\n", b"\r", b"\x00", b"\x1b[2J", b"\x7f", b"\xff", b"\xc2\x85", "\u2028\u202e".encode(),

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,9 @@ from s3spool.config.loader import (
     options,
     require_bucket,
 )
+from s3spool.config.rules import DESTINATION_KEYS
 from s3spool.config.schema import DestinationConfig
+from s3spool.config.templates import FIELDS
 from s3spool.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -350,6 +353,10 @@ WRONG = [
     ('[destination]\ncontent_disposition = "a\\nb"', "must not hold control characters"),
     ('[destination]\ncontent_encoding = "gzip, aws-chunked"', "must be a name like gzip"),
     ('[destination]\ncontent_language = "de_DE"', "must be a language like en"),
+    ('[destination.metadata]\na = "{pth}"', "the value of 'a': may hold {mtime}, {size}, {hostname}, {path}"),
+    ('[destination.metadata]\na = "{"', "a single brace must be doubled"),
+    ('[destination.metadata]\na = "{path!r}"', "the value of 'a': may hold"),
+    ('[destination.metadata]\na = "{xattr:security.x}"', "the value of 'a': may hold"),
     ('[destination]\nobject_lock_mode = "worm"', "must be one of GOVERNANCE, COMPLIANCE, or empty"),
     ('[destination]\nobject_lock_mode = "GOVERNANCE"', "needs object_lock_days of at least 1"),
     ("[destination]\nobject_lock_days = 3", "destination.object_lock_days = 3: needs object_lock_mode"),
@@ -865,11 +872,18 @@ def test_the_manual_has_every_key() -> None:
     """The tables of docs/configuration.md, its live keys and its prefix fields are those of the code."""
     text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 
-    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \|$", text, re.MULTILINE)
+    rows = re.findall(r"^`(\w+)` \| `(.+?)` \| (.+)$", text, re.MULTILINE)
 
     assert rows == [(o.name.split(".")[1], o.default, o.doc) for o in options()]
     assert re.findall(r"^- `(\w+\.\w+)`$", text, re.MULTILINE) == [o.name for o in options() if o.name in LIVE]
+    assert "\n- all of `[[rule]]`, for files not yet taken\n" in text
     assert set(re.findall(r"`%([A-Za-z])`", text)) == set(PREFIX_FIELDS)
+    assert set(re.findall(r"`\{(\w+)\}`", text)) == {*FIELDS, "hostname"}
+    sentence = re.search(r"A rule may set (.+?), and `after`", text, re.DOTALL)
+    assert sentence is not None
+    named = re.findall(r"`([\w*]+)`", sentence[1])
+    assert {name for name in DESTINATION_KEYS if any(fnmatch(name, one) for one in named)} == {*DESTINATION_KEYS}
+    assert all(any(fnmatch(name, one) for name in DESTINATION_KEYS) for one in named)
 
 
 def test_the_manual_s_examples_work(write: Callable[[str], Path]) -> None:
@@ -879,8 +893,9 @@ def test_the_manual_s_examples_work(write: Callable[[str], Path]) -> None:
 
     loaded = [read(write(example)) for example in examples]
 
-    assert len(loaded) == 4
-    assert sum(bool(config.destination.bucket) for config in loaded) == 3
+    assert len(loaded) == 6
+    assert sum(bool(config.destination.bucket) for config in loaded) == 5
+    assert sum(len(config.rules) for config in loaded) == 3
     assert len(examples[0].splitlines()) == 6
 
 
@@ -891,3 +906,12 @@ def test_reading_settings_imports_little() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout == "\n"
+
+
+def test_the_sample_file_s_rule_works(write: Callable[[str], Path]) -> None:
+    """Uncommented it is a rule."""
+    text = (ROOT / "packaging/s3spool.toml").read_text(encoding="utf-8")
+    (rule,) = read(write("".join(re.findall(r"^#   (.+\n)", text, re.MULTILINE)))).rules
+
+    assert rule.match == ("*.html", "reports/**")
+    assert (rule.destination, rule.after) == ({"cache_control": "max-age=60"}, "delete")

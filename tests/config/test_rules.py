@@ -20,6 +20,8 @@ from s3spool.errors import ConfigError
 from s3spool.folder.filters import FileFilter
 from s3spool.folder.rules import FileRules, FirstMatch
 from support.daemon import Daemon, to_toml
+from support.faults import Status
+from support.faulty import FaultyS3
 from support.objects import content_of
 from support.waiting import eventually
 
@@ -206,12 +208,33 @@ def test_the_policy_grants_what_rules_need(tmp_path: Path) -> None:
     text = '[destination]\nbucket = "bucket"\nprefix = "a/"\nregion = "eu-west-1"\n'
     text += '[[rule]]\nmatch = ["*.x"]\nprefix = "b/"\n'
     plain = json.loads(policy(read(tmp_path, text)))
-    more = json.loads(policy(read(tmp_path, f'{text}acl = "private"\ntags = {{ a = "b" }}')))
+    more = json.loads(policy(read(tmp_path, f'{text}acl = "private"\ntags = {{ a = "b" }}\nlegal_hold = true')))
 
     assert plain["Statement"][0]["Resource"] == ["arn:aws:s3:::bucket/a/*", "arn:aws:s3:::bucket/b/*"]
     assert set(more["Statement"][0]["Action"]) - set(plain["Statement"][0]["Action"]) == {
-        "s3:PutObjectTagging", "s3:PutObjectAcl",
+        "s3:PutObjectTagging", "s3:PutObjectAcl", "s3:PutObjectLegalHold",
     }  # fmt: skip
+
+
+def test_check_tries_what_each_rule_asks_for(tmp_path: Path) -> None:
+    """A permission that only one rule needs is missing: the line names the rule and the permission."""
+    with FaultyS3() as faulty:
+        refused = Status(code=403, error_code="AccessDenied")
+        faulty.script(refused, times=None, match=lambda request: "x-amz-tagging" in request.headers)
+        daemon = Daemon(
+            tmp_path,
+            bucket=faulty.bucket,
+            environment=faulty.environment(),
+            destination={"endpoint_url": faulty.endpoint_url},
+            rule=[{"match": ["*.a"], "acl": "private"}, {"match": ["*.b"], "tags": {"a": "b"}}],
+        )
+        daemon.config_path.write_text(to_toml(daemon.config))
+        checked = daemon.cli("check")
+
+        assert checked.returncode == 1
+        assert re.search(r"error +rule 2: CreateMultipartUpload: AccessDenied.*s3:PutObjectTagging", checked.stdout)
+        assert not re.search(r"(error|warning) +rule 1", checked.stdout)
+        assert faulty.count("DELETE.*uploadId") == faulty.count("POST.*uploads") - 1
 
 
 def head(s3: S3Client, bucket: str, key: str) -> dict[str, Any]:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import socket
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from s3spool.errors import Scope, UploadError
+from s3spool.s3.content import Content
 from s3spool.s3.content_types import TYPES, UNKNOWN, content_type_of
 from s3spool.s3.multipart import MultipartStore
+from s3spool.s3.object_rules import PreparedOptions
 from s3spool.s3.options import ObjectOptions, mtime_text
 from s3spool.s3.store import look
+from s3spool.upload.small import NO_IDENTITY
+from support.daemon import Daemon
 from support.faulty import FaultyS3
+from support.objects import content_of
 from support.stores import PLAIN, connection, content, put, store_of, use
 
 if TYPE_CHECKING:
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     from support.s3_messages import Request
 
 BODY = b"content of the file"
+PART = 5 * 1024**2
 #: of a request, but not of its object; botocore's own bookkeeping
 _NOT_COMPARED = {
     "accept-encoding", "amz-sdk-invocation-id", "amz-sdk-request", "authorization", "connection", "expect", "host",
@@ -287,11 +297,66 @@ def test_the_table_of_types_is_well_formed() -> None:
         assert utf8 in {"", f"{plain}; charset=utf-8"}
 
 
-def test_headers_are_made_once_for_each_type(faulty: FaultyS3, tmp_path: Path) -> None:
+def test_headers_are_made_once_for_each_type(tmp_path: Path) -> None:
     """The hot path looks them up."""
-    store = store_of("curl", connection(faulty.bucket, faulty.endpoint_url), CASES["headers"].options)
+    prepared = PreparedOptions(CASES["headers"].options)
 
-    first = store.rules.of("a.png").headers("a.png", b"1")
+    first = [prepared.headers(Content(path, NO_IDENTITY, b"", -1)) for path in ("a.png", "b/c.png", "c.gif")]
 
-    assert store.rules.of("b/c.png").headers("b/c.png", b"2") is first
-    assert store.rules.of("c.gif").headers("c.gif", b"2") is not first
+    assert [name for name, _ in first[0]][:2] == ["Content-Type", "Cache-Control"]
+    assert all(one is other for one, other in zip(first[0][:-1], first[1][:-1], strict=True))
+    assert first[2][0] == ("Content-Type", "image/gif")
+
+
+TEMPLATES = {
+    "Name": "{path}",
+    "all": "{size} {mtime} {mode} {{x}}",
+    "who": "{owner}@{hostname}",
+    "origin": "xattr:user.origin",
+    "note": "<{xattr:user.no-such}>",
+    "gone": "{xattr:user.gone}",
+    "fixed": "{{1}}",
+}
+
+
+@pytest.mark.integration
+def test_metadata_is_taken_from_the_file(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
+    """For a small file and for one in parts; odd names and values are percent-encoded."""
+    names = {"ü 1%.txt": b"small", "sub/large": content_of(PART + 1)}
+    with Daemon(
+        tmp_path,
+        bucket=bucket,
+        environment=seaweed.environment(),
+        upload={"multipart_threshold": PART, "part_size": PART},
+        destination={"endpoint_url": seaweed.endpoint_url, "metadata": TEMPLATES},
+    ) as daemon:
+        daemon.wait_ready()
+        for name, body in names.items():
+            hidden = daemon.drop(f"{name}.part", body)
+            os.setxattr(hidden, "user.origin", "Büro 3".encode())
+            hidden.chmod(0o640)
+            os.utime(hidden, ns=(0, 1_700_000_000_000_000_001))
+            hidden.rename(daemon.folder / name)
+        daemon.wait_uploaded(2)
+
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    for name, body in names.items():
+        metadata = s3.head_object(Bucket=bucket, Key=name)["Metadata"]
+        assert metadata == {
+            "name": "%C3%BC 1%25.txt" if name.startswith("ü") else name,
+            "all": f"{len(body)} 1700000000.000000001 0640 {{x}}",
+            "who": f"{user}@{socket.gethostname()}",
+            "origin": "B%C3%BCro 3",
+            "note": "<>",
+            "fixed": "{1}",
+            "mtime": "1700000000.000000001",
+        }
+
+
+def test_metadata_that_is_too_long_is_the_file_s_own_fault(tmp_path: Path) -> None:
+    """It is parked, and S3 is not asked."""
+    store = store_of("curl", connection("b", "http://127.0.0.1:9"), PLAIN._replace(metadata={"a": "{path}" * 10}))
+    with content(tmp_path / ("x" * 250), BODY, in_memory=True) as file, pytest.raises(UploadError) as raised:
+        store.request(file)
+
+    assert (raised.value.code, raised.value.permanent, raised.value.scope) == ("MetadataTooLarge", True, Scope.FILE)

@@ -32,6 +32,18 @@ HEADERS: tuple[tuple[str, str], ...] = (
     ("If-None-Match", "*"),
     ("Content-MD5", "hBotaJqYa9FhFN+UPsNgbg=="),
 )
+OBJECT: tuple[tuple[str, str], ...] = (
+    ("Content-Type", 'text/html; charset="utf-8"'),
+    ("Cache-Control", "public,  max-age=60"),
+    ("Content-Disposition", "attachment; filename=\"a b.txt\"; filename*=UTF-8''%e2%82%ac"),
+    ("Content-Encoding", "gzip, br"),
+    ("Content-Language", "de, pt-BR"),
+    ("x-amz-object-lock-mode", "COMPLIANCE"),
+    ("x-amz-object-lock-retain-until-date", "2030-01-01T00:00:00Z"),
+    ("x-amz-object-lock-legal-hold", "ON"),
+    ("x-amz-request-payer", "requester"),
+    ("x-amz-meta-path", "%C3%BC  1%25.txt"),
+)
 PART = "partNumber=7&uploadId="
 TOKEN = "IQoJ/b3Jp+Z2lu==" * 60
 
@@ -48,6 +60,8 @@ def server() -> Iterator[FaultyS3]:
         ("plain", "", (), ""),
         ("plain", "", HEADERS, ""),
         ("plain", "", HEADERS, TOKEN),
+        ("plain", "", OBJECT, TOKEN),
+        ("plain", PART + "abc", OBJECT[8:9], ""),
         ("plain", PART + "abc", (), TOKEN),
         ("plain", PART + "a%2Fb%2Bc%3D%3D%20d~e.f-g_h", (), ""),
         ("plain", PART + "%25%E6%97%A5%26%3D", HEADERS[:1], ""),

@@ -41,6 +41,7 @@ class MemoryBucket:
 
     bucket = "memory"
     asks_first = False
+    attributes = staticmethod(lambda _: ())
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}

@@ -48,7 +48,9 @@ class MemoryParts:
     def part_size(self, size: int, wanted: int) -> int:
         return wanted
 
-    def create(self, path: str, identity: Identity, destination: int, part_size: int) -> Multipart:
+    def create(
+        self, path: str, identity: Identity, destination: int, part_size: int, attributes: Mapping[str, str] = {}
+    ) -> Multipart:
         self._act("create", path)
         with self.bucket.lock:
             self.begun += 1

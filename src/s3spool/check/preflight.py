@@ -18,6 +18,7 @@ import botocore.exceptions
 
 from s3spool.check.lifecycle import check_lifecycle
 from s3spool.check.result import CheckResult, error, ok, warning
+from s3spool.check.rule_trial import try_rules
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
@@ -26,6 +27,7 @@ from s3spool.s3.error_table import BY_CODE
 from s3spool.s3.errors import FAILURES, from_boto3
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.multipart_uploads import GONE, UNSUPPORTED
+from s3spool.s3.proxies import masked, proxy_of
 from s3spool.s3.store import MIB, Store, look
 
 SKEW_WARNING_S = 60
@@ -64,6 +66,8 @@ def examine(store: Store, prefix: str) -> Iterator[CheckResult]:
     if store.kind == "boto3":
         why = store.no_curl or "pycurl cannot be used here"
         yield warning("transport", f"{why}: boto3 sends the files, several times slower")
+    if proxy := proxy_of(store.endpoint.url):
+        yield ok("proxy", masked(proxy))
     try:
         headers, status = _head_bucket(store)
     except UploadError as exc:
@@ -84,6 +88,7 @@ def examine(store: Store, prefix: str) -> Iterator[CheckResult]:
         yield _overwrite(store)
     results = _trial_upload(store)
     yield from results
+    yield from try_rules(store)
     if not any(result.level == "error" for result in results):
         yield from check_lifecycle(store, prefix.partition("%")[0].partition("{")[0])
 

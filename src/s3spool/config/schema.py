@@ -40,7 +40,8 @@ _Checksum = Literal["auto", "crc64nvme", "crc32", "sha256", "md5"]
 _CHECKSUM = (
     "checksum that S3 verifies: crc64nvme, crc32, sha256, md5; auto: crc64nvme if the server accepts it, else md5"
 )
-_CONTENT_TYPE = "Content-Type; auto: by the name, application/octet-stream for unknown names; empty for none"
+_CONTENT_TYPE = "Content-Type; auto: by the name; empty for none"
+_METADATA = "metadata of every object; s3spool adds mtime"
 _ReceiptKind = Literal["", "xattr", "file"]
 _Action = Literal["keep", "delete", "archive"]
 _Level = Literal["debug", "info", "warning", "error"]
@@ -74,19 +75,19 @@ class DestinationConfig(msgspec.Struct, frozen=True, kw_only=True):
     overwrite: Annotated[Literal["allow", "never"], doc("replace an object of the same key: allow or never")] = "allow"
     checksum: Annotated[_Checksum, doc(_CHECKSUM)] = "auto"
     tags: Annotated[dict[str, str], doc('tags of every object, at most 10, like { team = "data" }', rules.tags)] = {}
-    metadata: Annotated[dict[str, str], doc("metadata of every object; s3spool adds mtime", rules.metadata)] = {}
+    metadata: Annotated[dict[str, str], doc(_METADATA, rules.metadata)] = {}
     content_type: Annotated[str, doc(_CONTENT_TYPE, rules.content_type)] = "auto"
-    cache_control: Annotated[str, doc("Cache-Control of every object, like max-age=3600", rules.header)] = ""
-    content_disposition: Annotated[str, doc("Content-Disposition of every object, like attachment", rules.header)] = ""
-    content_encoding: Annotated[str, matching("Content-Encoding: how the files are packed: gzip", rules.CODINGS)] = ""
-    content_language: Annotated[str, matching("Content-Language of every object, like de", rules.LANGUAGES)] = ""
-    object_lock_mode: Annotated[_LockMode, doc("object lock: GOVERNANCE or COMPLIANCE; empty for none")] = ""
-    object_lock_days: Annotated[int, whole("days from the upload on that an object is locked", 0, 36_500)] = 0
-    legal_hold: Annotated[bool, doc("true: lock each object until someone lifts its legal hold")] = False
-    requester_pays: Annotated[bool, doc("true: pay for the requests to a bucket of another account")] = False
+    cache_control: Annotated[str, doc("Cache-Control header, like max-age=3600", rules.header)] = ""
+    content_disposition: Annotated[str, doc("Content-Disposition header, like attachment", rules.header)] = ""
+    content_encoding: Annotated[str, matching("Content-Encoding header, like gzip", rules.CODINGS)] = ""
+    content_language: Annotated[str, matching("Content-Language header, like de", rules.LANGUAGES)] = ""
+    object_lock_mode: Annotated[_LockMode, doc("GOVERNANCE or COMPLIANCE; empty for no lock")] = ""
+    object_lock_days: Annotated[int, whole("days that an object stays locked", 0, 36_500)] = 0
+    legal_hold: Annotated[bool, doc("true: put each object under legal hold")] = False
+    requester_pays: Annotated[bool, doc("true: pay for requests to another account's bucket")] = False
     use_accelerate_endpoint: Annotated[bool, doc("true: S3 Transfer Acceleration")] = False
-    use_dualstack_endpoint: Annotated[bool, doc("true: AWS endpoint with IPv6 and IPv4")] = False
-    use_fips_endpoint: Annotated[bool, doc("true: AWS endpoint with FIPS 140 cryptography")] = False
+    use_dualstack_endpoint: Annotated[bool, doc("true: AWS over IPv6 and IPv4")] = False
+    use_fips_endpoint: Annotated[bool, doc("true: AWS's FIPS endpoint")] = False
 
     @property
     def ledger_name(self) -> str:

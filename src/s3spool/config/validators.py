@@ -7,6 +7,8 @@ import re
 import shlex
 from urllib.parse import urlsplit
 
+from s3spool.config.templates import parsed
+
 #: The strftime letters that `destination.prefix` may use: those that mean the same in every locale.
 PREFIX_FIELDS = ("Y", "m", "d", "H", "M", "S", "j")
 
@@ -130,6 +132,10 @@ def metadata(found: dict[str, str]) -> dict[str, str]:
         _require(is_header, f"{key!r} cannot be a header's name; use letters, digits and hyphens")
         is_plain = value.isascii() and value.isprintable() and value == value.strip()
         _require(is_plain, f"the value of {key!r} must be printable ASCII without spaces at its ends")
+        try:
+            parsed(value)
+        except ValueError as exc:
+            raise ValueError(f"the value of {key!r}: {exc}") from None
     length = sum(len(key) + len(value) for key, value in found.items())
     _require(length <= _METADATA_BYTES, f"must not be longer than {_METADATA_BYTES} bytes together (S3's 2 KB)")
     return found

@@ -9,7 +9,6 @@ import urllib3.exceptions
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.exceptions import HTTPClientError
 from botocore.httpsession import URLLib3Session
-from botocore.utils import get_environ_proxies
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -18,13 +17,13 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024  # S3's longest answer, a list of a thousand 
 
 
 def guarded(client: S3Client, verify: str) -> S3Client:
-    """Return the client, with handlers for botocore's events; `verify` is the CA bundle."""
+    """Return the client, with handlers for botocore's events and the proxies of its config; `verify`: the CA bundle."""
     config: Any = client.meta.config
     events: Any = client.meta.events
     make: Any = URLLib3Session  # its stub knows less than it takes
     session = make(
         verify=verify,
-        proxies=get_environ_proxies(client.meta.endpoint_url),
+        proxies=config.proxies,
         timeout=(config.connect_timeout, config.read_timeout),
         max_pool_connections=config.max_pool_connections,
     )

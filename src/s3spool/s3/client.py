@@ -22,6 +22,7 @@ from s3spool.s3.boto3_http import guarded
 from s3spool.s3.boto3_transport import hooked
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import FAILURES, from_boto3, untrusted_success
+from s3spool.s3.proxies import proxy_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -75,24 +76,27 @@ def session(connection: Connection) -> boto3.Session:
         raise ConfigError("destination.profile", connection.profile, f"{exc}; see ~/.aws/config") from exc
 
 
-def client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
+def client(boto: boto3.Session, connection: Connection, where: Endpoint) -> S3Client:
     """An S3 client for all but bodies; thread-safe. It tries a second time by itself."""
-    made: S3Client = boto.client("s3", config=_config(connection), **_arguments(boto, connection, region))
+    made: S3Client = boto.client(
+        "s3", config=_config(connection, **_proxies(where)), **_arguments(boto, connection, where.region)
+    )
     if connection.requester_pays:
         made.meta.events.register("before-call.s3", _pay)
     return guarded(made, str(ca_bundle(boto, connection)))
 
 
-def body_client(boto: boto3.Session, connection: Connection, region: str) -> S3Client:
+def body_client(boto: boto3.Session, connection: Connection, where: Endpoint) -> S3Client:
     """An S3 client for bodies: one attempt, one pass over the file, and a connection for each worker."""
     more: dict[str, dict[str, Any]] = {
+        **_proxies(where),
         "retries": {"total_max_attempts": 1, "mode": "standard"},
         "s3": {"payload_signing_enabled": False},
     }
-    made: S3Client = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region))
+    made: S3Client = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, where.region))
     if plain_http.beyond_loopback(made.meta.endpoint_url):  # known only now: it may come from AWS_ENDPOINT_URL
         more["s3"]["payload_signing_enabled"] = True
-        made = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, region))
+        made = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, where.region))
     return hooked(guarded(made, str(ca_bundle(boto, connection))))
 
 
@@ -142,13 +146,14 @@ class Clients:
 
     def _of(self, make: Callable[..., S3Client]) -> S3Client:
         # A client keeps the credentials it was made with: other ones mean another client.
-        wanted = self.endpoint.region, self._credentials.generation
+        where = self.endpoint
+        wanted = where.region, self._credentials.generation
         made = self._made.get(make)
         if made is None or made[0] != wanted:
             with self._lock:
                 made = self._made.get(make)
                 if made is None or made[0] != wanted:
-                    made = self._made[make] = wanted, make(self._boto, self._connection, wanted[0])
+                    made = self._made[make] = wanted, make(self._boto, self._connection, where)
         return made[1]
 
 
@@ -164,6 +169,7 @@ def endpoint(boto: boto3.Session, connection: Connection, region: str) -> Endpoi
         unsigned.meta.events.register("before-send.s3.PutObject", _tell)
         unsigned.put_object(Bucket=connection.bucket, Key=_PROBE_KEY, Body=b"")
     except _Told as told:
+        proxy_of(told.url)  # raises ConfigError before anything is sent
         return Endpoint(told.url.removesuffix(_PROBE_KEY), region)
     except (botocore.exceptions.BotoCoreError, ValueError) as exc:
         raise ConfigError("destination.endpoint_url", connection.endpoint_url or None, str(exc)) from exc
@@ -230,6 +236,12 @@ def _arguments(boto: boto3.Session, connection: Connection, region: str) -> dict
         "endpoint_url": connection.endpoint_url or None,
         "verify": str(ca_bundle(boto, connection)),
     }
+
+
+def _proxies(where: Endpoint) -> dict[str, Any]:
+    """An empty mapping keeps botocore from asking the environment by a rule of its own."""
+    proxy = proxy_of(where.url)
+    return {"proxies": {"http": proxy, "https": proxy} if proxy else {}}
 
 
 def _style(connection: Connection) -> Any:

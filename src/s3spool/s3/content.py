@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from s3spool.ledger.rows import Identity, Multipart, Part
@@ -16,6 +16,7 @@ class Content(NamedTuple):
     identity: Identity
     body: bytes | None
     fd: int  # -1 where `body` holds it all
+    attributes: Mapping[str, str] = {}  # what the object's metadata takes from the file
 
     @property
     def size(self) -> int:
@@ -79,7 +80,9 @@ class PartBucket(Protocol):
 
     def part_size(self, size: int, wanted: int) -> int: ...
 
-    def create(self, path: str, identity: Identity, destination: int, part_size: int) -> Multipart: ...
+    def create(
+        self, path: str, identity: Identity, destination: int, part_size: int, attributes: Mapping[str, str] = {}
+    ) -> Multipart: ...
 
     def listed(self, upload: Multipart) -> Mapping[int, Mapping[str, Any]] | None: ...
 
@@ -106,6 +109,9 @@ class Bucket(Protocol):
 
     def multiplexer(self) -> Multiplexer | None:
         """None where each request takes a thread of its own."""
+
+    def attributes(self, path: str) -> Collection[str]:
+        """What `Content.attributes` has to hold for this file."""
 
     def request(self, content: Content) -> Any:
         """Raises UploadError and OSError. Reads the content once, for its checksum."""

@@ -18,6 +18,7 @@ from s3spool.s3.client import Endpoint
 from s3spool.s3.credentials import Credentials, Snapshot, signs_with
 from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
+from s3spool.s3.proxies import proxy_of
 from s3spool.s3.transport import Answer, Bandwidth, Request, parsed_headers, shrunk, unreadable, wait_for_all
 
 BUFFER_BYTES = 256 * 1024  # libcurl's buffer for a range of a file: a hundred slow connections need little memory
@@ -54,8 +55,6 @@ class CurlTransport:
         A request fails after `timeout_s` (rounded to whole seconds) without progress, up to eight seconds late.
         """
         self._endpoint_now = endpoint
-        self._endpoint = endpoint()
-        self._signs_payload = plain_http.beyond_loopback(self._endpoint.url)
         self._ca = ca
         self._timeout_s = max(1, round(timeout_s))
         self._credentials = credentials
@@ -92,15 +91,12 @@ class CurlTransport:
             curl.setopt(pycurl.USERPWD, f"{credentials.access_key}:{credentials.secret_key}")
             self._signed_with = credentials
         if self._endpoint is not self._endpoint_now():
-            self._endpoint = self._endpoint_now()
-            self._signs_payload = plain_http.beyond_loopback(self._endpoint.url)
-            curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
+            self._use_endpoint(curl)
         query = f"?{request.query}" if request.query else ""
         curl.setopt(pycurl.URL, self._endpoint.url + url_quoted(request.key) + query)
-        payload = _payload_sha256(request) if self._signs_payload else "UNSIGNED-PAYLOAD"
         lines = [
             *_CONSTANT,
-            f"x-amz-content-sha256: {payload}",
+            f"x-amz-content-sha256: {_payload_sha256(request) if self._signs_payload else 'UNSIGNED-PAYLOAD'}",
             *(f"{name}: {value}" for name, value in request.headers),
         ]
         if credentials.token:
@@ -169,7 +165,7 @@ class CurlTransport:
         curl.setopt(pycurl.TCP_NODELAY, 1)
         curl.setopt(pycurl.TCP_KEEPALIVE, 1)
         curl.setopt(pycurl.FOLLOWLOCATION, 0)
-        curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
+        self._use_endpoint(curl)
         curl.setopt(pycurl.DNS_CACHE_TIMEOUT, DNS_CACHE_S)
         curl.setopt(pycurl.CONNECTTIMEOUT, self._timeout_s)
         curl.setopt(pycurl.LOW_SPEED_LIMIT, LOW_SPEED_BYTES_S)
@@ -177,8 +173,10 @@ class CurlTransport:
         if self._ca.is_dir():
             curl.unsetopt(pycurl.CAINFO)  # the wheel's own bundle
             curl.setopt(pycurl.CAPATH, str(self._ca))
+            curl.setopt(pycurl.PROXY_CAPATH, str(self._ca))
         else:
             curl.setopt(pycurl.CAINFO, str(self._ca))
+            curl.setopt(pycurl.PROXY_CAINFO, str(self._ca))
         with contextlib.suppress(pycurl.error):  # before 7.87 libcurl reads the bundle for each connection
             curl.setopt(_CA_CACHE_TIMEOUT, CA_CACHE_S)
         curl.setopt(pycurl.HEADERFUNCTION, self._headers.append)
@@ -186,6 +184,13 @@ class CurlTransport:
         curl.setopt(pycurl.SOCKOPTFUNCTION, self._limit_unsent)
         curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
         return curl
+
+    def _use_endpoint(self, curl: pycurl.Curl) -> None:
+        self._endpoint = self._endpoint_now()
+        self._signs_payload = plain_http.beyond_loopback(self._endpoint.url)
+        curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
+        curl.setopt(pycurl.PROXY, proxy_of(self._endpoint.url))  # set, also to "": else libcurl asks the environment
+        curl.setopt(pycurl.NOPROXY, "")
 
     def _load_body(self, body: bytes) -> None:
         curl = self.curl

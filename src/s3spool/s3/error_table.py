@@ -140,7 +140,7 @@ BY_STATUS: dict[int, Rule] = {
     403: _at_once(_GRANT),
     404: _at_once("correct destination.bucket or destination.endpoint_url"),
     405: BY_CODE["MethodNotAllowed"],
-    407: _at_once("the proxy wants a password: set https_proxy"),
+    407: _at_once("the proxy wants a password: set HTTPS_PROXY"),
     408: TRANSIENT,
     409: _ALTERED,
     410: _at_once("correct destination.bucket or destination.endpoint_url"),
@@ -181,7 +181,7 @@ _CURL: tuple[tuple[Rule, str], ...] = (
     ),
     (_at_once(_ENDPOINT), "3:URL_MALFORMAT"),
     (_at_once(_BUILD), "4:NOT_BUILT_IN 40:LIBRARY_NOT_FOUND 41:FUNCTION_NOT_FOUND 48:UNKNOWN_OPTION"),
-    (_at_once("check https_proxy"), "5:COULDNT_RESOLVE_PROXY 97:PROXY"),
+    (_at_once("check HTTPS_PROXY"), "5:COULDNT_RESOLVE_PROXY 97:PROXY"),
     (_at_once(NETWORK), "6:COULDNT_RESOLVE_HOST 7:COULDNT_CONNECT"),
     (
         Rule(Scope.FILE, hint="the file could not be read to its end: it is sent again"),

@@ -32,11 +32,14 @@ _UNREACHABLE = (
     botocore.exceptions.SSLError,
     botocore.exceptions.ProxyConnectionError,
 )
+_USER = re.compile(r"(\w+://)[^/\s]*@")
 _NO_CREDENTIALS = (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError)
 
 
 def from_curl(number: int, message: str, path: str) -> UploadError:
     """Return the error for a transfer that libcurl ended without an answer."""
+    if "CONNECT tunnel failed" in message:
+        number = 97  # CURLE_PROXY: libcurl says RECV_ERROR
     code, rule = BY_CURL.get(number, (f"CURL_{number}", TRANSIENT))
     error = _error(path, code, message or f"libcurl ended with its error {number}", rule)
     if rule.scope is Scope.FILE:
@@ -58,7 +61,8 @@ def from_boto3(exc: Exception, path: str, operation: str = "upload") -> UploadEr
     if isinstance(exc, botocore.exceptions.BotoCoreError):  # before the others: some are ValueError or OSError too
         if not isinstance(exc, botocore.parsers.ResponseParserError):
             scope = Scope.EVERYBODY if isinstance(exc, _UNREACHABLE) else Scope.UNKNOWN
-            return UploadError(operation, path, type(exc).__name__, str(exc), scope=scope, hint=NETWORK)
+            cause = _USER.sub(r"\1***@", str(exc))  # botocore misses passwords that occur elsewhere in a proxy's URL
+            return UploadError(operation, path, type(exc).__name__, cause, scope=scope, hint=NETWORK)
     elif isinstance(exc, OSError):
         return UploadError(operation, path, type(exc).__name__, str(exc), scope=Scope.FILE)
     why = "XML nested too deep" if isinstance(exc, RecursionError) else f"{type(exc).__name__}: {exc}"

@@ -10,9 +10,10 @@ import botocore.exceptions
 
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart
+from s3spool.s3.content import Content
 from s3spool.s3.errors import FAILURES, from_boto3, untrusted_success
 from s3spool.s3.keys import key_of
-from s3spool.s3.options import arguments_of, mtime_text
+from s3spool.s3.options import arguments_of
 from s3spool.s3.store import Store
 
 UNSUPPORTED = {"NotImplemented", "MethodNotAllowed", "HTTP501", "HTTP405"}  # s3rver
@@ -25,8 +26,10 @@ class Uploads:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def create(self, path: str, identity: Identity, destination: int, part_size: int) -> Multipart:
-        """Raises UploadError.
+    def create(
+        self, path: str, identity: Identity, destination: int, part_size: int, attributes: Mapping[str, str] = {}
+    ) -> Multipart:
+        """Raises UploadError. `attributes`: of the open file, see `Store.attributes`.
 
         What is begun and not answered stays unknown: a listing shows uploads of this key, but not whose they are, and
         one that may be another's is not ours to abort. Only a lifecycle rule of the bucket ends it.
@@ -34,7 +37,7 @@ class Uploads:
         store = self._store
         prepared = store.rules.of(path)
         key = key_of(path, prepared.prefix.of(identity.mtime_ns / 1e9))
-        headers = (*prepared.headers(path, None), ("x-amz-meta-mtime", mtime_text(identity.mtime_ns)))
+        headers = prepared.headers(Content(path, identity, None, -1, attributes))
         arguments = {"Bucket": store.bucket, "Key": key, **arguments_of(headers)}
         algorithm = store.algorithm
         try:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from s3spool.s3.content import Content
 from s3spool.s3.content_types import content_type_of
+from s3spool.s3.file_metadata import FileMetadata
 from s3spool.s3.keys import Prefix
-from s3spool.s3.options import Headers, ObjectOptions, retain_until
+from s3spool.s3.options import META, Headers, ObjectOptions, mtime_text, retain_until
 
+_MTIME = f"{META}mtime"
 _RETAIN_UNTIL = "x-amz-object-lock-retain-until-date"
 
 
@@ -19,17 +22,27 @@ class PreparedOptions:
         self.options = options
         self.prefix = Prefix(options.prefix)
         self._auto = options.content_type == "auto"
-        self._headers = options.headers
-        self._by_type = {"": self._headers}  # at most as many as content_types has types
+        self.metadata = FileMetadata(options.metadata)
+        constant = ((f"{META}{name}", value) for name, value in self.metadata.constant.items() if value)
+        self._headers = (*options.headers, *constant)
+        self._depends = bool(options.object_lock_mode or self.metadata.any)  # on the file or the time
+        self._by_type: dict[str, Headers] = {}  # at most as many as content_types has types
 
-    def headers(self, path: str, body: bytes | None) -> Headers:
-        """What the object of this file carries; `body` is its content, if that is in memory."""
-        kind = content_type_of(path, body) if self._auto else ""
-        found = self._by_type.get(kind)
-        if found is None:
-            found = self._by_type[kind] = (("Content-Type", kind), *self._headers)
-        if self.options.object_lock_mode:
-            return (*found, (_RETAIN_UNTIL, retain_until(self.options.object_lock_days, time.time())))
+    def headers(self, content: Content) -> list[tuple[str, str]]:
+        """What the object of this file carries, without checksum and condition. Raises UploadError (permanent)."""
+        constant = self._headers
+        if self._auto:
+            kind = content_type_of(content.path, content.body)
+            constant = self._by_type.get(kind) or self._with_type(kind)
+        headers = [*constant, (_MTIME, mtime_text(content.identity.mtime_ns))]
+        if self._depends:
+            headers += self.metadata.headers(content)
+            if self.options.object_lock_mode:
+                headers.append((_RETAIN_UNTIL, retain_until(self.options.object_lock_days, time.time())))
+        return headers
+
+    def _with_type(self, kind: str) -> Headers:
+        found = self._by_type[kind] = (("Content-Type", kind), *self._headers)
         return found
 
 
@@ -41,6 +54,8 @@ class ObjectRules:
         self.options = options
         self._prepared = [PreparedOptions(each) for each in options]
         self._index = index
+        #: whether any of them takes something from the file that is not in its name or identity
+        self.wants_attributes = any(each.metadata.attributes for each in self._prepared)
 
     def of(self, path: str) -> PreparedOptions:
         return self._prepared[self._index(path)]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-_META = "x-amz-meta-"
+META = "x-amz-meta-"
 _ARGUMENTS = {
     "content-type": "ContentType",
     "cache-control": "CacheControl",
@@ -74,7 +74,6 @@ class ObjectOptions(NamedTuple):
             ("x-amz-object-lock-mode", self.object_lock_mode),
             ("x-amz-object-lock-legal-hold", "ON" if self.legal_hold else ""),
             ("x-amz-tagging", urlencode(self.tags, quote_via=quote)),
-            *((f"{_META}{name.lower()}", value) for name, value in self.metadata.items()),
         ]
         return tuple((name, value) for name, value in headers if value)
 
@@ -103,8 +102,8 @@ def arguments_of(headers: Iterable[tuple[str, str]]) -> dict[str, Any]:
     metadata: dict[str, str] = {}
     for name, value in headers:
         lower = name.lower()
-        if lower.startswith(_META):
-            metadata[lower.removeprefix(_META)] = value
+        if lower.startswith(META):
+            metadata[lower.removeprefix(META)] = value
         else:
             arguments[_ARGUMENTS[lower]] = value
     return arguments | ({"Metadata": metadata} if metadata else {})

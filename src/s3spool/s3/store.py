@@ -18,7 +18,7 @@ from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import conflict, from_answer, is_about_checksum, mismatch, untrusted
 from s3spool.s3.keys import key_of
 from s3spool.s3.object_rules import ObjectRules
-from s3spool.s3.options import ObjectOptions, mtime_text
+from s3spool.s3.options import ObjectOptions
 from s3spool.s3.overwrite import OverwriteGuard
 from s3spool.s3.transport import Answer, Bandwidth, Multiplexer, Request, Transport
 
@@ -115,6 +115,10 @@ class Store:
 
         return MultiClient()
 
+    def attributes(self, path: str) -> frozenset[str]:
+        """What the object's metadata takes from the open file: see folder/attributes.py."""
+        return self.rules.of(path).metadata.attributes if self.rules.wants_attributes else frozenset()
+
     def key(self, path: str, mtime_s: float) -> str:
         """Raises UploadError (permanent) when the path makes no key."""
         return key_of(path, self.rules.of(path).prefix.of(mtime_s))
@@ -135,9 +139,8 @@ class Store:
         checksum = self.digest(content)
         algorithm, _, value = checksum.partition(":")
         headers = [
-            *prepared.headers(content.path, content.body),
+            *prepared.headers(content),
             (checksums.header_of(algorithm), value),
-            ("x-amz-meta-mtime", mtime_text(content.identity.mtime_ns)),
         ]
         if self.never:
             headers.append(("If-None-Match", "*"))

@@ -125,7 +125,9 @@ class LargeUploads:
         upload, parts = self._resumable.resumed(content)
         if upload is None:
             part_size = self._bucket.part_size(content.size, self._part_size)
-            upload = self._bucket.create(item.path, content.identity, self._ledger.destination, part_size)
+            upload = self._bucket.create(
+                item.path, content.identity, self._ledger.destination, part_size, content.attributes
+            )
             # Durable before the first part: an unrecorded upload could never be resumed or aborted.
             durable = threading.Event()
             self._ledger.record_multipart(upload, durable.set)

@@ -9,6 +9,7 @@ from typing import Any
 
 from s3spool.errors import Scope, UploadError
 from s3spool.failure.breaker import CircuitBreaker, Times
+from s3spool.folder.attributes import read_attributes
 from s3spool.folder.directories import NotAFileError
 from s3spool.folder.folder import Folder
 from s3spool.folder.lease import Lease, release_lease, take_lease
@@ -117,6 +118,8 @@ class SmallUploads:
             times = Times(time.time(), time.monotonic())
             content = self._read(item, fd, identity, times.unix_s)
             if content is not None:
+                if wanted := self._bucket.attributes(item.path):
+                    content = content._replace(attributes=read_attributes(fd, wanted))
                 job = Job(self, item, content, None, times)
                 if content.body is not None and item.receipt is None and not self._bucket.asks_first:
                     job.request = self._bucket.request(content)
