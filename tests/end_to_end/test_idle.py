@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def make(tmp_path: Path, server: FaultyS3) -> Iterator[Callable[..., Daemon]]:
     def daemon(**sections: dict[str, Any]) -> Daemon:
         sections = {
             "watch": {"rescan_s": 3600, "settle_s": 0} | sections.pop("watch", {}),
-            "upload": {"workers": 4, "multipart_threshold": "5MiB", "part_size": "5MiB"},
+            "upload": {"workers": 4, "multipart_threshold": "5MiB", "part_size": "5MiB"} | sections.pop("upload", {}),
             "retry": {"initial_s": 60, "max_s": 60},
         } | sections
         made.append(Daemon(tmp_path, bucket=server.bucket, environment=server.environment(), **sections))
@@ -101,9 +102,24 @@ def test_while_a_file_waits_for_its_next_try(make: Callable[..., Daemon], server
     assert_idle(daemon)
 
 
-def test_while_the_destination_is_paused(make: Callable[..., Daemon], server: FaultyS3) -> None:
+def test_while_a_new_directory_finds_no_room(make: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Its listing waits for files to settle, and they do not."""
+    daemon = make(watch={"settle_s": 600}, upload={"queue_size": 10})
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(50):
+        (tree / str(number)).touch()
+
+    tree.rename(daemon.folder / "tree")
+
+    eventually(lambda: re.search("[1-9] settling", daemon.cli("status").stdout), timeout_s=WAIT_S)
+    assert_idle(daemon)
+
+
+@pytest.mark.parametrize("queue_size", [10, 10_000], ids=["full queue", "room"])
+def test_while_the_destination_is_paused(make: Callable[..., Daemon], server: FaultyS3, queue_size: int) -> None:
     """Probes go by the clock, with all workers and many files waiting."""
-    daemon = make()
+    daemon = make(upload={"queue_size": queue_size})
     server.script(Status(code=403, error_code="AccessDenied"), times=None)
     for number in range(200):
         daemon.drop(str(number))
