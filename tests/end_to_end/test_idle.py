@@ -112,7 +112,7 @@ def test_while_a_new_directory_finds_no_room(make: Callable[..., Daemon], tmp_pa
 
     tree.rename(daemon.folder / "tree")
 
-    eventually(lambda: re.search("[1-9] settling", daemon.cli("status").stdout), timeout_s=WAIT_S)
+    eventually(lambda: re.search(r"\b[1-9]\d* settling", daemon.cli("status").stdout), timeout_s=WAIT_S)
     assert_idle(daemon)
 
 
