@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-contention test-chaos test-compat soak test-system deb lock lint types bench clean
+.PHONY: run test mutants test-contention test-chaos test-compat soak test-system deb lock lint types bench clean
 
 run: $(VENV)/.demo
 	$(BIN)/s3spool demo
@@ -12,6 +12,11 @@ run: $(VENV)/.demo
 # Each daemon is a process of its own, and starts a sixth slower where bytecode is not kept.
 test: $(VENV)/.dev
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $$((3 * $$(nproc))) --maxprocesses 8 --dist worksteal
+
+# Change one place of the source at a time and expect a test to fail; SEED=n samples the same places again.
+mutants: COUNT ?= 400
+mutants: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m mutation --count $(COUNT) $(if $(SEED),--seed $(SEED))
 
 # Crowds and contention in whole, an hour's quarter at most; writes docs/contention.md. `make test` has a part of it.
 test-contention: SCALE ?= 1

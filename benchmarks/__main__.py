@@ -51,7 +51,7 @@ def main() -> int:
             rounds=options.rounds,
         )
         for row in outcome.rows:
-            clients = [CLIENTS[name] for name in options.clients if name != "raw" or row.raw_possible]
+            clients = [CLIENTS[name] for name in options.clients if row.measures(name)]
             _measure_row(row, clients, versions, options, outcome, memory=memory, disk=disk)
             print(
                 f"\n{row.name}: {row.title}\n{report.table(outcome, row)}\n{report.headline(outcome, row)}",
@@ -106,7 +106,7 @@ def _measure_row(
                 one = measured[client.name]
                 if not one.problem:
                     print(f"{row.name}: {client.name} ...", end=" ", file=sys.stderr, flush=True)
-                    _measure_once(client, one, sink, scratch, disk, drop=options.drop)
+                    _measure_once(client, one, row, sink, scratch, disk, drop=options.drop)
                     speed = one.problem or f"{one.files / one.rounds[-1].wall_s:,.1f} files/s"
                     print(speed, file=sys.stderr, flush=True)
 
@@ -115,7 +115,7 @@ def _left_out(row: Row, client: Client, why: str) -> Measured:
     return Measured(row=row.name, client=client.name, files=row.files, size_bytes=row.size_bytes, problem=why)
 
 
-def _measure_once(client: Client, one: Measured, sink: Sink, scratch: Path, disk: Path, *, drop: str) -> None:
+def _measure_once(client: Client, one: Measured, row: Row, sink: Sink, scratch: Path, disk: Path, *, drop: str) -> None:
     with ExitStack() as stack:
         job = Job(
             directory=scratch / f"files-{one.files}",
@@ -125,6 +125,10 @@ def _measure_once(client: Client, one: Measured, sink: Sink, scratch: Path, disk
             memory=_scratch(stack, scratch),
             disk=_scratch(stack, disk),
             drop=drop,
+            in_flight=row.in_flight,
+            backlog=row.backlog,
+            settings=row.settings,
+            scraped=row.scraped,
         )
         before = sink.counters()
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import shutil
 import subprocess
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SAMPLE_S = 0.05
+GO_PATH = Path("/usr/share/gocode")  # where Debian's golang-github-aws-aws-sdk-go-dev installs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,10 @@ class Job:
     memory: Path  # empty, on the same tmpfs as `directory`
     disk: Path  # empty, where fsync means something
     drop: str = "rename"
+    in_flight: int = IN_FLIGHT
+    backlog: bool = False  # the files lie in the daemon's folder before it starts
+    settings: str = ""  # more of the daemon's configuration, as TOML
+    scraped: bool = False  # the daemon answers HTTP, and its metrics are read each second
 
 
 class Client(Protocol):
@@ -131,7 +138,7 @@ def environment(job: Job) -> dict[str, str]:
         if not name.startswith(("AWS_", "S3SPOOL_", "RCLONE_")) and not name.lower().endswith("_proxy")
     }
     aws_config = job.disk / "aws.ini"
-    aws_config.write_text(f"[default]\ns3 =\n  max_concurrent_requests = {IN_FLIGHT}\n  addressing_style = path\n")
+    aws_config.write_text(f"[default]\ns3 =\n  max_concurrent_requests = {job.in_flight}\n  addressing_style = path\n")
     ours = {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -162,7 +169,7 @@ def _s5cmd() -> str | None:
 
 
 def _s5cmd_arguments(job: Job) -> list[str]:
-    options = ["--endpoint-url", job.sink.endpoint_url, "--numworkers", str(IN_FLIGHT), "--log", "error"]
+    options = ["--endpoint-url", job.sink.endpoint_url, "--numworkers", str(job.in_flight), "--log", "error"]
     return [*options, "cp", f"{job.directory}/", f"s3://{BUCKET}/{job.prefix}"]
 
 
@@ -174,7 +181,7 @@ def _rclone_arguments(job: Job) -> list[str]:
         "--s3-endpoint": job.sink.endpoint_url,
         "--s3-region": "us-east-1",
         "--s3-chunk-size": "16M",
-        "--transfers": str(IN_FLIGHT),
+        "--transfers": str(job.in_flight),
     }
     if job.sink.ca_bundle:
         options["--ca-cert"] = str(job.sink.ca_bundle)
@@ -191,13 +198,34 @@ def _aws_arguments(job: Job) -> list[str]:
 
 def _script(module: str) -> Callable[[Job], list[str]]:
     def arguments(job: Job) -> list[str]:
-        return ["-m", module, job.sink.endpoint_url, BUCKET, job.prefix, str(job.directory), str(IN_FLIGHT)]
+        return ["-m", module, job.sink.endpoint_url, BUCKET, job.prefix, str(job.directory), str(job.in_flight)]
 
     return arguments
 
 
+@functools.cache
+def _goroutines() -> str | None:
+    """Build benchmarks/goroutines into the user's cache; None where golang-go or aws-sdk-go is missing."""
+    source = Path(__file__).parent / "goroutines/main.go"
+    compiler = shutil.which("go")
+    if compiler is None or not (GO_PATH / "src/github.com/aws/aws-sdk-go").is_dir():
+        return None
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s3spool-bench"
+    program = cache / f"goroutines-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}"
+    if not program.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        modes = {"GO111MODULE": "off", "GOPATH": str(GO_PATH)}
+        subprocess.run([compiler, "build", "-o", program, source], check=True, env=os.environ | modes)
+    return str(program)
+
+
+def _goroutines_arguments(job: Job) -> list[str]:
+    return [job.sink.endpoint_url, BUCKET, job.prefix, str(job.directory), str(job.in_flight)]
+
+
 PEERS: tuple[Peer, ...] = (
     Peer(name="s5cmd", find=_s5cmd, arguments=_s5cmd_arguments, version_arguments=("version",)),
+    Peer(name="go", find=_goroutines, arguments=_goroutines_arguments),
     Peer(name="rclone", find=lambda: _beside_python_or_on_path("rclone"), arguments=_rclone_arguments),
     Peer(
         name="boto3",

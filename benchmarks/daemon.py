@@ -7,14 +7,16 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import closing, contextmanager
+import urllib.request
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks import proc
 from benchmarks.clients import Job, Usage, environment
-from benchmarks.sinks import BUCKET, IN_FLIGHT
+from benchmarks.sinks import BUCKET, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 30.0
 STALL_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
+SCRAPE_S = 1.0
 
 CONFIG = """\
 [watch]
@@ -43,6 +46,7 @@ action = "delete"
 directory = {state}
 [log]
 format = "json"
+{more}
 """
 
 
@@ -54,7 +58,9 @@ class Daemon:
     folder: Path
     ledger: Path
     log: Path
+    ready_s: float  # monotonic
     start_to_ready_s: float
+    http_url: str
 
     def wait_for_receipts(self, wanted: int, *, since_s: float) -> float:
         """Return time.monotonic() when the ledger holds `wanted` receipts; RuntimeError when it stalls.
@@ -93,15 +99,16 @@ class S3Spool:
         for path in job.directory.iterdir():
             # The daemon will delete its files; links leave the set for the next client.
             (staged / path.name).hardlink_to(path)
-        with running(job) as daemon:
+        if job.backlog:
+            staged.rename(job.memory / "watched")
+        with ExitStack() as stack:
+            daemon = stack.enter_context(running(job))
             cpu_before_s = proc.cpu_s(daemon.pid)
             switches_before = proc.voluntary_switches(daemon.pid)
-            command = [sys.executable, "-m", "benchmarks.drop", job.drop, str(staged), str(daemon.folder)]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(job)) as dropper:
-                if dropper.stdout is None:
-                    raise RuntimeError("no pipe from the dropper")
-                first_drop_s = float(dropper.stdout.readline())
-                last_receipt_s = daemon.wait_for_receipts(job.files, since_s=first_drop_s)
+            if job.scraped:
+                stack.enter_context(_scraping(daemon.http_url))
+            first_drop_s = daemon.ready_s if job.backlog else stack.enter_context(_dropping(job, staged, daemon.folder))
+            last_receipt_s = daemon.wait_for_receipts(job.files, since_s=first_drop_s)
             usage = Usage(
                 wall_s=last_receipt_s - first_drop_s,
                 cpu_s=proc.cpu_s(daemon.pid) - cpu_before_s,
@@ -113,10 +120,45 @@ class S3Spool:
 
 
 @contextmanager
+def _dropping(job: Job, staged: Path, folder: Path) -> Iterator[float]:
+    """Let a process drop the files; when it dropped the first one, in monotonic seconds."""
+    command = [sys.executable, "-m", "benchmarks.drop", job.drop, str(staged), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(job)) as dropper:
+        if dropper.stdout is None:
+            raise RuntimeError("no pipe from the dropper")
+        yield float(dropper.stdout.readline())
+
+
+@contextmanager
+def _scraping(http_url: str) -> Iterator[None]:
+    """Read the metrics each second, as Prometheus would; RuntimeError if they were never read."""
+    ended, scrapes = threading.Event(), 0
+
+    def scrape() -> None:
+        nonlocal scrapes
+        while not ended.wait(SCRAPE_S):
+            with urllib.request.urlopen(f"{http_url}/metrics", timeout=10) as answer:  # noqa: S310 - our own loopback
+                answer.read()
+            scrapes += 1
+
+    thread = threading.Thread(target=scrape, name="scrape", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if not scrapes:
+        raise RuntimeError("the metrics could not be read")
+
+
+@contextmanager
 def running(job: Job) -> Iterator[Daemon]:
-    """Start the daemon over an empty folder; stop it as a service manager would."""
+    """Start the daemon; stop it as a service manager would. Its folder is empty, but for a backlog."""
     folder, state, log = job.memory / "watched", job.disk / "state", job.disk / "s3spool.log"
-    folder.mkdir()
+    folder.mkdir(exist_ok=job.backlog)
+    port = free_port() if job.scraped else 0
+    http = f'[service]\nhttp_listen = "127.0.0.1:{port}"\n' if job.scraped else ""
     state.mkdir()
     config = job.disk / "s3spool.toml"
     config.write_text(
@@ -126,8 +168,9 @@ def running(job: Job) -> Iterator[Daemon]:
             prefix=job.prefix,
             endpoint_url=job.sink.endpoint_url,
             ca_bundle=f"ca_bundle = {json.dumps(str(job.sink.ca_bundle))}" if job.sink.ca_bundle else "",
-            workers=IN_FLIGHT,
+            workers=job.in_flight,
             state=json.dumps(str(state)),
+            more=http + job.settings,
         ),
     )
     command = [sys.executable, "-m", "s3spool", "run", "--config", str(config)]
@@ -138,12 +181,15 @@ def running(job: Job) -> Iterator[Daemon]:
         )
     try:
         _wait_until_ready(process, log)
+        ready_s = time.monotonic()
         yield Daemon(
             pid=process.pid,
             folder=folder,
             ledger=state / "ledger.sqlite3",
             log=log,
-            start_to_ready_s=time.monotonic() - started_s,
+            ready_s=ready_s,
+            start_to_ready_s=ready_s - started_s,
+            http_url=f"http://127.0.0.1:{port}",
         )
     finally:
         process.terminate()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 BEGIN = "<!-- figures: begin, written by `python -m benchmarks --update-docs` -->"
 END = "<!-- figures: end -->"
-NAMES = {"aws": "aws cli", "raw": "(bare sockets)"}
+NAMES = {"go": "Go program", "aws": "aws cli", "raw": "(bare sockets)"}
 
 BY_CLIENT: dict[str, Callable[[Measured], str]] = {
     "Speed: files/s, of large files MiB/s": lambda one: f"{_speed(one):,.0f}",
@@ -71,7 +71,8 @@ def headline(results: Results, row: Row) -> str:
         if other.client not in {"s3spool", "raw"} and (ratio := results.ratio(ours, other.client)) is not None
     ]
     of_ceiling = [f"{ours.of_ceiling:.1%} of the ceiling"] if ours.of_ceiling else []
-    return "; ".join([f"s3spool: {', '.join([*of_ceiling, *ratios])}", *problems])
+    alone = f"{ours.files_per_s:,.0f} files/s, {ours.cpu_ms_per_file:.3f} ms CPU a file"
+    return "; ".join([f"s3spool: {', '.join([*of_ceiling, *ratios]) or alone}", *problems])
 
 
 def by_client(results: Results, figure: Callable[[Measured], str]) -> str:

@@ -73,12 +73,13 @@ class Sink:
     endpoint_url: str
     answer_s: float = 0.0
     ca_bundle: Path | None = None
+    in_flight: int = IN_FLIGHT
     counters_url: str = ""
 
     @property
     def ceiling_files_per_s(self) -> float | None:
-        """What no client with 100 requests in flight can exceed; None where the machine is the limit."""
-        return IN_FLIGHT / self.answer_s if self.answer_s else None
+        """What no client with `in_flight` requests at once can exceed; None where the machine is the limit."""
+        return self.in_flight / self.answer_s if self.answer_s else None
 
     def counters(self) -> tuple[int, int] | None:
         """Connections accepted and requests answered so far, where the sink counts them."""
@@ -90,7 +91,9 @@ class Sink:
 
 
 @contextmanager
-def nginx(directory: Path, *, answer_s: float, tls: bool = False, port: int = 0) -> Iterator[Sink]:
+def nginx(
+    directory: Path, *, answer_s: float, tls: bool = False, port: int = 0, in_flight: int = IN_FLIGHT
+) -> Iterator[Sink]:
     """Answer each PUT after `answer_s`, once its body is read; anything else at once."""
     directory.mkdir()
     port, counters_port = port or free_port(), free_port()
@@ -115,6 +118,7 @@ def nginx(directory: Path, *, answer_s: float, tls: bool = False, port: int = 0)
         yield Sink(
             endpoint_url=f"{scheme}://127.0.0.1:{port}",
             answer_s=answer_s,
+            in_flight=in_flight,
             ca_bundle=ca_bundle,
             counters_url=f"http://127.0.0.1:{counters_port}/",
         )

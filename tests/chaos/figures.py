@@ -22,6 +22,8 @@ class Figures:
 
     kills: int = 0
     kills_at_steps: Counter[str] = field(default_factory=Counter)
+    power_cuts: int = 0
+    power_cuts_at_steps: int = 0
     starts: int = 0
     stops: int = 0
     outages: int = 0
@@ -40,6 +42,8 @@ class Figures:
         return {
             "kills": self.kills,
             "of them at a named step": sum(self.kills_at_steps.values()),
+            "power cuts": self.power_cuts,
+            "power cuts at a named step": self.power_cuts_at_steps,
             "stopped and continued": self.stops,
             "outages": self.outages,
             "files": self.files,

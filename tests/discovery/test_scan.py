@@ -15,6 +15,7 @@ from s3spool.discovery import scan as scan_module
 from s3spool.discovery.watch import Watch
 from s3spool.errors import LedgerError
 from s3spool.folder.filters import FileFilter
+from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.queue.item import Item, Lane
@@ -515,3 +516,29 @@ def test_close_does_not_wait(build: Callable[..., House], waits_for: str, monkey
     house.close()
 
     assert not house.scan.alive()
+
+
+def test_a_scan_of_one_huge_directory_beats(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch refreshes the heartbeat: the watchdog must not take a long scan for a hanging one."""
+    monkeypatch.setattr(scan_module, "BATCH", 2)
+    house = build()
+    for number in range(7):
+        house.drop(str(number))
+    beats, seen = [0], []
+    beat, offer = Heartbeat.beat, house.scan._offer
+
+    def counted(heartbeat: Heartbeat) -> None:
+        beats[0] += heartbeat is house.scan.heartbeat
+        beat(heartbeat)
+
+    def watched(*arguments: Any) -> int:
+        seen.append(beats[0])
+        return offer(*arguments)
+
+    monkeypatch.setattr(Heartbeat, "beat", counted)
+    monkeypatch.setattr(house.scan, "_offer", watched)
+
+    scan(house)
+
+    assert len(seen) == 4
+    assert len(set(seen)) == 4

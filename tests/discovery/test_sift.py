@@ -222,9 +222,10 @@ def test_the_settle_thread_offers_what_is_ripe(house: House) -> None:
     assert house.inbox.counts() == (0, 1)
 
 
+@pytest.mark.parametrize("error", [LedgerError, OSError])
 @pytest.mark.parametrize("when", ["opening", "asking"])
 def test_the_settle_thread_outlives_a_broken_ledger(
-    house: House, lines: Lines, when: str, monkeypatch: pytest.MonkeyPatch
+    house: House, lines: Lines, when: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hints that cannot be looked up are left to a scan; the next ones are handled again."""
     known = Reader.known
@@ -232,12 +233,12 @@ def test_the_settle_thread_outlives_a_broken_ledger(
 
     def damaged(reader: Reader, paths: list[str]) -> dict[str, Known]:
         if when == "asking" and broken:
-            raise LedgerError(broken.pop())
+            raise error(broken.pop())
         return known(reader, paths)
 
     def unreadable(path: Path) -> Reader:
         if when == "opening" and broken:
-            raise LedgerError(broken.pop())
+            raise error(broken.pop())
         return Reader(path)
 
     monkeypatch.setattr(Reader, "known", damaged)

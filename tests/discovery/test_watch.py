@@ -15,6 +15,7 @@ import pytest
 from watchdog.observers import inotify_c
 from watchdog.observers.inotify_c import InotifyFD
 
+from s3spool.discovery import directory_watches
 from s3spool.discovery.watch import Watch, WatchUnavailableError
 from s3spool.folder.directories import listed, opened_directory
 from s3spool.folder.filters import FileFilter
@@ -697,6 +698,19 @@ def test_no_watch_left(root: Path, code: int, hint: str, monkeypatch: pytest.Mon
     late.watch.ensure("sub/")
     late.watch.stop()
     assert late.rescans == ["limit"]
+
+
+def test_no_descriptor_left_asks_for_a_scan(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that cannot be opened now is watched by the next scan, which nobody else would ask for."""
+
+    def refuse(*_: object) -> object:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(directory_watches, "opened_directory", refuse)
+
+    (root / "late").mkdir()
+
+    eventually(lambda: watched.rescans == ["error"])
 
 
 def test_a_directory_that_may_not_be_read(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

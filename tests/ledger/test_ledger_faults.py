@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from s3spool.errors import LedgerError
+from s3spool.errors import LedgerDamagedError, LedgerError
 from s3spool.ledger import store
+from s3spool.ledger.health import Guard
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.store import Ledger
 from support.daemon import Daemon
@@ -289,6 +290,38 @@ def test_each_damage_ends_the_ledger(break_it: Break, ledger: Ledger, lines: Lin
     assert bool(broken(ledger.path.parent)) is (break_it is not delete_all)
     assert not ledger.path.exists()
     assert damages == ["damage"]
+
+
+def test_what_others_write_into_the_ledger_is_noticed(ledger: Ledger) -> None:
+    """In place, by its time or its size: then it is checked; damage is told from a sound change."""
+    with contextlib.closing(sqlite3.connect(ledger.path)) as other:  # the last connection would remove the log
+        other.execute("SELECT * FROM totals").fetchall()
+        ledger.close(10)
+        checkpointed(ledger.path)
+        guard = Guard(ledger.path)
+        assert not guard.before()
+
+        os.utime(ledger.path, ns=(1, 1))
+        assert guard.before()
+        assert not guard.before()
+
+        with ledger.path.open("r+b") as file:
+            file.write(content_of(ledger.path.stat().st_size))
+        with pytest.raises(LedgerDamagedError):
+            guard.before()
+
+
+def test_what_others_write_beside_the_clock_is_noticed_by_its_size(ledger: Ledger) -> None:
+    """A program that puts the time back changes the size all the same."""
+    ledger.close(10)
+    before = ledger.path.stat()
+    guard = Guard(ledger.path)
+
+    os.truncate(ledger.path, before.st_size // 2)
+    os.utime(ledger.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    with pytest.raises(LedgerDamagedError):
+        guard.before()
 
 
 def test_nobody_waits_for_a_fifo_in_the_place_of_the_ledger(ledger: Ledger) -> None:

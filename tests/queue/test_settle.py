@@ -175,6 +175,17 @@ def test_a_name_that_appears_again_and_again_is_due_all_the_same(clock: Clock) -
     assert clock.now == 1001.0
 
 
+def test_a_name_that_appeared_waits_for_its_close_even_without_a_settle_time(clock: Clock) -> None:
+    """Its writer has just begun: looked at now, it would be found open."""
+    settle = Settle(0.0, 10, clock=clock)
+    settle.add("created", SettleReason.CREATED)
+    settle.add("changed", SettleReason.CHANGED)
+
+    assert settle.due(clock.now)[0] == [Ripe("changed")]
+    assert settle.due(clock.now + 0.05)[0] == []
+    assert settle.due(clock.now + 0.11)[0] == [Ripe("created")]
+
+
 def test_a_crowd_of_busy_files_is_looked_at_at_a_bounded_rate(clock: Clock) -> None:
     """20,000 files that are held open take half of the room, and cost no more looks a second than 500 of them."""
     settle = Settle(0.0, 20_000, clock=clock)

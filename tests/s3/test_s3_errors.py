@@ -365,3 +365,18 @@ def test_a_wrong_clock_is_measured(skew_s: float, word: str) -> None:
     assert match
     assert (match[2] or "") == word
     assert not word or abs(int(match[1]) - abs(skew_s)) < 60
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 503])
+def test_a_wrong_clock_is_told_where_it_may_be_the_cause(status: int) -> None:
+    """Servers refuse a skewed signature with 400, 401 or 403."""
+    date = formatdate(time.time() - 3600, usegmt=True)
+
+    error = from_code(status, "Odd", "no", "f", {"date": date})
+
+    assert ("this machine's clock is" in error.hint) is (status in {400, 401, 403})
+
+
+def test_libcurl_s_sentence_is_the_cause() -> None:
+    """It names host, port and reason, which its number does not."""
+    assert from_curl(7, "Failed to connect to nowhere port 9", "f").cause == "Failed to connect to nowhere port 9"

@@ -134,7 +134,7 @@ def test_no_room_to_settle_asks_for_a_scan(house: House) -> None:
     eventually(lambda: house.rescans == ["full"])
 
 
-@pytest.mark.parametrize("what", ["gone", "symlink", "directory", "parent is a symlink"])
+@pytest.mark.parametrize("what", ["gone", "symlink", "dangling symlink", "directory", "parent is a symlink"])
 @pytest.mark.parametrize("after", ["delete", "archive"])
 def test_what_is_no_longer_the_file_is_left_alone(house: House, tmp_path: Path, after: str, what: str) -> None:
     """Somebody else has removed or replaced it: nothing is removed in its place."""
@@ -147,6 +147,8 @@ def test_what_is_no_longer_the_file_is_left_alone(house: House, tmp_path: Path, 
     match what:
         case "symlink":
             file.symlink_to(elsewhere / "a")
+        case "dangling symlink":
+            file.symlink_to("nowhere")
         case "directory":
             file.mkdir()
         case "parent is a symlink":

@@ -328,6 +328,46 @@ def test_a_part_that_keeps_failing_makes_the_file_wait(house: House) -> None:
     nothing_is_left(house)
 
 
+def test_a_refused_large_file_is_parked_once_others_pass(build: Callable[..., House]) -> None:
+    """What its first failure proves travels with the file: another file passes, and the second refusal is its own."""
+    house = build(policy=Policy(initial_s=0.2, max_s=0.2, max_attempts=0))
+    house.start()
+    house.drop("big", content_of(2 * PART))
+    house.drop("small")
+    house.bucket.refusals["big"] = [a_refusal(permanent=True) for _ in range(50)]
+
+    house.offer("big")
+    eventually(lambda: house.stats.failed == 1)
+    house.offer("small")
+    sent(house, "small")
+
+    eventually(lambda: is_parked_for_good(house, "big"))
+
+
+def is_parked_for_good(house: House, path: str) -> bool:
+    known = house.known(path)
+    row = known and known.retry
+    return row is not None and row.state is State.PARKED and row.failures.own == 1 and not row.provisional
+
+
+def test_the_last_part_wakes_a_worker_for_the_completion(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker that sent it may rest, or end: the completion must not wait for that."""
+    wake, woken = house.inbox.wake, []
+
+    def watched(count: int) -> None:
+        (progress,) = house.large.progress() or [("", 0, 1)]
+        woken.append(progress[1] == progress[2])
+        wake(count)
+
+    monkeypatch.setattr(house.inbox, "wake", watched)
+    house.drop("big", content_of(2 * PART))
+
+    house.offer("big")
+    sent(house, "big")
+
+    assert True in woken
+
+
 @pytest.mark.parametrize("act", ["create", "complete", "list"])
 def test_an_act_that_fails_makes_the_file_wait(build: Callable[..., House], act: str) -> None:
     """Later it goes on where it was."""

@@ -382,7 +382,10 @@ def test_the_thread_outlives_a_broken_ledger(ledger: Ledger, lines: Lines, monke
     thread.close(10)
 
 
-def test_the_thread_outlives_an_error_in_a_query(ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [LedgerError, OSError])
+def test_the_thread_outlives_an_error_in_a_query(
+    ledger: Ledger, lines: Lines, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A ledger that breaks while it is open (a bad block) does not end the thread either."""
     monkeypatch.setattr(retry_module, "ROOM_S", 0.001)
     due = Reader.due
@@ -390,7 +393,7 @@ def test_the_thread_outlives_an_error_in_a_query(ledger: Ledger, lines: Lines, m
 
     def bad_block(reader: Reader, now: float, limit: int) -> Any:
         if broken:
-            raise LedgerError(broken.pop())
+            raise error(broken.pop())
         return due(reader, now, limit)
 
     monkeypatch.setattr(Reader, "due", bad_block)

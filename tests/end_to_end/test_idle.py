@@ -1,0 +1,159 @@
+"""An idle daemon uses no CPU, and no file waits without a cause: a burning core and a stall are bugs of their own."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from benchmarks.proc import cpu_s
+
+from support.daemon import Daemon
+from support.faults import Status
+from support.faulty import FaultyS3
+from support.objects import content_of
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.integration
+
+WAIT_S = 60.0
+SPAN_S, SPANS = 1.5, 8
+SHARE = 0.05  # of one CPU; an idle daemon needs a fiftieth of that
+AT_ONCE_S, TRIES = 3.0, 5  # a lost wake-up delays each file until the next heartbeat, after ten seconds
+LARGE = 6 * 2**20
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture
+def make(tmp_path: Path, server: FaultyS3) -> Iterator[Callable[..., Daemon]]:
+    """Nothing but a wake-up brings a file on: the next scan comes in an hour, the next try in a minute."""
+    made: list[Daemon] = []
+
+    def daemon(**sections: dict[str, Any]) -> Daemon:
+        sections = {
+            "watch": {"rescan_s": 3600, "settle_s": 0} | sections.pop("watch", {}),
+            "upload": {"workers": 4, "multipart_threshold": "5MiB", "part_size": "5MiB"} | sections.pop("upload", {}),
+            "retry": {"initial_s": 60, "max_s": 60},
+        } | sections
+        made.append(Daemon(tmp_path, bucket=server.bucket, environment=server.environment(), **sections))
+        made[-1].start().wait_event("scan.finished", WAIT_S)
+        return made[-1]
+
+    yield daemon
+    for one in made:
+        if one.alive:
+            one.kill()
+
+
+def assert_idle(daemon: Daemon) -> None:
+    """In one of several spans, so that what is still being finished does not count."""
+    shares = []
+    for _ in range(SPANS):
+        before_s, began_s = cpu_s(daemon.pid), time.monotonic()
+        assert daemon.ends_within(SPAN_S) is None
+        shares.append((cpu_s(daemon.pid) - before_s) / (time.monotonic() - began_s))
+        if shares[-1] < SHARE:
+            return
+    raise AssertionError(f"it burns {shares} of a CPU\n{daemon.log_tail()}")
+
+
+def test_after_the_first_scan(make: Callable[..., Daemon]) -> None:
+    """Nothing was there, and nothing comes."""
+    assert_idle(make())
+
+
+def test_while_a_file_settles(make: Callable[..., Daemon]) -> None:
+    """Its time is far away."""
+    daemon = make(watch={"settle_s": 600})
+    daemon.drop("young")
+    eventually(lambda: "1 settling" in daemon.cli("status").stdout, timeout_s=WAIT_S)
+
+    assert_idle(daemon)
+
+
+def test_while_a_file_is_open_for_writing(make: Callable[..., Daemon]) -> None:
+    """It is looked at now and then, not all the time."""
+    daemon = make()
+    with (daemon.folder / "open").open("wb") as file:
+        file.write(b"half")
+        file.flush()
+        eventually(lambda: "1 settling" in daemon.cli("status").stdout, timeout_s=WAIT_S)
+
+        assert_idle(daemon)
+
+
+def test_while_a_file_waits_for_its_next_try(make: Callable[..., Daemon], server: FaultyS3) -> None:
+    """The retry thread sleeps until it is due."""
+    daemon = make()
+    server.script(Status(code=500), times=None)
+    daemon.drop("refused")
+    daemon.wait_event("file.failed", WAIT_S)
+
+    assert_idle(daemon)
+
+
+def test_while_a_new_directory_finds_no_room(make: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Its listing waits for files to settle, and they do not."""
+    daemon = make(watch={"settle_s": 600}, upload={"queue_size": 10})
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(50):
+        (tree / str(number)).touch()
+
+    tree.rename(daemon.folder / "tree")
+
+    eventually(lambda: re.search(r"\b[1-9]\d* settling", daemon.cli("status").stdout), timeout_s=WAIT_S)
+    assert_idle(daemon)
+
+
+@pytest.mark.parametrize("queue_size", [10, 10_000], ids=["full queue", "room"])
+def test_while_the_destination_is_paused(make: Callable[..., Daemon], server: FaultyS3, queue_size: int) -> None:
+    """Probes go by the clock, with all workers and many files waiting."""
+    daemon = make(upload={"queue_size": queue_size})
+    server.script(Status(code=403, error_code="AccessDenied"), times=None)
+    for number in range(200):
+        daemon.drop(str(number))
+    daemon.wait_event("destination.paused", WAIT_S)
+
+    assert_idle(daemon)
+
+
+def test_after_uploads(make: Callable[..., Daemon]) -> None:
+    """Small and large files are sent, their connections are idle, then closed."""
+    daemon = make()
+    for number in range(100):
+        daemon.drop(str(number))
+    daemon.drop("large", content_of(LARGE))
+    daemon.wait_uploaded(101, WAIT_S)
+
+    assert_idle(daemon)
+
+
+@pytest.mark.parametrize("size", [100, 300 * 1024, LARGE], ids=["small", "medium", "large"])
+@pytest.mark.parametrize("how", ["renamed", "written"])
+def test_a_file_for_an_idle_daemon_goes_at_once(make: Callable[..., Daemon], size: int, how: str) -> None:
+    """No step waits for a heartbeat, a scan or another file."""
+    daemon = make()
+    taken_s = []
+    for number in range(TRIES):
+        name, content = f"{number}", content_of(size)
+        began_s = time.monotonic()
+        if how == "renamed":
+            daemon.drop(name, content)
+        else:
+            (daemon.folder / name).write_bytes(content)
+        daemon.wait_event("file.uploaded", WAIT_S, path=name)
+        taken_s.append(time.monotonic() - began_s)
+        if taken_s[-1] < AT_ONCE_S:
+            return
+    raise AssertionError(f"each file has waited: {taken_s}\n{daemon.log_tail()}")
