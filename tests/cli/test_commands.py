@@ -27,7 +27,7 @@ from s3spool.control import views
 from s3spool.control.client import ControlClient
 from s3spool.control.names import path_in
 from s3spool.control.peer import Peer
-from s3spool.control.protocol import NoDaemonError, ask
+from s3spool.control.protocol import NoDaemonError
 from s3spool.control.status import Bytes, Destination, Files, Rate, Status
 from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import S3SpoolError
@@ -126,11 +126,6 @@ def status_of(daemon: Daemon) -> dict[str, Any]:
 
 def rows_of(daemon: Daemon, *options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in told(daemon, "list", "--json", *options).splitlines()]
-
-
-def scans_of(daemon: Daemon) -> int:
-    """How many scans have ended."""
-    return int(ask(daemon.socket_path, "progress")["scan"])
 
 
 def why(daemon: Daemon, file: str) -> dict[str, Any]:
@@ -332,9 +327,9 @@ def test_wait_forget_rescan_against_a_real_server(tmp_path: Path, seaweed: Seawe
         assert told(daemon, "forget", "3.txt") == "nothing was known of it\n"
         assert not daemon.events("file.vanished")
 
-        scans = scans_of(daemon)
+        scans = daemon.scans()
         assert told(daemon, "rescan") == "rescan asked for\n"
-        eventually(lambda: scans_of(daemon) > scans, timeout_s=WAIT_S)
+        eventually(lambda: daemon.scans() > scans, timeout_s=WAIT_S)
         assert not daemon.events("scan.finished", reason="request"), "a scan that found nothing is no news"
         assert status_of(daemon)["watch"]["files_missed"] == 0
 
@@ -1081,7 +1076,7 @@ def test_wait_ends_with_the_daemon(make: Make) -> None:
         daemon.drop("a.txt")
         command = [sys.executable, "-m", "s3spool", "wait", "--config", str(daemon.config_path)]
         waiter = subprocess.Popen(command, stderr=subprocess.PIPE, env=daemon.environment, text=True)
-        eventually(lambda: scans_of(daemon) > 1, timeout_s=WAIT_S)
+        eventually(lambda: daemon.scans() > 1, timeout_s=WAIT_S)
         daemon.signal(signal.SIGTERM)
 
         _, said = waiter.communicate(timeout=WAIT_S)

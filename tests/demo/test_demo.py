@@ -171,6 +171,9 @@ def test_welcome_names_commands_that_find_the_daemon(demo: Demo) -> None:
         assert "--config" not in command
         answer = demo.type(f"{command} --json")
         assert f'"pid":{process.pid}' in answer.replace(" ", "") or "a.txt" in answer
+    checked = demo.type(f"{' '.join(S3SPOOL)} check")
+    assert "bucket: demo at http://127.0.0.1:" in checked
+    assert "key: a.txt goes to s3://demo/a.txt" in checked
 
     assert demo.stop(signal.SIGINT) == 0
 

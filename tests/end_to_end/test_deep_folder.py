@@ -93,7 +93,6 @@ def run(text: str, folder: Path, **values: object) -> None:
 )
 def test_a_deep_tree_holds_nobody_up(levels: int, length: int, when: str, daemon: Daemon, faulty: FaultyS3) -> None:
     """What no key could be made of is named once, in the log, by status and by check, and not looked into."""
-    daemon.config["log"]["level"] = "debug"  # scans that find nothing
     if when == "before":
         run(CHAIN, daemon.folder, levels=levels, name="d", length=length)
     with daemon:
@@ -101,8 +100,8 @@ def test_a_deep_tree_holds_nobody_up(levels: int, length: int, when: str, daemon
         with beside(daemon, faulty, f"{levels} levels of {length}, {when}") as good:
             run(CHAIN, daemon.folder, levels=levels, name="d", length=length)
             daemon.wait_event("directory.too_deep", WAIT_S)
-            scans = len(daemon.events("scan.finished"))
-            eventually(lambda: len(daemon.events("scan.finished")) >= scans + 2, timeout_s=WAIT_S)
+            scans = daemon.scans()
+            eventually(lambda: daemon.scans() >= scans + 2, timeout_s=WAIT_S)
         deep = daemon.events("directory.too_deep")
         status, check = daemon.cli("status"), daemon.cli("check")
 
@@ -148,7 +147,6 @@ def test_renames_of_a_directory_of_many_files(daemon: Daemon, faulty: FaultyS3) 
 @pytest.mark.timeout(120 + 20 * SCALE)
 def test_very_many_directories(daemon: Daemon, faulty: FaultyS3) -> None:
     """Made before the start and while it runs; they take memory up to a limit."""
-    daemon.config["log"]["level"] = "debug"  # scans that find nothing
     count = min(1_000_000, 4000 * SCALE)
     watches = int(Path("/proc/sys/fs/inotify/max_user_watches").read_text())
     room_kib = ROOM_KIB + min(count, watches) * 6 // 10  # each watched directory takes half a KiB
@@ -159,8 +157,8 @@ def test_very_many_directories(daemon: Daemon, faulty: FaultyS3) -> None:
         with beside(daemon, faulty, f"{count} directories", room_kib):
             for number in range(count // 2):
                 (daemon.folder / f"{number % 100}" / f"new {number}").mkdir()
-            scans = len(daemon.events("scan.finished"))
-            eventually(lambda: len(daemon.events("scan.finished")) >= scans + 2, timeout_s=60 + count / 1000)
+            scans = daemon.scans()
+            eventually(lambda: daemon.scans() >= scans + 2, timeout_s=60 + count / 1000)
         assert daemon.stop() == 0
 
 

@@ -218,15 +218,14 @@ def test_race_symlinks_swapped_in_lead_nowhere(
 ) -> None:
     """Whatever a name leads to from one moment to the next: nothing outside is opened, listed, sent or removed."""
     daemon = build(action)
-    daemon.config["log"]["level"] = "debug"  # scans that find nothing
     before = folder_files(outside)
     with closing(Guard(outside, outside / "e")) as guard, daemon:
         daemon.wait_ready(WAIT_S)
         with attack(daemon.folder, body.format(outside=outside)):
             for batch in range(3):
                 wait_in_bucket(faulty, controls(daemon, CONTROLS // 3, f"batch {batch}"))
-                scans = len(daemon.events("scan.finished"))
-                eventually(lambda seen=scans: len(daemon.events("scan.finished")) > seen, timeout_s=WAIT_S)  # type: ignore[misc]
+                scans = daemon.scans()
+                eventually(lambda seen=scans: daemon.scans() > seen, timeout_s=WAIT_S)  # type: ignore[misc]
         attacked = {"d/f0", "d/e/f1"} if body is SWAP_A_DIRECTORY else {"victim"}
         wait_in_bucket(faulty, dict.fromkeys(attacked, b"inside"))
         assert_well(daemon)
@@ -784,14 +783,13 @@ pause(); os.rename("one", "two"); pause(); os.rename("two", "one")
 def test_directories_in_a_loop(body: str, action: str, build: Build, faulty: FaultyS3) -> None:
     """Nothing piles up, nobody waits, and what is left in the end is sent from where it is."""
     daemon = build(action)
-    daemon.config["log"]["level"] = "debug"  # scans that find nothing
     with daemon:
         daemon.wait_ready(WAIT_S)
         with attack(daemon.folder, body):
             wait_in_bucket(faulty, controls(daemon))
             before = stat_of(daemon.pid, "VmRSS"), descriptors(daemon)
-            scans = len(daemon.events("scan.finished"))
-            eventually(lambda: len(daemon.events("scan.finished")) >= scans + 3, timeout_s=WAIT_S)
+            scans = daemon.scans()
+            eventually(lambda: daemon.scans() >= scans + 3, timeout_s=WAIT_S)
             assert stat_of(daemon.pid, "VmRSS") < before[0] + 30 * 1024
             assert descriptors(daemon) < before[1] + 50
         wait_in_bucket(faulty, folder_files(daemon.folder))

@@ -221,7 +221,7 @@ def test_a_folder_that_becomes_read_only(make: Callable[..., Daemon], faulty: Fa
     """What was sent cannot be removed: it says so once, tries again, and sends nothing twice."""
     holding = HoldUntil()
     faulty.script(holding, times=None)
-    daemon = make(watch=OFTEN, after={"action": "delete"}, log={"level": "debug"})
+    daemon = make(watch=OFTEN, after={"action": "delete"})
     names = {f"f{number}" for number in range(5)}
     with mounted(daemon.folder):
         daemon.start()
@@ -232,8 +232,8 @@ def test_a_folder_that_becomes_read_only(make: Callable[..., Daemon], faulty: Fa
         remount(daemon.folder, "ro")
         holding.release()
         failed = daemon.wait_event("file.failed", WAIT_S, operation="delete")
-        scans = len(daemon.events("scan.finished"))
-        eventually(lambda: len(daemon.events("scan.finished")) > scans + 1, timeout_s=WAIT_S)
+        scans = daemon.scans()
+        eventually(lambda: daemon.scans() > scans + 1, timeout_s=WAIT_S)
         assert set(folder_files(daemon.folder)) == names
 
         remount(daemon.folder, "rw")
@@ -273,13 +273,14 @@ def test_a_file_that_may_not_be_read(make: Callable[..., Daemon], faulty: Faulty
 
 def test_a_directory_that_may_not_be_read(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """Said once, not at each scan; the others are scanned, and it is too as soon as that is possible."""
-    daemon = make(watch=OFTEN, log={"level": "debug"})
+    daemon = make(watch=OFTEN)
     without_privileges(daemon)
     daemon.drop("closed/a")
     (daemon.folder / "closed").chmod(0)
     try:
         daemon.start()
-        eventually(lambda: len(daemon.events("scan.finished")) > 2, timeout_s=WAIT_S)
+        daemon.wait_ready(WAIT_S)
+        eventually(lambda: daemon.scans() > 2, timeout_s=WAIT_S)
         daemon.drop("open/b")
         uploaded(daemon, "open/b")
     finally:
@@ -384,7 +385,7 @@ def test_the_archive_cannot_take_it(
     with mounted(tmp_path / "home", "1m", "nr_inodes=300"):
         archive = tmp_path / "home" / "archive"
         after = {"action": "archive", "archive_directory": str(archive)}
-        daemon = make(watch=OFTEN, after=after, log={"level": "debug"})
+        daemon = make(watch=OFTEN, after=after)
         without_privileges(daemon)
         (archive / "sub").mkdir(parents=True)
         (archive / "sub/taken").write_bytes(b"older")
@@ -403,8 +404,8 @@ def test_the_archive_cannot_take_it(
         with fault(daemon, archive):
             other.with_name(".hidden").rename(other)
             failed = daemon.wait_event("file.failed", WAIT_S, path="new/a", operation="archive")
-            scans = len(daemon.events("scan.finished"))
-            eventually(lambda: len(daemon.events("scan.finished")) > scans + 1, timeout_s=WAIT_S)
+            scans = daemon.scans()
+            eventually(lambda: daemon.scans() > scans + 1, timeout_s=WAIT_S)
             assert other.read_bytes() == b"a"
         taken.with_name(".hidden").rename(taken)
 

@@ -12,6 +12,7 @@ import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from s3spool.control.protocol import ask
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -133,6 +134,10 @@ class Daemon:
             timeout_s=timeout_s,
             message=f"{count} file.uploaded",
         )
+
+    def scans(self) -> int:
+        """How many scans this run has finished; those that found nothing have no line in the log."""
+        return int(ask(self.socket_path, "progress")["scan"])
 
     def mark(self) -> None:
         """What was logged so far belongs to an earlier test: `wait_event` and `this_run` begin here."""

@@ -49,9 +49,9 @@ def test_what_cannot_change_is_refused_by_name(running: Service, faulty: FaultyS
 
     running.systemctl("reload")
 
-    refused = running.wait_event("config.refused", after=mark, field="destination.prefix")
-    assert "destination.prefix" in refused["MESSAGE"]
-    assert "restart" in refused["MESSAGE"]
+    reloaded = running.wait_event("daemon.reloaded", after=mark)
+    assert "a restart is needed for destination.prefix" in reloaded["MESSAGE"]
+    assert reloaded["PRIORITY"] == "4"
     running.drop("after.txt")
     running.wait_event("file.uploaded", path="after.txt")
     assert "after.txt" in faulty.contents()

@@ -13,11 +13,25 @@ import click
 from s3spool.errors import ConfigError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from s3spool.config.loader import Config
     from s3spool.control.client import ControlClient
 
+
+class _Directory(click.ParamType[str]):
+    """A directory for the completion; `load` reports what is wrong with it, with exit code 78."""
+
+    name = "directory"
+
+    def shell_complete(self, _: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - start-up time
+
+        return [CompletionItem(incomplete, type="dir")]
+
+
 _ACTIONS = click.Choice(["keep", "delete", "archive"])
-_FOLDER = click.Path(file_okay=False, readable=False)
+_FOLDER = _Directory()
 _LEVELS = click.Choice(["debug", "info", "warning", "error"])
 _FORMATS = click.Choice(["auto", "console", "json", "journal"])
 _RUN_OPTIONS: dict[str, tuple[str, str, str, click.ParamType[Any] | None]] = {
