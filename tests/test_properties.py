@@ -314,7 +314,7 @@ def test_every_accepted_path_comes_out_once_and_in_time(
                 inside[path] = now
         else:
             assert path not in inside
-            assert len(inside) == size
+            assert len(inside) == size or quiet is SettleReason.BUSY  # these leave half of the room to others
         now += pause_s
         take()
     now += 2 * (settle_s + 5.0)  # BUSY_S is the longest there is

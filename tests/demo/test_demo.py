@@ -41,7 +41,8 @@ class Demo:
         self.where.mkdir()
         self.state = tmp_path / "state"
         self.folder = self.where / "tmp"
-        self.kept = Home.of(self.folder, {"XDG_STATE_HOME": str(self.state)}).directory
+        home = Home.of(self.folder, {"XDG_STATE_HOME": str(self.state)})
+        self.kept, self.socket = home.directory, home.socket
         foreign = ("AWS_", "S3SPOOL_", "NOTIFY_SOCKET")
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
         self.environment |= {"HOME": str(tmp_path), "XDG_STATE_HOME": str(self.state)}
@@ -249,7 +250,7 @@ def test_second_ctrl_c_does_not_wait_for_uploads(demo: Demo) -> None:
     (demo.folder / "a.txt").write_text("a")
 
     def uploading() -> bool:
-        return bool(ask(demo.kept / "control.sock", "status")["files"]["uploading"] == 1)
+        return bool(ask(demo.socket, "status")["files"]["uploading"] == 1)
 
     eventually(uploading, timeout_s=READY_S)
     os.killpg(process.pid, signal.SIGINT)
