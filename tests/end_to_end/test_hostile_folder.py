@@ -388,7 +388,7 @@ def test_race_the_directory_goes_while_a_file_in_it_is_archived(
     assert folder_files(tmp_path / "archive") == {}
 
 
-@pytest.mark.parametrize("new", ["file", "directory", "symlink", "file again"])
+@pytest.mark.parametrize("new", ["file", "directory", "symlink", "dangling symlink", "file again"])
 def test_race_replaced_while_it_is_archived(new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What took the name between the look and the move has not been sent: it stays."""
     root = tmp_path / "spool"
@@ -406,6 +406,8 @@ def test_race_replaced_while_it_is_archived(new: str, tmp_path: Path, monkeypatc
             (root / "hot").mkdir()
         elif new == "symlink":
             (root / "hot").symlink_to("/etc/passwd")
+        elif new == "dangling symlink":
+            (root / "hot").symlink_to("nowhere")
         else:
             (root / "hot").write_bytes(b"not sent")
         move(parent_fd, name, target, target_fd)
@@ -422,7 +424,7 @@ def test_race_replaced_while_it_is_archived(new: str, tmp_path: Path, monkeypatc
     hot = root / "hot"
     if new == "directory":
         assert hot.is_dir()
-    elif new == "symlink":
+    elif "symlink" in new:
         assert hot.is_symlink()
     else:
         assert hot.read_bytes() == (b"newer still" if new == "file again" else b"not sent")
