@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from s3spool.s3.client import Endpoint
 from s3spool.s3.credentials import Credentials, Snapshot, signs_with
 from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
-from s3spool.s3.transport import Answer, Bandwidth, Request, parsed_headers, shrunk, unreadable, wait_for_all
+from s3spool.s3.transport import Answer, Bandwidth, FileRange, Request, parsed_headers, wait_for_all
 
 BUFFER_BYTES = 256 * 1024  # libcurl's buffer for a range of a file: a hundred slow connections need little memory
 FAST_BUFFER_BYTES = 512 * 1024  # the same on a fast connection: less CPU
@@ -65,8 +64,7 @@ class CurlTransport:
         self._headers: list[bytes] = []
         self._body: list[bytes] = []
         self._error: tuple[int, str] | None = None
-        self._unreadable = ""  # why the file could not be read to its end
-        self._position = 0
+        self._range: FileRange | None = None
         self._streaming = False
         self._buffer_bytes = 0  # 0: this handle has not sent a range yet
         self._signed_with: Snapshot | None = None
@@ -84,7 +82,7 @@ class CurlTransport:
         self._headers.clear()
         self._body.clear()
         self._error = None
-        self._unreadable = ""
+        self._range = None
         credentials = self._credentials.current
         if credentials is None or not signs_with(credentials):
             return
@@ -109,7 +107,7 @@ class CurlTransport:
         if request.body is not None:
             self._load_body(request.body)
         else:
-            self._load_range(request.length)
+            self._load_range(request)
         self._request = request
 
     def send(self) -> None:
@@ -144,7 +142,8 @@ class CurlTransport:
             # A server that refuses early may close before the whole body is sent: its answer explains more.
             early = number in {pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR} and status >= 300  # noqa: PLR2004
             if not (early or (number == pycurl.E_WRITE_ERROR and self._is_full())):
-                return Answer(0, {}, b"", from_curl(number, self._unreadable or message, self._path))
+                why = self._range.error if self._range else ""
+                return Answer(0, {}, b"", from_curl(number, why or message, self._path))
         return Answer(status, parsed_headers(self._headers), b"".join(self._body), None)
 
     def release_buffers(self) -> None:
@@ -195,7 +194,7 @@ class CurlTransport:
             self._streaming = False
         curl.setopt(pycurl.POSTFIELDS, body)
 
-    def _load_range(self, length: int) -> None:
+    def _load_range(self, request: Request) -> None:
         curl = self.curl
         wanted = BUFFER_BYTES
         if self._buffer_bytes and curl.getinfo(pycurl.SPEED_UPLOAD_T) >= FAST_BYTES_S:
@@ -208,32 +207,18 @@ class CurlTransport:
             curl.setopt(pycurl.READFUNCTION, self._read)
             curl.setopt(pycurl.SEEKFUNCTION, self._seek)
             self._streaming = True
-        self._position = 0
-        curl.setopt(pycurl.INFILESIZE_LARGE, length)
+        self._range = FileRange(request, self._bandwidth)
+        curl.setopt(pycurl.INFILESIZE_LARGE, request.length)
 
     def _read(self, size: int) -> bytes | int:
-        request = self._request
-        if request is None:
-            return pycurl.READFUNC_ABORT
-        wanted = min(size, request.length - self._position)
-        if wanted <= 0:
-            return b""
-        if self._bandwidth is not None:
-            wanted = self._bandwidth(wanted) or wanted
         try:
-            data = os.pread(request.fd, wanted, request.offset + self._position)
-        except OSError as exc:
-            self._unreadable = unreadable(exc)
+            return self._range.read(size) if self._range else pycurl.READFUNC_ABORT
+        except OSError:
             return pycurl.READFUNC_ABORT
-        if not data:
-            self._unreadable = shrunk(request, self._position)
-            return pycurl.READFUNC_ABORT  # the server would wait for the rest until the time-out
-        self._position += len(data)
-        return data
 
     def _seek(self, offset: int, origin: int) -> int:
-        """Start over: a kept connection was dead, libcurl sends the body again."""
-        self._position = offset if origin == os.SEEK_SET else self._position + offset
+        if self._range:
+            self._range.seek(offset, origin)
         return pycurl.SEEKFUNC_OK
 
     def _write(self, data: bytes) -> int:

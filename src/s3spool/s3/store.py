@@ -13,13 +13,13 @@ from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
 from s3spool.s3.boto3_transport import Boto3Transport
 from s3spool.s3.client import Clients, Connection, Endpoint, Found
-from s3spool.s3.content import Content, NeedsVerificationError, Stored
+from s3spool.s3.content import Content, Multiplexer, NeedsVerificationError, Sender, Stored
 from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import conflict, from_answer, is_about_checksum, mismatch, untrusted
 from s3spool.s3.keys import Prefix, key_of
 from s3spool.s3.options import ObjectOptions, mtime_text
 from s3spool.s3.overwrite import OverwriteGuard
-from s3spool.s3.transport import Answer, Bandwidth, Multiplexer, Request, Transport
+from s3spool.s3.transport import Answer, Bandwidth, Request
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -95,7 +95,7 @@ class Store:
     def close(self) -> None:
         self.credentials.close()
 
-    def transport(self) -> Transport:
+    def transport(self) -> Sender:
         """A new connection for the calling thread."""
         if self._curl is None:
             return Boto3Transport(self._clients.bodies, self.bucket, self._bandwidth)
@@ -287,7 +287,7 @@ class Store:
             self.algorithm = "md5"
 
 
-def _curl_transport() -> Callable[..., Transport] | None:
+def _curl_transport() -> Callable[..., Sender] | None:
     try:
         from s3spool.s3.curl_transport import CurlTransport  # noqa: PLC0415 - pycurl may be missing
     except ImportError as exc:
