@@ -1,4 +1,4 @@
-"""Checksums of what is read, in the form S3 takes and repeats them."""
+"""Checksums in the form of S3's headers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 import awscrt.checksums
 
 CHUNK_BYTES = 256 * 1024
-COMBINE: dict[str, tuple[Callable[[int, int, int], int], int]] = {  # how those of parts make one, and its bytes
+COMBINE: dict[str, tuple[Callable[[int, int, int], int], int]] = {  # combines those of two parts; width in bytes
     "crc64nvme": (awscrt.checksums.combine_crc64nvme, 8),
     "crc32": (awscrt.checksums.combine_crc32, 4),
 }
@@ -60,7 +60,7 @@ def running(algorithm: str) -> Running:
 
 
 def of_bytes(algorithm: str, data: bytes) -> str:
-    """Base64 of the checksum of `data`."""
+    """Return the checksum of `data` in base64."""
     if algorithm == "crc64nvme":
         return base64.b64encode(awscrt.checksums.crc64nvme(data).to_bytes(8, "big")).decode()
     checksum = running(algorithm)
@@ -69,10 +69,9 @@ def of_bytes(algorithm: str, data: bytes) -> str:
 
 
 def of_range(algorithm: str, fd: int, offset: int, length: int) -> str:
-    """Base64 of the checksum of a range of an open file; memory stays at one chunk.
+    """Return the checksum of a range of an open file in base64; needs the memory of one chunk. Raises OSError.
 
-    A file that ends early gives the checksum of what there was: the server then refuses what is sent.
-    Raises OSError.
+    A file that ends early gives the checksum of its rest: the server then refuses the body.
     """
     checksum = running(algorithm)
     end = offset + length
@@ -86,9 +85,9 @@ def of_range(algorithm: str, fd: int, offset: int, length: int) -> str:
 
 
 def of_parts(algorithm: str, parts: Sequence[tuple[str, int]]) -> str:
-    """As S3 shows it for an object put together of parts, given as (base64, bytes).
+    """Return the checksum that S3 shows for an object of parts, each given as (base64, bytes).
 
-    The checksum of the whole where those of the parts can be combined, else the checksum of their checksums.
+    CRCs combine to that of the whole object; else it is the checksum of the parts' checksums.
     """
     if algorithm not in COMBINE:
         digests = b"".join(base64.b64decode(value) for value, _ in parts)
@@ -101,10 +100,10 @@ def of_parts(algorithm: str, parts: Sequence[tuple[str, int]]) -> str:
 
 
 def header_of(algorithm: str) -> str:
-    """The request header that carries it; S3 repeats all but Content-MD5 in its answer."""
+    """Return the request header for a checksum; S3 repeats all but Content-MD5 in its answer."""
     return "Content-MD5" if algorithm == "md5" else f"x-amz-checksum-{algorithm}"
 
 
 def md5_hex(checksum_base64: str) -> str:
-    """The form in which an ETag shows an MD5."""
+    """Return an MD5 in the form of an ETag."""
     return base64.b64decode(checksum_base64).hex()

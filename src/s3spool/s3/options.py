@@ -1,4 +1,4 @@
-"""How objects are stored: the options of [destination] as headers, as boto3's arguments, and as permissions."""
+"""The options of [destination] as headers, as arguments of boto3, and as permissions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 
 class ObjectOptions(NamedTuple):
-    """How objects are stored: the rest of [destination]."""
+    """The settings of [destination] that say how objects are stored."""
 
     prefix: str
     storage_class: str
@@ -23,7 +23,7 @@ class ObjectOptions(NamedTuple):
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """What each PUT of an object carries."""
+        """The headers of each PUT of an object."""
         headers = [
             ("x-amz-storage-class", self.storage_class),
             ("x-amz-server-side-encryption", self.sse),
@@ -36,7 +36,7 @@ class ObjectOptions(NamedTuple):
         return tuple((name, value) for name, value in headers if value)
 
     def create_arguments(self, mtime: str) -> dict[str, Any]:
-        """The object's options as boto3's create_multipart_upload takes them."""
+        """Return the options as arguments of boto3's create_multipart_upload."""
         arguments = {
             "StorageClass": self.storage_class,
             "ServerSideEncryption": self.sse,
@@ -50,12 +50,12 @@ class ObjectOptions(NamedTuple):
 
     @property
     def grants(self) -> list[str]:
-        """The permissions that an upload with these options takes."""
+        """The permissions that an upload with these options needs."""
         more = {"s3:PutObjectTagging": self.tags, "s3:PutObjectAcl": self.acl}
         return ["s3:PutObject", *(name for name, needed in more.items() if needed)]
 
 
 def mtime_text(mtime_ns: int) -> str:
-    """Seconds with all nine decimals, the form rclone and others read back."""
+    """Return seconds with nine decimals, the form that rclone and others read."""
     seconds, rest = divmod(abs(mtime_ns), 10**9)
     return f"{'-' if mtime_ns < 0 else ''}{seconds}.{rest:09d}"
