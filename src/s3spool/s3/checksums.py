@@ -7,14 +7,22 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import awscrt.checksums
 
 CHUNK_BYTES = 256 * 1024
-COMBINE: dict[str, tuple[Callable[[int, int, int], int], int]] = {  # combines those of two parts; width in bytes
-    "crc64nvme": (awscrt.checksums.combine_crc64nvme, 8),
-    "crc32": (awscrt.checksums.combine_crc32, 4),
+
+
+class _Crc(NamedTuple):
+    compute: Callable[[bytes, int], int]
+    combine: Callable[[int, int, int], int]  # of two parts, with the length of the second
+    width: int  # bytes
+
+
+CRCS = {
+    "crc64nvme": _Crc(awscrt.checksums.crc64nvme, awscrt.checksums.combine_crc64nvme, 8),
+    "crc32": _Crc(zlib.crc32, awscrt.checksums.combine_crc32, 4),
 }
 
 
@@ -26,34 +34,22 @@ class Running(Protocol):
     def digest(self) -> bytes: ...
 
 
-class _Crc64:
-    def __init__(self) -> None:
+class _RunningCrc:
+    def __init__(self, crc: _Crc) -> None:
+        self._crc = crc
         self._value = 0
 
     def update(self, data: bytes, /) -> None:
-        self._value = awscrt.checksums.crc64nvme(data, self._value)
+        self._value = self._crc.compute(data, self._value)
 
     def digest(self) -> bytes:
-        return self._value.to_bytes(8, "big")
-
-
-class _Crc32:
-    def __init__(self) -> None:
-        self._value = 0
-
-    def update(self, data: bytes, /) -> None:
-        self._value = zlib.crc32(data, self._value)
-
-    def digest(self) -> bytes:
-        return self._value.to_bytes(4, "big")
+        return self._value.to_bytes(self._crc.width, "big")
 
 
 def running(algorithm: str) -> Running:
     """`algorithm` is crc64nvme, crc32, sha256 or md5."""
-    if algorithm == "crc64nvme":
-        return _Crc64()
-    if algorithm == "crc32":
-        return _Crc32()
+    if algorithm in CRCS:
+        return _RunningCrc(CRCS[algorithm])
     if algorithm == "md5":
         return hashlib.md5(usedforsecurity=False)
     return hashlib.new(algorithm)
@@ -71,7 +67,7 @@ def of_bytes(algorithm: str, data: bytes) -> str:
 def of_range(algorithm: str, fd: int, offset: int, length: int) -> str:
     """Return the checksum of a range of an open file in base64; needs the memory of one chunk. Raises OSError.
 
-    A file that ends early gives the checksum of its rest: the server then refuses the body.
+    If the file ends early, the checksum covers the bytes before its end: the server then refuses the body.
     """
     checksum = running(algorithm)
     end = offset + length
@@ -89,14 +85,14 @@ def of_parts(algorithm: str, parts: Sequence[tuple[str, int]]) -> str:
 
     CRCs combine to that of the whole object; else it is the checksum of the parts' checksums.
     """
-    if algorithm not in COMBINE:
+    crc = CRCS.get(algorithm)
+    if crc is None:
         digests = b"".join(base64.b64decode(value) for value, _ in parts)
         return f"{of_bytes(algorithm, digests)}-{len(parts)}"
-    combine, width = COMBINE[algorithm]
     total = 0
     for value, size in parts:
-        total = combine(total, int.from_bytes(base64.b64decode(value), "big"), size)
-    return base64.b64encode(total.to_bytes(width, "big")).decode()
+        total = crc.combine(total, int.from_bytes(base64.b64decode(value), "big"), size)
+    return base64.b64encode(total.to_bytes(crc.width, "big")).decode()
 
 
 def header_of(algorithm: str) -> str:

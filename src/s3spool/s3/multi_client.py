@@ -87,6 +87,7 @@ class MultiClient:
         for curl in self._in_flight:
             self._multi.remove_handle(curl)
         self._in_flight.clear()
+        self._sockets.clear()
         self._multi.close()
         self._due = None
 

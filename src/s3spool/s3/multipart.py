@@ -205,7 +205,7 @@ class MultipartStore(Uploads):
             "MultipartUpload": {"Parts": list(_listed_parts(name if upload.algorithm != "md5" else "", parts))},
             "MpuObjectSize": content.size,
         }
-        if checksum and upload.algorithm in checksums.COMBINE:
+        if checksum and upload.algorithm in checksums.CRCS:
             arguments |= {name: checksum, "ChecksumType": "FULL_OBJECT"}
         if self._store.never:
             arguments["IfNoneMatch"] = "*"
