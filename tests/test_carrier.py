@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import pytest
 from s3spool.daemon.limits import open_files_needed
 from s3spool.s3.curl_transport import CurlTransport
 from s3spool.s3.multi_client import MultiClient
-from support.faults import HoldUntil, Status
+from support.faults import HoldUntil, Silent, Status
 from support.faulty import FaultyS3
 from support.objects import content_of
 from support.stores import connection, put_request, store_of, use
@@ -111,24 +112,55 @@ def test_one_that_waits_holds_up_no_other(faulty: FaultyS3, store: Store, multip
         transport.close()
 
 
-def test_an_answer_that_waited_for_us_is_no_silence(faulty: FaultyS3, store: Store, multiplexer: MultiClient) -> None:
-    """A slow disk may keep the driver for longer than a server may be silent."""
+def test_an_answer_that_waited_for_us_is_no_silence(
+    faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch, multiplexer: MultiClient
+) -> None:
+    """A slow disk may keep this thread for longer than a server may be silent."""
+    monkeypatch.setattr("s3spool.s3.curl_transport.LOW_SPEED_BYTES_S", 1_000_000)  # the silence begins at once
+    use(faulty.environment(), monkeypatch)
+    store = store_of("curl", connection(faulty.bucket, faulty.endpoint_url, timeout_s=3.0))
     held = threading.Event()
     faulty.script(HoldUntil(held))
     transport = prepared(store, "a")
     pending, over = deque([transport]), deque[CurlTransport]()
-    while not faulty.in_flight:
-        multiplexer.poll(pending, over, wait=False)
-    assert not transport.overdue(0.0)  # looked at last when the machine started
+    begun = time.monotonic()
+    while not faulty.in_flight or time.monotonic() - begun < 2.0:
+        multiplexer.poll(pending, over, wait=True)
     held.set()
-    eventually(lambda: not faulty.in_flight)
+    threading.Event().wait(4.0)
 
-    multiplexer._next_overdue_check = 0.0
     while not over:
         multiplexer.poll(pending, over, wait=True)
 
     assert transport.answer().status == 200
     transport.close()
+
+
+def test_every_silent_request_ends(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch, multiplexer: MultiClient) -> None:
+    """Also of many at once, whose sockets report nothing, beside others that go on."""
+    use(faulty.environment(), monkeypatch)
+    store = store_of("curl", connection(faulty.bucket, faulty.endpoint_url, timeout_s=1.0))
+    faulty.script(Silent(), times=None, match="silent")
+    silent = [prepared(store, f"silent-{number}", b"b" * number * 1000) for number in range(20)]
+    quick = prepared(store, "quick")
+    pending, over = deque([quick, *silent]), deque[CurlTransport]()
+
+    ended: list[CurlTransport] = []
+    while len(ended) < len(silent):
+        multiplexer.poll(pending, over, wait=True)
+        while over:
+            transport = over.popleft()
+            if transport is quick:
+                quick.prepare(put_request("quick"))
+                pending.append(quick)
+            else:
+                ended.append(transport)
+
+    errors = [transport.answer().error for transport in ended]
+    assert {error and error.code for error in errors} == {"OPERATION_TIMEDOUT"}
+    multiplexer.reset()
+    for transport in (quick, *silent):
+        transport.close()
 
 
 def test_whoever_waits_is_woken(multiplexer: MultiClient) -> None:

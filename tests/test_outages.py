@@ -276,7 +276,7 @@ LATE_S = 150.0  # until the last of such answers
 LATE = pytest.mark.parametrize(
     ("late_s", "upload"),
     [
-        pytest.param(8.0, {"timeout_s": 4}, id="seconds"),
+        pytest.param(20.0, {"timeout_s": 4}, id="seconds"),
         pytest.param(60.0, {}, marks=pytest.mark.slow, id="a minute, by the default of upload.timeout_s"),
     ],
 )

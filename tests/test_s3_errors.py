@@ -16,10 +16,10 @@ import pycurl
 import pytest
 
 from s3spool.errors import Scope, UploadError
-from s3spool.s3.boto3_errors import translated
 from s3spool.s3.error_table import BY_CODE, BY_CURL, BY_STATUS, NETWORK, Rule
 from s3spool.s3.errors import (
     from_answer,
+    from_boto3,
     from_code,
     from_curl,
     parse_error,
@@ -145,7 +145,7 @@ def test_errnos(name: str) -> None:
 )
 def test_exceptions_of_boto3(exc: Exception, code: str, rule: Rule) -> None:
     """Some of botocore's are OSErrors as well: they are not the file's for that."""
-    error = translated(exc, "some/file", "list parts")
+    error = from_boto3(exc, "some/file", "list parts")
 
     assert (error.code, rule_of(error)) == (code or type(exc).__name__, rule)
     assert (error.operation, error.path) == ("list parts", "some/file")
@@ -167,7 +167,7 @@ def test_answers_to_boto3(status: int, code: str, told: str, rule: Rule) -> None
     meta = {"HTTPStatusCode": status, "HTTPHeaders": {"retry-after": "3"}}
     response: Any = {"Error": {"Code": code, "Message": "m"}, "ResponseMetadata": meta}
 
-    error = translated(botocore.exceptions.ClientError(response, "HeadObject"), "some/file")
+    error = from_boto3(botocore.exceptions.ClientError(response, "HeadObject"), "some/file")
 
     assert (error.code, rule_of(error), error.retry_after_s) == (told, rule, 3.0)
 
@@ -282,7 +282,7 @@ def heading_of(rule: Rule) -> str:
 
 def boto3_error(name: str) -> UploadError:
     kind: Any = getattr(botocore.exceptions, name)
-    return translated(kind(endpoint_url="u", proxy_url="p", error="e"), "f")
+    return from_boto3(kind(endpoint_url="u", proxy_url="p", error="e"), "f")
 
 
 BY_EXCEPTION = {

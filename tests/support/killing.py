@@ -50,7 +50,7 @@ def _is_read_twice(_store: object, content: Content) -> bool:
 
 STEPS = {
     # One file's way, in its order.
-    "send": Step("s3spool.s3.curl_transport:CurlTransport.set_out"),
+    "send": Step("s3spool.s3.curl_transport:CurlTransport.start"),
     "answer": Step("s3spool.s3.curl_transport:CurlTransport.answer"),  # S3 has it, and only S3 knows
     "record": Step("s3spool.ledger.store:Ledger.record_receipt"),
     "commit": Step("s3spool.ledger.store:Ledger._commit", _has_receipt),

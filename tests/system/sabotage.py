@@ -35,7 +35,7 @@ def _obey(_number: int, frame: FrameType | None) -> None:
     elif what == "gate":
         daemon.components.workers._gate.acquire()
     elif what == "sending":
-        type(daemon.components.store.transport()).set_out = lambda _: threading.Event().wait()
+        type(daemon.components.store.transport()).start = lambda _: threading.Event().wait()
     else:
         component = daemon.watch_manager if what == "watch" else getattr(daemon.components, what)
         component.heartbeat.beat = threading.Event().wait  # its thread hangs at the next beat

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from s3spool.check.result import CheckResult, ok, warning
-from s3spool.s3.boto3_errors import FAILURES, translated
+from s3spool.s3.errors import FAILURES, from_boto3
 from s3spool.s3.store import Store
 
 
@@ -16,7 +16,7 @@ def check_lifecycle(store: Store, prefix: str) -> Iterator[CheckResult]:
     try:
         rules = store.client.get_bucket_lifecycle_configuration(Bucket=store.bucket).get("Rules")
     except FAILURES as exc:
-        if translated(exc, store.bucket).code == "NoSuchLifecycleConfiguration":
+        if from_boto3(exc, store.bucket).code == "NoSuchLifecycleConfiguration":
             rules = []
     if rules is None:
         return

@@ -23,9 +23,9 @@ from s3spool.check.rule_rehearsal import rehearse_rules
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
-from s3spool.s3.boto3_errors import FAILURES, translated
 from s3spool.s3.content import Content
 from s3spool.s3.error_table import BY_CODE
+from s3spool.s3.errors import FAILURES, from_boto3
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.multipart_uploads import GONE, UNSUPPORTED
 from s3spool.s3.proxies import masked, proxy_of
@@ -101,7 +101,7 @@ def _head_bucket(store: Store) -> tuple[Mapping[str, str], int]:
         answer = exc.response if isinstance(exc, botocore.exceptions.ClientError) else None
         redirected = answer and 300 <= answer["ResponseMetadata"]["HTTPStatusCode"] < 400  # noqa: PLR2004
         if not answer or (redirected and "x-amz-bucket-region" not in answer["ResponseMetadata"]["HTTPHeaders"]):
-            raise translated(exc, store.bucket, "reach") from exc
+            raise from_boto3(exc, store.bucket, "reach") from exc
     meta = answer["ResponseMetadata"]
     return meta["HTTPHeaders"], meta["HTTPStatusCode"]
 
@@ -139,7 +139,7 @@ def _refused_bucket(store: Store, otherwise: CheckResult) -> CheckResult:
     try:
         store.client.list_objects_v2(Bucket=store.bucket, MaxKeys=1)
     except FAILURES as exc:
-        refused = translated(exc, store.bucket, "list objects")
+        refused = from_boto3(exc, store.bucket, "list objects")
         if refused.code in _NEEDLESS:
             return ok("bucket", f"{where}: cannot list the bucket (s3:ListBucket is not granted); continuing")
         if refused.code == "NoSuchBucket" or otherwise.level == "warning":

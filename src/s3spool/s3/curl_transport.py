@@ -1,12 +1,11 @@
-"""libcurl through pycurl: connection reuse, SigV4 and the wait for the answer all happen outside the GIL."""
+"""Sends bodies with libcurl: connection reuse, SigV4 and the wait for the answer happen outside the GIL."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import hashlib
-import os
-import time
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,35 +14,31 @@ import pycurl
 from s3spool.s3 import plain_http
 from s3spool.s3.checksums import of_range
 from s3spool.s3.client import Endpoint
-from s3spool.s3.credentials import Credentials, signs_with
+from s3spool.s3.credentials import Credentials, Snapshot, signs_with
 from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
-from s3spool.s3.name_lookups import NameLookups
 from s3spool.s3.proxies import proxy_of
-from s3spool.s3.request_timeout import Patience
-from s3spool.s3.socket_backlog import Unsent
-from s3spool.s3.transport import Answer, Bandwidth, Request, parsed_headers, shrunk, unreadable, wait_for_all
+from s3spool.s3.transport import Answer, Bandwidth, FileRange, Request, parsed_headers, wait_for_all
 
-BUFFER_BYTES = 256 * 1024  # of a large body, as libcurl holds it: a hundred slow connections need little
-FAST_BUFFER_BYTES = 512 * 1024  # a few fast ones: less CPU
+BUFFER_BYTES = 256 * 1024  # libcurl's buffer for a range of a file: a hundred slow connections need little memory
+FAST_BUFFER_BYTES = 512 * 1024  # the same on a fast connection: less CPU
 FAST_BYTES_S = 32 * 2**20
-SMALL_BUFFER_BYTES = 16 * 1024  # libcurl fills a new one with zeros for each request: 64 KiB by default
-ANSWER_BYTES = 256 * 1024  # more than any answer of S3's to a PUT; a longer one is cut off, it might never end
-CA_CACHE_S = 5  # for so long libcurl may go by a bundle that has been mended; by default it is a day
-_CA_CACHE_TIMEOUT = 321  # curl.h's number, which pycurl has no name for
+SMALL_BUFFER_BYTES = 16 * 1024  # libcurl fills a new buffer with zeros for each request; its default is 64 KiB
+LOW_SPEED_BYTES_S = 1  # a slower request makes no progress
+# libcurl counts bytes when the kernel takes them. The kernel takes no more while so many bytes are unsent, hence bytes
+# that leave a thin line are progress for libcurl as well.
+UNSENT_BYTES = 16 * 1024  # a body in memory
+UNSENT_RANGE_BYTES = 64 * 1024  # a range of a file: fewer system calls
+MAX_ANSWER_BYTES = 256 * 1024  # S3 answers a PUT with less; the rest of a longer answer is not read
+MAX_ANSWER_PIECES = 64  # likewise for an answer that arrives byte by byte
+DNS_CACHE_S = 1  # a new connection uses an older DNS answer no more; libcurl's default is a minute
+CA_CACHE_S = 5  # libcurl reads a replaced bundle after this time; its default is a day
+_CA_CACHE_TIMEOUT = 321  # CURLOPT_CA_CACHE_TIMEOUT in curl.h; pycurl has no name for it
 _CONSTANT = ("Expect:", "Content-Type:")  # no headers of libcurl's own choice
-# The address may be another host's by now, which takes nothing, or has another certificate, or does not answer.
-NO_CONNECTION = {
-    pycurl.E_COULDNT_RESOLVE_HOST,
-    pycurl.E_COULDNT_CONNECT,
-    pycurl.E_OPERATION_TIMEDOUT,
-    pycurl.E_SSL_CONNECT_ERROR,
-    pycurl.E_PEER_FAILED_VERIFICATION,
-}
 
 
 class CurlTransport:
-    """One libcurl handle: one connection, one thread at a time."""
+    """A `Sender` on one libcurl handle with a connection of its own. Not thread-safe."""
 
     def __init__(
         self,
@@ -53,64 +48,54 @@ class CurlTransport:
         ca: Path,
         timeout_s: float,
         bandwidth: Bandwidth | None = None,
-        lookups: NameLookups | None = None,
     ) -> None:
-        """`ca`: whom to trust; a bundle, or a directory of certificates named by their hashes."""
-        self._lookups = lookups or NameLookups()
-        self._seen_failures = 0  # of connections, by any handle
-        self._dns_cache_s = -1  # set
+        """`endpoint` is called for each request; `ca` is a bundle, or a directory of certificates named by hash.
+
+        A request fails after `timeout_s` (rounded to whole seconds) without progress, up to eight seconds late.
+        """
         self._endpoint_now = endpoint
         self._ca = ca
         self._timeout_s = max(1, round(timeout_s))
-        self._unsent = Unsent()
-        self._patience = Patience(timeout_s, self._unsent.count)
-        self._given_up = ""  # why we ended it ourselves
-        self._alone = False  # set: libcurl asks us as it goes; on a carrier it is the carrier who asks
         self._credentials = credentials
         self._bandwidth = bandwidth
+        self._path = ""
+        self._request: Request | None = None  # None: the handle holds nothing that may be sent
         self._headers: list[bytes] = []
         self._body: list[bytes] = []
-        self._kept = 0
-        self._request: Request | None = None
         self._error: tuple[int, str] | None = None
-        self._unreadable = ""
-        self._position = 0
+        self._range: FileRange | None = None
         self._streaming = False
-        self._buffer_bytes = 0  # set; 0: has not sent a large body
-        self._ready = False
-        self._signed_with: object = None
-        # Its connection is its own, also on a carrier: one whose pool has gone stale would be tried time and again.
+        self._buffer_bytes = 0  # 0: this handle has not sent a range yet
+        self._signed_with: Snapshot | None = None
+        # The connection is not shared with other handles of a MultiClient: a pool of stale connections would be tried
+        # one by one.
         self._connections = pycurl.CurlShare()
         self._connections.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_CONNECT)
-        self._curl = self._new_handle()
+        self.curl = self._new_handle()  #: for MultiClient, between `start` and `answer`
 
     def prepare(self, request: Request) -> None:
-        curl = self._curl
-        self._request = request
+        """Raises OSError where the payload has to be signed and the file cannot be read."""
+        curl = self.curl
+        self._request = None
+        self._path = request.path
         self._headers.clear()
         self._body.clear()
-        self._kept = 0
         self._error = None
-        self._unreadable = ""
-        self._given_up = ""
+        self._range = None
         credentials = self._credentials.current
-        self._ready = credentials is not None and signs_with(credentials)
-        if credentials is None or not self._ready:
-            return  # the handle still holds the last request, which must not be repeated: see `set_out`
+        if credentials is None or not signs_with(credentials):
+            return
         if credentials is not self._signed_with:
             curl.setopt(pycurl.USERPWD, f"{credentials.access_key}:{credentials.secret_key}")
             self._signed_with = credentials
         if self._endpoint is not self._endpoint_now():
             self._use_endpoint(curl)
-        dns_cache_s, self._seen_failures = self._lookups.cache_s(self._seen_failures)
-        if dns_cache_s != self._dns_cache_s:
-            curl.setopt(pycurl.DNS_CACHE_TIMEOUT, dns_cache_s)
-            self._dns_cache_s = dns_cache_s
         query = f"?{request.query}" if request.query else ""
         curl.setopt(pycurl.URL, self._endpoint.url + url_quoted(request.key) + query)
+        payload = _payload_sha256(request) if self._signs_payload else "UNSIGNED-PAYLOAD"
         lines = [
             *_CONSTANT,
-            f"x-amz-content-sha256: {self._payload_sha256(request) if self._signs_payload else 'UNSIGNED-PAYLOAD'}",
+            f"x-amz-content-sha256: {payload}",
             *(f"{name}: {value}" for name, value in request.headers),
         ]
         if credentials.token:
@@ -119,90 +104,57 @@ class CurlTransport:
         if request.body is not None:
             self._load_body(request.body)
         else:
-            self._load_range(request.length)
+            self._load_range(request)
+        self._request = request
 
     def send(self) -> None:
-        if not self.set_out():
-            return
-        if not self._alone:
-            self._curl.setopt(pycurl.NOPROGRESS, 0)
-            self._alone = True
-        try:
-            self._curl.perform()
-        except pycurl.error as exc:
-            if self._given_up:
-                self.failed(pycurl.E_OPERATION_TIMEDOUT, self._given_up)
-            else:
+        if self.start():
+            try:
+                self.curl.perform()
+            except pycurl.error as exc:
                 self.failed(int(exc.args[0]), str(exc.args[-1]))
 
-    @property
-    def curl(self) -> pycurl.Curl:
-        """For whoever sends in our stead, between `set_out` and `answer`."""
-        return self._curl
-
-    def set_out(self) -> bool:
-        """The last step before bytes move; False when nothing can be sent, which `answer` then explains."""
+    def start(self) -> bool:
+        """Wait for the bandwidth limit; return False if nothing can be sent (`answer` then has the error)."""
         request = self._request
-        if not self._ready or request is None:
+        if request is None:
             return False
         if self._bandwidth is not None and request.body:
             wait_for_all(self._bandwidth, len(request.body))
-        self._patience.begin(request.length, time.monotonic())
         return True
 
-    def overdue(self, now: float) -> bool:
-        """For a carrier, at times (monotonic seconds): whether it is to be broken off, which `answer` then explains."""
-        why = self._patience.over(self._curl.getinfo(pycurl.SIZE_UPLOAD_T), len(self._headers) + self._kept, now)
-        if why:
-            self.failed(pycurl.E_OPERATION_TIMEDOUT, why)
-        return bool(why)
-
     def failed(self, number: int, message: str) -> None:
-        """Libcurl ended with this error."""
+        """Record libcurl's error for `answer`."""
         self._error = number, message
-        if number in NO_CONNECTION:
-            self._lookups.failed()
 
     def answer(self) -> Answer:
-        request = self._request
-        path = request.path if request else ""
-        if not self._ready:
+        if self._request is None:
             why = self._credentials.error or "no credentials found by boto3's chain"
             if self._credentials.current is not None:
                 why = "libcurl cannot sign with the characters of the new access key: restart s3spool, then boto3 does"
-            return Answer(0, {}, b"", from_code(0, "NoCredentials", why, path))
+            return Answer(0, {}, b"", from_code(0, "NoCredentials", why, self._path))
+        status = self.curl.getinfo(pycurl.RESPONSE_CODE)
         if self._error is not None:
             number, message = self._error
-            # A server that refuses early may close before we have sent all: its answer says more than our error.
-            status = self._curl.getinfo(pycurl.RESPONSE_CODE)
+            # A server that refuses early may close before the whole body is sent: its answer explains more.
             early = number in {pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR} and status >= 300  # noqa: PLR2004
-            cut_off = number == pycurl.E_WRITE_ERROR and self._kept >= ANSWER_BYTES
-            if not (early or cut_off):
-                return Answer(0, {}, b"", from_curl(number, self._unreadable or message, path))
-        return Answer(
-            self._curl.getinfo(pycurl.RESPONSE_CODE), parsed_headers(self._headers), b"".join(self._body), None
-        )
+            if not (early or (number == pycurl.E_WRITE_ERROR and self._is_full())):
+                why = self._range.error if self._range else ""
+                return Answer(0, {}, b"", from_curl(number, why or message, self._path))
+        return Answer(status, parsed_headers(self._headers), b"".join(self._body), None)
 
     def release_buffers(self) -> None:
         if self._buffer_bytes:
-            # libcurl keeps the buffer of large bodies for as long as the handle lives.
-            self._curl.close()
-            self._streaming = self._alone = False
+            # libcurl keeps the buffer of a range for as long as the handle lives.
+            self.curl.close()
+            self._streaming = False
             self._buffer_bytes = 0
             self._signed_with = None
-            self._dns_cache_s = -1
-            self._curl = self._new_handle()
+            self.curl = self._new_handle()
 
     def close(self) -> None:
-        self._curl.close()
+        self.curl.close()
         self._connections.close()
-
-    @staticmethod
-    def _payload_sha256(request: Request) -> str:
-        """Without TLS a signature that leaves the body out could be replayed with another body. Raises OSError."""
-        if request.body is not None:
-            return hashlib.sha256(request.body).hexdigest()
-        return base64.b64decode(of_range("sha256", request.fd, request.offset, request.length)).hex()
 
     def _new_handle(self) -> pycurl.Curl:
         curl = pycurl.Curl()
@@ -214,7 +166,10 @@ class CurlTransport:
         curl.setopt(pycurl.TCP_KEEPALIVE, 1)
         curl.setopt(pycurl.FOLLOWLOCATION, 0)
         self._use_endpoint(curl)
+        curl.setopt(pycurl.DNS_CACHE_TIMEOUT, DNS_CACHE_S)
         curl.setopt(pycurl.CONNECTTIMEOUT, self._timeout_s)
+        curl.setopt(pycurl.LOW_SPEED_LIMIT, LOW_SPEED_BYTES_S)
+        curl.setopt(pycurl.LOW_SPEED_TIME, self._timeout_s)
         if self._ca.is_dir():
             curl.unsetopt(pycurl.CAINFO)  # the wheel's own bundle
             curl.setopt(pycurl.CAPATH, str(self._ca))
@@ -226,8 +181,7 @@ class CurlTransport:
             curl.setopt(_CA_CACHE_TIMEOUT, CA_CACHE_S)
         curl.setopt(pycurl.HEADERFUNCTION, self._headers.append)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)
-        curl.setopt(pycurl.SOCKOPTFUNCTION, self._unsent.note)
-        curl.setopt(pycurl.XFERINFOFUNCTION, self._go_on)
+        curl.setopt(pycurl.SOCKOPTFUNCTION, self._limit_unsent)
         curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
         return curl
 
@@ -239,17 +193,18 @@ class CurlTransport:
         curl.setopt(pycurl.NOPROXY, "")
 
     def _load_body(self, body: bytes) -> None:
-        curl = self._curl
+        curl = self.curl
         if self._streaming:
             curl.setopt(pycurl.UPLOAD, 0)
             curl.unsetopt(pycurl.READFUNCTION)
             self._streaming = False
         curl.setopt(pycurl.POSTFIELDS, body)
 
-    def _load_range(self, length: int) -> None:
-        curl = self._curl
-        is_fast = self._buffer_bytes and curl.getinfo(pycurl.SPEED_UPLOAD_T) >= FAST_BYTES_S
-        wanted = FAST_BUFFER_BYTES if is_fast else BUFFER_BYTES
+    def _load_range(self, request: Request) -> None:
+        curl = self.curl
+        wanted = BUFFER_BYTES
+        if self._buffer_bytes and curl.getinfo(pycurl.SPEED_UPLOAD_T) >= FAST_BYTES_S:
+            wanted = FAST_BUFFER_BYTES
         if wanted != self._buffer_bytes:
             curl.setopt(pycurl.UPLOAD_BUFFERSIZE, wanted)
             self._buffer_bytes = wanted
@@ -258,43 +213,41 @@ class CurlTransport:
             curl.setopt(pycurl.READFUNCTION, self._read)
             curl.setopt(pycurl.SEEKFUNCTION, self._seek)
             self._streaming = True
-        self._position = 0
-        curl.setopt(pycurl.INFILESIZE_LARGE, length)
+        self._range = FileRange(request, self._bandwidth)
+        curl.setopt(pycurl.INFILESIZE_LARGE, request.length)
 
     def _read(self, size: int) -> bytes | int:
-        request = self._request
-        if request is None:
-            return pycurl.READFUNC_ABORT
-        wanted = min(size, request.length - self._position)
-        if wanted <= 0:
-            return b""
-        if self._bandwidth is not None:
-            wanted = self._bandwidth(wanted) or wanted
-            self._patience.excuse(time.monotonic())
         try:
-            data = os.pread(request.fd, wanted, request.offset + self._position)
-        except OSError as exc:
-            self._unreadable = unreadable(exc)
+            return self._range.read(size) if self._range else pycurl.READFUNC_ABORT
+        except OSError:
             return pycurl.READFUNC_ABORT
-        if not data:
-            self._unreadable = shrunk(request, self._position)
-            return pycurl.READFUNC_ABORT  # a short body would only wait for the time-out
-        self._position += len(data)
-        return data
 
     def _seek(self, offset: int, origin: int) -> int:
-        """Start over: libcurl sends again from the start when a kept-alive connection turns out to be dead."""
-        self._position = offset if origin == os.SEEK_SET else self._position + offset
+        if self._range:
+            self._range.seek(offset, origin)
         return pycurl.SEEKFUNC_OK
 
     def _write(self, data: bytes) -> int:
-        if self._kept >= ANSWER_BYTES:
-            return 0  # not all of it: libcurl ends with E_WRITE_ERROR
-        self._kept += len(data)
+        if self._is_full():
+            return 0  # libcurl ends the request with E_WRITE_ERROR
         self._body.append(data)
         return len(data)
 
-    def _go_on(self, _wanted: int, _come: int, _length: int, sent: int) -> int:
-        """Libcurl's callback, at each step and each second: anything but 0 ends the request."""
-        self._given_up = self._patience.over(sent, len(self._headers) + self._kept, time.monotonic())
-        return bool(self._given_up)
+    def _is_full(self) -> bool:
+        pieces = self._body
+        return len(pieces) >= MAX_ANSWER_PIECES or sum(map(len, pieces)) >= MAX_ANSWER_BYTES
+
+    def _limit_unsent(self, descriptor: int, _purpose: int) -> int:
+        """Libcurl's callback for a new socket."""
+        connection = socket.socket(fileno=descriptor)
+        unsent = UNSENT_RANGE_BYTES if self._streaming else UNSENT_BYTES
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
+        connection.detach()
+        return 0
+
+
+def _payload_sha256(request: Request) -> str:
+    """Sign the body as well: without TLS the signature could be replayed with another body. Raises OSError."""
+    if request.body is not None:
+        return hashlib.sha256(request.body).hexdigest()
+    return base64.b64decode(of_range("sha256", request.fd, request.offset, request.length)).hex()
