@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
     from s3spool.demo.seaweed import Seaweed
-    from s3spool.s3.transport import Answer, Transport
+    from s3spool.s3.content import Sender
+    from s3spool.s3.transport import Answer
 
 MIB = 1024 * 1024
 ODD_KEYS = [
@@ -74,7 +75,7 @@ def timeout_s() -> float:
 
 
 @pytest.fixture
-def transport(kind: str, timeout_s: float, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transport]:
+def transport(kind: str, timeout_s: float, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
     """To the misbehaving server."""
     use(faulty.environment(), monkeypatch)
     store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url, timeout_s=timeout_s))
@@ -84,7 +85,7 @@ def transport(kind: str, timeout_s: float, faulty: FaultyS3, monkeypatch: pytest
 
 
 @pytest.fixture
-def real(kind: str, seaweed: Seaweed, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transport]:
+def real(kind: str, seaweed: Seaweed, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
     """To SeaweedFS, which verifies signatures and checksums."""
     use(seaweed.environment(), monkeypatch)
     made = store_of(kind, connection(bucket, seaweed.endpoint_url)).transport()
@@ -106,7 +107,7 @@ def ok(answer: Answer) -> bool:
 
 
 @pytest.mark.integration
-def test_one_handle_sends_all_kinds_of_bodies(real: Transport, fd: int, s3: S3Client, bucket: str) -> None:
+def test_one_handle_sends_all_kinds_of_bodies(real: Sender, fd: int, s3: S3Client, bucket: str) -> None:
     """From memory, from a range of a file, of no bytes at all, and back: nothing of the last request stays behind."""
     whole = content_of(3 * MIB + 1)
     bodies = [
@@ -130,7 +131,7 @@ def test_one_handle_sends_all_kinds_of_bodies(real: Transport, fd: int, s3: S3Cl
 
 @pytest.mark.integration
 @pytest.mark.parametrize("key", [key for key in ODD_KEYS if "//" not in key])
-def test_odd_keys_reach_a_real_store(key: str, real: Transport, s3: S3Client, bucket: str) -> None:
+def test_odd_keys_reach_a_real_store(key: str, real: Sender, s3: S3Client, bucket: str) -> None:
     """Signature and object agree on what the key is. (SeaweedFS joins double slashes: the next test has them.)"""
     answer = put(real, put_request(key, b"odd"))
 
@@ -138,7 +139,7 @@ def test_odd_keys_reach_a_real_store(key: str, real: Transport, s3: S3Client, bu
     assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"odd"
 
 
-def test_keys_stand_on_the_wire_as_they_are(transport: Transport, faulty: FaultyS3) -> None:
+def test_keys_stand_on_the_wire_as_they_are(transport: Sender, faulty: FaultyS3) -> None:
     """Percent-encoded once; nothing is joined, resolved or taken for a query."""
     for key in ODD_KEYS:
         assert ok(put(transport, put_request(key)))
@@ -147,7 +148,7 @@ def test_keys_stand_on_the_wire_as_they_are(transport: Transport, faulty: Faulty
     assert faulty.count("[?]") == faulty.count("a\\+b&c=d[?]e")  # the only question mark is that of the name
 
 
-def test_headers_of_the_object_arrive(transport: Transport, faulty: FaultyS3) -> None:
+def test_headers_of_the_object_arrive(transport: Sender, faulty: FaultyS3) -> None:
     """Options, metadata and digests stand in the request as in the object; nobody waits for 100-continue."""
     headers = (
         ("x-amz-storage-class", "STANDARD_IA"),
@@ -174,7 +175,7 @@ def test_headers_of_the_object_arrive(transport: Transport, faulty: FaultyS3) ->
 
 @pytest.mark.parametrize("algorithm", ["crc64nvme", "crc32", "sha256"])
 @pytest.mark.integration
-def test_a_wrong_checksum_is_refused(algorithm: str, real: Transport) -> None:
+def test_a_wrong_checksum_is_refused(algorithm: str, real: Sender) -> None:
     """The header is what the server compares: its refusal arrives with code and body."""
     answer = put(real, put_request("a", b"body", ((f"x-amz-checksum-{algorithm}", "AAAAAAAAAAA="),)))
 
@@ -183,7 +184,7 @@ def test_a_wrong_checksum_is_refused(algorithm: str, real: Transport) -> None:
 
 
 @pytest.mark.integration
-def test_nothing_is_replaced_if_so_asked(real: Transport, s3: S3Client, bucket: str) -> None:
+def test_nothing_is_replaced_if_so_asked(real: Sender, s3: S3Client, bucket: str) -> None:
     """If-None-Match arrives, and so does 412."""
     never = (("If-None-Match", "*"),)
 
@@ -195,7 +196,7 @@ def test_nothing_is_replaced_if_so_asked(real: Transport, s3: S3Client, bucket: 
 
 
 @pytest.mark.integration
-def test_parts_make_an_object(real: Transport, tmp_path: Path, s3: S3Client, bucket: str) -> None:
+def test_parts_make_an_object(real: Sender, tmp_path: Path, s3: S3Client, bucket: str) -> None:
     """A part is the same act with a query."""
     whole = content_of(10 * MIB + 1)
     (tmp_path / "parts").write_bytes(whole)
@@ -220,7 +221,7 @@ def test_parts_make_an_object(real: Transport, tmp_path: Path, s3: S3Client, buc
     assert s3.get_object(Bucket=bucket, Key="a b/large")["Body"].read() == whole
 
 
-def test_query_of_a_part_arrives(transport: Transport, faulty: FaultyS3) -> None:
+def test_query_of_a_part_arrives(transport: Sender, faulty: FaultyS3) -> None:
     """Upload ids may hold anything."""
     answer = put(transport, put_request("a", b"p", query="partNumber=7&uploadId=x%2By%3D%20z~"))
 
@@ -252,7 +253,7 @@ def test_query_of_a_part_arrives(transport: Transport, faulty: FaultyS3) -> None
     ids=lambda value: getattr(value, "__class__", type).__name__ if isinstance(value, Fault) else None,
 )
 def test_answers_arrive_as_they_are(
-    fault: Fault, status: int, body: bytes, transport: Transport, faulty: FaultyS3
+    fault: Fault, status: int, body: bytes, transport: Sender, faulty: FaultyS3
 ) -> None:
     """Status, headers and body, of one request: nothing is retried, followed or made into something else."""
     faulty.script(fault, times=None)
@@ -286,7 +287,7 @@ def test_answers_arrive_as_they_are(
 )
 @pytest.mark.parametrize("timeout_s", [1.0])
 def test_no_answer_is_a_transient_error(
-    fault: Fault, streamed: bool, transport: Transport, faulty: FaultyS3, fd: int
+    fault: Fault, streamed: bool, transport: Sender, faulty: FaultyS3, fd: int
 ) -> None:
     """Whatever goes wrong on the way proves nothing against the file, is retried, and leaves the handle usable."""
     request = range_request("a", fd, 0, 3 * MIB) if streamed else put_request("a", b"b" * MIB)
@@ -305,7 +306,7 @@ def test_no_answer_is_a_transient_error(
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-def test_half_an_answer_never_confirms(share: float, transport: Transport, faulty: FaultyS3) -> None:
+def test_half_an_answer_never_confirms(share: float, transport: Sender, faulty: FaultyS3) -> None:
     """Cut headers may pass for all of them; what would confirm the object is then missing or cut as well."""
     faulty.script(Truncated(share), match="a")
     body = b"x" * 100
@@ -316,7 +317,7 @@ def test_half_an_answer_never_confirms(share: float, transport: Transport, fault
     assert answer.error is not None or (faulty.objects["a"].etag.startswith(etag) and not etag.endswith('"'))
 
 
-def test_an_answer_cut_in_its_body_is_no_success(transport: Transport, faulty: FaultyS3) -> None:
+def test_an_answer_cut_in_its_body_is_no_success(transport: Sender, faulty: FaultyS3) -> None:
     """Less than Content-Length announced."""
     faulty.script(Garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"))
 
@@ -327,7 +328,7 @@ def test_an_answer_cut_in_its_body_is_no_success(transport: Transport, faulty: F
 
 
 @pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\nEtag: x\r\n\r\n"])
-def test_interim_answers_are_not_the_answer(interim: bytes, transport: Transport, faulty: FaultyS3) -> None:
+def test_interim_answers_are_not_the_answer(interim: bytes, transport: Sender, faulty: FaultyS3) -> None:
     """A server may say 100 without having been asked; its headers are not those of the answer."""
     faulty.script(Garbage(interim + b"HTTP/1.1 503 Slow\r\nContent-Length: 0\r\n\r\n"))
 
@@ -337,7 +338,7 @@ def test_interim_answers_are_not_the_answer(interim: bytes, transport: Transport
     assert "etag" not in answer.headers
 
 
-def test_a_dead_kept_connection_is_replaced(transport: Transport, faulty: FaultyS3, fd: int) -> None:
+def test_a_dead_kept_connection_is_replaced(transport: Sender, faulty: FaultyS3, fd: int) -> None:
     """The server closes between two requests: the next one goes over a new connection, from its first byte."""
     faulty.script(Status(code=200, headers={"Connection": "close"}))
     assert ok(put(transport, put_request("first")))
@@ -346,7 +347,7 @@ def test_a_dead_kept_connection_is_replaced(transport: Transport, faulty: Faulty
     assert faulty.contents()["a"] == content_of(3 * MIB + 1)[1 : 1 + MIB]
 
 
-def test_connections_are_kept(transport: Transport, faulty: FaultyS3, fd: int) -> None:
+def test_connections_are_kept(transport: Sender, faulty: FaultyS3, fd: int) -> None:
     """One for all requests of a worker, whatever their bodies."""
     for number in range(5):
         assert ok(put(transport, put_request(f"m{number}")))
@@ -450,7 +451,7 @@ def test_a_file_that_ends_early_is_no_success(
     transport.close()
 
 
-def test_a_file_that_cannot_be_read_is_the_files_trouble(transport: Transport, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_the_files_trouble(transport: Sender, tmp_path: Path) -> None:
     """An error of the file system in the middle of a body, here: a directory in the file's place."""
     directory = os.open(tmp_path, os.O_RDONLY)
 
@@ -498,7 +499,7 @@ def test_the_pace_may_grant_less(kind: str, faulty: FaultyS3, fd: int, monkeypat
     transport.close()
 
 
-def test_a_rested_transport_goes_on(transport: Transport, faulty: FaultyS3, fd: int) -> None:
+def test_a_rested_transport_goes_on(transport: Sender, faulty: FaultyS3, fd: int) -> None:
     """It gave back its memory, not what it needs to send."""
     requests = [put_request("a", b"1"), range_request("b", fd, 0, MIB), range_request("c", fd, 1, 9), put_request("d")]
 
@@ -525,7 +526,7 @@ class EarlyRefusal(HoldUntil):
 
 
 @pytest.mark.parametrize("timeout_s", [1.0])
-def test_a_refusal_in_the_middle_of_a_body(kind: str, transport: Transport, faulty: FaultyS3, tmp_path: Path) -> None:
+def test_a_refusal_in_the_middle_of_a_body(kind: str, transport: Sender, faulty: FaultyS3, tmp_path: Path) -> None:
     """libcurl hears it and stops; boto3 hears only that nobody reads on. The connection is not used again."""
     path = tmp_path / "huge"
     path.touch()
@@ -571,7 +572,7 @@ ENDLESS = {
 )
 @pytest.mark.parametrize("timeout_s", [1.0])
 def test_an_answer_without_an_end_is_cut_off(
-    name: str, streamed: bool, transport: Transport, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch
+    name: str, streamed: bool, transport: Sender, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds nobody for ever; what it began with counts if that was a whole head, and the handle stays usable."""
     monkeypatch.setattr("s3spool.s3.curl_transport.MAX_ANSWER_PIECES", 10)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from s3spool.s3.transport import Answer, Multiplexer, Transport
+    from s3spool.s3.content import Multiplexer, Sender
+    from s3spool.s3.transport import Answer
 
 PLAIN = ObjectOptions("", "", "", "", "", "", "allow", "auto", {}, {})
 
@@ -56,14 +57,14 @@ def store_of(kind: str, where: Connection, options: ObjectOptions = PLAIN, *, ba
 
 
 class _CarriedStore(Store):
-    def transport(self) -> Transport:
+    def transport(self) -> Sender:
         return _Carried(super().transport(), self.multiplexer())
 
 
 class _Carried:
     """One transport on a carrier of its own: whatever is true of a transport that sends must be true of it."""
 
-    def __init__(self, transport: Transport, multiplexer: Multiplexer | None) -> None:
+    def __init__(self, transport: Sender, multiplexer: Multiplexer | None) -> None:
         assert multiplexer is not None
         self._transport = transport
         self._multiplexer = multiplexer
@@ -76,7 +77,7 @@ class _Carried:
         return self._transport.position
 
     def send(self) -> None:
-        over: deque[Transport] = deque()
+        over: deque[Sender] = deque()
         pending = deque([self._transport])
         while not over:
             self._multiplexer.poll(pending, over, wait=True)
@@ -97,10 +98,11 @@ def range_request(key: str, fd: int, offset: int, length: int, query: str = "") 
     return Request(key, query, (), None, fd, offset, length, "", key)
 
 
-def put(transport: Transport, request: Request) -> Answer:
+def put(transport: Sender, request: Request) -> Answer:
     transport.prepare(request)
     transport.send()
-    return transport.answer()
+    answer: Answer = transport.answer()
+    return answer
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The bandwidth limit: one token bucket for all workers, small files and parts alike."""
+"""The bandwidth limit: one token bucket for all workers."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import threading
 import time
 from collections.abc import Callable
 
-BURST_S = 0.2  # what an idle line may save up: 2 % of ten seconds
+BURST_S = 0.2  # an idle limiter saves up to this: 2 % of ten seconds
 _PIECES_PER_S = 20
-_LOOK_S = 10.0  # who waits longer shows that it lives, or would pass for hanging
-_SMALLEST_PIECE, _LARGEST_PIECE = 4 * 1024, 512 * 1024  # libcurl asks for no more at a time
+_WAKE_S = 10.0  # a waiting worker wakes up this often, so that HangDetector sees it use CPU
+_SMALLEST_PIECE, _LARGEST_PIECE = 4 * 1024, 512 * 1024  # libcurl reads no more at a time
 
 
 def piece_bytes(rate_bytes_per_s: float) -> int:
-    """How much goes out at once: little enough to be smooth, enough to cost nothing."""
+    """Return the bytes granted at once: a twentieth of a second, within limits."""
     return round(min(max(rate_bytes_per_s / _PIECES_PER_S, _SMALLEST_PIECE), _LARGEST_PIECE))
 
 
 class Tokens:
-    """The arithmetic; `now` is monotonic seconds. Not thread-safe.
+    """The token bucket; `now` is monotonic seconds. Not thread-safe.
 
-    Bytes are numbered in the order in which they were asked for, and released by number at the rate: first come,
-    first served, and another rate holds at once for those who wait already.
+    Bytes are numbered in the order of `reserve`, and released by number at the rate: first come, first served. A new
+    rate applies to waiting workers at once.
     """
 
     def __init__(self, rate_bytes_per_s: float, now: float) -> None:
@@ -32,13 +32,13 @@ class Tokens:
         self.piece = piece_bytes(rate_bytes_per_s)
 
     def reserve(self, wanted: int, now: float) -> int:
-        """Stand in line for so many bytes; the number of the last of them."""
+        """Queue for `wanted` bytes; return the number of the last of them."""
         self._release(now)
         self._reserved += wanted
         return self._reserved
 
     def due_in_s(self, ticket: int, now: float) -> float:
-        """How long until the byte with this number may go; 0 when it may."""
+        """Return the seconds until the byte with this number may be sent; 0 if it may."""
         self._release(now)
         return max(0.0, (ticket - self._released) / self._rate)
 
@@ -54,22 +54,22 @@ class Tokens:
 
 
 class BandwidthLimiter:
-    """Called before bytes are sent: waits for its turn and says how many of them may go now. Thread-safe.
+    """Called before bytes are sent: blocks, and returns how many may be sent now. Thread-safe.
 
-    It counts bodies, not headers or TLS; a body that libcurl has to send again is counted again.
+    It counts bodies, not headers or TLS; a body that libcurl sends again counts again.
     """
 
     def __init__(self, rate_bytes_per_s: float | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """None and 0 mean: no limit."""
+        """Without a limit if the rate is None or 0."""
         self._clock = clock
         self._changed = threading.Condition()
         self._closed = False
-        self.granted = 0  # bytes, limited or not; a figure to steer by, threads may lose a few of each other's
-        # None where nothing is limited: then a call takes no lock.
+        self.granted = 0  # bytes, limited or not; approximate, because threads add without a lock
+        # None without a limit: then a call takes no lock.
         self._tokens = Tokens(rate_bytes_per_s, clock()) if rate_bytes_per_s else None
 
     def __call__(self, wanted: int) -> int:
-        """1 to `wanted`, sooner or later; `wanted` itself where nothing is limited."""
+        """Return 1 to `wanted`; `wanted` itself without a limit."""
         if self._tokens is None:
             self.granted += wanted
             return wanted
@@ -84,7 +84,7 @@ class BandwidthLimiter:
                 wait_s = tokens.due_in_s(ticket, self._clock())
                 if wait_s <= 0:
                     break
-                self._changed.wait(min(wait_s, _LOOK_S))
+                self._changed.wait(min(wait_s, _WAKE_S))
             self.granted += granted
             return granted
 
@@ -93,7 +93,7 @@ class BandwidthLimiter:
         return self._tokens is not None
 
     def set_rate(self, rate_bytes_per_s: float | None) -> None:
-        """From now on, also for those who wait."""
+        """Change the rate, also for waiting workers."""
         with self._changed:
             if self._closed:
                 return
@@ -106,7 +106,7 @@ class BandwidthLimiter:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let all who wait go on, and limit nobody any more: what is left ends by its own means."""
+        """Release all waiting workers, and end the limit for good."""
         with self._changed:
             self._closed = True
             self._tokens = None

@@ -1,8 +1,7 @@
-"""The same act through boto3: slower, for where pycurl is missing or SigV4 with one region is not enough."""
+"""Sends bodies with boto3, several times slower: where pycurl is missing, or libcurl cannot sign."""
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,71 +9,30 @@ from urllib.parse import parse_qs
 
 from s3spool.errors import Scope, UploadError
 from s3spool.s3.errors import FAILURES, from_boto3, from_curl
-from s3spool.s3.options import arguments_of
-from s3spool.s3.transport import Answer, Bandwidth, Request, shrunk, unreadable, wait_for_all
+from s3spool.s3.transport import Answer, Bandwidth, FileRange, Request, wait_for_all
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_came = threading.local()  # `answer`: what the thread's last request got, before boto3 made something of it
-
-
-class _Range:
-    """A range of an open file as the file object botocore reads, seeks and reads again."""
-
-    def __init__(self, request: Request, bandwidth: Bandwidth | None) -> None:
-        self._request = request
-        self._bandwidth = bandwidth
-        self._position = 0
-        self.unreadable = ""  #: why it could not be read to its end
-
-    def read(self, size: int = -1) -> bytes:
-        rest = self._request.length - self._position
-        wanted = rest if size < 0 else min(size, rest)
-        if wanted <= 0:
-            return b""
-        if self._bandwidth is not None:
-            wanted = self._bandwidth(wanted) or wanted
-        try:
-            data = os.pread(self._request.fd, wanted, self._request.offset + self._position)
-        except OSError as exc:
-            self.unreadable = unreadable(exc)
-            raise
-        if not data:
-            # Less than was announced would leave server and client waiting for each other.
-            self.unreadable = shrunk(self._request, self._position)
-            raise OSError(self.unreadable)
-        self._position += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._request.length}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def __len__(self) -> int:
-        return self._request.length
+_NO_ANSWER = Answer(0, {}, b"", None)
+_now = threading.local()  # the thread's `request`, and its `answer` before boto3 has parsed it
 
 
 class Boto3Transport:
-    """Follows transport.Transport. The client, made by client.body_client, may be shared: boto3's are thread-safe."""
+    """A `Sender`. Not thread-safe, but the client may be shared."""
 
     def __init__(self, client: Callable[[], S3Client], bucket: str, bandwidth: Bandwidth | None = None) -> None:
-        """`client` is asked before each request: it changes with the bucket's region and the credentials."""
+        """`client` returns a client of `client.body_client`; it is called for each request."""
         self._client = client
         self._bucket = bucket
         self._bandwidth = bandwidth
         self._request: Request | None = None
-        self._answer = Answer(0, {}, b"", None)
-        self._range: _Range | None = None
+        self._answer = _NO_ANSWER
+        self._range: FileRange | None = None
 
     @property
     def position(self) -> int:
-        """Bytes of the body that were read from the file."""
-        return self._range.tell() if self._range else 0
+        return 0 if self._range is None else self._range.tell()
 
     def prepare(self, request: Request) -> None:
         self._request = request
@@ -83,67 +41,66 @@ class Boto3Transport:
         request = self._request
         if request is None:
             return
-        body: Any = _Range(request, self._bandwidth) if request.body is None else request.body
-        self._range = body if isinstance(body, _Range) else None
         if self._bandwidth is not None and request.body:
             wait_for_all(self._bandwidth, len(request.body))
-        _came.answer = None
-        error: Exception | None = None
+        self._range = FileRange(request, self._bandwidth) if request.body is None else None
+        body = request.body if self._range is None else self._range
+        _now.request, _now.answer = request, None
+        error: Exception = OSError("no answer")
         try:
             self._put(request, body)
         except (*FAILURES, OSError) as exc:
             error = exc
-        if isinstance(body, _Range) and body.unreadable:
-            failure = UploadError("read", request.path, "ABORTED_BY_CALLBACK", body.unreadable, scope=Scope.FILE)
-            self._answer = Answer(0, {}, b"", failure)
-        elif _came.answer is not None:
-            self._answer = _came.answer
-            if self._answer.error is not None:
-                self._answer.error.path = request.path
+        if isinstance(body, FileRange) and body.error:
+            unreadable = UploadError("read", request.path, "ABORTED_BY_CALLBACK", body.error, scope=Scope.FILE)
+            self._answer = _NO_ANSWER._replace(error=unreadable)
         else:
-            self._answer = Answer(0, {}, b"", from_boto3(error or OSError("no answer"), request.path))
+            self._answer = _now.answer or _NO_ANSWER._replace(error=from_boto3(error, request.path))
 
     def answer(self) -> Answer:
         return self._answer
 
     def release_buffers(self) -> None:
-        """boto3 keeps nothing of a body."""
+        """Do nothing: boto3 keeps no buffers."""
 
     def close(self) -> None:
         self._request = self._range = None
 
     def _put(self, request: Request, body: Any) -> None:
         client = self._client()
-        to: dict[str, Any] = {"Bucket": self._bucket, "Key": request.key, "Body": body, **arguments_of(request.headers)}
         if request.query:
-            query = parse_qs(request.query)
-            client.upload_part(PartNumber=int(query["partNumber"][0]), UploadId=query["uploadId"][0], **to)
+            query = {name: values[0] for name, values in parse_qs(request.query).items()}
+            part = {"PartNumber": int(query["partNumber"]), "UploadId": query["uploadId"]}
+            client.upload_part(Bucket=self._bucket, Key=request.key, Body=body, **part)  # type: ignore[arg-type]
         else:
-            client.put_object(**to)
+            client.put_object(Bucket=self._bucket, Key=request.key, Body=body)
 
 
 def hooked(client: S3Client) -> S3Client:
-    """Make a client fit to carry bodies: it tells what came as it came, and does nothing on its own."""
+    """Return the client, with handlers that add a request's headers, and record its answer as it arrived."""
     events = client.meta.events
     for operation in ("PutObject", "UploadPart"):
+        events.register(f"before-call.s3.{operation}", _add_headers)
         events.register(f"before-send.s3.{operation}", _expect_nothing)
-        # With "*" it comes before botocore's own handler, which makes a 500 of a 200 whose body is no XML.
-        events.register(f"before-parse.*.{operation}", _keep)
+        # With "*" it runs before botocore's own handler, which turns a 200 with a body that is no XML into a 500.
+        events.register(f"before-parse.*.{operation}", _record)
     return client
 
 
+def _add_headers(params: dict[str, Any], **_: Any) -> None:
+    params["headers"].update(_now.request.headers)
+
+
 def _expect_nothing(request: Any, **_: Any) -> None:
-    """Without 100-continue: servers and proxies that never say it cost a second each time."""
-    if "Expect" in request.headers:
-        del request.headers["Expect"]
+    """Send without 100-continue: servers and proxies that do not know it cost a second each time."""
+    request.headers.pop("Expect", None)
 
 
-def _keep(response_dict: dict[str, Any], **_: Any) -> None:
+def _record(response_dict: dict[str, Any], **_: Any) -> None:
     headers = {name.lower(): str(value) for name, value in response_dict["headers"].items()}
     body = response_dict["body"] or b""
+    _now.answer = Answer(response_dict["status_code"], headers, body, None)
     length = headers.get("content-length", "")
     if length.isdecimal() and len(body) < int(length):
-        # The code libcurl has for it: not all that was announced has come.
-        _came.answer = Answer(0, {}, b"", from_curl(18, f"{len(body)} of {length} bytes of the answer came", ""))
-        return
-    _came.answer = Answer(response_dict["status_code"], headers, body, None)
+        cut = from_curl(18, f"{len(body)} of {length} bytes of the answer came", _now.request.path)
+        _now.answer = _NO_ANSWER._replace(error=cut)

@@ -1,4 +1,4 @@
-"""The session and clients of boto3, and where the bodies go."""
+"""The session and clients of boto3, and the URL that bodies are sent to."""
 
 from __future__ import annotations
 
@@ -30,21 +30,24 @@ if TYPE_CHECKING:
 DEFAULT_REGION = "us-east-1"
 _PROBE_KEY = "s3spool-key"
 _SYSTEM_CA = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
-_HASHED_CA = ("/etc/ssl/certs", "/etc/pki/ca-trust/extracted/pem/directory-hash")  # the same, one by one
+_HASHED_CA = (
+    "/etc/ssl/certs",
+    "/etc/pki/ca-trust/extracted/pem/directory-hash",
+)  # the same, one file each
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+\Z")
 _MOST_WORKERS = 1000
 _GRANT_GET = "grant s3:GetObject as well: this store confirms uploads only when asked with HEAD"
 
 
 class Endpoint(NamedTuple):
-    """Where objects go: `url` is scheme://host[:port][/bucket]/, to which the quoted key is appended."""
+    """An object's URL is `url`, scheme://host[:port][/bucket]/, and its quoted key."""
 
     url: str
     region: str
 
 
 class Connection(NamedTuple):
-    """What it takes to reach one bucket."""
+    """The settings of [destination] that say how to reach one bucket."""
 
     bucket: str
     endpoint_url: str
@@ -60,7 +63,7 @@ class Connection(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a HEAD says of an object. `checksums` by algorithm, base64, "" where the store has none."""
+    """An object as HEAD shows it: size in bytes; `checksums` by algorithm in base64, "" if there is none."""
 
     size: int
     etag: str
@@ -69,7 +72,7 @@ class Found(NamedTuple):
 
 
 def session(connection: Connection) -> boto3.Session:
-    """Raises ConfigError when destination.profile does not exist."""
+    """Return a session of boto3. Raises ConfigError if destination.profile does not exist."""
     try:
         return boto3.Session(profile_name=connection.profile or None, region_name=connection.region or None)
     except botocore.exceptions.ProfileNotFound as exc:
@@ -77,7 +80,7 @@ def session(connection: Connection) -> boto3.Session:
 
 
 def client(boto: boto3.Session, connection: Connection, where: Endpoint) -> S3Client:
-    """An S3 client for all but bodies; thread-safe. It tries a second time by itself."""
+    """Return a client for all but bodies; thread-safe. It retries once by itself."""
     made: S3Client = boto.client(
         "s3", config=_config(connection, **_proxies(where)), **_arguments(boto, connection, where.region)
     )
@@ -87,39 +90,38 @@ def client(boto: boto3.Session, connection: Connection, where: Endpoint) -> S3Cl
 
 
 def body_client(boto: boto3.Session, connection: Connection, where: Endpoint) -> S3Client:
-    """An S3 client for bodies: one attempt, one pass over the file, and a connection for each worker."""
+    """Return a client for bodies: one attempt, one pass over the file, a connection for each worker."""
     more: dict[str, dict[str, Any]] = {
         **_proxies(where),
         "retries": {"total_max_attempts": 1, "mode": "standard"},
         "s3": {"payload_signing_enabled": False},
     }
     made: S3Client = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, where.region))
-    if plain_http.beyond_loopback(made.meta.endpoint_url):  # known only now: it may come from AWS_ENDPOINT_URL
+    if plain_http.beyond_loopback(made.meta.endpoint_url):  # the URL may come from AWS_ENDPOINT_URL
         more["s3"]["payload_signing_enabled"] = True
         made = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, where.region))
     return hooked(guarded(made, str(ca_bundle(boto, connection))))
 
 
 def _pay(params: dict[str, Any], **_: Any) -> None:
-    """A bucket whose requesters pay refuses every request that does not say so."""
+    """Add the header without which a bucket whose requesters pay refuses every request."""
     params["headers"]["x-amz-request-payer"] = "requester"
 
 
-class _Told(Exception):  # noqa: N818 - a message, not an error
-    """Where a request would have gone."""
+class _UrlFound(Exception):  # noqa: N818 - a message, not an error
+    """Carries the URL of a request out of botocore."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
         self.url = url
 
 
-def _tell(request: Any, **_: Any) -> None:
-    """Instead of sending it."""
-    raise _Told(request.url)
+def _raise_url(request: Any, **_: Any) -> None:
+    raise _UrlFound(request.url)
 
 
 class Clients:
-    """The clients for the region and the credentials of now. Thread-safe."""
+    """Keeps one client of each kind for the current region and credentials. Thread-safe."""
 
     def __init__(self, boto: boto3.Session, connection: Connection, credentials: Credentials) -> None:
         """Raises ConfigError."""
@@ -137,7 +139,7 @@ class Clients:
         return self._of(body_client)
 
     def move_to(self, region: str) -> bool:
-        """S3 says in which region the bucket is; True if we did not know. Believe the name, never an address."""
+        """Take the bucket's region from an answer of S3, never an address; return True if it is new."""
         with self._lock:
             known = region == self.endpoint.region
             if not known:
@@ -145,7 +147,7 @@ class Clients:
             return not known
 
     def _of(self, make: Callable[..., S3Client]) -> S3Client:
-        # A client keeps the credentials it was made with: other ones mean another client.
+        # A client keeps the credentials that it was made with.
         where = self.endpoint
         wanted = where.region, self._credentials.generation
         made = self._made.get(make)
@@ -158,26 +160,25 @@ class Clients:
 
 
 def endpoint(boto: boto3.Session, connection: Connection, region: str) -> Endpoint:
-    """Let botocore's own rules (addressing style, dual stack, access points) say where an object goes."""
+    """Return the endpoint by botocore's rules: addressing style, dual stack, access points. Raises ConfigError."""
     try:
-        # From a session of its own, which goes with it: a session keeps the whole description of S3, some 10 MiB.
+        # A session of its own, freed with the client: a session keeps the whole description of S3, some 10 MiB.
         unsigned = session(connection).client(
             "s3", config=_config(connection, signature_version=UNSIGNED), **_arguments(boto, connection, region)
         )
-        # A presigned URL would be less trouble, but botocore makes those for the global host, which redirects
-        # requests for young buckets of other regions.
-        unsigned.meta.events.register("before-send.s3.PutObject", _tell)
+        # Botocore makes presigned URLs for the global host, which redirects requests for young buckets elsewhere.
+        unsigned.meta.events.register("before-send.s3.PutObject", _raise_url)
         unsigned.put_object(Bucket=connection.bucket, Key=_PROBE_KEY, Body=b"")
-    except _Told as told:
-        proxy_of(told.url)  # raises ConfigError before anything is sent
-        return Endpoint(told.url.removesuffix(_PROBE_KEY), region)
+    except _UrlFound as found:
+        proxy_of(found.url)  # raises ConfigError before anything is sent
+        return Endpoint(found.url.removesuffix(_PROBE_KEY), region)
     except (botocore.exceptions.BotoCoreError, ValueError) as exc:
         raise ConfigError("destination.endpoint_url", connection.endpoint_url or None, str(exc)) from exc
-    raise AssertionError("botocore sent a request without telling where")
+    raise AssertionError("botocore sent a request without the event before-send")
 
 
 def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:
-    """Ask for an object with HEAD; None when there is none. Blocks; raises UploadError."""
+    """Return the object as HEAD shows it, None if there is none; block. Raises UploadError."""
     try:
         head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     except FAILURES as exc:
@@ -198,14 +199,14 @@ def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:
 
 
 def region_of(boto: boto3.Session, connection: Connection) -> str:
-    """The configured region, else the chain's, else the default; S3 corrects us with x-amz-bucket-region."""
+    """Return the configured region, else that of boto3's chain, else the default; S3's answers correct it."""
     return connection.region or boto.region_name or DEFAULT_REGION
 
 
 def ca_bundle(boto: boto3.Session, connection: Connection) -> Path:
-    """Whom to trust: what is configured here, or for AWS's tools (AWS_CA_BUNDLE), else the system's bundle.
+    """Return destination.ca_bundle, else that of AWS's tools (AWS_CA_BUNDLE), else the system's bundle.
 
-    One answer for libcurl, whose wheel knows no system path, and boto3, which knows only certifi's.
+    libcurl and boto3 both use it: by default libcurl's wheel uses no system path, and boto3 only certifi's.
     """
     shared = boto._session.get_config_variable("ca_bundle")  # noqa: SLF001 - no public way
     found = (path for path in _SYSTEM_CA if os.path.exists(path))
@@ -213,10 +214,9 @@ def ca_bundle(boto: boto3.Session, connection: Connection) -> Path:
 
 
 def ca_source(bundle: Path) -> Path:
-    """For libcurl: the directory where the system's certificates lie by their hashes, if it has all of the bundle's.
+    """Return the system's directory of hashed certificates for libcurl, if it holds all of the bundle's.
 
-    Each connection reads the whole of a bundle, a MiB of memory and 5 ms for the usual 150 certificates, but of a
-    directory only the one that it needs.
+    A connection reads a whole bundle (1 MiB of memory and 5 ms for 150 certificates), but one file of a directory.
     """
     if str(bundle) not in _SYSTEM_CA:
         return bundle
@@ -226,7 +226,7 @@ def ca_source(bundle: Path) -> Path:
             if sum(_HASHED_NAME.match(name) is not None for name in os.listdir(directory)) >= wanted:
                 return Path(directory)
     except OSError:
-        return bundle  # whoever uses it says what is wrong with it
+        return bundle  # libcurl's error names it
     return bundle
 
 
@@ -239,14 +239,14 @@ def _arguments(boto: boto3.Session, connection: Connection, region: str) -> dict
 
 
 def _proxies(where: Endpoint) -> dict[str, Any]:
-    """An empty mapping keeps botocore from asking the environment by a rule of its own."""
+    """Return an empty mapping for none: it keeps botocore from asking the environment by a rule of its own."""
     proxy = proxy_of(where.url)
     return {"proxies": {"http": proxy, "https": proxy} if proxy else {}}
 
 
 def _style(connection: Connection) -> Any:
     if connection.addressing_style == "auto" and connection.endpoint_url:
-        # Stores at an address of their own rarely have DNS for bucket names; AWS wants them.
+        # Stores other than AWS rarely have DNS names for buckets.
         return "path"
     return connection.addressing_style
 
@@ -255,13 +255,13 @@ def _config(connection: Connection, **more: Any) -> Any:
     options: dict[str, Any] = {
         "connect_timeout": connection.timeout_s,
         "read_timeout": connection.timeout_s,
-        # A connection for each worker that asks with HEAD: of a smaller pool urllib3 complains each time.
+        # Every worker may send a HEAD at once; urllib3 warns about each connection beyond the pool's size.
         "max_pool_connections": _MOST_WORKERS,
         "retries": {"total_max_attempts": 2, "mode": "standard"},
         # None: as the environment or the profile says.
         "use_dualstack_endpoint": connection.use_dualstack_endpoint or None,
         "use_fips_endpoint": connection.use_fips_endpoint or None,
-        # We send checksums of our own as plain headers: aws-chunked trailers are more than several stores take.
+        # Checksums are plain headers here: several stores refuse aws-chunked trailers.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
         "user_agent_extra": "s3spool",

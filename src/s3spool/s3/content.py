@@ -1,4 +1,4 @@
-"""What the pipeline and S3 hand each other: the content of one file, and the proof that it arrived."""
+"""The contract between the upload workers and S3: a file's content, its proof, senders and buckets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from s3spool.ledger.rows import Identity, Multipart, Part
 
 
 class Content(NamedTuple):
-    """What was opened, and is to be sent: the whole body for a small file, an open descriptor for a large one."""
+    """An opened file: the whole body of a small file, the descriptor of a large one."""
 
     path: str
     identity: Identity
@@ -28,7 +28,7 @@ class Content(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """S3 has it, and what it said. `checksum` is "algorithm:base64" of what was read."""
+    """A confirmed object. `checksum` is "algorithm:base64" of what was read, or ""."""
 
     key: str
     etag: str
@@ -41,7 +41,13 @@ class NeedsVerificationError(Exception):
 
 
 class Sender(Protocol):
-    """One connection of one worker (see s3/transport.py). Requests and answers are opaque here."""
+    """One connection of one worker. Not thread-safe. Requests and answers are opaque here (see s3/transport.py).
+
+    `prepare` is quick; it raises OSError where it has to read the file. `send` blocks without the GIL until `answer`
+    is ready, and raises nothing. One `send` is one attempt: redirects are not followed, and errors not retried, except
+    for a kept connection that turns out to be dead. A file that is shorter than announced is an error of the operation
+    "read". An answer is returned as it arrived: a 200 alone proves nothing.
+    """
 
     @property
     def position(self) -> int:
@@ -53,13 +59,19 @@ class Sender(Protocol):
 
     def answer(self) -> Any: ...
 
-    def release_buffers(self) -> None: ...
+    def release_buffers(self) -> None:
+        """Free the memory that a large body needed; the sender stays usable."""
 
     def close(self) -> None: ...
 
 
 class Multiplexer(Protocol):
-    """Sends many prepared senders in one thread (see s3/transport.py)."""
+    """Sends many prepared senders in one thread at a time; any thread may append to `pending`, and then call `wake`.
+
+    `poll` sends all of `pending`, advances every request, and appends each sender whose `answer` is ready to `done`;
+    with `wait` it blocks until there is something to do. `reset` and `close` cancel all requests; the senders stay
+    usable.
+    """
 
     def poll(self, pending: deque[Any], done: deque[Any], *, wait: bool) -> None: ...
 
@@ -71,9 +83,9 @@ class Multiplexer(Protocol):
 
 
 class PartBucket(Protocol):
-    """Uploads in parts as the pipeline sees them (see s3/multipart.py). Thread-safe; blocks except `verify_part`.
+    """Uploads in parts (see s3/multipart.py). Thread-safe. All methods raise UploadError, those with `content` OSError.
 
-    Everything raises UploadError; what reads the file raises OSError as well.
+    `create`, `listed`, `complete` and `abort` send requests and block.
     """
 
     def check_size(self, path: str, size: int) -> None: ...
@@ -100,7 +112,7 @@ class PartBucket(Protocol):
 
 
 class Bucket(Protocol):
-    """S3 as the pipeline sees it (see s3/store.py). Thread-safe."""
+    """One bucket (see s3/store.py). Thread-safe."""
 
     @property
     def bucket(self) -> str: ...
@@ -108,23 +120,26 @@ class Bucket(Protocol):
     def transport(self) -> Sender: ...
 
     def multiplexer(self) -> Multiplexer | None:
-        """None where each request takes a thread of its own."""
+        """Return None if each request needs a thread of its own."""
 
     def attributes(self, path: str) -> Collection[str]:
         """What `Content.attributes` has to hold for this file."""
 
     def request(self, content: Content) -> Any:
-        """Raises UploadError and OSError. Reads the content once, for its checksum."""
+        """Read the content once, for its checksum. Raises UploadError, OSError."""
 
     def digest(self, content: Content, algorithm: str = "") -> str:
         """Raises OSError."""
 
     @property
     def asks_first(self) -> bool:
-        """Whether `existing` has to be asked before a request is sent."""
+        """Whether `existing` must be called before a request is sent."""
 
     def existing(self, content: Content, request: Any) -> Stored | None:
-        """What is at this key already, with our content; None: nothing. Raises UploadError, OSError; blocks."""
+        """Return the object at this key if it has our content, None if there is none; block.
+
+        Raises UploadError, also for an object with another content; OSError.
+        """
 
     def verify(self, content: Content, request: Any, answer: Any, *, may_verify: bool) -> Stored:
-        """Raises UploadError, MustAskError, OSError."""
+        """Return the proof. Raises UploadError, OSError; NeedsVerificationError only without `may_verify`."""

@@ -1,4 +1,4 @@
-"""boto3's credential chain, kept fresh by a thread of ours so that no worker ever waits for it."""
+"""The keys of boto3's credential chain, renewed by a thread, so that no worker waits for the chain."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import boto3
 
 AHEAD_S = 15 * 60.0  # how long before their expiry botocore begins to renew credentials
-REFRESH_S = 60.0  # how often the chain is asked while it has none, or none that last longer than AHEAD_S
-LONGEST_S = 86400.0  # some programs say "until the year 9999": more seconds than a thread can wait
-FIRST_S = 5.0  # how long a start waits for the chain: a program or a service that it asks may never answer
+REFRESH_S = 60.0  # between questions while the chain has no keys, or only keys that end within AHEAD_S
+LONGEST_S = 86400.0  # an expiry in the year 9999 is more seconds than a thread can wait
+FIRST_S = 5.0  # a start waits so long for the chain, whose programs and services may never answer
 _ENCODED = re.compile(r"[^A-Za-z0-9._~-]")
 log = structlog.get_logger()
 
@@ -33,15 +33,14 @@ class Snapshot(NamedTuple):
 
 
 def signs_with(keys: Snapshot) -> bool:
-    """Whether libcurl can: it cuts an access key at a colon (Swift's `account:user`), and encodes most others."""
+    """Return whether libcurl can sign: it cuts an access key at a colon (Swift's), and encodes other characters."""
     return not _ENCODED.search(keys.access_key)
 
 
 class Credentials:
-    """`current` is read by the workers, without a lock; None while there are no credentials.
+    """`current` is None while there are no credentials; any thread may read it without a lock.
 
-    `generation` counts the times that the chain gave credentials of another origin: boto3's clients keep those
-    they were made with, so they have to be made anew.
+    `generation` counts the credentials of another origin: a client of boto3 keeps those that it was made with.
     """
 
     def __init__(self, session: boto3.Session) -> None:
@@ -75,11 +74,11 @@ class Credentials:
         self._asked.set()
 
     def refresh_soon(self) -> None:
-        """S3 refused them: ask the chain again (at most once in a few seconds). Any thread; never blocks."""
+        """Make the thread ask the chain again, at most every two seconds; for any thread, never blocks."""
         self._asked.set()
 
     def refresh(self) -> None:
-        """Ask the chain; blocks as long as the chain does (metadata service, SSO)."""
+        """Ask the chain; block as long as the chain does (metadata service, SSO)."""
         with self._refreshing:
             self._refresh()
 
@@ -89,7 +88,7 @@ class Credentials:
             found: Any = self._session.get_credentials()
             if found is None:
                 self.error = "no credentials found by boto3's chain"
-                # A metadata service that is down is passed over without a word: keys that still last are kept.
+                # The chain skips a metadata service that is down: keys that are still valid are kept.
                 if self._expiry is None or self._expiry <= datetime.now(UTC):
                     self.current = None
                 return
@@ -102,12 +101,12 @@ class Credentials:
                 self.current, self.error = None, "the credentials found hold characters that no key has"
                 self._forget_cached()
                 return
-            # In this order: who sees the new generation finds what belongs to it.
+            # `generation` last: a thread that sees it must find its credentials.
             before, self.current, self.error = self.current, snapshot, ""
             if found is not self._found and snapshot != before:
                 self._found = found
                 self.generation += 1
-        except Exception as exc:  # noqa: BLE001 - the chain runs others' code: programs, plugins, HTTP
+        except Exception as exc:  # noqa: BLE001 - the chain runs foreign code: programs, plugins, HTTP
             self.error = f"{type(exc).__name__}: {exc}"
             log.warning("library.warning", logger="botocore.credentials", message=self.error)
 
@@ -117,16 +116,16 @@ class Credentials:
             self._asked.clear()
             if self._closing:
                 return
-            if asked and time.monotonic() - self._last_refresh < 2.0:  # noqa: PLR2004 - the few seconds above
+            if asked and time.monotonic() - self._last_refresh < 2.0:  # noqa: PLR2004 - seconds
                 continue
             if asked:
                 self._forget_cached()
             self.refresh()
 
     def _rest_s(self) -> float | None:
-        """Until the chain is worth asking again; None, for ever: nothing but a refusal makes us look for static keys.
+        """Return the seconds until the next question; None for static keys, which only a refusal by S3 renews.
 
-        A clock that jumps, or a machine that slept, may make it too long: then S3's refusal wakes the thread.
+        After a jump of the clock they may be too many: then a refusal by S3 wakes the thread.
         """
         if self.current is not None and not self._refreshable:
             return None
@@ -136,5 +135,5 @@ class Credentials:
         return min(max(ahead_s, REFRESH_S), LONGEST_S)
 
     def _forget_cached(self) -> None:
-        """A file or the environment may hold new keys, a role a new session: botocore keeps the first it found."""
+        """Make botocore look for new keys: it keeps the first that it found."""
         self._session._session._credentials = None  # type: ignore[attr-defined] # noqa: SLF001 - no public way

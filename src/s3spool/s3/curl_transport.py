@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from s3spool.s3.credentials import Credentials, Snapshot, signs_with
 from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
 from s3spool.s3.proxies import proxy_of
-from s3spool.s3.transport import Answer, Bandwidth, Request, parsed_headers, shrunk, unreadable, wait_for_all
+from s3spool.s3.transport import Answer, Bandwidth, FileRange, Request, parsed_headers, wait_for_all
 
 BUFFER_BYTES = 256 * 1024  # libcurl's buffer for a range of a file: a hundred slow connections need little memory
 FAST_BUFFER_BYTES = 512 * 1024  # the same on a fast connection: less CPU
@@ -64,8 +63,7 @@ class CurlTransport:
         self._headers: list[bytes] = []
         self._body: list[bytes] = []
         self._error: tuple[int, str] | None = None
-        self._unreadable = ""  # why the file could not be read to its end
-        self.position = 0  #: bytes of the body that were read from the file
+        self._range: FileRange | None = None
         self._streaming = False
         self._buffer_bytes = 0  # 0: this handle has not sent a range yet
         self._signed_with: Snapshot | None = None
@@ -75,6 +73,10 @@ class CurlTransport:
         self._connections.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_CONNECT)
         self.curl = self._new_handle()  #: for MultiClient, between `start` and `answer`
 
+    @property
+    def position(self) -> int:
+        return 0 if self._range is None else self._range.tell()
+
     def prepare(self, request: Request) -> None:
         """Raises OSError where the payload has to be signed and the file cannot be read."""
         curl = self.curl
@@ -83,7 +85,7 @@ class CurlTransport:
         self._headers.clear()
         self._body.clear()
         self._error = None
-        self._unreadable = ""
+        self._range = None
         credentials = self._credentials.current
         if credentials is None or not signs_with(credentials):
             return
@@ -94,9 +96,10 @@ class CurlTransport:
             self._use_endpoint(curl)
         query = f"?{request.query}" if request.query else ""
         curl.setopt(pycurl.URL, self._endpoint.url + url_quoted(request.key) + query)
+        payload = _payload_sha256(request) if self._signs_payload else "UNSIGNED-PAYLOAD"
         lines = [
             *_CONSTANT,
-            f"x-amz-content-sha256: {_payload_sha256(request) if self._signs_payload else 'UNSIGNED-PAYLOAD'}",
+            f"x-amz-content-sha256: {payload}",
             *(f"{name}: {value}" for name, value in request.headers),
         ]
         if credentials.token:
@@ -105,7 +108,7 @@ class CurlTransport:
         if request.body is not None:
             self._load_body(request.body)
         else:
-            self._load_range(request.length)
+            self._load_range(request)
         self._request = request
 
     def send(self) -> None:
@@ -140,7 +143,8 @@ class CurlTransport:
             # A server that refuses early may close before the whole body is sent: its answer explains more.
             early = number in {pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR} and status >= 300  # noqa: PLR2004
             if not (early or (number == pycurl.E_WRITE_ERROR and self._is_full())):
-                return Answer(0, {}, b"", from_curl(number, self._unreadable or message, self._path))
+                why = self._range.error if self._range else ""
+                return Answer(0, {}, b"", from_curl(number, why or message, self._path))
         return Answer(status, parsed_headers(self._headers), b"".join(self._body), None)
 
     def release_buffers(self) -> None:
@@ -200,7 +204,7 @@ class CurlTransport:
             self._streaming = False
         curl.setopt(pycurl.POSTFIELDS, body)
 
-    def _load_range(self, length: int) -> None:
+    def _load_range(self, request: Request) -> None:
         curl = self.curl
         wanted = BUFFER_BYTES
         if self._buffer_bytes and curl.getinfo(pycurl.SPEED_UPLOAD_T) >= FAST_BYTES_S:
@@ -213,32 +217,18 @@ class CurlTransport:
             curl.setopt(pycurl.READFUNCTION, self._read)
             curl.setopt(pycurl.SEEKFUNCTION, self._seek)
             self._streaming = True
-        self.position = 0
-        curl.setopt(pycurl.INFILESIZE_LARGE, length)
+        self._range = FileRange(request, self._bandwidth)
+        curl.setopt(pycurl.INFILESIZE_LARGE, request.length)
 
     def _read(self, size: int) -> bytes | int:
-        request = self._request
-        if request is None:
-            return pycurl.READFUNC_ABORT
-        wanted = min(size, request.length - self.position)
-        if wanted <= 0:
-            return b""
-        if self._bandwidth is not None:
-            wanted = self._bandwidth(wanted) or wanted
         try:
-            data = os.pread(request.fd, wanted, request.offset + self.position)
-        except OSError as exc:
-            self._unreadable = unreadable(exc)
+            return pycurl.READFUNC_ABORT if self._range is None else self._range.read(size)
+        except OSError:
             return pycurl.READFUNC_ABORT
-        if not data:
-            self._unreadable = shrunk(request, self.position)
-            return pycurl.READFUNC_ABORT  # the server would wait for the rest until the time-out
-        self.position += len(data)
-        return data
 
     def _seek(self, offset: int, origin: int) -> int:
-        """Start over: a kept connection was dead, libcurl sends the body again."""
-        self.position = offset if origin == os.SEEK_SET else self.position + offset
+        if self._range is not None:
+            self._range.seek(offset, origin)
         return pycurl.SEEKFUNC_OK
 
     def _write(self, data: bytes) -> int:

@@ -23,6 +23,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _NEVER = "redirects are not followed; destination.endpoint_url must be the address of S3 itself"
 SKEW_S = 300.0  # S3 refuses signatures that are 15 minutes off; a hint mentions smaller differences already
 _CHECKSUM_REFUSED = {"InvalidRequest", "InvalidArgument", "BadRequest", "MalformedHeader"}
+_USER = re.compile(r"(\w+://)[^/\s]*@")
 # Botocore raises these for an answer that it cannot parse: XML nested too deep, an invalid number or date.
 _UNREADABLE = (botocore.parsers.ResponseParserError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 # Every exception of a boto3 call that the network or the server can cause.
@@ -61,7 +62,7 @@ def from_boto3(exc: Exception, path: str, operation: str = "upload") -> UploadEr
     if isinstance(exc, botocore.exceptions.BotoCoreError):  # before the others: some are ValueError or OSError too
         if not isinstance(exc, botocore.parsers.ResponseParserError):
             scope = Scope.EVERYBODY if isinstance(exc, _UNREACHABLE) else Scope.UNKNOWN
-            cause = _USER.sub(r"\1***@", str(exc))  # botocore misses passwords that occur elsewhere in a proxy's URL
+            cause = _USER.sub(r"\1***@", str(exc))  # botocore misses a password that occurs elsewhere in a proxy's URL
             return UploadError(operation, path, type(exc).__name__, cause, scope=scope, hint=NETWORK)
     elif isinstance(exc, OSError):
         return UploadError(operation, path, type(exc).__name__, str(exc), scope=Scope.FILE)

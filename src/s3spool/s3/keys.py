@@ -1,4 +1,4 @@
-"""From a path in the folder to a key in the bucket."""
+"""Maps a path in the folder to a key in the bucket."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ _SAFE = "/-_.~"
 
 
 def key_of(path: str, prefix: str) -> str:
-    """The key of a relative path: `prefix` + path, odd names percent-encoded so that `decoded` finds them again.
+    """Return `prefix` + path, with odd names percent-encoded; `decoded` reverses that.
 
-    A name is encoded only where it has to be: bytes that are not UTF-8, control characters, line separators and the
-    backslash, which some stores and all of Windows take for a slash, become `%XX`; so do the dots of `.` and `..`
-    segments and, in a path that holds any of these, the percent sign itself. "100%.txt" stays as it is; "100%41.txt"
-    does not, because it could be read as an encoded name.
+    `%XX` stands for bytes that are not UTF-8, control characters, line separators, the backslash (a slash to some
+    stores), the dots of `.` and `..` segments and, in a path with any of these, the percent sign. "100%.txt" stays as
+    it is; "100%41.txt" does not, because it could be an encoded name.
 
     Raises UploadError (permanent) when the key is longer than S3 allows.
     """
@@ -42,10 +41,10 @@ def key_of(path: str, prefix: str) -> str:
 
 
 def too_deep(directory: str, prefixes: Collection[str]) -> bool:
-    """Whether every key below this directory would be longer than S3 allows, whatever the file's name.
+    """Return whether every key below this directory would be longer than S3 allows.
 
-    `prefixes` are templates, one for each kind of file: their strftime fields count for nothing, because their length
-    may change.
+    `prefixes` are templates, one for each kind of file; the length of their strftime fields may change, so they do not
+    count.
     """
     return all(_too_deep(directory, prefix) for prefix in prefixes)
 
@@ -58,7 +57,7 @@ def _too_deep(directory: str, prefix: str) -> bool:
 
 
 def encoded(path: str) -> str:
-    """Reversible: `decoded(encoded(path)) == path` for every path."""
+    """Return the path with odd names percent-encoded; `decoded(encoded(path)) == path` for every path."""
     if not _needs_encoding(path):
         return path
     segments = []
@@ -71,7 +70,7 @@ def encoded(path: str) -> str:
 
 
 def decoded(key: str) -> str:
-    """The path that `encoded` made this of."""
+    """Return the path that `encoded` turned into `key`."""
     if "%" not in key or not _ENCODED.search(key):
         return key
     return os.fsdecode(unquote_to_bytes(os.fsencode(key)))
@@ -84,7 +83,7 @@ _FIELD = re.compile(r"%.|\{hostname\}")
 def _needs_encoding(path: str) -> bool:
     odd = _ODD.search(path)
     if odd is not None:
-        # A lone percent sign is harmless as long as it cannot be taken for an encoded byte.
+        # A lone percent sign stays, unless it could be part of an encoded byte.
         if odd.group() == "%" and not _ODD.search(path.replace("%", "")) and not _ENCODED.search(path):
             return _has_dot_segments(path)
         return True
@@ -100,7 +99,7 @@ def _percent(match: re.Match[str]) -> str:
 
 
 class Prefix:
-    """`destination.prefix`, with `{hostname}` filled in once and strftime fields from each file's mtime (UTC)."""
+    """`destination.prefix`: `{hostname}` is filled in once, strftime fields from each file's mtime (UTC)."""
 
     def __init__(self, template: str) -> None:
         self._template = template.replace("{hostname}", socket.gethostname())
@@ -111,8 +110,8 @@ class Prefix:
 
 
 def url_quoted(key: str) -> str:
-    """The key as it stands in a URL: percent-encoded, the slashes kept (SigV4 for S3 encodes once).
+    """Return the key percent-encoded for a URL, with its slashes (SigV4 for S3 encodes once).
 
-    libcurl resolves "." and ".." segments away, encoded ones too: `key_of` and config.py let none into a key.
+    libcurl resolves "." and ".." segments, also encoded ones: `key_of` and the configuration let none into a key.
     """
     return quote(key, safe=_SAFE)

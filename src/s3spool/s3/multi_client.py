@@ -12,7 +12,7 @@ import pycurl
 
 from s3spool.s3.curl_transport import CurlTransport
 
-LONGEST_WAIT_S = 5.0  # the longest wait: the caller's heartbeat needs one
+LONGEST_WAIT_S = 5.0  # the caller has to refresh its heartbeat
 SPEED_CHECK_S = 1.0  # libcurl forgets its own checks of LOW_SPEED_TIME while a socket is silent
 _WANTED = {
     pycurl.POLL_IN: select.EPOLLIN,
@@ -40,7 +40,7 @@ class MultiClient:
     def poll(self, pending: deque[CurlTransport], done: deque[CurlTransport], *, wait: bool) -> None:
         """Send all of `pending`, advance every request, and append the completed and failed ones to `done`.
 
-        `wait`: block until there is something to do. An exception between two requests loses none of them.
+        With `wait`, block until there is something to do, up to five seconds. An exception loses no request.
         """
         while pending:
             transport = pending[0]
@@ -87,6 +87,7 @@ class MultiClient:
         for curl in self._in_flight:
             self._multi.remove_handle(curl)
         self._in_flight.clear()
+        self._sockets.clear()
         self._multi.close()
         self._due = None
 

@@ -1,4 +1,4 @@
-"""Large files at S3: how they are cut, what proves a part, and how parts become an object, surely or not."""
+"""Multipart uploads: requests for parts, their verification, and completion with its ambiguous ends."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ log = structlog.get_logger()
 
 
 class MultipartStore(Uploads):
-    """Thread-safe. All methods but `part_request` and `verify_part` send requests and block."""
+    """Follows content.PartBucket. Thread-safe."""
 
     def part_size(self, size: int, wanted: int) -> int:
-        """`wanted`, raised to a whole MiB where 10,000 parts would not suffice."""
+        """Return `wanted`, raised to whole MiB if 10,000 parts of it are too few; all in bytes."""
         least = -(-size // MAX_PARTS)
         return wanted if least <= wanted else -(-least // MIB) * MIB
 
     def check_size(self, path: str, size: int) -> None:
-        """Raises UploadError (permanent) for more than S3 takes."""
+        """Raises UploadError (permanent) for more bytes than an object can have."""
         if size > MAX_OBJECT_BYTES:
             raise UploadError(
                 "map",
@@ -49,7 +49,10 @@ class MultipartStore(Uploads):
     def matches(
         self, upload: Multipart, content: Content, number: int, there: Mapping[str, Any], ours: Part | None
     ) -> Part | None:
-        """The part as we know it if what S3 has is what the file holds; None to send it again. Raises OSError."""
+        """Return the part if S3's (`there`) equals the file's, None to send it again; `ours` is the ledger's.
+
+        Raises OSError.
+        """
         offset = (number - 1) * upload.part_size
         length = min(upload.part_size, content.size - offset)
         etag = there.get("ETag", "").strip('"')
@@ -57,7 +60,7 @@ class MultipartStore(Uploads):
             return None
         if ours is not None and ours.etag == etag and ours.size == length:
             return ours
-        # The ledger had not heard of it when we died: what S3 has must prove itself.
+        # The daemon died before the ledger knew this part: checksum or ETag must prove it.
         value = checksums.of_range(upload.algorithm, content.fd, offset, length)
         proven = there.get(f"Checksum{upload.algorithm.upper()}") == value
         if not proven:
@@ -66,8 +69,8 @@ class MultipartStore(Uploads):
         return Part(upload.upload_id, number, length, etag, value) if proven else None
 
     def part_request(self, upload: Multipart, content: Content, number: int) -> Request:
-        """Reads the range once for its checksum. Raises OSError."""
-        # A store may take the upload and refuse the parts' checksums: then these go with MD5.
+        """Return the request; read the range once for its checksum. Raises OSError."""
+        # A store may take the upload and refuse its parts' checksums: then MD5 is used.
         algorithm = "md5" if self._store.algorithm == "md5" else upload.algorithm
         offset = (number - 1) * upload.part_size
         length = min(upload.part_size, content.size - offset)
@@ -78,7 +81,7 @@ class MultipartStore(Uploads):
         return Request(upload.key, query, headers, None, content.fd, offset, length, checksum, content.path)
 
     def verify_part(self, upload: Multipart, request: Request, answer: Answer, number: int) -> Part:
-        """Raises UploadError; OSError where the range has to be read again and cannot be."""
+        """Return the confirmed part. Raises UploadError; OSError if the range must be read again."""
         headers = self._store.accepted(request, answer)
         algorithm, _, value = request.checksum.partition(":")
         etag = headers.get("etag", "").strip('"')
@@ -91,14 +94,14 @@ class MultipartStore(Uploads):
             md5 = value if algorithm == "md5" else checksums.of_range("md5", *request[4:7])
             if etag != checksums.md5_hex(md5):
                 raise untrusted(request, f"the ETag of part {number} ({etag}) is not the MD5 of its bytes")
-        # A part that was proven in another way than the upload's has no share in the checksum of the whole.
+        # Only a checksum of the upload's algorithm can be combined to that of the whole object.
         return Part(upload.upload_id, number, request.length, etag, value if algorithm == upload.algorithm else "")
 
     def complete(self, upload: Multipart, content: Content, parts: Sequence[Part]) -> Stored:
-        """Review all parts, put them together, and make sure of the result; settles an ambiguous end by asking.
+        """Complete the upload and return the proof; an ambiguous answer is settled by HEAD. Blocks.
 
-        Raises UploadError, whose code is NoSuchUpload when S3 has neither the upload nor the object; OSError where
-        the file has to be read again and cannot be.
+        Raises UploadError, with code NoSuchUpload if S3 has neither the upload nor the object; OSError if the file must
+        be read again.
         """
         if sum(part.size for part in parts) != content.size or [p.number for p in parts] != list(
             range(1, len(parts) + 1)
@@ -129,7 +132,7 @@ class MultipartStore(Uploads):
         return stored
 
     def try_complete(self, upload: Multipart, content: Content, part: Part) -> None:
-        """Complete with this one part, and ask no further. Raises UploadError."""
+        """Complete with this one part, without verification. Raises UploadError."""
         checksum = _whole(upload.algorithm, [part])
         try:
             self._store.client.complete_multipart_upload(**self._complete_arguments(upload, content, [part], checksum))
@@ -137,7 +140,7 @@ class MultipartStore(Uploads):
             raise self.failed(exc, upload.path, "complete multipart upload") from exc
 
     def _existing(self, upload: Multipart, content: Content, parts: Sequence[Part]) -> Stored | None:
-        """What is at the key already, if it has the file's content; else raises UploadError. None: nothing is there."""
+        """Return the object at the key, None if there is none. Raises UploadError for another content."""
         found = self._look(upload)
         if found is None:
             return None
@@ -150,7 +153,7 @@ class MultipartStore(Uploads):
     def _settled(
         self, upload: Multipart, content: Content, parts: Sequence[Part], error: UploadError, *, ambiguous: bool
     ) -> Stored | None:
-        """Whether the object is there and is ours although Complete failed. Raises UploadError, OSError."""
+        """Return the object if it has our content although Complete failed. Raises UploadError, OSError."""
         occupied = error.code == "PreconditionFailed" and self._store.never
         if occupied:
             self._store.guard.refused()
@@ -160,7 +163,7 @@ class MultipartStore(Uploads):
         stored = self._stored(upload, content, parts, found)
         if occupied and found is not None and stored is None:
             raise conflict(upload.path, upload.key)
-        # An equal object may be older than this upload. As long as that is there, Complete has not happened.
+        # An equal object may be older than this upload. While the upload exists, Complete has not happened.
         known = occupied or error.code in GONE
         if stored is None or (not known and self.listed(upload) is not None):
             return None
@@ -168,21 +171,21 @@ class MultipartStore(Uploads):
         return stored
 
     def _leave(self, upload: Multipart) -> None:
-        """The object is there: if this upload still is, it is of no use any more."""
+        """Abort an upload that is no longer needed; a failure is logged."""
         try:
             self.abort(upload)
         except UploadError as exc:
             log.warning("library.warning", logger="multipart", message=f"an upload could not be aborted: {exc}")
 
     def _stored(self, upload: Multipart, content: Content, parts: Sequence[Part], found: Found | None) -> Stored | None:
-        """The object, if its content is that of the file, in whatever way it came there. Raises OSError."""
+        """Return the object if its content is that of the file, however it was uploaded. Raises OSError."""
         if found is None or found.size != content.size:
             return None
         whole = _whole(upload.algorithm, parts)
         stored = Stored(upload.key, found.etag, _prefixed(upload.algorithm, whole), found.version_id)
         if (whole and found.checksums.get(upload.algorithm) == whole) or found.etag == _composite_etag(parts):
             return stored
-        # In one piece, or with parts of another size.
+        # The object was sent in one piece, or in parts of another size.
         for algorithm, value in found.checksums.items():
             if value and "-" not in value:
                 same = checksums.of_range(algorithm, content.fd, 0, content.size) == value
@@ -202,7 +205,7 @@ class MultipartStore(Uploads):
             "MultipartUpload": {"Parts": list(_listed_parts(name if upload.algorithm != "md5" else "", parts))},
             "MpuObjectSize": content.size,
         }
-        if checksum and upload.algorithm in checksums.COMBINE:
+        if checksum and upload.algorithm in checksums.CRCS:
             arguments |= {name: checksum, "ChecksumType": "FULL_OBJECT"}
         if self._store.never:
             arguments["IfNoneMatch"] = "*"
@@ -218,14 +221,14 @@ def _listed_parts(name: str, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
 
 
 def _whole(algorithm: str, parts: Sequence[Part]) -> str:
-    """What S3 shows for an object put together of these parts; "" where it shows nothing that we could know."""
+    """Return the checksum that S3 shows for an object of these parts; "" if it cannot be known."""
     if algorithm == "md5" or not all(part.checksum for part in parts):
         return ""
     return checksums.of_parts(algorithm, [(part.checksum, part.size) for part in parts])
 
 
 def _composite_etag(parts: Sequence[Part]) -> str:
-    """The MD5 of the parts' MD5s, and their number: what S3 shows for objects put together of parts."""
+    """Return the ETag that S3 shows for an object of these parts: the MD5 of their MD5s, and their number."""
     try:
         joined = b"".join(bytes.fromhex(part.etag) for part in parts)
     except ValueError:
@@ -238,7 +241,7 @@ def _prefixed(algorithm: str, checksum: str) -> str:
 
 
 def _is_ambiguous(exc: Exception, error: UploadError) -> bool:
-    """Whether S3 may have done it all the same: no answer came, or one that does not say."""
+    """Return whether S3 may have completed the upload: no answer arrived, or one that leaves it open."""
     if not isinstance(exc, botocore.exceptions.ClientError):
         return True
     status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

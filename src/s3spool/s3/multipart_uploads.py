@@ -1,4 +1,4 @@
-"""Unfinished uploads in parts, each as a whole: begin, list, abort, through boto3."""
+"""Multipart uploads as a whole: create, list parts, abort."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from s3spool.s3.options import arguments_of
 from s3spool.s3.store import Store
 
 UNSUPPORTED = {"NotImplemented", "MethodNotAllowed", "HTTP501", "HTTP405"}  # s3rver
-GONE = {"NoSuchUpload", "NoSuchKey"}  # S3's own words: any server may say 404
+GONE = {"NoSuchUpload", "NoSuchKey"}  # S3's own codes: any server may answer 404
 
 
 class Uploads:
-    """Thread-safe. Everything asks S3 and blocks."""
+    """Thread-safe. All public methods but `named` and `failed` send requests, block and raise UploadError."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -29,10 +29,12 @@ class Uploads:
     def create(
         self, path: str, identity: Identity, destination: int, part_size: int, attributes: Mapping[str, str] = {}
     ) -> Multipart:
-        """Raises UploadError. `attributes`: of the open file, see `Store.attributes`.
+        """Create an upload with parts of `part_size` bytes for the ledger's row `destination`.
 
-        What is begun and not answered stays unknown: a listing shows uploads of this key, but not whose they are, and
-        one that may be another's is not ours to abort. Only a lifecycle rule of the bucket ends it.
+        `attributes`: of the open file, see `Store.attributes`.
+
+        An upload whose answer is lost stays unknown: a listing does not say whose uploads it shows, and an upload that
+        may belong to another program is never aborted. Only a lifecycle rule of the bucket ends it.
         """
         store = self._store
         prepared = store.rules.of(path)
@@ -40,30 +42,25 @@ class Uploads:
         headers = prepared.headers(Content(path, identity, None, -1, attributes))
         arguments = {"Bucket": store.bucket, "Key": key, **arguments_of(headers)}
         algorithm = store.algorithm
-        try:
-            answer = self._create(arguments, algorithm)
-        except FAILURES as exc:
-            error = self.failed(exc, path, "create multipart upload")
-            if not store.takes_md5_instead(algorithm, error):
-                raise error from exc
-            algorithm = "md5"
+        answer: Mapping[str, Any] | None = None
+        while answer is None:
             try:
                 answer = self._create(arguments, algorithm)
-            except FAILURES as again:
-                raise self.failed(again, path, "create multipart upload") from again
+            except FAILURES as exc:
+                error = self.failed(exc, path, "create multipart upload")
+                if not store.takes_md5_instead(algorithm, error):
+                    raise error from exc
+                algorithm = "md5"
         if not answer.get("UploadId"):
             raise untrusted_success("create multipart upload", path, "without an upload id")
         if store.auto and algorithm != "md5" and answer.get("ChecksumAlgorithm") != algorithm.upper():
-            algorithm = "md5"  # the store does not know it: each part's ETag is to prove it
+            algorithm = "md5"  # the store ignores the checksum: the ETag of each part proves it
         return Multipart(
             path, identity, destination, store.bucket, key, answer["UploadId"], part_size, algorithm, time.time()
         )
 
     def listed(self, upload: Multipart) -> dict[int, Mapping[str, Any]] | None:
-        """What S3 has of it, by part number; None when S3 no longer knows the upload, or lists no parts at all.
-
-        Raises UploadError.
-        """
+        """Return S3's parts by number; None if S3 does not know the upload, or the store lists no parts."""
         try:
             return self.list_parts(upload)
         except UploadError as exc:
@@ -72,7 +69,7 @@ class Uploads:
             raise
 
     def list_parts(self, upload: Multipart) -> dict[int, Mapping[str, Any]]:
-        """The same; an upload that S3 does not know is an error."""
+        """Return S3's parts by number; an unknown upload is an error."""
         found: dict[int, Mapping[str, Any]] = {}
         pages = self._store.client.get_paginator("list_parts").paginate(**self.named(upload))
         try:
@@ -86,7 +83,7 @@ class Uploads:
         return found
 
     def abort(self, upload: Multipart) -> None:
-        """Raises UploadError; an upload S3 does not know is fine, and so is a store that aborts none: nothing helps."""
+        """Abort the upload; succeed if S3 does not know it, or the store cannot abort uploads."""
         try:
             self.ask_abort(upload)
         except UploadError as exc:
@@ -94,7 +91,7 @@ class Uploads:
                 raise
 
     def ask_abort(self, upload: Multipart) -> None:
-        """The same; a store that aborts no uploads is an error."""
+        """Abort the upload; succeed if S3 does not know it."""
         try:
             self._store.client.abort_multipart_upload(**self.named(upload))
         except FAILURES as exc:
@@ -103,12 +100,12 @@ class Uploads:
                 raise error from exc
 
     def named(self, upload: Multipart) -> dict[str, Any]:
-        """The arguments that say which upload is meant."""
+        """Return boto3's arguments that identify an upload."""
         common = arguments_of(self._store.options.common_headers)
         return {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id, **common}
 
     def failed(self, exc: Exception, path: str, operation: str) -> UploadError:
-        """What boto3 raised, in our terms."""
+        """Return the error for an exception of boto3; learn region and credentials from it."""
         error = from_boto3(exc, path, operation)
         if isinstance(exc, botocore.exceptions.ClientError):
             answer: Any = exc.response
@@ -119,7 +116,7 @@ class Uploads:
 
     def _create(self, arguments: dict[str, Any], algorithm: str) -> Mapping[str, Any]:
         if algorithm != "md5":
-            # A checksum of checksums depends on the size of the parts; CRCs can be put together to that of the whole.
+            # The CRCs of parts can be combined to that of the whole object.
             kind = "COMPOSITE" if algorithm == "sha256" else "FULL_OBJECT"
             arguments = {**arguments, "ChecksumAlgorithm": algorithm.upper(), "ChecksumType": kind}
         return self._store.client.create_multipart_upload(**arguments)

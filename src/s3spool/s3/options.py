@@ -35,7 +35,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class ObjectOptions(NamedTuple):
-    """How objects are stored: the rest of [destination]."""
+    """The settings of [destination] that say how objects are stored."""
 
     prefix: str
     storage_class: str
@@ -86,7 +86,7 @@ class ObjectOptions(NamedTuple):
 
     @property
     def grants(self) -> list[str]:
-        """The permissions that an upload with these options takes."""
+        """The permissions that an upload with these options needs."""
         more = {
             "s3:PutObjectTagging": self.tags,
             "s3:PutObjectAcl": self.acl,
@@ -115,6 +115,6 @@ def retain_until(days: int, now_s: float) -> str:
 
 
 def mtime_text(mtime_ns: int) -> str:
-    """Seconds with all nine decimals, the form rclone and others read back."""
+    """Return seconds with nine decimals, the form that rclone and others read."""
     seconds, rest = divmod(abs(mtime_ns), 10**9)
     return f"{'-' if mtime_ns < 0 else ''}{seconds}.{rest:09d}"

@@ -1,4 +1,4 @@
-"""`destination.overwrite = "never"`: what keeps objects from being replaced at this server."""
+"""`destination.overwrite = "never"`: whether the server honours If-None-Match, or a HEAD has to come first."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ log = structlog.get_logger()
 class Condition(Enum):
     """What this server does with `If-None-Match: *`."""
 
-    UNKNOWN = "unknown"  #: nothing has shown it yet
-    HONOURED = "honoured"  #: it refuses to replace an object: AWS, or a server that answered 412
-    IGNORED = "ignored"  #: it has replaced an object all the same
+    UNKNOWN = "unknown"  #: no answer has shown it yet
+    HONOURED = "honoured"  #: the server refuses to replace an object: AWS, or a server that answered 412
+    IGNORED = "ignored"  #: the server replaced an object
 
 
 class OverwriteGuard:
-    """Decides whether an upload has to ask with HEAD first. Thread-safe.
+    """Decides whether an upload needs a HEAD first. Thread-safe.
 
-    The server is tried once with an object that this process has just written: the same request again. A server
-    that ignores the condition then replaces the object with itself.
+    The trial repeats a request that was just confirmed: a server that ignores the condition replaces the object with
+    an equal one.
     """
 
     def __init__(self, *, never: bool, url: str) -> None:
@@ -42,11 +42,11 @@ class OverwriteGuard:
         return self.never and self.condition is Condition.UNKNOWN
 
     def begin_trial(self) -> bool:
-        """Whether the calling thread is to try it; `end_trial` has to follow."""
+        """Return whether the calling thread has to repeat its request, and then to call `end_trial`."""
         return self.wants_trial and self._trial.acquire(blocking=False)
 
     def end_trial(self, status: int) -> None:
-        """`status`: HTTP's, of the second request."""
+        """Take the HTTP status of the repeated request."""
         if status == 412:  # noqa: PLR2004 - Precondition Failed
             self.refused()
         elif status == 200:  # noqa: PLR2004 - OK
@@ -55,7 +55,7 @@ class OverwriteGuard:
         self._trial.release()
 
     def refused(self) -> None:
-        """The server has answered 412 to a request of ours."""
+        """Note that the server answered 412 to one of our requests."""
         self.condition = Condition.HONOURED
 
 

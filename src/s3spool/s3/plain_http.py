@@ -1,4 +1,4 @@
-"""Endpoints without TLS: what a signature has to cover there, and what a person has to know."""
+"""Recognises endpoints without TLS: there the signature covers the body, and a warning is shown."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 from s3spool.s3.proxies import proxy_of
 
 DANGER = (
-    "http beyond this machine: whoever is on the way can read files and forge answers, upon which"
+    "http beyond this machine: anybody on the way can read files and forge answers, upon which"
     ' after.action = "delete" or "archive" removes files here that are not in the bucket; use https'
 )
 
 
 def beyond_loopback(url: str) -> bool:
-    """Whether requests to this URL cross a network unencrypted; a proxy may be anywhere."""
+    """Return whether requests to this URL leave this machine unencrypted; a proxy may be anywhere."""
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
     if parts.scheme == "http" and proxy_of(url):

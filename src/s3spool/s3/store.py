@@ -1,4 +1,4 @@
-"""The bucket as the pipeline sees it: makes requests of files, and verifies the responses."""
+"""One bucket: makes requests of files, and verifies the answers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
 from s3spool.s3.boto3_transport import Boto3Transport
 from s3spool.s3.client import Clients, Connection, Endpoint, Found
-from s3spool.s3.content import Content, NeedsVerificationError, Stored
+from s3spool.s3.content import Content, Multiplexer, NeedsVerificationError, Sender, Stored
 from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import conflict, from_answer, is_about_checksum, mismatch, untrusted
 from s3spool.s3.keys import key_of
 from s3spool.s3.object_rules import ObjectRules
 from s3spool.s3.options import ObjectOptions
 from s3spool.s3.overwrite import OverwriteGuard
-from s3spool.s3.transport import Answer, Bandwidth, Multiplexer, Request, Transport
+from s3spool.s3.transport import Answer, Bandwidth, Request
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+\Z")
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "HTTP301"}
 _BAD_KEYS = {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"}
-_BAD_KEYS |= {"NoCredentials", "SignatureDoesNotMatch", "AccessDenied"}  # other keys may be there by now
+_BAD_KEYS |= {"NoCredentials", "SignatureDoesNotMatch", "AccessDenied"}  # the chain may have other keys by now
 MIB = 1024 * 1024
 look = s3_client.look
 log = structlog.get_logger()
 
 
 class Store:
-    """Thread-safe. Only `transport().send`, `existing`, and `verify` with `may_verify` send requests."""
+    """Follows content.Bucket. Thread-safe. Only `existing`, and `verify` with `may_verify`, send requests."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Store:
         rules: ObjectRules | None = None,
         bandwidth: Bandwidth | None = None,
     ) -> None:
-        """Raises ConfigError; asks the credential chain, but not S3."""
+        """Raises ConfigError. Asks the credential chain for at most five seconds; sends nothing to S3."""
         self._connection = connection
         self.options = options
         self._bandwidth = bandwidth
@@ -67,7 +67,7 @@ class Store:
         self.rules = rules
 
     def _why_no_curl(self) -> str:
-        """What libcurl cannot sign; "" where it can."""
+        """Return why libcurl cannot sign requests; "" if it can."""
         if self._connection.bucket.endswith(".mrap"):
             return "a multi-region access point takes another signature than libcurl makes"
         keys = self.credentials.current
@@ -77,12 +77,12 @@ class Store:
 
     @property
     def kind(self) -> str:
-        """Which transport carries the bodies: curl or boto3."""
+        """Which transport sends bodies: "curl" or "boto3"."""
         return "boto3" if self._curl is None else "curl"
 
     @property
     def client(self) -> S3Client:
-        """For all but bodies; thread-safe. Ask for it each time: it changes with the region and the credentials."""
+        """The client of boto3 for all but bodies; it changes with region and credentials, so do not keep it."""
         return self._clients.plain()
 
     @property
@@ -95,8 +95,8 @@ class Store:
     def close(self) -> None:
         self.credentials.close()
 
-    def transport(self) -> Transport:
-        """A new connection for the calling thread."""
+    def transport(self) -> Sender:
+        """Return a new sender; it belongs to one thread at a time."""
         if self._curl is None:
             return Boto3Transport(self._clients.bodies, self.bucket, self._bandwidth)
         return self._curl(
@@ -108,7 +108,7 @@ class Store:
         )
 
     def multiplexer(self) -> Multiplexer | None:
-        """For small requests; None where libcurl is missing."""
+        """Return a new multiplexer for small requests; None if boto3 sends the bodies."""
         if self._curl is None:
             return None
         from s3spool.s3.multi_client import MultiClient  # noqa: PLC0415 - pycurl may be missing
@@ -116,15 +116,15 @@ class Store:
         return MultiClient()
 
     def attributes(self, path: str) -> frozenset[str]:
-        """What the object's metadata takes from the open file: see folder/attributes.py."""
+        """Return what the object's metadata takes from the open file: see folder/attributes.py."""
         return self.rules.of(path).metadata.attributes if self.rules.wants_attributes else frozenset()
 
     def key(self, path: str, mtime_s: float) -> str:
-        """Raises UploadError (permanent) when the path makes no key."""
+        """Return the key of a path. Raises UploadError (permanent) if the key would be too long."""
         return key_of(path, self.rules.of(path).prefix.of(mtime_s))
 
     def digest(self, content: Content, algorithm: str = "") -> str:
-        """`algorithm:base64` of the content; reads the file where it is not in memory. Raises OSError."""
+        """Return `algorithm:base64` of the content; read the file if it is not in memory. Raises OSError."""
         algorithm = algorithm or self.algorithm
         if content.body is not None:
             value = checksums.of_bytes(algorithm, content.body)
@@ -133,7 +133,7 @@ class Store:
         return f"{algorithm}:{value}"
 
     def request(self, content: Content) -> Request:
-        """Raises UploadError (permanent) when the path makes no key, OSError when the file cannot be read."""
+        """Return the request for a whole file. Raises UploadError (permanent) for a bad key, OSError."""
         prepared = self.rules.of(content.path)
         key = key_of(content.path, prepared.prefix.of(content.mtime_s))
         checksum = self.digest(content)
@@ -148,13 +148,13 @@ class Store:
 
     @property
     def asks_first(self) -> bool:
-        """Whether `existing` has to be asked before a request is sent: the server may ignore its condition."""
+        """Whether `existing` must be called before a request: the server may ignore If-None-Match."""
         return self.guard.asks_first
 
     def existing(self, content: Content, request: Request) -> Stored | None:
-        """The object at this key if it has our content, None if there is none; blocks.
+        """Return the object at this key if it has our content, None if there is none; block.
 
-        Raises UploadError, permanent where the object has another content; OSError.
+        Raises UploadError, permanent if the object has another content; OSError.
         """
         found = look(self.client, self.bucket, request.key, request.path)
         if found is None:
@@ -164,10 +164,9 @@ class Store:
         return Stored(request.key, found.etag, request.checksum, found.version_id)
 
     def verify(self, content: Content, request: Request, answer: Answer, *, may_verify: bool) -> Stored:
-        """What the answer proves: that S3 has exactly what was read, or why not.
+        """Return the proof that S3 has exactly what was read. Raises UploadError, OSError.
 
-        Raises UploadError; MustAskError where only another request or another read could tell and `may_ask` is
-        False.
+        Raises NeedsVerificationError if only another request or read can tell and `may_verify` is False.
         """
         stored = self._verified(content, request, answer, may_verify=may_verify)
         if request.body is not None and self.guard.wants_trial:
@@ -181,8 +180,7 @@ class Store:
             if not may_verify:
                 raise NeedsVerificationError
             self.guard.refused()
-            # Somebody's object is there. If its content is ours, our own earlier answer was lost.
-            # If it has gone meanwhile, the way is free.
+            # An object with our content means that an earlier answer was lost. No object: the request is sent again.
             return self._found(content, request, from_answer(request, answer), conflict(request.path, request.key))
         headers = self.accepted(request, answer)
         algorithm, _, value = request.checksum.partition(":")
@@ -196,8 +194,7 @@ class Store:
                 raise mismatch(request, f"its {algorithm} is {echoed}, ours {value}")
         if content.body is None and algorithm != "md5" and not may_verify:
             raise NeedsVerificationError
-        md5 = checksums.md5_hex(value if algorithm == "md5" else self.digest(content, "md5").partition(":")[2])
-        if etag == md5:
+        if etag == self._md5_hex(content, request):
             self._prefer_md5()
             return stored
         if not may_verify:
@@ -207,7 +204,7 @@ class Store:
         return self._found(content, request, missing, other)
 
     def accepted(self, request: Request, answer: Answer) -> Mapping[str, str]:
-        """The headers of a success; raises UploadError for anything else."""
+        """Return the headers of a success. Raises UploadError for any other answer."""
         if answer.error is not None:
             raise self.refused(answer.error)
         if answer.status != 200:  # noqa: PLR2004 - S3 knows no other success for a PUT
@@ -215,13 +212,13 @@ class Store:
         return answer.headers
 
     def refused(self, error: UploadError) -> UploadError:
-        """Return the error; refresh the credentials soon where it concerns them."""
+        """Return the error; refresh the credentials soon if they may be its cause."""
         if error.code in _BAD_KEYS:
             self.credentials.refresh_soon()
         return error
 
     def _try_condition(self, request: Request) -> None:
-        """Send once more what the server has just taken: does it refuse to replace it?"""
+        """Repeat a confirmed request, to learn whether the server refuses to replace the object."""
         if not self.guard.begin_trial():
             return
         status = 0
@@ -235,7 +232,7 @@ class Store:
             self.guard.end_trial(status)
 
     def _found(self, content: Content, request: Request, missing: UploadError, other: UploadError) -> Stored:
-        """Ask with HEAD for size and checksum; raises `missing` or `other` where that is not what was read."""
+        """Compare the object's size and checksum by HEAD. Raises `missing` or `other`, OSError."""
         found = look(self.client, self.bucket, request.key, request.path)
         if found is None:
             raise missing
@@ -244,14 +241,17 @@ class Store:
         return Stored(request.key, found.etag, request.checksum, found.version_id)
 
     def _is_ours(self, content: Content, request: Request, found: Found) -> bool:
-        """Whether an object has the size, and the checksum or MD5, of what was read."""
+        """Return whether an object has the size, and the checksum or MD5, of what was read."""
         algorithm, _, value = request.checksum.partition(":")
         if found.size != content.size:
             return False
         if algorithm != "md5" and found.checksums.get(algorithm) == value:
             return True
-        md5 = value if algorithm == "md5" else self.digest(content, "md5").partition(":")[2]
-        return found.etag == checksums.md5_hex(md5)
+        return found.etag == self._md5_hex(content, request)
+
+    def _md5_hex(self, content: Content, request: Request) -> str:
+        md5 = request.checksum if request.checksum.startswith("md5:") else self.digest(content, "md5")
+        return checksums.md5_hex(md5.partition(":")[2])
 
     def _refusal(self, request: Request, answer: Answer) -> UploadError:
         error = from_answer(request, answer)
@@ -264,29 +264,29 @@ class Store:
         return self.refused(error)
 
     def moves_to(self, region: str, error: UploadError) -> bool:
-        """Whether an answer says that the bucket is in this region. The next request goes there; `error` is retried."""
+        """Return whether an answer names the bucket's `region`: the next requests go there, `error` is retried."""
         told = _REGION.match(region) and not self._connection.endpoint_url
-        # Once one worker has moved, the others still get such answers: to what they had sent before.
+        # Requests sent before another worker learnt the region are retried as well.
         if not told or not (self._clients.move_to(region) or error.code in _OTHER_REGION):
             return False
         error.retry_immediately = True
         return True
 
     def takes_md5_instead(self, algorithm: str, error: UploadError) -> bool:
-        """Whether the store refused because of this checksum, and the choice was left to us."""
+        """Return whether the store refused this checksum and checksum = "auto": then MD5 is used from now on."""
         if not self.auto or algorithm == "md5" or not is_about_checksum(error):
             return False
         self._prefer_md5()
         return True
 
     def _prefer_md5(self) -> None:
-        """The store does not repeat our checksum: send the one whose result its ETag shows."""
+        """Use MD5, which an ETag shows, at a store that does not repeat our checksum."""
         if self.auto and self.algorithm != "md5":
             log.debug("transport.fallback", reason=f"the store does not confirm {self.algorithm}; using md5")
             self.algorithm = "md5"
 
 
-def _curl_transport() -> Callable[..., Transport] | None:
+def _curl_transport() -> Callable[..., Sender] | None:
     try:
         from s3spool.s3.curl_transport import CurlTransport  # noqa: PLC0415 - pycurl may be missing
     except ImportError as exc:
