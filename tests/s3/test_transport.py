@@ -556,7 +556,7 @@ ENDLESS = {
         0.0,
         500,
     ),
-    "body in drips": ((b"HTTP/1.1 200 OK\r\n\r\n", b"y"), 0.2, 200),
+    "body in drips": ((b"HTTP/1.1 200 OK\r\n\r\n", b"y"), 0.02, 200),
     "header in drips": ((b"HTTP/1.1 200 OK\r\nX-Long: ", b"y"), 0.2, 0),
     "headers in drips": ((b"HTTP/1.1 200 OK\r\n", b"X-Another: y\r\n"), 0.2, 0),
     "interim answers in drips": ((b"HTTP/1.1 102 Processing\r\n\r\n",), 0.2, 0),
