@@ -66,7 +66,8 @@ class PowerCuts:
         self._todo = self._rng.sample(steps, len(steps))
 
     def __enter__(self) -> Self:
-        self._mount()
+        for disk in self._disks:
+            disk.mount()
         for directory in (self._daemon.folder, self._daemon.state_directory):
             directory.mkdir()
         for disk in self._disks:
@@ -109,8 +110,7 @@ class PowerCuts:
             self.figures.power_cuts_at_steps += 1
         self.figures.power_cuts += 1
         for disk in self._disks:
-            eventually(partial(_unmounted, disk), timeout_s=START_S, message=f"{disk.place} is unmounted")
-        self._mount()
+            eventually(partial(_recovered, disk), timeout_s=START_S, message=f"{disk.place} recovers")
         self._look(f"{self.context}, cut {self.figures.power_cuts} at {step or 'a random moment'}")
 
     def finish(self) -> Figures:
@@ -135,10 +135,6 @@ class PowerCuts:
 
     def _comes_to(self, step: str) -> bool:
         return step not in UNREACHED and ONLY.get(step, self._action) == self._action
-
-    def _mount(self) -> None:
-        for disk in self._disks:
-            disk.mount()
 
     def _drop(self, files: int) -> None:
         """Most are synced, as a careful writer does it; of the others nothing is promised."""
@@ -212,11 +208,19 @@ class PowerCuts:
         return version and version.content
 
 
-def _unmounted(disk: Disk) -> bool:
-    """A loop device that something still reads is busy for a moment."""
+def _recovered(disk: Disk) -> bool:
+    """Whether it can be written to again. A mount that another namespace has copied keeps the old state alive."""
     with contextlib.suppress(RuntimeError):
         disk.unmount()
-    return not disk.place.is_mount()
+    if disk.place.is_mount():
+        return False
+    disk.mount()
+    probe = disk.place / "probe"
+    with contextlib.suppress(OSError):
+        probe.touch()
+        probe.unlink()
+        return True
+    return False
 
 
 def _sync(directory: Path) -> None:

@@ -117,9 +117,10 @@ def test_while_a_new_directory_finds_no_room(make: Callable[..., Daemon], tmp_pa
     """Its listing waits for files to settle, and they do not."""
     daemon = make(watch={"settle_s": 600}, upload={"queue_size": 10})
     tree = tmp_path / "tree"
-    tree.mkdir()
     for number in range(50):
-        (tree / str(number)).touch()
+        directory = tree / str(number % 5)  # room is looked for ahead of each
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / str(number)).touch()
 
     tree.rename(daemon.folder / "tree")
 
