@@ -29,7 +29,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MOST_WORDS = 16_000
 BUCKET = "my-bucket"
 #: These change the system, need an account or a service, or run for minutes.
-NOT_RUN = r"sudo |pipx |make |\./|curl |journalctl |echo .*\| sudo|s3spool |python -m|pip "
+NOT_RUN = r"sudo|pipx |make |\./|curl |journalctl |echo .*\| sudo|s3spool |python -m|pip "
 BACKGROUND = {"make run": ["demo", "--port", "0"], ".venv/bin/s3spool run": ["run"]}
 
 
@@ -42,7 +42,7 @@ def commands(document: Path) -> list[str]:
     """What a person types: console lines after `$`, and all lines of shell blocks; without comments."""
     typed = [line for block in fenced(document, "console") for line in re.findall(r"^ *\$ (.+)$", block, re.MULTILINE)]
     typed += [line for block in fenced(document, "sh") for line in block.replace("\\\n", " ").splitlines()]
-    return [shlex.join(shlex.split(line, comments=True)) if "|" not in line else line for line in typed if line.strip()]
+    return [re.sub(r"\s+# .*$", "", line) for line in typed if line.strip()]
 
 
 ALL = [(document.name, command) for document in DOCUMENTS for command in commands(document)]
@@ -72,12 +72,12 @@ def test_every_command_of_s3spool_parses() -> None:
     for name, line in ALL:
         for words in re.findall(r"(?:^|&& |sudo )(?:\S*/)?s3spool (?=[a-z])([^&|;>]*)", line):
             try:
-                parse(shlex.split(words, comments=True))
+                parse(shlex.split(words))
             except click.ClickException as exc:
                 pytest.fail(f"{name}: s3spool {words}: {exc.format_message()}")
             parsed += 1
 
-    assert parsed > 30
+    assert parsed > 25
 
 
 def parse(words: list[str]) -> None:
