@@ -25,7 +25,7 @@ EXIT_CODES = {
     0: "Fine.",
     S3SpoolError.exit_code: "An error; one line on standard error says which. `check`: it would not work.",
     click.UsageError.exit_code: "The command line is wrong.",
-    cli.PARKED: "`wait`: some files are parked.",
+    cli.PARKED: "`wait`: some files are parked. `run --once`: some files are not sent.",
     cli.TIMED_OUT: "`wait`: time-out.",
     ConfigError.exit_code: "The configuration or the ledger is wrong: a restart does not help, so the service does"
     " not try one.",

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from s3spool.check.iam_policy import policy
 from s3spool.cli.commands import cli
 from s3spool.config.loader import load
+from s3spool.daemon.limits import open_files_needed
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "s3spool"
@@ -149,6 +150,27 @@ def test_architecture_names_the_tables_of_the_ledger() -> None:
     section = ARCHITECTURE.partition("\n## The ledger\n")[2].partition("\n## ")[0]
 
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == re.findall(r"CREATE TABLE (\w+)", schema)
+
+
+def test_unit_names_the_descriptors_that_the_daemon_needs() -> None:
+    """The unit's comment has the figures of the code, and its limit is above the larger one."""
+    unit = (ROOT / "systemd" / "s3spool.service").read_text(encoding="utf-8")
+    comment = " ".join(re.findall(r"^# (.+)$", unit, re.MULTILINE))
+    (limit,) = re.findall(r"^LimitNOFILE=1024:(\d+)$", unit, re.MULTILINE)
+
+    assert f"100 workers need {open_files_needed(100):,} descriptors" in comment
+    assert f"1,000 workers, the most, need {open_files_needed(1000):,}." in comment
+    assert open_files_needed(1000) <= int(limit)
+
+
+def test_unit_and_operations_name_the_same_peak() -> None:
+    """The memory that 100 workers need at their peak is one figure."""
+    unit = (ROOT / "systemd" / "s3spool.service").read_text(encoding="utf-8")
+    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+    assert re.findall(r"Peaks at some (\d+ MiB) with 100", unit) == re.findall(
+        r"100 peak at some (\d+ MiB)", operations
+    )
 
 
 def test_licence_is_the_one_pyproject_names() -> None:

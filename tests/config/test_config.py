@@ -887,15 +887,14 @@ def test_the_manual_has_every_key() -> None:
 
 
 def test_the_manual_s_examples_work(write: Callable[[str], Path]) -> None:
-    """A copied example is a valid configuration with a bucket."""
+    """A copied example is a valid configuration, and the first one has six lines and a bucket."""
     text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     examples = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
     loaded = [read(write(example)) for example in examples]
 
-    assert len(loaded) == 6
-    assert sum(bool(config.destination.bucket) for config in loaded) == 5
-    assert sum(len(config.rules) for config in loaded) == 3
+    assert len(loaded) == 2
+    assert loaded[0].destination.bucket
     assert len(examples[0].splitlines()) == 6
 
 

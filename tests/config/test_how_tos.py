@@ -1,4 +1,4 @@
-"""The examples of docs/configuration.md, run: a static site, logs by date and class, a WORM archive."""
+"""The examples of docs/howto.md, run: a static site, logs by date and class, a WORM archive."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-MANUAL = Path(__file__).parents[2] / "docs" / "configuration.md"
+MANUAL = Path(__file__).parents[2] / "docs" / "howto.md"
 
 
 def uploaded(example: str, names: list[str], home: Path, seaweed: Seaweed, bucket: str) -> dict[str, str]:
     """Run the example behind this heading, with folder and bucket of the test; the key of each file."""
-    _, _, behind = MANUAL.read_text(encoding="utf-8").partition(f"**{example}")
+    _, _, behind = MANUAL.read_text(encoding="utf-8").partition(f"## {example}\n")
     found = re.search(r"^```toml\n(.*?)^```$", behind, re.MULTILINE | re.DOTALL)
     assert found is not None
     tables = tomllib.loads(found[1])
@@ -48,7 +48,7 @@ def head(s3: S3Client, bucket: str, key: str) -> dict[str, Any]:
 
 def test_a_static_site(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
     """Each file has its type and the right time to live."""
-    uploaded("A static site.", ["index.html", "assets/app-3f2a.js", "assets/logo.svg"], tmp_path, seaweed, bucket)
+    uploaded("A static site", ["index.html", "assets/app-3f2a.js", "assets/logo.svg"], tmp_path, seaweed, bucket)
 
     page, script, logo = (head(s3, bucket, key) for key in ("index.html", "assets/app-3f2a.js", "assets/logo.svg"))
     assert (page["ContentType"], page["CacheControl"]) == ("text/html; charset=utf-8", "no-cache")
@@ -75,7 +75,7 @@ def test_a_worm_archive(tmp_path: Path, seaweed: Seaweed, s3: S3Client) -> None:
     """Each object is locked for ten years, and says where it comes from."""
     bucket = "worm-how-to"
     s3.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
-    uploaded("A WORM archive.", ["2026/record.pdf"], tmp_path, seaweed, bucket)
+    uploaded("A WORM archive", ["2026/record.pdf"], tmp_path, seaweed, bucket)
 
     record = head(s3, bucket, "2026/record.pdf")
     assert record["ObjectLockMode"] == "COMPLIANCE"

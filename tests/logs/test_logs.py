@@ -712,7 +712,7 @@ def test_documentation_lists_every_event() -> None:
     """docs/logging.md and EVENTS name the same events, levels and MESSAGE_IDs."""
     text = (ROOT / "docs" / "logging.md").read_text()
     levels = dict(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (\w+) \|", text, re.MULTILINE))
-    message_ids = dict(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| `([0-9a-f]{32})` \|", text, re.MULTILINE))
+    message_ids = dict(re.findall(r"^- `([a-z_]+\.[a-z_]+)` `([0-9a-f]{32})`$", text, re.MULTILINE))
 
     assert levels == {event: spec.level for event, spec in EVENTS.items()}
     assert message_ids == {event: spec.message_id for event, spec in EVENTS.items() if spec.message_id}

@@ -16,7 +16,7 @@ ELSEWHERE = "[Unit]\nRequiresMountsFor=/srv/incoming\n[Service]\nReadWritePaths=
 
 
 def test_a_folder_elsewhere_needs_one_drop_in(service: Service, faulty: FaultyS3, machine: Machine) -> None:
-    """With the drop-in of docs/operations.md files are taken from there, and removed once they are in S3."""
+    """With the drop-in of docs/howto.md files are taken from there, and removed once they are in S3."""
     machine.run("install -d -o s3spool -g s3spool -m 3770 /srv/incoming")
     service.folder = "/srv/incoming"
     service.drop_in(ELSEWHERE)
