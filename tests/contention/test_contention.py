@@ -51,7 +51,7 @@ def test_a_good_file_goes_through(
             "name": scenario.name,
             "size": f"{size:,}",
             "slowest": "not in time" if math.isinf(slowest_s) else f"{slowest_s:.2f}",
-            "limit": f"{limit_s:g} s",
+            "limit": f"{limit_s:g}",
             "memory": f"{it.peak_mib()}" if alive else "",
             "result": "passed" if slowest_s < limit_s and alive and not wrong else f"**failed** {wrong}".strip(),
         }
