@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test mutants test-contention test-chaos test-compat soak test-system deb lock lint types bench clean
+.PHONY: run test test-power-cuts mutants test-contention test-chaos test-compat soak test-system deb lock lint types bench clean
 
 run: $(VENV)/.demo
 	$(BIN)/s3spool demo
@@ -26,7 +26,11 @@ test-contention: $(VENV)/.dev
 
 # Kills, faults and restless writers for ten minutes at most; CHAOS_SEED=n replays, CHAOS_MINUTES=n lasts longer.
 test-chaos: $(VENV)/.dev
-	$(BIN)/python -m pytest -m chaos tests/chaos
+	$(BIN)/python -m pytest -m 'chaos and not slow' tests/chaos
+
+# The power is cut at each named step and at random, on loop devices: root, e2fsprogs, xfsprogs; ten minutes.
+test-power-cuts: $(VENV)/.dev
+	$(BIN)/python -m pytest -m 'chaos and slow' tests/chaos
 
 # S3 servers and programs of other makers; s3rver comes from npm into a cache. Rewrites docs/compatibility.md where it differs.
 test-compat: $(VENV)/.compat

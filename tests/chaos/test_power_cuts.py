@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from chaos.figures import Figures
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROUNDS, FILES = 7, 40
 LONGEST_S = 12.0
