@@ -18,7 +18,7 @@ _HEAD = """\
 Written by `make test-contention`: {when}, {machine}, sizes x {scale:g}. In each scenario a good file is dropped each
 {each_s:g} s; *slowest*: how long the slowest of them took to be at S3.
 
-scenario | size | slowest, s | limit, s | peak RSS, MiB | result
+scenario|size|slowest, s|limit, s|peak RSS, MiB|result
 ---|---|---|---|---|---
 """
 
@@ -36,5 +36,5 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     scale = float(os.environ["CONTENTION_SCALE"])
     when, machine = datetime.now(UTC).strftime("%Y-%m-%d"), f"{platform.machine()}, Linux {platform.release()}"
     cells = ("name", "size", "slowest", "limit", "memory", "result")
-    lines = [" | ".join(str(row[cell]) for cell in cells) for row in sorted(_rows, key=lambda row: row["number"])]
+    lines = ["|".join(str(row[cell]) for cell in cells) for row in sorted(_rows, key=lambda row: row["number"])]
     Path(path).write_text(_HEAD.format(when=when, machine=machine, scale=scale, each_s=2.5) + "\n".join(lines) + "\n")
