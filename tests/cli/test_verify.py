@@ -227,6 +227,7 @@ def test_odd_names_in_a_real_store(tmp_path: Path, seaweed: Seaweed, bucket: str
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_hundred_thousand_receipts(tmp_path: Path, seaweed: Seaweed, bucket: str) -> None:
     """Within a minute, and with a hundred requests and a few."""
     count = int(os.environ.get("S3SPOOL_TEST_FILES", "100000"))
