@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PROMPT_S = 5.0
 RARELY = {"rescan_s": 3600}
 MIB = 2**20
+QUEUE_SIZE = 10_000  # the default
 WRITER = """
 import itertools, os, pathlib, sys, time
 place, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
@@ -121,6 +122,8 @@ def waiting(stage: Stage) -> None:
     stage.server.script(Delay(0.5), times=None, match="^PUT crowd")
     stage.fill()
     stage.start()
+    if stage.size < QUEUE_SIZE:  # else the scan goes on until the last has room
+        stage.daemon.wait_event("scan.finished")  # what this scan finds is one of those that wait
 
 
 def flat(stage: Stage) -> None:
@@ -421,6 +424,7 @@ def answers_after_5_s(stage: Stage) -> None:
     stage.server.script(Delay(5), times=None, match="^PUT crowd")
     stage.fill()
     stage.start()
+    stage.daemon.wait_event("scan.finished")  # what this scan finds is one of those that wait
 
 
 def every_third_reset(stage: Stage) -> None:
