@@ -421,6 +421,7 @@ def refused_for_good(stage: Stage) -> None:
 
 
 def answers_after_5_s(stage: Stage) -> None:
+    # Every worker waits for such an answer: a new file is sent when the first of them comes.
     stage.server.script(Delay(5), times=None, match="^PUT crowd")
     stage.fill()
     stage.start()
@@ -531,7 +532,7 @@ SCENARIOS = [
     Scenario("names of 255 odd bytes", 10_000, long_names),
     Scenario("directories of one file", 10_000, one_directory_each),
     Scenario("files refused for good", 5000, refused_for_good, limit_s=12.0),
-    Scenario("answers that take 5 s", 2000, answers_after_5_s),
+    Scenario("answers that take 5 s", 2000, answers_after_5_s, limit_s=10.0),
     Scenario("every third request reset", 2000, every_third_reset, limit_s=12.0),
     Scenario("answers cut short", 2000, answers_cut_short, limit_s=12.0),
     Scenario("sparse files of 1 TiB", 3, sparse_file),
