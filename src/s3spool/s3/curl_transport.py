@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,7 +52,8 @@ class CurlTransport:
     ) -> None:
         """`endpoint` is called for each request; `ca` is a bundle, or a directory of certificates named by hash.
 
-        A request fails after `timeout_s` (rounded to whole seconds) without progress, up to eight seconds late.
+        A request fails after `timeout_s` (rounded to whole seconds) without progress: of a MultiClient up to two
+        seconds late, otherwise up to eight, because libcurl compares an average of five seconds with its limit.
         """
         self._endpoint_now = endpoint
         self._ca = ca
@@ -63,6 +65,8 @@ class CurlTransport:
         self._headers: list[bytes] = []
         self._body: list[bytes] = []
         self._error: tuple[int, str] | None = None
+        self._progress = 0  # bytes that were sent and received, as of `_progress_at`
+        self._progress_at = 0.0  # monotonic seconds
         self._range: FileRange | None = None
         self._streaming = False
         self._buffer_bytes = 0  # 0: this handle has not sent a range yet
@@ -125,7 +129,21 @@ class CurlTransport:
             return False
         if self._bandwidth is not None and request.body:
             wait_for_all(self._bandwidth, len(request.body))
+        self._progress = 0
+        self._progress_at = time.monotonic()
         return True
+
+    def is_silent(self, now: float) -> bool:
+        """Whether the request has made no progress for too long; `answer` then has the error. For MultiClient."""
+        curl = self.curl
+        progress = curl.getinfo(pycurl.SIZE_UPLOAD_T) + curl.getinfo(pycurl.SIZE_DOWNLOAD_T)
+        if progress != self._progress:
+            self._progress = progress
+            self._progress_at = now
+        elif now - self._progress_at >= self._timeout_s:
+            self.failed(pycurl.E_OPERATION_TIMEDOUT, f"no progress for {self._timeout_s} s")
+            return True
+        return False
 
     def failed(self, number: int, message: str) -> None:
         """Record libcurl's error for `answer`."""
