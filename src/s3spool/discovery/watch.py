@@ -191,10 +191,12 @@ class Watch(WatchCallback):
     def _handle(self, event: InotifyEvent) -> None:
         if self._self_test is not None and self._self_test.is_it(event):
             return
+        mask = event.mask
+        if mask & MOVED_FROM and not mask & ISDIR:
+            return  # of a file: half of our own removal, among others
         directory = self._watches.table.directory(event.wd)
         if directory is None:
             return
-        mask = event.mask
         if mask & ISDIR and event.name:
             self._handle_directory(mask, f"{directory}{os.fsdecode(event.name)}")
         elif mask & (CLOSE_WRITE | MOVED_TO | CREATE):

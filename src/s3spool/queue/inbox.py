@@ -191,7 +191,7 @@ class Inbox:
         """The path is no longer in flight; True if it was offered again meanwhile."""
         with self._lock:
             offered_again = self._forget_in_flight(path)
-            if self._idle_workers and self._queued:
+            if self._queued and self._idle_workers.waiting:
                 self._idle_workers.notify()
             return offered_again
 
@@ -268,7 +268,7 @@ class Inbox:
             self._lanes[lane].append(item)
             if self._breaker.open and item.lane is Lane.ARRIVED and self._selection.wants_untried_probe():
                 self._breaker.expect_arrival()
-            if self._idle_workers:
+            if self._idle_workers.waiting:
                 self._idle_workers.notify()
 
     def _forget_in_flight(self, path: str) -> bool:
@@ -289,8 +289,8 @@ class Inbox:
             for lane in self._waiting_offers:
                 if not self._lanes.full(lane, leave=self._wake_room):
                     self._drained.notify_all()
-            if item.large and self._lanes[Lane.LARGE] and self._idle_workers:
+            if item.large and self._lanes[Lane.LARGE] and self._idle_workers.waiting:
                 self._idle_workers.notify()  # time alone may have made room for one more
-        elif item is not None and not paused and self._idle_workers and self.parts.next_in_s() == 0:
+        elif item is not None and not paused and self._idle_workers.waiting and self.parts.next_in_s() == 0:
             self._idle_workers.notify()  # one more part may go: the concurrency may have grown just now
         return item

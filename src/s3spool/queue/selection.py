@@ -112,7 +112,7 @@ class Selection:
         if self.lanes[Lane.SLOW] and self._slow_files.has_room():
             return self._remove(Lane.SLOW, 0)
         for lane in (next(self._rotation), *UNTRIED, Lane.BODY, Lane.RETRY):
-            if (index := self._first_allowed(lane)) is not None:
+            if self.lanes[lane] and (index := self._first_allowed(lane)) is not None:
                 return self._remove(lane, index)
         index = None if self.parts.waiting() else self._first_allowed(Lane.LARGE)
         return None if index is None else self._remove(Lane.LARGE, index)

@@ -117,6 +117,9 @@ class CurlTransport:
 
     def send(self) -> None:
         if self.start():
+            # Not for a MultiClient, which has `is_silent`: libcurl would set a timer for each request.
+            self.curl.setopt(pycurl.LOW_SPEED_LIMIT, LOW_SPEED_BYTES_S)
+            self.curl.setopt(pycurl.LOW_SPEED_TIME, self._timeout_s)
             try:
                 self.curl.perform()
             except pycurl.error as exc:
@@ -190,8 +193,6 @@ class CurlTransport:
         self._use_endpoint(curl)
         curl.setopt(pycurl.DNS_CACHE_TIMEOUT, DNS_CACHE_S)
         curl.setopt(pycurl.CONNECTTIMEOUT, self._timeout_s)
-        curl.setopt(pycurl.LOW_SPEED_LIMIT, LOW_SPEED_BYTES_S)
-        curl.setopt(pycurl.LOW_SPEED_TIME, self._timeout_s)
         if self._ca.is_dir():
             curl.unsetopt(pycurl.CAINFO)  # the wheel's own bundle
             curl.setopt(pycurl.CAPATH, str(self._ca))

@@ -111,13 +111,12 @@ class MultiClient:
         left = 1
         while left:
             left, arrived, failed = self._multi.info_read()
-            for curl, number, message in (*((curl, 0, "") for curl in arrived), *failed):
-                transport = self._in_flight[curl]
-                if number:
-                    transport.failed(number, message)
-                done.append(transport)
+            for curl, number, message in failed:
+                self._in_flight[curl].failed(number, message)
+                arrived.append(curl)
+            for curl in arrived:
                 self._multi.remove_handle(curl)
-                del self._in_flight[curl]
+                done.append(self._in_flight.pop(curl))
 
     def _wait_s(self) -> float:
         now = time.monotonic()
@@ -133,8 +132,10 @@ class MultiClient:
     def _on_socket(self, what: int, descriptor: int, _multi: object, known: object) -> None:
         """Libcurl's socket callback: which events to wait for."""
         if what == pycurl.POLL_REMOVE:
-            with contextlib.suppress(FileNotFoundError):
+            try:  # noqa: SIM105 - for each request: contextlib.suppress takes a microsecond
                 self._epoll.unregister(descriptor)
+            except FileNotFoundError:
+                pass
         elif known is None:
             self._epoll.register(descriptor, _WANTED[what])
             self._multi.assign(descriptor, self)

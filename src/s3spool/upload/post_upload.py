@@ -16,7 +16,7 @@ from s3spool.errors import EXHAUSTED, NOTHING_LEFT
 from s3spool.folder.directories import NotAFileError
 from s3spool.folder.folder import Folder, SpecialBitsError
 from s3spool.folder.slow_directories import SlowDirectories
-from s3spool.heartbeat import Heartbeat
+from s3spool.heartbeat import BEAT_S, Heartbeat
 from s3spool.ledger.rows import Receipt
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle, SettleReason
@@ -94,6 +94,7 @@ class PostUpload:
         self._rescan = rescan
         self._exhausted = False  # a removal has failed for lack of descriptors or memory
         self._warnings = WarningLimit()
+        self._log = log
         self._queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
         self.heartbeat = Heartbeat()
         self._thread = threading.Thread(target=self._run, name="after", daemon=True)
@@ -111,6 +112,7 @@ class PostUpload:
         return self._rule_action(path) if self._rule_action else self.action
 
     def start(self) -> None:
+        self._log = log.bind()  # the lazy logger of a module takes a microsecond for each line
         self._thread.start()
         self._slow_thread.start()
 
@@ -136,7 +138,7 @@ class PostUpload:
         while True:
             self.heartbeat.beat()
             try:
-                sent = self._queue.get(timeout=self.heartbeat.capped(None))
+                sent = self._queue.get(timeout=BEAT_S)
             except queue.Empty:
                 continue
             if sent is None:
@@ -172,7 +174,7 @@ class PostUpload:
             # The ctime is not older than the drop: a copied file brings its mtime along.
             self._stats.completion_s.observe(max(0.0, receipt.uploaded_at - receipt.identity.ctime_ns / 1e9))
             self._on_uploaded(receipt)
-            log.info(
+            self._log.info(
                 "file.uploaded",
                 path=receipt.path,
                 key=receipt.key,
@@ -188,7 +190,7 @@ class PostUpload:
     def _apply_action(self, sent: Sent) -> bool:
         """Keep, delete or archive; True when the file has changed and has to be sent again."""
         receipt = sent.receipt
-        if "keep" in {receipt.after, self.action_of(receipt.path)}:
+        if receipt.after == "keep" or self.action_of(receipt.path) == "keep":
             self._mark(receipt, None)
             return False  # "keep" in the configuration now also applies to earlier uploads
         try:
