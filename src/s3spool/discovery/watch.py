@@ -33,6 +33,7 @@ from s3spool.discovery.directory_watches import (
     DirectoryWatches,
     limit_hint,
 )
+from s3spool.discovery.inotify import Inotify
 from s3spool.discovery.inotify_self_test import InotifySelfTest
 from s3spool.discovery.lister import Lister
 from s3spool.discovery.watch_table import steps_up
@@ -90,7 +91,7 @@ class Watch(WatchCallback):
         self._lost = lost
         self._watches = DirectoryWatches(self._root, self, rescan)
         self._device = 0  # the root's
-        self._inotify: InotifyFD | None = None
+        self._inotify: Inotify | None = None
         self._heartbeat = heartbeat or Heartbeat()  # of watchdog's thread
         self._self_test: InotifySelfTest | None = None
         self.overflows = 0
@@ -110,7 +111,7 @@ class Watch(WatchCallback):
         between the two, and a million waiting files do not delay the start.
         """
         try:
-            self._inotify = InotifyFD()
+            self._inotify = Inotify(self._heartbeat)
         except OSError as exc:
             raise WatchUnavailableError(limit_hint(exc)) from exc
         self._inotify.name = "watch"
@@ -142,7 +143,7 @@ class Watch(WatchCallback):
         return self._inotify is not None and self._inotify.is_alive()
 
     def self_test(self) -> None:
-        """Cause an event, which refreshes the heartbeat; refresh it here where no event can be expected."""
+        """Cause an event: reading it refreshes the heartbeat; refresh it here where no event can be expected."""
         test = self._self_test
         if test is None or not test.cause():
             self._heartbeat.beat()
@@ -168,7 +169,6 @@ class Watch(WatchCallback):
     # WatchCallback, called on watchdog's thread: an exception would end that thread.
 
     def on_event(self, event: InotifyEvent) -> None:
-        self._heartbeat.beat()
         try:
             self._handle(event)
         except Exception:
@@ -180,7 +180,6 @@ class Watch(WatchCallback):
             self._lost()
 
     def on_queue_overflow(self) -> None:
-        self._heartbeat.beat()
         self.overflows += 1
         log.warning("watch.overflowed", overflows=self.overflows)
         # The event of a rename may be lost: the names of watched directories are unknown until the scan's `ensure`.
@@ -192,8 +191,6 @@ class Watch(WatchCallback):
         if self._self_test is not None and self._self_test.is_it(event):
             return
         mask = event.mask
-        if mask & MOVED_FROM and not mask & ISDIR:
-            return  # of a file: half of our own removal, among others
         directory = self._watches.table.directory(event.wd)
         if directory is None:
             return

@@ -112,18 +112,19 @@ class Selection:
         if self.lanes[Lane.SLOW] and self._slow_files.has_room():
             return self._remove(Lane.SLOW, 0)
         for lane in (next(self._rotation), *UNTRIED, Lane.BODY, Lane.RETRY):
-            if self.lanes[lane] and (index := self._first_allowed(lane)) is not None:
+            items = self.lanes[lane]
+            if items and lane in UNTRIED:
+                return items.popleft()
+            if items and (index := self._first_allowed(lane)) is not None:
                 return self._remove(lane, index)
         index = None if self.parts.waiting() else self._first_allowed(Lane.LARGE)
         return None if index is None else self._remove(Lane.LARGE, index)
 
     def _first_allowed(self, lane: Lane) -> int | None:
-        """The index of the lane's first file whose share of the workers has room; None where there is none."""
+        """The index of the first file of BODY, RETRY or LARGE whose share of the workers has room; None: no file."""
         items = self.lanes[lane]
         if not items or (lane is Lane.BODY and not self.body_room()):
             return None
-        if lane in UNTRIED:
-            return 0
         tried_room = self._tried_files.has_room()
         if lane is Lane.RETRY:
             return 0 if tried_room else None

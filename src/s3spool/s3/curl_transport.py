@@ -91,9 +91,11 @@ class CurlTransport:
         self._error = None
         self._range = None
         credentials = self._credentials.current
-        if credentials is None or not signs_with(credentials):
+        if credentials is None:
             return
         if credentials is not self._signed_with:
+            if not signs_with(credentials):
+                return
             curl.setopt(pycurl.USERPWD, f"{credentials.access_key}:{credentials.secret_key}")
             self._signed_with = credentials
         if self._endpoint is not self._endpoint_now():
