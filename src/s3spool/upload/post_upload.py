@@ -16,7 +16,7 @@ from s3spool.errors import EXHAUSTED, NOTHING_LEFT
 from s3spool.folder.directories import NotAFileError
 from s3spool.folder.folder import Folder, SpecialBitsError
 from s3spool.folder.slow_directories import SlowDirectories
-from s3spool.heartbeat import BEAT_S, Heartbeat
+from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.rows import Receipt
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle, SettleReason
@@ -138,7 +138,7 @@ class PostUpload:
         while True:
             self.heartbeat.beat()
             try:
-                sent = self._queue.get(timeout=BEAT_S)
+                sent = self._queue.get(timeout=self.heartbeat.capped(None))
             except queue.Empty:
                 continue
             if sent is None:
