@@ -139,7 +139,7 @@ def killed(server: Server, home: Path) -> Row:
     """`kill -9` when the server has some parts of a large file."""
     content = LARGE * 4
     daemon = daemon_of(server, home)
-    daemon.config["upload"]["max_bandwidth"] = "20 MiB"
+    daemon.config["upload"]["max_bandwidth"] = "10 MiB"
 
     def has_parts() -> bool:
         with closing(sqlite3.connect(f"file:{daemon.state_directory}/ledger.sqlite3?mode=ro", uri=True)) as ledger:
