@@ -63,7 +63,7 @@ def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
 
 
 @contextmanager
-def beside(daemon: Daemon, faulty: FaultyS3, what: str, room_kib: int = ROOM_KIB) -> Iterator[GoodFiles]:
+def beside(daemon: Daemon, faulty: FaultyS3, what: str) -> Iterator[GoodFiles]:
     """Good files are dropped meanwhile; afterwards none may have been slow, and the memory not have grown."""
     before_kib = memory_kib(daemon)
     with GoodFiles(daemon, lambda name: name in faulty.objects) as good:
@@ -71,7 +71,7 @@ def beside(daemon: Daemon, faulty: FaultyS3, what: str, room_kib: int = ROOM_KIB
     grown_kib = memory_kib(daemon) - before_kib
     good.report(f"{what}: grown by {grown_kib // 1024} MiB to {(before_kib + grown_kib) // 1024}")
     assert good.slowest_s < GOOD_S
-    assert grown_kib < room_kib
+    assert grown_kib < ROOM_KIB
 
 
 def memory_kib(daemon: Daemon) -> int:
@@ -148,13 +148,11 @@ def test_renames_of_a_directory_of_many_files(daemon: Daemon, faulty: FaultyS3) 
 def test_very_many_directories(daemon: Daemon, faulty: FaultyS3) -> None:
     """Made before the start and while it runs; they take memory up to a limit."""
     count = min(1_000_000, 4000 * SCALE)
-    watches = int(Path("/proc/sys/fs/inotify/max_user_watches").read_text())
-    room_kib = ROOM_KIB + min(count, watches) * 6 // 10  # each watched directory takes half a KiB
     for number in range(count // 2):
         (daemon.folder / f"{number % 100}" / f"{number}").mkdir(parents=True)
     with daemon:
         daemon.wait_ready(WAIT_S)
-        with beside(daemon, faulty, f"{count} directories", room_kib):
+        with beside(daemon, faulty, f"{count} directories"):
             for number in range(count // 2):
                 (daemon.folder / f"{number % 100}" / f"new {number}").mkdir()
             scans = daemon.scans()

@@ -7,7 +7,6 @@ the Observer's time.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections import deque
@@ -15,13 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from watchdog.observers.inotify_c import (
-    InotifyConstants,
-    InotifyEvent,
-    InotifyFD,
-    WatchCallback,
-    WatchDescriptor,
-)
+from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, WatchCallback, WatchDescriptor
 
 from s3spool.discovery.deep_directories import DeepDirectories
 from s3spool.discovery.directory_watches import (
@@ -50,8 +43,6 @@ RECENT_DIRECTORIES = 64  # where files arrived last: listed at once after an ove
 RECENT_S = 60.0  # only files that changed so recently: an overflow loses the events of seconds
 WAIT_S = 0.05  # how often to look for room
 log = structlog.get_logger()
-# An overflow is logged below, as `watch.overflowed`.
-logging.getLogger(InotifyFD.__module__).addFilter(lambda record: "overflowed" not in record.getMessage())
 
 Hint = Callable[[str, SettleReason], None]
 
@@ -89,7 +80,7 @@ class Watch(WatchCallback):
         self._hint = hint
         self._rescan = rescan
         self._lost = lost
-        self._watches = DirectoryWatches(self._root, self, rescan)
+        self._watches = DirectoryWatches(self._root, rescan)
         self._device = 0  # the root's
         self._inotify: Inotify | None = None
         self._heartbeat = heartbeat or Heartbeat()  # of watchdog's thread
@@ -111,10 +102,9 @@ class Watch(WatchCallback):
         between the two, and a million waiting files do not delay the start.
         """
         try:
-            self._inotify = Inotify(self._heartbeat)
+            self._inotify = Inotify(self, self._heartbeat)
         except OSError as exc:
             raise WatchUnavailableError(limit_hint(exc)) from exc
-        self._inotify.name = "watch"
         self._inotify.start()
         self._watches.open(self._inotify)
         if not self._watches.add(""):
@@ -122,7 +112,7 @@ class Watch(WatchCallback):
             raise WatchUnavailableError(self.exhausted or f"{os.fsdecode(self._root)} cannot be watched")
         self._device = (self._watches.table.identity("") or (0,))[0]
         with contextlib.suppress(OSError):
-            self._self_test = InotifySelfTest(self._inotify, self)
+            self._self_test = InotifySelfTest(self._inotify)
             self._self_test.cause()  # to learn whether it comes back
 
     def stop(self) -> None:
