@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.proc import rss_bytes
 
+from chaos.course import Course, Faults, Sample
 from chaos.curves import svg
 from chaos.figures import seed
 from chaos.oracle import Oracle
@@ -25,40 +25,11 @@ from support.waiting import eventually
 
 SAMPLE_S = 5.0
 TICK_S = 0.25
-WARM_UP = 0.2  # of the run: buffers, caches and the allocator's arenas find their size
 TOLERANCE = 1.1  # how much more the last fifth may take than the first one after warming up
 DRAIN_S = 180.0
 RATES = (0.0, 1.0, 5.0, 15.0, 40.0)  # acts of the writers a second
+PERIOD_S = (5.0, 45.0)  # how long a rate and its faults last
 SHARES = (0.0, 0.0, 0.01, 0.05, 0.2, 1.0)  # of the requests that meet a fault
-
-
-@dataclass(slots=True)
-class Sample:
-    minute: float
-    rss_mib: float
-    descriptors: int
-    threads: int
-    waiting: int  #: files that have not been seen to arrive
-    files: int
-    faults: int
-
-
-@dataclass(slots=True)
-class Course:
-    """What a run leaves behind; `docs/soak.svg` is made of it."""
-
-    seed: int
-    samples: list[Sample] = field(default_factory=list)
-    figures: dict[str, int] = field(default_factory=dict)
-
-    def growth(self) -> dict[str, float]:
-        """Medians of the last fifth by those of the first one after warming up."""
-        warm = self.samples[round(len(self.samples) * WARM_UP) :]
-        share = max(1, len(warm) // 4)
-        names = ("rss_mib", "descriptors", "threads")
-        early = {name: statistics.median(getattr(it, name) for it in warm[:share]) for name in names}
-        late = {name: statistics.median(getattr(it, name) for it in warm[-share:]) for name in names}
-        return {name: late[name] / early[name] for name in names}
 
 
 class Soak:
@@ -78,7 +49,7 @@ class Soak:
         self._writers = Writers(self._daemon.folder, self._rng, large_share=0.002)
         self._oracle = Oracle(self._daemon, self._writers, self._witness)
         self._pause = threading.Event()  # never set: a rate is a matter of time
-        self._down_until = 0.0
+        self._down = False  # the server refuses connections
 
     def run(self, minutes: float) -> Course:
         with self._witness, self._daemon as daemon:
@@ -97,7 +68,7 @@ class Soak:
                     owed -= 1
                     self._writers.act()
                 self._pause.wait(TICK_S)
-            self._drain()
+            self._drain(time.monotonic() - begun)
             self._sample(time.monotonic() - begun)
             assert daemon.stop(60) == 0
             self._conclude()
@@ -111,13 +82,20 @@ class Soak:
         storm.only = self._rng.choice(storm.kinds) if storm.share == 1.0 else ""
         if self._rng.random() < 0.1:
             self._witness.go_down()
-            self._down_until = now + 1
-        return self._rng.choice(RATES), now + self._rng.uniform(3, 20)
+            self._down = True
+        self.course.set_faults(self._faults(), now / 60)
+        return self._rng.choice(RATES), now + self._rng.uniform(*PERIOD_S)
+
+    def _faults(self) -> Faults:
+        if self._down:
+            return Faults.UNREACHABLE
+        share = self._witness.storm.share
+        return Faults.ALL if share == 1.0 else Faults.SOME if share else Faults.NONE
 
     def _fair(self) -> None:
         self._witness.storm.share = 0.0
-        if self._down_until:
-            self._down_until = 0.0
+        if self._down:
+            self._down = False
             self._witness.come_up()
 
     def _sample(self, now: float) -> None:
@@ -140,8 +118,9 @@ class Soak:
             )
         self.course.samples.append(sample)
 
-    def _drain(self) -> None:
+    def _drain(self, now: float) -> None:
         self._fair()
+        self.course.set_faults(Faults.NONE, now / 60)
         self._writers.end()
         self._daemon.cli("retry", "--all")
 
