@@ -21,7 +21,6 @@ from s3spool.daemon.file_states import FileStates
 from s3spool.daemon.liveness import LivenessCheck
 from s3spool.daemon.once import LOOK_S, OnceDone
 from s3spool.daemon.rate import RateMeter
-from s3spool.daemon.retry_summary import RetrySummary
 from s3spool.daemon.status_line import StatusLine
 from s3spool.daemon.thread_names import ThreadNames
 from s3spool.daemon.wakeup import Wakeup
@@ -87,14 +86,13 @@ class Daemon:
                 "watch": self.watch_manager.heartbeat,
             }
         )
-        self._retry_summary = RetrySummary(ledger)
-        self._terminal_summary = RetrySummary(ledger)
         self.files = FileStates(components)
         self.rate = RateMeter(components)
         self._cleaning = DailyCleaning(folder, components.large, ledger, config.state, self._is_unsafe)
         self._freed = 0
         self._once = OnceDone(self.files) if once else None
         self._status_line = StatusLine(components, self.files, self.rate, self._once)
+        self._terminal_line = StatusLine(components, self.files, self.rate, self._once)
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
         self._notifier = Notifier()
@@ -195,7 +193,6 @@ class Daemon:
         self._give_memory_back()
         if self._notifier.watchdog_interval_s and self._healthy(now):
             self._notifier.watchdog()
-        self._retry_summary.refresh()
         self._notifier.status(self.summary())
         self._cleaning.run_if_due(now)
 
@@ -311,13 +308,12 @@ class Daemon:
         return True
 
     def summary(self) -> str:
-        """The line for `systemctl status`. Any thread; quick."""
-        return self._status_line.text(self.state, self._retry_summary)
+        """The line for `systemctl status`. Only the supervisor's thread."""
+        return self._status_line.text(self.state)
 
     def terminal_line(self) -> str:
-        """`summary` with counts of this moment. Only the log thread calls it."""
-        self._terminal_summary.refresh()
-        return self._status_line.text(self.state, self._terminal_summary)
+        """The line on a terminal. Only the log thread."""
+        return self._terminal_line.text(self.state)
 
     def oldest_unsent_s(self) -> float:
-        return self.files.oldest_unsent_s(self._retry_summary.oldest_ns)
+        return self._status_line.oldest_unsent_s()
