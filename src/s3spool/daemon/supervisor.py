@@ -75,17 +75,7 @@ class Daemon:
         self.watch_manager = WatchManager(
             folder, scan, components.settle, components.inbox, components.stats, config.watch, self.wake
         )
-        self._liveness = LivenessCheck(
-            {
-                "ledger": ledger.heartbeat,
-                "after": components.after.heartbeat,
-                "workers": components.workers.heartbeat,
-                "retry": components.retry.heartbeat,
-                "settle": components.settle.heartbeat,
-                "scan": scan.heartbeat,
-                "watch": self.watch_manager.heartbeat,
-            }
-        )
+        self.liveness = LivenessCheck(components, self.watch_manager.heartbeat)
         self.files = FileStates(components)
         self.rate = RateMeter(components)
         self._cleaning = DailyCleaning(folder, components.large, ledger, config.state, self._is_unsafe)
@@ -99,7 +89,6 @@ class Daemon:
         self._thread_names = ThreadNames()
         self._control: ControlServer | None = None
         self._http: HttpServer | None = None
-        self.hanging: list[str] = []  #: files whose file system does not answer
 
     # Start
 
@@ -186,7 +175,7 @@ class Daemon:
     def tick(self, now: float) -> None:
         """Replace dead workers, check the folder, report to systemd."""
         self.components.workers.replace_dead()
-        self._look_for_hanging_files(now)
+        self.liveness.find_hanging_files(now)
         self._thread_names.publish()
         self.watch_manager.check()
         self.components.cpu_affinity.avoid_busy_cpu()
@@ -195,12 +184,6 @@ class Daemon:
             self._notifier.watchdog()
         self._notifier.status(self.summary())
         self._cleaning.run_if_due(now)
-
-    def _look_for_hanging_files(self, now: float) -> None:
-        self.components.slow.refresh(self.components.folder.root)
-        before, self.hanging = self.hanging, self.components.workers.hanging_files(now)
-        for path in set(self.hanging) - set(before):
-            log.warning("file.hanging", path=path, hint="the file system does not answer; the other files go on")
 
     def _healthy(self, now: float) -> bool:
         """Whether the threads that cannot be replaced are alive; if not, systemd's watchdog restarts the daemon."""
@@ -214,12 +197,8 @@ class Daemon:
 
     def silent_threads(self, now: float) -> list[str]:
         """The names of threads that died, or whose heartbeat is old. Any thread."""
-        components = self.components
-        components.workers.look_at_gate()
-        threads = (components.ledger, components.after, components.retry, components.settle_thread, components.scan)
-        dead = [type(thread).__name__ for thread in threads if not thread.alive()]
-        dead += ["http"] if self._http is not None and not self._http.alive() else []
-        return dead + self._liveness.silent(now)
+        dead = self.liveness.silent(now)
+        return dead if self._http is None or self._http.alive() else [*dead, "http"]
 
     def _give_memory_back(self) -> None:
         """After large files or closed connections: without this the C library keeps freed memory."""
@@ -230,7 +209,7 @@ class Daemon:
 
     def _is_unsafe(self, path: str) -> bool:
         """Whether an access to this path could hang, or the folder is gone."""
-        return self.watch_manager.lost or bool(self.hanging and self.components.slow.holds(path))
+        return self.watch_manager.lost or bool(self.liveness.hanging_files and self.components.slow.holds(path))
 
     def apply(self, config: Config) -> None:
         """Use the settings of `config` that can change while the daemon runs."""
