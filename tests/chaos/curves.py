@@ -1,4 +1,4 @@
-"""A soak's course as small curves above the periods with faults: plain SVG, in the style of the benchmarks' bars."""
+"""A soak's result as small curves above the periods with faults: plain SVG, in the style of the benchmarks' bars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.plot import STYLE
 
-from chaos.course import Course, Faults
+from chaos.soak_result import Faults, SoakResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,15 +46,15 @@ CURVE_STYLE = """.curve { fill: none; stroke: #1a7f64; stroke-width: 1.5; }
 """
 
 
-def svg(course: Course) -> str:
+def svg(result: SoakResult) -> str:
     """Time goes to the right; each axis begins at zero, so that what is flat looks flat."""
     bottom = LEGEND_HEIGHT + len(CURVES) * STEP - GAP
-    longest = max(course.samples[-1].minute, 0.1)
+    longest = max(result.samples[-1].minute, 0.1)
     scale = (WIDTH - RIGHT - LEFT) / longest
     curves = [
         line
         for number, (name, title) in enumerate(CURVES.items())
-        for line in _curve(course, name, title, LEGEND_HEIGHT + number * STEP, scale)
+        for line in _curve(result, name, title, LEGEND_HEIGHT + number * STEP, scale)
     ]
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + AXIS_HEIGHT}" role="img">',
@@ -83,8 +83,8 @@ def _legend() -> Iterator[str]:
         x += 50 + 7 * len(label)
 
 
-def _curve(course: Course, name: str, title: str, top: int, scale: float) -> Iterator[str]:
-    values: Sequence[float] = [getattr(sample, name) for sample in course.samples]
+def _curve(result: SoakResult, name: str, title: str, top: int, scale: float) -> Iterator[str]:
+    values: Sequence[float] = [getattr(sample, name) for sample in result.samples]
     marks = ticks(max(*values, 1), TICKS)
     ceiling = top + TITLE_HEIGHT
 
@@ -92,7 +92,7 @@ def _curve(course: Course, name: str, title: str, top: int, scale: float) -> Ite
         return ceiling + HEIGHT * (1 - value / marks[-1])
 
     yield f'<text class="title" x="{LEFT}" y="{top + 18}">{escape(title)}</text>'
-    for period in course.fault_periods:
+    for period in result.fault_periods:
         if period.faults is Faults.NONE:
             continue
         x, width = LEFT + period.begin * scale, (period.end - period.begin) * scale
@@ -103,7 +103,7 @@ def _curve(course: Course, name: str, title: str, top: int, scale: float) -> Ite
         yield f'<text x="{LEFT - 8}" y="{y(mark) + 4:.1f}" text-anchor="end">{mark:,g}</text>'
     points = " ".join(
         f"{LEFT + sample.minute * scale:.1f},{y(value):.1f}"
-        for sample, value in zip(course.samples, values, strict=True)
+        for sample, value in zip(result.samples, values, strict=True)
     )
     yield f'<polyline class="curve" points="{points}"/>'
 

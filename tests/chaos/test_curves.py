@@ -7,15 +7,15 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from chaos.course import Course, Faults, Sample
 from chaos.curves import CURVES, FAULTS, HEIGHT, LEFT, RIGHT, WIDTH, svg, ticks
+from chaos.soak_result import Faults, Sample, SoakResult
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 
-def course_of_ten_minutes() -> Course:
-    course = Course(0)
+def result_of_ten_minutes() -> SoakResult:
+    result = SoakResult(0)
     for minute, faults in [
         (0, Faults.NONE),
         (2, Faults.SOME),
@@ -23,14 +23,14 @@ def course_of_ten_minutes() -> Course:
         (4, Faults.ALL),
         (8, Faults.NONE),
     ]:
-        course.set_faults(faults, minute)
+        result.set_faults(faults, minute)
     for minute in range(11):
-        course.samples.append(Sample(minute, 100.0 + minute, 50, 120, 10 * minute, 100 * minute, 0))
-    return course
+        result.samples.append(Sample(minute, 100.0 + minute, 50, 120, 10 * minute, 100 * minute, 0))
+    return result
 
 
-def drawn(course: Course) -> list[Element]:
-    return list(ET.fromstring(svg(course)).iter())  # noqa: S314 - our own text
+def drawn(result: SoakResult) -> list[Element]:
+    return list(ET.fromstring(svg(result)).iter())  # noqa: S314 - our own text
 
 
 def number(element: Element, name: str) -> float:
@@ -38,11 +38,11 @@ def number(element: Element, name: str) -> float:
 
 
 def test_each_curve_has_a_band_where_requests_met_faults() -> None:
-    """The bands begin and end with the faults, and those of fair weather are absent."""
+    """The bands begin and end with the faults, and periods without faults have none."""
     pixels_per_minute = (WIDTH - LEFT - RIGHT) / 10
     expected = {Faults.SOME: (2, 3), Faults.UNREACHABLE: (3, 4), Faults.ALL: (4, 8)}
 
-    bands = [one for one in drawn(course_of_ten_minutes()) if one.attrib.get("height") == str(HEIGHT)]
+    bands = [one for one in drawn(result_of_ten_minutes()) if one.attrib.get("height") == str(HEIGHT)]
 
     assert len(bands) == len(CURVES) * len(expected)
     for band in bands:
@@ -53,7 +53,7 @@ def test_each_curve_has_a_band_where_requests_met_faults() -> None:
 
 def test_legend_names_each_kind_of_fault_above_the_curves() -> None:
     """No label and no swatch of the legend covers data."""
-    elements = drawn(course_of_ten_minutes())
+    elements = drawn(result_of_ten_minutes())
     legend = [one for one in elements if one.text in FAULTS.values()]
     curves = [one for one in elements if one.attrib.get("class") == "curve"]
     highest = min(float(point.split(",")[1]) for one in curves for point in one.attrib["points"].split())
@@ -65,7 +65,7 @@ def test_legend_names_each_kind_of_fault_above_the_curves() -> None:
 
 def test_curves_stay_inside_their_axes() -> None:
     """The lowest value is at or above zero's line, the highest at or below the topmost mark."""
-    elements = drawn(course_of_ten_minutes())
+    elements = drawn(result_of_ten_minutes())
     zeros = [number(one, "y1") for one in elements if one.attrib.get("class") == "axis"]
     curves = [one for one in elements if one.attrib.get("class") == "curve"]
 

@@ -35,7 +35,7 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Course:
+class SoakResult:
     """`docs/soak.svg` is made of it."""
 
     seed: int
