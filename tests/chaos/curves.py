@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WIDTH, LEFT, RIGHT = 760, 60, 16
 LEGEND_HEIGHT, TITLE_HEIGHT, HEIGHT, GAP, AXIS_HEIGHT = 34, 26, 84, 12, 44
 STEP = TITLE_HEIGHT + HEIGHT + GAP
-TICKS = 3  # at most, above zero; of time: twice as many
+VALUE_TICKS, TIME_TICKS = 3, 7  # at most, above zero
 CURVES = {
     "rss_mib": "resident memory (RSS), MiB",
     "descriptors": "open descriptors",
@@ -85,7 +85,7 @@ def _legend() -> Iterator[str]:
 
 def _curve(result: SoakResult, name: str, title: str, top: int, scale: float) -> Iterator[str]:
     values: Sequence[float] = [getattr(sample, name) for sample in result.samples]
-    marks = ticks(max(*values, 1), TICKS)
+    marks = ticks(max(*values, 1), VALUE_TICKS)
     ceiling = top + TITLE_HEIGHT
 
     def y(value: float) -> float:
@@ -109,7 +109,7 @@ def _curve(result: SoakResult, name: str, title: str, top: int, scale: float) ->
 
 
 def _time_axis(bottom: int, longest: float, scale: float) -> Iterator[str]:
-    for mark in ticks(longest, 2 * TICKS):
+    for mark in ticks(longest, TIME_TICKS):
         if mark <= longest:
             yield f'<text x="{LEFT + mark * scale:.1f}" y="{bottom + 18}" text-anchor="middle">{mark:g}</text>'
     yield f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{bottom + 36}" text-anchor="middle">minutes</text>'

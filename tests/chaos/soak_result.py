@@ -44,10 +44,12 @@ class SoakResult:
     figures: dict[str, int] = field(default_factory=dict)
 
     def set_faults(self, faults: Faults, minute: float) -> None:
-        """From this minute on: the period before ends."""
-        if self.fault_periods:
-            self.fault_periods[-1].end = minute
-        self.fault_periods.append(FaultPeriod(faults, minute, minute))
+        """From this minute on: a period with other faults ends."""
+        last = self.fault_periods[-1] if self.fault_periods else None
+        if last is not None:
+            last.end = minute
+        if last is None or last.faults is not faults:
+            self.fault_periods.append(FaultPeriod(faults, minute, minute))
 
     def growth(self) -> dict[str, float]:
         """Medians of the last fifth by those of the first one after warming up."""

@@ -21,6 +21,7 @@ def result_of_ten_minutes() -> SoakResult:
         (2, Faults.SOME),
         (3, Faults.UNREACHABLE),
         (4, Faults.ALL),
+        (5, Faults.ALL),
         (8, Faults.NONE),
     ]:
         result.set_faults(faults, minute)
