@@ -37,7 +37,7 @@ test-power-cuts: $(VENV)/.dev
 test-compat: $(VENV)/.compat
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m compat --numprocesses 3 --dist loadfile tests/compat
 
-# One daemon for so long, in random weather: what is lost, what grows. Its curves go to soak.svg.
+# One daemon with random load and random faults: what is lost, what grows? Its curves go to soak.svg.
 soak: MINUTES ?= 30
 soak: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m chaos.soak --minutes $(MINUTES)

@@ -18,8 +18,8 @@ from s3spool.failure.breaker import PROBES, CircuitBreaker, Times
 from s3spool.ledger.rows import NO_FAILURES, Failures
 from s3spool.queue import inbox as inbox_module
 from s3spool.queue.inbox import Inbox
+from s3spool.queue.inbox_queues import DEFERRED_FACTOR
 from s3spool.queue.item import Item, Lane
-from s3spool.queue.lanes import DEFERRED_FACTOR
 from s3spool.queue.parts import Transfer
 from s3spool.queue.selection import LANE_ROTATION
 from s3spool.s3.content import Content

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from s3spool.config.loader import Config
 from s3spool.config.schema import DestinationConfig
-from s3spool.daemon.liveness import HEARTBEAT_TIMEOUT_S
 from s3spool.daemon.operator_pause import OperatorPause
 from s3spool.discovery.deduplicate import Deduplicator, SettleThread
 from s3spool.discovery.scan import Scan
@@ -21,6 +20,7 @@ from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
 from s3spool.folder.rules import FileRules
 from s3spool.folder.slow_directories import SlowDirectories
+from s3spool.heartbeat import HEARTBEAT_TIMEOUT_S
 from s3spool.ledger.database import DirectoryLock
 from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox

@@ -138,7 +138,7 @@ class Settle:
     def __len__(self) -> int:
         return len(self._reason_of)
 
-    def unfinished(self) -> int:
+    def pending(self) -> int:
         """How many paths wait, plus those handed out that may not be in the inbox yet."""
         with self._lock:
             return len(self._reason_of) + self._handed_out

@@ -1,4 +1,4 @@
-"""The lanes of the inbox: one queue of names for each kind of file, and how much room each has."""
+"""The queues of the inbox: one bounded queue of names for each kind of file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ DEFERRED_FACTOR = 4  # the deferred lanes together may hold 4 x `size`; more tak
 SLOW_RETRY_FACTOR = 4  # no scan finds a retry of a slow directory that is left out: it gets 4 x the room
 
 
-class Lanes(dict[Lane, deque[Item]]):
-    """Each lane holds up to `size` items. Not thread-safe: the inbox's lock guards it."""
+class InboxQueues(dict[Lane, deque[Item]]):
+    """One queue for each lane, of up to `size` items. Not thread-safe: the inbox's lock guards it."""
 
     def __init__(self, size: int, slow: SlowDirectories) -> None:
         self._size = size
@@ -23,8 +23,8 @@ class Lanes(dict[Lane, deque[Item]]):
         self._body, self._large = (self[lane] for lane in DEFERRED)
 
     def heads(self) -> list[Item]:
-        """The first item of each lane."""
-        return [lane[0] for lane in self.values() if lane]
+        """The first item of each queue."""
+        return [queue[0] for queue in self.values() if queue]
 
     def count(self, lanes: list[Lane]) -> int:
         return sum(len(self[lane]) for lane in lanes)
