@@ -25,8 +25,6 @@ from s3spool.queue.settle import Settle, SettleReason
 from s3spool.s3.keys import MAX_KEY_BYTES, decoded, encoded, key_of, url_quoted
 from support.rows import SOME, a_multipart, a_part, a_receipt, a_retry
 
-WAIT_S = 30.0
-
 # --- keys: from any name a directory can hold, and back
 
 BYTE_NAMES = (
@@ -145,7 +143,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.reader.close()
-        assert self.ledger.close(WAIT_S)
+        assert self.ledger.close(30)
         shutil.rmtree(self.directory)
 
     @rule(path=LEDGER_PATHS, identity=IDENTITIES, after=st.sampled_from(["keep", "delete"]))
@@ -215,13 +213,13 @@ class LedgerAgainstModel(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.reader.close()
-        assert self.ledger.close(WAIT_S)
+        assert self.ledger.close(30)
         self.open()
         self.claimed.clear()  # whoever had them is dead
 
     @invariant()
     def holds_the_same(self) -> None:
-        assert self.ledger.flush(WAIT_S)
+        assert self.ledger.flush(30)
         assert {row.path: row for row in self.reader.receipts()} == self.receipts
         assert {row.path: row for row in self.reader.retries()} == self.retries
         assert {row.path: row for row in self.reader.multiparts()} == self.multiparts

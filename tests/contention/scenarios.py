@@ -11,18 +11,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from contention.faults import AdmitConnections, SlowLine
+from contention.stage import Stage
 from support.faults import Delay, Reset, Status, Truncated
 from support.slow_files import SlowFiles
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from contention.stage import Stage
 
 PROMPT_S = 5.0
 RARELY = {"rescan_s": 3600}

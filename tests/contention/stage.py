@@ -6,18 +6,16 @@ import contextlib
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from support.daemon import Daemon
 from support.faulty import FaultyS3
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 STRIPPED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 

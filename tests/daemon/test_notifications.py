@@ -7,8 +7,9 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -21,11 +22,6 @@ from support.faulty import FaultyS3
 from support.inside import inside, run_until_ready
 from support.lines import recorded
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 
 pytestmark = pytest.mark.integration
 

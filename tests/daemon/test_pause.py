@@ -8,7 +8,9 @@ import re
 import sqlite3
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from test_notifications import Manager
@@ -27,10 +29,6 @@ from support.faulty import FaultyS3
 from support.house import a_breaker
 from support.waiting import eventually
 from support.web import address, ask, free_port, metrics, order
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.integration
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -18,10 +20,6 @@ from support.house import House
 from support.lines import Lines, recorded
 from support.rows import SOME, a_receipt, a_retry
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 MTIME_S = SOME.mtime_ns / 1e9
 SETTLED = MTIME_S + 60

@@ -8,8 +8,9 @@ import errno
 import os
 import shutil
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from watchdog.observers import inotify_c
@@ -25,9 +26,6 @@ from support.disks import mounted
 from support.lines import Lines, recorded
 from support.trees import deep_tree
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 def wait(event: threading.Event) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from s3spool.demo.seaweed import Seaweed
 from s3spool.ledger.reader import Reader
 from support.daemon import Daemon
 from support.faults import HoldUntil
@@ -25,11 +26,8 @@ from support.waiting import eventually
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-    from s3spool.demo.seaweed import Seaweed
 
 pytestmark = pytest.mark.integration
-
-WAIT_S = 30.0
 
 
 @dataclass
@@ -48,7 +46,7 @@ class Scene:
         return len(self.daemon.events("file.uploaded", path=self.path(name)))
 
     def wait_sent(self, name: str, count: int = 1) -> None:
-        eventually(lambda: self.sent(name) >= count, timeout_s=WAIT_S, message=f"{name} sent {count} times")
+        eventually(lambda: self.sent(name) >= count, message=f"{name} sent {count} times")
 
 
 Sends = dict[str, int]  # how often each path has to be sent, where that is not once
@@ -156,20 +154,20 @@ def begin(daemon: Daemon) -> Daemon:
     """Start, and let the first scan pass: it must not be what finds the file."""
     if not daemon.alive:
         daemon.start()
-    daemon.wait_event("scan.finished", timeout_s=WAIT_S)
+    daemon.wait_event("scan.finished")
     return daemon
 
 
 def finish(daemon: Daemon) -> None:
     """The last file is known when it is sent, and so are all before it; then they are waited for."""
     daemon.drop("last", b"last")
-    daemon.wait_event("file.uploaded", timeout_s=2 * WAIT_S, path="last")
+    daemon.wait_event("file.uploaded", path="last")
 
     def left() -> int:
         files = json.loads(daemon.cli("status", "--json").stdout)["files"]
         return int(files["settling"] + files["queued"] + files["uploading"] + files["waiting"])
 
-    eventually(lambda: left() == 0, timeout_s=2 * WAIT_S)
+    eventually(lambda: left() == 0)
     assert daemon.stop() == 0
     scans = [event["reason"] for event in daemon.events("scan.finished")]
     assert set(scans) == {"start"}, "a scan has helped the watch"
@@ -203,7 +201,7 @@ def test_each_arrival_is_sent_once(when: str, tmp_path: Path, faulty: FaultyS3) 
             begin(daemon)
         if when in {"stopped", "killed"}:
             daemon.drop("early", b"early")
-            eventually(lambda: receipts(daemon) == 1, timeout_s=WAIT_S)
+            eventually(lambda: receipts(daemon) == 1)
             daemon.stop() if when == "stopped" else daemon.kill()
         once = arrive_all(daemon, ARRIVALS if when == "running" else WHILE_DOWN, tmp_path)
         if when != "running":
@@ -252,13 +250,13 @@ def test_what_is_rewritten_in_flight_is_sent_again(
     with daemon:
         begin(daemon)
         busy = daemon.drop("busy", content_of(size, 1))
-        eventually(lambda: faulty.in_flight == 1, timeout_s=WAIT_S)
+        eventually(lambda: faulty.in_flight == 1)
         if how == "in place":
             busy.write_bytes(content_of(size, 2))
         else:
             daemon.drop("busy", content_of(size, 2))
         held.release()
-        eventually(lambda: faulty.count("^PUT busy") == 2, timeout_s=WAIT_S)
+        eventually(lambda: faulty.count("^PUT busy") == 2)
         finish(daemon)
 
     assert faulty.contents()["busy"] == content_of(size, 2)
@@ -273,7 +271,7 @@ def test_twenty_thousand_files_at_once(seaweed: Seaweed, s3: S3Client, bucket: s
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as home:  # noqa: S108
         daemon = Daemon(Path(home), bucket=bucket, environment=seaweed.environment(), watch={"rescan_s": 3600})
         with daemon:
-            daemon.wait_event("scan.finished", timeout_s=WAIT_S)
+            daemon.wait_event("scan.finished")
             md5 = {}
             for number in range(20_000):
                 name, content = f"{number % 20:02d}/{number:05d}", b"%0100d" % number

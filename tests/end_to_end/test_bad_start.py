@@ -21,7 +21,6 @@ from support.faulty import FaultyS3
 
 pytestmark = pytest.mark.integration
 
-WAIT_S = 30.0
 CONFIGURATION = 78
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
 
@@ -45,7 +44,7 @@ def start(daemon: Daemon, *prefix: str) -> subprocess.CompletedProcess[str]:
         [*prefix, sys.executable, "-m", "s3spool", "run", "--config", str(daemon.config_path)],
         capture_output=True,
         text=True,
-        timeout=WAIT_S,
+        timeout=60,
         check=False,
         env=daemon.environment,
         cwd=daemon.home,
@@ -329,7 +328,7 @@ def test_a_full_state_disk_is_no_reason_to_stay_away(known: bool, daemon: Daemon
         assert f"{daemon.state_directory}/" in ended.stderr
         filler.unlink()
         daemon.start()
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         daemon.kill()
 
 
@@ -341,7 +340,7 @@ def test_the_default_folder_is_made(daemon: Daemon, tmp_path: Path) -> None:
         daemon.config["destination"]["bucket"] = server.bucket
         daemon.folder = tmp_path / "tmp"
         with daemon:
-            daemon.wait_ready(WAIT_S)
+            daemon.wait_ready()
             daemon.drop("first", b"first")
             daemon.wait_uploaded(1)
             assert daemon.stop() == 0
@@ -464,7 +463,7 @@ def test_a_second_instance_is_refused_and_the_first_goes_on(daemon: Daemon) -> N
         daemon.environment |= server.environment()
         daemon.config["destination"] = {"bucket": server.bucket, "addressing_style": "path"}
         with daemon:
-            daemon.wait_ready(WAIT_S)
+            daemon.wait_ready()
 
             second = start(daemon)
 
@@ -472,6 +471,6 @@ def test_a_second_instance_is_refused_and_the_first_goes_on(daemon: Daemon) -> N
             assert second.stderr.startswith(f"s3spool: state.directory = {daemon.state_directory}: another s3spool")
             assert f"(pid {daemon.pid})" in second.stderr
             daemon.drop("after", b"after")
-            daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="after")
+            daemon.wait_event("file.uploaded", path="after")
             daemon.signal(signal.SIGTERM)
             assert daemon.wait_exit() == 0

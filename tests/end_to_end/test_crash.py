@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-WAIT_S = 60.0
 TESTS = Path(__file__).parents[1]
 CONTENT = content_of(5000)
 WHEN = ("before", "after")
@@ -65,7 +64,7 @@ def retry_of(daemon: Daemon, path: str) -> Retry:
 def finish(daemon: Daemon) -> None:
     """What was found before is through when this file is; then the daemon ends by itself."""
     daemon.drop("last", b"last")
-    daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="last")
+    daemon.wait_event("file.uploaded", path="last")
     assert daemon.stop() == 0
 
 
@@ -88,11 +87,11 @@ def test_failed_files_keep_their_count_and_their_schedule(
     status, error_code = code
     faulty.script(Status(code=status, error_code=error_code, headers=ASKING), times=None, match="^PUT bad")
     daemon = make(retry={"initial_s": 0.1, "max_s": HEARTBEAT_TIMEOUT_S}).start()
-    daemon.wait_ready(WAIT_S)
+    daemon.wait_ready()
 
     daemon.drop("bad", CONTENT)
     let_another_pass(daemon, error_code)
-    eventually(lambda: known(daemon, "bad").retry, timeout_s=WAIT_S, message="bad in the retry list")
+    eventually(lambda: known(daemon, "bad").retry, message="bad in the retry list")
     daemon.kill()
 
     before = retry_of(daemon, "bad")
@@ -101,9 +100,9 @@ def test_failed_files_keep_their_count_and_their_schedule(
     assert before.next_attempt >= before.last_error_at + HEARTBEAT_TIMEOUT_S
 
     daemon.start()
-    daemon.wait_ready(WAIT_S)
+    daemon.wait_ready()
     daemon.drop("another", b"passes")
-    eventually(lambda: retry_of(daemon, "bad").attempts > before.attempts, timeout_s=WAIT_S, message="another attempt")
+    eventually(lambda: retry_of(daemon, "bad").attempts > before.attempts, message="another attempt")
     after = retry_of(daemon, "bad")
     assert after.attempts == before.attempts + 1
     assert after.first_error_at == before.first_error_at
@@ -112,7 +111,7 @@ def test_failed_files_keep_their_count_and_their_schedule(
 
     faulty.behave()
     daemon.start()
-    sent = daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="bad")
+    sent = daemon.wait_event("file.uploaded", path="bad")
     finish(daemon)
     assert sent["attempt"] == after.attempts + 1
     assert faulty.contents()["bad"] == CONTENT
@@ -123,7 +122,7 @@ def test_failed_files_keep_their_count_and_their_schedule(
 def let_another_pass(daemon: Daemon, error_code: str) -> None:
     """A 403 may concern all files; only when another one passes it is this file's own."""
     if error_code == "AccessDenied":
-        daemon.wait_event("destination.paused", timeout_s=WAIT_S)
+        daemon.wait_event("destination.paused")
         with ledger(daemon) as reader:
             daemon.drop(f"witness {reader.counts()['uploaded']}")
 
@@ -133,15 +132,15 @@ def test_slow_down_costs_a_file_no_attempt(make: Callable[..., Daemon], faulty: 
     faulty.script(Status(code=503, error_code="SlowDown"), times=None, match="^PUT bad")
     daemon = make(retry={"initial_s": 0.1, "max_s": 0.2}).start()
     daemon.drop("bad", CONTENT)
-    eventually(lambda: faulty.count("^PUT bad") > 2, timeout_s=WAIT_S, message="several attempts")
+    eventually(lambda: faulty.count("^PUT bad") > 2, message="several attempts")
     daemon.kill()
     assert known(daemon, "bad").retry is None
 
     sent = faulty.count("^PUT bad")
     daemon.start()
-    eventually(lambda: faulty.count("^PUT bad") > sent, timeout_s=WAIT_S, message="attempts after the restart")
+    eventually(lambda: faulty.count("^PUT bad") > sent, message="attempts after the restart")
     faulty.behave()
-    assert daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="bad")["attempt"] == 1
+    assert daemon.wait_event("file.uploaded", path="bad")["attempt"] == 1
     finish(daemon)
     assert faulty.contents()["bad"] == CONTENT
 
@@ -152,16 +151,16 @@ def test_killed_while_it_tries_again_it_tries_again(make: Callable[..., Daemon],
     faulty.script(Status(code=500, error_code="InternalError"), match="^PUT bad")
     faulty.script(held, match="^PUT bad")
     daemon = make().start()
-    daemon.wait_ready(WAIT_S)
+    daemon.wait_ready()
 
     daemon.drop("bad", CONTENT)
-    eventually(lambda: faulty.count("^PUT bad") == 2, timeout_s=WAIT_S, message="the second attempt")
+    eventually(lambda: faulty.count("^PUT bad") == 2, message="the second attempt")
     with ledger(daemon) as reader:
-        eventually(lambda: reader.next_due() is None, timeout_s=WAIT_S, message="the second attempt in the ledger")
+        eventually(lambda: reader.next_due() is None, message="the second attempt in the ledger")
     daemon.kill()
     held.release()
     daemon.start()
-    sent = daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="bad")
+    sent = daemon.wait_event("file.uploaded", path="bad")
     finish(daemon)
 
     assert sent["attempt"] == 2
@@ -193,11 +192,11 @@ def test_parked_files_stay_parked_until_they_change(
     if path == "taken":
         faulty.client().put_object(Bucket=faulty.bucket, Key=path, Body=b"somebody else's")
     daemon = make(destination={"overwrite": "never"}).start()
-    daemon.wait_ready(WAIT_S)
+    daemon.wait_ready()
 
     file = daemon.drop(path, CONTENT)
-    daemon.wait_event("file.parked", timeout_s=WAIT_S, path=path)
-    eventually(lambda: known(daemon, path).retry, timeout_s=WAIT_S, message="parked in the ledger")
+    daemon.wait_event("file.parked", path=path)
+    eventually(lambda: known(daemon, path).retry, message="parked in the ledger")
     daemon.kill()
     parked = retry_of(daemon, path)
     requests = faulty.count(f"^PUT {path}")
@@ -206,15 +205,15 @@ def test_parked_files_stay_parked_until_they_change(
     assert parked.error
 
     daemon.start()
-    daemon.wait_event("scan.finished", timeout_s=WAIT_S)
+    daemon.wait_event("scan.finished")
     daemon.drop("other")
-    daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="other")
+    daemon.wait_event("file.uploaded", path="other")
     if fault is not None:
-        daemon.wait_event("file.parked", timeout_s=WAIT_S, path=path, attempt=4)
-        eventually(lambda: retry_of(daemon, path).state is State.PARKED, timeout_s=WAIT_S)
+        daemon.wait_event("file.parked", path=path, attempt=4)
+        eventually(lambda: retry_of(daemon, path).state is State.PARKED)
         parked = retry_of(daemon, path)
     daemon.drop("third")
-    daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="third")
+    daemon.wait_event("file.uploaded", path="third")
     assert retry_of(daemon, path) == parked
     assert faulty.count(f"^PUT {path}") - requests == (fault is not None)
     assert file.read_bytes() == CONTENT
@@ -227,7 +226,7 @@ def test_parked_files_stay_parked_until_they_change(
         assert faulty.contents()["short"] == CONTENT
     else:
         file.write_bytes(b"changed")
-        daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path=path)
+        daemon.wait_event("file.uploaded", path=path)
         finish(daemon)
         assert faulty.contents()[path] == b"changed"
         assert known(daemon, path).retry is None
@@ -238,18 +237,18 @@ def test_a_parked_file_is_released_by_a_person(make: Callable[..., Daemon], faul
     faulty.script(Status(code=400, error_code="InvalidURI"), times=None, match="^PUT refused")
     daemon = make().start()
     daemon.drop("refused", CONTENT)
-    daemon.wait_event("file.parked", timeout_s=WAIT_S, path="refused")
-    eventually(lambda: known(daemon, "refused").retry, timeout_s=WAIT_S, message="parked in the ledger")
+    daemon.wait_event("file.parked", path="refused")
+    eventually(lambda: known(daemon, "refused").retry, message="parked in the ledger")
     daemon.kill()
     faulty.behave()
     daemon.start()
-    daemon.wait_event("scan.finished", timeout_s=WAIT_S)
+    daemon.wait_event("scan.finished")
     assert faulty.count("^PUT refused") == 3
 
     answer = daemon.cli("retry", "refused")
 
     assert (answer.returncode, answer.stderr) == (0, "")
-    daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="refused")
+    daemon.wait_event("file.uploaded", path="refused")
     finish(daemon)
     assert faulty.contents()["refused"] == CONTENT
     assert known(daemon, "refused").retry is None
@@ -323,10 +322,10 @@ def test_killed_at_any_step_it_ends_right(
     file = daemon.folder / "sub/file"
     ordinary, daemon.program = daemon.program, program(kill.step)
     daemon.start()
-    daemon.wait_ready(WAIT_S)
+    daemon.wait_ready()
 
     daemon.drop("sub/file", CONTENT)
-    assert daemon.wait_exit(WAIT_S) == -signal.SIGKILL
+    assert daemon.wait_exit() == -signal.SIGKILL
 
     receipt = known(daemon, "sub/file").receipt
     gone = not file.exists()
@@ -337,10 +336,8 @@ def test_killed_at_any_step_it_ends_right(
 
     daemon.program = ordinary
     daemon.start()
-    eventually(lambda: known(daemon, "sub/file").receipt, timeout_s=WAIT_S, message="a receipt")
-    eventually(
-        lambda: [*file.parent.glob("*")] == ([file] if action == "keep" else []), timeout_s=WAIT_S, message=action
-    )
+    eventually(lambda: known(daemon, "sub/file").receipt, message="a receipt")
+    eventually(lambda: [*file.parent.glob("*")] == ([file] if action == "keep" else []), message=action)
     finish(daemon)
 
     assert faulty.contents() == {"sub/file": CONTENT, "last": b"last"}
@@ -365,11 +362,11 @@ def test_killed_again_and_again_while_it_starts(make: Callable[..., Daemon], fau
     for step in STARTING:
         daemon.program = program(step)
         daemon.start()
-        assert daemon.wait_exit(WAIT_S) == -signal.SIGKILL, step
+        assert daemon.wait_exit() == -signal.SIGKILL, step
         assert "waiting" in faulty.objects or (daemon.folder / "waiting").exists(), step
     daemon.program = ordinary
     daemon.start()
-    eventually(lambda: not (daemon.folder / "waiting").exists(), timeout_s=WAIT_S, message="removed")
+    eventually(lambda: not (daemon.folder / "waiting").exists(), message="removed")
     finish(daemon)
 
     assert faulty.contents() == {"waiting": CONTENT, "last": b"last"}
@@ -410,7 +407,7 @@ def test_killed_at_random_moments_nothing_is_lost(
         requests = len(faulty.requests)
         daemon.start()
         if number != BEFORE_ITS_FIRST_WORD:
-            daemon.wait_event("daemon.starting", timeout_s=WAIT_S)
+            daemon.wait_event("daemon.starting")
         for name in late:
             daemon.drop(name, contents[name])
         if number not in {BEFORE_ITS_FIRST_WORD, AFTER_ITS_FIRST_WORD}:
@@ -424,7 +421,7 @@ def test_killed_at_random_moments_nothing_is_lost(
         assert_nothing_is_lost(dropped, recorded, daemon, faulty)
 
     daemon.start()
-    eventually(lambda: drained(daemon), timeout_s=2 * WAIT_S, message="an empty folder")
+    eventually(lambda: drained(daemon), timeout_s=120, message="an empty folder")
     finish(daemon)
     assert faulty.contents() == dropped | {"last": b"last"}
     sent = Counter(request.key for request in faulty.requests)
@@ -441,7 +438,7 @@ def assert_nothing_is_lost(dropped: dict[str, bytes], recorded: set[str], daemon
 
 def wait_for_requests(count: int, daemon: Daemon, faulty: FaultyS3) -> None:
     """Or until there is nothing to ask for any more."""
-    eventually(lambda: len(faulty.requests) >= count or drained(daemon), timeout_s=WAIT_S)
+    eventually(lambda: len(faulty.requests) >= count or drained(daemon))
 
 
 def drained(daemon: Daemon) -> bool:

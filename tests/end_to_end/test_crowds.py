@@ -6,23 +6,19 @@ import json
 import os
 import random
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from s3spool.failure.breaker import STREAK
 from support.daemon import Daemon
-from support.faults import Reset, Silent, Status
+from support.faults import Fault, Reset, Silent, Status
 from support.faulty import FaultyS3
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from support.faults import Fault
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,12 +17,8 @@ from support.faulty import FaultyS3
 from support.good_files import GoodFiles
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 pytestmark = pytest.mark.integration
 
-WAIT_S = 60.0
 SCALE = int(os.environ.get("S3SPOOL_TEST_SCALE", "1"))
 SECONDS = 2 * min(SCALE, 20)
 GOOD_S = 5.0 if SCALE > 1 else 30.0  # no good file takes longer beside any of this
@@ -96,12 +92,12 @@ def test_a_deep_tree_holds_nobody_up(levels: int, length: int, when: str, daemon
     if when == "before":
         run(CHAIN, daemon.folder, levels=levels, name="d", length=length)
     with daemon:
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         with beside(daemon, faulty, f"{levels} levels of {length}, {when}") as good:
             run(CHAIN, daemon.folder, levels=levels, name="d", length=length)
-            daemon.wait_event("directory.too_deep", WAIT_S)
+            daemon.wait_event("directory.too_deep")
             scans = daemon.scans()
-            eventually(lambda: daemon.scans() >= scans + 2, timeout_s=WAIT_S)
+            eventually(lambda: daemon.scans() >= scans + 2)
         deep = daemon.events("directory.too_deep")
         status, check = daemon.cli("status"), daemon.cli("check")
 
@@ -123,7 +119,7 @@ def test_a_deep_tree_holds_nobody_up(levels: int, length: int, when: str, daemon
 def test_a_directory_made_and_removed_again_and_again(daemon: Daemon, faulty: FaultyS3) -> None:
     """A thousand times a second."""
     with daemon:
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         with beside(daemon, faulty, "made and removed"):
             run(REMADE, daemon.folder, seconds=SECONDS)
         assert not daemon.events("library.warning")
@@ -138,7 +134,7 @@ def test_renames_of_a_directory_of_many_files(daemon: Daemon, faulty: FaultyS3) 
     for number in range(min(100_000, 3000 * SCALE)):
         (many / f"{number}").touch()
     with daemon:
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         with beside(daemon, faulty, "renamed"):
             run(RENAMED, daemon.folder, seconds=SECONDS)
         assert daemon.stop(60) == 0
@@ -153,7 +149,7 @@ def test_very_many_directories(daemon: Daemon, faulty: FaultyS3) -> None:
     for number in range(count // 2):
         (daemon.folder / f"{number % 100}" / f"{number}").mkdir(parents=True)
     with daemon:
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         with beside(daemon, faulty, f"{count} directories", room_kib):
             for number in range(count // 2):
                 (daemon.folder / f"{number % 100}" / f"new {number}").mkdir()

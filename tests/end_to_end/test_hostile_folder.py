@@ -156,7 +156,7 @@ def wait_in_bucket(faulty: FaultyS3, files: dict[str, bytes]) -> None:
         there = faulty.contents()
         return [path for path, content in files.items() if there.get(encoded(path)) != content]
 
-    eventually(lambda: not missing(), timeout_s=WAIT_S, message="all of them in the bucket")
+    eventually(lambda: not missing(), message="all of them in the bucket")
 
 
 RAW = re.compile(rb"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
@@ -220,12 +220,12 @@ def test_race_symlinks_swapped_in_lead_nowhere(
     daemon = build(action)
     before = folder_files(outside)
     with closing(Guard(outside, outside / "e")) as guard, daemon:
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         with attack(daemon.folder, body.format(outside=outside)):
             for batch in range(3):
                 wait_in_bucket(faulty, controls(daemon, CONTROLS // 3, f"batch {batch}"))
                 scans = daemon.scans()
-                eventually(lambda seen=scans: daemon.scans() > seen, timeout_s=WAIT_S)  # type: ignore[misc]
+                eventually(lambda seen=scans: daemon.scans() > seen)  # type: ignore[misc]
         attacked = {"d/f0", "d/e/f1"} if body is SWAP_A_DIRECTORY else {"victim"}
         wait_in_bucket(faulty, dict.fromkeys(attacked, b"inside"))
         assert_well(daemon)
@@ -257,11 +257,11 @@ def test_race_a_symlink_in_the_place_of_a_directory_of_many(
     before |= folder_files(outside)
     daemon = build(action)
     with closing(Guard(outside)) as guard, daemon:
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         with attack(daemon.folder, SWAP_UNDER_MANY.format(outside=outside, count=SWAPPED)):
             inside = {f"d/{number}": b"inside" for number in range(SWAPPED)}
             wait_in_bucket(faulty, inside)
-        eventually(lambda: not os.listdir(daemon.folder / "d"), timeout_s=WAIT_S)
+        eventually(lambda: not os.listdir(daemon.folder / "d"))
         assert_well(daemon)
         assert daemon.stop() == 0
         assert guard.seen() == []
@@ -278,7 +278,7 @@ def test_only_the_name_inside_of_a_hard_link_goes(build: Build, faulty: FaultyS3
     (daemon.folder / "linked").hardlink_to(outside / "f0")
     with daemon:
         wait_in_bucket(faulty, {"linked": SECRET})
-        eventually(lambda: not (daemon.folder / "linked").exists(), timeout_s=WAIT_S)
+        eventually(lambda: not (daemon.folder / "linked").exists())
         assert_well(daemon)
 
     assert (outside / "f0").read_bytes() == SECRET
@@ -302,7 +302,7 @@ def test_hard_links_to_what_one_may_not_read(build: Build, faulty: FaultyS3, out
         (daemon.folder / f"stolen {number}").hardlink_to(outside / "f0")
     with daemon:
         wait_in_bucket(faulty, controls(daemon))
-        failed = eventually(lambda: daemon.events("file.failed")[19:], timeout_s=WAIT_S)
+        failed = eventually(lambda: daemon.events("file.failed")[19:])
         assert failed[0]["error_code"] == "PermissionError"
         assert "read access" in failed[0]["hint"]
         assert_well(daemon)
@@ -318,7 +318,7 @@ def test_many_names_of_one_file(action: str, build: Build, faulty: FaultyS3, out
     for name in names:
         (build(action).folder / name).hardlink_to(outside / "f0")
     with build(action) as daemon:
-        eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+        eventually(lambda: folder_files(daemon.folder) == {})
         assert daemon.events("file.changed") == []
         assert_well(daemon)
 
@@ -544,7 +544,7 @@ def test_what_a_dead_process_was_about_to_remove_gets_its_name_back(
         daemon.drop("d/x", b"newer")
     with daemon:
         wait_in_bucket(faulty, {"d/x": b"newer", "d/x.1": b"half removed"} if newer else {"d/x": b"half removed"})
-        eventually(lambda: not folder_files(daemon.folder), timeout_s=WAIT_S)
+        eventually(lambda: not folder_files(daemon.folder))
         assert_well(daemon)
 
 
@@ -636,14 +636,14 @@ def test_names_that_mean_harm(action: str, when: str, build: Build, faulty: Faul
     if when == "before":
         drop_all()
     with daemon:
-        daemon.wait_event("scan.finished", WAIT_S)
+        daemon.wait_event("scan.finished")
         if when == "meanwhile":
             drop_all()
         wait_in_bucket(faulty, controls(daemon, 20) | files)
-        (parked,) = eventually(lambda: daemon.events("file.parked"), timeout_s=WAIT_S)
+        (parked,) = eventually(lambda: daemon.events("file.parked"))
         assert parked["error_code"] == "KeyTooLongError"
         if action != "keep":
-            eventually(lambda: not folder_files(daemon.folder).keys() & files.keys(), timeout_s=WAIT_S)
+            eventually(lambda: not folder_files(daemon.folder).keys() & files.keys())
         assert_well(daemon)
         assert daemon.stop() == 0
 
@@ -665,7 +665,7 @@ def test_a_name_of_full_length_is_archived_twice(build: Build, faulty: FaultyS3,
             daemon.drop("short", content)
             put(daemon.folder, name.encode(), content)
             wait_in_bucket(faulty, {name: content})
-            eventually(lambda: not folder_files(daemon.folder), timeout_s=WAIT_S)
+            eventually(lambda: not folder_files(daemon.folder))
         assert not daemon.events("file.failed")
 
     assert folder_files(tmp_path / "archive") == {
@@ -699,10 +699,10 @@ def test_a_terminal_shows_names_and_does_not_obey_them(build: Build, faulty: Fau
             return shown.count(b"file.uploaded")
 
         try:
-            eventually(lambda: read_on() >= len(harm), timeout_s=WAIT_S, message="all shown")
+            eventually(lambda: read_on() >= len(harm), message="all shown")
         finally:
             process.send_signal(signal.SIGTERM)
-            eventually(lambda: read_on() is not None and process.poll() is not None, timeout_s=WAIT_S)
+            eventually(lambda: read_on() is not None and process.poll() is not None)
             os.close(reader)
 
     for sign in (b"\x1b[2J", b"\x1b]", b"\x07", b"\x08", b"\x7f", b"\xc2\x9b", "\u202e".encode()):
@@ -718,7 +718,7 @@ def test_thousands_of_empty_files(build: Build, faulty: FaultyS3) -> None:
     """All of them are sent, in the memory of a few."""
     daemon = build("delete", watch={"rescan_s": 3600})
     with daemon:
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         for number in range(EMPTY):
             (daemon.folder / f"empty {number}").touch()
         eventually(lambda: not next(daemon.folder.iterdir(), None), timeout_s=100)
@@ -754,7 +754,7 @@ def test_a_file_that_is_rewritten_for_ever(build: Build, faulty: FaultyS3) -> No
                 assert not torn or (name == "large" and md5_hex(body) not in uploaded)
 
     with daemon:
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         with attack(daemon.folder, REWRITE):
             for batch in range(5):
                 wait_in_bucket(faulty, controls(daemon, 20, f"batch {batch}"))
@@ -786,17 +786,17 @@ def test_directories_in_a_loop(body: str, action: str, build: Build, faulty: Fau
     """Nothing piles up, nobody waits, and what is left in the end is sent from where it is."""
     daemon = build(action)
     with daemon:
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         with attack(daemon.folder, body):
             wait_in_bucket(faulty, controls(daemon))
             before = stat_of(daemon.pid, "VmRSS"), descriptors(daemon)
             scans = daemon.scans()
-            eventually(lambda: daemon.scans() >= scans + 3, timeout_s=WAIT_S)
+            eventually(lambda: daemon.scans() >= scans + 3)
             assert stat_of(daemon.pid, "VmRSS") < before[0] + 30 * 1024
             assert descriptors(daemon) < before[1] + 50
         wait_in_bucket(faulty, folder_files(daemon.folder))
         if action == "delete":
-            eventually(lambda: not folder_files(daemon.folder), timeout_s=WAIT_S)
+            eventually(lambda: not folder_files(daemon.folder))
         assert_well(daemon)
 
 
@@ -814,14 +814,14 @@ def test_a_file_that_is_replaced_all_the_time(action: str, build: Build, faulty:
     """The last content wins, and is in the bucket before it goes."""
     daemon = build(action)
     with daemon:
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         for burst in range(2):
             with attack(daemon.folder, REPLACE + 'open("../last", "wb").write(b"%d" % n)'):
                 wait_in_bucket(faulty, controls(daemon, 30, f"burst {burst}"))
             last = (daemon.home / "last").read_bytes()
             wait_in_bucket(faulty, {"hot": last})
             if action == "delete":
-                eventually(lambda: not (daemon.folder / "hot").exists(), timeout_s=WAIT_S)
+                eventually(lambda: not (daemon.folder / "hot").exists())
         assert_well(daemon)
 
 
@@ -847,17 +847,17 @@ def test_a_terabyte_of_nothing(build: Build, faulty: FaultyS3) -> None:
     unread = Unread()
     faulty.script(unread, times=None, match=r"^PUT hole\?")
     with daemon:
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         with (daemon.folder / ".hole").open("wb") as hole:
             hole.truncate(2**40)
         (daemon.folder / ".hole").rename(daemon.folder / "hole")
-        daemon.wait_event("multipart.started", WAIT_S, path="hole")
-        eventually(lambda: faulty.count(r"^PUT hole\?") >= 2, timeout_s=WAIT_S)
+        daemon.wait_event("multipart.started", path="hole")
+        eventually(lambda: faulty.count(r"^PUT hole\?") >= 2)
         wait_in_bucket(faulty, controls(daemon))
         assert stat_of(daemon.pid, "VmHWM") < 200 * 1024
         (daemon.folder / "hole").unlink()
         unread.release()
-        daemon.wait_event("multipart.aborted", WAIT_S, path="hole")
+        daemon.wait_event("multipart.aborted", path="hole")
         assert_well(daemon)
         assert daemon.stop() == 0
     assert "hole" not in faulty.contents()
@@ -870,7 +870,7 @@ def test_a_control_socket_under_attack(build: Build, faulty: FaultyS3) -> None:
     """Garbage, half lines, clients that drip, never read or come by the thousand: the daemon stays as it is."""
     daemon = build(upload={"workers": 4})
     with daemon, ExitStack() as stack:
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         wait_in_bucket(faulty, controls(daemon, name="warm"))
         before = stat_of(daemon.pid, "Threads"), descriptors(daemon), stat_of(daemon.pid, "VmRSS")
 
@@ -883,7 +883,7 @@ def test_a_control_socket_under_attack(build: Build, faulty: FaultyS3) -> None:
             connection.sendall(oversize)
         for _ in range(10_000):
             connected(daemon).close()
-        assert daemon.cli("status", timeout_s=WAIT_S).returncode == 0
+        assert daemon.cli("status").returncode == 0
 
         hold = hold_open(daemon, stack)
         assert hold >= control.USER_CONNECTIONS
@@ -892,7 +892,7 @@ def test_a_control_socket_under_attack(build: Build, faulty: FaultyS3) -> None:
         assert descriptors(daemon) <= before[1] + control.USER_CONNECTIONS + 20
         stack.close()
 
-        assert daemon.cli("status", timeout_s=WAIT_S).returncode == 0
+        assert daemon.cli("status").returncode == 0
         assert stat_of(daemon.pid, "VmRSS") < before[2] + 40 * 1024
         assert_well(daemon)
         assert daemon.stop() == 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,12 +17,8 @@ from support.faulty import FaultyS3
 from support.objects import content_of
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 pytestmark = pytest.mark.integration
 
-WAIT_S = 60.0
 SPAN_S, SPANS = 1.5, 8
 SHARE = 0.5  # of its time that a thread runs or waits for a CPU; a burning one does nothing else
 AT_ONCE_S, TRIES = 3.0, 5  # a lost wake-up delays each file until the next heartbeat, after ten seconds
@@ -46,7 +43,7 @@ def make(tmp_path: Path, server: FaultyS3) -> Iterator[Callable[..., Daemon]]:
             "retry": {"initial_s": 60, "max_s": 60},
         } | sections
         made.append(Daemon(tmp_path, bucket=server.bucket, environment=server.environment(), **sections))
-        made[-1].start().wait_event("scan.finished", WAIT_S)
+        made[-1].start().wait_event("scan.finished")
         return made[-1]
 
     yield daemon
@@ -87,7 +84,7 @@ def test_while_a_file_settles(make: Callable[..., Daemon]) -> None:
     """Its time is far away."""
     daemon = make(watch={"settle_s": 600})
     daemon.drop("young")
-    eventually(lambda: "1 settling" in daemon.cli("status").stdout, timeout_s=WAIT_S)
+    eventually(lambda: "1 settling" in daemon.cli("status").stdout)
 
     assert_idle(daemon)
 
@@ -98,7 +95,7 @@ def test_while_a_file_is_open_for_writing(make: Callable[..., Daemon]) -> None:
     with (daemon.folder / "open").open("wb") as file:
         file.write(b"half")
         file.flush()
-        eventually(lambda: "1 settling" in daemon.cli("status").stdout, timeout_s=WAIT_S)
+        eventually(lambda: "1 settling" in daemon.cli("status").stdout)
 
         assert_idle(daemon)
 
@@ -108,7 +105,7 @@ def test_while_a_file_waits_for_its_next_try(make: Callable[..., Daemon], server
     daemon = make()
     server.script(Status(code=500), times=None)
     daemon.drop("refused")
-    daemon.wait_event("file.failed", WAIT_S)
+    daemon.wait_event("file.failed")
 
     assert_idle(daemon)
 
@@ -124,7 +121,7 @@ def test_while_a_new_directory_finds_no_room(make: Callable[..., Daemon], tmp_pa
 
     tree.rename(daemon.folder / "tree")
 
-    eventually(lambda: re.search(r"\b[1-9]\d* settling", daemon.cli("status").stdout), timeout_s=WAIT_S)
+    eventually(lambda: re.search(r"\b[1-9]\d* settling", daemon.cli("status").stdout))
     assert_idle(daemon)
 
 
@@ -135,7 +132,7 @@ def test_while_the_destination_is_paused(make: Callable[..., Daemon], server: Fa
     server.script(Status(code=403, error_code="AccessDenied"), times=None)
     for number in range(200):
         daemon.drop(str(number))
-    daemon.wait_event("destination.paused", WAIT_S)
+    daemon.wait_event("destination.paused")
 
     assert_idle(daemon)
 
@@ -146,7 +143,7 @@ def test_after_uploads(make: Callable[..., Daemon]) -> None:
     for number in range(100):
         daemon.drop(str(number))
     daemon.drop("large", content_of(LARGE))
-    daemon.wait_uploaded(101, WAIT_S)
+    daemon.wait_uploaded(101)
 
     assert_idle(daemon)
 
@@ -164,7 +161,7 @@ def test_a_file_for_an_idle_daemon_goes_at_once(make: Callable[..., Daemon], siz
             daemon.drop(name, content)
         else:
             (daemon.folder / name).write_bytes(content)
-        daemon.wait_event("file.uploaded", WAIT_S, path=name)
+        daemon.wait_event("file.uploaded", path=name)
         taken_s.append(time.monotonic() - began_s)
         if taken_s[-1] < AT_ONCE_S:
             return

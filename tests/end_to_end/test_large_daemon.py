@@ -5,27 +5,26 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from s3spool.control.protocol import ask
+from s3spool.demo.seaweed import Seaweed
 from s3spool.ledger.reader import Reader
 from support.daemon import Daemon
 from support.faults import HoldUntil, LoseAnswer, Status, WrongChecksum, WrongEtag
 from support.faulty import FaultyS3
 from support.objects import content_of, objects
+from support.s3_messages import Request
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
 
-    from s3spool.demo.seaweed import Seaweed
-    from support.s3_messages import Request
 
 PART = 5 * 1024 * 1024  # S3's least
 UPLOAD = {"multipart_threshold": PART, "part_size": PART, "workers": 4}

@@ -10,22 +10,21 @@ import random
 import re
 import signal
 from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from s3spool.demo.seaweed import Seaweed
 from support.daemon import Daemon
 from support.objects import content_of, objects
 from support.proxy import Proxy
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
 
-    from s3spool.demo.seaweed import Seaweed
 
 MIB = 1024 * 1024
 PART = 5 * MIB

@@ -25,7 +25,6 @@ from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-WAIT_S = 60.0
 DAY_S = 86_400
 FILES = 300
 RARELY = {"rescan_s": 3600}  # what heals does not heal by the periodic scan
@@ -51,7 +50,7 @@ def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
 
 def uploaded(daemon: Daemon, *names: str) -> None:
     for name in names:
-        daemon.wait_event("file.uploaded", WAIT_S, path=name)
+        daemon.wait_event("file.uploaded", path=name)
 
 
 def without_privileges(daemon: Daemon) -> None:
@@ -69,7 +68,7 @@ def without_privileges(daemon: Daemon) -> None:
 def test_no_descriptor_left(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """Everything waits, with one line and not one a file; no file is blamed; then everything goes."""
     daemon = make(watch=RARELY, retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 2}).start()
-    daemon.wait_event("scan.finished", WAIT_S)
+    daemon.wait_event("scan.finished")
     daemon.drop("before")
     uploaded(daemon, "before")
     names = {f"f{number}" for number in range(50)} | {f"new/deep/f{number}" for number in range(50)}
@@ -78,12 +77,12 @@ def test_no_descriptor_left(make: Callable[..., Daemon], faulty: FaultyS3) -> No
     try:
         for name in names:
             daemon.drop(name)
-        slowed = daemon.wait_event("destination.slowed", WAIT_S)
-        eventually(lambda: daemon.events("scan.failed"), timeout_s=WAIT_S)
+        slowed = daemon.wait_event("destination.slowed")
+        eventually(lambda: daemon.events("scan.failed"))
     finally:
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (soft, hard))
 
-    eventually(lambda: set(faulty.contents()) == names | {"before"}, timeout_s=WAIT_S)
+    eventually(lambda: set(faulty.contents()) == names | {"before"})
     assert "LimitNOFILE" in slowed["hint"]
     assert len(daemon.events("destination.slowed")) == 1
     bad = ("destination.paused", "file.parked", "file.failed", "file.vanished", "worker.replaced", "daemon.unhealthy")
@@ -106,16 +105,16 @@ def test_inotifys_limits(limit: str, value: int, make: Callable[..., Daemon], fa
     for number in range(6):
         daemon.drop(f"old {number}/a")
     daemon.start()
-    daemon.wait_ready(WAIT_S)
+    daemon.wait_ready()
 
-    polling = daemon.wait_event("watch.polling", WAIT_S)
+    polling = daemon.wait_event("watch.polling")
     for number in range(6):
         daemon.drop(f"new {number}/a")
         daemon.drop(f"old {number}/b")
 
     names = {f"{age} {number}/a" for age in ("old", "new") for number in range(6)}
     names |= {f"old {number}/b" for number in range(6)}
-    eventually(lambda: set(faulty.contents()) == names, timeout_s=WAIT_S)
+    eventually(lambda: set(faulty.contents()) == names)
     assert f"fs.inotify.max_user_{limit}" in polling["reason"]
     assert len(daemon.events("watch.polling")) == 1
     assert daemon.stop() == 0
@@ -125,7 +124,7 @@ def test_more_events_than_the_kernel_keeps(make: Callable[..., Daemon], faulty: 
     """The stopped process hears of none of the files; a scan makes good for it, and no file is left."""
     kept = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     daemon = make(watch=RARELY).start()
-    daemon.wait_event("scan.finished", WAIT_S)
+    daemon.wait_event("scan.finished")
     daemon.signal(signal.SIGSTOP)
     fillers = daemon.folder / ".one", daemon.folder / ".other"  # equal events in a row would be one
     for _ in range(kept // 2 + 1):
@@ -138,10 +137,10 @@ def test_more_events_than_the_kernel_keeps(make: Callable[..., Daemon], faulty: 
         daemon.drop(name)
     daemon.signal(signal.SIGCONT)
 
-    daemon.wait_event("watch.overflowed", WAIT_S)
+    daemon.wait_event("watch.overflowed")
 
-    eventually(lambda: set(faulty.contents()) == names, timeout_s=WAIT_S)
-    eventually(lambda: any("overflow" in scan["reason"] for scan in daemon.events("scan.finished")), timeout_s=WAIT_S)
+    eventually(lambda: set(faulty.contents()) == names)
+    eventually(lambda: any("overflow" in scan["reason"] for scan in daemon.events("scan.finished")))
     assert daemon.stop() == 0
 
 
@@ -171,23 +170,23 @@ def test_the_folder_goes_and_comes_back(
     holding = HoldUntil()
     faulty.script(holding, match="^PUT flight")
     daemon = make(watch=RARELY, after={"action": "delete"}).start()
-    daemon.wait_event("scan.finished", WAIT_S)
+    daemon.wait_event("scan.finished")
     daemon.drop("flight", content_of(300_000))
-    eventually(lambda: faulty.count("^PUT flight"), timeout_s=WAIT_S)
+    eventually(lambda: faulty.count("^PUT flight"))
 
     go(daemon.folder)
-    daemon.wait_event("watch.lost", WAIT_S)
+    daemon.wait_event("watch.lost")
     daemon.folder.mkdir(exist_ok=True)
     daemon.drop("sub/first")
-    daemon.wait_event("watch.restored", WAIT_S)
+    daemon.wait_event("watch.restored")
     uploaded(daemon, "sub/first")
     daemon.drop("sub/then")
     uploaded(daemon, "sub/then")
     holding.release()
     # A file that was deleted meanwhile is no longer what was sent, nor anything that could be sent again.
-    daemon.wait_event("file.vanished" if go is deleted else "file.uploaded", WAIT_S, path="flight")
+    daemon.wait_event("file.vanished" if go is deleted else "file.uploaded", path="flight")
 
-    eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+    eventually(lambda: folder_files(daemon.folder) == {})
     assert faulty.contents() == {"flight": content_of(300_000), "sub/first": b"content", "sub/then": b"content"}
     assert len(daemon.events("watch.lost")) == len(daemon.events("watch.restored")) == 1
     if go is not deleted:  # what is no longer in the folder is none of ours
@@ -200,12 +199,12 @@ def test_the_folder_is_unmounted_and_mounted_again(make: Callable[..., Daemon], 
     daemon = make(watch=RARELY)
     with mounted(daemon.folder):
         daemon.start()
-        daemon.wait_event("scan.finished", WAIT_S)
+        daemon.wait_event("scan.finished")
         daemon.drop("first")
         uploaded(daemon, "first")
 
         unmount(daemon.folder)
-        daemon.wait_event("watch.restored", WAIT_S)
+        daemon.wait_event("watch.restored")
         mount(daemon.folder)
         daemon.drop("second")
         uploaded(daemon, "second")
@@ -225,20 +224,20 @@ def test_a_folder_that_becomes_read_only(make: Callable[..., Daemon], faulty: Fa
     names = {f"f{number}" for number in range(5)}
     with mounted(daemon.folder):
         daemon.start()
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
         for name in names:
             daemon.drop(name)
-        eventually(lambda: faulty.in_flight == len(names), timeout_s=WAIT_S)
+        eventually(lambda: faulty.in_flight == len(names))
         remount(daemon.folder, "ro")
         holding.release()
-        failed = daemon.wait_event("file.failed", WAIT_S, operation="delete")
+        failed = daemon.wait_event("file.failed", operation="delete")
         scans = daemon.scans()
-        eventually(lambda: daemon.scans() > scans + 1, timeout_s=WAIT_S)
+        eventually(lambda: daemon.scans() > scans + 1)
         assert set(folder_files(daemon.folder)) == names
 
         remount(daemon.folder, "rw")
 
-        eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+        eventually(lambda: folder_files(daemon.folder) == {})
         assert daemon.stop() == 0
     assert "read-only" in failed["hint"]
     assert len(daemon.events("file.failed")) == 1
@@ -250,16 +249,16 @@ def test_a_file_that_may_not_be_read(make: Callable[..., Daemon], faulty: Faulty
     daemon = make(watch=RARELY)
     without_privileges(daemon)
     daemon.start()
-    daemon.wait_event("scan.finished", WAIT_S)
+    daemon.wait_event("scan.finished")
     hidden = daemon.home / "secret"
     hidden.write_bytes(b"secret")
     hidden.chmod(0)
     os.utime(hidden, (0, 0))  # while it is young, it may be about to get other permissions
     hidden.rename(daemon.folder / "secret")
-    failed = daemon.wait_event("file.failed", WAIT_S, path="secret")
+    failed = daemon.wait_event("file.failed", path="secret")
     daemon.drop("other")
     uploaded(daemon, "other")
-    daemon.wait_event("file.failed", WAIT_S, path="secret", attempt=2)
+    daemon.wait_event("file.failed", path="secret", attempt=2)
     assert "read access" in failed["hint"]
     assert set(faulty.contents()) == {"other"}
 
@@ -279,8 +278,8 @@ def test_a_directory_that_may_not_be_read(make: Callable[..., Daemon], faulty: F
     (daemon.folder / "closed").chmod(0)
     try:
         daemon.start()
-        daemon.wait_ready(WAIT_S)
-        eventually(lambda: daemon.scans() > 2, timeout_s=WAIT_S)
+        daemon.wait_ready()
+        eventually(lambda: daemon.scans() > 2)
         daemon.drop("open/b")
         uploaded(daemon, "open/b")
     finally:
@@ -308,16 +307,16 @@ def test_the_clock_jumps(jumps: tuple[int, ...], make: Callable[..., Daemon], fa
     set_clock(0)
     faulty.script(Status(code=400, error_code="BadDigest"), times=None, match="^PUT bad")
     daemon = make(environment, watch=RARELY | {"settle_s": 0.5}).start()
-    daemon.wait_event("scan.finished", WAIT_S)
+    daemon.wait_event("scan.finished")
     daemon.drop("bad")
-    daemon.wait_event("file.failed", WAIT_S, path="bad")
+    daemon.wait_event("file.failed", path="bad")
     for number, jump in enumerate(jumps):
         set_clock(jump)
         attempts = faulty.count("^PUT bad")
         daemon.drop(f"f{number}")
         ahead = daemon.drop(f"ahead{number}")
         os.utime(ahead, (time.time() + 2 * DAY_S,) * 2)
-        eventually(lambda before=attempts: faulty.count("^PUT bad") > before + 1, timeout_s=WAIT_S)  # type: ignore[misc]
+        eventually(lambda before=attempts: faulty.count("^PUT bad") > before + 1)  # type: ignore[misc]
         uploaded(daemon, f"f{number}", f"ahead{number}")
     faulty.behave()
 
@@ -394,7 +393,7 @@ def test_the_archive_cannot_take_it(
         daemon.drop("sub/warm")
         daemon.start()
         uploaded(daemon, "sub/warm")
-        eventually((archive / "sub/warm").exists, timeout_s=WAIT_S)
+        eventually((archive / "sub/warm").exists)
         before = folder_files(archive)
         taken = daemon.folder / "sub/taken"
         taken.with_name(".hidden").write_bytes(b"newer")
@@ -403,14 +402,14 @@ def test_the_archive_cannot_take_it(
 
         with fault(daemon, archive):
             other.with_name(".hidden").rename(other)
-            failed = daemon.wait_event("file.failed", WAIT_S, path="new/a", operation="archive")
+            failed = daemon.wait_event("file.failed", path="new/a", operation="archive")
             scans = daemon.scans()
-            eventually(lambda: daemon.scans() > scans + 1, timeout_s=WAIT_S)
+            eventually(lambda: daemon.scans() > scans + 1)
             assert other.read_bytes() == b"a"
         taken.with_name(".hidden").rename(taken)
 
         expected = before | {"sub/taken.1": b"newer", "new/a": b"a"}
-        eventually(lambda: folder_files(archive) == expected, timeout_s=WAIT_S)
+        eventually(lambda: folder_files(archive) == expected)
         assert hint in failed["hint"]
         assert len(daemon.events("file.failed")) == 1
         assert folder_files(daemon.folder) == {}
@@ -422,11 +421,11 @@ def test_the_archive_is_removed(make: Callable[..., Daemon], faulty: FaultyS3, t
     """It is made again: where to archive was said."""
     archive = tmp_path / "archive"
     daemon = make(after={"action": "archive", "archive_directory": str(archive)}).start()
-    daemon.wait_event("scan.finished", WAIT_S)
+    daemon.wait_event("scan.finished")
     shutil.rmtree(archive)
 
     daemon.drop("sub/a")
 
-    eventually(lambda: archive.exists() and folder_files(archive) == {"sub/a": b"content"}, timeout_s=WAIT_S)
+    eventually(lambda: archive.exists() and folder_files(archive) == {"sub/a": b"content"})
     assert not daemon.events("file.failed")
     assert daemon.stop() == 0

@@ -19,7 +19,6 @@ from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-WAIT_S = 30.0
 SECRET = b"what lies behind is nobody's business"
 
 Lay = Callable[[Path, Path], None]  # puts something into the first directory; the second is outside of the folder
@@ -112,13 +111,13 @@ def test_no_request_is_sent_for_it(tmp_path: Path, faulty: FaultyS3) -> None:
     lay_all(daemon.folder / "found", outside)
     (daemon.folder / "watched").mkdir()
     with daemon:
-        daemon.wait_event("scan.finished", timeout_s=WAIT_S)
+        daemon.wait_event("scan.finished")
         lay_all(daemon.folder / "watched", outside)
         laid = entries(daemon.folder)
         daemon.drop("watched/last")
-        daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="watched/last")
+        daemon.wait_event("file.uploaded", path="watched/last")
         daemon.signal(signal.SIGHUP)  # reads the configuration again, and the folder
-        eventually(lambda: len(daemon.events("scan.finished")) == 2, timeout_s=WAIT_S)
+        eventually(lambda: len(daemon.events("scan.finished")) == 2)
         assert daemon.stop() == 0
 
     assert [request.line for request in faulty.requests] == ["PUT watched/last"]
@@ -161,20 +160,20 @@ def test_what_was_sent_is_not_sent_again_after_a_restart(end: str, tmp_path: Pat
     daemon = Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"rescan_s": 3600})
     touches = (nothing, chmod, hard_link_elsewhere, renamed_and_back)
     with daemon:
-        daemon.wait_ready(timeout_s=WAIT_S)
+        daemon.wait_ready()
         for touch in touches:
             daemon.drop(f"{touch.__name__} small", b"s")
             daemon.drop(f"{touch.__name__} large", b"l" * 300_000)
-        eventually(lambda: receipts(daemon) == 2 * len(touches), timeout_s=WAIT_S)
+        eventually(lambda: receipts(daemon) == 2 * len(touches))
         daemon.stop() if end == "stopped" else daemon.kill()
 
         for touch in touches:
             touch(daemon.folder / f"{touch.__name__} small")
             touch(daemon.folder / f"{touch.__name__} large")
         daemon.start()
-        daemon.wait_event("scan.finished", timeout_s=WAIT_S, files=2 * len(touches))
+        daemon.wait_event("scan.finished", files=2 * len(touches))
         daemon.drop("last")
-        daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="last")
+        daemon.wait_event("file.uploaded", path="last")
         assert daemon.stop() == 0
 
     sent = [f"PUT {touch.__name__} {size}" for touch in touches for size in ("small", "large")]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +19,8 @@ from support.faulty import FaultyS3, make_certificate
 from support.objects import folder_files
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
 pytestmark = pytest.mark.integration
 
-WAIT_S = 30.0
 WORKERS = 20
 FILES = 60
 MANY = int(os.environ.get("S3SPOOL_TEST_FILES", "200000"))
@@ -72,10 +69,10 @@ def last_through(
     After lost connections the concurrency limiter begins lower.
     """
     files = drop(daemon, "early")
-    paused = daemon.wait_event("destination.paused", WAIT_S)
+    paused = daemon.wait_event("destination.paused")
     files |= drop(daemon, "late")
     probed = daemon.events("destination.paused")
-    eventually(lambda: server.in_flight <= 1, timeout_s=WAIT_S)
+    eventually(lambda: server.in_flight <= 1)
     assert paused["error_code"] in daemon.cli("status").stdout
     assert folder_files(daemon.folder) == files
     assert server.contents() == {}
@@ -83,17 +80,17 @@ def last_through(
     hold = HoldUntil()
     server.script(hold, times=None, match=lambda _: bool(daemon.events("destination.resumed")))
     end()
-    resumed = daemon.wait_event("destination.resumed", WAIT_S)
+    resumed = daemon.wait_event("destination.resumed")
     sending = WORKERS // 4 if at_once else 1
-    eventually(lambda: server.in_flight >= sending, timeout_s=WAIT_S, message="several workers send")
+    eventually(lambda: server.in_flight >= sending, message="several workers send")
     server.behave()
 
-    eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+    eventually(lambda: folder_files(daemon.folder) == {})
     assert server.contents() == files
     assert re.fullmatch(code, paused["error_code"])
     assert re.search(hint, paused["hint"])
     assert paused["error"]
-    assert 0 < resumed["duration_s"] < 2 * WAIT_S
+    assert 0 < resumed["duration_s"] < 60
     # A request that was under way when the first one passed may fail later: that is the outage's, too.
     assert daemon.events("destination.paused") == probed == [paused]
     assert daemon.events("destination.resumed") == [resumed]
@@ -109,7 +106,7 @@ def test_nobody_listens(make: Callable[..., Daemon]) -> None:
     with FaultyS3() as server:
         server.go_down()
         daemon = make(server).start()
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
 
         last_through(daemon, server, server.come_up, "COULDNT_CONNECT", "check network", at_once=False)
 
@@ -260,7 +257,7 @@ def test_the_name_leads_nowhere(make: Callable[..., Daemon], tmp_path: Path, dea
         daemon.program = (*confined, f'{mounts} && exec "$@"', "sh", *daemon.program)
         daemon.start()
         daemon.drop("before", b"content")
-        assert daemon.wait_event("destination.paused", WAIT_S)["error_code"] == code
+        assert daemon.wait_event("destination.paused")["error_code"] == code
 
         hosts.write_text("127.0.0.1 faulty.test\n")
 
@@ -290,15 +287,15 @@ def test_one_answer_comes_late(make: Callable[..., Daemon], late_s: float, uploa
 
         failed = daemon.wait_event("file.failed", LATE_S, path="early 7")
         files |= drop(daemon, "late")
-        eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+        eventually(lambda: folder_files(daemon.folder) == {})
         assert server.in_flight == 1, "the late answer is still to come"
         eventually(lambda: server.in_flight == 0, timeout_s=LATE_S)
         files |= drop(daemon, "last")
-        eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+        eventually(lambda: folder_files(daemon.folder) == {})
 
         assert (failed["error_code"], failed["attempt"]) == ("OPERATION_TIMEDOUT", 1)
         assert server.contents() == files
-        daemon.wait_uploaded(len(files), WAIT_S)
+        daemon.wait_uploaded(len(files))
         assert [line["attempt"] for line in daemon.events("file.uploaded", path="early 7")] == [2]
         assert len(daemon.events("file.uploaded")) == len(files)
         assert len(daemon.events("file.failed")) == 1
@@ -325,7 +322,7 @@ def test_all_answers_come_late(make: Callable[..., Daemon], late_s: float, uploa
 
         assert (paused["error_code"], paused["hint"][:13]) == ("OPERATION_TIMEDOUT", "check network")
         assert server.contents() == files
-        daemon.wait_uploaded(len(files), WAIT_S)
+        daemon.wait_uploaded(len(files))
         assert len(daemon.events("file.uploaded")) == len(files)
         # Some set out between the first time-outs and the pause: they may meet the same after its end.
         assert len(daemon.events("file.failed")) < 2 * STREAK
@@ -342,9 +339,9 @@ def test_two_hundred_thousand_files_arrive_meanwhile(make: Callable[..., Daemon]
     with FaultyS3() as server:
         server.go_down()
         daemon = make(server, after={"action": "keep"}, upload={"workers": 100}).start()
-        daemon.wait_event("scan.finished", WAIT_S)
+        daemon.wait_event("scan.finished")
         daemon.drop("first")
-        daemon.wait_event("destination.paused", WAIT_S)
+        daemon.wait_event("destination.paused")
         source = tmp_path / "source"
         rss = []
         for number in range(MANY):
@@ -361,7 +358,7 @@ def test_two_hundred_thousand_files_arrive_meanwhile(make: Callable[..., Daemon]
         assert len(daemon.events("destination.paused")) == 1
 
         server.come_up()
-        daemon.wait_event("destination.resumed", WAIT_S)
+        daemon.wait_event("destination.resumed")
 
         def sent() -> bool:
             with Reader(daemon.state_directory / "ledger.sqlite3") as reader:

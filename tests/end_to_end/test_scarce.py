@@ -5,8 +5,10 @@ from __future__ import annotations
 import resource
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import Self
 
 import pytest
 
@@ -14,11 +16,6 @@ from support.daemon import Daemon
 from support.faults import Reset
 from support.faulty import FaultyS3
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import TracebackType
-    from typing import Self
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

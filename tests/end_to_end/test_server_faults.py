@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -33,13 +34,11 @@ from support.objects import content_of, folder_files
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from _pytest.mark import ParameterSet
+
 
 pytestmark = pytest.mark.integration
 
-WAIT_S = 30.0
 PART = 5 * 1024 * 1024  # S3's least
 WORKERS = 8
 NEIGHBOURS = 12  # more than a streak
@@ -155,7 +154,7 @@ def running(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Itera
         retry={"initial_s": 0.1, "max_s": 0.3},
     )
     with daemon:
-        daemon.wait_event("scan.finished", WAIT_S)
+        daemon.wait_event("scan.finished")
         yield daemon
         assert not daemon.events("worker.replaced")
         assert not daemon.events("thread.died")
@@ -173,8 +172,8 @@ def daemon(running: Daemon, server: FaultyS3) -> Iterator[Daemon]:
     if running.events("destination.slowed", this_run=True):
         for number in range(60):  # one more worker for each round that passes
             running.drop(f"round {next(COUNTER)} {number}")
-        running.wait_event("destination.throttle_ended", WAIT_S)
-    eventually(lambda: not os.listdir(running.folder), timeout_s=WAIT_S)
+        running.wait_event("destination.throttle_ended")
+    eventually(lambda: not os.listdir(running.folder))
     server.cut()  # its threads are the test's
 
 
@@ -191,10 +190,10 @@ def wait_sent(daemon: Daemon, server: FaultyS3, files: dict[str, bytes]) -> None
     def told() -> list[str]:
         return sorted(line["path"] for line in daemon.events("file.uploaded", this_run=True) if line["path"] in files)
 
-    eventually(lambda: told() == sorted(files), timeout_s=WAIT_S, message="all of them uploaded, once")
+    eventually(lambda: told() == sorted(files), message="all of them uploaded, once")
     there = server.contents()
     assert {path: there.get(path) for path in files} == files
-    eventually(lambda: not folder_files(daemon.folder).keys() & files.keys(), timeout_s=WAIT_S)
+    eventually(lambda: not folder_files(daemon.folder).keys() & files.keys())
 
 
 def assert_told(line: dict[str, object], case: Case) -> None:
@@ -244,10 +243,10 @@ def test_where_one_file_meets_it(case: Case, daemon: Daemon, server: FaultyS3) -
     late = drop(daemon, f"late {next(COUNTER)}", 3)
     wait_sent(daemon, server, late)
     if case.leads_to == "slowed":
-        line = eventually(lambda: daemon.events("destination.slowed", this_run=True), timeout_s=WAIT_S)[0]
+        line = eventually(lambda: daemon.events("destination.slowed", this_run=True))[0]
     else:
         event = "file.parked" if case.leads_to == "refused" else "file.failed"
-        line = daemon.wait_event(event, WAIT_S, path=path)
+        line = daemon.wait_event(event, path=path)
 
         def proven() -> bool:
             wait_sent(daemon, server, drop(daemon, f"later {next(COUNTER)}", 1))
@@ -255,15 +254,15 @@ def test_where_one_file_meets_it(case: Case, daemon: Daemon, server: FaultyS3) -
 
         # A lost connection may be the server's, who admits fewer: no file is blamed for it.
         if case.name not in LOST:
-            eventually(proven, timeout_s=WAIT_S, message="others passed between its failures")
+            eventually(proven, message="others passed between its failures")
         if case.leads_to != "refused":
-            daemon.wait_event(event, WAIT_S, path=path, attempt=line["attempt"] + 1)
+            daemon.wait_event(event, path=path, attempt=line["attempt"] + 1)
     assert_told(line, case)
     assert folder_files(daemon.folder) == bad
     assert len(daemon.events("destination.paused", this_run=True)) <= (case.leads_to == "paused")
 
     if case.leads_to == "refused":
-        eventually(lambda: parked_for_good(daemon, path), timeout_s=WAIT_S, message="others have passed")
+        eventually(lambda: parked_for_good(daemon, path), message="others have passed")
     server.behave()
     if case.leads_to == "refused":
         assert daemon.cli("retry", path).returncode == 0
@@ -282,11 +281,11 @@ def test_where_all_files_meet_it(case: Case, daemon: Daemon, server: FaultyS3) -
     files = drop(daemon, f"all {next(COUNTER)}", NEIGHBOURS)
     pauses = case.leads_to not in {"passes", "slowed"}
     if pauses:
-        assert_told(daemon.wait_event("destination.paused", WAIT_S), case)
+        assert_told(daemon.wait_event("destination.paused"), case)
         probes = len(server.requests)
-        eventually(lambda: len(server.requests) > probes, timeout_s=WAIT_S)
+        eventually(lambda: len(server.requests) > probes)
     elif case.leads_to == "slowed":
-        assert_told(daemon.wait_event("destination.slowed", WAIT_S), case)
+        assert_told(daemon.wait_event("destination.slowed"), case)
     if case.leads_to != "passes":
         assert folder_files(daemon.folder) == files
         assert not daemon.events("file.uploaded", this_run=True)
@@ -321,7 +320,6 @@ def test_where_a_large_file_meets_it(case: Case, act: str, daemon: Daemon, serve
     events = {"destination.paused", "destination.slowed", "file.failed", "file.parked"}
     told = eventually(
         lambda: [line for line in daemon.events(this_run=True, path=path) if line["event"] in events],
-        timeout_s=WAIT_S,
     )
     assert told[0]["error_code"]
     assert told[0]["error"]
@@ -334,4 +332,4 @@ def test_where_a_large_file_meets_it(case: Case, act: str, daemon: Daemon, serve
 
     wait_sent(daemon, server, large)
     assert len(daemon.events("destination.paused", this_run=True)) <= 1
-    eventually(lambda: server.store.uploads == {}, timeout_s=WAIT_S)
+    eventually(lambda: server.store.uploads == {})

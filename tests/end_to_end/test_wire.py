@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from s3spool.demo.seaweed import Seaweed
 from support.daemon import Daemon
 from support.objects import content_of, objects
 from support.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
 
-    from s3spool.demo.seaweed import Seaweed
 
 PART = 5 * 1024 * 1024
 

@@ -6,8 +6,9 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -32,9 +33,6 @@ from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.ledger.rows import Failures
 from s3spool.queue.item import Item
 from support.lines import Lines, recorded
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 EPOCH = 1_700_000_000.0
 NOBODYS = [Scope.UNKNOWN, Scope.EVERYBODY]

@@ -5,20 +5,27 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from support.failure_model import EVERYBODY, ITSELF, REFUSED, SCENARIOS, UNKNOWN, File, Rules, Scenario, Simulation
+from s3spool.failure.breaker import Times
+from s3spool.queue.item import Item
+from support.failure_model import (
+    EVERYBODY,
+    ITSELF,
+    REFUSED,
+    SCENARIOS,
+    UNKNOWN,
+    Answer,
+    File,
+    Rules,
+    Scenario,
+    Simulation,
+)
 from support.virtual import Pipeline, RealSimulation, evidence
-
-if TYPE_CHECKING:
-    from s3spool.failure.breaker import Times
-    from s3spool.queue.item import Item
-    from support.failure_model import Answer
 
 ANSWERS = ["ok", (REFUSED, "413"), (UNKNOWN, "500"), (UNKNOWN, "timeout"), (EVERYBODY, "403"), (ITSELF, "unreadable")]
 

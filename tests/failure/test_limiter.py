@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,9 +11,6 @@ from s3spool.errors import Scope, UploadError
 from s3spool.failure import concurrency_limiter as module
 from s3spool.failure.concurrency_limiter import EVENT_S, FORGOTTEN_S, REST_S, STREAK, ConcurrencyLimiter
 from support.lines import Lines, recorded
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SLOW_DOWN = UploadError("upload", "a", "SlowDown", "slower, please", Scope.LOAD)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,11 +21,6 @@ from support.faulty import FaultyS3
 from support.objects import folder_files
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-WAIT_S = 30.0
 FOR_GOOD = [
     *(Status(code=400, error_code=code) for code, rule in BY_CODE.items() if rule.permanent),
     *(Status(code=status) for status, rule in BY_STATUS.items() if rule.permanent),
@@ -47,7 +43,7 @@ def server() -> Iterator[FaultyS3]:
 @pytest.fixture(scope="module")
 def running(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with made(server, tmp_path_factory.mktemp("refusals")) as daemon:
-        daemon.wait_event("scan.finished", WAIT_S)
+        daemon.wait_event("scan.finished")
         yield daemon
         assert daemon.stop() == 0
 
@@ -56,12 +52,12 @@ def running(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def daemon(running: Daemon, server: FaultyS3) -> Iterator[Daemon]:
     """With everything before behind it: the last thing it knows of S3 is that it takes files."""
     running.drop(f"fine {next(COUNTER)}")
-    eventually(lambda: folder_files(running.folder) == {}, timeout_s=WAIT_S)
+    eventually(lambda: folder_files(running.folder) == {})
     running.mark()
     yield running
     server.behave()
     running.cli("retry", "--all")
-    eventually(lambda: folder_files(running.folder) == {}, timeout_s=WAIT_S)
+    eventually(lambda: folder_files(running.folder) == {})
     server.cut()  # its threads are the test's
 
 
@@ -91,9 +87,9 @@ def in_state(daemon: Daemon, state: State) -> set[str]:
 
 def wait_all_sent(daemon: Daemon, server: FaultyS3, files: dict[str, bytes]) -> None:
     """Without a person's help."""
-    eventually(lambda: not folder_files(daemon.folder).keys() & files.keys(), timeout_s=WAIT_S)
+    eventually(lambda: not folder_files(daemon.folder).keys() & files.keys())
     assert {path: server.contents().get(path) for path in files} == files
-    eventually(lambda: not in_state(daemon, State.PARKED) & files.keys(), timeout_s=WAIT_S)
+    eventually(lambda: not in_state(daemon, State.PARKED) & files.keys())
 
 
 def name_of(fault: Status) -> str:
@@ -107,9 +103,9 @@ def test_a_server_that_refuses_all_parks_none(fault: Status, daemon: Daemon, ser
     server.script(fault, times=None)
 
     files = drop(daemon, 30)
-    paused = daemon.wait_event("destination.paused", WAIT_S)
+    paused = daemon.wait_event("destination.paused")
     probed = len(server.requests)
-    eventually(lambda: len(server.requests) > probed + 3, timeout_s=WAIT_S, message="other files as probes")
+    eventually(lambda: len(server.requests) > probed + 3, message="other files as probes")
     assert name_of(fault) in paused["error_code"]
     assert paused["evidence"].startswith("8 files in a row failed")
     assert in_state(daemon, State.PARKED) == set()
@@ -130,11 +126,11 @@ def test_a_file_alone_is_parked_at_the_third_refusal(fault: Status, daemon: Daem
 
     (path,) = files = drop(daemon, 1)
 
-    parked = daemon.wait_event("file.parked", WAIT_S, path=path)
+    parked = daemon.wait_event("file.parked", path=path)
     assert (parked["attempt"], parked["fault"]) == (PROVISIONAL, Fault.UNKNOWN.value)
     assert parked["error_code"] in {name_of(fault), f"HTTP{name_of(fault)}"}
     assert parked["hint"] == (BY_CODE.get(fault.error_code) or BY_STATUS[fault.code]).hint
-    eventually(lambda: in_state(daemon, State.PARKED) == set(files), timeout_s=WAIT_S)
+    eventually(lambda: in_state(daemon, State.PARKED) == set(files))
     assert not daemon.events("destination.paused", this_run=True)
 
 
@@ -144,15 +140,15 @@ def test_a_file_parked_alone_is_tried_once_more_when_another_passes(daemon: Daem
     server.script(Status(code=413), times=PROVISIONAL)
     server.script(Status(code=413), times=None, match="^PUT bad ")
     files = drop(daemon, 1, "good")
-    daemon.wait_event("file.parked", WAIT_S, path=next(iter(files)))
+    daemon.wait_event("file.parked", path=next(iter(files)))
     files |= drop(daemon, 1, "good")
     wait_all_sent(daemon, server, files)
 
     (bad,) = drop(daemon, 1, "bad")
-    daemon.wait_event("file.parked", WAIT_S, path=bad, attempt=PROVISIONAL)
+    daemon.wait_event("file.parked", path=bad, attempt=PROVISIONAL)
     for _ in range(3):
         wait_all_sent(daemon, server, drop(daemon, 1, "good"))
-        parked = daemon.wait_event("file.parked", WAIT_S, path=bad, attempt=PROVISIONAL + 1)
+        parked = daemon.wait_event("file.parked", path=bad, attempt=PROVISIONAL + 1)
 
     assert parked["fault"] == Fault.OWN.value
     assert server.count(f"^PUT {bad}$") == PROVISIONAL + 1
@@ -166,8 +162,8 @@ def test_a_few_files_alone_pause_nothing(count: int, daemon: Daemon, server: Fau
 
     files = drop(daemon, count)
     for path in files:
-        daemon.wait_event("file.parked", WAIT_S, path=path, attempt=PROVISIONAL)
-    eventually(lambda: in_state(daemon, State.PARKED) == set(files), timeout_s=WAIT_S)
+        daemon.wait_event("file.parked", path=path, attempt=PROVISIONAL)
+    eventually(lambda: in_state(daemon, State.PARKED) == set(files))
     server.behave()
 
     wait_all_sent(daemon, server, files | drop(daemon, 1, "good"))
@@ -182,10 +178,10 @@ def test_bad_files_among_good_ones_are_parked(daemon: Daemon, server: FaultyS3) 
     bad = drop(daemon, 3, "bad")
     good = drop(daemon, 30, "good")
 
-    eventually(lambda: folder_files(daemon.folder) == bad, timeout_s=WAIT_S)
+    eventually(lambda: folder_files(daemon.folder) == bad)
     for path in bad:
-        daemon.wait_event("file.parked", WAIT_S, path=path)
-    eventually(lambda: in_state(daemon, State.PARKED) == set(bad), timeout_s=WAIT_S)
+        daemon.wait_event("file.parked", path=path)
+    eventually(lambda: in_state(daemon, State.PARKED) == set(bad))
     assert {path: server.contents().get(path) for path in good} == good
     assert not daemon.events("destination.paused", this_run=True)
 
@@ -196,13 +192,13 @@ def test_twenty_bad_files_alone_are_parked_when_one_passes(daemon: Daemon, serve
     server.script(Status(code=413), times=None, match="^PUT bad ")
 
     bad = drop(daemon, 20, "bad")
-    daemon.wait_event("destination.paused", WAIT_S)
-    eventually(lambda: {f"PUT {path}" for path in bad} <= {it.line for it in server.requests}, timeout_s=WAIT_S)
+    daemon.wait_event("destination.paused")
+    eventually(lambda: {f"PUT {path}" for path in bad} <= {it.line for it in server.requests})
     assert in_state(daemon, State.PARKED) == set()
     drop(daemon, 1, "good")
 
-    eventually(lambda: folder_files(daemon.folder) == bad, timeout_s=WAIT_S, message="the good one is sent")
-    eventually(lambda: in_state(daemon, State.PARKED) == set(bad), timeout_s=WAIT_S)
+    eventually(lambda: folder_files(daemon.folder) == bad, message="the good one is sent")
+    eventually(lambda: in_state(daemon, State.PARKED) == set(bad))
     assert len(daemon.events("destination.paused", this_run=True)) == 1
 
 
@@ -210,18 +206,18 @@ def test_twenty_bad_files_alone_are_parked_when_one_passes(daemon: Daemon, serve
 def test_a_restart_in_the_middle_changes_nothing(tmp_path: Path) -> None:
     """Some were parked without proof before the others came, some wait, some were never counted: all come back."""
     with FaultyS3() as server, made(server, tmp_path) as daemon:
-        daemon.wait_event("scan.finished", WAIT_S)
+        daemon.wait_event("scan.finished")
         server.script(Status(code=413), times=None)
         parked = drop(daemon, 3)
-        eventually(lambda: in_state(daemon, State.PARKED) == set(parked), timeout_s=WAIT_S)
+        eventually(lambda: in_state(daemon, State.PARKED) == set(parked))
         daemon.kill()
         daemon.start()
-        daemon.wait_event("scan.finished", WAIT_S)
+        daemon.wait_event("scan.finished")
         files = parked | drop(daemon, 20)
-        daemon.wait_event("destination.paused", WAIT_S)
+        daemon.wait_event("destination.paused")
         daemon.kill()
         daemon.start()
-        daemon.wait_event("destination.paused", WAIT_S)
+        daemon.wait_event("destination.paused")
         assert in_state(daemon, State.PARKED) == set(parked)
         server.behave()
 
@@ -236,14 +232,14 @@ def test_two_files_that_always_fail_pause_nothing(daemon: Daemon, server: Faulty
 
     bad = drop(daemon, 2, "bad")
     for path in bad:
-        failed = daemon.wait_event("file.failed", WAIT_S, path=path)
+        failed = daemon.wait_event("file.failed", path=path)
         assert failed["fault"] == Fault.UNKNOWN.value
     good = drop(daemon, 20, "good")
 
     wait_all_sent(daemon, server, good)
     for path in bad:
-        daemon.wait_event("file.failed", WAIT_S, path=path, fault=Fault.OWN.value)
-        daemon.wait_event("file.failed", WAIT_S, path=path, fault=Fault.OWN.value, attempt=2 * STREAK)
+        daemon.wait_event("file.failed", path=path, fault=Fault.OWN.value)
+        daemon.wait_event("file.failed", path=path, fault=Fault.OWN.value, attempt=2 * STREAK)
     assert not daemon.events("destination.paused", this_run=True)
     assert folder_files(daemon.folder) == bad
 
@@ -261,7 +257,7 @@ def test_old_successes_are_no_news(daemon: Daemon, server: FaultyS3) -> None:
     for _ in range(150):
         daemon.drop(f"passes {next(COUNTER)}")
         threading.Event().wait(0.02)  # they keep coming
-    eventually(lambda: set(folder_files(daemon.folder)) == {name}, timeout_s=WAIT_S)
+    eventually(lambda: set(folder_files(daemon.folder)) == {name})
 
     assert 3 <= server.count(f"PUT .*{name}$") <= 8
     assert daemon.events("file.parked", this_run=True, path=name)

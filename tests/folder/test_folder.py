@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,6 @@ from s3spool.folder.folder import Folder
 from s3spool.folder.lease import Lease, release_lease, take_lease
 from s3spool.ledger.rows import Identity
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 WRITER = """
 import os, sys

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import assume
@@ -26,9 +26,6 @@ from s3spool.s3.content import Content
 from support.house import a_breaker
 from support.rows import SOME, a_multipart
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 PATHS = st.sampled_from(["a", "b", "c", "d", "e", "f", "g", "h"])
 UNTRIED = [Lane.ARRIVED, Lane.FOUND]

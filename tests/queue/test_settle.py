@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -14,10 +14,6 @@ from s3spool.ledger.rows import Identity
 from s3spool.queue.settle import BATCH, BUSY_PER_S, BUSY_S, CREATED_S, Ripe, Settle, SettleReason
 from support.rows import SOME
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 PATHS = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 SEEN = st.sampled_from([None, SOME, Identity(1, 2, 3, 4, 5)])

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from s3spool.config.schema import (
     AfterConfig,
@@ -23,16 +23,13 @@ from s3spool.daemon.components import Remote, build
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.failure.retry_policy import Policy
-from s3spool.ledger.reader import Reader
+from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity
 from s3spool.queue.item import Item
 from s3spool.s3.bandwidth import BandwidthLimiter
+from s3spool.s3.store import Store
 from support.memory_bucket import MemoryBucket
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from s3spool.ledger.reader import Known
-    from s3spool.s3.store import Store
 
 
 def a_breaker(*, initial_s: float, max_s: float) -> CircuitBreaker:

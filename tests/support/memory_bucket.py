@@ -6,18 +6,14 @@ import base64
 import hashlib
 import os
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
-from s3spool.s3.content import NeedsVerificationError, Stored
+from s3spool.errors import UploadError
+from s3spool.s3.content import Content, NeedsVerificationError, Stored
 from s3spool.s3.keys import key_of
 from support.memory_parts import MemoryParts, PartPut
-
-if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Callable
-
-    from s3spool.errors import UploadError
-    from s3spool.s3.content import Content
 
 CHUNK = 1024 * 1024
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 from s3spool.errors import Scope, UploadError
@@ -24,13 +26,7 @@ from s3spool.s3.content import Stored
 from s3spool.upload import result as results
 from s3spool.upload import retry
 from s3spool.upload.stats import Stats
-from support.failure_model import EVERYBODY, ITSELF, REFUSED, UNKNOWN, File
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from support.failure_model import Answer, Server
+from support.failure_model import EVERYBODY, ITSELF, REFUSED, UNKNOWN, Answer, File, Server
 
 EPOCH = 1_000_000_000.0
 SAME = Identity(1, 1, 1, 1, 1)

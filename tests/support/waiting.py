@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -14,7 +12,7 @@ _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.05
 
 
-def eventually(condition: Callable[[], T], *, timeout_s: float = 30.0, message: str = "") -> T:
+def eventually(condition: Callable[[], T], *, timeout_s: float = 60.0, message: str = "") -> T:
     """Return the condition's first true value; AssertionError when none came in time."""
     deadline = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from s3spool.ledger.rows import Receipt
 from s3spool.upload.post_upload import MAX_DIRECTORIES, Sent, WarningLimit
 from support.house import House
 from support.lines import Lines, recorded
 from support.rows import a_receipt
 from support.users import DAEMON, DROPPER, as_user, everybodys, open_place
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from s3spool.ledger.rows import Receipt
 
 
 @pytest.fixture

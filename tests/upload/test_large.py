@@ -5,15 +5,17 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from s3spool.errors import LedgerError, Scope, UploadError
 from s3spool.failure.retry_policy import Policy
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import Failures, State
+from s3spool.ledger.rows import Failures, Multipart, State
 from s3spool.queue.item import Item
 from s3spool.queue.part_concurrency import NARROW
 from s3spool.queue.parts import PartItem
@@ -24,12 +26,6 @@ from support.lines import Lines, recorded
 from support.objects import content_of
 from support.rows import a_multipart, a_part
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from s3spool.ledger.rows import Multipart
 
 PART = 256 * 1024
 THRESHOLD = 300 * 1024

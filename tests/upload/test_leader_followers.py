@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from s3spool.upload.leader_followers import LeaderFollowers
 from support.memory_bucket import MemoryCarrier
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Iterator
 
 
 class Sender:

@@ -7,7 +7,9 @@ import functools
 import random
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,10 +28,6 @@ from support.house import a_breaker
 from support.lines import Lines, recorded
 from support.rows import a_retry
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 POLICY = Policy(initial_s=1.0, max_s=300.0, max_attempts=0)
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,7 @@ from s3spool.failure.breaker import PROBES, STREAK
 from s3spool.failure.retry_policy import Policy
 from s3spool.folder.lease import Lease
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import Failures, State
+from s3spool.ledger.rows import Failures, Identity, State
 from s3spool.queue import inbox as inbox_module
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import BUSY_S, SettleReason
@@ -27,12 +29,6 @@ from support.house import House
 from support.lines import Lines, recorded
 from support.rows import a_receipt, a_retry
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from s3spool.ledger.rows import Identity
 
 LARGE = SMALL_BYTES + 1
 WRITER = """
