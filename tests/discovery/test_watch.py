@@ -23,7 +23,7 @@ from s3spool.folder.filters import FileFilter
 from s3spool.folder.mounts import remote_file_system
 from s3spool.queue.settle import SettleReason
 from support.disks import mounted
-from support.lines import Lines, recorded
+from support.lines import Lines
 from support.trees import deep_tree
 from support.waiting import eventually
 
@@ -103,12 +103,6 @@ def outside(tmp_path: Path) -> Path:
     outside = tmp_path / "outside"
     outside.mkdir()
     return outside
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
 
 
 def tree(top: Path) -> Path:

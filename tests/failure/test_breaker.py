@@ -59,12 +59,6 @@ def at(time_s: float) -> Times:
 
 
 @pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
-
-
-@pytest.fixture
 def clock() -> Iterator[Clock]:
     clock = Clock()
     with mock.patch.object(breaker_module, "time", clock.patch):

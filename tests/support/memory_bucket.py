@@ -52,6 +52,15 @@ class MemoryBucket:
         self.lock = threading.Lock()
         self.parts = MemoryParts(self)
 
+    def before_next_put(self, act: Callable[[], object]) -> None:
+        """Once, while the next file is being sent."""
+
+        def once(_: str) -> None:
+            self.before_put = lambda _: None
+            act()
+
+        self.before_put = once
+
     def transport(self) -> MemorySender:
         with self.lock:
             self.open_senders += 1

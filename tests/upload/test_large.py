@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,19 +22,13 @@ from s3spool.queue.parts import PartItem
 from s3spool.upload import large
 from s3spool.upload.large import PART_ATTEMPTS
 from support.house import House
-from support.lines import Lines, recorded
+from support.lines import Lines
 from support.objects import content_of
 from support.rows import a_multipart, a_part
 from support.waiting import eventually
 
 PART = 256 * 1024
 THRESHOLD = 300 * 1024
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
 
 
 class Growing:
@@ -48,28 +42,20 @@ class Growing:
 
 
 @pytest.fixture
-def build(tmp_path: Path, lines: Lines) -> Iterator[Callable[..., House]]:
-    houses: list[House] = []
-
-    def house(**settings: Any) -> House:
-        houses.append(House(tmp_path, threshold=THRESHOLD, part_size=PART, **settings))
-        return houses[-1]
-
-    yield house
-    for each in houses:
-        each.close()
+def build(build: Callable[..., House]) -> Callable[..., House]:
+    return functools.partial(build, threshold=THRESHOLD, part_size=PART)
 
 
 @pytest.fixture
 def house(build: Callable[..., House]) -> House:
-    house = build()
-    house.start()
-    return house
+    return build().start()
 
 
-def sent(house: House, *paths: str) -> None:
-    eventually(lambda: set(paths) <= set(house.bucket.objects), message=str(paths))
-    house.quiet()
+def arrives_whole(house: House, content: bytes) -> None:
+    """`big` is sent, with these bytes, and nothing of it is left behind."""
+    house.wait_sent("big")
+    assert house.bucket.objects["big"] == content
+    nothing_is_left(house)
 
 
 def known_uploads(house: House) -> list[Multipart]:
@@ -104,14 +90,11 @@ def test_it_is_cut_above_the_threshold(house: House, lines: Lines, size: int, pa
     house.drop("big", content)
 
     house.offer("big")
-    sent(house, "big")
+    house.wait_sent("big")
 
     assert house.bucket.objects == {"big": content}
     assert len(house.bucket.puts) == max(1, parts)
-    known = house.known("big")
-    assert known is not None
-    assert known.receipt is not None
-    assert known.receipt.identity == house.identity("big")
+    assert house.receipt_of("big").identity == house.identity("big")
     assert events(lines) == (["multipart.started"] if parts else []) + ["file.uploaded"]
     nothing_is_left(house)
 
@@ -126,15 +109,14 @@ def test_nine_tenths_of_the_workers_send_parts_of_one_file(build: Callable[..., 
 
     house.offer("big")
 
-    sent(house, "big")
+    house.wait_sent("big")
 
 
 def test_a_small_file_finds_a_worker_at_once(build: Callable[..., House]) -> None:
     """Where more connections carry no more, parts leave workers free: nobody waits for one to end."""
-    house = build(workers=6)
+    house = build(workers=6).start()
     gate = threading.Event()
     house.bucket.before_put = lambda path: path != "big" or gate.wait(30)
-    house.start()
     house.drop("big", content_of(12 * PART))
     house.offer("big")
     eventually(lambda: len(house.workers.jobs()) == NARROW)
@@ -145,34 +127,32 @@ def test_a_small_file_finds_a_worker_at_once(build: Callable[..., House]) -> Non
 
     assert house.bucket.puts == ["small"]
     gate.set()
-    sent(house, "big")
+    house.wait_sent("big")
 
 
 def test_small_files_go_first(build: Callable[..., House]) -> None:
     """Parts leave a worker to small files."""
-    house = build(workers=2)
+    house = build(workers=2).start()
     gate = threading.Semaphore(0)
     house.bucket.before_put = lambda path: path != "big" or (gate.acquire(timeout=30))
-    house.start()
     house.drop("big", content_of(20 * PART))
     house.offer("big")
     eventually(lambda: len(house.workers.jobs()) == 1)
-    names = [house.drop(f"small-{number}").name for number in range(5)]
+    names = house.drop_many(5)
     house.offer(*names)
 
     eventually(lambda: set(names) <= set(house.bucket.objects))
 
     assert house.bucket.puts.count("big") == 0
     gate.release(100)
-    sent(house, "big")
+    house.wait_sent("big")
 
 
 def test_many_large_files_wait_as_names(build: Callable[..., House]) -> None:
     """Only as many are open as may be under way, however many wait."""
-    house = build(workers=3)
+    house = build(workers=3).start()
     gate = threading.Event()
     house.bucket.before_put = lambda _: gate.wait(30)
-    house.start()
     names = [house.drop(f"{number:02d}", content_of(4 * PART)).name for number in range(20)]
     house.offer(*names)
 
@@ -180,7 +160,7 @@ def test_many_large_files_wait_as_names(build: Callable[..., House]) -> None:
     assert len(house.open_files()) <= 6
     gate.set()
 
-    sent(house, *names)
+    house.wait_sent(*names)
     nothing_is_left(house)
 
 
@@ -207,13 +187,11 @@ def test_only_what_is_missing_is_sent(
     assert known_uploads(house)
 
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert len(house.bucket.puts) == missing
     assert house.bucket.parts.begun == 1
     assert events(lines)[0] == ("multipart.resumed" if there else "multipart.started")
-    nothing_is_left(house)
 
 
 @pytest.mark.parametrize("how", ["other content", "another destination", "forgotten by S3", "wrong bytes"])
@@ -235,11 +213,9 @@ def test_what_cannot_be_resumed_begins_anew(build: Callable[..., House], how: st
     assert known_uploads(house)
 
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert (old in house.bucket.parts.aborted) is (how != "wrong bytes")
-    nothing_is_left(house)
 
 
 @pytest.mark.parametrize("how", ["rewritten", "grown", "shrunk", "replaced", "removed"])
@@ -248,8 +224,7 @@ def test_a_file_that_changes_under_way(house: House, lines: Lines, how: str) -> 
     old, new = content_of(8 * PART), content_of(6 * PART, seed=1)
     file = house.drop("big", old)
 
-    def change(_: str) -> None:
-        house.bucket.before_put = lambda _: None
+    def change() -> None:
         if how == "rewritten":
             file.write_bytes(content_of(8 * PART, seed=1))
         elif how == "grown":
@@ -264,7 +239,7 @@ def test_a_file_that_changes_under_way(house: House, lines: Lines, how: str) -> 
         else:
             file.unlink()
 
-    house.bucket.before_put = change
+    house.bucket.before_next_put(change)
     house.offer("big")
 
     if how == "removed":
@@ -286,27 +261,24 @@ def test_a_part_that_fails_is_sent_again(house: House, lines: Lines) -> None:
     house.bucket.refusals["big"] = [a_refusal()]
 
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert len(house.bucket.puts) == 5
     assert events(lines).count("file.failed") == 1
-    nothing_is_left(house)
 
 
 def test_a_part_whose_refusal_has_lost_its_cause_is_sent_again_uncounted(house: House, lines: Lines) -> None:
     """No line, no failure of the part; what is refused once more is one."""
     moved = UploadError("put", "big", "PermanentRedirect", "elsewhere", Scope.EVERYBODY, retry_immediately=True)
-    house.drop("big", content_of(2 * PART))
+    content = content_of(2 * PART)
+    house.drop("big", content)
     house.bucket.refusals["big"] = [moved]
 
     house.offer("big")
-    sent(house, "big")
 
+    arrives_whole(house, content)
     assert len(house.bucket.puts) == 3
-    assert "file.failed" not in events(lines)
-    assert "destination.paused" not in events(lines)
-    nothing_is_left(house)
+    assert not {"file.failed", "destination.paused"} & set(events(lines))
 
 
 def test_a_part_that_keeps_failing_makes_the_file_wait(house: House) -> None:
@@ -316,18 +288,15 @@ def test_a_part_that_keeps_failing_makes_the_file_wait(house: House) -> None:
     house.bucket.refusals["big"] = [a_refusal() for _ in range(2 * PART_ATTEMPTS)]
 
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert house.stats.failed >= 1
     assert house.bucket.parts.begun == 1
-    nothing_is_left(house)
 
 
 def test_a_refused_large_file_is_parked_once_others_pass(build: Callable[..., House]) -> None:
     """What its first failure proves travels with the file: another file passes, and the second refusal is its own."""
-    house = build(policy=Policy(initial_s=0.2, max_s=0.2, max_attempts=0))
-    house.start()
+    house = build(policy=Policy(initial_s=0.2, max_s=0.2, max_attempts=0)).start()
     house.drop("big", content_of(2 * PART))
     house.drop("small")
     house.bucket.refusals["big"] = [a_refusal(permanent=True) for _ in range(50)]
@@ -335,15 +304,11 @@ def test_a_refused_large_file_is_parked_once_others_pass(build: Callable[..., Ho
     house.offer("big")
     eventually(lambda: house.stats.failed == 1)
     house.offer("small")
-    sent(house, "small")
+    house.wait_sent("small")
 
-    eventually(lambda: is_parked_for_good(house, "big"))
-
-
-def is_parked_for_good(house: House, path: str) -> bool:
-    known = house.known(path)
-    row = known and known.retry
-    return row is not None and row.state is State.PARKED and row.failures.own == 1 and not row.provisional
+    eventually(lambda: (known := house.known("big")) and known.retry and known.retry.state is State.PARKED)
+    row = house.retry_of("big")
+    assert (row.failures.own, row.provisional) == (1, False)
 
 
 def test_the_last_part_wakes_a_worker_for_the_completion(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +324,7 @@ def test_the_last_part_wakes_a_worker_for_the_completion(house: House, monkeypat
     house.drop("big", content_of(2 * PART))
 
     house.offer("big")
-    sent(house, "big")
+    house.wait_sent("big")
 
     assert True in woken
 
@@ -378,11 +343,9 @@ def test_an_act_that_fails_makes_the_file_wait(build: Callable[..., House], act:
     known_uploads(house)
 
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert len(house.bucket.puts) == (2 if act == "list" else 3)
-    nothing_is_left(house)
 
 
 def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(build: Callable[..., House], lines: Lines) -> None:
@@ -402,12 +365,10 @@ def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(build: Callable[...
     house.start()
 
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert [line["error_code"] for line in lines.named("file.failed")] == ["LedgerUnavailable"] * 2
     assert not any("bug" in line["hint"] for line in lines.named("file.failed"))
-    nothing_is_left(house)
 
 
 def test_an_upload_that_cannot_be_recorded_is_aborted(
@@ -432,10 +393,8 @@ def test_an_upload_that_cannot_be_recorded_is_aborted(
     house.offer("big")
     eventually(lambda: house.bucket.parts.aborted)
     full.clear()
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
-    nothing_is_left(house)
+    arrives_whole(house, content)
 
 
 def test_an_upload_that_s3_forgot_meanwhile_begins_anew(house: House) -> None:
@@ -443,17 +402,12 @@ def test_an_upload_that_s3_forgot_meanwhile_begins_anew(house: House) -> None:
     content = content_of(4 * PART)
     house.drop("big", content)
 
-    def forget(_: str) -> None:
-        house.bucket.before_put = lambda _: None
-        house.bucket.parts.uploads.clear()
+    house.bucket.before_next_put(house.bucket.parts.uploads.clear)
 
-    house.bucket.before_put = forget
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert house.bucket.parts.begun == 2
-    nothing_is_left(house)
 
 
 @pytest.mark.parametrize("act", ["part", "complete"])
@@ -469,10 +423,7 @@ def test_giving_up_leaves_no_orphan(house: House, lines: Lines, act: str) -> Non
     eventually(lambda: "file.parked" in events(lines))
     house.quiet()
 
-    known = house.known("big")
-    assert known is not None
-    assert known.retry is not None
-    assert known.retry.state is State.PARKED
+    assert house.retry_of("big").state is State.PARKED
     assert house.bucket.parts.aborted == ["upload-1"]
     nothing_is_left(house)
 
@@ -499,13 +450,10 @@ def test_an_outage_in_the_middle_costs_no_attempt(build: Callable[..., House], l
     refused = len(house.bucket.puts) - arrived
     house.bucket.down = None
 
-    sent(house, "big")
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert len(house.bucket.puts) - refused <= 12  # a probe may have been refused at the last moment
     assert house.stats.failed == 0
-    assert events(lines).count("destination.paused") == 1
-    assert events(lines).count("destination.resumed") == 1
-    nothing_is_left(house)
+    assert events(lines).count("destination.paused") == events(lines).count("destination.resumed") == 1
 
 
 def test_a_part_in_hands_when_its_file_is_given_up(
@@ -530,10 +478,8 @@ def test_a_part_in_hands_when_its_file_is_given_up(
     monkeypatch.setattr(house.inbox, "take", slow_to_begin)
     house.start()
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
-    nothing_is_left(house)
+    arrives_whole(house, content)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -547,9 +493,7 @@ def test_a_worker_that_dies_over_a_part(house: House) -> None:
     eventually(lambda: house.workers.alive() < 4)
     assert house.workers.replace_dead() == 1
 
-    sent(house, "big")
-    assert house.bucket.objects["big"] == content
-    nothing_is_left(house)
+    arrives_whole(house, content)
 
 
 @pytest.mark.parametrize(("last_part_at", "kept"), [(2e9, True), (1.2e9, False), (None, False)])
@@ -557,8 +501,7 @@ def test_the_sweep_leaves_what_went_on_lately(
     build: Callable[..., House], monkeypatch: pytest.MonkeyPatch, last_part_at: float | None, kept: bool
 ) -> None:
     """A large file on a thin line may take longer than an upload may lie idle: S3 says when its last part came."""
-    house = build()
-    house.ledger.start()
+    house = build().start()
     house.drop("big", content_of(2 * PART))
     upload = a_multipart("big")._replace(identity=house.identity("big"), upload_id="long", started_at=1e9)
     house.bucket.parts.uploads["long"] = {}
@@ -572,22 +515,19 @@ def test_the_sweep_leaves_what_went_on_lately(
 
     assert (known_uploads(house) == [upload]) is kept
     assert ("long" in house.bucket.parts.uploads) is kept
-    assert house.ledger.close(10)
 
 
 def test_the_sweep_aborts_what_is_ours_and_over(build: Callable[..., House]) -> None:
     """Old ones, and those of a content that is gone; one that can go on is left, and so is one being sent."""
-    house = build()
-    house.ledger.start()
-    house.drop("goes on", content_of(2 * PART))
-    for path in ("goes on", "stale", "gone", "under way"):
-        if path != "gone":
-            house.drop(path, content_of(2 * PART))
-            row = a_multipart(path)._replace(identity=house.identity(path), upload_id=path, started_at=2e9)
-        else:
-            row = a_multipart(path)._replace(upload_id=path, started_at=2e9)
+    house = build().start()
+    started_at = {"goes on": 2e9, "stale": 1e9, "gone": 2e9, "under way": 1e9}
+    for path, started in started_at.items():
+        file = house.drop(path, content_of(2 * PART))
+        row = a_multipart(path, identity=house.identity(path), upload_id=path, started_at=started)
+        if path == "gone":
+            file.unlink()
         house.bucket.parts.uploads[path] = {}
-        house.ledger.record_multipart(row._replace(started_at=1e9) if path in {"stale", "under way"} else row)
+        house.ledger.record_multipart(row)
         house.ledger.record_part(a_part(path))
     house.bucket.parts.uploads["somebody else's"] = {}
     assert house.inbox.claim("under way")
@@ -597,4 +537,3 @@ def test_the_sweep_aborts_what_is_ours_and_over(build: Callable[..., House]) -> 
 
     assert sorted(house.bucket.parts.uploads) == ["goes on", "somebody else's", "under way"]
     assert sorted(row.path for row in known_uploads(house)) == ["goes on", "under way"]
-    assert house.ledger.close(10)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +28,8 @@ ODD = os.fsdecode(b"odd \xff\n.csv")
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
-def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
-    made: list[Daemon] = []
-
-    def daemon(**sections: dict[str, Any]) -> Daemon:
-        retry = {"initial_s": 0.1, "max_s": 1, "max_attempts": 1}
-        made.append(
-            Daemon(
-                tmp_path / "home",
-                bucket=faulty.bucket,
-                environment=faulty.environment(),
-                destination={"endpoint_url": faulty.endpoint_url},
-                retry=retry,
-                **sections,
-            )
-        )
-        return made[-1]
-
-    yield daemon
-    for one in made:
-        if one.alive:
-            one.kill()
+def make(make: Callable[..., Daemon]) -> Callable[..., Daemon]:
+    return functools.partial(make, retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 1})
 
 
 def attributes(path: Path) -> dict[str, str]:
@@ -96,8 +72,7 @@ def test_attributes_of_a_kept_file(make: Callable[..., Daemon], faulty: FaultyS3
 
 def test_hard_links_are_not_marked(make: Callable[..., Daemon]) -> None:
     """Two names of one file have two keys: marking one would make the other one be read again, without end."""
-    with make(after={"receipt": "xattr"}) as daemon:
-        daemon.wait_ready()
+    with make(after={"receipt": "xattr"}).start_ready() as daemon:
         hidden = daemon.folder / ".hidden"
         hidden.write_bytes(b"x")
         (daemon.folder / "a").hardlink_to(hidden)
