@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sqlite3
 import stat
 import subprocess
@@ -18,6 +17,7 @@ from s3spool.ledger import database
 from support.daemon import Daemon, to_toml
 from support.disks import fill, mounted
 from support.faulty import FaultyS3
+from support.users import unprivileged
 
 pytestmark = pytest.mark.integration
 
@@ -188,47 +188,19 @@ def folder_is_a_file(daemon: Daemon) -> None:
     daemon.folder.write_bytes(b"")
 
 
-def state_inside(daemon: Daemon) -> None:
-    daemon.config["state"]["directory"] = str(daemon.folder / ".state")
-
-
-def state_is_the_folder(daemon: Daemon) -> None:
-    daemon.config["state"]["directory"] = str(daemon.folder)
-
-
 def state_inside_behind_a_link(daemon: Daemon) -> None:
     (daemon.home / "link").symlink_to(daemon.folder)
     daemon.config["state"]["directory"] = str(daemon.home / "link/state")
-
-
-def state_is_a_file(daemon: Daemon) -> None:
-    daemon.config["state"]["directory"] = str(daemon.config_path)
-
-
-def archive(daemon: Daemon, directory: Path) -> None:
-    daemon.config["after"] = {"action": "archive", "archive_directory": str(directory)}
-
-
-def archive_nowhere(daemon: Daemon) -> None:
-    daemon.config["after"] = {"action": "archive"}
-
-
-def archive_inside(daemon: Daemon) -> None:
-    archive(daemon, daemon.folder / "sent")
-
-
-def archive_above(daemon: Daemon) -> None:
-    archive(daemon, daemon.home)
-
-
-def archive_holds_the_state(daemon: Daemon) -> None:
-    archive(daemon, daemon.state_directory)
 
 
 def archive_on_another_file_system(daemon: Daemon) -> None:
     if not os.access(SHARED_MEMORY, os.W_OK) or SHARED_MEMORY.stat().st_dev == daemon.home.stat().st_dev:
         pytest.skip("there is no other file system to write to")
     archive(daemon, SHARED_MEMORY / "s3spool-sent")
+
+
+def archive(daemon: Daemon, directory: Path) -> None:
+    daemon.config["after"] = {"action": "archive", "archive_directory": str(directory)}
 
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is to be made there
@@ -264,14 +236,7 @@ def ledger_is_a_fifo(daemon: Daemon) -> None:
     [
         (missing_folder, 'watch.directory = "{home}/spool": does not exist; make it with: mkdir -p {home}/spool'),
         (folder_is_a_file, 'watch.directory = "{home}/spool": is not a directory'),
-        (state_inside, 'state.directory = "{home}/spool/.state": must not be inside watch.directory: '),
-        (state_is_the_folder, 'state.directory = "{home}/spool": must not be inside watch.directory: '),
         (state_inside_behind_a_link, 'state.directory = "{home}/link/state": must not be inside watch.directory: '),
-        (state_is_a_file, 'state.directory = "{home}/s3spool.toml": is not a directory'),
-        (archive_nowhere, 'after.archive_directory = "": must name a directory for after.action = "archive"'),
-        (archive_inside, 'after.archive_directory = "{home}/spool/sent": must not be inside watch.directory: '),
-        (archive_above, 'after.archive_directory = "{home}": must not hold watch.directory: '),
-        (archive_holds_the_state, 'after.archive_directory = "{home}/state": must not hold state.directory: '),
         (
             archive_on_another_file_system,
             'after.archive_directory = "/dev/shm/s3spool-sent": is on another file system or mount',
@@ -288,6 +253,30 @@ def test_a_folder_or_ledger_that_cannot_be_used_is_named(prepare: Prepare, line:
     prepare(daemon)
 
     assert refusal(daemon).startswith(line.format(home=daemon.home))
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "problem"),
+    [
+        ("state.directory", "spool/.state", "must not be inside watch.directory: "),
+        ("state.directory", "spool", "must not be inside watch.directory: "),
+        ("state.directory", "s3spool.toml", "is not a directory"),
+        ("after.archive_directory", None, 'must name a directory for after.action = "archive"'),
+        ("after.archive_directory", "spool/sent", "must not be inside watch.directory: "),
+        ("after.archive_directory", "", "must not hold watch.directory: "),
+        ("after.archive_directory", "state", "must not hold state.directory: "),
+    ],
+)
+def test_directories_that_hold_one_another_are_named(
+    option: str, place: str | None, problem: str, daemon: Daemon
+) -> None:
+    """The daemon would send its own files, or archive what it has archived."""
+    directory = "" if place is None else str(daemon.home / place)
+    section, key = option.split(".")
+    daemon.config["after"] = {"action": "archive", "archive_directory": str(daemon.home / "sent")}
+    daemon.config[section][key] = directory
+
+    assert refusal(daemon).startswith(f'{option} = "{directory}": {problem}')
 
 
 def test_a_ledger_that_is_no_database_is_kept_aside(daemon: Daemon) -> None:
@@ -332,19 +321,16 @@ def test_a_full_state_disk_is_no_reason_to_stay_away(known: bool, daemon: Daemon
         daemon.kill()
 
 
-def test_the_default_folder_is_made(daemon: Daemon, tmp_path: Path) -> None:
+def test_the_default_folder_is_made(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
     """`s3spool run` in an empty directory works, with ./tmp; any other folder has to be there."""
-    with FaultyS3() as server:
-        daemon.environment |= server.environment()
-        del daemon.config["watch"]["directory"], daemon.config["destination"]["endpoint_url"]
-        daemon.config["destination"]["bucket"] = server.bucket
-        daemon.folder = tmp_path / "tmp"
-        with daemon:
-            daemon.wait_ready()
-            daemon.drop("first", b"first")
-            daemon.wait_uploaded(1)
-            assert daemon.stop() == 0
-        assert server.contents() == {"first": b"first"}
+    daemon = make()
+    del daemon.config["watch"]["directory"]
+    daemon.folder = tmp_path / "tmp"
+    daemon.start_ready()
+    daemon.drop("first", b"first")
+    daemon.wait_uploaded(1)
+    assert daemon.stop() == 0
+    assert faulty.contents() == {"first": b"first"}
 
 
 @root_only
@@ -399,17 +385,6 @@ def read_only_socket_directory(daemon: Daemon) -> None:
     daemon.config["service"]["control_socket"] = str(daemon.home / "run/control.sock")
 
 
-@pytest.fixture
-def unprivileged() -> list[str]:
-    """In front of a command: root without its capabilities is refused by modes like everybody else."""
-    if os.geteuid() != 0:
-        return []
-    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
-    if shutil.which("setpriv") is None or subprocess.run([*command, "true"], check=False).returncode:
-        pytest.skip("root cannot give up its privileges here (setpriv)")
-    return command
-
-
 @pytest.mark.parametrize(
     ("prepare", "line"),
     [
@@ -429,21 +404,19 @@ def unprivileged() -> list[str]:
     ],
     ids=lambda value: "" if isinstance(value, str) else value.__name__,
 )
-def test_what_its_user_may_not_use_is_named(
-    prepare: Prepare, line: str, daemon: Daemon, unprivileged: list[str]
-) -> None:
+def test_what_its_user_may_not_use_is_named(prepare: Prepare, line: str, daemon: Daemon) -> None:
     """As a user whom the modes of files concern."""
     prepare(daemon)
 
-    assert refusal(daemon, *unprivileged).startswith(line.format(home=daemon.home))
+    assert refusal(daemon, *unprivileged()).startswith(line.format(home=daemon.home))
 
 
-def test_a_configuration_that_is_closed_is_named(daemon: Daemon, unprivileged: list[str]) -> None:
+def test_a_configuration_that_is_closed_is_named(daemon: Daemon) -> None:
     """It is never passed over for the defaults."""
     daemon.config_path.touch(0)
     daemon.config = {}
 
-    assert refusal(daemon, *unprivileged) == f"{daemon.config_path}: cannot be read: Permission denied"
+    assert refusal(daemon, *unprivileged()) == f"{daemon.config_path}: cannot be read: Permission denied"
 
 
 def test_a_configuration_that_is_a_directory_is_named(daemon: Daemon) -> None:
@@ -457,20 +430,15 @@ def test_a_configuration_that_is_a_directory_is_named(daemon: Daemon) -> None:
 # --- two of them
 
 
-def test_a_second_instance_is_refused_and_the_first_goes_on(daemon: Daemon) -> None:
+def test_a_second_instance_is_refused_and_the_first_goes_on(make: Callable[..., Daemon]) -> None:
     """Two writers of one ledger would send every file twice; this one may be started again later: exit code 1."""
-    with FaultyS3() as server:
-        daemon.environment |= server.environment()
-        daemon.config["destination"] = {"bucket": server.bucket, "addressing_style": "path"}
-        with daemon:
-            daemon.wait_ready()
+    daemon = make().start_ready()
 
-            second = start(daemon)
+    second = start(daemon)
 
-            assert (second.returncode, second.stdout, len(second.stderr.splitlines())) == (1, "", 1)
-            assert second.stderr.startswith(f"s3spool: state.directory = {daemon.state_directory}: another s3spool")
-            assert f"(pid {daemon.pid})" in second.stderr
-            daemon.drop("after", b"after")
-            daemon.wait_event("file.uploaded", path="after")
-            daemon.signal(signal.SIGTERM)
-            assert daemon.wait_exit() == 0
+    assert (second.returncode, second.stdout, len(second.stderr.splitlines())) == (1, "", 1)
+    assert second.stderr.startswith(f"s3spool: state.directory = {daemon.state_directory}: another s3spool")
+    assert f"(pid {daemon.pid})" in second.stderr
+    daemon.drop("after", b"after")
+    daemon.wait_event("file.uploaded", path="after")
+    assert daemon.stop() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
 import shutil
@@ -11,7 +12,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,6 +21,7 @@ from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
 from support.objects import content_of, folder_files
 from support.preload import lying
+from support.users import unprivileged
 from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -32,20 +33,9 @@ OFTEN = {"rescan_s": 1}
 
 
 @pytest.fixture
-def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
-    """Daemons with as few workers as will do; what still runs at the end is killed."""
-    made: list[Daemon] = []
-
-    def daemon(environment: dict[str, str] | None = None, **sections: Any) -> Daemon:
-        variables = faulty.environment() | (environment or {})
-        sections.setdefault("upload", {"workers": 8})
-        made.append(Daemon(tmp_path / "home", bucket=faulty.bucket, environment=variables, **sections))
-        return made[-1]
-
-    yield daemon
-    for one in made:
-        if one.alive:
-            one.kill()
+def make(make: Callable[..., Daemon], tmp_path: Path) -> Callable[..., Daemon]:
+    """With as few workers as will do."""
+    return functools.partial(make, tmp_path / "home", upload={"workers": 8})
 
 
 def uploaded(daemon: Daemon, *names: str) -> None:
@@ -53,22 +43,12 @@ def uploaded(daemon: Daemon, *names: str) -> None:
         daemon.wait_event("file.uploaded", path=name)
 
 
-def without_privileges(daemon: Daemon) -> None:
-    """Root, too, may then only do what the mode of a file allows."""
-    if os.geteuid() == 0:
-        stripped = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
-        if shutil.which("setpriv") is None or subprocess.run([*stripped, "true"], check=False).returncode:
-            pytest.skip("root cannot give up its privileges here (setpriv)")
-        daemon.program = (*stripped, *daemon.program)
-
-
 # --- descriptors and inotify
 
 
 def test_no_descriptor_left(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """Everything waits, with one line and not one a file; no file is blamed; then everything goes."""
-    daemon = make(watch=RARELY, retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 2}).start()
-    daemon.wait_event("scan.finished")
+    daemon = make(watch=RARELY, retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 2}).start_scanned()
     daemon.drop("before")
     uploaded(daemon, "before")
     names = {f"f{number}" for number in range(50)} | {f"new/deep/f{number}" for number in range(50)}
@@ -104,8 +84,7 @@ def test_inotifys_limits(limit: str, value: int, make: Callable[..., Daemon], fa
     daemon.program = (*confined, f'{set_limit} && exec "$@"', "sh", *daemon.program)
     for number in range(6):
         daemon.drop(f"old {number}/a")
-    daemon.start()
-    daemon.wait_ready()
+    daemon.start_ready()
 
     polling = daemon.wait_event("watch.polling")
     for number in range(6):
@@ -123,8 +102,7 @@ def test_inotifys_limits(limit: str, value: int, make: Callable[..., Daemon], fa
 def test_more_events_than_the_kernel_keeps(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """The stopped process hears of none of the files; a scan makes good for it, and no file is left."""
     kept = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-    daemon = make(watch=RARELY).start()
-    daemon.wait_event("scan.finished")
+    daemon = make(watch=RARELY).start_scanned()
     daemon.signal(signal.SIGSTOP)
     fillers = daemon.folder / ".one", daemon.folder / ".other"  # equal events in a row would be one
     for _ in range(kept // 2 + 1):
@@ -169,8 +147,7 @@ def test_the_folder_goes_and_comes_back(
     """One line each when it goes and when it is back; what is in the new one is sent, also what comes later."""
     holding = HoldUntil()
     faulty.script(holding, match="^PUT flight")
-    daemon = make(watch=RARELY, after={"action": "delete"}).start()
-    daemon.wait_event("scan.finished")
+    daemon = make(watch=RARELY, after={"action": "delete"}).start_scanned()
     daemon.drop("flight", content_of(300_000))
     eventually(lambda: faulty.count("^PUT flight"))
 
@@ -198,8 +175,7 @@ def test_the_folder_is_unmounted_and_mounted_again(make: Callable[..., Daemon], 
     """Nobody tells of it: the daemon looks, and goes on with what stands there now."""
     daemon = make(watch=RARELY)
     with mounted(daemon.folder):
-        daemon.start()
-        daemon.wait_event("scan.finished")
+        daemon.start_scanned()
         daemon.drop("first")
         uploaded(daemon, "first")
 
@@ -223,8 +199,7 @@ def test_a_folder_that_becomes_read_only(make: Callable[..., Daemon], faulty: Fa
     daemon = make(watch=OFTEN, after={"action": "delete"})
     names = {f"f{number}" for number in range(5)}
     with mounted(daemon.folder):
-        daemon.start()
-        daemon.wait_ready()
+        daemon.start_ready()
         for name in names:
             daemon.drop(name)
         eventually(lambda: faulty.in_flight == len(names))
@@ -247,9 +222,8 @@ def test_a_folder_that_becomes_read_only(make: Callable[..., Daemon], faulty: Fa
 def test_a_file_that_may_not_be_read(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """It waits and holds nobody up; when it may be read it goes, without a scan and without a person."""
     daemon = make(watch=RARELY)
-    without_privileges(daemon)
-    daemon.start()
-    daemon.wait_event("scan.finished")
+    daemon.program = (*unprivileged(), *daemon.program)
+    daemon.start_scanned()
     hidden = daemon.home / "secret"
     hidden.write_bytes(b"secret")
     hidden.chmod(0)
@@ -273,12 +247,11 @@ def test_a_file_that_may_not_be_read(make: Callable[..., Daemon], faulty: Faulty
 def test_a_directory_that_may_not_be_read(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """Said once, not at each scan; the others are scanned, and it is too as soon as that is possible."""
     daemon = make(watch=OFTEN)
-    without_privileges(daemon)
+    daemon.program = (*unprivileged(), *daemon.program)
     daemon.drop("closed/a")
     (daemon.folder / "closed").chmod(0)
     try:
-        daemon.start()
-        daemon.wait_ready()
+        daemon.start_ready()
         eventually(lambda: daemon.scans() > 2)
         daemon.drop("open/b")
         uploaded(daemon, "open/b")
@@ -293,8 +266,7 @@ def test_a_directory_that_may_not_be_read(make: Callable[..., Daemon], faulty: F
 # --- the clock
 
 
-@pytest.mark.parametrize("jumps", [(DAY_S, -DAY_S, 0)], ids=str)
-def test_the_clock_jumps(jumps: tuple[int, ...], make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
+def test_the_clock_jumps(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
     """A file that waits for its retry, one that settles and a new one: none of them waits for a day."""
     clock = tmp_path / "clock"
     environment = lying(tmp_path, clock_offset=clock)
@@ -306,11 +278,10 @@ def test_the_clock_jumps(jumps: tuple[int, ...], make: Callable[..., Daemon], fa
 
     set_clock(0)
     faulty.script(Status(code=400, error_code="BadDigest"), times=None, match="^PUT bad")
-    daemon = make(environment, watch=RARELY | {"settle_s": 0.5}).start()
-    daemon.wait_event("scan.finished")
+    daemon = make(environment=environment, watch=RARELY | {"settle_s": 0.5}).start_scanned()
     daemon.drop("bad")
     daemon.wait_event("file.failed", path="bad")
-    for number, jump in enumerate(jumps):
+    for number, jump in enumerate((DAY_S, -DAY_S, 0)):
         set_clock(jump)
         attempts = faulty.count("^PUT bad")
         daemon.drop(f"f{number}")
@@ -385,7 +356,7 @@ def test_the_archive_cannot_take_it(
         archive = tmp_path / "home" / "archive"
         after = {"action": "archive", "archive_directory": str(archive)}
         daemon = make(watch=OFTEN, after=after)
-        without_privileges(daemon)
+        daemon.program = (*unprivileged(), *daemon.program)
         (archive / "sub").mkdir(parents=True)
         (archive / "sub/taken").write_bytes(b"older")
         daemon.folder.joinpath("sub").mkdir()
@@ -420,8 +391,7 @@ def test_the_archive_cannot_take_it(
 def test_the_archive_is_removed(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
     """It is made again: where to archive was said."""
     archive = tmp_path / "archive"
-    daemon = make(after={"action": "archive", "archive_directory": str(archive)}).start()
-    daemon.wait_event("scan.finished")
+    daemon = make(after={"action": "archive", "archive_directory": str(archive)}).start_scanned()
     shutil.rmtree(archive)
 
     daemon.drop("sub/a")
