@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.reader import Known
 from s3spool.ledger.rows import Retry, State
 from support.daemon import Daemon
 from support.faults import Delay, Fault, HoldUntil, Status
@@ -31,27 +32,12 @@ WHEN = ("before", "after")
 
 
 @pytest.fixture
-def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
-    """Daemons that the test starts and ends as it likes; what still runs at its end is killed."""
-    made: list[Daemon] = []
-
-    def daemon(**sections: Any) -> Daemon:
-        environment = faulty.environment() | {"PYTHONPATH": str(TESTS)}
-        made.append(Daemon(tmp_path, bucket=faulty.bucket, environment=environment, **sections))
-        return made[-1]
-
-    yield daemon
-    for one in made:
-        if one.alive:
-            one.kill()
-
-
-def ledger(daemon: Daemon) -> Reader:
-    return Reader(daemon.state_directory / "ledger.sqlite3")
+def make(make: Callable[..., Daemon]) -> Callable[..., Daemon]:
+    return functools.partial(make, environment={"PYTHONPATH": str(TESTS)})
 
 
 def known(daemon: Daemon, path: str) -> Known:
-    with ledger(daemon) as reader:
+    with daemon.ledger() as reader:
         return reader.known([path]).get(path, Known(None, None))
 
 
@@ -71,23 +57,17 @@ def finish(daemon: Daemon) -> None:
 # --- what failed
 
 
-HEARTBEAT_TIMEOUT_S = 2  # what the server asks for between attempts, so that there is a schedule to keep
-ASKING = {"Retry-After": str(HEARTBEAT_TIMEOUT_S)}
+ASKED_S = 1  # what the server asks for between attempts, so that there is a schedule to keep
+ASKING = {"Retry-After": str(ASKED_S)}
 
 
-@pytest.mark.parametrize(
-    "code",
-    [(500, "InternalError"), (403, "AccessDenied")],
-    ids=lambda code: code[1],
-)
+@pytest.mark.parametrize(("status", "error_code"), [(500, "InternalError"), (403, "AccessDenied")])
 def test_failed_files_keep_their_count_and_their_schedule(
-    code: tuple[int, str], make: Callable[..., Daemon], faulty: FaultyS3
+    status: int, error_code: str, make: Callable[..., Daemon], faulty: FaultyS3
 ) -> None:
     """After kill -9 a failed file goes on where it was: not at once, not from one, and until S3 works."""
-    status, error_code = code
     faulty.script(Status(code=status, error_code=error_code, headers=ASKING), times=None, match="^PUT bad")
-    daemon = make(retry={"initial_s": 0.1, "max_s": HEARTBEAT_TIMEOUT_S}).start()
-    daemon.wait_ready()
+    daemon = make(retry={"initial_s": 0.1, "max_s": ASKED_S}).start_ready()
 
     daemon.drop("bad", CONTENT)
     let_another_pass(daemon, error_code)
@@ -97,10 +77,9 @@ def test_failed_files_keep_their_count_and_their_schedule(
     before = retry_of(daemon, "bad")
     assert (before.state, before.attempts, before.error_code) == (State.WAITING, 1, error_code)
     assert before.error
-    assert before.next_attempt >= before.last_error_at + HEARTBEAT_TIMEOUT_S
+    assert before.next_attempt >= before.last_error_at + ASKED_S
 
-    daemon.start()
-    daemon.wait_ready()
+    daemon.start_ready()
     daemon.drop("another", b"passes")
     eventually(lambda: retry_of(daemon, "bad").attempts > before.attempts, message="another attempt")
     after = retry_of(daemon, "bad")
@@ -115,7 +94,7 @@ def test_failed_files_keep_their_count_and_their_schedule(
     finish(daemon)
     assert sent["attempt"] == after.attempts + 1
     assert faulty.contents()["bad"] == CONTENT
-    with ledger(daemon) as reader:
+    with daemon.ledger() as reader:
         assert list(reader.retries()) == []
 
 
@@ -123,8 +102,7 @@ def let_another_pass(daemon: Daemon, error_code: str) -> None:
     """A 403 may concern all files; only when another one passes it is this file's own."""
     if error_code == "AccessDenied":
         daemon.wait_event("destination.paused")
-        with ledger(daemon) as reader:
-            daemon.drop(f"witness {reader.counts()['uploaded']}")
+        daemon.drop(f"witness {daemon.receipts()}")
 
 
 def test_slow_down_costs_a_file_no_attempt(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
@@ -150,12 +128,11 @@ def test_killed_while_it_tries_again_it_tries_again(make: Callable[..., Daemon],
     held = HoldUntil()
     faulty.script(Status(code=500, error_code="InternalError"), match="^PUT bad")
     faulty.script(held, match="^PUT bad")
-    daemon = make().start()
-    daemon.wait_ready()
+    daemon = make().start_ready()
 
     daemon.drop("bad", CONTENT)
     eventually(lambda: faulty.count("^PUT bad") == 2, message="the second attempt")
-    with ledger(daemon) as reader:
+    with daemon.ledger() as reader:
         eventually(lambda: reader.next_due() is None, message="the second attempt in the ledger")
     daemon.kill()
     held.release()
@@ -191,8 +168,7 @@ def test_parked_files_stay_parked_until_they_change(
         faulty.script(fault, times=None, match=f"^PUT {path}")
     if path == "taken":
         faulty.client().put_object(Bucket=faulty.bucket, Key=path, Body=b"somebody else's")
-    daemon = make(destination={"overwrite": "never"}).start()
-    daemon.wait_ready()
+    daemon = make(destination={"overwrite": "never"}).start_ready()
 
     file = daemon.drop(path, CONTENT)
     daemon.wait_event("file.parked", path=path)
@@ -204,8 +180,7 @@ def test_parked_files_stay_parked_until_they_change(
     assert (parked.state, parked.attempts, parked.error_code) == (State.PARKED, attempts, error_code)
     assert parked.error
 
-    daemon.start()
-    daemon.wait_event("scan.finished")
+    daemon.start_scanned()
     daemon.drop("other")
     daemon.wait_event("file.uploaded", path="other")
     if fault is not None:
@@ -241,8 +216,7 @@ def test_a_parked_file_is_released_by_a_person(make: Callable[..., Daemon], faul
     eventually(lambda: known(daemon, "refused").retry, message="parked in the ledger")
     daemon.kill()
     faulty.behave()
-    daemon.start()
-    daemon.wait_event("scan.finished")
+    daemon.start_scanned()
     assert faulty.count("^PUT refused") == 3
 
     answer = daemon.cli("retry", "refused")
@@ -321,8 +295,7 @@ def test_killed_at_any_step_it_ends_right(
     daemon = make(after={"action": action, "archive_directory": str(archive)})
     file = daemon.folder / "sub/file"
     ordinary, daemon.program = daemon.program, program(kill.step)
-    daemon.start()
-    daemon.wait_ready()
+    daemon.start_ready()
 
     daemon.drop("sub/file", CONTENT)
     assert daemon.wait_exit() == -signal.SIGKILL
@@ -376,16 +349,16 @@ def test_killed_again_and_again_while_it_starts(make: Callable[..., Daemon], fau
 # --- any moment
 
 
-KILLS = 12
+KILLS = 8
 FILES_A_ROUND = 30
-BEFORE_ITS_FIRST_WORD, AFTER_ITS_FIRST_WORD = 4, 8  # the kills that come while it starts
+BEFORE_ITS_FIRST_WORD, AFTER_ITS_FIRST_WORD = 2, 5  # the kills that come while it starts
 
 
 @pytest.mark.timeout(300)
 def test_killed_at_random_moments_nothing_is_lost(
     make: Callable[..., Daemon], faulty: FaultyS3, record_property: Callable[[str, object], None]
 ) -> None:
-    """360 files, 12 kills, delete mode: each file is in the bucket or in the folder, and is sent again only if
+    """240 files, 8 kills, delete mode: each file is in the bucket or in the folder, and is sent again only if
     the kill came before its receipt."""
     seed = random.SystemRandom().randrange(10**6)
     record_property("seed", seed)
@@ -414,7 +387,7 @@ def test_killed_at_random_moments_nothing_is_lost(
             wait_for_requests(requests + rng.randrange(1, 2 * FILES_A_ROUND), daemon, faulty)
         daemon.kill()
 
-        with ledger(daemon) as reader:
+        with daemon.ledger() as reader:
             recorded = {receipt.path for receipt in reader.receipts()}
         # Asked for in this run and not recorded: it has to be sent once more.
         may_be_sent.update({request.key for request in faulty.requests[requests:]} - recorded)

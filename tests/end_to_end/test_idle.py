@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +19,24 @@ from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-SPAN_S, SPANS = 1.5, 8
+SPAN_S, SPANS = 1.0, 12
 SHARE = 0.5  # of its time that a thread runs or waits for a CPU; a burning one does nothing else
 AT_ONCE_S, TRIES = 3.0, 5  # a lost wake-up delays each file until the next heartbeat, after ten seconds
 LARGE = 6 * 2**20
 
 
 @pytest.fixture
-def server() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
-def make(tmp_path: Path, server: FaultyS3) -> Iterator[Callable[..., Daemon]]:
+def make(make: Callable[..., Daemon]) -> Callable[..., Daemon]:
     """Nothing but a wake-up brings a file on: the next scan comes in an hour, the next try in a minute."""
-    made: list[Daemon] = []
 
-    def daemon(**sections: dict[str, Any]) -> Daemon:
-        sections = {
-            "watch": {"rescan_s": 3600, "settle_s": 0} | sections.pop("watch", {}),
-            "upload": {"workers": 4, "multipart_threshold": "5MiB", "part_size": "5MiB"} | sections.pop("upload", {}),
-            "retry": {"initial_s": 60, "max_s": 60},
-        } | sections
-        made.append(Daemon(tmp_path, bucket=server.bucket, environment=server.environment(), **sections))
-        made[-1].start().wait_event("scan.finished")
-        return made[-1]
+    def daemon(watch: dict[str, Any] | None = None, upload: dict[str, Any] | None = None) -> Daemon:
+        return make(
+            watch={"rescan_s": 3600, "settle_s": 0} | (watch or {}),
+            upload={"workers": 4, "multipart_threshold": "5MiB", "part_size": "5MiB"} | (upload or {}),
+            retry={"initial_s": 60, "max_s": 60},
+        ).start_scanned()
 
-    yield daemon
-    for one in made:
-        if one.alive:
-            one.kill()
+    return daemon
 
 
 def wanted_s(pid: int) -> dict[str, float]:
@@ -100,10 +87,10 @@ def test_while_a_file_is_open_for_writing(make: Callable[..., Daemon]) -> None:
         assert_idle(daemon)
 
 
-def test_while_a_file_waits_for_its_next_try(make: Callable[..., Daemon], server: FaultyS3) -> None:
+def test_while_a_file_waits_for_its_next_try(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """The retry thread sleeps until it is due."""
     daemon = make()
-    server.script(Status(code=500), times=None)
+    faulty.script(Status(code=500), times=None)
     daemon.drop("refused")
     daemon.wait_event("file.failed")
 
@@ -126,10 +113,10 @@ def test_while_a_new_directory_finds_no_room(make: Callable[..., Daemon], tmp_pa
 
 
 @pytest.mark.parametrize("queue_size", [10, 10_000], ids=["full queue", "room"])
-def test_while_the_destination_is_paused(make: Callable[..., Daemon], server: FaultyS3, queue_size: int) -> None:
+def test_while_the_destination_is_paused(make: Callable[..., Daemon], faulty: FaultyS3, queue_size: int) -> None:
     """Probes go by the clock, with all workers and many files waiting."""
     daemon = make(upload={"queue_size": queue_size})
-    server.script(Status(code=403, error_code="AccessDenied"), times=None)
+    faulty.script(Status(code=403, error_code="AccessDenied"), times=None)
     for number in range(200):
         daemon.drop(str(number))
     daemon.wait_event("destination.paused")

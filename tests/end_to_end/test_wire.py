@@ -35,9 +35,7 @@ def test_a_wrong_byte_never_becomes_an_object(
     content = content_of(size)
     upload = {"multipart_threshold": PART, "part_size": PART, "workers": 4}
     endpoint = {"endpoint_url": wire.endpoint_url}
-    with Daemon(
-        tmp_path, bucket=bucket, environment=seaweed.environment(), upload=upload, destination=endpoint
-    ) as daemon:
+    with Daemon(tmp_path, seaweed, bucket=bucket, upload=upload, destination=endpoint) as daemon:
         daemon.wait_ready()
         daemon.drop("big", content)
         daemon.wait_uploaded(1, timeout_s=60)
