@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from s3spool.demo.seaweed import Seaweed
-from s3spool.ledger.reader import Reader
 from support.daemon import Daemon
 from support.faults import HoldUntil
 from support.faulty import FaultyS3
@@ -145,17 +143,8 @@ ARRIVALS: list[Arrival] = [
 WHILE_DOWN: list[Arrival] = [written_in_place, hard_linked_in, a_tree_moved_in, many_in_a_new_directory, without_a_byte]
 
 
-def a_daemon(home: Path, **options: Any) -> Daemon:
-    """Its scans are an hour apart: what it finds, the watch has told it."""
-    return Daemon(home, watch={"settle_s": 0.2, "rescan_s": 3600}, upload={"workers": 8}, **options)
-
-
-def begin(daemon: Daemon) -> Daemon:
-    """Start, and let the first scan pass: it must not be what finds the file."""
-    if not daemon.alive:
-        daemon.start()
-    daemon.wait_event("scan.finished")
-    return daemon
+# Scans are an hour apart: what the daemon finds, the watch has told it.
+RARE_SCANS: dict[str, Any] = {"watch": {"settle_s": 0.2, "rescan_s": 3600}, "upload": {"workers": 8}}
 
 
 def finish(daemon: Daemon) -> None:
@@ -191,22 +180,20 @@ def arrive_all(daemon: Daemon, arrivals: list[Arrival], home: Path) -> Counter[s
 
 
 @pytest.mark.parametrize("when", ["running", "before", "stopped", "killed"])
-def test_each_arrival_is_sent_once(when: str, tmp_path: Path, faulty: FaultyS3) -> None:
+def test_each_arrival_is_sent_once(when: str, make: Callable[..., Daemon], tmp_path: Path, faulty: FaultyS3) -> None:
     """However it came, and whenever: the object is the file, after one request and one line in the log."""
-    daemon = a_daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment())
+    daemon = make(**RARE_SCANS)
 
-    with ExitStack() as stack:
-        stack.push(daemon)  # ended, whatever happens; but each row says when it starts
-        if when != "before":
-            begin(daemon)
-        if when in {"stopped", "killed"}:
-            daemon.drop("early", b"early")
-            eventually(lambda: receipts(daemon) == 1)
-            daemon.stop() if when == "stopped" else daemon.kill()
-        once = arrive_all(daemon, ARRIVALS if when == "running" else WHILE_DOWN, tmp_path)
-        if when != "running":
-            begin(daemon)
-        finish(daemon)
+    if when != "before":
+        daemon.start_scanned()
+    if when in {"stopped", "killed"}:
+        daemon.drop("early", b"early")
+        eventually(lambda: daemon.receipts() == 1)
+        daemon.stop() if when == "stopped" else daemon.kill()
+    once = arrive_all(daemon, ARRIVALS if when == "running" else WHILE_DOWN, tmp_path)
+    if when != "running":
+        daemon.start_scanned()
+    finish(daemon)
 
     assert faulty.contents() == ours(daemon.folder)
     assert Counter(request.key for request in faulty.requests if request.method == "PUT") == once
@@ -219,10 +206,9 @@ def test_each_arrival_is_sent_once(when: str, tmp_path: Path, faulty: FaultyS3) 
 
 def test_all_arrivals_reach_a_real_s3_server(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
     """The same ways, and a server that checks what it is sent."""
-    daemon = a_daemon(tmp_path, bucket=bucket, environment=seaweed.environment())
+    daemon = Daemon(tmp_path, seaweed, bucket=bucket, **RARE_SCANS)
 
-    with daemon:
-        begin(daemon)
+    with daemon.start_scanned():
         once = arrive_all(daemon, ARRIVALS, tmp_path)
         finish(daemon)
 
@@ -240,24 +226,23 @@ def test_all_arrivals_reach_a_real_s3_server(tmp_path: Path, seaweed: Seaweed, s
     ],
 )
 def test_what_is_rewritten_in_flight_is_sent_again(
-    size: int, how: str, action: str, tmp_path: Path, faulty: FaultyS3
+    size: int, how: str, action: str, make: Callable[..., Daemon], faulty: FaultyS3
 ) -> None:
     """The last content wins, and the answer for the one before it removes nothing."""
     held = HoldUntil()
     faulty.script(held, match="^PUT busy")
-    daemon = a_daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment(), after={"action": action})
+    daemon = make(**RARE_SCANS, after={"action": action})
 
-    with daemon:
-        begin(daemon)
-        busy = daemon.drop("busy", content_of(size, 1))
-        eventually(lambda: faulty.in_flight == 1)
-        if how == "in place":
-            busy.write_bytes(content_of(size, 2))
-        else:
-            daemon.drop("busy", content_of(size, 2))
-        held.release()
-        eventually(lambda: faulty.count("^PUT busy") == 2)
-        finish(daemon)
+    daemon.start_scanned()
+    busy = daemon.drop("busy", content_of(size, 1))
+    eventually(lambda: faulty.in_flight == 1)
+    if how == "in place":
+        busy.write_bytes(content_of(size, 2))
+    else:
+        daemon.drop("busy", content_of(size, 2))
+    held.release()
+    eventually(lambda: faulty.count("^PUT busy") == 2)
+    finish(daemon)
 
     assert faulty.contents()["busy"] == content_of(size, 2)
     assert faulty.count("^PUT busy") == 2
@@ -269,9 +254,7 @@ def test_what_is_rewritten_in_flight_is_sent_again(
 def test_twenty_thousand_files_at_once(seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
     """More than the kernel's queue holds: what overflows there, the scan that follows finds."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as home:  # noqa: S108
-        daemon = Daemon(Path(home), bucket=bucket, environment=seaweed.environment(), watch={"rescan_s": 3600})
-        with daemon:
-            daemon.wait_event("scan.finished")
+        with Daemon(Path(home), seaweed, bucket=bucket, watch={"rescan_s": 3600}).start_scanned() as daemon:
             md5 = {}
             for number in range(20_000):
                 name, content = f"{number % 20:02d}/{number:05d}", b"%0100d" % number
@@ -279,14 +262,9 @@ def test_twenty_thousand_files_at_once(seaweed: Seaweed, s3: S3Client, bucket: s
                     (daemon.folder / name).parent.mkdir()
                 (daemon.folder / name).write_bytes(content)
                 md5[name] = f'"{md5_hex(content)}"'
-            eventually(lambda: receipts(daemon) == 20_000, timeout_s=90, message="20,000 receipts")
+            eventually(lambda: daemon.receipts() == 20_000, timeout_s=90, message="20,000 receipts")
             assert daemon.stop() == 0
 
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         assert {entry["Key"]: entry["ETag"] for page in pages for entry in page["Contents"]} == md5
         assert Counter(event["path"] for event in daemon.events("file.uploaded")) == Counter(dict.fromkeys(md5, 1))
-
-
-def receipts(daemon: Daemon) -> int:
-    with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
-        return reader.counts()["uploaded"]

@@ -51,9 +51,7 @@ while time.monotonic() < end:
 
 @pytest.fixture
 def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
-    daemon = Daemon(
-        tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"rescan_s": 1}, log={"level": "info"}
-    )
+    daemon = Daemon(tmp_path, faulty, watch={"rescan_s": 1}, log={"level": "info"})
     yield daemon
     subprocess.run(["rm", "-rf", "--", daemon.folder], check=True)
 
@@ -61,19 +59,13 @@ def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
 @contextmanager
 def beside(daemon: Daemon, faulty: FaultyS3, what: str, room_kib: int = ROOM_KIB) -> Iterator[GoodFiles]:
     """Good files are dropped meanwhile; afterwards none may have been slow, and the memory not have grown."""
-    before_kib = memory_kib(daemon)
+    before_kib = daemon.process_status("VmHWM")
     with GoodFiles(daemon, lambda name: name in faulty.objects) as good:
         yield good
-    grown_kib = memory_kib(daemon) - before_kib
+    grown_kib = daemon.process_status("VmHWM") - before_kib
     good.report(f"{what}: grown by {grown_kib // 1024} MiB to {(before_kib + grown_kib) // 1024}")
     assert good.slowest_s < GOOD_S
     assert grown_kib < room_kib
-
-
-def memory_kib(daemon: Daemon) -> int:
-    """The most so far."""
-    status = Path(f"/proc/{daemon.pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0])
 
 
 def program(text: str, folder: Path, **values: object) -> subprocess.Popen[bytes]:

@@ -8,13 +8,11 @@ import os
 import pty
 import re
 import resource
-import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -28,11 +26,10 @@ from s3spool.folder.folder import Folder
 from s3spool.ledger.rows import Identity
 from s3spool.s3.keys import MAX_KEY_BYTES, decoded, encoded
 from support.daemon import Daemon, to_toml
-from support.faults import Fault
 from support.faulty import FaultyS3
-from support.http_server import Exchange, HangUp
 from support.objects import folder_files
-from support.s3_messages import Answer, md5_hex
+from support.s3_messages import md5_hex
+from support.users import unprivileged
 from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -48,17 +45,11 @@ Build = Callable[..., Daemon]
 
 
 @pytest.fixture
-def build(tmp_path: Path, faulty: FaultyS3) -> Build:
+def build(tmp_path: Path, make: Callable[..., Daemon]) -> Build:
     def build(action: str = "keep", **sections: Any) -> Daemon:
         watch = {"rescan_s": 1} | sections.pop("watch", {})
-        return Daemon(
-            tmp_path,
-            bucket=faulty.bucket,
-            environment=faulty.environment(),
-            watch=watch,
-            after={"action": action, "archive_directory": str(tmp_path / "archive")},
-            **sections,
-        )
+        after = {"action": action, "archive_directory": str(tmp_path / "archive")}
+        return make(watch=watch, after=after, **sections)
 
     return build
 
@@ -146,8 +137,7 @@ def attack(folder: Path, body: str) -> Iterator[None]:
 def controls(daemon: Daemon, count: int = CONTROLS, name: str = "control") -> dict[str, bytes]:
     """Files of an honest neighbour."""
     files = {f"{name} {number}": b"honest %d" % number for number in range(count)}
-    for path, content in files.items():
-        daemon.drop(path, content)
+    daemon.drop_all(files)
     return files
 
 
@@ -171,13 +161,6 @@ def assert_well(daemon: Daemon) -> None:
     written = daemon.log_path.read_bytes()
     assert not RAW.search(written), RAW.findall(written)
     assert b"Traceback" not in written
-
-
-def stat_of(pid: int, field: str) -> int:
-    """A number of /proc/PID/status: Threads, VmRSS (KiB), VmHWM."""
-    found = re.search(rf"^{field}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    assert found
-    return int(found[1])
 
 
 # --- what is swapped under the daemon's hands
@@ -272,29 +255,13 @@ def test_race_a_symlink_in_the_place_of_a_directory_of_many(
         assert folder_files(tmp_path / "archive") == inside
 
 
-def test_only_the_name_inside_of_a_hard_link_goes(build: Build, faulty: FaultyS3, outside: Path) -> None:
-    """With `delete` the content is sent, and the other name keeps it."""
-    daemon = build("delete")
-    (daemon.folder / "linked").hardlink_to(outside / "f0")
-    with daemon:
-        wait_in_bucket(faulty, {"linked": SECRET})
-        eventually(lambda: not (daemon.folder / "linked").exists())
-        assert_well(daemon)
-
-    assert (outside / "f0").read_bytes() == SECRET
-    assert (outside / "f0").stat().st_nlink == 1
-
-
 def test_hard_links_to_what_one_may_not_read(build: Build, faulty: FaultyS3, outside: Path) -> None:
     """They are parked with the reason, and the others pass."""
     daemon = build("delete")
     (outside / "f0").chmod(0o600)
     if os.geteuid() == 0:
         os.chown(outside / "f0", 65534, 65534)
-        stripped = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
-        if shutil.which("setpriv") is None or subprocess.run([*stripped, "true"], check=False).returncode:
-            pytest.skip("root cannot give up its privileges here (setpriv)")
-        daemon.program = (*stripped, *daemon.program)
+        daemon.program = (*unprivileged(), *daemon.program)
     else:
         (outside / "f0").chmod(0)
     os.utime(outside / "f0", (0, 0))  # while it is young, it may be about to get other permissions
@@ -329,6 +296,12 @@ def test_many_names_of_one_file(action: str, build: Build, faulty: FaultyS3, out
     assert archived == (names if action == "archive" else set())
 
 
+def identity_of(folder: Folder, path: str) -> Identity:
+    identity = folder.identity_of(path)
+    assert identity is not None
+    return identity
+
+
 def rewritten(file: Path, mtime_ns: int) -> Identity:
     """Its mtime is set back; the clock of an older kernel may stand still for some milliseconds."""
     file.write_bytes(b"else")
@@ -342,8 +315,7 @@ def test_what_others_do_to_one_of_many_names_is_noticed(tmp_path: Path) -> None:
     for name in "bcd":
         (tmp_path / name).hardlink_to(tmp_path / "a")
     with closing(Folder(tmp_path)) as folder:
-        sent = folder.identity_of("a")
-        assert sent is not None
+        sent = identity_of(folder, "a")
         assert folder.unlink_if_same("a", sent)
         assert folder.unlink_if_same("b", sent)
 
@@ -351,128 +323,88 @@ def test_what_others_do_to_one_of_many_names_is_noticed(tmp_path: Path) -> None:
         eventually(lambda: rewritten(tmp_path / "c", sent.mtime_ns) != before)
 
         assert not folder.unlink_if_same("c", sent)
-        changed = folder.identity_of("c")
-        assert changed is not None
+        changed = identity_of(folder, "c")
         assert folder.unlink_if_same("c", changed)
         assert not folder.unlink_if_same("d", sent), "sent before the change"
         assert folder.unlink_if_same("d", changed)
 
 
-def test_race_the_directory_goes_while_a_file_in_it_is_archived(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was replaced in that moment, and cannot have its place back, is not left in the archive unsent."""
-    root = tmp_path / "spool"
-    (root / "sub").mkdir(parents=True)
-    (root / "sub" / "hot").write_bytes(b"sent")
-    rename = rename_module.noreplace
-    moves: list[str] = []
+@contextlib.contextmanager
+def around_the_first_move(before: Callable[[], object], after: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Somebody acts between the look at a file and its move, and right after the move."""
+    move, first = rename_module.noreplace, [True]
 
-    def replaced(parent_fd: int, name: str, target: str, target_fd: int) -> None:
-        moves.append(name)
-        if len(moves) > 1:
-            return rename(parent_fd, name, target, target_fd)
-        (root / "sub" / "hot").unlink()
-        (root / "sub" / "hot").write_bytes(b"not sent")
-        rename(parent_fd, name, target, target_fd)
-        (root / "sub").rmdir()
+    def raced(*where: Any) -> None:
+        if not first:
+            return move(*where)
+        first.clear()
+        before()
+        move(*where)
+        after()
         return None
 
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rename_module, "noreplace", raced)
+        yield
+
+
+def test_race_the_directory_goes_while_a_file_in_it_is_archived(tmp_path: Path) -> None:
+    """What was replaced in that moment, and cannot have its place back, is not left in the archive unsent."""
+    root = tmp_path / "spool"
+    hot = root / "sub" / "hot"
+    hot.parent.mkdir(parents=True)
+    hot.write_bytes(b"sent")
+
+    def replace() -> None:
+        hot.unlink()
+        hot.write_bytes(b"not sent")
+
     with closing(Folder(root)) as folder:
-        identity = folder.identity_of("sub/hot")
-        assert identity is not None
-        monkeypatch.setattr(rename_module, "noreplace", replaced)
-        assert folder.move_if_same("sub/hot", identity, tmp_path / "archive") is None
+        identity = identity_of(folder, "sub/hot")
+        with around_the_first_move(replace, hot.parent.rmdir):
+            assert folder.move_if_same("sub/hot", identity, tmp_path / "archive") is None
 
     assert folder_files(root) == {"hot": b"not sent"}
     assert folder_files(tmp_path / "archive") == {}
 
 
-@pytest.mark.parametrize("new", ["file", "directory", "symlink", "dangling symlink", "file again"])
-def test_race_replaced_while_it_is_archived(new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What took the name between the look and the move has not been sent: it stays."""
-    root = tmp_path / "spool"
-    root.mkdir()
-    (root / "hot").write_bytes(b"sent")
-    move = rename_module.noreplace
-    moves: list[str] = []
-
-    def replaced(parent_fd: int, name: str, target: str, target_fd: int) -> None:
-        moves.append(name)
-        if len(moves) > 1:
-            return move(parent_fd, name, target, target_fd)
-        (root / "hot").unlink()
-        if new == "directory":
-            (root / "hot").mkdir()
-        elif new == "symlink":
-            (root / "hot").symlink_to("/etc/passwd")
-        elif new == "dangling symlink":
-            (root / "hot").symlink_to("nowhere")
-        else:
-            (root / "hot").write_bytes(b"not sent")
-        move(parent_fd, name, target, target_fd)
-        if new == "file again":
-            (root / "hot").write_bytes(b"newer still")
-        return None
-
-    monkeypatch.setattr(rename_module, "noreplace", replaced)
-    with closing(Folder(root)) as folder:
-        identity = folder.identity_of("hot")
-        assert identity is not None
-        assert folder.move_if_same("hot", identity, tmp_path / "archive") is None
-
-    hot = root / "hot"
-    if new == "directory":
-        assert hot.is_dir()
-    elif "symlink" in new:
-        assert hot.is_symlink()
-    else:
-        assert hot.read_bytes() == (b"newer still" if new == "file again" else b"not sent")
-    if new == "file again":
-        assert (root / "hot.1").read_bytes() == b"not sent"
-    assert os.listdir(tmp_path / "archive") == []
-
-
-@pytest.mark.parametrize("new", ["file", "directory", "symlink", "file again", "longer"])
-def test_race_replaced_while_it_is_removed(new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("action", ["delete", "archive"])
+@pytest.mark.parametrize("new", ["file", "directory", "symlink", "dangling symlink", "file again", "longer"])
+def test_race_replaced_while_it_is_removed(new: str, action: str, tmp_path: Path) -> None:
     """What took the name between the look and the removal has not been sent: it stays."""
     root = tmp_path / "spool"
     root.mkdir()
     hot = root / ("h" * 255)
     hot.write_bytes(b"sent")
-    rename = rename_module.noreplace
-    moves: list[str] = []
 
-    def replaced(parent_fd: int, name: str, target: str, target_fd: int) -> None:
-        moves.append(name)
-        if len(moves) > 1:
-            return rename(parent_fd, name, target, target_fd)
+    def replace() -> None:
         if new == "longer":
             with hot.open("ab") as file:
                 file.write(b" and more")
-        else:
-            hot.unlink()
+            return
+        hot.unlink()
         if new == "directory":
             hot.mkdir()
-        elif new == "symlink":
-            hot.symlink_to("/etc/passwd")
-        elif new != "longer":
+        elif "symlink" in new:
+            hot.symlink_to("nowhere" if new == "dangling symlink" else "/etc/passwd")
+        else:
             hot.write_bytes(b"not sent")
-        rename(parent_fd, name, target, target_fd)
+
+    def replace_again() -> None:
         if new == "file again":
             hot.write_bytes(b"newer still")
-        return None
 
     with closing(Folder(root)) as folder:
-        identity = folder.identity_of(hot.name)
-        assert identity is not None
-        with monkeypatch.context() as patched:
-            patched.setattr(rename_module, "noreplace", replaced)
-            assert not folder.unlink_if_same(hot.name, identity)
+        identity = identity_of(folder, hot.name)
+        with around_the_first_move(replace, replace_again):
+            if action == "delete":
+                assert not folder.unlink_if_same(hot.name, identity)
+            else:
+                assert folder.move_if_same(hot.name, identity, tmp_path / "archive") is None
 
     if new == "directory":
         assert hot.is_dir()
-    elif new == "symlink":
+    elif "symlink" in new:
         assert hot.is_symlink()
     else:
         content = {"file": b"not sent", "file again": b"newer still", "longer": b"sent and more"}[new]
@@ -480,6 +412,7 @@ def test_race_replaced_while_it_is_removed(new: str, tmp_path: Path, monkeypatch
     second = {f"{'h' * 253}.1"} if new == "file again" else set()
     assert set(os.listdir(root)) == {hot.name} | second
     assert all((root / name).read_bytes() == b"not sent" for name in second)
+    assert folder_files(tmp_path / "archive") == {}
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "symlink"])
@@ -497,8 +430,7 @@ def test_what_bears_the_reserved_name_is_not_replaced(kind: str, tmp_path: Path)
         case "symlink":
             aside.symlink_to("/etc/passwd")
     with closing(Folder(root)) as folder:
-        identity = folder.identity_of("a")
-        assert identity is not None
+        identity = identity_of(folder, "a")
         assert folder.unlink_if_same("a", identity)
 
     assert os.listdir(root) == ["a.1"]
@@ -520,8 +452,7 @@ def test_no_symlink_in_the_archive_is_followed(kind: str, tmp_path: Path) -> Non
     (tmp_path / "spool/sub/deep").mkdir(parents=True)
     (tmp_path / "spool/sub/deep/a").write_bytes(b"sent")
     with closing(Folder(tmp_path / "spool")) as folder:
-        identity = folder.identity_of("sub/deep/a")
-        assert identity is not None
+        identity = identity_of(folder, "sub/deep/a")
         with pytest.raises(NotADirectoryError):
             folder.move_if_same("sub/deep/a", identity, tmp_path / "archive")
 
@@ -722,7 +653,7 @@ def test_thousands_of_empty_files(build: Build, faulty: FaultyS3) -> None:
         for number in range(EMPTY):
             (daemon.folder / f"empty {number}").touch()
         eventually(lambda: not next(daemon.folder.iterdir(), None), timeout_s=100)
-        assert stat_of(daemon.pid, "VmHWM") < 120 * 1024
+        assert daemon.process_status("VmHWM") < 120 * 1024
         assert_well(daemon)
 
     assert len(faulty.contents()) == EMPTY
@@ -789,10 +720,10 @@ def test_directories_in_a_loop(body: str, action: str, build: Build, faulty: Fau
         daemon.wait_ready()
         with attack(daemon.folder, body):
             wait_in_bucket(faulty, controls(daemon))
-            before = stat_of(daemon.pid, "VmRSS"), descriptors(daemon)
+            before = daemon.process_status("VmRSS"), descriptors(daemon)
             scans = daemon.scans()
             eventually(lambda: daemon.scans() >= scans + 3)
-            assert stat_of(daemon.pid, "VmRSS") < before[0] + 30 * 1024
+            assert daemon.process_status("VmRSS") < before[0] + 30 * 1024
             assert descriptors(daemon) < before[1] + 50
         wait_in_bucket(faulty, folder_files(daemon.folder))
         if action == "delete":
@@ -825,44 +756,6 @@ def test_a_file_that_is_replaced_all_the_time(action: str, build: Build, faulty:
         assert_well(daemon)
 
 
-class Unread(Fault):
-    """Take the headers, leave the body where it is (100 MiB each are too many for us), and refuse it once released."""
-
-    def __init__(self) -> None:
-        self._released = threading.Event()
-
-    def on_headers(self, exchange: Exchange) -> None:
-        self._released.wait(2 * WAIT_S)
-        exchange.send_raw(exchange.render(Answer.error(400, "BadDigest")))
-        exchange.wait_for_hangup()
-        raise HangUp
-
-    def release(self) -> None:
-        self._released.set()
-
-
-def test_a_terabyte_of_nothing(build: Build, faulty: FaultyS3) -> None:
-    """A sparse file is cut into parts, costs no memory, stands in nobody's way, and may be taken away again."""
-    daemon = build(upload={"timeout_s": 600})
-    unread = Unread()
-    faulty.script(unread, times=None, match=r"^PUT hole\?")
-    with daemon:
-        daemon.wait_ready()
-        with (daemon.folder / ".hole").open("wb") as hole:
-            hole.truncate(2**40)
-        (daemon.folder / ".hole").rename(daemon.folder / "hole")
-        daemon.wait_event("multipart.started", path="hole")
-        eventually(lambda: faulty.count(r"^PUT hole\?") >= 2)
-        wait_in_bucket(faulty, controls(daemon))
-        assert stat_of(daemon.pid, "VmHWM") < 200 * 1024
-        (daemon.folder / "hole").unlink()
-        unread.release()
-        daemon.wait_event("multipart.aborted", path="hole")
-        assert_well(daemon)
-        assert daemon.stop() == 0
-    assert "hole" not in faulty.contents()
-
-
 # --- the control socket
 
 
@@ -872,7 +765,7 @@ def test_a_control_socket_under_attack(build: Build, faulty: FaultyS3) -> None:
     with daemon, ExitStack() as stack:
         daemon.wait_ready()
         wait_in_bucket(faulty, controls(daemon, name="warm"))
-        before = stat_of(daemon.pid, "Threads"), descriptors(daemon), stat_of(daemon.pid, "VmRSS")
+        before = daemon.process_status("Threads"), descriptors(daemon), daemon.process_status("VmRSS")
 
         for garbage in (b"\0" * 5000, b"{" * 5000, b"\xff", b'{"command": 5}', b"[" * 100_000):
             with closing(connected(daemon)) as connection:
@@ -888,12 +781,12 @@ def test_a_control_socket_under_attack(build: Build, faulty: FaultyS3) -> None:
         hold = hold_open(daemon, stack)
         assert hold >= control.USER_CONNECTIONS
         wait_in_bucket(faulty, controls(daemon))
-        assert stat_of(daemon.pid, "Threads") <= before[0] + control._THREADS
+        assert daemon.process_status("Threads") <= before[0] + control._THREADS
         assert descriptors(daemon) <= before[1] + control.USER_CONNECTIONS + 20
         stack.close()
 
         assert daemon.cli("status").returncode == 0
-        assert stat_of(daemon.pid, "VmRSS") < before[2] + 40 * 1024
+        assert daemon.process_status("VmRSS") < before[2] + 40 * 1024
         assert_well(daemon)
         assert daemon.stop() == 0
 

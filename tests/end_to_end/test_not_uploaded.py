@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from s3spool.ledger.reader import Reader
 from support.daemon import Daemon
 from support.faulty import FaultyS3
 from support.waiting import eventually
@@ -97,13 +96,7 @@ LAYS: list[Lay] = [
 
 def test_no_request_is_sent_for_it(tmp_path: Path, faulty: FaultyS3) -> None:
     """Neither the scan at start nor the watch takes it, and with `delete` it stays where and what it is."""
-    daemon = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
-        watch={"rescan_s": 3600},
-        after={"action": "delete"},
-    )
+    daemon = Daemon(tmp_path, faulty, watch={"rescan_s": 3600}, after={"action": "delete"})
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_bytes(SECRET)
@@ -157,14 +150,14 @@ def renamed_and_back(file: Path) -> None:
 @pytest.mark.parametrize("end", ["stopped", "killed"])
 def test_what_was_sent_is_not_sent_again_after_a_restart(end: str, tmp_path: Path, faulty: FaultyS3) -> None:
     """In keep mode the receipt speaks for the file, as long as its content is the same."""
-    daemon = Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"rescan_s": 3600})
+    daemon = Daemon(tmp_path, faulty, watch={"rescan_s": 3600})
     touches = (nothing, chmod, hard_link_elsewhere, renamed_and_back)
     with daemon:
         daemon.wait_ready()
         for touch in touches:
             daemon.drop(f"{touch.__name__} small", b"s")
             daemon.drop(f"{touch.__name__} large", b"l" * 300_000)
-        eventually(lambda: receipts(daemon) == 2 * len(touches))
+        eventually(lambda: daemon.receipts() == 2 * len(touches))
         daemon.stop() if end == "stopped" else daemon.kill()
 
         for touch in touches:
@@ -178,8 +171,3 @@ def test_what_was_sent_is_not_sent_again_after_a_restart(end: str, tmp_path: Pat
 
     sent = [f"PUT {touch.__name__} {size}" for touch in touches for size in ("small", "large")]
     assert sorted(request.line for request in faulty.requests) == sorted([*sent, "PUT last"])
-
-
-def receipts(daemon: Daemon) -> int:
-    with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
-        return reader.counts()["uploaded"]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from s3spool.errors import Fault as Whose
-from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from support.daemon import Daemon
 from support.faults import (
@@ -145,16 +144,14 @@ def running(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """One daemon for all faults, which also shows that no fault spoils it for the next one."""
     daemon = Daemon(
         tmp_path_factory.mktemp("faults"),
-        bucket=server.bucket,
-        environment=server.environment(),
+        server,
         watch={"rescan_s": 3600},
         destination={"checksum": "crc64nvme"},  # not auto, which learns from one fault for the next one
         after={"action": "delete"},
         upload={"workers": WORKERS, "timeout_s": 1, "multipart_threshold": PART, "part_size": PART},
         retry={"initial_s": 0.1, "max_s": 0.3},
     )
-    with daemon:
-        daemon.wait_event("scan.finished")
+    with daemon.start_scanned():
         yield daemon
         assert not daemon.events("worker.replaced")
         assert not daemon.events("thread.died")
@@ -179,8 +176,7 @@ def daemon(running: Daemon, server: FaultyS3) -> Iterator[Daemon]:
 
 def drop(daemon: Daemon, name: str, count: int, size: int = 1000) -> dict[str, bytes]:
     files = {f"{name} {number}": content_of(size, next(COUNTER)) for number in range(count)}
-    for path, content in files.items():
-        daemon.drop(path, content)
+    daemon.drop_all(files)
     return files
 
 
@@ -221,7 +217,7 @@ def params(cases: list[Case]) -> list[ParameterSet]:
 
 
 def parked_for_good(daemon: Daemon, path: str) -> bool:
-    with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
+    with daemon.ledger() as reader:
         return any(row.path == path and not row.provisional for row in reader.retries(State.PARKED))
 
 

@@ -12,7 +12,6 @@ import pytest
 from s3spool.errors import Fault
 from s3spool.failure.breaker import STREAK
 from s3spool.failure.retry_policy import PROVISIONAL
-from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.s3.error_table import BY_CODE, BY_STATUS
 from support.daemon import Daemon
@@ -33,6 +32,8 @@ REFUSALS = [
 ]
 COUNTER = itertools.count()
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultyS3]:
@@ -42,8 +43,7 @@ def server() -> Iterator[FaultyS3]:
 
 @pytest.fixture(scope="module")
 def running(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with made(server, tmp_path_factory.mktemp("refusals")) as daemon:
-        daemon.wait_event("scan.finished")
+    with made(server, tmp_path_factory.mktemp("refusals")).start_scanned() as daemon:
         yield daemon
         assert daemon.stop() == 0
 
@@ -64,8 +64,7 @@ def daemon(running: Daemon, server: FaultyS3) -> Iterator[Daemon]:
 def made(server: FaultyS3, home: Path) -> Daemon:
     return Daemon(
         home,
-        bucket=server.bucket,
-        environment=server.environment(),
+        server,
         watch={"rescan_s": 3600, "settle_s": 0},
         after={"action": "delete"},
         upload={"workers": 20},
@@ -75,13 +74,12 @@ def made(server: FaultyS3, home: Path) -> Daemon:
 
 def drop(daemon: Daemon, count: int, name: str = "file") -> dict[str, bytes]:
     files = {f"{name} {next(COUNTER)}": b"content" for _ in range(count)}
-    for path, content in files.items():
-        daemon.drop(path, content)
+    daemon.drop_all(files)
     return files
 
 
 def in_state(daemon: Daemon, state: State) -> set[str]:
-    with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
+    with daemon.ledger() as reader:
         return {row.path for row in reader.retries(state)}
 
 
@@ -96,29 +94,6 @@ def name_of(fault: Status) -> str:
     return fault.error_code or str(fault.code)
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("fault", REFUSALS)
-def test_a_server_that_refuses_all_parks_none(fault: Status, daemon: Daemon, server: FaultyS3) -> None:
-    """It is paused, and says why; when the server is mended all files are sent, and nobody has to release any."""
-    server.script(fault, times=None)
-
-    files = drop(daemon, 30)
-    paused = daemon.wait_event("destination.paused")
-    probed = len(server.requests)
-    eventually(lambda: len(server.requests) > probed + 3, message="other files as probes")
-    assert name_of(fault) in paused["error_code"]
-    assert paused["evidence"].startswith("8 files in a row failed")
-    assert in_state(daemon, State.PARKED) == set()
-    assert folder_files(daemon.folder) == files
-    assert len({request.line for request in server.requests[probed:]}) > 1
-    server.behave()
-
-    wait_all_sent(daemon, server, files)
-    assert len(daemon.events("destination.paused", this_run=True)) == 1
-    assert len(daemon.events("destination.resumed", this_run=True)) == 1
-
-
-@pytest.mark.integration
 @pytest.mark.parametrize("fault", REFUSALS)
 def test_a_file_alone_is_parked_at_the_third_refusal(fault: Status, daemon: Daemon, server: FaultyS3) -> None:
     """There is nothing that could show that the server is to blame, and a person wants to know."""
@@ -134,7 +109,6 @@ def test_a_file_alone_is_parked_at_the_third_refusal(fault: Status, daemon: Daem
     assert not daemon.events("destination.paused", this_run=True)
 
 
-@pytest.mark.integration
 def test_a_file_parked_alone_is_tried_once_more_when_another_passes(daemon: Daemon, server: FaultyS3) -> None:
     """Was it the server? Then it is sent; if it is refused again, S3 has shown that it takes others: for good."""
     server.script(Status(code=413), times=PROVISIONAL)
@@ -154,7 +128,6 @@ def test_a_file_parked_alone_is_tried_once_more_when_another_passes(daemon: Daem
     assert server.count(f"^PUT {bad}$") == PROVISIONAL + 1
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("count", [2, STREAK - 1])
 def test_a_few_files_alone_pause_nothing(count: int, daemon: Daemon, server: FaultyS3) -> None:
     """They are parked without proof, each by itself, and all pass with the first file after the server's repair."""
@@ -170,23 +143,6 @@ def test_a_few_files_alone_pause_nothing(count: int, daemon: Daemon, server: Fau
     assert not daemon.events("destination.paused", this_run=True)
 
 
-@pytest.mark.integration
-def test_bad_files_among_good_ones_are_parked(daemon: Daemon, server: FaultyS3) -> None:
-    """Once others have passed it is known whose fault it is, and nobody else is held up."""
-    server.script(Status(code=413), times=None, match="^PUT bad ")
-
-    bad = drop(daemon, 3, "bad")
-    good = drop(daemon, 30, "good")
-
-    eventually(lambda: folder_files(daemon.folder) == bad)
-    for path in bad:
-        daemon.wait_event("file.parked", path=path)
-    eventually(lambda: in_state(daemon, State.PARKED) == set(bad))
-    assert {path: server.contents().get(path) for path in good} == good
-    assert not daemon.events("destination.paused", this_run=True)
-
-
-@pytest.mark.integration
 def test_twenty_bad_files_alone_are_parked_when_one_passes(daemon: Daemon, server: FaultyS3) -> None:
     """Until then they are known and wait: so many cannot be told from a broken server."""
     server.script(Status(code=413), times=None, match="^PUT bad ")
@@ -202,17 +158,14 @@ def test_twenty_bad_files_alone_are_parked_when_one_passes(daemon: Daemon, serve
     assert len(daemon.events("destination.paused", this_run=True)) == 1
 
 
-@pytest.mark.integration
 def test_a_restart_in_the_middle_changes_nothing(tmp_path: Path) -> None:
     """Some were parked without proof before the others came, some wait, some were never counted: all come back."""
-    with FaultyS3() as server, made(server, tmp_path) as daemon:
-        daemon.wait_event("scan.finished")
+    with FaultyS3() as server, made(server, tmp_path).start_scanned() as daemon:
         server.script(Status(code=413), times=None)
         parked = drop(daemon, 3)
         eventually(lambda: in_state(daemon, State.PARKED) == set(parked))
         daemon.kill()
-        daemon.start()
-        daemon.wait_event("scan.finished")
+        daemon.start_scanned()
         files = parked | drop(daemon, 20)
         daemon.wait_event("destination.paused")
         daemon.kill()
@@ -225,26 +178,6 @@ def test_a_restart_in_the_middle_changes_nothing(tmp_path: Path) -> None:
         assert daemon.stop() == 0
 
 
-@pytest.mark.integration
-def test_two_files_that_always_fail_pause_nothing(daemon: Daemon, server: FaultyS3) -> None:
-    """A 500 for exactly these two holds nobody up; once others pass it is known to be their own, and goes on."""
-    server.script(Status(code=500, error_code="InternalError"), times=None, match="^PUT bad ")
-
-    bad = drop(daemon, 2, "bad")
-    for path in bad:
-        failed = daemon.wait_event("file.failed", path=path)
-        assert failed["fault"] == Fault.UNKNOWN.value
-    good = drop(daemon, 20, "good")
-
-    wait_all_sent(daemon, server, good)
-    for path in bad:
-        daemon.wait_event("file.failed", path=path, fault=Fault.OWN.value)
-        daemon.wait_event("file.failed", path=path, fault=Fault.OWN.value, attempt=2 * STREAK)
-    assert not daemon.events("destination.paused", this_run=True)
-    assert folder_files(daemon.folder) == bad
-
-
-@pytest.mark.integration
 def test_old_successes_are_no_news(daemon: Daemon, server: FaultyS3) -> None:
     """A file refused for good is not sent again for each success that was sent before the refusal.
 

@@ -119,6 +119,10 @@ class Daemon:
         hidden.rename(path)
         return path
 
+    def drop_all(self, files: Mapping[str, bytes]) -> None:
+        for name, content in files.items():
+            self.drop(name, content)
+
     def drop_hole(self, name: str, size: int) -> Path:
         """A sparse file, which takes no room on the disk."""
         hidden = self.folder / f".{name}"
