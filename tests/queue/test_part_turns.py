@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -83,15 +83,9 @@ def test_no_lane_is_needed_by_an_owner_of_whom_nothing_goes() -> None:
 
     item = queue.take()
     assert item is not None
-    assert item.path == "small"
     assert queue.take() is None
-    sent(queue, item)
-    item = queue.take()
-    assert item is not None
-    sent(queue, item)
-    item = queue.take()
-    assert item is not None
-    assert (item.path, item.number) == ("small", COMPLETE)
+    assert sent(queue, item) == "small1"
+    assert taken(queue, 2) == ["small2", f"small{COMPLETE}"]
 
 
 def test_how_many_may_be_under_way() -> None:
@@ -187,16 +181,12 @@ class Swallow(Fault):
 @pytest.mark.parametrize(
     ("count", "size"), [(3, 10**11), pytest.param(10, 5 * 10**12, marks=pytest.mark.slow)], ids=["100 GB", "5 TB"]
 )
-def test_huge_files_hold_nobody_up(count: int, size: int, tmp_path: Path, faulty: FaultyS3) -> None:
+def test_huge_files_hold_nobody_up(count: int, size: int, make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """Sparse ones of one user: files of 20 MiB of that user and of another pass them; removed, their uploads end."""
     faulty.script(Swallow(), times=None, match=r"^PUT hole-.*partNumber")
-    daemon = Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"rescan_s": 5})
-    with daemon:
-        daemon.wait_ready()
+    with make(watch={"rescan_s": 5}).start_ready() as daemon:
         for number in range(count):
-            with (daemon.folder / f".hole-{number}").open("wb") as hole:
-                hole.truncate(size)
-            (daemon.folder / f".hole-{number}").rename(daemon.folder / f"hole-{number}")
+            daemon.drop_hole(f"hole-{number}", size)
         eventually(lambda: len(daemon.events("multipart.started")) == count)
         body = os.urandom(20 * MIB)
         daemon.drop("same-user", body)
@@ -207,7 +197,7 @@ def test_huge_files_hold_nobody_up(count: int, size: int, tmp_path: Path, faulty
             daemon.wait_event("file.uploaded", path="other-user")
         daemon.wait_event("file.uploaded", path="same-user")
         assert faulty.contents()["same-user"] == body
-        assert memory_kib(daemon.pid) < 200 * 1024
+        assert daemon.process_status("VmHWM") < 200 * 1024
 
         for number in range(count):
             (daemon.folder / f"hole-{number}").unlink()
@@ -216,23 +206,17 @@ def test_huge_files_hold_nobody_up(count: int, size: int, tmp_path: Path, faulty
 
 
 @pytest.mark.integration
-def test_a_removed_file_sends_no_further_part(tmp_path: Path, faulty: FaultyS3) -> None:
+def test_a_removed_file_sends_no_further_part(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """Not even one that is tried again after an error: the file is looked for before each part."""
-    daemon = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
-        upload={"part_size": "5MiB", "multipart_threshold": "5MiB", "workers": 1},
-    )
+    daemon = make(upload={"part_size": "5MiB", "multipart_threshold": "5MiB", "workers": 1})
     removed = Removed(daemon.folder / "big")
     faulty.script(removed, times=None, match=r"^PUT big.*partNumber")
-    with daemon:
-        daemon.wait_ready()
-        daemon.drop("big", bytes(30 * MIB))
-        daemon.wait_event("multipart.aborted", path="big")
-        daemon.wait_event("file.vanished", path="big")
-        assert removed.met == 1
-        assert daemon.stop() == 0
+    daemon.start_ready()
+    daemon.drop("big", bytes(30 * MIB))
+    daemon.wait_event("multipart.aborted", path="big")
+    daemon.wait_event("file.vanished", path="big")
+    assert removed.met == 1
+    assert daemon.stop() == 0
 
 
 class Removed(Fault):
@@ -249,23 +233,14 @@ class Removed(Fault):
 
 
 @pytest.mark.integration
-def test_a_file_above_the_limit_is_parked(tmp_path: Path, faulty: FaultyS3) -> None:
+def test_a_file_above_the_limit_is_parked(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     """With its reason, unread, and alone; one of exactly that size is sent."""
-    daemon = Daemon(
-        tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"max_size": "1MiB", "rescan_s": 5}
-    )
-    with daemon:
-        daemon.wait_ready()
-        daemon.drop("over", bytes(MIB + 1))
-        daemon.drop("exact", bytes(MIB))
-        daemon.wait_event("file.uploaded", path="exact")
-        parked: dict[str, Any] = daemon.wait_event("file.parked", path="over")
-        assert parked["error_code"] == "FileTooLarge"
-        assert f"{MIB + 1} bytes, watch.max_size is {MIB}" in daemon.cli("why", "over").stdout
-        assert daemon.stop() == 0
+    daemon = make(watch={"max_size": "1MiB", "rescan_s": 5}).start_ready()
+    daemon.drop("over", bytes(MIB + 1))
+    daemon.drop("exact", bytes(MIB))
+    daemon.wait_event("file.uploaded", path="exact")
+    parked = daemon.wait_event("file.parked", path="over")
+    assert parked["error_code"] == "FileTooLarge"
+    assert f"{MIB + 1} bytes, watch.max_size is {MIB}" in daemon.cli("why", "over").stdout
+    assert daemon.stop() == 0
     assert set(faulty.contents()) == {"exact"}
-
-
-def memory_kib(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0])
