@@ -288,13 +288,7 @@ def test_questions_to_a_damaged_ledger_are_answered_or_refused(
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_ledger_costs_no_file(damage: Damage, whole: Path, tmp_path: Path, faulty: FaultyS3) -> None:
     """Kept aside at the start or by a daemon that exits with 1, or refused as a newer version: all files are sent."""
-    daemon = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
-        watch={"rescan_s": 1},
-        after={"action": "delete"},
-    )
+    daemon = Daemon(tmp_path, faulty, watch={"rescan_s": 1}, after={"action": "delete"})
     content = bytearray(whole.read_bytes())
     damage(content, random.Random(damage.__name__))
     path = daemon.state_directory / "ledger.sqlite3"

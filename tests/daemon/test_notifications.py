@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -64,19 +64,12 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, faulty: FaultyS3, manager: Manager) -> Iterator[Daemon]:
+def daemon(make: Callable[..., Daemon], manager: Manager) -> Daemon:
     """Under a manager with a watchdog of one second."""
     watched = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
-    made = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment() | watched,
-        destination={"endpoint_url": faulty.endpoint_url},
-        service={"drain_s": 600},
-    )
-    with made:
-        manager.wait("READY=1")
-        yield made
+    daemon = make(environment=watched, service={"drain_s": 600}).start()
+    manager.wait("READY=1")
+    return daemon
 
 
 def test_a_life_in_order(daemon: Daemon, manager: Manager) -> None:

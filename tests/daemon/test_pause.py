@@ -8,7 +8,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,34 +34,6 @@ pytestmark = pytest.mark.integration
 
 MIB = 2**20
 REASON = "bucket <b>moves</b>\nat noon"
-
-
-@pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
-def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
-    made: list[Daemon] = []
-
-    def daemon(environment: dict[str, str] | None = None, **sections: dict[str, Any]) -> Daemon:
-        made.append(
-            Daemon(
-                tmp_path / "home",
-                bucket=faulty.bucket,
-                environment=faulty.environment() | (environment or {}),
-                destination={"endpoint_url": faulty.endpoint_url},
-                **sections,
-            )
-        )
-        return made[-1]
-
-    yield daemon
-    for one in made:
-        if one.alive:
-            one.kill()
 
 
 def status(daemon: Daemon) -> dict[str, Any]:
@@ -118,20 +90,18 @@ def test_large_file_in_flight_ends(make: Callable[..., Daemon], faulty: FaultyS3
     """All its parts are sent, and it is completed; another one does not begin."""
     hold = HoldUntil()
     faulty.script(hold, times=1, match="PUT .*partNumber=1&")
-    upload = {"workers": 2, "multipart_threshold": 5 * MIB, "part_size": 5 * MIB}
-    with make(upload=upload) as daemon:
-        daemon.wait_ready()
-        daemon.drop("large", bytes(23 * MIB))
-        eventually(lambda: faulty.in_flight)
-        assert daemon.cli("pause").returncode == 0
-        daemon.drop("next", bytes(23 * MIB))
-        hold.event.set()
+    daemon = make(upload={"workers": 2, "multipart_threshold": 5 * MIB, "part_size": 5 * MIB}).start_ready()
+    daemon.drop("large", bytes(23 * MIB))
+    eventually(lambda: faulty.in_flight)
+    assert daemon.cli("pause").returncode == 0
+    daemon.drop("next", bytes(23 * MIB))
+    hold.event.set()
 
-        daemon.wait_event("file.uploaded", path="large")
-        eventually(lambda: status(daemon)["files"]["queued"] == 1)
+    daemon.wait_event("file.uploaded", path="large")
+    eventually(lambda: status(daemon)["files"]["queued"] == 1)
 
-        assert set(faulty.objects) == {"large"}
-        assert daemon.stop() == 0
+    assert set(faulty.objects) == {"large"}
+    assert daemon.stop() == 0
 
 
 def test_outage_during_a_pause(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
@@ -223,21 +193,8 @@ def test_buttons(make: Callable[..., Daemon], tmp_path: Path) -> None:
         assert order(daemon, "pause", {"reason": 1})[0] == 400
 
 
-def test_inbox_on_hold() -> None:
-    """No file is taken, neither by a worker that waits nor by one that asks; idle workers close their connections."""
-    inbox = Inbox(10, 2, a_breaker(initial_s=0.01, max_s=0.02))
-    inbox.pause()
-    inbox.offer([Item("a")])
-
-    assert inbox.take_nowait() is None
-    inbox.resume()
-    taken = inbox.take_nowait()
-    assert taken is not None
-    assert taken == Item("a")
-
-
 def test_inbox_on_hold_during_an_outage() -> None:
-    """No probe is taken before `resume`; a worker that waits closes its connections at once."""
+    """No file is taken before `resume`, a probe included; a worker that waits closes its connections at once."""
     breaker = a_breaker(initial_s=0.01, max_s=0.02)
     inbox = Inbox(10, 2, breaker)
     inbox.pause()

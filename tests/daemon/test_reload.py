@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,16 +20,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
-    made = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
-        destination={"endpoint_url": faulty.endpoint_url},
-    )
-    with made:
-        made.wait_ready()
-        yield made
+def daemon(make: Callable[..., Daemon]) -> Daemon:
+    return make().start_ready()
 
 
 def reload(daemon: Daemon, **sections: dict[str, object] | list[dict[str, object]]) -> dict[str, object]:

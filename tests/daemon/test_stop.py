@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,20 +21,13 @@ def hold() -> HoldUntil:
 
 
 @pytest.fixture
-def faulty(hold: HoldUntil) -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        server.script(hold, times=None, match="^PUT ")
-        yield server
-
-
-@pytest.fixture
-def busy(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
+def busy(make: Callable[..., Daemon], faulty: FaultyS3, hold: HoldUntil) -> Daemon:
     """With one upload that S3 does not answer until it is told to."""
-    with Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment()) as daemon:
-        daemon.wait_ready()
-        daemon.drop("file", b"content")
-        eventually(lambda: faulty.in_flight == 1)
-        yield daemon
+    faulty.script(hold, times=None, match="^PUT ")
+    daemon = make().start_ready()
+    daemon.drop("file", b"content")
+    eventually(lambda: faulty.in_flight == 1)
+    return daemon
 
 
 def test_signals_that_come_together_are_one(busy: Daemon, hold: HoldUntil, faulty: FaultyS3) -> None:
@@ -62,26 +55,24 @@ def test_a_second_signal_skips_the_drain(busy: Daemon) -> None:
 
 
 @pytest.mark.parametrize("drain_s", [1, 300])
-def test_a_name_server_that_does_not_answer_holds_nothing_up(tmp_path: Path, faulty: FaultyS3, drain_s: int) -> None:
+def test_a_name_server_that_does_not_answer_holds_nothing_up(
+    make: Callable[..., Daemon], tmp_path: Path, faulty: FaultyS3, drain_s: int
+) -> None:
     """libcurl ends only when the last name is looked up: the drain does not wait for that, nor a second signal."""
     destination = {"endpoint_url": f"http://hangs.test:{faulty.port}", "addressing_style": "path"}
-    daemon = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment() | lying(tmp_path),
+    daemon = make(
+        environment=lying(tmp_path),
         destination=destination,
         upload={"timeout_s": 1},
         service={"drain_s": drain_s},
-    )
-    with daemon:
-        daemon.wait_ready()
-        daemon.drop("file", b"content")
-        daemon.wait_event("file.failed", error_code="OPERATION_TIMEDOUT")
+    ).start_ready()
+    daemon.drop("file", b"content")
+    daemon.wait_event("file.failed", error_code="OPERATION_TIMEDOUT")
 
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_event("daemon.draining")
+    if drain_s > 60:
         daemon.signal(signal.SIGTERM)
-        daemon.wait_event("daemon.draining")
-        if drain_s > 60:
-            daemon.signal(signal.SIGTERM)
 
-        assert daemon.wait_exit() == 0
+    assert daemon.wait_exit() == 0
     assert (daemon.folder / "file").read_bytes() == b"content"
