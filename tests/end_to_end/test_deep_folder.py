@@ -41,12 +41,6 @@ end = time.monotonic() + {seconds}
 while time.monotonic() < end:
     os.mkdir("again"); os.rmdir("again"); time.sleep(0.0008)
 """
-RENAMED = """
-import os, time
-end = time.monotonic() + {seconds}
-while time.monotonic() < end:
-    os.rename("many", "much"); time.sleep(0.02); os.rename("much", "many"); time.sleep(0.02)
-"""
 
 
 @pytest.fixture
@@ -116,20 +110,6 @@ def test_a_directory_made_and_removed_again_and_again(daemon: Daemon, faulty: Fa
             run(REMADE, daemon.folder, seconds=SECONDS)
         assert not daemon.events("library.warning")
         assert daemon.stop() == 0
-
-
-@pytest.mark.timeout(120 + 20 * SCALE)
-def test_renames_of_a_directory_of_many_files(daemon: Daemon, faulty: FaultyS3) -> None:
-    """Each rename gives all its files another path, while they are listed."""
-    many = daemon.folder / "many"
-    many.mkdir()
-    for number in range(min(100_000, 3000 * SCALE)):
-        (many / f"{number}").touch()
-    with daemon:
-        daemon.wait_ready()
-        with beside(daemon, faulty, "renamed"):
-            run(RENAMED, daemon.folder, seconds=SECONDS)
-        assert daemon.stop(60) == 0
 
 
 @pytest.mark.timeout(120 + 20 * SCALE)

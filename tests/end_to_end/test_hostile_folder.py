@@ -28,6 +28,7 @@ from s3spool.s3.keys import MAX_KEY_BYTES, decoded, encoded
 from support.daemon import Daemon, to_toml
 from support.faulty import FaultyS3
 from support.objects import folder_files
+from support.odd_files import make_odd
 from support.s3_messages import md5_hex
 from support.users import unprivileged
 from support.waiting import eventually
@@ -383,12 +384,10 @@ def test_race_replaced_while_it_is_removed(new: str, action: str, tmp_path: Path
                 file.write(b" and more")
             return
         hot.unlink()
-        if new == "directory":
-            hot.mkdir()
-        elif "symlink" in new:
-            hot.symlink_to("nowhere" if new == "dangling symlink" else "/etc/passwd")
-        else:
+        if new.startswith("file"):
             hot.write_bytes(b"not sent")
+        else:
+            make_odd(hot, new, Path("/etc/passwd" if new == "symlink" else "nowhere"))
 
     def replace_again() -> None:
         if new == "file again":

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from contention.faults import AdmitConnections
 from support.daemon import Daemon
 from support.faulty import FaultyS3
 from support.waiting import eventually
@@ -23,20 +22,6 @@ def good_files_one_by_one(daemon: Daemon, count: int, within_s: float) -> None:
         name = f"good {number}"
         daemon.drop(name)
         daemon.wait_event("file.uploaded", path=name, timeout_s=within_s)
-
-
-def test_a_server_that_admits_three_connections(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
-    """It resets all others: three send, good files pass, and the backlog goes out."""
-    faulty.script(AdmitConnections(faulty.port, 3), times=None)
-    daemon = make(retry={"initial_s": 1})
-    for number in range(FILES):
-        daemon.drop(f"file {number}")
-    daemon.start_ready()
-
-    good_files_one_by_one(daemon, 5, SOON_S)
-    daemon.wait_uploaded(FILES + 5, timeout_s=120)
-    assert any(not request.complete for request in faulty.requests)
-    assert not daemon.events("file.parked")
 
 
 @pytest.mark.parametrize("limit", [80, 150])

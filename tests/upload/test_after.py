@@ -15,6 +15,7 @@ from s3spool.ledger.rows import Receipt
 from s3spool.upload.post_upload import MAX_DIRECTORIES, Sent, WarningLimit
 from support.house import House
 from support.lines import Lines
+from support.odd_files import make_odd
 from support.rows import a_receipt
 from support.users import DAEMON, DROPPER, as_user, everybodys, open_place
 from support.waiting import eventually
@@ -154,16 +155,11 @@ def test_what_is_no_longer_the_file_is_left_alone(house: House, tmp_path: Path, 
     elsewhere.mkdir()
     os.link(file, elsewhere / "a")
     file.unlink()
-    match what:
-        case "symlink":
-            file.symlink_to(elsewhere / "a")
-        case "dangling symlink":
-            file.symlink_to("nowhere")
-        case "directory":
-            file.mkdir()
-        case "parent is a symlink":
-            file.parent.rmdir()
-            file.parent.symlink_to(elsewhere)
+    if what == "parent is a symlink":
+        file.parent.rmdir()
+        file.parent.symlink_to(elsewhere)
+    elif what != "gone":
+        make_odd(file, what, elsewhere / "a" if what == "symlink" else Path("nowhere"))
 
     committed(house, receipt)
     done(house)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +26,11 @@ from s3spool.upload import small as upload_module
 from s3spool.upload.small import SMALL_BYTES
 from support.house import House
 from support.lines import Lines
+from support.odd_files import OtherProcess, make_odd
 from support.rows import a_receipt, a_retry
 from support.waiting import eventually
 
 LARGE = SMALL_BYTES + 1
-WRITER = """
-import os, sys
-fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
-print("open", flush=True)
-sys.stdin.readline()
-"""
 
 
 @pytest.fixture(params=["wheel", "alone"])
@@ -292,15 +285,10 @@ def test_what_is_no_regular_file_is_dropped(house: House, tmp_path: Path, lines:
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "a").write_bytes(b"secret")
     path = "sub/a" if kind == "symlinked parent" else "a"
-    match kind:
-        case "symlink":
-            (house.root / "a").symlink_to(tmp_path / "secret" / "a")
-        case "fifo":
-            os.mkfifo(house.root / "a")
-        case "directory":
-            (house.root / "a").mkdir()
-        case _:
-            (house.root / "sub").symlink_to(tmp_path / "secret")
+    if kind == "symlinked parent":
+        (house.root / "sub").symlink_to(tmp_path / "secret")
+    else:
+        make_odd(house.root / "a", kind, tmp_path / "secret" / "a")
 
     house.offer(path)
     eventually(lambda: lines.named("file.skipped"))
@@ -313,55 +301,33 @@ def test_what_is_no_regular_file_is_dropped(house: House, tmp_path: Path, lines:
 # What is not complete
 
 
-@pytest.fixture
-def writer() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
-    """Start a process that has a file open for writing until a line comes on its stdin."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def start(file: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", WRITER, str(file)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        processes.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
-        return process
-
-    yield start
-    for process in processes:
-        if process.poll() is None:
-            process.communicate("go\n", timeout=10)
-
-
-def test_a_file_with_a_writer_waits_for_its_close(
-    house: House, writer: Callable[[Path], subprocess.Popen[str]]
-) -> None:
+def test_a_file_with_a_writer_waits_for_its_close(house: House) -> None:
     """A file that is open for writing anywhere is not taken, however old it looks; its close wakes it."""
-    process = writer(house.drop("a", b"begun"))
+    with OtherProcess(house.drop("a", b"begun")) as writer:
+        house.offer("a")
+        eventually(lambda: house.settle.knows(["a"]))
+        eventually(lambda: house.inbox.counts() == (0, 0))
+        while_open = (list(house.bucket.puts), house.settle._reason_of["a"])
+        writer.close()
+        house.settle.add("a")  # as the watch does on close
 
-    house.offer("a")
-    eventually(lambda: house.settle.knows(["a"]))
-    eventually(lambda: house.inbox.counts() == (0, 0))
-    while_open = (list(house.bucket.puts), house.settle._reason_of["a"])
-    process.communicate("close\n", timeout=10)
-    house.settle.add("a")  # as the watch does on close
-
-    house.wait_sent("a")
+        house.wait_sent("a")
     assert while_open == ([], SettleReason.BUSY)
     assert house.settle._delays_s[SettleReason.BUSY] == BUSY_S
 
 
-def test_a_retry_that_finds_a_writer_starts_anew(house: House, writer: Callable[[Path], subprocess.Popen[str]]) -> None:
+def test_a_retry_that_finds_a_writer_starts_anew(house: House) -> None:
     """Its row in the retry list goes first, or it would be taken for one that waits for its turn."""
-    process = writer(house.drop("a"))
-    house.record(a_retry("a", identity=house.identity("a"), next_attempt=0.0))
+    with OtherProcess(house.drop("a")) as writer:
+        house.record(a_retry("a", identity=house.identity("a"), next_attempt=0.0))
 
-    house.retry.wake()
-    eventually(lambda: house.settle.knows(["a"]))
+        house.retry.wake()
+        eventually(lambda: house.settle.knows(["a"]))
 
-    assert house.known("a") is None
-    process.communicate("close\n", timeout=10)
-    house.settle.add("a")
-    house.wait_sent("a")
+        assert house.known("a") is None
+        writer.close()
+        house.settle.add("a")
+        house.wait_sent("a")
 
 
 def test_a_fresh_file_goes_back_to_settle(build: Callable[..., House]) -> None:
@@ -484,34 +450,15 @@ def test_an_unreadable_file_that_was_just_written_is_busy(
 
 def test_a_file_under_a_write_lease_is_busy(house: House, lines: Lines) -> None:
     """Another program, a Samba server say, may hold it: it is waited for like a writer, and nothing is logged."""
-    house.drop("leased")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", WRITE_LEASE, str(house.root / "leased")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-
+    with OtherProcess(house.drop("leased"), lease=True):
         house.offer("leased")
         eventually(lambda: house.settle.knows(["leased"]))
 
         assert house.settle._reason_of["leased"] is SettleReason.BUSY
         assert not lines.named("file.failed")
-        holder.stdin.close()
 
     house.offer("leased")
     eventually(lambda: "leased" in house.bucket.objects)  # and not until it has settled
-
-
-WRITE_LEASE = """
-import fcntl, os, signal, sys
-signal.signal(signal.SIGIO, signal.SIG_IGN)
-fd = os.open(sys.argv[1], os.O_RDWR)
-fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-print("held", flush=True)
-sys.stdin.read()
-"""
 
 
 def test_an_unreadable_file_waits_with_advice(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
