@@ -39,7 +39,6 @@ WAIT_S = 60.0
 SECRET = b"what lies outside is nobody's business"
 CONTROLS = 60
 SWAPPED = int(os.environ.get("S3SPOOL_TEST_FILES", "300"))
-EMPTY = int(os.environ.get("S3SPOOL_TEST_FILES", "3000"))
 DEATHS = ("thread.died", "worker.replaced", "library.warning", "daemon.unhealthy", "ledger.failed")
 
 Build = Callable[..., Daemon]
@@ -641,22 +640,6 @@ def test_a_terminal_shows_names_and_does_not_obey_them(build: Build, faulty: Fau
 
 
 # --- too many, too often, too large
-
-
-@pytest.mark.timeout(200)
-def test_thousands_of_empty_files(build: Build, faulty: FaultyS3) -> None:
-    """All of them are sent, in the memory of a few."""
-    daemon = build("delete", watch={"rescan_s": 3600})
-    with daemon:
-        daemon.wait_ready()
-        for number in range(EMPTY):
-            (daemon.folder / f"empty {number}").touch()
-        eventually(lambda: not next(daemon.folder.iterdir(), None), timeout_s=100)
-        assert daemon.process_status("VmHWM") < 120 * 1024
-        assert_well(daemon)
-
-    assert len(faulty.contents()) == EMPTY
-    assert set(faulty.contents().values()) == {b""}
 
 
 REWRITE = """

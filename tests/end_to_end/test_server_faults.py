@@ -206,7 +206,7 @@ LOST = {
     "no answer, but stored", "half a status line", "garbage",
 }  # fmt: skip
 QUICK = {
-    "reset inside the body", "accepted and silent", "no answer, but stored", "200, empty, but stored",
+    "reset inside the body", "no answer, but stored", "200, empty, but stored",
     "200 from a captive portal", "wrong checksum", "403, denied", "413", "500", "503, slow down",
 }  # fmt: skip
 

@@ -51,6 +51,12 @@ def house(build: Callable[..., House]) -> House:
     return build().start()
 
 
+def drop_big(house: House, parts: int) -> bytes:
+    content = content_of(parts * PART)
+    house.drop("big", content)
+    return content
+
+
 def arrives_whole(house: House, content: bytes) -> None:
     """`big` is sent, with these bytes, and nothing of it is left behind."""
     house.wait_sent("big")
@@ -105,7 +111,7 @@ def test_nine_tenths_of_the_workers_send_parts_of_one_file(build: Callable[..., 
     together = threading.Barrier(6, timeout=30)
     house.bucket.before_put = lambda _: together.wait()
     house.start()
-    house.drop("big", content_of(12 * PART))
+    drop_big(house, 12)
 
     house.offer("big")
 
@@ -117,7 +123,7 @@ def test_a_small_file_finds_a_worker_at_once(build: Callable[..., House]) -> Non
     house = build(workers=6).start()
     gate = threading.Event()
     house.bucket.before_put = lambda path: path != "big" or gate.wait(30)
-    house.drop("big", content_of(12 * PART))
+    drop_big(house, 12)
     house.offer("big")
     eventually(lambda: len(house.workers.jobs()) == NARROW)
 
@@ -135,7 +141,7 @@ def test_small_files_go_first(build: Callable[..., House]) -> None:
     house = build(workers=2).start()
     gate = threading.Semaphore(0)
     house.bucket.before_put = lambda path: path != "big" or (gate.acquire(timeout=30))
-    house.drop("big", content_of(20 * PART))
+    drop_big(house, 20)
     house.offer("big")
     eventually(lambda: len(house.workers.jobs()) == 1)
     names = house.drop_many(5)
@@ -256,8 +262,7 @@ def test_a_file_that_changes_under_way(house: House, lines: Lines, how: str) -> 
 
 def test_a_part_that_fails_is_sent_again(house: House, lines: Lines) -> None:
     """Not the file: one line, and the others go on."""
-    content = content_of(4 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 4)
     house.bucket.refusals["big"] = [a_refusal()]
 
     house.offer("big")
@@ -270,8 +275,7 @@ def test_a_part_that_fails_is_sent_again(house: House, lines: Lines) -> None:
 def test_a_part_whose_refusal_has_lost_its_cause_is_sent_again_uncounted(house: House, lines: Lines) -> None:
     """No line, no failure of the part; what is refused once more is one."""
     moved = UploadError("put", "big", "PermanentRedirect", "elsewhere", Scope.EVERYBODY, retry_immediately=True)
-    content = content_of(2 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 2)
     house.bucket.refusals["big"] = [moved]
 
     house.offer("big")
@@ -283,8 +287,7 @@ def test_a_part_whose_refusal_has_lost_its_cause_is_sent_again_uncounted(house: 
 
 def test_a_part_that_keeps_failing_makes_the_file_wait(house: House) -> None:
     """The whole file backs off, and comes again for what is missing."""
-    content = content_of(2 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 2)
     house.bucket.refusals["big"] = [a_refusal() for _ in range(2 * PART_ATTEMPTS)]
 
     house.offer("big")
@@ -297,7 +300,7 @@ def test_a_part_that_keeps_failing_makes_the_file_wait(house: House) -> None:
 def test_a_refused_large_file_is_parked_once_others_pass(build: Callable[..., House]) -> None:
     """What its first failure proves travels with the file: another file passes, and the second refusal is its own."""
     house = build(policy=Policy(initial_s=0.2, max_s=0.2, max_attempts=0)).start()
-    house.drop("big", content_of(2 * PART))
+    drop_big(house, 2)
     house.drop("small")
     house.bucket.refusals["big"] = [a_refusal(permanent=True) for _ in range(50)]
 
@@ -321,7 +324,7 @@ def test_the_last_part_wakes_a_worker_for_the_completion(house: House, monkeypat
         wake(count)
 
     monkeypatch.setattr(house.inbox, "wake", watched)
-    house.drop("big", content_of(2 * PART))
+    drop_big(house, 2)
 
     house.offer("big")
     house.wait_sent("big")
@@ -351,8 +354,7 @@ def test_an_act_that_fails_makes_the_file_wait(build: Callable[..., House], act:
 def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(build: Callable[..., House], lines: Lines) -> None:
     """It waits, is not parked, whatever `max_attempts` says, and goes when the ledger can be read again."""
     house = build(policy=Policy(initial_s=0.01, max_s=0.02, max_attempts=1))
-    content = content_of(2 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 2)
     out_of_reach = [LedgerError("unable to open database file"), LedgerError("unable to open database file")]
     resumed = house.large._resumable.resumed
 
@@ -377,8 +379,7 @@ def test_an_upload_that_cannot_be_recorded_is_aborted(
     """A state disk that is full for long leaves no uploads behind that nobody knows of."""
     monkeypatch.setattr(large, "DURABLE_S", 0.05)
     house = build()
-    content = content_of(2 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 2)
     commit = house.ledger._commit
     full = [True]
 
@@ -399,8 +400,7 @@ def test_an_upload_that_cannot_be_recorded_is_aborted(
 
 def test_an_upload_that_s3_forgot_meanwhile_begins_anew(house: House) -> None:
     """NoSuchUpload for a part: another upload, the same file."""
-    content = content_of(4 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 4)
 
     house.bucket.before_next_put(house.bucket.parts.uploads.clear)
 
@@ -413,7 +413,7 @@ def test_an_upload_that_s3_forgot_meanwhile_begins_anew(house: House) -> None:
 @pytest.mark.parametrize("act", ["part", "complete"])
 def test_giving_up_leaves_no_orphan(house: House, lines: Lines, act: str) -> None:
     """Refused three times it is parked with its reason, and the upload is aborted."""
-    house.drop("big", content_of(4 * PART))
+    drop_big(house, 4)
     if act == "part":
         house.bucket.refusals["big"] = [a_refusal(permanent=True)] * 12
     else:
@@ -431,8 +431,7 @@ def test_giving_up_leaves_no_orphan(house: House, lines: Lines, act: str) -> Non
 def test_an_outage_in_the_middle_costs_no_attempt(build: Callable[..., House], lines: Lines) -> None:
     """The parts wait with everything else, a part may be the probe, and nothing is sent twice that arrived."""
     house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
-    content = content_of(10 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 10)
     down = UploadError("put", "a", "Unreachable", "no route", Scope.EVERYBODY)
 
     def fail(_: str) -> None:
@@ -461,8 +460,7 @@ def test_a_part_in_hands_when_its_file_is_given_up(
 ) -> None:
     """Its worker may not send it any more: it is the last that holds one, so it ends the file instead."""
     house = build()
-    content = content_of(4 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 4)
     house.bucket.refusals["big"] = [UploadError("upload", "big", "NoSuchUpload", "no such upload")]
     down = UploadError("put", "other", "Unreachable", "no route", Scope.EVERYBODY)
     take = house.inbox.take
@@ -485,8 +483,7 @@ def test_a_part_in_hands_when_its_file_is_given_up(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_that_dies_over_a_part(house: House) -> None:
     """Replaced; the file comes again."""
-    content = content_of(4 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 4)
     house.bucket.excepthooks.add("big")
 
     house.offer("big")
@@ -502,7 +499,7 @@ def test_the_sweep_leaves_what_went_on_lately(
 ) -> None:
     """A large file on a thin line may take longer than an upload may lie idle: S3 says when its last part came."""
     house = build().start()
-    house.drop("big", content_of(2 * PART))
+    drop_big(house, 2)
     upload = a_multipart("big")._replace(identity=house.identity("big"), upload_id="long", started_at=1e9)
     house.bucket.parts.uploads["long"] = {}
     house.ledger.record_multipart(upload)
