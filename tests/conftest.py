@@ -7,7 +7,7 @@ import gc
 import re
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ import pytest
 from hypothesis import settings
 
 from s3spool.demo.seaweed import Seaweed
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faulty import FaultyS3
-from support.house import House
+from support.house import Build, House
 from support.leaks import child_processes, live_threads
 from support.lines import Lines, recorded
 from support.waiting import eventually
@@ -68,7 +68,7 @@ def faulty() -> Iterator[FaultyS3]:
 
 
 @pytest.fixture
-def make(tmp_path: Path, faulty: FaultyS3, request: pytest.FixtureRequest) -> Iterator[Callable[..., Daemon]]:
+def make(tmp_path: Path, faulty: FaultyS3, request: pytest.FixtureRequest) -> Iterator[Make]:
     """Daemons in front of that server, not yet started; killed at the end, and their logs shown if the test failed."""
     failed_before = request.session.testsfailed
     made: list[Daemon] = []
@@ -93,7 +93,7 @@ def lines() -> Iterator[Lines]:
 
 
 @pytest.fixture
-def build(tmp_path: Path, lines: Lines) -> Iterator[Callable[..., House]]:
+def build(tmp_path: Path, lines: Lines) -> Iterator[Build]:
     """The daemon's components in front of a bucket in memory; nothing runs yet, and all that runs is ended."""
     with ExitStack() as stack:
 

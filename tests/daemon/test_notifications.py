@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from s3spool.control.status import Files, LargeFile, Rate
 from s3spool.daemon.status_line import backlog, paused, running
 from s3spool.daemon.supervisor import EXTEND_S
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
 from support.inside import inside, run_until_ready
@@ -64,7 +64,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 
 @pytest.fixture
-def daemon(make: Callable[..., Daemon], manager: Manager) -> Daemon:
+def daemon(make: Make, manager: Manager) -> Daemon:
     """Under a manager with a watchdog of one second."""
     watched = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
     daemon = make(environment=watched, service={"drain_s": 600}).start()

@@ -8,7 +8,6 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from support.browser import Browser
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
 from support.house import a_breaker
@@ -40,7 +39,7 @@ def status(daemon: Daemon) -> dict[str, Any]:
     return dict(json.loads(daemon.cli("status", "--json").stdout))
 
 
-def test_pause_is_kept_and_shown(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
+def test_pause_is_kept_and_shown(make: Make, faulty: FaultyS3, tmp_path: Path) -> None:
     """In flight ends, nothing new begins, `kill -9` changes nothing, and each place shows the reason."""
     manager = Manager(tmp_path / "notify")
     hold = HoldUntil()
@@ -86,7 +85,7 @@ def test_pause_is_kept_and_shown(make: Callable[..., Daemon], faulty: FaultyS3, 
         assert metrics(daemon)["s3spool_paused_by_hand", ""] == 0
 
 
-def test_large_file_in_flight_ends(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_large_file_in_flight_ends(make: Make, faulty: FaultyS3) -> None:
     """All its parts are sent, and it is completed; another one does not begin."""
     hold = HoldUntil()
     faulty.script(hold, times=1, match="PUT .*partNumber=1&")
@@ -104,7 +103,7 @@ def test_large_file_in_flight_ends(make: Callable[..., Daemon], faulty: FaultyS3
     assert daemon.stop() == 0
 
 
-def test_outage_during_a_pause(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_outage_during_a_pause(make: Make, faulty: FaultyS3) -> None:
     """No probe goes out while a person has paused uploads; both reasons are shown."""
     hold = HoldUntil()
     faulty.script(hold, times=1, match="PUT .*first")
@@ -133,7 +132,7 @@ def test_outage_during_a_pause(make: Callable[..., Daemon], faulty: FaultyS3) ->
         daemon.wait_event("file.uploaded", path="second")
 
 
-def test_without_a_daemon(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_without_a_daemon(make: Make, faulty: FaultyS3) -> None:
     """The commands write to the ledger; the daemon starts paused, or not."""
     daemon = make()
     with daemon:
@@ -157,7 +156,7 @@ def test_without_a_daemon(make: Callable[..., Daemon], faulty: FaultyS3) -> None
         daemon.wait_event("file.uploaded", path="a")
 
 
-def test_second_pause_changes_the_reason_only(make: Callable[..., Daemon]) -> None:
+def test_second_pause_changes_the_reason_only(make: Make) -> None:
     """Since when stays; a reason of any length is refused in one line."""
     with make() as daemon:
         daemon.wait_ready()
@@ -173,7 +172,7 @@ def test_second_pause_changes_the_reason_only(make: Callable[..., Daemon]) -> No
 
 
 @pytest.mark.browser
-def test_buttons(make: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_buttons(make: Make, tmp_path: Path) -> None:
     """Pause with a reason and resume on the page."""
     daemon = make(service={"http_listen": f"127.0.0.1:{free_port()}"})
     with daemon, Browser(tmp_path / "profile", width=360) as page:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from s3spool.discovery.watch import Watch
 from s3spool.folder.filters import FileFilter
 from s3spool.heartbeat import HangDetector, Heartbeat, cpu_time_ns
 from s3spool.queue import inbox
-from support.house import House
+from support.house import Build
 from support.rows import a_retry
 from support.waiting import eventually
 
@@ -60,7 +59,7 @@ def test_a_wait_beats_and_ends_in_time() -> None:
     assert one.wait(event, 5.0)
 
 
-def test_idle_threads_beat(build: Callable[..., House]) -> None:
+def test_idle_threads_beat(build: Build) -> None:
     """Each does while it runs and has nothing to do, and none is a reason to scan."""
     house = build()
     house.start(house.ledger, house.after, house.retry, house.settle_thread, house.scan)
@@ -71,7 +70,7 @@ def test_idle_threads_beat(build: Callable[..., House]) -> None:
     assert house.scan.started == 0
 
 
-def test_a_hanging_gate_does_not_beat(build: Callable[..., House]) -> None:
+def test_a_hanging_gate_does_not_beat(build: Build) -> None:
     """A gate that is free beats when the supervisor looks at it; a worker that hangs in it does not."""
     house = build()
     before = house.workers.heartbeat.last
@@ -84,7 +83,7 @@ def test_a_hanging_gate_does_not_beat(build: Callable[..., House]) -> None:
     assert house.workers.heartbeat.last == free > before
 
 
-def test_workers_beat_in_the_gate(build: Callable[..., House]) -> None:
+def test_workers_beat_in_the_gate(build: Build) -> None:
     """Where the gate is busy at each look, the files that pass it show that no worker hangs."""
     house = build()
     before = house.workers.heartbeat.last
@@ -97,7 +96,7 @@ def test_workers_beat_in_the_gate(build: Callable[..., House]) -> None:
     house.quiet()
 
 
-def test_a_thread_that_waits_for_room_beats(build: Callable[..., House]) -> None:
+def test_a_thread_that_waits_for_room_beats(build: Build) -> None:
     """A full inbox is a paused destination's doing: a restart does not repair it, so it is no hang."""
     house = build(size=1)
     for name in "abc":
@@ -112,7 +111,7 @@ def test_a_thread_that_waits_for_room_beats(build: Callable[..., House]) -> None
     assert beats_on(house.settle.heartbeat)
 
 
-def test_a_thread_that_waits_for_a_failing_ledger_beats(build: Callable[..., House]) -> None:
+def test_a_thread_that_waits_for_a_failing_ledger_beats(build: Build) -> None:
     """The retry list cannot be written for hours where a disk is full: its thread lives all the same."""
     house = build()
     house.start(house.ledger)
@@ -155,7 +154,7 @@ def test_the_watch_beats_over_the_kernel(tmp_path: Path) -> None:
     assert beating == [threading.current_thread()]
 
 
-def test_a_worker_that_neither_sends_nor_waits_is_named(build: Callable[..., House]) -> None:
+def test_a_worker_that_neither_sends_nor_waits_is_named(build: Build) -> None:
     """It has a file and uses no CPU; one that has nothing to do, or goes on, is well."""
     house = build(workers=2)
     stuck = threading.Event()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from s3spool.config.schema import LIVE
-from support.daemon import Daemon, to_toml
+from support.daemon import Daemon, Make, to_toml
 from support.faults import Status
 from support.faulty import FaultyS3
 from support.waiting import eventually
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def daemon(make: Callable[..., Daemon]) -> Daemon:
+def daemon(make: Make) -> Daemon:
     return make().start_ready()
 
 

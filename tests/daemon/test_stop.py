@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import HoldUntil
 from support.faulty import FaultyS3
 from support.preload import lying
@@ -21,7 +20,7 @@ def hold() -> HoldUntil:
 
 
 @pytest.fixture
-def busy(make: Callable[..., Daemon], faulty: FaultyS3, hold: HoldUntil) -> Daemon:
+def busy(make: Make, faulty: FaultyS3, hold: HoldUntil) -> Daemon:
     """With one upload that S3 does not answer until it is told to."""
     faulty.script(hold, times=None, match="^PUT ")
     daemon = make().start_ready()
@@ -56,7 +55,7 @@ def test_a_second_signal_skips_the_drain(busy: Daemon) -> None:
 
 @pytest.mark.parametrize("drain_s", [1, 300])
 def test_a_name_server_that_does_not_answer_holds_nothing_up(
-    make: Callable[..., Daemon], tmp_path: Path, faulty: FaultyS3, drain_s: int
+    make: Make, tmp_path: Path, faulty: FaultyS3, drain_s: int
 ) -> None:
     """libcurl ends only when the last name is looked up: the drain does not wait for that, nor a second signal."""
     destination = {"endpoint_url": f"http://hangs.test:{faulty.port}", "addressing_style": "path"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,7 +20,7 @@ from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.queue.item import Item, Lane
-from support.house import House
+from support.house import Build, House
 from support.lines import Lines
 from support.rows import a_receipt, a_retry
 from support.trees import deep_tree
@@ -28,7 +28,7 @@ from support.waiting import eventually
 
 
 @pytest.fixture
-def build(build: Callable[..., House]) -> Callable[..., House]:
+def build(build: Build) -> Build:
     """With a ledger that runs."""
 
     def house(**settings: Any) -> House:
@@ -39,7 +39,7 @@ def build(build: Callable[..., House]) -> Callable[..., House]:
 
 
 @pytest.fixture
-def house(build: Callable[..., House]) -> House:
+def house(build: Build) -> House:
     return build()
 
 
@@ -112,7 +112,7 @@ def test_a_file_half_removed_whose_name_is_taken(house: House) -> None:
     assert left == {"sent": b"new", "unsent": b"new", "unsent.1": b"old", "kept": b"new", "kept.1": b"old"}
 
 
-def test_not_recursive(build: Callable[..., House]) -> None:
+def test_not_recursive(build: Build) -> None:
     """Without `recursive` only the folder itself is looked at."""
     house = build(recursive=False)
     house.drop("a")
@@ -144,7 +144,7 @@ def test_a_tree_deeper_than_the_stack(house: House) -> None:
         assert house.scan.alive()
 
 
-def test_a_full_inbox_holds_the_walk_back(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_inbox_holds_the_walk_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many files wait: never more in memory than a batch and an inbox, and none is left out."""
     monkeypatch.setattr(scan_module, "BATCH", 10)
     house = build(size=5)
@@ -221,7 +221,7 @@ def test_a_touched_file_is_offered_with_its_receipt(house: House) -> None:
     assert house.inbox.take_nowait() == Item("a", Lane.FOUND, receipt=receipt)
 
 
-def test_finishes_what_a_dead_process_left(build: Callable[..., House]) -> None:
+def test_finishes_what_a_dead_process_left(build: Build) -> None:
     """Receipts with after = delete whose files are still here: removed, not sent."""
     house = build(action="delete")
     for name in ("a", "sub/b"):
@@ -236,7 +236,7 @@ def test_finishes_what_a_dead_process_left(build: Callable[..., House]) -> None:
     assert house.stats.uploaded == 0
 
 
-def test_fresh_files_settle_first(build: Callable[..., House]) -> None:
+def test_fresh_files_settle_first(build: Build) -> None:
     """A file written a moment ago may still be written to: it waits, and how it looked is remembered."""
     house = build(settle_s=60.0)
     house.drop("old")
@@ -248,7 +248,7 @@ def test_fresh_files_settle_first(build: Callable[..., House]) -> None:
     assert house.settle._queues[next(iter(house.settle._queues))]["fresh"][1] == house.identity("fresh")
 
 
-def test_fresh_files_without_room_to_settle_go_to_the_workers(build: Callable[..., House]) -> None:
+def test_fresh_files_without_room_to_settle_go_to_the_workers(build: Build) -> None:
     """A full settle does not lose what the scan found."""
     house = build(settle_s=60.0, size=1)
     house.settle.add("other")
@@ -392,7 +392,7 @@ def test_a_ledger_that_is_broken_is_tried_again(house: House, lines: Lines, monk
     eventually(lambda: taken(house) == {"a"})
 
 
-def test_polling_is_as_frequent_as_the_walk_is_short(build: Callable[..., House]) -> None:
+def test_polling_is_as_frequent_as_the_walk_is_short(build: Build) -> None:
     """Without inotify the scan is the only source: often, but never more than a tenth of the time."""
     house = build(rescan_s=300.0, settle_s=2.0)
 
@@ -410,7 +410,7 @@ def test_polling_is_as_frequent_as_the_walk_is_short(build: Callable[..., House]
     assert (idle, busy, endless, watched, house.scan._interval_s()) == (2.0, 70.0, 300.0, 300.0, 70.0)
 
 
-def test_scans_rest_for_ten_times_their_duration(build: Callable[..., House], lines: Lines) -> None:
+def test_scans_rest_for_ten_times_their_duration(build: Build, lines: Lines) -> None:
     """More files being written than there is room for ask for scans all the time; a person's wish goes at once."""
     house = build(rescan_s=300.0)
     house.start(house.scan)
@@ -432,7 +432,7 @@ def test_scans_rest_for_ten_times_their_duration(build: Callable[..., House], li
 
 
 @pytest.mark.parametrize("watched", [True, False])
-def test_scans_by_itself_from_time_to_time(build: Callable[..., House], lines: Lines, watched: bool) -> None:
+def test_scans_by_itself_from_time_to_time(build: Build, lines: Lines, watched: bool) -> None:
     """Nobody has to ask: with a watch to check on it, without one to replace it."""
     house = build(rescan_s=0.01)
     house.drop("a")
@@ -447,7 +447,7 @@ def test_scans_by_itself_from_time_to_time(build: Callable[..., House], lines: L
 
 
 @pytest.mark.parametrize("waits_for", ["room", "the next time"])
-def test_close_does_not_wait(build: Callable[..., House], waits_for: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_does_not_wait(build: Build, waits_for: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a full inbox nor a long interval holds the shutdown up."""
     monkeypatch.setattr(scan_module, "BATCH", 1)
     house = build(size=1)
@@ -464,7 +464,7 @@ def test_close_does_not_wait(build: Callable[..., House], waits_for: str, monkey
     assert not house.scan.alive()
 
 
-def test_a_scan_of_one_huge_directory_beats(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_of_one_huge_directory_beats(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each batch refreshes the heartbeat: the watchdog must not take a long scan for a hanging one."""
     monkeypatch.setattr(scan_module, "BATCH", 2)
     house = build()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, State
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import SettleReason
-from support.house import House
+from support.house import Build, House
 from support.lines import Lines
 from support.rows import SOME, a_receipt, a_retry
 from support.waiting import eventually
@@ -79,7 +78,7 @@ def test_the_unknown_is_sent(known: Known | None) -> None:
 
 
 @pytest.fixture
-def house(build: Callable[..., House]) -> House:
+def house(build: Build) -> House:
     house = build(action="delete")
     return house.start(house.ledger)
 
@@ -225,7 +224,7 @@ def test_the_settle_thread_outlives_a_broken_ledger(
     assert len(lines.named("ledger.failed")) == 1
 
 
-def test_closing_ends_the_settle_thread_whatever_it_has(build: Callable[..., House]) -> None:
+def test_closing_ends_the_settle_thread_whatever_it_has(build: Build) -> None:
     """Neither an idle thread nor one that waits for room in the inbox holds the shutdown up."""
     house = build(size=1)
     house.start(house.ledger, house.settle_thread)

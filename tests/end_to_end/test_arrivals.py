@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from s3spool.demo.seaweed import Seaweed
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import HoldUntil
 from support.faulty import FaultyS3
 from support.objects import content_of, folder_files, objects
@@ -168,7 +168,7 @@ def arrive_all(daemon: Daemon, arrivals: list[Arrival], home: Path) -> Counter[s
 
 
 @pytest.mark.parametrize("when", ["running", "before", "stopped", "killed"])
-def test_each_arrival_is_sent_once(when: str, make: Callable[..., Daemon], tmp_path: Path, faulty: FaultyS3) -> None:
+def test_each_arrival_is_sent_once(when: str, make: Make, tmp_path: Path, faulty: FaultyS3) -> None:
     """However it came, and whenever: the object is the file, after one request and one line in the log."""
     daemon = make(**RARE_SCANS)
 
@@ -214,7 +214,7 @@ def test_all_arrivals_reach_a_real_s3_server(tmp_path: Path, seaweed: Seaweed, s
     ],
 )
 def test_what_is_rewritten_in_flight_is_sent_again(
-    size: int, how: str, action: str, make: Callable[..., Daemon], faulty: FaultyS3
+    size: int, how: str, action: str, make: Make, faulty: FaultyS3
 ) -> None:
     """The last content wins, and the answer for the one before it removes nothing."""
     held = HoldUntil()

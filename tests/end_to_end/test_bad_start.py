@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from s3spool.ledger import database
-from support.daemon import Daemon, to_toml
+from support.daemon import Daemon, Make, to_toml
 from support.disks import fill, mounted
 from support.faulty import FaultyS3
 from support.users import unprivileged
@@ -224,7 +224,7 @@ def test_a_full_state_disk_is_no_reason_to_stay_away(known: bool, daemon: Daemon
         daemon.kill()
 
 
-def test_the_default_folder_is_made(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
+def test_the_default_folder_is_made(make: Make, faulty: FaultyS3, tmp_path: Path) -> None:
     """`s3spool run` in an empty directory works, with ./tmp; any other folder has to be there."""
     daemon = make()
     del daemon.config["watch"]["directory"]
@@ -300,7 +300,7 @@ def test_what_its_user_may_not_use_is_named(prepare: Prepare, line: str, daemon:
 # --- two of them
 
 
-def test_a_second_instance_is_refused_and_the_first_goes_on(make: Callable[..., Daemon]) -> None:
+def test_a_second_instance_is_refused_and_the_first_goes_on(make: Make) -> None:
     """Two writers of one ledger would send every file twice; this one may be started again later: exit code 1."""
     daemon = make().start_ready()
 

@@ -14,7 +14,7 @@ import pytest
 
 from s3spool.ledger.reader import Known
 from s3spool.ledger.rows import Retry, State
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import Delay, Fault, HoldUntil, Status
 from support.faulty import FaultyS3
 from support.killing import program
@@ -32,7 +32,7 @@ WHEN = ("before", "after")
 
 
 @pytest.fixture
-def make(make: Callable[..., Daemon]) -> Callable[..., Daemon]:
+def make(make: Make) -> Make:
     return functools.partial(make, environment={"PYTHONPATH": str(TESTS)})
 
 
@@ -63,7 +63,7 @@ ASKING = {"Retry-After": str(ASKED_S)}
 
 @pytest.mark.parametrize(("status", "error_code"), [(500, "InternalError"), (403, "AccessDenied")])
 def test_failed_files_keep_their_count_and_their_schedule(
-    status: int, error_code: str, make: Callable[..., Daemon], faulty: FaultyS3
+    status: int, error_code: str, make: Make, faulty: FaultyS3
 ) -> None:
     """After kill -9 a failed file goes on where it was: not at once, not from one, and until S3 works."""
     faulty.script(Status(code=status, error_code=error_code, headers=ASKING), times=None, match="^PUT bad")
@@ -105,7 +105,7 @@ def let_another_pass(daemon: Daemon, error_code: str) -> None:
         daemon.drop(f"witness {daemon.receipts()}")
 
 
-def test_slow_down_costs_a_file_no_attempt(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_slow_down_costs_a_file_no_attempt(make: Make, faulty: FaultyS3) -> None:
     """It says nothing about the file: it stays in the inbox, before and after kill -9, and goes first when it may."""
     faulty.script(Status(code=503, error_code="SlowDown"), times=None, match="^PUT bad")
     daemon = make(retry={"initial_s": 0.1, "max_s": 0.2}).start()
@@ -123,7 +123,7 @@ def test_slow_down_costs_a_file_no_attempt(make: Callable[..., Daemon], faulty: 
     assert faulty.contents()["bad"] == CONTENT
 
 
-def test_killed_while_it_tries_again_it_tries_again(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_killed_while_it_tries_again_it_tries_again(make: Make, faulty: FaultyS3) -> None:
     """A retry that a worker had in its hands is in the list for the next start."""
     held = HoldUntil()
     faulty.script(Status(code=500, error_code="InternalError"), match="^PUT bad")
@@ -158,7 +158,7 @@ LONG = "/".join("d" * 200 for _ in range(6))
     ids=["refused", "too large", "taken", "name too long"],
 )
 def test_parked_files_stay_parked_until_they_change(
-    path: str, fault: Fault | None, error_code: str, make: Callable[..., Daemon], faulty: FaultyS3
+    path: str, fault: Fault | None, error_code: str, make: Make, faulty: FaultyS3
 ) -> None:
     """A file that can never pass is put aside with its reason; kill -9 and a restart send nothing for it.
 
@@ -205,27 +205,6 @@ def test_parked_files_stay_parked_until_they_change(
         finish(daemon)
         assert faulty.contents()[path] == b"changed"
         assert known(daemon, path).retry is None
-
-
-def test_a_parked_file_is_released_by_a_person(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
-    """`s3spool retry` after the cause is mended, though the file has not changed and the daemon was killed."""
-    faulty.script(Status(code=400, error_code="InvalidURI"), times=None, match="^PUT refused")
-    daemon = make().start()
-    daemon.drop("refused", CONTENT)
-    daemon.wait_event("file.parked", path="refused")
-    eventually(lambda: known(daemon, "refused").retry, message="parked in the ledger")
-    daemon.kill()
-    faulty.behave()
-    daemon.start_scanned()
-    assert faulty.count("^PUT refused") == 3
-
-    answer = daemon.cli("retry", "refused")
-
-    assert (answer.returncode, answer.stderr) == (0, "")
-    daemon.wait_event("file.uploaded", path="refused")
-    finish(daemon)
-    assert faulty.contents()["refused"] == CONTENT
-    assert known(daemon, "refused").retry is None
 
 
 # --- the order in which a file is sent, recorded and removed
@@ -288,7 +267,7 @@ def kills() -> Iterator[ParameterSet]:
 
 @pytest.mark.parametrize(("action", "kill"), list(kills()))
 def test_killed_at_any_step_it_ends_right(
-    action: str, kill: Kill, make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path
+    action: str, kill: Kill, make: Make, faulty: FaultyS3, tmp_path: Path
 ) -> None:
     """Confirmed, then recorded, then removed: each only after the one before, and a restart completes what is left."""
     archive = tmp_path / "archive"
@@ -326,7 +305,7 @@ def test_killed_at_any_step_it_ends_right(
 STARTING = [f"{when}:{name}" for name in ("lock", "migrate", "ledger", "watch", "control", "scan") for when in WHEN]
 
 
-def test_killed_again_and_again_while_it_starts(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_killed_again_and_again_while_it_starts(make: Make, faulty: FaultyS3) -> None:
     """Half a start, however far it came, leaves nothing that keeps the next from working."""
     daemon = make(after={"action": "delete"})
     daemon.drop("waiting", CONTENT)
@@ -356,7 +335,7 @@ BEFORE_ITS_FIRST_WORD, AFTER_ITS_FIRST_WORD = 2, 5  # the kills that come while 
 
 @pytest.mark.timeout(300)
 def test_killed_at_random_moments_nothing_is_lost(
-    make: Callable[..., Daemon], faulty: FaultyS3, record_property: Callable[[str, object], None]
+    make: Make, faulty: FaultyS3, record_property: Callable[[str, object], None]
 ) -> None:
     """240 files, 8 kills, delete mode: each file is in the bucket or in the folder, and is sent again only if
     the kill came before its receipt."""

@@ -25,7 +25,7 @@ from s3spool.folder import rename as rename_module
 from s3spool.folder.folder import Folder
 from s3spool.ledger.rows import Identity
 from s3spool.s3.keys import MAX_KEY_BYTES, decoded, encoded
-from support.daemon import Daemon, to_toml
+from support.daemon import Daemon, Make, to_toml
 from support.faulty import FaultyS3
 from support.objects import folder_files
 from support.odd_files import make_odd
@@ -41,11 +41,9 @@ CONTROLS = 60
 SWAPPED = int(os.environ.get("S3SPOOL_TEST_FILES", "300"))
 DEATHS = ("thread.died", "worker.replaced", "library.warning", "daemon.unhealthy", "ledger.failed")
 
-Build = Callable[..., Daemon]
-
 
 @pytest.fixture
-def build(tmp_path: Path, make: Callable[..., Daemon]) -> Build:
+def build(tmp_path: Path, make: Make) -> Make:
     def build(action: str = "keep", **sections: Any) -> Daemon:
         watch = {"rescan_s": 1} | sections.pop("watch", {})
         after = {"action": action, "archive_directory": str(tmp_path / "archive")}
@@ -197,7 +195,7 @@ exchange("d", ".link"); exchange("d", ".link"); pause()
     ],
 )
 def test_race_symlinks_swapped_in_lead_nowhere(
-    body: str, action: str, build: Build, faulty: FaultyS3, outside: Path
+    body: str, action: str, build: Make, faulty: FaultyS3, outside: Path
 ) -> None:
     """Whatever a name leads to from one moment to the next: nothing outside is opened, listed, sent or removed."""
     daemon = build(action)
@@ -231,7 +229,7 @@ exchange("d", ".link"); exchange("d", ".link"); pause()
 
 @pytest.mark.parametrize("action", ["delete", "archive"])
 def test_race_a_symlink_in_the_place_of_a_directory_of_many(
-    action: str, build: Build, faulty: FaultyS3, outside: Path, tmp_path: Path
+    action: str, build: Make, faulty: FaultyS3, outside: Path, tmp_path: Path
 ) -> None:
     """Exchanged all the time while its files are found, read, sent and removed: often enough through the link."""
     before = {f"{number}": SECRET for number in range(SWAPPED)}
@@ -255,7 +253,7 @@ def test_race_a_symlink_in_the_place_of_a_directory_of_many(
         assert folder_files(tmp_path / "archive") == inside
 
 
-def test_hard_links_to_what_one_may_not_read(build: Build, faulty: FaultyS3, outside: Path) -> None:
+def test_hard_links_to_what_one_may_not_read(build: Make, faulty: FaultyS3, outside: Path) -> None:
     """They are parked with the reason, and the others pass."""
     daemon = build("delete")
     (outside / "f0").chmod(0o600)
@@ -279,7 +277,7 @@ def test_hard_links_to_what_one_may_not_read(build: Build, faulty: FaultyS3, out
 
 
 @pytest.mark.parametrize("action", ["delete", "archive"])
-def test_many_names_of_one_file(action: str, build: Build, faulty: FaultyS3, outside: Path, tmp_path: Path) -> None:
+def test_many_names_of_one_file(action: str, build: Make, faulty: FaultyS3, outside: Path, tmp_path: Path) -> None:
     """The removal of one changes the ctime of all: that is our own doing, and no reason to look at the others again."""
     names = {f"{number}" for number in range(300)}
     for name in names:
@@ -459,9 +457,7 @@ def test_no_symlink_in_the_archive_is_followed(kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("newer", [False, True])
-def test_what_a_dead_process_was_about_to_remove_gets_its_name_back(
-    newer: bool, build: Build, faulty: FaultyS3
-) -> None:
+def test_what_a_dead_process_was_about_to_remove_gets_its_name_back(newer: bool, build: Make, faulty: FaultyS3) -> None:
     """Killed between the two steps of a removal: the file is not hidden for ever, nor takes a newer one's place.
 
     No receipt says that S3 has it, so it goes there, under a free name where its own is taken.
@@ -552,7 +548,7 @@ def put(folder: Path, path: bytes, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(("when", "action"), [("before", "archive"), ("meanwhile", "keep"), ("meanwhile", "delete")])
-def test_names_that_mean_harm(action: str, when: str, build: Build, faulty: FaultyS3, tmp_path: Path) -> None:
+def test_names_that_mean_harm(action: str, when: str, build: Make, faulty: FaultyS3, tmp_path: Path) -> None:
     """Each gets a key of its own that tells its name, whether the scan finds it or the watch."""
     daemon = build(action, log={"level": "debug"}, watch={"rescan_s": 3600, "exclude": [".hidden", "*.part"]})
     files = {os.fsdecode(name): b"content of %d" % number for number, name in enumerate(ODD)}
@@ -585,7 +581,7 @@ def test_names_that_mean_harm(action: str, when: str, build: Build, faulty: Faul
         assert folder_files(tmp_path / "archive").items() >= files.items()
 
 
-def test_a_name_of_full_length_is_archived_twice(build: Build, faulty: FaultyS3, tmp_path: Path) -> None:
+def test_a_name_of_full_length_is_archived_twice(build: Make, faulty: FaultyS3, tmp_path: Path) -> None:
     """Where ".1" would not fit any more the archived name is cut, between two characters."""
     daemon = build("archive")
     name = "\u00fc" * 127 + "x"
@@ -605,7 +601,7 @@ def test_a_name_of_full_length_is_archived_twice(build: Build, faulty: FaultyS3,
     }
 
 
-def test_a_terminal_shows_names_and_does_not_obey_them(build: Build, faulty: FaultyS3) -> None:
+def test_a_terminal_shows_names_and_does_not_obey_them(build: Make, faulty: FaultyS3) -> None:
     """On a real terminal: our own colours at most, nothing of what a name wants it to do."""
     daemon = build(log={"format": "auto", "level": "debug"})
     harm = [b"\x1b[2J\x1b]0;owned\x07", b"c1 \xc2\x9b2J", b"\x7f\x08", b"bell\x07", "\u202eexe".encode(), b"a\nb\rc"]
@@ -651,7 +647,7 @@ for name, size in (("small", 60_000), ("large", 600_000)):
 """
 
 
-def test_a_file_that_is_rewritten_for_ever(build: Build, faulty: FaultyS3) -> None:
+def test_a_file_that_is_rewritten_for_ever(build: Make, faulty: FaultyS3) -> None:
     """It is never seen torn, holds nobody up, and is sent as it is when its writer lets go."""
     daemon = build()
     seen: set[bytes] = set()
@@ -695,7 +691,7 @@ pause(); os.rename("one", "two"); pause(); os.rename("two", "one")
 
 
 @pytest.mark.parametrize(("body", "action"), list(zip(LOOPS.values(), ["keep", "delete"], strict=True)), ids=LOOPS)
-def test_directories_in_a_loop(body: str, action: str, build: Build, faulty: FaultyS3) -> None:
+def test_directories_in_a_loop(body: str, action: str, build: Make, faulty: FaultyS3) -> None:
     """Nothing piles up, nobody waits, and what is left in the end is sent from where it is."""
     daemon = build(action)
     with daemon:
@@ -723,7 +719,7 @@ put("hot", b"%d" % n)
 
 
 @pytest.mark.parametrize("action", ["keep", "delete"])
-def test_a_file_that_is_replaced_all_the_time(action: str, build: Build, faulty: FaultyS3) -> None:
+def test_a_file_that_is_replaced_all_the_time(action: str, build: Make, faulty: FaultyS3) -> None:
     """The last content wins, and is in the bucket before it goes."""
     daemon = build(action)
     with daemon:
@@ -741,7 +737,7 @@ def test_a_file_that_is_replaced_all_the_time(action: str, build: Build, faulty:
 # --- the control socket
 
 
-def test_a_control_socket_under_attack(build: Build, faulty: FaultyS3) -> None:
+def test_a_control_socket_under_attack(build: Make, faulty: FaultyS3) -> None:
     """Garbage, half lines, clients that drip, never read or come by the thousand: the daemon stays as it is."""
     daemon = build(upload={"workers": 4})
     with daemon, ExitStack() as stack:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import Status
 from support.faulty import FaultyS3
 from support.objects import content_of
@@ -26,7 +25,7 @@ LARGE = 6 * 2**20
 
 
 @pytest.fixture
-def make(make: Callable[..., Daemon]) -> Callable[..., Daemon]:
+def make(make: Make) -> Make:
     """Nothing but a wake-up brings a file on: the next scan comes in an hour, the next try in a minute."""
 
     def daemon(watch: dict[str, Any] | None = None, upload: dict[str, Any] | None = None) -> Daemon:
@@ -62,12 +61,12 @@ def assert_idle(daemon: Daemon) -> None:
     raise AssertionError(f"a thread burns {shares} of a CPU\n{daemon.log_tail()}")
 
 
-def test_after_the_first_scan(make: Callable[..., Daemon]) -> None:
+def test_after_the_first_scan(make: Make) -> None:
     """Nothing was there, and nothing comes."""
     assert_idle(make())
 
 
-def test_while_a_file_settles(make: Callable[..., Daemon]) -> None:
+def test_while_a_file_settles(make: Make) -> None:
     """Its time is far away."""
     daemon = make(watch={"settle_s": 600})
     daemon.drop("young")
@@ -76,7 +75,7 @@ def test_while_a_file_settles(make: Callable[..., Daemon]) -> None:
     assert_idle(daemon)
 
 
-def test_while_a_file_is_open_for_writing(make: Callable[..., Daemon]) -> None:
+def test_while_a_file_is_open_for_writing(make: Make) -> None:
     """It is looked at now and then, not all the time."""
     daemon = make()
     with (daemon.folder / "open").open("wb") as file:
@@ -87,7 +86,7 @@ def test_while_a_file_is_open_for_writing(make: Callable[..., Daemon]) -> None:
         assert_idle(daemon)
 
 
-def test_while_a_file_waits_for_its_next_try(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_while_a_file_waits_for_its_next_try(make: Make, faulty: FaultyS3) -> None:
     """The retry thread sleeps until it is due."""
     daemon = make()
     faulty.script(Status(code=500), times=None)
@@ -97,7 +96,7 @@ def test_while_a_file_waits_for_its_next_try(make: Callable[..., Daemon], faulty
     assert_idle(daemon)
 
 
-def test_while_a_new_directory_finds_no_room(make: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_while_a_new_directory_finds_no_room(make: Make, tmp_path: Path) -> None:
     """Its listing waits for files to settle, and they do not."""
     daemon = make(watch={"settle_s": 600}, upload={"queue_size": 10})
     tree = tmp_path / "tree"
@@ -113,7 +112,7 @@ def test_while_a_new_directory_finds_no_room(make: Callable[..., Daemon], tmp_pa
 
 
 @pytest.mark.parametrize("queue_size", [10, 10_000], ids=["full queue", "room"])
-def test_while_the_destination_is_paused(make: Callable[..., Daemon], faulty: FaultyS3, queue_size: int) -> None:
+def test_while_the_destination_is_paused(make: Make, faulty: FaultyS3, queue_size: int) -> None:
     """Probes go by the clock, with all workers and many files waiting."""
     daemon = make(upload={"queue_size": queue_size})
     faulty.script(Status(code=403, error_code="AccessDenied"), times=None)
@@ -124,7 +123,7 @@ def test_while_the_destination_is_paused(make: Callable[..., Daemon], faulty: Fa
     assert_idle(daemon)
 
 
-def test_after_uploads(make: Callable[..., Daemon]) -> None:
+def test_after_uploads(make: Make) -> None:
     """Small and large files are sent, their connections are idle, then closed."""
     daemon = make()
     for number in range(100):
@@ -137,7 +136,7 @@ def test_after_uploads(make: Callable[..., Daemon]) -> None:
 
 @pytest.mark.parametrize("size", [100, 300 * 1024, LARGE], ids=["small", "medium", "large"])
 @pytest.mark.parametrize("how", ["renamed", "written"])
-def test_a_file_for_an_idle_daemon_goes_at_once(make: Callable[..., Daemon], size: int, how: str) -> None:
+def test_a_file_for_an_idle_daemon_goes_at_once(make: Make, size: int, how: str) -> None:
     """No step waits for a heartbeat, a scan or another file."""
     daemon = make()
     taken_s = []

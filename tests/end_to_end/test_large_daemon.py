@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import pytest
 
 from s3spool.control.protocol import ask
 from s3spool.demo.seaweed import Seaweed
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import HoldUntil, LoseAnswer, Status, WrongChecksum, WrongEtag
 from support.faulty import FaultyS3
 from support.objects import content_of, objects
@@ -29,7 +28,7 @@ UPLOAD = {"multipart_threshold": PART, "part_size": PART, "workers": 4}
 
 
 @pytest.fixture
-def daemon(make: Callable[..., Daemon]) -> Daemon:
+def daemon(make: Make) -> Daemon:
     """Not yet started."""
     return make(upload=UPLOAD)
 

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from s3spool.demo.seaweed import Seaweed
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.objects import content_of, objects
 from support.proxy import Proxy
 from support.waiting import eventually
@@ -40,7 +40,7 @@ def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def build(tmp_path: Path, seaweed: Seaweed, bucket: str, proxy: Proxy) -> Iterator[Callable[..., Daemon]]:
+def build(tmp_path: Path, seaweed: Seaweed, bucket: str, proxy: Proxy) -> Iterator[Make]:
     """Makes a daemon behind the proxy, not yet started."""
     with ExitStack() as stack:
 
@@ -72,7 +72,7 @@ def written(path: Path, mib: int) -> str:
 
 @pytest.mark.timeout(300)
 def test_killed_five_times_only_what_was_in_flight_is_sent_twice(
-    build: Callable[..., Daemon], s3: S3Client, bucket: str, proxy: Proxy, tmp_path: Path
+    build: Make, s3: S3Client, bucket: str, proxy: Proxy, tmp_path: Path
 ) -> None:
     """`kill -9` at five moments nobody chose: all bytes of all runs are the file, and the parts cut off."""
     workers = 8
@@ -113,7 +113,7 @@ CUTS = [
 ]
 
 
-def test_connections_that_are_cut(build: Callable[..., Daemon], s3: S3Client, bucket: str, proxy: Proxy) -> None:
+def test_connections_that_are_cut(build: Make, s3: S3Client, bucket: str, proxy: Proxy) -> None:
     """Before the server heard of it or after it had done it: the right bytes, and no part twice for a lost Complete."""
     daemon = build()
     files = {f"big-{number}-": content_of(2 * PART + 1, seed=number) for number in range(len(CUTS))}
@@ -135,9 +135,7 @@ def test_connections_that_are_cut(build: Callable[..., Daemon], s3: S3Client, bu
         assert left[key] == (times if (what, when) == ("POST .*uploads", "after") else 0)
 
 
-def test_another_bandwidth_after_a_reload(
-    build: Callable[..., Daemon], s3: S3Client, bucket: str, proxy: Proxy
-) -> None:
+def test_another_bandwidth_after_a_reload(build: Make, s3: S3Client, bucket: str, proxy: Proxy) -> None:
     """Small file and parts crawl at the old rate; SIGHUP lets them go, without a restart."""
     daemon = build(max_bandwidth="1KiB/s")
     big, small = content_of(3 * PART), content_of(MIB, seed=1)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.disks import mount, mounted, remount, unmount
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
@@ -33,7 +33,7 @@ OFTEN = {"rescan_s": 1}
 
 
 @pytest.fixture
-def make(make: Callable[..., Daemon], tmp_path: Path) -> Callable[..., Daemon]:
+def make(make: Make, tmp_path: Path) -> Make:
     """With as few workers as will do."""
     return functools.partial(make, tmp_path / "home", upload={"workers": 8})
 
@@ -46,7 +46,7 @@ def uploaded(daemon: Daemon, *names: str) -> None:
 # --- descriptors and inotify
 
 
-def test_no_descriptor_left(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_no_descriptor_left(make: Make, faulty: FaultyS3) -> None:
     """Everything waits, with one line and not one a file; no file is blamed; then everything goes."""
     daemon = make(watch=RARELY, retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 2}).start_scanned()
     daemon.drop("before")
@@ -74,7 +74,7 @@ def test_no_descriptor_left(make: Callable[..., Daemon], faulty: FaultyS3) -> No
 
 
 @pytest.mark.parametrize(("limit", "value"), [("watches", 3), ("instances", 0)])
-def test_inotifys_limits(limit: str, value: int, make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_inotifys_limits(limit: str, value: int, make: Make, faulty: FaultyS3) -> None:
     """One line names the sysctl; scanning takes over, and files go, also in directories that are not watched."""
     confined = ("unshare", "--user", "--map-root-user", "sh", "-c")
     set_limit = f"echo {value} > /proc/sys/user/max_inotify_{limit}"
@@ -99,7 +99,7 @@ def test_inotifys_limits(limit: str, value: int, make: Callable[..., Daemon], fa
     assert daemon.stop() == 0
 
 
-def test_more_events_than_the_kernel_keeps(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_more_events_than_the_kernel_keeps(make: Make, faulty: FaultyS3) -> None:
     """The stopped process hears of none of the files; a scan makes good for it, and no file is left."""
     kept = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     daemon = make(watch=RARELY).start_scanned()
@@ -141,9 +141,7 @@ def replaced(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("go", [deleted, renamed_away, replaced], ids=lambda act: act.__name__)
-def test_the_folder_goes_and_comes_back(
-    go: Callable[[Path], None], make: Callable[..., Daemon], faulty: FaultyS3
-) -> None:
+def test_the_folder_goes_and_comes_back(go: Callable[[Path], None], make: Make, faulty: FaultyS3) -> None:
     """One line each when it goes and when it is back; what is in the new one is sent, also what comes later."""
     holding = HoldUntil()
     faulty.script(holding, match="^PUT flight")
@@ -171,7 +169,7 @@ def test_the_folder_goes_and_comes_back(
     assert daemon.stop() == 0
 
 
-def test_the_folder_is_unmounted_and_mounted_again(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_the_folder_is_unmounted_and_mounted_again(make: Make, faulty: FaultyS3) -> None:
     """Nobody tells of it: the daemon looks, and goes on with what stands there now."""
     daemon = make(watch=RARELY)
     with mounted(daemon.folder):
@@ -192,7 +190,7 @@ def test_the_folder_is_unmounted_and_mounted_again(make: Callable[..., Daemon], 
     assert set(faulty.contents()) == {"first", "second", "third"}
 
 
-def test_a_folder_that_becomes_read_only(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_a_folder_that_becomes_read_only(make: Make, faulty: FaultyS3) -> None:
     """What was sent cannot be removed: it says so once, tries again, and sends nothing twice."""
     holding = HoldUntil()
     faulty.script(holding, times=None)
@@ -219,7 +217,7 @@ def test_a_folder_that_becomes_read_only(make: Callable[..., Daemon], faulty: Fa
     assert sorted(request.line for request in faulty.requests) == [f"PUT {name}" for name in sorted(names)]
 
 
-def test_a_file_that_may_not_be_read(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_a_file_that_may_not_be_read(make: Make, faulty: FaultyS3) -> None:
     """It waits and holds nobody up; when it may be read it goes, without a scan and without a person."""
     daemon = make(watch=RARELY)
     daemon.program = (*unprivileged(), *daemon.program)
@@ -244,7 +242,7 @@ def test_a_file_that_may_not_be_read(make: Callable[..., Daemon], faulty: Faulty
     assert daemon.stop() == 0
 
 
-def test_a_directory_that_may_not_be_read(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_a_directory_that_may_not_be_read(make: Make, faulty: FaultyS3) -> None:
     """Said once, not at each scan; the others are scanned, and it is too as soon as that is possible."""
     daemon = make(watch=OFTEN)
     daemon.program = (*unprivileged(), *daemon.program)
@@ -266,7 +264,7 @@ def test_a_directory_that_may_not_be_read(make: Callable[..., Daemon], faulty: F
 # --- the clock
 
 
-def test_the_clock_jumps(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
+def test_the_clock_jumps(make: Make, faulty: FaultyS3, tmp_path: Path) -> None:
     """A file that waits for its retry, one that settles and a new one: none of them waits for a day."""
     clock = tmp_path / "clock"
     environment = lying(tmp_path, clock_offset=clock)
@@ -348,9 +346,7 @@ def a_file_in_its_place(_: Daemon, archive: Path) -> Iterator[None]:
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_the_archive_cannot_take_it(
-    fault: Fault, hint: str, make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path
-) -> None:
+def test_the_archive_cannot_take_it(fault: Fault, hint: str, make: Make, faulty: FaultyS3, tmp_path: Path) -> None:
     """The file stays, one line says why, nothing is sent twice or replaced; later it is archived after all."""
     with mounted(tmp_path / "home", "1m", "nr_inodes=300"):
         archive = tmp_path / "home" / "archive"
@@ -388,7 +384,7 @@ def test_the_archive_cannot_take_it(
         assert daemon.stop() == 0
 
 
-def test_the_archive_is_removed(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
+def test_the_archive_is_removed(make: Make, faulty: FaultyS3, tmp_path: Path) -> None:
     """It is made again: where to archive was said."""
     archive = tmp_path / "archive"
     daemon = make(after={"action": "archive", "archive_directory": str(archive)}).start_scanned()

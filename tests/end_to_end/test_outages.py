@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from s3spool.failure.breaker import STREAK
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import Delay, HoldUntil, Status
 from support.faulty import FaultyS3, make_certificate
 from support.objects import folder_files
@@ -27,7 +27,7 @@ MANY = int(os.environ.get("S3SPOOL_TEST_FILES", "200000"))
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+def make(tmp_path: Path) -> Iterator[Make]:
     """Daemons for such a server."""
     with ExitStack() as stack:
 
@@ -86,7 +86,7 @@ def last_through(
     assert daemon.stop() == 0
 
 
-def test_nobody_listens(make: Callable[..., Daemon]) -> None:
+def test_nobody_listens(make: Make) -> None:
     """Connection refused, from the start on."""
     with FaultyS3() as server:
         server.go_down()
@@ -96,7 +96,7 @@ def test_nobody_listens(make: Callable[..., Daemon]) -> None:
         last_through(daemon, server, server.come_up, "COULDNT_CONNECT", "check network", at_once=False)
 
 
-def test_the_bucket_is_missing(make: Callable[..., Daemon]) -> None:
+def test_the_bucket_is_missing(make: Make) -> None:
     """Until somebody makes it."""
     with FaultyS3() as server:
         bucket, server.store.bucket = server.store.bucket, "another"
@@ -108,7 +108,7 @@ def test_the_bucket_is_missing(make: Callable[..., Daemon]) -> None:
         last_through(daemon, server, create, "NoSuchBucket", "create the bucket")
 
 
-def test_the_clock_is_wrong(make: Callable[..., Daemon]) -> None:
+def test_the_clock_is_wrong(make: Make) -> None:
     """The hint says how far it is off, measured by the server's Date."""
     with FaultyS3() as server:
         server.set_date_skew(-7200)
@@ -123,7 +123,7 @@ def test_the_clock_is_wrong(make: Callable[..., Daemon]) -> None:
         )
 
 
-def test_the_region_is_wrong(make: Callable[..., Daemon]) -> None:
+def test_the_region_is_wrong(make: Make) -> None:
     """A store at an address of its own that refuses the region we sign for."""
     with FaultyS3() as server:
         refusal = Status(
@@ -136,7 +136,7 @@ def test_the_region_is_wrong(make: Callable[..., Daemon]) -> None:
         last_through(daemon, server, wrong.clear, "AuthorizationHeaderMalformed", "destination.region")
 
 
-def test_there_are_no_credentials(make: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_there_are_no_credentials(make: Make, tmp_path: Path) -> None:
     """Until the file with them appears: boto3's chain is asked again, without a restart."""
     file = tmp_path / "credentials"
     with FaultyS3() as server:
@@ -164,7 +164,7 @@ def certificates(tmp_path: Path) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
 
 @pytest.mark.parametrize("why", ["expired", "untrusted", "another host's"])
 def test_the_certificate_is_wrong(
-    why: str, make: Callable[..., Daemon], tmp_path: Path, certificates: tuple[tuple[Path, Path], tuple[Path, Path]]
+    why: str, make: Make, tmp_path: Path, certificates: tuple[tuple[Path, Path], tuple[Path, Path]]
 ) -> None:
     """Until the server has another one."""
     old, new = certificates
@@ -190,7 +190,7 @@ def test_the_certificate_is_wrong(
 
 
 def test_the_ca_bundle_is_wrong(
-    make: Callable[..., Daemon], tmp_path: Path, certificates: tuple[tuple[Path, Path], tuple[Path, Path]]
+    make: Make, tmp_path: Path, certificates: tuple[tuple[Path, Path], tuple[Path, Path]]
 ) -> None:
     """Until the right certificate is in the file: it is read again, by all workers."""
     other, right = certificates
@@ -214,7 +214,7 @@ def with_mounts(daemon: Daemon, files: dict[Path, str]) -> None:
     daemon.program = (*confined, f'{mounts} && exec "$@"', "sh", *daemon.program)
 
 
-def test_the_name_does_not_resolve(make: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_the_name_does_not_resolve(make: Make, tmp_path: Path) -> None:
     """Until DNS (here: the hosts file of a mount namespace) knows it again, for all workers at once."""
     hosts, resolver = tmp_path / "hosts", tmp_path / "resolv.conf"
     hosts.write_text("127.0.0.1 localhost\n")
@@ -233,7 +233,7 @@ def test_the_name_does_not_resolve(make: Callable[..., Daemon], tmp_path: Path) 
 NAME_S = 45.0  # from the moment at which a name is right again; libcurl keeps names for 60 s
 
 
-def test_the_name_leads_nowhere(make: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_the_name_leads_nowhere(make: Make, tmp_path: Path) -> None:
     """Once it is right, no old answer of DNS keeps the files back."""
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 localhost\n127.0.0.2 faulty.test\n")
@@ -263,7 +263,7 @@ LATE = pytest.mark.parametrize(
 
 @LATE
 @pytest.mark.timeout(300)
-def test_one_answer_comes_late(make: Callable[..., Daemon], late_s: float, upload: dict[str, int]) -> None:
+def test_one_answer_comes_late(make: Make, late_s: float, upload: dict[str, int]) -> None:
     """The file is sent again by then, and the late answer does no harm."""
     with FaultyS3() as server:
         server.script(Delay(late_s), match="^PUT early 7$")
@@ -290,7 +290,7 @@ def test_one_answer_comes_late(make: Callable[..., Daemon], late_s: float, uploa
 
 @LATE
 @pytest.mark.timeout(300)
-def test_all_answers_come_late(make: Callable[..., Daemon], late_s: float, upload: dict[str, int]) -> None:
+def test_all_answers_come_late(make: Make, late_s: float, upload: dict[str, int]) -> None:
     """All workers are busy: it is paused before the first of them comes."""
     with FaultyS3() as server:
         server.script(Delay(late_s), times=None)
@@ -319,7 +319,7 @@ def test_all_answers_come_late(make: Callable[..., Daemon], late_s: float, uploa
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_hundred_thousand_files_arrive_meanwhile(make: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_two_hundred_thousand_files_arrive_meanwhile(make: Make, tmp_path: Path) -> None:
     """Memory, threads, descriptors and log stay as they are; then all of them are sent, each once."""
     with FaultyS3() as server:
         server.go_down()

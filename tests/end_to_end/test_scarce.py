@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faulty import FaultyS3
 from support.waiting import eventually
 
@@ -25,7 +24,7 @@ def good_files_one_by_one(daemon: Daemon, count: int, within_s: float) -> None:
 
 
 @pytest.mark.parametrize("limit", [80, 150])
-def test_few_descriptors(make: Callable[..., Daemon], limit: int) -> None:
+def test_few_descriptors(make: Make, limit: int) -> None:
     """Fewer workers start, one warning says how many, and all files go out."""
     daemon = make()
     daemon.program = ("prlimit", f"--nofile={limit}:{limit}", *daemon.program)
@@ -40,7 +39,7 @@ def test_few_descriptors(make: Callable[..., Daemon], limit: int) -> None:
         assert not daemon.events("file.parked")
 
 
-def test_an_idle_daemon_holds_no_connection(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_an_idle_daemon_holds_no_connection(make: Make, faulty: FaultyS3) -> None:
     """After some seconds without a file all are closed."""
     with make() as daemon:
         for number in range(200):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +23,7 @@ from s3spool.queue.parts import (
     Transfer,
 )
 from s3spool.s3.content import Content
-from support.daemon import Daemon
+from support.daemon import Make
 from support.faults import Fault
 from support.faulty import FaultyS3
 from support.http_server import Exchange, HangUp
@@ -181,7 +180,7 @@ class Swallow(Fault):
 @pytest.mark.parametrize(
     ("count", "size"), [(3, 10**11), pytest.param(10, 5 * 10**12, marks=pytest.mark.slow)], ids=["100 GB", "5 TB"]
 )
-def test_huge_files_hold_nobody_up(count: int, size: int, make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_huge_files_hold_nobody_up(count: int, size: int, make: Make, faulty: FaultyS3) -> None:
     """Sparse ones of one user: files of 20 MiB of that user and of another pass them; removed, their uploads end."""
     faulty.script(Swallow(), times=None, match=r"^PUT hole-.*partNumber")
     with make(watch={"rescan_s": 5}).start_ready() as daemon:
@@ -206,7 +205,7 @@ def test_huge_files_hold_nobody_up(count: int, size: int, make: Callable[..., Da
 
 
 @pytest.mark.integration
-def test_a_removed_file_sends_no_further_part(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_a_removed_file_sends_no_further_part(make: Make, faulty: FaultyS3) -> None:
     """Not even one that is tried again after an error: the file is looked for before each part."""
     daemon = make(upload={"part_size": "5MiB", "multipart_threshold": "5MiB", "workers": 1})
     removed = Removed(daemon.folder / "big")
@@ -233,7 +232,7 @@ class Removed(Fault):
 
 
 @pytest.mark.integration
-def test_a_file_above_the_limit_is_parked(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_a_file_above_the_limit_is_parked(make: Make, faulty: FaultyS3) -> None:
     """With its reason, unread, and alone; one of exactly that size is sent."""
     daemon = make(watch={"max_size": "1MiB", "rescan_s": 5}).start_ready()
     daemon.drop("over", bytes(MIB + 1))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +24,7 @@ from support.waiting import eventually
 _S3SPOOL: tuple[str, ...] = (sys.executable, "-m", "s3spool")
 
 Event = dict[str, Any]
+Make = Callable[..., "Daemon"]
 
 
 class Daemon:

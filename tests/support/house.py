@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -31,6 +32,8 @@ from s3spool.s3.store import Store
 from support.memory_bucket import MemoryBucket
 from support.rows import a_receipt
 from support.waiting import eventually
+
+Build = Callable[..., "House"]
 
 
 def a_breaker(*, initial_s: float, max_s: float) -> CircuitBreaker:

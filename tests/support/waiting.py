@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+def in_threads(count: int, run: Callable[[int], object]) -> None:
+    """Side by side, each with its number, until all have ended; raises what one of them raises."""
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(run, range(count), timeout=120))
+
 
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.05

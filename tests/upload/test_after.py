@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from s3spool.ledger.rows import Receipt
 from s3spool.upload.post_upload import MAX_DIRECTORIES, Sent, WarningLimit
-from support.house import House
+from support.house import Build, House
 from support.lines import Lines
 from support.odd_files import make_odd
 from support.rows import a_receipt
@@ -22,7 +22,7 @@ from support.waiting import eventually
 
 
 @pytest.fixture
-def house(build: Callable[..., House]) -> House:
+def house(build: Build) -> House:
     house = build(size=3)
     return house.start(house.after)
 

@@ -21,7 +21,7 @@ from s3spool.queue.part_concurrency import NARROW
 from s3spool.queue.parts import PartItem
 from s3spool.upload import large
 from s3spool.upload.large import PART_ATTEMPTS
-from support.house import House
+from support.house import Build, House
 from support.lines import Lines
 from support.objects import content_of
 from support.rows import a_multipart, a_part
@@ -42,12 +42,12 @@ class Growing:
 
 
 @pytest.fixture
-def build(build: Callable[..., House]) -> Callable[..., House]:
+def build(build: Build) -> Build:
     return functools.partial(build, threshold=THRESHOLD, part_size=PART)
 
 
 @pytest.fixture
-def house(build: Callable[..., House]) -> House:
+def house(build: Build) -> House:
     return build().start()
 
 
@@ -105,7 +105,7 @@ def test_it_is_cut_above_the_threshold(house: House, lines: Lines, size: int, pa
     nothing_is_left(house)
 
 
-def test_nine_tenths_of_the_workers_send_parts_of_one_file(build: Callable[..., House]) -> None:
+def test_nine_tenths_of_the_workers_send_parts_of_one_file(build: Build) -> None:
     """Where nothing else waits and more of them carry more, one file has them all but the share of small files."""
     house = build(workers=7, bandwidth=Growing())
     together = threading.Barrier(6, timeout=30)
@@ -118,7 +118,7 @@ def test_nine_tenths_of_the_workers_send_parts_of_one_file(build: Callable[..., 
     house.wait_sent("big")
 
 
-def test_a_small_file_finds_a_worker_at_once(build: Callable[..., House]) -> None:
+def test_a_small_file_finds_a_worker_at_once(build: Build) -> None:
     """Where more connections carry no more, parts leave workers free: nobody waits for one to end."""
     house = build(workers=6).start()
     gate = threading.Event()
@@ -136,7 +136,7 @@ def test_a_small_file_finds_a_worker_at_once(build: Callable[..., House]) -> Non
     house.wait_sent("big")
 
 
-def test_small_files_go_first(build: Callable[..., House]) -> None:
+def test_small_files_go_first(build: Build) -> None:
     """Parts leave a worker to small files."""
     house = build(workers=2).start()
     gate = threading.Semaphore(0)
@@ -154,7 +154,7 @@ def test_small_files_go_first(build: Callable[..., House]) -> None:
     house.wait_sent("big")
 
 
-def test_many_large_files_wait_as_names(build: Callable[..., House]) -> None:
+def test_many_large_files_wait_as_names(build: Build) -> None:
     """Only as many are open as may be under way, however many wait."""
     house = build(workers=3).start()
     gate = threading.Event()
@@ -182,9 +182,7 @@ def begun(house: House, content: bytes, parts: list[int]) -> str:
 
 
 @pytest.mark.parametrize(("there", "missing"), [([1, 3], 2), ([1, 2, 3, 4], 0), ([], 4)])
-def test_only_what_is_missing_is_sent(
-    build: Callable[..., House], lines: Lines, there: list[int], missing: int
-) -> None:
+def test_only_what_is_missing_is_sent(build: Build, lines: Lines, there: list[int], missing: int) -> None:
     """S3 says what it has of the upload that the ledger remembers."""
     house = build()
     content = content_of(3 * PART + 5)
@@ -201,7 +199,7 @@ def test_only_what_is_missing_is_sent(
 
 
 @pytest.mark.parametrize("how", ["other content", "another destination", "forgotten by S3", "wrong bytes"])
-def test_what_cannot_be_resumed_begins_anew(build: Callable[..., House], how: str) -> None:
+def test_what_cannot_be_resumed_begins_anew(build: Build, how: str) -> None:
     """The old upload is aborted, not left behind, and nothing of it ends up in the object."""
     house = build()
     content = content_of(3 * PART)
@@ -297,7 +295,7 @@ def test_a_part_that_keeps_failing_makes_the_file_wait(house: House) -> None:
     assert house.bucket.parts.begun == 1
 
 
-def test_a_refused_large_file_is_parked_once_others_pass(build: Callable[..., House]) -> None:
+def test_a_refused_large_file_is_parked_once_others_pass(build: Build) -> None:
     """What its first failure proves travels with the file: another file passes, and the second refusal is its own."""
     house = build(policy=Policy(initial_s=0.2, max_s=0.2, max_attempts=0)).start()
     drop_big(house, 2)
@@ -333,7 +331,7 @@ def test_the_last_part_wakes_a_worker_for_the_completion(house: House, monkeypat
 
 
 @pytest.mark.parametrize("act", ["create", "complete", "list"])
-def test_an_act_that_fails_makes_the_file_wait(build: Callable[..., House], act: str) -> None:
+def test_an_act_that_fails_makes_the_file_wait(build: Build, act: str) -> None:
     """Later it goes on where it was."""
     house = build()
     content = content_of(3 * PART)
@@ -351,7 +349,7 @@ def test_an_act_that_fails_makes_the_file_wait(build: Callable[..., House], act:
     assert len(house.bucket.puts) == (2 if act == "list" else 3)
 
 
-def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(build: Callable[..., House], lines: Lines) -> None:
+def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(build: Build, lines: Lines) -> None:
     """It waits, is not parked, whatever `max_attempts` says, and goes when the ledger can be read again."""
     house = build(policy=Policy(initial_s=0.01, max_s=0.02, max_attempts=1))
     content = drop_big(house, 2)
@@ -374,7 +372,7 @@ def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(build: Callable[...
 
 
 def test_an_upload_that_cannot_be_recorded_is_aborted(
-    build: Callable[..., House], lines: Lines, monkeypatch: pytest.MonkeyPatch
+    build: Build, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A state disk that is full for long leaves no uploads behind that nobody knows of."""
     monkeypatch.setattr(large, "DURABLE_S", 0.05)
@@ -428,7 +426,7 @@ def test_giving_up_leaves_no_orphan(house: House, lines: Lines, act: str) -> Non
     nothing_is_left(house)
 
 
-def test_an_outage_in_the_middle_costs_no_attempt(build: Callable[..., House], lines: Lines) -> None:
+def test_an_outage_in_the_middle_costs_no_attempt(build: Build, lines: Lines) -> None:
     """The parts wait with everything else, a part may be the probe, and nothing is sent twice that arrived."""
     house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
     content = drop_big(house, 10)
@@ -455,9 +453,7 @@ def test_an_outage_in_the_middle_costs_no_attempt(build: Callable[..., House], l
     assert events(lines).count("destination.paused") == events(lines).count("destination.resumed") == 1
 
 
-def test_a_part_in_hands_when_its_file_is_given_up(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_in_hands_when_its_file_is_given_up(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its worker may not send it any more: it is the last that holds one, so it ends the file instead."""
     house = build()
     content = drop_big(house, 4)
@@ -495,7 +491,7 @@ def test_a_worker_that_dies_over_a_part(house: House) -> None:
 
 @pytest.mark.parametrize(("last_part_at", "kept"), [(2e9, True), (1.2e9, False), (None, False)])
 def test_the_sweep_leaves_what_went_on_lately(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch, last_part_at: float | None, kept: bool
+    build: Build, monkeypatch: pytest.MonkeyPatch, last_part_at: float | None, kept: bool
 ) -> None:
     """A large file on a thin line may take longer than an upload may lie idle: S3 says when its last part came."""
     house = build().start()
@@ -514,7 +510,7 @@ def test_the_sweep_leaves_what_went_on_lately(
     assert ("long" in house.bucket.parts.uploads) is kept
 
 
-def test_the_sweep_aborts_what_is_ours_and_over(build: Callable[..., House]) -> None:
+def test_the_sweep_aborts_what_is_ours_and_over(build: Build) -> None:
     """Old ones, and those of a content that is gone; one that can go on is left, and so is one being sent."""
     house = build().start()
     started_at = {"goes on": 2e9, "stale": 1e9, "gone": 2e9, "under way": 1e9}

@@ -11,7 +11,7 @@ import pytest
 
 from s3spool.upload.leader_followers import LeaderFollowers
 from support.memory_bucket import MemoryCarrier
-from support.waiting import eventually
+from support.waiting import eventually, in_threads
 
 
 class Sender:
@@ -207,11 +207,7 @@ def test_many_riders_in_a_crowd_lose_no_call() -> None:
                 rides[slot] += 1
 
     members.left = [3 * rounds] * slots
-    threads = [threading.Thread(target=worker, args=(slot,), daemon=True) for slot in range(slots)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    in_threads(slots, worker)
 
     assert rides == dict.fromkeys(range(slots), rounds)
     assert members.left == [0] * slots

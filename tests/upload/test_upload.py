@@ -7,7 +7,6 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import BUSY_S, SettleReason
 from s3spool.upload import small as upload_module
 from s3spool.upload.small import SMALL_BYTES
-from support.house import House
+from support.house import Build, House
 from support.lines import Lines
 from support.odd_files import OtherProcess, make_odd
 from support.rows import a_receipt, a_retry
@@ -34,13 +33,13 @@ LARGE = SMALL_BYTES + 1
 
 
 @pytest.fixture(params=["wheel", "alone"])
-def build(build: Callable[..., House], request: pytest.FixtureRequest) -> Callable[..., House]:
+def build(build: Build, request: pytest.FixtureRequest) -> Build:
     """Each test once with small files on the wheel, once with each in a thread of its own."""
     return functools.partial(build, carries=request.param == "wheel")
 
 
 @pytest.fixture
-def house(build: Callable[..., House]) -> House:
+def house(build: Build) -> House:
     """All of it runs."""
     return build().start()
 
@@ -94,7 +93,7 @@ def test_a_file_of_any_size_arrives_as_it_is(house: House, lines: Lines, size: i
     assert house.open_files() == []
 
 
-def test_many_files_many_workers(build: Callable[..., House]) -> None:
+def test_many_files_many_workers(build: Build) -> None:
     """Each file once, whatever worker it falls to; afterwards nothing is open and nothing runs."""
     house = build(workers=50, action="delete").start()
     contents = {f"{number:04d}": b"%d" % number for number in range(500)}
@@ -112,9 +111,7 @@ def test_many_files_many_workers(build: Callable[..., House]) -> None:
     assert house.open_files() == []
 
 
-def test_the_receipt_is_durable_before_the_file_goes(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_receipt_is_durable_before_the_file_goes(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sent, recorded, removed: in this order, or a crash between would lose what only the folder knew."""
     house = build(action="delete")
     order: list[str] = []
@@ -135,7 +132,7 @@ def test_the_receipt_is_durable_before_the_file_goes(
     assert order == ["put, receipt False", "remove, receipt True"]
 
 
-def test_a_path_stays_in_flight_until_its_receipt_is_durable(build: Callable[..., House]) -> None:
+def test_a_path_stays_in_flight_until_its_receipt_is_durable(build: Build) -> None:
     """A scan must not find a file in between, neither on its way nor known."""
     house = build()
     house.start(house.workers, house.after)
@@ -330,7 +327,7 @@ def test_a_retry_that_finds_a_writer_starts_anew(house: House) -> None:
         house.wait_sent("a")
 
 
-def test_a_fresh_file_goes_back_to_settle(build: Callable[..., House]) -> None:
+def test_a_fresh_file_goes_back_to_settle(build: Build) -> None:
     """Changed less than the settle time ago: it waits that long, with the look it had."""
     house = build(settle_s=60.0).start()
     house.drop("a", mtime_ns=None)
@@ -342,7 +339,7 @@ def test_a_fresh_file_goes_back_to_settle(build: Callable[..., House]) -> None:
     assert house.bucket.puts == []
 
 
-def test_a_file_from_the_future_is_sent_once_it_looks_the_same_twice(build: Callable[..., House]) -> None:
+def test_a_file_from_the_future_is_sent_once_it_looks_the_same_twice(build: Build) -> None:
     """A clock that is ahead must not keep a file for ever."""
     house = build(settle_s=0.05).start()
     house.drop("a", mtime_ns=4 * 10**18)
@@ -353,7 +350,7 @@ def test_a_file_from_the_future_is_sent_once_it_looks_the_same_twice(build: Call
     assert house.bucket.puts == ["a"]
 
 
-def test_no_room_to_settle_asks_for_a_scan(build: Callable[..., House]) -> None:
+def test_no_room_to_settle_asks_for_a_scan(build: Build) -> None:
     """A file that is not ready, and finds no room to wait in, is found again by a scan."""
     house = build(settle_s=60.0, size=1)
     house.settle.add("other")
@@ -409,9 +406,7 @@ def test_what_cannot_succeed_is_parked(house: House, lines: Lines) -> None:
     house.wait_sent("a")
 
 
-def test_a_refusal_without_any_success_parks_until_another_file_passes(
-    build: Callable[..., House], lines: Lines
-) -> None:
+def test_a_refusal_without_any_success_parks_until_another_file_passes(build: Build, lines: Lines) -> None:
     """Three attempts; then it waits for proof. The next success gives it one try more, which settles it."""
     house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=0)).start()
     house.bucket.refusals["bad"] = [refused(permanent=True) for _ in range(9)]
@@ -523,7 +518,7 @@ def test_a_bug_met_by_one_file_is_that_files_trouble(
 
 
 def test_an_answer_that_trips_us_up_each_time_pauses(
-    build: Callable[..., House], lines: Lines, monkeypatch: pytest.MonkeyPatch
+    build: Build, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What nobody has foreseen comes to each file: that is no file's fault, and one traceback a probe is enough."""
     house = build(workers=1)
@@ -552,7 +547,7 @@ def test_an_answer_that_trips_us_up_each_time_pauses(
 # When the destination fails
 
 
-def test_a_destination_that_is_down_costs_no_file_anything(build: Callable[..., House], lines: Lines) -> None:
+def test_a_destination_that_is_down_costs_no_file_anything(build: Build, lines: Lines) -> None:
     """Everything waits, nothing is counted or parked; one line when it pauses, one when it resumes."""
     house = build(workers=20, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1)).start()
     house.bucket.down = denied()
@@ -573,7 +568,7 @@ def test_a_destination_that_is_down_costs_no_file_anything(build: Callable[..., 
         assert list(reader.retries()) == []
 
 
-def test_only_a_round_of_probes_is_under_way(build: Callable[..., House]) -> None:
+def test_only_a_round_of_probes_is_under_way(build: Build) -> None:
     """While it is open S3 hears of four files at a time, if they are answered before the next round."""
     house = build(workers=20, probes_s=(0.5, 0.5)).start()
     house.bucket.down = denied()
@@ -596,7 +591,7 @@ def test_only_a_round_of_probes_is_under_way(build: Callable[..., House]) -> Non
 
 @pytest.mark.parametrize("how", ["touched", "vanished", "unreadable", "no file"])
 def test_a_probe_that_needs_no_request_does_not_stop_the_probing(
-    build: Callable[..., House], how: str, monkeypatch: pytest.MonkeyPatch
+    build: Build, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file that was to be the probe need not be sent: the next one is the probe then, not nobody."""
     house = build(workers=2)
@@ -624,7 +619,7 @@ def test_a_probe_that_needs_no_request_does_not_stop_the_probing(
     assert not house.breaker.open
 
 
-def test_a_file_that_opens_the_breaker_alone_is_found_out(build: Callable[..., House], lines: Lines) -> None:
+def test_a_file_that_opens_the_breaker_alone_is_found_out(build: Build, lines: Lines) -> None:
     """S3 answers 403 for this one only: once others have passed, it backs off by itself."""
     house = build(workers=1, policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0)).start()
     house.bucket.refusals["bad"] = [denied() for _ in range(1000)]
@@ -641,7 +636,7 @@ def test_a_file_that_opens_the_breaker_alone_is_found_out(build: Callable[..., H
     assert len(lines.named("destination.paused")) == 1
 
 
-def test_a_line_at_the_attempts_1_2_4_and_8(build: Callable[..., House], lines: Lines) -> None:
+def test_a_line_at_the_attempts_1_2_4_and_8(build: Build, lines: Lines) -> None:
     """Twenty thousand files that fail for days must not fill the disk with the same sentence; all lines at debug.
 
     After so many failures of its own, where that is configured, a file is parked.
@@ -661,7 +656,7 @@ def test_a_line_at_the_attempts_1_2_4_and_8(build: Callable[..., House], lines: 
     assert sorted(attempts["warning"] + attempts["debug"]) == list(range(1, 20))
 
 
-def test_a_streak_of_transient_errors_opens_the_breaker(build: Callable[..., House], lines: Lines) -> None:
+def test_a_streak_of_transient_errors_opens_the_breaker(build: Build, lines: Lines) -> None:
     """500 after 500 of different files without a success between them is an outage, not many bad files."""
     house = build(workers=1, policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0))
     house.bucket.down = UploadError("put", "a", "InternalError", "we encountered an internal error")
@@ -679,7 +674,7 @@ def test_a_streak_of_transient_errors_opens_the_breaker(build: Callable[..., Hou
     assert not lines.named("file.parked")
 
 
-def test_what_has_lost_its_cause_costs_no_attempt(build: Callable[..., House], lines: Lines) -> None:
+def test_what_has_lost_its_cause_costs_no_attempt(build: Build, lines: Lines) -> None:
     """A checksum or a region that was corrected: all that were in flight go again, without a line or a count."""
     house = build(workers=8, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
     names = house.drop_many(20)
@@ -694,7 +689,7 @@ def test_what_has_lost_its_cause_costs_no_attempt(build: Callable[..., House], l
     assert {line["attempt"] for line in lines} == {1}
 
 
-def test_what_only_seemed_to_have_lost_its_cause_is_an_error(build: Callable[..., House], lines: Lines) -> None:
+def test_what_only_seemed_to_have_lost_its_cause_is_an_error(build: Build, lines: Lines) -> None:
     """A server that goes on refusing for what it was told: the destination is paused, and no request is wasted."""
     house = build(workers=1, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
     house.bucket.down = denied(retry_immediately=True)
@@ -739,7 +734,7 @@ def test_a_dead_worker_is_replaced_and_its_file_sent(
     assert house.bucket.open_senders == 0
 
 
-def test_a_leader_that_dies_costs_no_file(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leader_that_dies_costs_no_file(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files under way are sent again, by the other workers and by the one that replaces it."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     house = build(carries=True)
@@ -767,7 +762,7 @@ def test_a_leader_that_dies_costs_no_file(build: Callable[..., House], monkeypat
 
 
 def test_a_worker_that_dies_as_the_probe_is_followed_by_another_probe(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The breaker does not stay open because the worker that had the probe died."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
@@ -784,7 +779,7 @@ def test_a_worker_that_dies_as_the_probe_is_followed_by_another_probe(
     house.wait_sent("a")
 
 
-def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Callable[..., House]) -> None:
+def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Build) -> None:
     """Idle workers sleep; closing the inbox ends them all."""
     house = build(workers=100).start()
     eventually(lambda: len(house.inbox._idle_workers) == 100)
@@ -842,7 +837,7 @@ def test_a_dead_worker_is_replaced_once_there_is_a_thread(house: House, monkeypa
     house.wait_sent("a")
 
 
-def test_too_few_threads_for_the_workers(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_threads_for_the_workers(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line that says what to do, and those that run already can be ended."""
     house = build(workers=4)
     start = threading.Thread.start
@@ -880,7 +875,7 @@ def test_stopping_lets_uploads_finish(house: House) -> None:
     assert house.known("a") is not None
 
 
-def test_stopping_while_the_breaker_is_open(build: Callable[..., House]) -> None:
+def test_stopping_while_the_breaker_is_open(build: Build) -> None:
     """Workers that wait for the next probe are let go."""
     house = build(workers=10, probes_s=(3600.0, 3600.0))
     opened_before(house)
@@ -894,7 +889,7 @@ def test_stopping_while_the_breaker_is_open(build: Callable[..., House]) -> None
     assert house.bucket.puts == []
 
 
-def test_race_opened_while_a_worker_waits_for_a_file(build: Callable[..., House]) -> None:
+def test_race_opened_while_a_worker_waits_for_a_file(build: Build) -> None:
     """A worker that fell asleep before the opening must not send what then comes: that is for a probe."""
     house = build(workers=3, probes_s=(3600.0, 3600.0)).start()
     eventually(lambda: len(house.inbox._idle_workers) == 3)
@@ -985,7 +980,7 @@ def test_a_file_that_can_neither_be_opened_nor_looked_at(
     house.wait_sent("a")
 
 
-def test_a_worker_goes_straight_on_after_a_vanished_file(build: Callable[..., House], lines: Lines) -> None:
+def test_a_worker_goes_straight_on_after_a_vanished_file(build: Build, lines: Lines) -> None:
     """The next file in the queue is gone: the worker takes the one after it."""
     house = build(workers=1)
     queued = threading.Event()
@@ -1004,7 +999,7 @@ def test_a_worker_goes_straight_on_after_a_vanished_file(build: Callable[..., Ho
 
 
 def test_a_worker_that_cannot_have_a_connection_dies_and_is_replaced(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its file waits, and is sent by the next."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
