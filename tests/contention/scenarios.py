@@ -507,9 +507,7 @@ SCENARIOS = [
     Scenario(
         "files that fail each time", 5000, failing_each, quick=True, sections={"retry": {"initial_s": 1, "max_s": 5}}
     ),
-    Scenario(
-        "retries due at once", 20_000, due_at_once, quick=True, sections={"retry": {"initial_s": 3600, "max_s": 3600}}
-    ),
+    Scenario("retries due at once", 20_000, due_at_once, sections={"retry": {"initial_s": 3600, "max_s": 3600}}),
     Scenario("files refused for their prefix", 2000, refused_prefix, limit_s=15.0, quick=True),
     Scenario("every other request: 503 SlowDown", 2000, slow_down),
     Scenario("connections that the server admits", 3, few_connections, limit_s=15.0, quick=True, least=3),
