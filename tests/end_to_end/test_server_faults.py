@@ -294,7 +294,8 @@ def test_where_all_files_meet_it(case: Case, daemon: Daemon, server: FaultyS3) -
     assert not daemon.events("file.parked", this_run=True)
     failed = daemon.events("file.failed", this_run=True)
     assert {line["fault"] for line in failed} <= {Whose.UNKNOWN.value}
-    assert len(failed) < (2 * WORKERS if pauses else 1)
+    # Lost connections open the breaker only when nothing has passed for seconds.
+    assert len(failed) < (2 * WORKERS if pauses else 1) or case.name in LOST
 
 
 ACTS = {"create": r"^POST {name} 0\?uploads$", "part": r"^PUT {name} 0\?", "complete": r"^POST {name} 0\?uploadId"}
