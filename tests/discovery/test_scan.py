@@ -20,6 +20,7 @@ from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.queue.item import Item, Lane
+from support.failing import fails
 from support.house import Build, House
 from support.lines import Lines
 from support.rows import a_receipt, a_retry
@@ -375,21 +376,13 @@ def test_a_ledger_that_is_broken_is_tried_again(house: House, lines: Lines, monk
     """Without the ledger nothing can be told apart; the scan waits until it can."""
     monkeypatch.setattr(scan_module, "ERROR_S", 0.01)
     house.drop("a")
-    broken = [True]
+    fails(monkeypatch, Reader, "__init__", LedgerError("unable to open database file"), times=3)
 
-    def unreadable(path: Path) -> Reader:
-        if broken:
-            raise LedgerError("unable to open database file")
-        return Reader(path)
-
-    monkeypatch.setattr(scan_module, "Reader", unreadable)
     house.start(house.scan)
     house.scan.want("start")
-    eventually(lambda: lines.named("scan.failed"))
-
-    broken.clear()
 
     eventually(lambda: taken(house) == {"a"})
+    assert lines.named("scan.failed")
 
 
 def test_polling_is_as_frequent_as_the_walk_is_short(build: Build) -> None:

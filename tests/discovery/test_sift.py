@@ -14,6 +14,7 @@ from s3spool.ledger.reader import Known, Reader
 from s3spool.ledger.rows import Identity, State
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import SettleReason
+from support.failing import fails
 from support.house import Build, House
 from support.lines import Lines
 from support.rows import SOME, a_receipt, a_retry
@@ -175,11 +176,7 @@ def test_a_file_that_cannot_be_looked_at_goes_to_a_worker(house: House, monkeypa
     """The worker finds out what is wrong with it, and says so."""
     house.drop("a")
     house.record(a_receipt("a", destination=house.ledger.destination))
-
-    def refuse(_: str) -> Identity:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(house.folder, "identity_of", refuse)
+    fails(monkeypatch, house.folder, "identity_of", PermissionError(13, "Permission denied"))
 
     assert sort(house, "a") == [Item("a", Lane.FOUND)]
 
@@ -204,15 +201,7 @@ def test_the_settle_thread_outlives_a_broken_ledger(
     house: House, lines: Lines, act: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hints that cannot be looked up are left to a scan; the next ones are handled again."""
-    works = getattr(Reader, act)
-    broken = [True]
-
-    def fails_once(reader: Reader, *arguments: Any) -> Any:
-        if broken:
-            raise error(broken.pop())
-        return works(reader, *arguments)
-
-    monkeypatch.setattr(Reader, act, fails_once)
+    fails(monkeypatch, Reader, act, error("unable to open database file"))
     house.start(house.settle_thread)
     house.settle.add("lost hint")
     eventually(lambda: house.rescans == ["ledger"])

@@ -23,6 +23,7 @@ from s3spool.folder.filters import FileFilter
 from s3spool.folder.mounts import remote_file_system
 from s3spool.queue.settle import SettleReason
 from support.disks import mounted
+from support.failing import FOR_EVER, fails
 from support.lines import Lines
 from support.trees import deep_tree
 from support.waiting import eventually
@@ -661,11 +662,7 @@ def test_a_root_that_cannot_be_watched(root: Path) -> None:
 
 def test_no_inotify_instance_left(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit of instances is named with the sysctl that raises it."""
-
-    def refuse(_: object) -> None:
-        raise OSError(errno.EMFILE, "inotify instance limit reached")
-
-    monkeypatch.setattr(InotifyFD, "__init__", refuse)
+    fails(monkeypatch, InotifyFD, "__init__", OSError(errno.EMFILE, "inotify instance limit reached"))
 
     with pytest.raises(WatchUnavailableError, match=r"fs\.inotify\.max_user_instances"):
         Watched(root).watch.start()
@@ -679,11 +676,7 @@ def test_no_watch_left(root: Path, code: int, hint: str, monkeypatch: pytest.Mon
     """The limit of watches, which watchdog's Observer passes over, is reported, at start and later."""
     late = Watched(root)
     late.watch.start()
-
-    def refuse(*_: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(InotifyFD, "_get_or_create_watch", refuse)
+    fails(monkeypatch, InotifyFD, "_get_or_create_watch", OSError(code, os.strerror(code)), times=FOR_EVER)
 
     with pytest.raises(WatchUnavailableError, match=hint):
         Watched(root).watch.start()
@@ -697,11 +690,8 @@ def test_no_watch_left(root: Path, code: int, hint: str, monkeypatch: pytest.Mon
 
 def test_no_descriptor_left_asks_for_a_scan(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that cannot be opened now is watched by the next scan, which nobody else would ask for."""
-
-    def refuse(*_: object) -> object:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(directory_watches, "opened_directory", refuse)
+    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    fails(monkeypatch, directory_watches, "opened_directory", error, times=FOR_EVER)
 
     (root / "late").mkdir()
 
