@@ -22,11 +22,10 @@ from s3spool.check.result import CheckResult, ok
 from s3spool.cli.commands import cli as command_line
 from s3spool.config import loader as configuration
 from s3spool.ledger.database import VERSION
-from s3spool.s3.store import Store
 from support.daemon import Daemon, to_toml
 from support.faults import Fault, HtmlOk, Redirect, Status, WrongChecksum
 from support.faulty import FaultyS3
-from support.stores import PLAIN, connection, use
+from support.stores import destination, store_of, use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -274,7 +273,7 @@ QUESTIONS = ("^POST .*uploads", "^PUT ", "^GET .*uploadId", "^HEAD .*s3spool-che
 def test_no_answer_ends_in_a_traceback(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     """Whatever a server says, to everything or to one question."""
     use(faulty.environment(), monkeypatch)
-    store = Store(connection(faulty.bucket, faulty.endpoint_url), PLAIN)
+    store = store_of("curl", destination(faulty.bucket, faulty.endpoint_url))
     answers = [(status, "") for status in (200, 204, 302, 400, 403, 500, 999)]
     for status, match in [*answers, *((200, match) for match in QUESTIONS)]:
         faulty.behave()

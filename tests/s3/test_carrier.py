@@ -18,7 +18,7 @@ from s3spool.s3.multi_client import MultiClient
 from support.faults import HoldUntil, Silent, Status
 from support.faulty import FaultyS3
 from support.objects import content_of
-from support.stores import connection, put_request, store_of, use
+from support.stores import destination, put_request, store_of, use
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MANY = 100
 @pytest.fixture
 def store(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Store:
     use(faulty.environment(), monkeypatch)
-    return store_of("curl", connection(faulty.bucket, faulty.endpoint_url))
+    return store_of("curl", destination(faulty.bucket, faulty.endpoint_url))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_hundred_at_once_reach_a_real_store(
 ) -> None:
     """Each body under its own key, several times over on the same connections."""
     use(seaweed.environment(), monkeypatch)
-    store = store_of("curl", connection(bucket, seaweed.endpoint_url))
+    store = store_of("curl", destination(bucket, seaweed.endpoint_url))
     bodies = {f"file-{n}": content_of(1 + n * 1000)[: 1 + n * 1000] for n in range(MANY)}
     transports = [prepared(store, key, body) for key, body in bodies.items()]
 
@@ -112,7 +112,7 @@ def test_an_answer_that_waited_for_us_is_no_silence(
     """A slow disk may keep this thread for longer than a server may be silent."""
     monkeypatch.setattr("s3spool.s3.curl_transport.LOW_SPEED_BYTES_S", 1_000_000)  # the silence begins at once
     use(faulty.environment(), monkeypatch)
-    store = store_of("curl", connection(faulty.bucket, faulty.endpoint_url, timeout_s=3.0))
+    store = store_of("curl", destination(faulty.bucket, faulty.endpoint_url), timeout_s=3.0)
     held = threading.Event()
     faulty.script(HoldUntil(held))
     transport = prepared(store, "a")
@@ -133,7 +133,7 @@ def test_an_answer_that_waited_for_us_is_no_silence(
 def test_every_silent_request_ends(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch, multiplexer: MultiClient) -> None:
     """Also of many at once, whose sockets report nothing, beside others that go on."""
     use(faulty.environment(), monkeypatch)
-    store = store_of("curl", connection(faulty.bucket, faulty.endpoint_url, timeout_s=1.0))
+    store = store_of("curl", destination(faulty.bucket, faulty.endpoint_url), timeout_s=1.0)
     faulty.script(Silent(), times=None, match="silent")
     silent = [prepared(store, f"silent-{number}", b"b" * number * 1000) for number in range(20)]
     quick = prepared(store, "quick")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
@@ -20,7 +21,7 @@ from support.faulty import FaultyS3
 from support.http_server import HangUp
 from support.objects import content_of, objects
 from support.s3_messages import Answer, md5_hex
-from support.stores import PLAIN, connection, put, store_of, use
+from support.stores import destination, put, store_of, use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +96,7 @@ def file_of(directory: Path, content: bytes) -> Path:
 def big(tmp_path: Path, server: FaultyS3) -> Iterator[Uploader]:
     """Three parts and a bit, for FaultyS3."""
     path = file_of(tmp_path, content_of(3 * TINY + 7))
-    store = store_of("curl", connection(server.bucket, server.endpoint_url, timeout_s=2.0))
+    store = store_of("curl", destination(server.bucket, server.endpoint_url), timeout_s=2.0)
     with uploader(path, store) as made:
         yield made
 
@@ -141,7 +142,7 @@ def test_every_size_with_each_transport(
 ) -> None:
     """One part, one byte more, two parts, one byte more; zeros, and a file that is mostly a hole."""
     use(seaweed.environment(), monkeypatch)
-    store = store_of(kind, connection(bucket, seaweed.endpoint_url))
+    store = store_of(kind, destination(bucket, seaweed.endpoint_url))
     files = {str(size): content_of(size, seed=size) for size in (PART, PART + 1, 2 * PART, 2 * PART + 1)}
     files |= {"zeros": bytes(2 * PART), "hole": bytes(PART) + b"in the middle" + bytes(PART)}
 
@@ -178,12 +179,12 @@ def test_every_checksum(
     if where == "seaweed":
         seaweed = request.getfixturevalue("seaweed")
         use(seaweed.environment(), monkeypatch)
-        to = connection(request.getfixturevalue("bucket"), seaweed.endpoint_url)
+        to = destination(request.getfixturevalue("bucket"), seaweed.endpoint_url, checksum=checksum)
     else:
         server = request.getfixturevalue("server")
-        to = connection(server.bucket, server.endpoint_url)
+        to = destination(server.bucket, server.endpoint_url, checksum=checksum)
     content = content_of(2 * PART + 1)
-    store = store_of(kind, to, PLAIN._replace(checksum=checksum))
+    store = store_of(kind, to)
 
     with uploader(file_of(tmp_path, content), store, PART) as made:
         upload = made.create()
@@ -209,7 +210,7 @@ def test_more_parts_than_one_page_shows(tmp_path: Path, server: FaultyS3) -> Non
     """S3 lists a thousand at a time; what is on the second page is not sent again."""
     content = content_of(1003 * 10)
     with uploader(
-        file_of(tmp_path, content), store_of("curl", connection(server.bucket, server.endpoint_url)), 10
+        file_of(tmp_path, content), store_of("curl", destination(server.bucket, server.endpoint_url)), 10
     ) as made:
         upload = made.create()
         parts = made.send_all(upload)
@@ -438,10 +439,10 @@ def test_overwrite_never(
     """Nothing remote is replaced: our own content counts as success, another one parks the file."""
     source: Any = request.getfixturevalue("server" if where == "faulty" else "seaweed")
     use(source.environment(), monkeypatch)
-    to = connection(source.bucket if where == "faulty" else request.getfixturevalue("bucket"), source.endpoint_url)
+    to = destination(source.bucket if where == "faulty" else request.getfixturevalue("bucket"), source.endpoint_url)
     content = content_of(2 * PART + 1)
     path = file_of(tmp_path, content)
-    store = store_of("curl", to, PLAIN._replace(overwrite="never"))
+    store = store_of("curl", replace(to, overwrite="never"))
     before = b"other" if there == "other" else content
     client = store.client
     if there in {"other", "ours in one piece"}:
@@ -473,7 +474,7 @@ def test_a_store_that_lists_no_parts_and_aborts_no_upload(server: FaultyS3, tmp_
     """As s3rver: an interrupted upload begins anew instead of pausing everything."""
     path = file_of(tmp_path, content_of(PART + 1))
     server.script(answer, times=None, match="^(GET|DELETE) .*uploadId")
-    with uploader(path, store_of("curl", connection(server.bucket, server.endpoint_url)), PART) as made:
+    with uploader(path, store_of("curl", destination(server.bucket, server.endpoint_url)), PART) as made:
         upload = made.create()
 
         assert made.bucket.listed(upload) is None

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from s3spool.s3.overwrite import Condition, OverwriteGuard, is_aws
-from s3spool.s3.store import Store
 from support.daemon import Daemon
 from support.faults import Fault
 from support.faulty import FaultyS3
-from support.stores import PLAIN, connection, content, put, use
+from support.stores import content, destination, put, store_of, use
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def test_a_server_that_refuses_is_believed(daemon: Daemon, server: FaultyS3) -> 
 def test_one_thread_tries_while_others_go_on(server: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial under way is not begun again; one without a clear answer leaves the question open."""
     use(server.environment(), monkeypatch)
-    store = Store(connection(server.bucket, server.endpoint_url), PLAIN._replace(overwrite="never"))
+    store = store_of("curl", destination(server.bucket, server.endpoint_url, overwrite="never"))
     with content(tmp_path / "a", b"a", in_memory=True) as file:
         request = store.request(file)
         answer = put(store.transport(), request)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.objects import content_of
-from support.stores import connection, put, put_request, range_request, store_of, use
+from support.stores import destination, put, put_request, range_request, store_of, use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ def line(piece: int, pause_s: float, most: int = 2**40, *, answers: bool = True)
 def sender_to(server: Line, kind: str, monkeypatch: pytest.MonkeyPatch, timeout_s: float) -> Iterator[Sender]:
     use(KEYS, monkeypatch)
     url = f"http://127.0.0.1:{server.listener.getsockname()[1]}"
-    made = store_of(kind, connection("b", url, timeout_s=timeout_s)).transport()
+    made = store_of(kind, destination("b", url), timeout_s=timeout_s).transport()
     yield made
     made.close()
 

@@ -19,7 +19,7 @@ from s3spool.s3.transport import Request
 from support.daemon import Daemon
 from support.faulty import FaultyS3
 from support.s3_messages import Request as Seen
-from support.stores import connection, put, put_request, store_of, use
+from support.stores import destination, put, put_request, store_of, use
 
 pytestmark = pytest.mark.integration
 
@@ -89,7 +89,7 @@ def request_of(tmp_path: Path, query: str, *, large: bool) -> Request:
 
 def sent(kind: str, request: Request, server: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Seen:
     use({"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}, monkeypatch)
-    transport = store_of(kind, connection(server.bucket, server.endpoint_url, region="eu-central-1")).transport()
+    transport = store_of(kind, destination(server.bucket, server.endpoint_url, region="eu-central-1")).transport()
     server.requests.clear()
     put(transport, request)
     transport.close()
@@ -143,7 +143,7 @@ def test_a_real_server_takes_the_signature(
     """The object holds the body."""
     monkeypatch.setattr(plain_http, "beyond_loopback", lambda _url: True)
     use(seaweed.environment(), monkeypatch)
-    transport = store_of(kind, connection(bucket, seaweed.endpoint_url)).transport()
+    transport = store_of(kind, destination(bucket, seaweed.endpoint_url)).transport()
     request = request_of(tmp_path, "", large=large)
     assert put(transport, request).status == 200
     transport.close()

@@ -12,7 +12,7 @@ from s3spool.s3.multipart import MultipartStore
 from support.daemon import Daemon, to_toml
 from support.faults import Redirect, Status
 from support.faulty import FaultyS3
-from support.stores import PLAIN, connection, content, put, put_request, store_of, use
+from support.stores import content, destination, put, put_request, store_of, use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +114,7 @@ def test_no_request_follows(
 ) -> None:
     """Neither bodies nor questions, and each is one request."""
     use(server.environment(), monkeypatch)
-    store = store_of(kind, connection(server.bucket, server.endpoint_url), PLAIN)
+    store = store_of(kind, destination(server.bucket, server.endpoint_url))
     server.script(Status(code=302, headers={"Location": elsewhere.endpoint_url}, body=PORTAL), times=None)
     transport = store.transport()
     assert put(transport, put_request("a")).status == 302

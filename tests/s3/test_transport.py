@@ -34,7 +34,7 @@ from support.http_server import Exchange, HangUp
 from support.objects import content_of
 from support.s3_messages import Answer as Reply
 from support.s3_messages import md5_base64
-from support.stores import PLAIN, connection, put, put_request, range_request, store_of, use
+from support.stores import destination, put, put_request, range_request, store_of, use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,7 @@ def timeout_s() -> float:
 def transport(kind: str, timeout_s: float, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
     """To the misbehaving server."""
     use(faulty.environment(), monkeypatch)
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url, timeout_s=timeout_s))
+    store = store_of(kind, destination(faulty.bucket, faulty.endpoint_url), timeout_s=timeout_s)
     made = store.transport()
     yield made
     made.close()
@@ -88,7 +88,7 @@ def transport(kind: str, timeout_s: float, faulty: FaultyS3, monkeypatch: pytest
 def real(kind: str, seaweed: Seaweed, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
     """To SeaweedFS, which verifies signatures and checksums."""
     use(seaweed.environment(), monkeypatch)
-    made = store_of(kind, connection(bucket, seaweed.endpoint_url)).transport()
+    made = store_of(kind, destination(bucket, seaweed.endpoint_url)).transport()
     yield made
     made.close()
 
@@ -371,7 +371,7 @@ def test_unusable_endpoints_say_so_at_once(
             "tls": faulty.endpoint_url.replace("http:", "https:"),
             "certificate": secure.endpoint_url,
         }[trouble]
-        transport = store_of(kind, connection("bucket", url)).transport()
+        transport = store_of(kind, destination("bucket", url)).transport()
 
         error = put(transport, put_request("a")).error
 
@@ -388,7 +388,7 @@ def test_tls_with_a_private_ca(told: str, kind: str, tmp_path: Path, monkeypatch
         use(server.environment(), monkeypatch)
         if told == "environment":
             monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
-        where = connection(server.bucket, server.endpoint_url, ca_bundle=certificate if told == "config" else None)
+        where = destination(server.bucket, server.endpoint_url, ca_bundle=certificate if told == "config" else None)
         transport = store_of(kind, where).transport()
 
         assert ok(put(transport, put_request("a", b"secret")))
@@ -415,7 +415,7 @@ def test_the_systems_certificates_are_read_one_by_one(
     assert ca_source(bundle) == (directory if complete else bundle)
     with FaultyS3(certificate=(certificate, key)) as server:
         use(server.environment(), monkeypatch)
-        store = store_of("curl", connection(server.bucket, server.endpoint_url))
+        store = store_of("curl", destination(server.bucket, server.endpoint_url))
         if complete:
             bundle.write_bytes(b"")  # nobody looks into it any more
         transport = store.transport()
@@ -438,7 +438,7 @@ def test_a_file_that_ends_early_is_no_success(
     def shrink(_: int) -> None:
         os.truncate(path, MIB)
 
-    transport = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), bandwidth=shrink).transport()
+    transport = store_of(kind, destination(faulty.bucket, faulty.endpoint_url), bandwidth=shrink).transport()
 
     error = put(transport, range_request("a", opened, offset, 2 * MIB)).error
 
@@ -467,7 +467,7 @@ def test_every_byte_is_paced_once(kind: str, faulty: FaultyS3, fd: int, monkeypa
     """The bandwidth limit hears of each byte before it leaves, from memory and from files alike."""
     use(faulty.environment(), monkeypatch)
     heard: list[int] = []
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), bandwidth=heard.append)
+    store = store_of(kind, destination(faulty.bucket, faulty.endpoint_url), bandwidth=heard.append)
     transport = store.transport()
 
     assert ok(put(transport, put_request("a", b"12345")))
@@ -487,7 +487,7 @@ def test_the_pace_may_grant_less(kind: str, faulty: FaultyS3, fd: int, monkeypat
         asked.append(size)
         return min(size, 10_000)
 
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), bandwidth=grant)
+    store = store_of(kind, destination(faulty.bucket, faulty.endpoint_url), bandwidth=grant)
     transport = store.transport()
 
     assert ok(put(transport, put_request("a", b"m" * 25_000)))
@@ -597,8 +597,10 @@ def test_waiting_for_the_pace_is_no_silence(
 ) -> None:
     """A body that waits for its turn longer than timeout_s is not taken for a server that does not answer."""
     use(faulty.environment(), monkeypatch)
-    where = connection(faulty.bucket, faulty.endpoint_url, timeout_s=1.0)
-    transport = store_of(kind, where, bandwidth=lambda _: threading.Event().wait(1.5) and None).transport()
+    where = destination(faulty.bucket, faulty.endpoint_url)
+    transport = store_of(
+        kind, where, timeout_s=1.0, bandwidth=lambda _: threading.Event().wait(1.5) and None
+    ).transport()
 
     answer = put(transport, range_request("a", fd, 0, 100))
 
@@ -641,7 +643,7 @@ def test_a_thin_line_is_no_silence(kind: str, in_memory: bool, fd: int, monkeypa
     """All of a small body is in the kernel at once, and on its way for longer than timeout_s."""
     use({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}, monkeypatch)
     with thin_line(40_000) as port:
-        transport = store_of(kind, connection("b", f"http://127.0.0.1:{port}", timeout_s=2.0)).transport()
+        transport = store_of(kind, destination("b", f"http://127.0.0.1:{port}"), timeout_s=2.0).transport()
 
         answer = put(transport, put_request("a", b"x" * 120_000) if in_memory else range_request("a", fd, 0, 120_000))
 
@@ -652,7 +654,7 @@ def test_a_thin_line_is_no_silence(kind: str, in_memory: bool, fd: int, monkeypa
 def test_without_credentials_nothing_is_sent(kind: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     """And where they vanish later, the last request is not sent once more in the place of this one."""
     use(faulty.environment(), monkeypatch)
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url))
+    store = store_of(kind, destination(faulty.bucket, faulty.endpoint_url))
     transport = store.transport()
     assert ok(put(transport, put_request("a")))
     use({}, monkeypatch)
@@ -674,7 +676,7 @@ def test_new_credentials_and_another_region_are_taken(
 ) -> None:
     """An open transport goes on with what is valid now."""
     use(faulty.environment(), monkeypatch)
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url))
+    store = store_of(kind, destination(faulty.bucket, faulty.endpoint_url))
     transport = store.transport()
     put(transport, put_request("a"))
     use({"AWS_ACCESS_KEY_ID": "AKNEW", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "tok/en+="}, monkeypatch)
@@ -696,7 +698,7 @@ def test_new_credentials_and_another_region_are_taken(
 def test_descriptors_are_given_back(kind: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closed transports hold nothing, those that had errors neither."""
     use(faulty.environment(), monkeypatch)
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url, timeout_s=5.0))
+    store = store_of(kind, destination(faulty.bucket, faulty.endpoint_url), timeout_s=5.0)
     faulty.script(Reset("after"), times=None, match="bad")
 
     def rounds(count: int) -> None:
@@ -718,4 +720,4 @@ def test_regions_apart_from_one_signature_go_through_boto3(monkeypatch: pytest.M
     """A multi-region access point takes SigV4A, which libcurl cannot make."""
     use({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}, monkeypatch)
 
-    store_of("boto3", connection("arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap", ""), PLAIN)
+    store_of("boto3", destination("arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap", ""))

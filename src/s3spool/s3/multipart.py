@@ -17,6 +17,7 @@ from s3spool.s3.client import Found, look
 from s3spool.s3.content import Content, Stored
 from s3spool.s3.errors import FAILURES, conflict, mismatch, untrusted, untrusted_success
 from s3spool.s3.multipart_uploads import GONE, Uploads
+from s3spool.s3.options import common_headers
 from s3spool.s3.store import MIB
 from s3spool.s3.transport import Answer, Request
 
@@ -75,7 +76,7 @@ class MultipartStore(Uploads):
         offset = (number - 1) * upload.part_size
         length = min(upload.part_size, content.size - offset)
         value = checksums.of_range(algorithm, content.fd, offset, length)
-        headers = ((checksums.header_of(algorithm), value), *self._store.options.common_headers)
+        headers = ((checksums.header_of(algorithm), value), *common_headers(self._store.destination))
         query = urlencode({"partNumber": number, "uploadId": upload.upload_id})
         checksum = f"{algorithm}:{value}"
         return Request(upload.key, query, headers, None, content.fd, offset, length, checksum, content.path)

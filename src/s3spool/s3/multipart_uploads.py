@@ -13,7 +13,7 @@ from s3spool.ledger.rows import Identity, Multipart
 from s3spool.s3.content import Content
 from s3spool.s3.errors import FAILURES, from_boto3, untrusted_success
 from s3spool.s3.keys import key_of
-from s3spool.s3.options import arguments_of
+from s3spool.s3.options import arguments_of, common_headers
 from s3spool.s3.store import Store
 
 UNSUPPORTED = {"NotImplemented", "MethodNotAllowed", "HTTP501", "HTTP405"}  # s3rver
@@ -101,7 +101,7 @@ class Uploads:
 
     def named(self, upload: Multipart) -> dict[str, Any]:
         """Return boto3's arguments that identify an upload."""
-        common = arguments_of(self._store.options.common_headers)
+        common = arguments_of(common_headers(self._store.destination))
         return {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id, **common}
 
     def failed(self, exc: Exception, path: str, operation: str) -> UploadError:
