@@ -40,7 +40,7 @@ class Uploads:
         prepared = store.rules.of(path)
         key = key_of(path, prepared.prefix.of(identity.mtime_ns / 1e9))
         headers = prepared.headers(Content(path, identity, None, -1, attributes))
-        arguments = {"Bucket": store.bucket, "Key": key, **arguments_of(headers)}
+        arguments = {"Bucket": store.bucket, "Key": key, **arguments_of(store.client, "CreateMultipartUpload", headers)}
         algorithm = store.algorithm
         answer: Mapping[str, Any] | None = None
         while answer is None:
@@ -100,8 +100,9 @@ class Uploads:
                 raise error from exc
 
     def named(self, upload: Multipart) -> dict[str, Any]:
-        """Return boto3's arguments that identify an upload."""
-        common = arguments_of(common_headers(self._store.destination))
+        """Return boto3's arguments that identify an upload; all operations name them alike."""
+        store = self._store
+        common = arguments_of(store.client, "ListParts", common_headers(store.destination))
         return {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id, **common}
 
     def failed(self, exc: Exception, path: str, operation: str) -> UploadError:

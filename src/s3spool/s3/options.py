@@ -5,34 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from s3spool.config.schema import DestinationConfig
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 META = "x-amz-meta-"
-_ARGUMENTS = {
-    "content-type": "ContentType",
-    "cache-control": "CacheControl",
-    "content-disposition": "ContentDisposition",
-    "content-encoding": "ContentEncoding",
-    "content-language": "ContentLanguage",
-    "x-amz-storage-class": "StorageClass",
-    "x-amz-server-side-encryption": "ServerSideEncryption",
-    "x-amz-server-side-encryption-aws-kms-key-id": "SSEKMSKeyId",
-    "x-amz-acl": "ACL",
-    "x-amz-expected-bucket-owner": "ExpectedBucketOwner",
-    "x-amz-tagging": "Tagging",
-    "x-amz-checksum-crc64nvme": "ChecksumCRC64NVME",
-    "x-amz-checksum-crc32": "ChecksumCRC32",
-    "x-amz-checksum-sha256": "ChecksumSHA256",
-    "x-amz-object-lock-mode": "ObjectLockMode",
-    "x-amz-object-lock-retain-until-date": "ObjectLockRetainUntilDate",
-    "x-amz-object-lock-legal-hold": "ObjectLockLegalHoldStatus",
-    "x-amz-request-payer": "RequestPayer",
-    "content-md5": "ContentMD5",
-    "if-none-match": "IfNoneMatch",
-}
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -75,16 +56,19 @@ def grants_of(destination: DestinationConfig) -> list[str]:
     return ["s3:PutObject", *(name for name, needed in more.items() if needed)]
 
 
-def arguments_of(headers: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Headers of an object or a part as boto3 takes them."""
+def arguments_of(client: S3Client, operation: str, headers: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return headers of an object or a part as boto3's operation, like CreateMultipartUpload, takes them."""
+    shape: Any = client.meta.service_model.operation_model(operation).input_shape
+    wire = {name: member.serialization for name, member in shape.members.items()}
+    names = {it["name"].lower(): name for name, it in wire.items() if it.get("location") == "header"}
     arguments: dict[str, Any] = {}
     metadata: dict[str, str] = {}
-    for name, value in headers:
-        lower = name.lower()
-        if lower.startswith(META):
-            metadata[lower.removeprefix(META)] = value
+    for header, value in headers:
+        name = header.lower()
+        if name.startswith(META):
+            metadata[name.removeprefix(META)] = value
         else:
-            arguments[_ARGUMENTS[lower]] = value
+            arguments[names[name]] = value
     return arguments | ({"Metadata": metadata} if metadata else {})
 
 
