@@ -283,7 +283,7 @@ def test_a_chain_that_finds_nothing_keeps_what_still_lasts(
     home.program(timedelta(hours=2))
     credentials = Credentials(boto3.Session())
     had = credentials.current
-    credentials._expiry = datetime.now(UTC) + valid_for
+    credentials.expiry = datetime.now(UTC) + valid_for
     monkeypatch.setattr(credentials._session, "get_credentials", lambda: None)
 
     credentials.refresh()

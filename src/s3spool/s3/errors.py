@@ -33,7 +33,6 @@ _UNREACHABLE = (
     botocore.exceptions.SSLError,
     botocore.exceptions.ProxyConnectionError,
 )
-_USER = re.compile(r"(\w+://)[^/\s]*@")
 _NO_CREDENTIALS = (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError)
 
 
@@ -42,10 +41,8 @@ def from_curl(number: int, message: str, path: str) -> UploadError:
     if "CONNECT tunnel failed" in message:
         number = 97  # CURLE_PROXY: libcurl says RECV_ERROR
     code, rule = BY_CURL.get(number, (f"CURL_{number}", TRANSIENT))
-    error = _error(path, code, message or f"libcurl ended with its error {number}", rule)
-    if rule.scope is Scope.FILE:
-        error.operation = "read"  # our read callback ended the transfer
-    return error
+    operation = "read" if rule.scope is Scope.FILE else "upload"  # our read callback ended the transfer
+    return _by_rule(rule, operation, path, code, message or f"libcurl ended with its error {number}")
 
 
 def from_boto3(exc: Exception, path: str, operation: str = "upload") -> UploadError:
@@ -98,13 +95,16 @@ def from_code(
         facts = [f"HTTP {status}"] if code and message and status else []
         facts += [f"{name} {value}" for name in _IDS if (value := (headers or {}).get(name))]
         cause += f" ({', '.join(facts)})" if facts else ""
-    error = _error(path, code or f"HTTP{status}", cause, rule)
-    error.operation = operation
+    error = _by_rule(rule, operation, path, code or f"HTTP{status}", cause)
     error.status = status
     if skew := _skew(status, headers or {}):
         error.hint += f"; {skew}" if error.hint else skew
     error.retry_after_s = retry_after_s(headers or {})
     return error
+
+
+def _by_rule(rule: Rule, operation: str, path: str, code: str, cause: str) -> UploadError:
+    return UploadError(operation, path, code, cause, rule.scope, rule.permanent, rule.hint)
 
 
 def untrusted(request: Request, why: str) -> UploadError:
@@ -178,18 +178,6 @@ def _skew(status: int, headers: dict[str, str]) -> str:
 def _one_line(text: str) -> str:
     """Shorten a server's text to one line of limited length, for logs and the ledger."""
     return " ".join(text.split())[:_TEXT_LENGTH]
-
-
-def _error(path: str, code: str, message: str, rule: Rule) -> UploadError:
-    return UploadError(
-        "upload",
-        path,
-        code,
-        message,
-        scope=rule.scope,
-        permanent=rule.permanent,
-        hint=rule.hint,
-    )
 
 
 def mismatch(request: Request, why: str) -> UploadError:
