@@ -462,7 +462,8 @@ def test_folder_that_is_missing_is_not_made(tmp_path: Path, faulty: FaultyS3) ->
     code, found = check(home(tmp_path, faulty, watch={"directory": str(folder)}))
 
     assert code == 1
-    assert found["folder"] == ("error", f"watch.directory = {folder}: does not exist; make it with: mkdir -p {folder}")
+    problem = f'watch.directory = "{folder}": does not exist; make it with: mkdir -p {folder}'
+    assert found["folder"] == ("error", problem)
     assert not folder.exists()
 
 
