@@ -18,14 +18,21 @@ from msgspec.structs import replace
 
 from s3spool.check.http_port import http_port
 from s3spool.check.result import CheckResult, error, ok, warning
+from s3spool.check.rules import check_rules
+from s3spool.check.walk import walk
 from s3spool.config import loader as configuration
 from s3spool.config.directories import nearest, wrong_paths
 from s3spool.config.schema import Config, value_of
+from s3spool.daemon.components import store_of
 from s3spool.daemon.limits import open_files_needed
 from s3spool.errors import ConfigError, LedgerError, UploadError
+from s3spool.folder.mounts import remote_file_system
+from s3spool.folder.rules import FileRules
 from s3spool.ledger.database import holder, open_for_reading
 from s3spool.ledger.files import become_owner
 from s3spool.logs.text import shown
+from s3spool.s3.keys import Prefix, key_of
+from s3spool.s3.plain_http import DANGER, beyond_loopback
 
 MIB = 1024 * 1024
 LEAST_FREE_BYTES = 16 * MIB  # the ledger's journal alone may grow to this
@@ -59,7 +66,6 @@ def _folder(config: Config) -> Iterator[CheckResult]:
         yield there
         return
     yield ok("folder", f"{there.text}; {config.after_upload()}")
-    from s3spool.folder.mounts import remote_file_system  # noqa: PLC0415 - after what may fail in one line
 
     kind = remote_file_system(Path(os.path.realpath(folder)))
     directories, unreadable, deep = _directories(config)
@@ -89,8 +95,6 @@ def _folder(config: Config) -> Iterator[CheckResult]:
 
 def _directories(config: Config) -> tuple[int, list[str], list[str]]:
     """How many directories there are to watch, which cannot be read, and which leave no room for a key."""
-    from s3spool.check.walk import walk  # noqa: PLC0415 - start-up time
-
     by_kind: dict[str, list[str]] = {"unreadable": [], "too deep": []}
     count = 0
     for kind, path, _ in walk(config):
@@ -101,10 +105,6 @@ def _directories(config: Config) -> tuple[int, list[str], list[str]]:
 
 def _key(config: Config) -> Iterator[CheckResult]:
     """The key of a file of the folder, or of an example."""
-    from s3spool.check.walk import walk  # noqa: PLC0415 - start-up time
-    from s3spool.folder.rules import FileRules  # noqa: PLC0415 - the same
-    from s3spool.s3.keys import Prefix, key_of  # noqa: PLC0415 - the same
-
     bucket, rules = config.destination.bucket, FileRules(config)
     if not bucket:
         return
@@ -206,8 +206,6 @@ def _bucket(config: Config) -> Iterator[CheckResult]:
         if wrong := _wrong(config, "destination.ca_bundle"):
             raise wrong
         from s3spool.check import preflight  # noqa: PLC0415 - the same
-        from s3spool.daemon.components import store_of  # noqa: PLC0415 - boto3 and pycurl are heavy
-        from s3spool.s3.plain_http import DANGER, beyond_loopback  # noqa: PLC0415 - the same
 
         quick = replace(config.upload, timeout_s=min(ANSWER_S, config.upload.timeout_s))
         store = store_of(replace(config, upload=quick))
@@ -220,7 +218,6 @@ def _bucket(config: Config) -> Iterator[CheckResult]:
 
 
 def _rules(config: Config) -> Iterator[CheckResult]:
-    from s3spool.check.rules import check_rules  # noqa: PLC0415 - start-up time
 
     yield from check_rules(config)
 

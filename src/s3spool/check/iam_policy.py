@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from s3spool.config.loader import Config, require_bucket
+from s3spool.daemon.components import store_of
 from s3spool.folder.rules import FileRules
 from s3spool.s3.object_rules import ObjectRules
 
@@ -57,8 +58,6 @@ def _arns(config: Config) -> tuple[str, str, str]:
 
 def _partition(config: Config) -> str:
     """`aws`, or `aws-cn`, `aws-us-gov`..., from the region."""
-    from s3spool.daemon.components import store_of  # noqa: PLC0415 - boto3 is heavy
-
     return str(store_of(config).client.meta.partition)
 
 

@@ -14,12 +14,14 @@ from s3spool.config.loader import Config
 from s3spool.control.names import path_in
 from s3spool.control.offline import OfflineAnswers
 from s3spool.control.protocol import NoDaemonError, ask, json_line
+from s3spool.control.rules import prefix_of
 from s3spool.control.status import Status
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.files import become_owner
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import from_text, to_text
 from s3spool.logs.text import shown
+from s3spool.s3.keys import Prefix, key_of
 
 BATCH_BYTES = 128 * 1024  # of paths in one request; the daemon refuses twice as much
 
@@ -93,8 +95,6 @@ class ControlClient:
 
     def key(self, file: str) -> str:
         """The key in the bucket. If the prefix holds the mtime of a file that is gone, only a receipt tells it."""
-        from s3spool.s3.keys import Prefix, key_of  # noqa: PLC0415 - start-up time
-
         path = self._path(file)
         where = self._where_of(path)
         prefix = where["prefix"]
@@ -187,8 +187,6 @@ class ControlClient:
         try:
             return _dict(ask(self._socket, "where", path=to_text(path)))
         except NoDaemonError:
-            from s3spool.control.rules import prefix_of  # noqa: PLC0415 - start-up time
-
             return prefix_of(self.config, path)
 
     def _path(self, file: str) -> str:

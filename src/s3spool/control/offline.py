@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from s3spool import __version__
 from s3spool.config.loader import Config
 from s3spool.control import views
+from s3spool.control.rules import with_rule
 from s3spool.control.status import Bytes, Destination, Files, Status, Watch
 from s3spool.errors import AlreadyRunningError, S3SpoolError
 from s3spool.ledger.database import DirectoryLock, holder
@@ -71,7 +72,6 @@ class OfflineAnswers:
 
     def explain(self, paths: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The answer of `why` for each of these paths."""
-        from s3spool.control.rules import with_rule  # noqa: PLC0415 - start-up time
         from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - the same
 
         watch = self._config.watch
