@@ -549,7 +549,7 @@ def test_network_file_system_is_scanned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, level: str
 ) -> None:
     """Chosen by itself it is worth a warning, asked for it is fine."""
-    monkeypatch.setattr("s3spool.folder.mounts.remote_file_system", lambda _: "nfs4")
+    monkeypatch.setattr("s3spool.check.checks.remote_file_system", lambda _: "nfs4")
 
     (_, watch) = checks._folder(local(tmp_path, **{"watch.backend": backend}))
 

@@ -26,11 +26,10 @@ from s3spool.config.loader import (
     changed,
     check_directories,
     load,
-    options,
     require_bucket,
 )
 from s3spool.config.rules import DESTINATION_KEYS
-from s3spool.config.schema import DestinationConfig
+from s3spool.config.schema import OPTIONS, DestinationConfig
 from s3spool.config.templates import FIELDS
 from s3spool.errors import ConfigError
 
@@ -650,9 +649,9 @@ VALUES = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f")).map(
         lambda text: msgspec.json.encode(text).decode()
     ),
-    st.sampled_from([option.default for option in options()]),
+    st.sampled_from([option.default for option in OPTIONS.values()]),
 )
-NAMES = st.sampled_from([option.name for option in options()])
+NAMES = st.sampled_from([option.name for option in OPTIONS.values()])
 DOCUMENTS = st.one_of(
     st.text(),
     st.dictionaries(NAMES, VALUES).map(
@@ -837,7 +836,7 @@ def test_a_reload_tells_live_keys_from_the_others() -> None:
 
 def test_live_keys_exist() -> None:
     """A key that is renamed in the schema must be renamed in LIVE as well."""
-    assert {option.name for option in options()} | {"rule"} >= LIVE
+    assert {option.name for option in OPTIONS.values()} | {"rule"} >= LIVE
 
 
 # --- documentation
@@ -854,7 +853,7 @@ def test_the_sample_file_has_every_key_at_its_default() -> None:
         if match[3]:
             found.append((f"{section}.{match[3]}", match[4], match[2]))
 
-    assert found == [(option.name, option.default, option.doc) for option in options()]
+    assert found == [(option.name, option.default, option.doc) for option in OPTIONS.values()]
 
 
 def test_the_sample_file_changes_nothing_until_it_is_edited(tmp_path: Path) -> None:
@@ -865,7 +864,7 @@ def test_the_sample_file_changes_nothing_until_it_is_edited(tmp_path: Path) -> N
 
     assert changed(read(), read(ROOT / "packaging/s3spool.toml")) == ([], [])
     assert changed(read(), read(uncommented)) == ([], [])
-    assert sum(map(len, tomllib.loads(uncommented.read_text()).values())) == len(options())
+    assert sum(map(len, tomllib.loads(uncommented.read_text()).values())) == len(OPTIONS)
 
 
 def test_the_manual_has_every_key() -> None:
@@ -874,8 +873,8 @@ def test_the_manual_has_every_key() -> None:
 
     rows = re.findall(r"^`(\w+)` \| `(.+?)` \| (.+)$", text, re.MULTILINE)
 
-    assert rows == [(o.name.split(".")[1], o.default, o.doc) for o in options()]
-    assert re.findall(r"^- `(\w+\.\w+)`$", text, re.MULTILINE) == [o.name for o in options() if o.name in LIVE]
+    assert rows == [(o.name.split(".")[1], o.default, o.doc) for o in OPTIONS.values()]
+    assert re.findall(r"^- `(\w+\.\w+)`$", text, re.MULTILINE) == [o.name for o in OPTIONS.values() if o.name in LIVE]
     assert "\n- all of `[[rule]]`, for files not yet taken\n" in text
     assert set(re.findall(r"`%([A-Za-z])`", text)) == set(PREFIX_FIELDS)
     assert set(re.findall(r"`\{(\w+)\}`", text)) == {*FIELDS, "hostname"}

@@ -16,7 +16,6 @@ from pathlib import Path
 import structlog
 from msgspec.structs import replace
 
-from s3spool.check.http_port import http_port
 from s3spool.check.result import CheckResult, error, ok, warning
 from s3spool.check.rules import check_rules
 from s3spool.check.walk import walk
@@ -200,6 +199,25 @@ def _try_sqlite(directory: Path) -> None:
         database.execute("INSERT INTO written VALUES (1)")
 
 
+def _http(config: Config) -> Iterator[CheckResult]:
+    address = config.service.http_listen
+    if not address:
+        return
+    try:
+        from s3spool.http.server import listener  # noqa: PLC0415 - an extra
+
+        listener(address).close()
+    except ImportError as exc:
+        yield error("http", f"service.http_listen needs the extra http ({exc}): pip install 's3spool[http]'")
+    except ConfigError as exc:
+        pid = holder(config.state.directory)
+        # Most likely the daemon itself listens there.
+        yield ok("http", f"{address}, in use while the daemon runs (pid {pid})") if pid else error("http", str(exc))
+    else:
+        token = "with service.http_token" if config.service.http_token else "for every user of this machine"
+        yield ok("http", f"http://{address}/ {token}")
+
+
 def _bucket(config: Config) -> Iterator[CheckResult]:
     try:
         configuration.require_bucket(config)
@@ -217,19 +235,14 @@ def _bucket(config: Config) -> Iterator[CheckResult]:
     yield from preflight.examine(store, config.destination.prefix)
 
 
-def _rules(config: Config) -> Iterator[CheckResult]:
-
-    yield from check_rules(config)
-
-
 _SUBJECTS: dict[str, Callable[[Config], Iterator[CheckResult]]] = {
     "folder": _folder,
-    "rules": _rules,
+    "rules": check_rules,
     "archive": _archive,
     "open files": _open_files,
     "state": _state,
     "key": _key,
-    "http": http_port,
+    "http": _http,
     "destination": _bucket,
 }
 _FIELD = {
