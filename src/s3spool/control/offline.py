@@ -100,22 +100,22 @@ class OfflineAnswers:
             self._write(lambda ledger: ledger.release(paths))
         return released
 
-    def forget(self, path: str) -> bool:
+    def forget(self, path: str) -> dict[str, bool]:
         with self.reader() as reader:
             known = reader is not None and path in reader.known([path])
         if known:
             self._write(lambda ledger: ledger.forget(path))
-        return known
+        return {"forgotten": known}
 
     def pause(self, reason: str) -> None:
         self._write(lambda ledger: ledger.record_pause(Pause(time.time(), reason)))
 
-    def resume(self) -> bool:
+    def resume(self) -> dict[str, bool]:
         with self.reader() as reader:
             paused = reader is not None and reader.pause() is not None
         if paused:
             self._write(lambda ledger: ledger.record_pause(None))
-        return paused
+        return {"resumed": paused}
 
     def identity_of(self, path: str, root: str) -> Any:
         """The identity of the file in `root` now; None: no such file."""
