@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import botocore.exceptions
 import botocore.parsers
 
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import Scope, UploadError, unfit
 from s3spool.s3.error_table import BY_CODE, BY_CURL, BY_STATUS, NETWORK, TRANSIENT, Rule
 from s3spool.s3.transport import Answer, Request
 
@@ -187,15 +187,8 @@ def mismatch(request: Request, why: str) -> UploadError:
 
 def conflict(path: str, key: str) -> UploadError:
     """Return the error for another object at this key while overwriting is forbidden."""
-    return UploadError(
-        "upload",
-        path,
-        "PreconditionFailed",
-        f'another object is at {key} and destination.overwrite = "never"',
-        scope=Scope.FILE,  # a HEAD showed the object
-        permanent=True,
-        hint="rename the file, or remove the object",
-    )
+    cause = f'another object is at {key} and destination.overwrite = "never"'  # a HEAD showed the object
+    return unfit(path, "PreconditionFailed", cause, "rename the file, or remove the object", operation="upload")
 
 
 def is_about_checksum(error: UploadError) -> bool:

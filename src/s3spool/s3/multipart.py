@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import botocore.exceptions
 import structlog
 
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import UploadError, unfit
 from s3spool.ledger.rows import Multipart, Part
 from s3spool.s3 import checksums
 from s3spool.s3.client import Found, look
@@ -37,15 +37,8 @@ class MultipartStore(Uploads):
     def check_size(self, path: str, size: int) -> None:
         """Raises UploadError (permanent) for more bytes than an object can have."""
         if size > MAX_OBJECT_BYTES:
-            raise UploadError(
-                "map",
-                path,
-                "EntityTooLarge",
-                f"the file has {size} bytes, S3 takes {MAX_OBJECT_BYTES} (5 TiB)",
-                scope=Scope.FILE,
-                permanent=True,
-                hint="split the file",
-            )
+            cause = f"the file has {size} bytes, S3 takes {MAX_OBJECT_BYTES} (5 TiB)"
+            raise unfit(path, "EntityTooLarge", cause, "split the file")
 
     def matches(
         self, upload: Multipart, content: Content, number: int, there: Mapping[str, Any], ours: Part | None
