@@ -82,7 +82,9 @@ def sender_to(server: Line, kind: str, monkeypatch: pytest.MonkeyPatch, timeout_
     made.close()
 
 
-ways = pytest.mark.parametrize(("kind", "in_memory"), [("curl", True), ("carried", True), ("curl", False)])
+ways = pytest.mark.parametrize(
+    ("kind", "in_memory"), [("curl", True), ("carried", True), ("curl", False), ("carried", False)]
+)
 
 
 @ways

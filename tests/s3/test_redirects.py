@@ -12,11 +12,13 @@ from s3spool.s3.multipart import MultipartStore
 from support.daemon import Daemon, to_toml
 from support.faults import Redirect, Status
 from support.faulty import FaultyS3
-from support.stores import content, destination, put, put_request, store_of, use
+from support.stores import content, put, put_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from s3.conftest import StoreAt
 
 PART = 5 * 2**20
 PORTAL = b"<html><body>302 <a href=x>Moved</a></body></html>"
@@ -110,11 +112,10 @@ def test_check_says_where_the_redirect_points(tmp_path: Path, server: FaultyS3, 
 @pytest.mark.integration
 @pytest.mark.parametrize("kind", ["curl", "carried", "boto3"])
 def test_no_request_follows(
-    server: FaultyS3, elsewhere: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+    server: FaultyS3, elsewhere: FaultyS3, store_at: StoreAt, tmp_path: Path, kind: str
 ) -> None:
     """Neither bodies nor questions, and each is one request."""
-    use(server.environment(), monkeypatch)
-    store = store_of(kind, destination(server.bucket, server.endpoint_url))
+    store = store_at(server, kind)
     server.script(Status(code=302, headers={"Location": elsewhere.endpoint_url}, body=PORTAL), times=None)
     transport = store.transport()
     assert put(transport, put_request("a")).status == 302

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from s3.conftest import StoreAt
     from s3spool.s3.content import Stored
     from support.faults import Fault
 
@@ -392,12 +393,11 @@ def test_a_portal_that_answers_every_request_proves_nothing(fault: Fault, tmp_pa
     assert (refused.value.code, refused.value.scope) == ("Unconfirmed", Scope.UNKNOWN)
 
 
-def test_many_may_ask_at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_many_may_ask_at_once(store_at: StoreAt, caplog: pytest.LogCaptureFixture) -> None:
     """Where only a HEAD confirms, each worker has its connection, keeps it, and no library complains of it."""
     workers = 30
     with FaultyS3() as server:
-        use(server.environment(), monkeypatch)
-        store = store_of("curl", destination(server.bucket, server.endpoint_url))
+        store = store_at(server)
         for _ in range(2):
             hold = HoldUntil()
             server.script(hold, times=None)
@@ -412,12 +412,11 @@ def test_many_may_ask_at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("head", [b"", b"Transfer-Encoding: chunked\r\n"])
-def test_an_answer_to_boto3_without_an_end_is_cut_off(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_to_boto3_without_an_end_is_cut_off(head: bytes, store_at: StoreAt) -> None:
     """It is a failed request like any other, not all the memory there is; the next one passes."""
     piece = b"100000\r\n" + b"y" * 2**20 + b"\r\n"
     with FaultyS3() as server:
-        use(server.environment(), monkeypatch)
-        store = store_of("curl", destination(server.bucket, server.endpoint_url))
+        store = store_at(server)
         server.script(Endless((b"HTTP/1.1 200 OK\r\n" + head + b"\r\n", piece)), times=None)
 
         with pytest.raises(botocore.exceptions.HTTPClientError, match="more than"):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import threading
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
+    from s3.conftest import StoreAt, TransportAt
     from s3spool.demo.seaweed import Seaweed
     from s3spool.s3.content import Sender
     from s3spool.s3.transport import Answer
@@ -75,22 +74,15 @@ def timeout_s() -> float:
 
 
 @pytest.fixture
-def transport(kind: str, timeout_s: float, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
+def transport(kind: str, timeout_s: float, faulty: FaultyS3, transport_at: TransportAt) -> Sender:
     """To the misbehaving server."""
-    use(faulty.environment(), monkeypatch)
-    store = store_of(kind, destination(faulty.bucket, faulty.endpoint_url), timeout_s=timeout_s)
-    made = store.transport()
-    yield made
-    made.close()
+    return transport_at(faulty, kind, timeout_s=timeout_s)
 
 
 @pytest.fixture
-def real(kind: str, seaweed: Seaweed, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
+def real(kind: str, seaweed: Seaweed, bucket: str, transport_at: TransportAt) -> Sender:
     """To SeaweedFS, which verifies signatures and checksums."""
-    use(seaweed.environment(), monkeypatch)
-    made = store_of(kind, destination(bucket, seaweed.endpoint_url)).transport()
-    yield made
-    made.close()
+    return transport_at(seaweed, kind, bucket=bucket)
 
 
 @pytest.fixture
@@ -427,18 +419,13 @@ def test_the_systems_certificates_are_read_one_by_one(
 
 @pytest.mark.parametrize("offset", [0, 7])
 def test_a_file_that_ends_early_is_no_success(
-    offset: int, kind: str, faulty: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    offset: int, kind: str, faulty: FaultyS3, tmp_path: Path, transport_at: TransportAt
 ) -> None:
     """It shrinks while it is sent: an error of the file, at once, and nothing of it in the bucket."""
     path = tmp_path / "file"
     path.write_bytes(content_of(3 * MIB))
     opened = os.open(path, os.O_RDONLY)
-    use(faulty.environment(), monkeypatch)
-
-    def shrink(_: int) -> None:
-        os.truncate(path, MIB)
-
-    transport = store_of(kind, destination(faulty.bucket, faulty.endpoint_url), bandwidth=shrink).transport()
+    transport = transport_at(faulty, kind, bandwidth=lambda _: os.truncate(path, MIB))
 
     error = put(transport, range_request("a", opened, offset, 2 * MIB)).error
 
@@ -448,7 +435,6 @@ def test_a_file_that_ends_early_is_no_success(
     assert error.cause == f"the file ended at byte {MIB} of {offset + 2 * MIB} while it was sent"
     assert faulty.contents() == {}
     assert ok(put(transport, put_request("next")))
-    transport.close()
 
 
 def test_a_file_that_cannot_be_read_is_the_files_trouble(transport: Sender, tmp_path: Path) -> None:
@@ -463,32 +449,27 @@ def test_a_file_that_cannot_be_read_is_the_files_trouble(transport: Sender, tmp_
     assert error.cause == "the file could not be read on: Is a directory"
 
 
-def test_every_byte_is_paced_once(kind: str, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_byte_is_paced_once(kind: str, faulty: FaultyS3, fd: int, transport_at: TransportAt) -> None:
     """The bandwidth limit hears of each byte before it leaves, from memory and from files alike."""
-    use(faulty.environment(), monkeypatch)
     heard: list[int] = []
-    store = store_of(kind, destination(faulty.bucket, faulty.endpoint_url), bandwidth=heard.append)
-    transport = store.transport()
+    transport = transport_at(faulty, kind, bandwidth=heard.append)
 
     assert ok(put(transport, put_request("a", b"12345")))
     assert ok(put(transport, put_request("empty", b"")))
     assert ok(put(transport, range_request("b", fd, 1, 3 * MIB)))
 
     assert (heard[0], sum(heard)) == (5, 5 + 3 * MIB)
-    transport.close()
 
 
-def test_the_pace_may_grant_less(kind: str, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pace_may_grant_less(kind: str, faulty: FaultyS3, fd: int, transport_at: TransportAt) -> None:
     """Then the rest is asked for again, and nothing is sent twice or left out."""
-    use(faulty.environment(), monkeypatch)
     asked: list[int] = []
 
     def grant(size: int) -> int:
         asked.append(size)
         return min(size, 10_000)
 
-    store = store_of(kind, destination(faulty.bucket, faulty.endpoint_url), bandwidth=grant)
-    transport = store.transport()
+    transport = transport_at(faulty, kind, bandwidth=grant)
 
     assert ok(put(transport, put_request("a", b"m" * 25_000)))
     assert asked == [25_000, 15_000, 5_000]
@@ -496,7 +477,6 @@ def test_the_pace_may_grant_less(kind: str, faulty: FaultyS3, fd: int, monkeypat
 
     assert faulty.contents() == {"a": b"m" * 25_000, "b": content_of(3 * MIB + 1)[5 : 5 + MIB]}
     assert len(asked) >= MIB // 10_000
-    transport.close()
 
 
 def test_a_rested_transport_goes_on(transport: Sender, faulty: FaultyS3, fd: int) -> None:
@@ -592,69 +572,20 @@ def test_an_answer_without_an_end_is_cut_off(
     assert ok(put(transport, put_request("next")))
 
 
-def test_waiting_for_the_pace_is_no_silence(
-    kind: str, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_for_the_pace_is_no_silence(kind: str, faulty: FaultyS3, fd: int, transport_at: TransportAt) -> None:
     """A body that waits for its turn longer than timeout_s is not taken for a server that does not answer."""
-    use(faulty.environment(), monkeypatch)
-    where = destination(faulty.bucket, faulty.endpoint_url)
-    transport = store_of(
-        kind, where, timeout_s=1.0, bandwidth=lambda _: threading.Event().wait(1.5) and None
-    ).transport()
+    transport = transport_at(faulty, kind, timeout_s=1.0, bandwidth=lambda _: threading.Event().wait(1.5) and None)
 
     answer = put(transport, range_request("a", fd, 0, 100))
 
     assert ok(answer), answer
-    transport.close()
 
 
-@contextmanager
-def thin_line(bytes_s: int) -> Iterator[int]:
-    """The port of a server that takes so many bytes a second of each request, and then answers 200."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    closing = threading.Event()
-
-    def serve() -> None:
-        with suppress(OSError):
-            connection, _ = listener.accept()
-            with connection:
-                head, _, body = connection.recv(4096).partition(b"\r\n\r\n")
-                length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
-                left = length - len(body)
-                while left and not closing.wait(0.25):
-                    left -= len(connection.recv(min(left, bytes_s // 4)))
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield listener.getsockname()[1]
-    closing.set()
-    listener.close()
-    thread.join(30)
-    assert not thread.is_alive()
-
-
-@pytest.mark.parametrize("kind", ["curl", "carried"])
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_a_thin_line_is_no_silence(kind: str, in_memory: bool, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of a small body is in the kernel at once, and on its way for longer than timeout_s."""
-    use({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}, monkeypatch)
-    with thin_line(40_000) as port:
-        transport = store_of(kind, destination("b", f"http://127.0.0.1:{port}"), timeout_s=2.0).transport()
-
-        answer = put(transport, put_request("a", b"x" * 120_000) if in_memory else range_request("a", fd, 0, 120_000))
-
-        assert ok(answer), answer
-        transport.close()
-
-
-def test_without_credentials_nothing_is_sent(kind: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_nothing_is_sent(
+    kind: str, faulty: FaultyS3, store_at: StoreAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And where they vanish later, the last request is not sent once more in the place of this one."""
-    use(faulty.environment(), monkeypatch)
-    store = store_of(kind, destination(faulty.bucket, faulty.endpoint_url))
+    store = store_at(faulty, kind)
     transport = store.transport()
     assert ok(put(transport, put_request("a")))
     use({}, monkeypatch)
@@ -672,11 +603,10 @@ def test_without_credentials_nothing_is_sent(kind: str, faulty: FaultyS3, monkey
 
 
 def test_new_credentials_and_another_region_are_taken(
-    kind: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    kind: str, faulty: FaultyS3, store_at: StoreAt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An open transport goes on with what is valid now."""
-    use(faulty.environment(), monkeypatch)
-    store = store_of(kind, destination(faulty.bucket, faulty.endpoint_url))
+    store = store_at(faulty, kind)
     transport = store.transport()
     put(transport, put_request("a"))
     use({"AWS_ACCESS_KEY_ID": "AKNEW", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "tok/en+="}, monkeypatch)
@@ -695,10 +625,9 @@ def test_new_credentials_and_another_region_are_taken(
     transport.close()
 
 
-def test_descriptors_are_given_back(kind: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptors_are_given_back(kind: str, faulty: FaultyS3, store_at: StoreAt) -> None:
     """Closed transports hold nothing, those that had errors neither."""
-    use(faulty.environment(), monkeypatch)
-    store = store_of(kind, destination(faulty.bucket, faulty.endpoint_url), timeout_s=5.0)
+    store = store_at(faulty, kind, timeout_s=5.0)
     faulty.script(Reset("after"), times=None, match="bad")
 
     def rounds(count: int) -> None:
