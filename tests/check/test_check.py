@@ -25,6 +25,7 @@ from s3spool.ledger.database import VERSION
 from support.daemon import Daemon, to_toml
 from support.faults import Fault, HtmlOk, Redirect, Status, WrongChecksum
 from support.faulty import FaultyS3
+from support.processes import finished
 from support.stores import destination, store_of, use
 
 if TYPE_CHECKING:
@@ -517,7 +518,7 @@ def test_too_few_open_files_for_the_workers(tmp_path: Path, faulty: FaultyS3) ->
     daemon = home(tmp_path, faulty)
     cli(daemon)  # writes the config file
     limited = f"ulimit -n 200; exec {sys.executable} -m s3spool check --config {daemon.config_path}"
-    done = subprocess.run(["sh", "-c", limited], env=daemon.environment, capture_output=True, text=True, check=False)
+    done = finished("sh", "-c", limited, env=daemon.environment)
 
     assert done.returncode == 1
     assert "100 workers need 660, the limit is 200" in done.stdout

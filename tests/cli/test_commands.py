@@ -41,6 +41,7 @@ from support.daemon import Daemon
 from support.faults import HoldUntil
 from support.faults import Status as Answer
 from support.faulty import FaultyS3
+from support.processes import finished
 from support.rows import a_receipt, a_retry
 from support.waiting import eventually
 
@@ -485,7 +486,7 @@ def test_answers_about_nothing_are_no_comfort(demo: bool, tmp_path: Path) -> Non
         config.write_text(f'[watch]\ndirectory = "{tmp_path}/drop"\n')
 
     command = [sys.executable, "-m", "s3spool", "list"]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = finished(*command, env=environment, cwd=tmp_path, check=True)
 
     places = f"s3spool.toml, {tmp_path}/.config/s3spool/s3spool.toml, /etc/s3spool/s3spool.toml"
     advice = f"for the demo add --config {config}" if demo else "name one with --config"
@@ -681,10 +682,7 @@ def test_without_permission(place: str, make: Make) -> None:
             "from s3spool.cli.commands import cli\n"
             f"{drop}\ncli(['status', '--config', sys.argv[1]])"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(hidden / "c.toml")],
-            capture_output=True, text=True, check=False, timeout=WAIT_S, cwd="/", env=daemon.environment,
-        )  # fmt: skip
+        done = finished(sys.executable, "-c", program, str(hidden / "c.toml"), cwd="/", env=daemon.environment)
     finally:
         closed.chmod(0o700)
         subprocess.run(["rm", "-r", str(hidden)], check=True)
@@ -701,12 +699,10 @@ def test_without_permission(place: str, make: Make) -> None:
 
 def shell(daemon: Daemon, line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`$S` is the program; the exit code is that of the first command in a pipe."""
-    return subprocess.run(
-        ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=WAIT_S,
+    return finished(
+        "bash",
+        "-c",
+        f"{line}; exit ${{PIPESTATUS[0]}}",
         cwd=daemon.home,
         env=daemon.environment | {"S": f"{sys.executable} -m s3spool"} | environment,
     )
@@ -759,10 +755,7 @@ def test_terminals_that_do_not_know_every_character(make: Make) -> None:
 )
 def test_usage_errors(arguments: list[str], said: str, tmp_path: Path) -> None:
     """Exit code 2, and nothing on stdout."""
-    done = subprocess.run(
-        [sys.executable, "-m", "s3spool", *arguments],
-        capture_output=True, text=True, check=False, timeout=WAIT_S, cwd=tmp_path,
-    )  # fmt: skip
+    done = finished(sys.executable, "-m", "s3spool", *arguments, cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
@@ -786,10 +779,7 @@ def test_questions_do_not_load_the_machinery(command: str, make: Make) -> None:
         "    heavy = {'boto3', 'botocore', 'pycurl', 'structlog', 'watchdog', 'awscrt'} & set(sys.modules)\n"
         "    print(sorted(heavy), file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, *command.split()],
-        capture_output=True, text=True, check=False, timeout=WAIT_S, cwd=daemon.home, env=daemon.environment,
-    )  # fmt: skip
+    done = finished(sys.executable, "-c", program, *command.split(), cwd=daemon.home, env=daemon.environment)
 
     assert (done.returncode, done.stderr) == (0, "[]\n")
     assert done.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +20,7 @@ from s3spool.errors import ConfigError
 from s3spool.ledger.database import DirectoryLock
 from support.daemon import Daemon, to_toml
 from support.faulty import FaultyS3
+from support.processes import finished
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -258,10 +258,7 @@ def test_once_says_that_some_are_not_sent(tmp_path: Path, faulty: FaultyS3) -> N
 def completed(daemon: Daemon, words: str) -> list[str]:
     environment = {"_S3SPOOL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     program = "import sys\nsys.argv[0] = 's3spool'\nfrom s3spool.cli.commands import cli\ncli(prog_name='s3spool')"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=daemon.environment | environment, cwd=daemon.home, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    done = finished(sys.executable, "-c", program, env=daemon.environment | environment, cwd=daemon.home)
     assert "Traceback" not in done.stderr, done.stderr
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line.startswith("plain")]
 

@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from s3spool.ledger.store import Ledger
 from support.daemon import Daemon
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
+from support.processes import finished
 from support.rows import SOME
 from support.waiting import eventually
 
@@ -172,7 +172,7 @@ def test_in_a_terminal(daemon: tuple[Daemon, FaultyS3], tmp_path: Path) -> None:
     command = shlex.join([sys.executable, "-m", "s3spool", "top", "--config", str(running.config_path)])
 
     def run(*arguments: str) -> str:
-        done = subprocess.run([tmux, "-L", server, *arguments], capture_output=True, text=True, check=False)
+        done = finished(tmux, "-L", server, *arguments)
         return done.stdout
 
     run("-f", os.devnull, "new-session", "-d", "-x", "80", "-y", "24", "-s", "it", "sh")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import tomllib
 from fnmatch import fnmatch
@@ -32,6 +31,7 @@ from s3spool.config.rules import DESTINATION_KEYS
 from s3spool.config.schema import OPTIONS, DestinationConfig
 from s3spool.config.templates import FIELDS
 from s3spool.errors import ConfigError
+from support.processes import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -901,7 +901,7 @@ def test_reading_settings_imports_little() -> None:
     """Every command pays for this module, `--help` included."""
     program = "import sys, s3spool.config.loader; print(*{'asyncio', 'boto3', 'click', 'difflib'} & {*sys.modules})"
 
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = finished(sys.executable, "-c", program, check=True)
 
     assert done.stdout == "\n"
 

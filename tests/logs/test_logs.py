@@ -32,6 +32,7 @@ from s3spool.logs.render import to_console, to_json
 from s3spool.logs.sinks import Entry, StreamSink
 from s3spool.logs.text import masked
 from support.daemon import Daemon, to_toml
+from support.processes import finished
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -376,7 +377,7 @@ def test_death_of_the_main_thread_is_logged_before_the_end() -> None:
         "warnings.warn('old ways', UserWarning)\n"
         "raise RuntimeError('the cause')"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    done = finished(sys.executable, "-c", program)
 
     warned, died = (json.loads(line) for line in done.stderr.splitlines())
     assert done.returncode == 1

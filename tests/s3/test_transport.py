@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +29,7 @@ from support.faults import (
 from support.faulty import FaultyS3, make_certificate
 from support.http_server import Exchange, HangUp
 from support.objects import content_of
+from support.processes import finished
 from support.s3_messages import Answer as Reply
 from support.s3_messages import md5_base64
 from support.stores import destination, put, put_request, range_request, store_of, use
@@ -398,9 +398,7 @@ def test_the_systems_certificates_are_read_one_by_one(
     bundle, directory = tmp_path / "bundle.pem", tmp_path / "hashed"
     directory.mkdir()
     bundle.write_bytes(certificate.read_bytes() * (1 if complete else 2))
-    hashed = subprocess.run(
-        ["openssl", "x509", "-noout", "-hash", "-in", str(certificate)], capture_output=True, text=True, check=True
-    )
+    hashed = finished("openssl", "x509", "-noout", "-hash", "-in", str(certificate), check=True)
     (directory / f"{hashed.stdout.strip()}.0").symlink_to(certificate)
     monkeypatch.setattr("s3spool.s3.client._SYSTEM_CA", (str(bundle),))
     monkeypatch.setattr("s3spool.s3.client._HASHED_CA", (str(tmp_path / "missing"), str(directory)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from s3spool.errors import ConfigError, S3SpoolError
 from s3spool.systemd import install, units
 from s3spool.systemd.install import Installation
 from s3spool.systemd.units import service_of
+from support.processes import finished
 from support.users import DROPPER
 
 PROGRAM = Path("/usr/bin/env")  # anything that every user can run
@@ -160,15 +160,8 @@ def test_written_unit_is_understood_and_as_safe(tmp_path: Path, folder: str) -> 
     put_in(tmp_path, Path(folder), name="two")
     unit = tmp_path / "etc/systemd/system/s3spool@two.service"
 
-    verified = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, check=False
-    )
-    rated = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager", unit],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    verified = finished("systemd-analyze", "verify", "--man=no", unit)
+    rated = finished("systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager", unit)
 
     assert "s3spool" not in verified.stderr
     assert rated.returncode == 0, rated.stdout
@@ -456,12 +449,8 @@ def test_help_does_not_load_it() -> None:
     code = "import sys, s3spool.cli.commands; print([m for m in sys.modules if m == 's3spool.systemd.install'])"
 
     # The interpreter by its real name: the fixture above has hidden it.
-    loaded = subprocess.run(
-        [Path("/proc/self/exe").readlink(), "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    loaded = finished(
+        Path("/proc/self/exe").readlink(), "-c", code, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
 
     assert loaded.stdout.strip() == "[]", loaded.stderr
