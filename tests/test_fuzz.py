@@ -24,8 +24,6 @@ from support.faulty import FaultyS3
 from support.rows import a_multipart, a_part, a_receipt, a_retry
 from support.waiting import eventually
 
-WAIT_S = 60.0
-
 # --- configuration
 
 SAMPLE = "\n".join(
@@ -233,7 +231,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         upload = a_multipart(f"large file {number}")
         ledger.record_multipart(upload)
         ledger.record_part(a_part(upload.upload_id))
-    assert ledger.close(WAIT_S)
+    assert ledger.close(60)
     return path
 
 
@@ -291,13 +289,7 @@ def test_questions_to_a_damaged_ledger_are_answered_or_refused(
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_ledger_costs_no_file(damage: Damage, whole: Path, tmp_path: Path, faulty: FaultyS3) -> None:
     """Kept aside at the start or by a daemon that exits with 1, or refused as a newer version: all files are sent."""
-    daemon = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
-        watch={"rescan_s": 1},
-        after={"action": "delete"},
-    )
+    daemon = Daemon(tmp_path, faulty, watch={"rescan_s": 1}, after={"action": "delete"})
     content = bytearray(whole.read_bytes())
     damage(content, random.Random(damage.__name__))
     path = daemon.state_directory / "ledger.sqlite3"
@@ -306,14 +298,14 @@ def test_a_damaged_ledger_costs_no_file(damage: Damage, whole: Path, tmp_path: P
         daemon.drop(f"file {number}", b"content %d" % number)
 
     with daemon:
-        eventually(lambda: daemon.events("daemon.ready") or not daemon.alive, timeout_s=WAIT_S)
+        eventually(lambda: daemon.events("daemon.ready") or not daemon.alive)
         if not daemon.alive:
             assert daemon.wait_exit() == 78
             assert re.fullmatch(rf"\ns3spool: {path}: .*move (it|the file) away.*\n", daemon.log_path.read_text())
             assert path.read_bytes() == content
             path.rename(path.with_suffix(".broken"))
             daemon.start()
-            daemon.wait_ready(WAIT_S)
+            daemon.wait_ready()
         daemon.drop("late", b"late")
 
         def all_sent() -> bool:
@@ -322,7 +314,7 @@ def test_a_damaged_ledger_costs_no_file(damage: Damage, whole: Path, tmp_path: P
                 daemon.start()  # as systemd does
             return not list(daemon.folder.iterdir())
 
-        eventually(all_sent, timeout_s=WAIT_S, message="all sent")
+        eventually(all_sent, message="all sent")
         assert not daemon.events("thread.died")
         assert b"Traceback" not in daemon.log_path.read_bytes()
         assert daemon.stop() == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +13,9 @@ from s3spool.discovery.watch import Watch
 from s3spool.folder.filters import FileFilter
 from s3spool.heartbeat import HangDetector, Heartbeat, cpu_time_ns
 from s3spool.queue import inbox
-from support.house import House
+from support.house import Build
 from support.rows import a_retry
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -62,21 +59,20 @@ def test_a_wait_beats_and_ends_in_time() -> None:
     assert one.wait(event, 5.0)
 
 
-def test_idle_threads_beat(tmp_path: Path) -> None:
+def test_idle_threads_beat(build: Build) -> None:
     """Each does while it runs and has nothing to do, and none is a reason to scan."""
-    house = House(tmp_path)
+    house = build()
     house.start(house.ledger, house.after, house.retry, house.settle_thread, house.scan)
 
     for component in (house.ledger, house.after, house.retry, house.settle, house.scan):
         assert beats_on(component.heartbeat)
 
     assert house.scan.started == 0
-    house.close()
 
 
-def test_a_hanging_gate_does_not_beat(tmp_path: Path) -> None:
+def test_a_hanging_gate_does_not_beat(build: Build) -> None:
     """A gate that is free beats when the supervisor looks at it; a worker that hangs in it does not."""
-    house = House(tmp_path)
+    house = build()
     before = house.workers.heartbeat.last
     house.workers.look_at_gate()
     free = house.workers.heartbeat.last
@@ -85,12 +81,11 @@ def test_a_hanging_gate_does_not_beat(tmp_path: Path) -> None:
         house.workers.look_at_gate()
 
     assert house.workers.heartbeat.last == free > before
-    house.close()
 
 
-def test_workers_beat_in_the_gate(tmp_path: Path) -> None:
+def test_workers_beat_in_the_gate(build: Build) -> None:
     """Where the gate is busy at each look, the files that pass it show that no worker hangs."""
-    house = House(tmp_path)
+    house = build()
     before = house.workers.heartbeat.last
     house.drop("a")
     house.start()
@@ -99,12 +94,11 @@ def test_workers_beat_in_the_gate(tmp_path: Path) -> None:
 
     eventually(lambda: house.workers.heartbeat.last > before)
     house.quiet()
-    house.close()
 
 
-def test_a_thread_that_waits_for_room_beats(tmp_path: Path) -> None:
+def test_a_thread_that_waits_for_room_beats(build: Build) -> None:
     """A full inbox is a paused destination's doing: a restart does not repair it, so it is no hang."""
-    house = House(tmp_path, size=1)
+    house = build(size=1)
     for name in "abc":
         house.drop(name)
     house.start(house.ledger, house.settle_thread, house.scan)
@@ -115,12 +109,11 @@ def test_a_thread_that_waits_for_room_beats(tmp_path: Path) -> None:
 
     assert beats_on(house.scan.heartbeat)
     assert beats_on(house.settle.heartbeat)
-    house.close()
 
 
-def test_a_thread_that_waits_for_a_failing_ledger_beats(tmp_path: Path) -> None:
+def test_a_thread_that_waits_for_a_failing_ledger_beats(build: Build) -> None:
     """The retry list cannot be written for hours where a disk is full: its thread lives all the same."""
-    house = House(tmp_path)
+    house = build()
     house.start(house.ledger)
     hold, held = threading.Event(), threading.Event()
     house.ledger.record_retry(a_retry("a", next_attempt=0.0), lambda: (held.set(), hold.wait()))  # type: ignore[arg-type, func-returns-value]
@@ -131,7 +124,6 @@ def test_a_thread_that_waits_for_a_failing_ledger_beats(tmp_path: Path) -> None:
     assert beats_on(house.retry.heartbeat)
 
     hold.set()
-    house.close()
 
 
 def test_the_watch_beats_over_the_kernel(tmp_path: Path) -> None:
@@ -162,9 +154,9 @@ def test_the_watch_beats_over_the_kernel(tmp_path: Path) -> None:
     assert beating == [threading.current_thread()]
 
 
-def test_a_worker_that_neither_sends_nor_waits_is_named(tmp_path: Path) -> None:
+def test_a_worker_that_neither_sends_nor_waits_is_named(build: Build) -> None:
     """It has a file and uses no CPU; one that has nothing to do, or goes on, is well."""
-    house = House(tmp_path, workers=2)
+    house = build(workers=2)
     stuck = threading.Event()
     house.bucket.before_put = lambda _: stuck.wait()
     house.drop("a")
@@ -180,7 +172,6 @@ def test_a_worker_that_neither_sends_nor_waits_is_named(tmp_path: Path) -> None:
     stuck.set()
     eventually(lambda: not house.workers.jobs())
     assert house.workers.hanging(3000.0) == []
-    house.close()
 
 
 def test_a_thread_that_uses_the_cpu_does_not_hang() -> None:

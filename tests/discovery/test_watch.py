@@ -8,8 +8,9 @@ import errno
 import os
 import shutil
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from watchdog.observers import inotify_c
@@ -22,12 +23,9 @@ from s3spool.folder.filters import FileFilter
 from s3spool.folder.mounts import remote_file_system
 from s3spool.queue.settle import SettleReason
 from support.disks import mounted
-from support.lines import Lines, recorded
+from support.lines import Lines
 from support.trees import deep_tree
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 def wait(event: threading.Event) -> None:
@@ -107,12 +105,6 @@ def outside(tmp_path: Path) -> Path:
     return outside
 
 
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
-
-
 def tree(top: Path) -> Path:
     (top / "x" / "y").mkdir(parents=True)
     for name in ("1", "x/2", "x/y/3"):
@@ -141,33 +133,37 @@ def test_a_file_that_is_being_written_is_only_announced(watched: Watched, root: 
     eventually(lambda: watched.hints == [("a", SettleReason.CREATED), ("a", SettleReason.CHANGED)])
 
 
-def test_a_file_that_is_moved_in(watched: Watched, root: Path, outside: Path) -> None:
-    """A rename from elsewhere has no close, and is complete at once."""
+def moved_in(root: Path, outside: Path) -> None:
     (outside / "a").write_text("content")
-
     (outside / "a").rename(root / "a")
 
-    watched.expect("a")
-    assert watched.hints == [("a", SettleReason.CHANGED)]
 
-
-def test_a_file_that_is_renamed_inside(watched: Watched, root: Path) -> None:
-    """Writing under an excluded name and renaming then is the best way to drop: one hint, at the end."""
+def renamed_inside(root: Path, outside: Path) -> None:
     (root / "a.part").write_text("content")
-
     (root / "a.part").rename(root / "a")
 
-    watched.expect("a")
 
-
-def test_a_hard_link(watched: Watched, root: Path, outside: Path) -> None:
-    """A link makes only a create event."""
+def hard_linked(root: Path, outside: Path) -> None:
     (outside / "a").write_text("content")
-
     os.link(outside / "a", root / "a")
 
+
+@pytest.mark.parametrize(
+    ("arrive", "reason"),
+    [
+        (moved_in, SettleReason.CHANGED),  # no close, and complete at once
+        (renamed_inside, SettleReason.CHANGED),  # the best way to drop: one hint, at the end
+        (hard_linked, SettleReason.CREATED),  # makes only a create event
+    ],
+)
+def test_a_file_that_is_not_written_there(
+    watched: Watched, root: Path, outside: Path, arrive: Callable[[Path, Path], None], reason: SettleReason
+) -> None:
+    """One hint, whatever the way."""
+    arrive(root, outside)
+
     watched.expect("a")
-    assert watched.hints == [("a", SettleReason.CREATED)]
+    assert watched.hints == [("a", reason)]
 
 
 def test_a_tree_that_is_moved_in(watched: Watched, root: Path, outside: Path) -> None:
@@ -476,22 +472,29 @@ def test_race_a_directory_is_watched_again_while_its_watch_is_removed(
 # What goes wrong
 
 
-def test_an_overflow_asks_for_a_scan(
-    watched: Watched, root: Path, lines: Lines, caplog: pytest.LogCaptureFixture
-) -> None:
-    """When the kernel drops events, because we were too slow, we say so; and go on."""
+@contextlib.contextmanager
+def overflowing(watched: Watched) -> Iterator[None]:
+    """What happens in the block is lost: the kernel has no room for its events. Then the watch goes on."""
     room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     go_on = threading.Event()
     watched.before_hint = lambda _: wait(go_on)
     try:
         for number in range(room + inotify_c.DEFAULT_NUM_EVENTS * 2):
             # The same event twice in a row would be one.
-            os.close(os.open(root / "ab"[number % 2], os.O_WRONLY | os.O_CREAT))
-        (root / "lost").touch()
+            os.close(os.open(watched.root / "ab"[number % 2], os.O_WRONLY | os.O_CREAT))
+        yield
     finally:
         go_on.set()
-
     eventually(lambda: watched.rescans == ["overflow"])
+
+
+def test_an_overflow_asks_for_a_scan(
+    watched: Watched, root: Path, lines: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the kernel drops events, because we were too slow, we say so; and go on."""
+    with overflowing(watched):
+        (root / "lost").touch()
+
     eventually(lambda: "lost" in watched.paths(), message="the scan may come minutes later")
 
     assert watched.watch.overflows == 1
@@ -506,17 +509,9 @@ def test_names_are_right_again_after_an_overflow(watched: Watched, root: Path, l
     """A rename among the lost events, and another directory in its place: a scan puts the names right."""
     (root / "in").mkdir()
     watched.forget()
-    room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-    go_on = threading.Event()
-    watched.before_hint = lambda _: wait(go_on)
-    try:
-        for number in range(room + inotify_c.DEFAULT_NUM_EVENTS * 2):
-            os.close(os.open(root / "ab"[number % 2], os.O_WRONLY | os.O_CREAT))
+    with overflowing(watched):
         (root / "in").rename(root / "taken")
         (root / "in").mkdir()
-    finally:
-        go_on.set()
-    eventually(lambda: watched.rescans == ["overflow"])
 
     for directory in ("", "in/", "taken/"):
         watched.watch.ensure(directory)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from s3spool.demo.seaweed import Seaweed
 from support.daemon import Daemon
 from support.objects import content_of, objects
 from support.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
 
-    from s3spool.demo.seaweed import Seaweed
 
 PART = 5 * 1024 * 1024
 
@@ -36,9 +35,7 @@ def test_a_wrong_byte_never_becomes_an_object(
     content = content_of(size)
     upload = {"multipart_threshold": PART, "part_size": PART, "workers": 4}
     endpoint = {"endpoint_url": wire.endpoint_url}
-    with Daemon(
-        tmp_path, bucket=bucket, environment=seaweed.environment(), upload=upload, destination=endpoint
-    ) as daemon:
+    with Daemon(tmp_path, seaweed, bucket=bucket, upload=upload, destination=endpoint) as daemon:
         daemon.wait_ready()
         daemon.drop("big", content)
         daemon.wait_uploaded(1, timeout_s=60)

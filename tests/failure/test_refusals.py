@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from s3spool.errors import Fault
 from s3spool.failure.breaker import STREAK
 from s3spool.failure.retry_policy import PROVISIONAL
-from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.s3.error_table import BY_CODE, BY_STATUS
 from support.daemon import Daemon
@@ -20,11 +20,6 @@ from support.faulty import FaultyS3
 from support.objects import folder_files
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-WAIT_S = 30.0
 FOR_GOOD = [
     *(Status(code=400, error_code=code) for code, rule in BY_CODE.items() if rule.permanent),
     *(Status(code=status) for status, rule in BY_STATUS.items() if rule.permanent),
@@ -37,6 +32,8 @@ REFUSALS = [
 ]
 COUNTER = itertools.count()
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultyS3]:
@@ -46,8 +43,7 @@ def server() -> Iterator[FaultyS3]:
 
 @pytest.fixture(scope="module")
 def running(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with made(server, tmp_path_factory.mktemp("refusals")) as daemon:
-        daemon.wait_event("scan.finished", WAIT_S)
+    with made(server, tmp_path_factory.mktemp("refusals")).start_scanned() as daemon:
         yield daemon
         assert daemon.stop() == 0
 
@@ -56,20 +52,19 @@ def running(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def daemon(running: Daemon, server: FaultyS3) -> Iterator[Daemon]:
     """With everything before behind it: the last thing it knows of S3 is that it takes files."""
     running.drop(f"fine {next(COUNTER)}")
-    eventually(lambda: folder_files(running.folder) == {}, timeout_s=WAIT_S)
+    eventually(lambda: folder_files(running.folder) == {})
     running.mark()
     yield running
     server.behave()
     running.cli("retry", "--all")
-    eventually(lambda: folder_files(running.folder) == {}, timeout_s=WAIT_S)
+    eventually(lambda: folder_files(running.folder) == {})
     server.cut()  # its threads are the test's
 
 
 def made(server: FaultyS3, home: Path) -> Daemon:
     return Daemon(
         home,
-        bucket=server.bucket,
-        environment=server.environment(),
+        server,
         watch={"rescan_s": 3600, "settle_s": 0},
         after={"action": "delete"},
         upload={"workers": 20},
@@ -79,50 +74,26 @@ def made(server: FaultyS3, home: Path) -> Daemon:
 
 def drop(daemon: Daemon, count: int, name: str = "file") -> dict[str, bytes]:
     files = {f"{name} {next(COUNTER)}": b"content" for _ in range(count)}
-    for path, content in files.items():
-        daemon.drop(path, content)
+    daemon.drop_all(files)
     return files
 
 
 def in_state(daemon: Daemon, state: State) -> set[str]:
-    with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
+    with daemon.ledger() as reader:
         return {row.path for row in reader.retries(state)}
 
 
 def wait_all_sent(daemon: Daemon, server: FaultyS3, files: dict[str, bytes]) -> None:
     """Without a person's help."""
-    eventually(lambda: not folder_files(daemon.folder).keys() & files.keys(), timeout_s=WAIT_S)
+    eventually(lambda: not folder_files(daemon.folder).keys() & files.keys())
     assert {path: server.contents().get(path) for path in files} == files
-    eventually(lambda: not in_state(daemon, State.PARKED) & files.keys(), timeout_s=WAIT_S)
+    eventually(lambda: not in_state(daemon, State.PARKED) & files.keys())
 
 
 def name_of(fault: Status) -> str:
     return fault.error_code or str(fault.code)
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("fault", REFUSALS)
-def test_a_server_that_refuses_all_parks_none(fault: Status, daemon: Daemon, server: FaultyS3) -> None:
-    """It is paused, and says why; when the server is mended all files are sent, and nobody has to release any."""
-    server.script(fault, times=None)
-
-    files = drop(daemon, 30)
-    paused = daemon.wait_event("destination.paused", WAIT_S)
-    probed = len(server.requests)
-    eventually(lambda: len(server.requests) > probed + 3, timeout_s=WAIT_S, message="other files as probes")
-    assert name_of(fault) in paused["error_code"]
-    assert paused["evidence"].startswith("8 files in a row failed")
-    assert in_state(daemon, State.PARKED) == set()
-    assert folder_files(daemon.folder) == files
-    assert len({request.line for request in server.requests[probed:]}) > 1
-    server.behave()
-
-    wait_all_sent(daemon, server, files)
-    assert len(daemon.events("destination.paused", this_run=True)) == 1
-    assert len(daemon.events("destination.resumed", this_run=True)) == 1
-
-
-@pytest.mark.integration
 @pytest.mark.parametrize("fault", REFUSALS)
 def test_a_file_alone_is_parked_at_the_third_refusal(fault: Status, daemon: Daemon, server: FaultyS3) -> None:
     """There is nothing that could show that the server is to blame, and a person wants to know."""
@@ -130,35 +101,33 @@ def test_a_file_alone_is_parked_at_the_third_refusal(fault: Status, daemon: Daem
 
     (path,) = files = drop(daemon, 1)
 
-    parked = daemon.wait_event("file.parked", WAIT_S, path=path)
+    parked = daemon.wait_event("file.parked", path=path)
     assert (parked["attempt"], parked["fault"]) == (PROVISIONAL, Fault.UNKNOWN.value)
     assert parked["error_code"] in {name_of(fault), f"HTTP{name_of(fault)}"}
     assert parked["hint"] == (BY_CODE.get(fault.error_code) or BY_STATUS[fault.code]).hint
-    eventually(lambda: in_state(daemon, State.PARKED) == set(files), timeout_s=WAIT_S)
+    eventually(lambda: in_state(daemon, State.PARKED) == set(files))
     assert not daemon.events("destination.paused", this_run=True)
 
 
-@pytest.mark.integration
 def test_a_file_parked_alone_is_tried_once_more_when_another_passes(daemon: Daemon, server: FaultyS3) -> None:
     """Was it the server? Then it is sent; if it is refused again, S3 has shown that it takes others: for good."""
     server.script(Status(code=413), times=PROVISIONAL)
     server.script(Status(code=413), times=None, match="^PUT bad ")
     files = drop(daemon, 1, "good")
-    daemon.wait_event("file.parked", WAIT_S, path=next(iter(files)))
+    daemon.wait_event("file.parked", path=next(iter(files)))
     files |= drop(daemon, 1, "good")
     wait_all_sent(daemon, server, files)
 
     (bad,) = drop(daemon, 1, "bad")
-    daemon.wait_event("file.parked", WAIT_S, path=bad, attempt=PROVISIONAL)
+    daemon.wait_event("file.parked", path=bad, attempt=PROVISIONAL)
     for _ in range(3):
         wait_all_sent(daemon, server, drop(daemon, 1, "good"))
-        parked = daemon.wait_event("file.parked", WAIT_S, path=bad, attempt=PROVISIONAL + 1)
+        parked = daemon.wait_event("file.parked", path=bad, attempt=PROVISIONAL + 1)
 
     assert parked["fault"] == Fault.OWN.value
     assert server.count(f"^PUT {bad}$") == PROVISIONAL + 1
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("count", [2, STREAK - 1])
 def test_a_few_files_alone_pause_nothing(count: int, daemon: Daemon, server: FaultyS3) -> None:
     """They are parked without proof, each by itself, and all pass with the first file after the server's repair."""
@@ -166,62 +135,42 @@ def test_a_few_files_alone_pause_nothing(count: int, daemon: Daemon, server: Fau
 
     files = drop(daemon, count)
     for path in files:
-        daemon.wait_event("file.parked", WAIT_S, path=path, attempt=PROVISIONAL)
-    eventually(lambda: in_state(daemon, State.PARKED) == set(files), timeout_s=WAIT_S)
+        daemon.wait_event("file.parked", path=path, attempt=PROVISIONAL)
+    eventually(lambda: in_state(daemon, State.PARKED) == set(files))
     server.behave()
 
     wait_all_sent(daemon, server, files | drop(daemon, 1, "good"))
     assert not daemon.events("destination.paused", this_run=True)
 
 
-@pytest.mark.integration
-def test_bad_files_among_good_ones_are_parked(daemon: Daemon, server: FaultyS3) -> None:
-    """Once others have passed it is known whose fault it is, and nobody else is held up."""
-    server.script(Status(code=413), times=None, match="^PUT bad ")
-
-    bad = drop(daemon, 3, "bad")
-    good = drop(daemon, 30, "good")
-
-    eventually(lambda: folder_files(daemon.folder) == bad, timeout_s=WAIT_S)
-    for path in bad:
-        daemon.wait_event("file.parked", WAIT_S, path=path)
-    eventually(lambda: in_state(daemon, State.PARKED) == set(bad), timeout_s=WAIT_S)
-    assert {path: server.contents().get(path) for path in good} == good
-    assert not daemon.events("destination.paused", this_run=True)
-
-
-@pytest.mark.integration
 def test_twenty_bad_files_alone_are_parked_when_one_passes(daemon: Daemon, server: FaultyS3) -> None:
     """Until then they are known and wait: so many cannot be told from a broken server."""
     server.script(Status(code=413), times=None, match="^PUT bad ")
 
     bad = drop(daemon, 20, "bad")
-    daemon.wait_event("destination.paused", WAIT_S)
-    eventually(lambda: {f"PUT {path}" for path in bad} <= {it.line for it in server.requests}, timeout_s=WAIT_S)
+    daemon.wait_event("destination.paused")
+    eventually(lambda: {f"PUT {path}" for path in bad} <= {it.line for it in server.requests})
     assert in_state(daemon, State.PARKED) == set()
     drop(daemon, 1, "good")
 
-    eventually(lambda: folder_files(daemon.folder) == bad, timeout_s=WAIT_S, message="the good one is sent")
-    eventually(lambda: in_state(daemon, State.PARKED) == set(bad), timeout_s=WAIT_S)
+    eventually(lambda: folder_files(daemon.folder) == bad, message="the good one is sent")
+    eventually(lambda: in_state(daemon, State.PARKED) == set(bad))
     assert len(daemon.events("destination.paused", this_run=True)) == 1
 
 
-@pytest.mark.integration
 def test_a_restart_in_the_middle_changes_nothing(tmp_path: Path) -> None:
     """Some were parked without proof before the others came, some wait, some were never counted: all come back."""
-    with FaultyS3() as server, made(server, tmp_path) as daemon:
-        daemon.wait_event("scan.finished", WAIT_S)
+    with FaultyS3() as server, made(server, tmp_path).start_scanned() as daemon:
         server.script(Status(code=413), times=None)
         parked = drop(daemon, 3)
-        eventually(lambda: in_state(daemon, State.PARKED) == set(parked), timeout_s=WAIT_S)
+        eventually(lambda: in_state(daemon, State.PARKED) == set(parked))
         daemon.kill()
-        daemon.start()
-        daemon.wait_event("scan.finished", WAIT_S)
+        daemon.start_scanned()
         files = parked | drop(daemon, 20)
-        daemon.wait_event("destination.paused", WAIT_S)
+        daemon.wait_event("destination.paused")
         daemon.kill()
         daemon.start()
-        daemon.wait_event("destination.paused", WAIT_S)
+        daemon.wait_event("destination.paused")
         assert in_state(daemon, State.PARKED) == set(parked)
         server.behave()
 
@@ -229,26 +178,6 @@ def test_a_restart_in_the_middle_changes_nothing(tmp_path: Path) -> None:
         assert daemon.stop() == 0
 
 
-@pytest.mark.integration
-def test_two_files_that_always_fail_pause_nothing(daemon: Daemon, server: FaultyS3) -> None:
-    """A 500 for exactly these two holds nobody up; once others pass it is known to be their own, and goes on."""
-    server.script(Status(code=500, error_code="InternalError"), times=None, match="^PUT bad ")
-
-    bad = drop(daemon, 2, "bad")
-    for path in bad:
-        failed = daemon.wait_event("file.failed", WAIT_S, path=path)
-        assert failed["fault"] == Fault.UNKNOWN.value
-    good = drop(daemon, 20, "good")
-
-    wait_all_sent(daemon, server, good)
-    for path in bad:
-        daemon.wait_event("file.failed", WAIT_S, path=path, fault=Fault.OWN.value)
-        daemon.wait_event("file.failed", WAIT_S, path=path, fault=Fault.OWN.value, attempt=2 * STREAK)
-    assert not daemon.events("destination.paused", this_run=True)
-    assert folder_files(daemon.folder) == bad
-
-
-@pytest.mark.integration
 def test_old_successes_are_no_news(daemon: Daemon, server: FaultyS3) -> None:
     """A file refused for good is not sent again for each success that was sent before the refusal.
 
@@ -261,7 +190,7 @@ def test_old_successes_are_no_news(daemon: Daemon, server: FaultyS3) -> None:
     for _ in range(150):
         daemon.drop(f"passes {next(COUNTER)}")
         threading.Event().wait(0.02)  # they keep coming
-    eventually(lambda: set(folder_files(daemon.folder)) == {name}, timeout_s=WAIT_S)
+    eventually(lambda: set(folder_files(daemon.folder)) == {name})
 
     assert 3 <= server.count(f"PUT .*{name}$") <= 8
     assert daemon.events("file.parked", this_run=True, path=name)

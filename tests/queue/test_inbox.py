@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import assume
@@ -27,9 +27,7 @@ from support.house import a_breaker
 from support.rows import SOME, a_multipart
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
+Start = Callable[[Callable[[], object]], list[object]]
 PATHS = st.sampled_from(["a", "b", "c", "d", "e", "f", "g", "h"])
 UNTRIED = [Lane.ARRIVED, Lane.FOUND]
 FAILED = Failures(1, 1.0, 1.0, "InternalError")
@@ -185,7 +183,7 @@ TestInboxAgainstModel = InboxAgainstModel.TestCase
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[Callable[[], object]], list[object]]]:
+def start() -> Iterator[Start]:
     """Run a call in a thread; the list holds its result once it has returned."""
     threads: list[threading.Thread] = []
 
@@ -201,7 +199,7 @@ def start() -> Iterator[Callable[[Callable[[], object]], list[object]]]:
         assert not thread.is_alive()
 
 
-def test_take_waits_for_an_offer(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_take_waits_for_an_offer(start: Start) -> None:
     """A worker with nothing to do sleeps until a file is offered."""
     inbox = an_inbox(10, 2)
     results = start(inbox.take)
@@ -212,7 +210,7 @@ def test_take_waits_for_an_offer(start: Callable[[Callable[[], object]], list[ob
     eventually(lambda: results == [Item("a")])
 
 
-def test_take_waits_for_what_is_put_back(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_take_waits_for_what_is_put_back(start: Start) -> None:
     """What a paused worker returns reaches another one that waits."""
     inbox = an_inbox(10, 2)
     inbox.offer([Item("a")])
@@ -226,7 +224,7 @@ def test_take_waits_for_what_is_put_back(start: Callable[[Callable[[], object]],
     eventually(lambda: results == [Item("a")])
 
 
-def test_offer_waits_for_room_and_goes_on(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_offer_waits_for_room_and_goes_on(start: Start) -> None:
     """A full inbox holds the scan back, which keeps a million files out of memory; then it goes on."""
     inbox = an_inbox(2, 2)
     items = [Item(str(number)) for number in range(5)]
@@ -243,9 +241,7 @@ def test_offer_waits_for_room_and_goes_on(start: Callable[[Callable[[], object]]
     eventually(lambda: results == [True])
 
 
-def test_workers_wait_while_too_much_is_settling_down(
-    start: Callable[[Callable[[], object]], list[object]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_wait_while_too_much_is_settling_down(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stalled ledger stops the workers instead of piling up receipts; one `done` lets one more through."""
     monkeypatch.setattr(inbox_module, "MAX_UNCOMMITTED", 0)
     inbox = an_inbox(10, 2)
@@ -262,7 +258,7 @@ def test_workers_wait_while_too_much_is_settling_down(
     assert inbox.counts() == (0, 2)
 
 
-def test_full_inbox_does_not_block_shutdown(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_full_inbox_does_not_block_shutdown(start: Start) -> None:
     """Closing wakes an offer that waits for room, and tells it that not all was taken."""
     inbox = an_inbox(1, 2)
     results = start(lambda: inbox.offer([Item("a"), Item("b")]))
@@ -273,9 +269,7 @@ def test_full_inbox_does_not_block_shutdown(start: Callable[[Callable[[], object
     eventually(lambda: results == [False])
 
 
-def test_the_worker_that_rechecks_the_parts_is_called_last(
-    start: Callable[[Callable[[], object]], list[object]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_worker_that_rechecks_the_parts_is_called_last(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other workers take the files as long as they can; when this one takes a file, the next worker rechecks."""
     inbox = an_inbox(10, 2)
     plain = start(inbox.take)
@@ -298,7 +292,7 @@ def test_the_worker_that_rechecks_the_parts_is_called_last(
     eventually(lambda: next_one == [None])
 
 
-def test_close_wakes_all_workers(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_close_wakes_all_workers(start: Start) -> None:
     """Every worker that waits for a file is told that there will be none."""
     inbox = an_inbox(10, 5)
     results = [start(inbox.take) for _ in range(5)]
@@ -358,7 +352,7 @@ def test_each_lane_has_room_of_its_own(full: Lane) -> None:
         assert inbox.offer_nowait([Item(f"{lane.value} {number}", lane) for number in range(9)]) == expected
 
 
-def test_an_offer_waits_for_its_own_lane(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_an_offer_waits_for_its_own_lane(start: Start) -> None:
     """Room in another lane does not let it in; room in its own does."""
     inbox = an_inbox(1, 10)
     inbox.offer([Item("found", Lane.FOUND)])
@@ -569,7 +563,7 @@ def test_an_arrival_is_expected_while_it_is_open(monkeypatch: pytest.MonkeyPatch
     assert len(told) == 5
 
 
-def test_workers_wait_and_one_rechecks_for_the_probe(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_workers_wait_and_one_rechecks_for_the_probe(start: Start) -> None:
     """A hundred workers do not wake up for each round; when the breaker closes they all go on."""
     inbox = an_inbox(100, 10)
     inbox.offer([Item(str(number)) for number in range(10)])
@@ -587,7 +581,7 @@ def test_workers_wait_and_one_rechecks_for_the_probe(start: Callable[[Callable[[
     assert {item.path for (item,) in results if isinstance(item, Item)} == {str(number) for number in range(10)}
 
 
-def test_the_next_probe_comes_by_itself(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_the_next_probe_comes_by_itself(start: Start) -> None:
     """Nobody has to wake the workers when a round begins."""
     inbox = Inbox(100, 10, a_breaker(initial_s=0.05, max_s=0.05))
     open_breaker(inbox, round_now=False)
@@ -616,7 +610,7 @@ def test_state_of_a_path() -> None:
     assert (before, inbox.state_of("a"), inbox.state_of("b")) == ("queued", "uploading", None)
 
 
-def test_a_hundred_workers_take_each_path_once(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_a_hundred_workers_take_each_path_once(start: Start) -> None:
     """Many takers and many offers of the same names: every name is handled, never by two at the same time."""
     inbox = an_inbox(50, 20)
     names = [f"{number:03d}" for number in range(300)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -14,10 +14,6 @@ from s3spool.ledger.rows import Identity
 from s3spool.queue.settle import BATCH, BUSY_PER_S, BUSY_S, CREATED_S, Ripe, Settle, SettleReason
 from support.rows import SOME
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 PATHS = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 SEEN = st.sampled_from([None, SOME, Identity(1, 2, 3, 4, 5)])
@@ -232,25 +228,34 @@ def test_a_sleeper_is_woken_for_what_is_due_sooner(waiting: list[threading.Threa
     settle.close()
 
 
-def test_a_path_that_comes_between_looking_and_sleeping_is_not_slept_over(
-    waiting: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("act", "batches"),
+    [
+        pytest.param(lambda settle: settle.add("late"), [[Ripe("late")]], id="a path came"),
+        pytest.param(Settle.close, [[]], id="it was closed"),
+    ],
+)
+def test_race_between_looking_and_sleeping(
+    act: Callable[[Settle], object],
+    batches: list[list[Ripe]],
+    waiting: list[threading.Thread],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The race: nothing was due, then a path came in, then the thread would have gone to sleep."""
+    """Nothing was due, then something happened, then the thread would have gone to sleep."""
     settle = Settle(0.0, 10)
-    look = settle.due
-    late = iter(["late"])
+    look, acts = settle.due, iter([act])
 
-    def looked_then_it_came(now: float) -> tuple[list[Ripe], float | None]:
+    def looked_then_it_happened(now: float) -> tuple[list[Ripe], float | None]:
         result = look(now)
-        for path in late:
-            settle.add(path)
+        for late in acts:
+            late(settle)
         return result
 
-    monkeypatch.setattr(settle, "due", looked_then_it_came)
+    monkeypatch.setattr(settle, "due", looked_then_it_happened)
 
-    batches = consume(settle, waiting)
+    found = consume(settle, waiting)
 
-    eventually(lambda: batches == [[Ripe("late")]])
+    eventually(lambda: found == batches)
     settle.close()
 
 
@@ -277,22 +282,5 @@ def test_close_ends_the_waiting(when: str, waiting: list[threading.Thread]) -> N
     if when == "asleep":
         eventually(lambda: settle._sleeping)
         settle.close()
-
-    eventually(lambda: batches == [[]])
-
-
-def test_closed_between_looking_and_sleeping(waiting: list[threading.Thread], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The race: closed after the look; the thread must not go to sleep for ever."""
-    settle = Settle(60.0, 10)
-    look = settle.due
-
-    def looked_then_closed(now: float) -> tuple[list[Ripe], float | None]:
-        result = look(now)
-        settle.close()
-        return result
-
-    monkeypatch.setattr(settle, "due", looked_then_closed)
-
-    batches = consume(settle, waiting)
 
     eventually(lambda: batches == [[]])

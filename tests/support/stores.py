@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from s3spool.config.schema import DestinationConfig
 from s3spool.ledger.rows import Identity
-from s3spool.s3.content import Content
+from s3spool.s3.content import Content, Multiplexer, Sender
 from s3spool.s3.store import Store
-from s3spool.s3.transport import Request
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    import pytest
-
-    from s3spool.s3.content import Multiplexer, Sender
-    from s3spool.s3.transport import Answer
+from s3spool.s3.transport import Answer, Request
 
 
 def destination(bucket: str, endpoint_url: str, **keys: Any) -> DestinationConfig:

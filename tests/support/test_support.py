@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -14,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import (
     ClientError,
-    ConnectionClosedError,
     HTTPClientError,
-    ReadTimeoutError,
 )
 
 from s3spool.demo import seaweed as seaweed_module
@@ -30,9 +29,8 @@ from support.s3_messages import checksum, md5_hex
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mypy_boto3_s3.client import S3Client
+
 
 BODY = b"content " * 1000
 
@@ -256,66 +254,6 @@ def test_status_says_what_it_was_told_then_stops(faulty: FaultyS3, client: S3Cli
         assert failure.value.response["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "7"
     put(client)
     assert sorted(faulty.contents()) == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("fault", "error", "stored"),
-    [
-        (faults.Reset("before"), HTTPClientError, False),
-        (faults.Reset("inside"), HTTPClientError, False),
-        (faults.Reset("after"), HTTPClientError, False),
-        (faults.LoseAnswer(), ConnectionClosedError, True),
-        (faults.Truncated(share=0.02), HTTPClientError, True),
-        (faults.Garbage(), HTTPClientError, False),
-        (faults.Silent(), ReadTimeoutError, False),
-        (faults.Redirect(), ClientError, False),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, faults.Fault) else "",
-)
-def test_fault_fails_the_request(
-    faulty: FaultyS3, fault: faults.Fault, error: type[Exception], *, stored: bool
-) -> None:
-    """Each fault is seen by the client as what it says, and stores what it says."""
-    s3 = faulty.client(read_timeout=0.3)
-    faulty.script(fault, times=None)  # boto3 tries a redirect once by itself
-
-    with pytest.raises(error):
-        put(s3)
-
-    s3.close()
-    assert faulty.contents() == ({"a": BODY} if stored else {})
-
-
-def test_reset_inside_takes_half_the_body(faulty: FaultyS3) -> None:
-    """The server has seen a part of the body, and says how much."""
-    s3 = faulty.client()
-    faulty.script(faults.Reset("inside"))
-
-    with pytest.raises(HTTPClientError):
-        put(s3)
-
-    s3.close()
-    assert faulty.requests[0].received_bytes == len(BODY) // 2
-    assert not faulty.requests[0].complete
-
-
-def test_answers_that_confirm_nothing_or_something_else(faulty: FaultyS3, client: S3Client) -> None:
-    """A 200 is not a confirmation."""
-    faulty.script(faults.EmptyOk(), match="^PUT empty$")
-    faulty.script(faults.EmptyOk(store=True), match="^PUT stored$")
-    faulty.script(faults.WrongEtag(), match=lambda request: request.key == "etag")
-    faulty.script(faults.WrongChecksum(), match="^PUT checksum$")
-
-    faulty.script(faults.HtmlOk(), match="^PUT html$")
-
-    with pytest.raises(ClientError, match="500"):  # what boto3 makes of it
-        put(client, "html")
-    for key in ("empty", "stored"):
-        assert "ETag" not in client.put_object(Bucket="test-bucket", Key=key, Body=BODY)
-    assert md5_hex(BODY) not in put(client, "etag")
-    wrong = client.put_object(Bucket="test-bucket", Key="checksum", Body=BODY, ChecksumAlgorithm="CRC64NVME")
-    assert wrong["ChecksumCRC64NVME"] == "AAAAAAAAAAA="
-    assert sorted(faulty.contents()) == ["checksum", "etag", "stored"]
 
 
 def test_delay_and_silence_do_not_hold_up_the_server_stop() -> None:

@@ -6,15 +6,12 @@ import contextlib
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from s3spool.upload import cpu_affinity as cores_module
 from s3spool.upload.cpu_affinity import CpuAffinity
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 several = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU only: there is nothing to choose")
 
