@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from s3spool.systemd.install import Installation
 from s3spool.systemd.units import service_of
 
 
@@ -39,6 +38,8 @@ def service() -> None:
 @_root_option
 def install(name: str, directory: Path | None, user: str, root: Path) -> None:
     """Write the unit, and make the user, the folder and a configuration to fill in, where they are missing."""
+    from s3spool.systemd.install import Installation  # noqa: PLC0415 - start-up time
+
     for line in Installation(service_of(name), root=root).install(directory, user):
         click.echo(line)
 
@@ -48,6 +49,8 @@ def install(name: str, directory: Path | None, user: str, root: Path) -> None:
 @_root_option
 def uninstall(name: str, root: Path) -> None:
     """Remove what install has made. Files in the folder, a changed configuration and the ledger stay."""
+    from s3spool.systemd.install import Installation  # noqa: PLC0415 - start-up time
+
     for line in Installation(service_of(name), root=root).uninstall():
         click.echo(line)
 
