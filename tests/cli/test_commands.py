@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +36,7 @@ from s3spool.ledger.rows import Identity, State
 from s3spool.ledger.store import Ledger
 from s3spool.logs.text import printable
 from s3spool.upload.stats import Stats
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import HoldUntil
 from support.faults import Status as Answer
 from support.faulty import FaultyS3
@@ -67,39 +66,22 @@ STATUS = {
     "last_error": None,
 }
 
-Make = Callable[..., Daemon]
+
+@pytest.fixture
+def faulty(faulty: FaultyS3) -> FaultyS3:
+    faulty.script(Answer(code=400, error_code="EntityTooLarge"), times=None, match="^PUT parked")
+    faulty.script(Answer(code=409, error_code="OperationAborted"), times=None, match="^PUT waiting")
+    return faulty
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        server.script(Answer(code=400, error_code="EntityTooLarge"), times=None, match="^PUT parked")
-        server.script(Answer(code=409, error_code="OperationAborted"), times=None, match="^PUT waiting")
-        yield server
+def make(make: Make, tmp_path: Path) -> Make:
+    """Daemons that may or may not be started."""
 
+    def daemon(name: str = "one", **sections: Any) -> Daemon:
+        return make(tmp_path / name, **{"retry": PATIENT, **sections})
 
-@pytest.fixture
-def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Make]:
-    """Daemons that may or may not be started; what still runs at the end is killed."""
-    made: list[Daemon] = []
-
-    def make(name: str = "one", environment: dict[str, str] | None = None, **sections: Any) -> Daemon:
-        (tmp_path / name).mkdir(exist_ok=True)
-        sections = {"retry": PATIENT, **sections}
-        made.append(
-            Daemon(
-                tmp_path / name,
-                bucket=faulty.bucket,
-                environment=faulty.environment() | (environment or {}),
-                **sections,
-            )
-        )
-        return made[-1]
-
-    yield make
-    for daemon in made:
-        if daemon.alive:
-            daemon.kill()
+    return daemon
 
 
 def told(daemon: Daemon, *command: str) -> str:
@@ -311,7 +293,7 @@ def test_wait_tells_that_some_are_parked(make: Make) -> None:
 
 def test_wait_forget_rescan_against_a_real_server(tmp_path: Path, seaweed: Seaweed, bucket: str) -> None:
     """All sent is exit code 0; what is forgotten is sent again, and is not counted as missed by the watch."""
-    daemon = Daemon(tmp_path, bucket=bucket, environment=seaweed.environment())
+    daemon = Daemon(tmp_path, seaweed, bucket=bucket)
     (tmp_path / "spool/before").write_bytes(b"b")
     with daemon:
         daemon.wait_ready(WAIT_S)

@@ -9,7 +9,9 @@ import shlex
 import shutil
 import sys
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -25,10 +27,6 @@ from support.faulty import FaultyS3
 from support.processes import finished
 from support.rows import SOME
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 HOSTILE = "esc\x1b[31m\u202e\nname"
 
@@ -127,8 +125,7 @@ def daemon(tmp_path: Path) -> Iterator[tuple[Daemon, FaultyS3]]:
     with FaultyS3() as faulty:
         made = Daemon(
             tmp_path,
-            bucket=faulty.bucket,
-            environment=faulty.environment(),
+            faulty,
             destination={"endpoint_url": faulty.endpoint_url},
             retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 1},
         )

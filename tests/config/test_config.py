@@ -6,9 +6,9 @@ import os
 import re
 import sys
 import tomllib
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -32,9 +32,6 @@ from s3spool.config.schema import OPTIONS, DestinationConfig
 from s3spool.config.templates import FIELDS
 from s3spool.errors import ConfigError
 from support.processes import finished
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 MIB = 1024**2

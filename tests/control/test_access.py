@@ -53,8 +53,7 @@ def daemon(home: Path, faulty: FaultyS3) -> Daemon:
     """As the package has it: a user of its own, a folder that its group may write, a state directory of its own."""
     daemon = Daemon(
         home,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
+        faulty,
         watch={"rescan_s": 1, "directory": str(home / "spool")},
         service={"control_group": CONTROLLERS.gr_name, "control_socket": str(home / "run/control.sock")},
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,9 +17,6 @@ from support.faulty import FaultyS3
 from support.processes import finished
 from support.waiting import eventually
 from support.web import ask, free_port
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.integration
 
@@ -33,17 +30,10 @@ def promtool() -> str:
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
 def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
     made = Daemon(
         tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
+        faulty,
         destination={"endpoint_url": faulty.endpoint_url},
         retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 1},
         service={"http_listen": f"127.0.0.1:{free_port()}"},

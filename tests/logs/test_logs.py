@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 import types
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -34,9 +35,6 @@ from s3spool.logs.text import masked
 from support.daemon import Daemon, to_toml
 from support.processes import finished
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 NOON_NS = 1_700_000_000_000_000_000

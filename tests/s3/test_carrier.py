@@ -7,14 +7,18 @@ import resource
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from s3.conftest import StoreAt
 from s3spool.daemon.limits import open_files_needed
+from s3spool.demo.seaweed import Seaweed
 from s3spool.s3.curl_transport import CurlTransport
 from s3spool.s3.multi_client import MultiClient
+from s3spool.s3.store import Store
 from support.faults import HoldUntil, Silent, Status
 from support.faulty import FaultyS3
 from support.objects import content_of
@@ -22,13 +26,7 @@ from support.stores import put_request
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mypy_boto3_s3.client import S3Client
-
-    from s3.conftest import StoreAt
-    from s3spool.demo.seaweed import Seaweed
-    from s3spool.s3.store import Store
 
 MANY = 100
 

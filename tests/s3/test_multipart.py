@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
 
+from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
@@ -18,19 +21,13 @@ from s3spool.s3.multipart import MAX_OBJECT_BYTES, MultipartStore
 from s3spool.s3.store import MIB, Store
 from support.faults import EmptyOk, Fault, HtmlOk, LoseAnswer, Reset, Silent, Status
 from support.faulty import FaultyS3
-from support.http_server import HangUp
+from support.http_server import Exchange, HangUp
 from support.objects import content_of, objects
 from support.s3_messages import Answer, md5_hex
 from support.stores import destination, put, store_of, use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
-
-    from s3spool.demo.seaweed import Seaweed
-    from support.http_server import Exchange
 
 PART = 5 * MIB  # S3's least; FaultyS3 takes any
 TINY = 1000

@@ -5,35 +5,32 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from msgspec.structs import replace
 
 from s3spool.config.schema import DestinationConfig as Options
+from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import Scope, UploadError
 from s3spool.s3.content import Content
 from s3spool.s3.content_types import TYPES, UNKNOWN, content_type_of
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.object_rules import PreparedOptions
 from s3spool.s3.options import mtime_text
-from s3spool.s3.store import look
+from s3spool.s3.store import Store, look
 from s3spool.upload.small import NO_IDENTITY
 from support.daemon import Daemon
 from support.faulty import FaultyS3
 from support.objects import content_of
+from support.s3_messages import Request
 from support.stores import content, destination, put, store_of, use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
-
-    from s3spool.demo.seaweed import Seaweed
-    from s3spool.s3.store import Store
-    from support.s3_messages import Request
 
 BODY = b"content of the file"
 PART = 5 * 1024**2
@@ -328,8 +325,8 @@ def test_metadata_is_taken_from_the_file(tmp_path: Path, seaweed: Seaweed, s3: S
     names = {"ü 1%.txt": b"small", "sub/large": content_of(PART + 1)}
     with Daemon(
         tmp_path,
+        seaweed,
         bucket=bucket,
-        environment=seaweed.environment(),
         upload={"multipart_threshold": PART, "part_size": PART},
         destination={"endpoint_url": seaweed.endpoint_url, "metadata": TEMPLATES},
     ) as daemon:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,14 +11,9 @@ from s3spool.s3.overwrite import Condition, OverwriteGuard, is_aws
 from support.daemon import Daemon
 from support.faults import Fault
 from support.faulty import FaultyS3
+from support.http_server import Exchange
 from support.stores import content, destination, put, store_of, use
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from support.http_server import Exchange
 
 SMALL, MEDIUM, LARGE = 100, 300_000, 11 * 2**20
 PART = 5 * 2**20
@@ -40,8 +36,7 @@ def server() -> Iterator[FaultyS3]:
 def daemon(tmp_path: Path, server: FaultyS3) -> Iterator[Daemon]:
     daemon = Daemon(
         tmp_path,
-        bucket=server.bucket,
-        environment=server.environment(),
+        server,
         destination={"overwrite": "never"},
         upload={"multipart_threshold": f"{PART}", "part_size": f"{PART}"},
     )

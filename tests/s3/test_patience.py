@@ -6,19 +6,15 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from s3spool.s3.content import Sender
 from support.objects import content_of
 from support.stores import destination, put, put_request, range_request, store_of, use
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from s3spool.s3.content import Sender
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
 LATEST_S = 10.0  # libcurl averages over some seconds before it counts a silence

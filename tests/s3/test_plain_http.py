@@ -117,7 +117,7 @@ def reference(server: FaultyS3, seen: Seen, body: bytes) -> str:
 
 def test_the_start_and_check_say_it(tmp_path: Path, server: FaultyS3) -> None:
     """One sentence, where the endpoint is beyond this machine; nothing on loopback."""
-    daemon = Daemon(tmp_path, bucket=server.bucket, environment=server.environment())
+    daemon = Daemon(tmp_path, server)
     with daemon:
         daemon.wait_ready()
         assert not daemon.events("destination.unencrypted")

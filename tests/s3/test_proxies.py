@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import ConfigError, Scope, UploadError
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.plain_http import beyond_loopback
@@ -18,12 +21,7 @@ from support.stores import content, destination, put, put_request, store_of, use
 from support.tinyproxy import PASSWORD, USER, Tinyproxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
-
-    from s3spool.demo.seaweed import Seaweed
 
 PART = 5 * 1024 * 1024
 HTTPS, HTTP = "https://b.s3.example.org/", "http://10.1.2.3:9000/b/"

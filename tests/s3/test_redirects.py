@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from s3.conftest import StoreAt
 from s3spool.errors import UploadError
 from s3spool.s3.errors import from_code
 from s3spool.s3.multipart import MultipartStore
@@ -13,12 +15,6 @@ from support.daemon import Daemon, to_toml
 from support.faults import Redirect, Status
 from support.faulty import FaultyS3
 from support.stores import content, put, put_request
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from s3.conftest import StoreAt
 
 PART = 5 * 2**20
 PORTAL = b"<html><body>302 <a href=x>Moved</a></body></html>"
@@ -58,8 +54,7 @@ def daemon(module_server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) ->
     """One for all redirects."""
     with Daemon(
         tmp_path_factory.mktemp("redirects"),
-        bucket=module_server.bucket,
-        environment=module_server.environment(),
+        module_server,
         upload={"multipart_threshold": f"{PART}", "part_size": f"{PART}"},
     ) as daemon:
         daemon.wait_ready()
@@ -96,7 +91,7 @@ def test_each_file_says_where_the_redirect_points(
 def test_check_says_where_the_redirect_points(tmp_path: Path, server: FaultyS3, elsewhere: FaultyS3) -> None:
     """One request, one error, no traceback."""
     server.script(Status(code=301, headers={"Location": elsewhere.endpoint_url}), times=None)
-    daemon = Daemon(tmp_path, bucket=server.bucket, environment=server.environment())
+    daemon = Daemon(tmp_path, server)
     daemon.config_path.write_text(to_toml(daemon.config))
 
     done = daemon.cli("check")
@@ -137,7 +132,7 @@ def test_large_files_learn_the_region_as_small_ones_do(tmp_path: Path, server: F
 
     server.script(Redirect(), times=None, match=signed_for_another)
     upload = {"multipart_threshold": f"{PART}", "part_size": f"{PART}"}
-    with Daemon(tmp_path, bucket=server.bucket, environment=server.environment(), upload=upload) as daemon:
+    with Daemon(tmp_path, server, upload=upload) as daemon:
         daemon.wait_ready()
         daemon.drop("large", b"l" * (PART + 1))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 from botocore.auth import S3SigV4Auth
@@ -13,12 +13,8 @@ from botocore.credentials import Credentials
 from s3spool.s3.credentials import Snapshot
 from s3spool.s3.store import Store
 from support.faulty import FaultyS3
+from support.s3_messages import Request
 from support.stores import destination, put, put_request, store_of, use
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from support.s3_messages import Request
 
 ACCESS, SECRET = "AKSIGNING", "se/cr+et=:with~all"
 _AUTHORIZATION = re.compile(

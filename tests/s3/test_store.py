@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from logging import DEBUG
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import botocore.exceptions
 import pytest
 
+from s3.conftest import StoreAt
 from s3spool.errors import ConfigError, Scope, UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import store as store_module
 from s3spool.s3.client import Found
-from s3spool.s3.content import NeedsVerificationError
+from s3spool.s3.content import NeedsVerificationError, Stored
 from s3spool.s3.options import mtime_text
 from s3spool.s3.store import Store
 from s3spool.s3.transport import Answer
 from support.faults import (
     EmptyOk,
     Endless,
+    Fault,
     HoldUntil,
     HtmlOk,
     LoseAnswer,
@@ -34,14 +38,6 @@ from support.faulty import FaultyS3
 from support.s3_messages import Answer as Reply
 from support.stores import content, destination, put, store_of, use
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from s3.conftest import StoreAt
-    from s3spool.s3.content import Stored
-    from support.faults import Fault
 
 BODY = b"content of the file"
 OTHER = b"content of another"

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from s3.conftest import StoreAt, TransportAt
+from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import Scope
 from s3spool.s3.client import ca_source
+from s3spool.s3.content import Sender
+from s3spool.s3.transport import Answer
 from support.faults import (
     EmptyOk,
     Endless,
@@ -35,14 +40,7 @@ from support.s3_messages import md5_base64
 from support.stores import destination, put, put_request, range_request, store_of, use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mypy_boto3_s3.client import S3Client
-
-    from s3.conftest import StoreAt, TransportAt
-    from s3spool.demo.seaweed import Seaweed
-    from s3spool.s3.content import Sender
-    from s3spool.s3.transport import Answer
 
 MIB = 1024 * 1024
 ODD_KEYS = [
