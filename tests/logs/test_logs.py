@@ -118,6 +118,12 @@ def start(pipe: Pipe) -> Iterator[Callable[..., LogWriter]]:
         assert writer.close(timeout_s=10)
 
 
+def written(writer: LogWriter, pipe: Pipe) -> list[dict[str, Any]]:
+    """The JSON lines so far."""
+    assert writer.flush(5)
+    return [json.loads(line) for line in pipe.lines()]
+
+
 def entry(event: str = "file.uploaded", /, **fields: object) -> Entry:
     return logs._tidy(Entry(NOON_NS, "info", event, fields))
 
@@ -128,10 +134,9 @@ def test_json_line_has_the_documented_order(pipe: Pipe, start: Callable[..., Log
 
     structlog.get_logger().info("file.uploaded", path="a.txt", bytes=3, duration_s=0.041)
 
-    assert writer.flush(5)
-    (line,) = pipe.lines()
-    assert list(json.loads(line)) == ["timestamp", "level", "event", "path", "bytes", "duration_s"]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", json.loads(line)["timestamp"])
+    (line,) = written(writer, pipe)
+    assert list(line) == ["timestamp", "level", "event", "path", "bytes", "duration_s"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line["timestamp"])
 
 
 def test_lines_keep_their_order_across_batches(pipe: Pipe, start: Callable[..., LogWriter]) -> None:
@@ -141,8 +146,7 @@ def test_lines_keep_their_order_across_batches(pipe: Pipe, start: Callable[..., 
     for number in range(600):
         structlog.get_logger().info("n", n=number)
 
-    assert writer.flush(5)
-    assert [json.loads(line)["n"] for line in pipe.lines()] == list(range(600))
+    assert [line["n"] for line in written(writer, pipe)] == list(range(600))
 
 
 def test_level_changes_while_loggers_are_in_use(pipe: Pipe, start: Callable[..., LogWriter]) -> None:
@@ -154,8 +158,7 @@ def test_level_changes_while_loggers_are_in_use(pipe: Pipe, start: Callable[...,
     writer.set_level("debug")
     log.debug("heard")
 
-    assert writer.flush(5)
-    assert [json.loads(line)["event"] for line in pipe.lines()] == ["heard"]
+    assert [line["event"] for line in written(writer, pipe)] == ["heard"]
 
 
 def test_a_second_configure_takes_over_loggers_in_use(pipe: Pipe, start: Callable[..., LogWriter]) -> None:
@@ -167,8 +170,7 @@ def test_a_second_configure_takes_over_loggers_in_use(pipe: Pipe, start: Callabl
 
     log.info("second")
 
-    assert second.flush(5)
-    assert [json.loads(line)["event"] for line in pipe.lines()] == ["second"]
+    assert [line["event"] for line in written(second, pipe)] == ["second"]
 
 
 def test_stalled_reader_costs_lines_but_never_a_caller(pipe: Pipe, start: Callable[..., LogWriter]) -> None:
@@ -318,8 +320,7 @@ def test_exception_is_one_field_on_one_line(pipe: Pipe, start: Callable[..., Log
     structlog.get_logger().info("x", exc_info=True)
     structlog.get_logger().info("y", exc_info=KeyError("k"))
 
-    assert writer.flush(5)
-    first, second, third = (json.loads(line) for line in pipe.lines())
+    first, second, third = written(writer, pipe)
     assert first["level"] == "error"
     assert first["exception"].startswith("Traceback")
     assert "ValueError: broken\nin two" in first["exception"]
@@ -337,8 +338,7 @@ def test_warnings_of_libraries_take_the_same_way(pipe: Pipe, start: Callable[...
     odd = ("urllib3", logging.ERROR, __file__, 1, "%s arguments do not %d match", ("these",), None)
     logs._bridge.handle(logging.LogRecord(*odd))
 
-    assert writer.flush(5)
-    warning, error = (json.loads(line) for line in pipe.lines())
+    warning, error = written(writer, pipe)
     assert warning["event"] == error["event"] == "library.warning"
     assert warning["logger"] == "urllib3.connectionpool"
     assert warning["message"] == "retrying GET"
@@ -359,8 +359,7 @@ def test_no_thread_dies_unseen(pipe: Pipe, start: Callable[..., LogWriter]) -> N
         thread.start()
         thread.join()
 
-    assert writer.flush(5)
-    (line,) = (json.loads(line) for line in pipe.lines())
+    (line,) = written(writer, pipe)
     assert (line["event"], line["level"], line["thread"]) == ("thread.died", "error", "upload-007")
     assert line["error"] == "ValueError: the cause"
     assert line["exception"].startswith("Traceback")
@@ -474,8 +473,7 @@ def test_unhashable_event_is_survived(pipe: Pipe, start: Callable[..., LogWriter
     structlog.get_logger().info(["not", "a", "name"])
     structlog.get_logger().info("x")
 
-    assert writer.flush(5)
-    assert [json.loads(line)["event"] for line in pipe.lines()] == ["log.dropped", "x"]
+    assert [line["event"] for line in written(writer, pipe)] == ["log.dropped", "x"]
 
 
 @given(name=names, event=names)

@@ -375,8 +375,3 @@ def test_a_wrong_clock_is_told_where_it_may_be_the_cause(status: int) -> None:
     error = from_code(status, "Odd", "no", "f", {"date": date})
 
     assert ("this machine's clock is" in error.hint) is (status in {400, 401, 403})
-
-
-def test_libcurl_s_sentence_is_the_cause() -> None:
-    """It names host, port and reason, which its number does not."""
-    assert from_curl(7, "Failed to connect to nowhere port 9", "f").cause == "Failed to connect to nowhere port 9"
