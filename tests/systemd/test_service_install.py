@@ -167,19 +167,21 @@ def test_written_unit_is_understood_and_as_safe(tmp_path: Path, folder: str) -> 
     assert rated.returncode == 0, rated.stdout
 
 
-def packaged(root: Path) -> None:
+def packaged(root: Path) -> Path:
+    """The units and the program of a package; returns the program."""
     for name in ("s3spool.service", "s3spool@.service"):
         place = root / "usr/lib/systemd/system" / name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(units.shipped(name))
+    program = root / "usr/bin/s3spool"
+    program.parent.mkdir()
+    program.touch()
+    return program
 
 
 def test_package_gets_an_instance_without_a_unit(tmp_path: Path) -> None:
     """Where a package has installed unit and program, only a drop-in is added, and goes again."""
-    packaged(tmp_path)
-    program = tmp_path / "usr/bin/s3spool"
-    program.parent.mkdir()
-    program.touch()
+    program = packaged(tmp_path)
     before = tree(tmp_path)
 
     put_in(tmp_path, Path("/srv/drop"), name="two", program=program)
@@ -206,10 +208,7 @@ def test_other_programs_package_is_not_overruled(tmp_path: Path) -> None:
 def test_unit_that_hides_the_packages_is_named_as_ours(tmp_path: Path) -> None:
     """The package came after `service install`: the error says so, and the command that it names helps."""
     put_in(tmp_path)
-    packaged(tmp_path)
-    program = tmp_path / "usr/bin/s3spool"
-    program.parent.mkdir()
-    program.touch()
+    program = packaged(tmp_path)
 
     with pytest.raises(
         S3SpoolError, match=r"was written by this command .* remove it with `s3spool service uninstall`"
@@ -222,10 +221,7 @@ def test_unit_that_hides_the_packages_is_named_as_ours(tmp_path: Path) -> None:
 
 def test_uninstall_finds_its_drop_in_beside_a_unit_of_others(tmp_path: Path) -> None:
     """A unit that somebody wrote later stays; the drop-in of the installation goes."""
-    packaged(tmp_path)
-    program = tmp_path / "usr/bin/s3spool"
-    program.parent.mkdir()
-    program.touch()
+    program = packaged(tmp_path)
     put_in(tmp_path, program=program)
     (tmp_path / UNIT).write_text("[Service]\nExecStart=/bin/true\n")
 
