@@ -17,13 +17,20 @@ from s3spool.upload.stats import Histogram, Stats
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class DaemonCollector(Collector):
-    """Metrics from the answer of `status` and the counters."""
+class Metrics(Collector):
+    """Metrics from the answer of `status` and the counters. Thread-safe."""
 
     def __init__(self, status: Callable[[], Status], stats: Stats, node: str) -> None:
         self._status = status
         self._stats = stats
         self._node = node
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        """What Prometheus reads."""
+        return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
         status, stats = self._status(), self._stats
@@ -56,18 +63,6 @@ class DaemonCollector(Collector):
         info = GaugeMetricFamily("s3spool_info", "Version and node.", labels=["version", "node"])
         info.add_metric([status.version, self._node], 1)
         yield info
-
-
-class Metrics:
-    """The text that Prometheus reads. Thread-safe."""
-
-    def __init__(self, collector: DaemonCollector) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(collector)
-        ProcessCollector(registry=self._registry)
-
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
 
 
 def _results(stats: Stats) -> dict[str, int]:
