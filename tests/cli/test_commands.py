@@ -144,7 +144,7 @@ control_socket = "{daemon.socket_path}"
 
 def test_each_state_is_told(make: Make, faulty: FaultyS3) -> None:
     """Status counts it, list shows it, why explains it; large files say how far they are."""
-    daemon = make(upload={"workers": 1})
+    daemon = make(upload={"workers": 1, "timeout_s": 300})
     hold = HoldUntil()
     faulty.script(hold, times=None, match="^PUT uploading")
     with daemon:
