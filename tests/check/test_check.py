@@ -78,13 +78,7 @@ def _unconfigured_log() -> Iterator[None]:
 def test_all_is_well_and_nothing_is_left_behind(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
     """Against a real server: exit code 0, and neither an object nor an upload nor a directory is new."""
     state = tmp_path / "later" / "state"
-    daemon = Daemon(
-        tmp_path,
-        seaweed,
-        bucket=bucket,
-        destination={"prefix": "in/%Y/"},
-        state={"directory": str(state)},
-    )
+    daemon = Daemon(tmp_path, seaweed, bucket=bucket, destination={"prefix": "in/%Y/"}, state={"directory": str(state)})
 
     done = cli(daemon)
 

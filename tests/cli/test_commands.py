@@ -501,12 +501,7 @@ def test_the_ledger_answers_when_the_daemon_does_not(make: Make, faulty: FaultyS
         daemon.drop("new")
         assert daemon.cli("why", "nope").returncode == 1
         states = {name: why(daemon, name)["state"] for name in ("parked", "waiting", "sent-1", "new")}
-        assert states == {
-            "parked": "parked",
-            "waiting": "waiting",
-            "sent-1": "uploaded",
-            "new": "unsent",
-        }
+        assert states == {"parked": "parked", "waiting": "waiting", "sent-1": "uploaded", "new": "unsent"}
         for command in (["rescan"], ["wait"], ["wait", "new"]):
             assert refused(daemon, *command).startswith("s3spool: no daemon runs: nobody answers at ")
         assert told(daemon, "wait", "sent-1", "sent-2") == ""
@@ -816,20 +811,7 @@ def test_names_people_use(cwd: str, file: str, expected: str, tree: Path, monkey
 
 
 @pytest.mark.parametrize(
-    "file",
-    [
-        "",
-        ".",
-        "..",
-        "/",
-        "../a",
-        "/etc/passwd",
-        "out/a",
-        "sub/..",
-        "{folder}",
-        "{folder}-2/a",
-        "//€",
-    ],
+    "file", ["", ".", "..", "/", "../a", "/etc/passwd", "out/a", "sub/..", "{folder}", "{folder}-2/a", "//€"]
 )
 def test_names_that_lead_elsewhere(file: str, tree: Path) -> None:
     """One line, whatever it is."""

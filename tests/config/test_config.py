@@ -18,15 +18,7 @@ from hypothesis import strategies as st
 
 from s3spool.cli.commands import cli
 from s3spool.config import loader as config_module
-from s3spool.config.loader import (
-    LIVE,
-    PREFIX_FIELDS,
-    Config,
-    changed,
-    check_directories,
-    load,
-    require_bucket,
-)
+from s3spool.config.loader import LIVE, PREFIX_FIELDS, Config, changed, check_directories, load, require_bucket
 from s3spool.config.rules import DESTINATION_KEYS
 from s3spool.config.schema import OPTIONS, DestinationConfig
 from s3spool.config.templates import FIELDS
@@ -143,11 +135,7 @@ def test_a_section_can_be_built_by_hand() -> None:
 
 def test_the_first_file_found_is_read(tmp_path: Path) -> None:
     """The current directory comes before the user's configuration, and that before the system's."""
-    places = [
-        tmp_path / "etc/s3spool.toml",
-        tmp_path / "home/.config/s3spool/s3spool.toml",
-        tmp_path / "s3spool.toml",
-    ]
+    places = [tmp_path / "etc/s3spool.toml", tmp_path / "home/.config/s3spool/s3spool.toml", tmp_path / "s3spool.toml"]
 
     for workers, place in enumerate(places, start=1):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -270,10 +258,7 @@ WRONG = [
     ("[upload]\nmultipart_threshold = 1024", f"upload.multipart_threshold = 1024: {SIZE_RANGE}"),
     ("[upload]\nmultipart_threshold = true", "upload.multipart_threshold = true: must be a size"),
     ("[upload]\nmax_bandwidth = -1", "upload.max_bandwidth = -1: must be between 1KiB and 1TiB"),
-    (
-        "[upload]\nmax_bandwidth = false",
-        "upload.max_bandwidth = false: must be a size like 50MiB/s, or empty",
-    ),
+    ("[upload]\nmax_bandwidth = false", "upload.max_bandwidth = false: must be a size like 50MiB/s, or empty"),
     ("[upload]\ntimeout_s = 0", "upload.timeout_s = 0: must be between 1 and 3600 (seconds)"),
     ("[watch]\nsettle_s = -0.5", "watch.settle_s = -0.5: must be between 0 and 86400"),
     ("[watch]\nsettle_s = nan", "watch.settle_s = nan: must be between"),
@@ -442,11 +427,7 @@ def test_limits_themselves_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "line"),
     [
-        (
-            "S3SPOOL_UPLOAD__WORKERS",
-            "0",
-            "upload.workers = 0: must be between 1 and 1000 [S3SPOOL_UPLOAD__WORKERS]",
-        ),
+        ("S3SPOOL_UPLOAD__WORKERS", "0", "upload.workers = 0: must be between 1 and 1000 [S3SPOOL_UPLOAD__WORKERS]"),
         ("S3SPOOL_UPLOAD__WORKERS", "many", 'upload.workers = "many": must be a whole number'),
         ("S3SPOOL_UPLOAD__WORKERS", "1\nx=2", 'upload.workers = "1\\nx=2": must be a whole number'),
         (
@@ -454,11 +435,7 @@ def test_limits_themselves_are_accepted() -> None:
             "1",
             "upload.wrokers: unknown key (did you mean workers?) [S3SPOOL_UPLOAD__WROKERS]",
         ),
-        (
-            "S3SPOOL_UPLAOD__WORKERS",
-            "1",
-            "uplaod: unknown section (did you mean upload?) [S3SPOOL_UPLAOD__WORKERS]",
-        ),
+        ("S3SPOOL_UPLAOD__WORKERS", "1", "uplaod: unknown section (did you mean upload?) [S3SPOOL_UPLAOD__WORKERS]"),
         ("S3SPOOL_WATCH__INCLUDE", '["*.csv"', "must be a list of patterns"),
         ("S3SPOOL_DESTINATION__TAGS", "team", 'destination.tags = "team": must be a table of strings'),
         ("S3SPOOL_DESTINATION__TAGS", "{ team", "must be a table of strings"),
@@ -789,12 +766,7 @@ def test_a_read_only_directory_is_refused(
     closed = tmp_path / "closed"
     closed.mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: path != closed or not mode & os.W_OK)
-    paths = {
-        "state.directory": "s",
-        "after.archive_directory": "a",
-        name: "closed",
-        "after.action": "archive",
-    }
+    paths = {"state.directory": "s", "after.archive_directory": "a", name: "closed", "after.action": "archive"}
 
     with pytest.raises(ConfigError) as caught:
         check_directories(load(overrides=paths, environ={}))
@@ -824,10 +796,7 @@ def test_a_reload_tells_live_keys_from_the_others() -> None:
     old = read()
     new = read(log__level="debug", watch__include="*.csv", retry__max_s=9, upload__workers=3, destination__tags="a=b")
 
-    assert changed(old, new) == (
-        ["watch.include", "retry.max_s", "log.level"],
-        ["destination.tags", "upload.workers"],
-    )
+    assert changed(old, new) == (["watch.include", "retry.max_s", "log.level"], ["destination.tags", "upload.workers"])
     assert changed(old, old) == ([], [])
 
 

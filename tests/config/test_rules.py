@@ -137,10 +137,7 @@ def test_what_a_rule_leaves_out_comes_from_destination_and_after(tmp_path: Path)
         ),
         ("[[rule]]\nmatch = ['*']\nstorage_class = 'a b'", 'rule[1].storage_class = "a b": must be letters'),
         ("[[rule]]\nmatch = ['*']\ncache_control = 1", "rule[1].cache_control = 1: must be a string"),
-        (
-            "[[rule]]\nmatch = ['*']\nobject_lock_mode = 'COMPLIANCE'",
-            "needs object_lock_days of at least 1",
-        ),
+        ("[[rule]]\nmatch = ['*']\nobject_lock_mode = 'COMPLIANCE'", "needs object_lock_days of at least 1"),
         ("[[rule]]\nmatch = ['*']\nobject_lock_days = 3", "rule[1].object_lock_days = 3: needs object_lock_mode"),
         ("[[rule]]\nmatch = ['*']\nafter = 'move'", 'rule[1].after = "move": must be one of keep, delete, archive'),
         ("[[rule]]\nmatch = ['*']\nafter = 'archive'", 'rule[1].after = "archive": needs after.archive_directory'),

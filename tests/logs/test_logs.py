@@ -38,15 +38,7 @@ from support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 NOON_NS = 1_700_000_000_000_000_000
-ODD_NAMES = [
-    "two\nlines",
-    "\x1b[2Jclear",
-    "caf\udce9",
-    "\u2028\u2029\x85\x0b\x0c",
-    "\u202etxt.exe",
-    '"}\n{"',
-    "\0",
-]
+ODD_NAMES = ["two\nlines", "\x1b[2Jclear", "caf\udce9", "\u2028\u2029\x85\x0b\x0c", "\u202etxt.exe", '"}\n{"', "\0"]
 
 # Any bytes a file system accepts, and any str at all, lone surrogates included.
 names = st.binary().map(os.fsdecode) | st.text(st.characters(codec=None))

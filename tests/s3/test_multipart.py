@@ -317,8 +317,7 @@ THERE = ["nothing", "other", "equal", "as long"]
 
 
 @pytest.mark.parametrize(
-    ("how", "there"),
-    [(how, there) for how in FAILURES for there in (["equal"] if how == "timeout" else THERE)],
+    ("how", "there"), [(how, there) for how in FAILURES for there in (["equal"] if how == "timeout" else THERE)]
 )
 def test_complete_did_not_work(big: Uploader, faulty: FaultyS3, how: str, there: str) -> None:
     """No success, whatever older object is there, even an equal one; the parts are kept and do later."""

@@ -17,15 +17,7 @@ import pytest
 
 from s3spool.errors import Scope, UploadError
 from s3spool.s3.error_table import BY_CODE, BY_CURL, BY_STATUS, NETWORK, Rule
-from s3spool.s3.errors import (
-    from_answer,
-    from_boto3,
-    from_code,
-    from_curl,
-    parse_error,
-    retry_after_s,
-    untrusted,
-)
+from s3spool.s3.errors import from_answer, from_boto3, from_code, from_curl, parse_error, retry_after_s, untrusted
 from s3spool.s3.transport import Answer
 from s3spool.upload.result import translated as local_error
 from support.stores import put_request

@@ -543,8 +543,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("kind", ["curl", "carried"])
 @pytest.mark.parametrize(
-    ("name", "streamed"),
-    [(name, False) for name in ENDLESS] + [("error, all at once", True), ("body in drips", True)],
+    ("name", "streamed"), [(name, False) for name in ENDLESS] + [("error, all at once", True), ("body in drips", True)]
 )
 @pytest.mark.parametrize("timeout_s", [1.0])
 def test_an_answer_without_an_end_is_cut_off(
