@@ -9,7 +9,6 @@ import shlex
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from s3spool.control.protocol import ask
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Retry, State
 from s3spool.ledger.store import Ledger
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
 from support.processes import finished
@@ -121,23 +120,15 @@ def test_backlog_by_age_and_segment(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[tuple[Daemon, FaultyS3]]:
-    with FaultyS3() as faulty:
-        made = Daemon(
-            tmp_path,
-            faulty,
-            destination={"endpoint_url": faulty.endpoint_url},
-            retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 1},
-        )
-        with made:
-            made.wait_ready()
-            yield made, faulty
+def running(make: Make, faulty: FaultyS3) -> Daemon:
+    """Parks a file at its first failure."""
+    retry = {"initial_s": 0.1, "max_s": 1, "max_attempts": 1}
+    return make(destination={"endpoint_url": faulty.endpoint_url}, retry=retry).start_ready()
 
 
 @pytest.mark.integration
-def test_what_the_daemon_answers(daemon: tuple[Daemon, FaultyS3]) -> None:
+def test_what_the_daemon_answers(running: Daemon, faulty: FaultyS3) -> None:
     """Uploading, errors and backlog of a daemon in trouble."""
-    running, faulty = daemon
     faulty.script(Status(code=400, error_code="KeyTooLongError"), times=None, match="PUT .*bad")
     hold = HoldUntil()
     faulty.script(hold, times=None, match="PUT .*slow")
@@ -157,10 +148,9 @@ def test_what_the_daemon_answers(daemon: tuple[Daemon, FaultyS3]) -> None:
 
 
 @pytest.mark.integration
-def test_in_a_terminal(daemon: tuple[Daemon, FaultyS3], tmp_path: Path) -> None:
+def test_in_a_terminal(running: Daemon, faulty: FaultyS3) -> None:
     """It is drawn in tmux's 80x24, follows the daemon, says when that has ended, and `q` gives the terminal back."""
     tmux = shutil.which("tmux") or pytest.skip("no tmux here: apt install tmux")
-    running, faulty = daemon
     faulty.script(Status(code=400, error_code="KeyTooLongError"), times=None, match="PUT .*bad")
     running.drop(HOSTILE)
     running.drop("dir/bad")
@@ -194,9 +184,8 @@ def test_in_a_terminal(daemon: tuple[Daemon, FaultyS3], tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_without_a_terminal(daemon: tuple[Daemon, FaultyS3]) -> None:
+def test_without_a_terminal(running: Daemon) -> None:
     """One line instead of escape sequences in a pipe."""
-    running, _ = daemon
     refused = running.cli("top")
 
     assert (refused.returncode, refused.stdout) == (1, "")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import Status
 from support.faulty import FaultyS3
 from support.processes import finished
@@ -30,17 +29,12 @@ def promtool() -> str:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
-    made = Daemon(
-        tmp_path,
-        faulty,
+def daemon(make: Make, faulty: FaultyS3) -> Daemon:
+    return make(
         destination={"endpoint_url": faulty.endpoint_url},
         retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 1},
         service={"http_listen": f"127.0.0.1:{free_port()}"},
-    )
-    with made:
-        made.wait_ready()
-        yield made
+    ).start_ready()
 
 
 def exported(daemon: Daemon) -> str:

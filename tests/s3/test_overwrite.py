@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from s3.conftest import StoreAt
 from s3spool.s3.overwrite import Condition, OverwriteGuard, is_aws
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import Fault
 from support.faulty import FaultyS3
 from support.http_server import Exchange
@@ -28,16 +27,9 @@ class IgnoresConditions(Fault):
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
-    daemon = Daemon(
-        tmp_path,
-        faulty,
-        destination={"overwrite": "never"},
-        upload={"multipart_threshold": f"{PART}", "part_size": f"{PART}"},
-    )
-    with daemon:
-        daemon.wait_ready()
-        yield daemon
+def daemon(make: Make) -> Daemon:
+    upload = {"multipart_threshold": f"{PART}", "part_size": f"{PART}"}
+    return make(destination={"overwrite": "never"}, upload=upload).start_ready()
 
 
 def put_there(faulty: FaultyS3, key: str, body: bytes) -> None:
