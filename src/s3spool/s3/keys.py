@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection
 from urllib.parse import quote, unquote_to_bytes
 
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import unfit
 
 MAX_KEY_BYTES = 1024  # S3 user guide, "Object key naming": up to 1,024 bytes in UTF-8
 _ODD = re.compile(r"[\x00-\x1f\x7f%\\\x80-\x9f\ud800-\udfff\u2028\u2029]")
@@ -30,15 +30,8 @@ def key_of(path: str, prefix: str) -> str:
     key = prefix + (path if _PLAIN.fullmatch(path) else encoded(path))
     size = len(key) if key.isascii() else len(key.encode())
     if size > MAX_KEY_BYTES:
-        raise UploadError(
-            "map",
-            path,
-            "KeyTooLongError",
-            f"the key would have {size} bytes, S3 allows {MAX_KEY_BYTES}",
-            scope=Scope.FILE,
-            permanent=True,
-            hint="shorten the name or destination.prefix",
-        )
+        cause = f"the key would have {size} bytes, S3 allows {MAX_KEY_BYTES}"
+        raise unfit(path, "KeyTooLongError", cause, "shorten the name or destination.prefix")
     return key
 
 
