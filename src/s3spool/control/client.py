@@ -19,7 +19,8 @@ from s3spool.control.protocol import NoDaemonError, ask, json_line
 from s3spool.errors import AlreadyRunningError, S3SpoolError
 from s3spool.ledger.database import DirectoryLock, holder
 from s3spool.ledger.files import become_owner, open_regular
-from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.protocol import Known
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Pause, from_text, to_text
 from s3spool.logs.text import shown
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from s3spool.ledger.database import open_for_reading, speaking_of
+from s3spool.ledger.protocol import ALL, LOOKUP_ROWS, Known, LedgerReader
 from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, State, from_text, to_text
 from s3spool.ledger.statements import COLUMNS
 
@@ -17,11 +18,9 @@ _COUNTED = (
     "SELECT (SELECT count(*) FROM receipts), (SELECT coalesce(sum(size), 0) FROM receipts),"
     " (SELECT count(*) FROM retries WHERE state = 'waiting'), (SELECT count(*) FROM retries WHERE state = 'parked')"
 )
-ALL = -1  # SQLite's LIMIT for no limit
 TOTALS_SINCE = 2  # the version of the ledger that has totals.sql
 FAILURES_SINCE = 3  # and failures.sql
 PAUSE_SINCE = 4  # and pause.sql
-LOOKUP_ROWS = 500  # statements of one size stay in sqlite3's cache
 
 
 def _is_as_found(table: str) -> str:
@@ -39,15 +38,8 @@ END
 """  # noqa: S608 - constants
 
 
-class Known(NamedTuple):
-    """The ledger's rows of one path."""
-
-    receipt: Receipt | None
-    retry: Retry | None
-
-
-class Reader:
-    """One read-only connection. Not thread-safe: each thread opens its own. All queries raise LedgerError."""
+class Reader(LedgerReader):
+    """The queries of the SQLite file."""
 
     def __init__(self, path: Path) -> None:
         """Raises LedgerError."""
