@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -172,3 +173,35 @@ def test_a_database_that_restarts_is_found_again() -> None:
         with closing(node.reader()) as reader:
             assert reader.counts()["uploaded"] == 1
         node.close(30)
+
+
+def test_three_nodes_that_offer_all_files_send_each_once(new_node: NewNode) -> None:
+    """Each takes batches in an order of its own: all files get one receipt, with a statement for many files."""
+    names = [f"{number:04}" for number in range(1500)]
+    lost: list[str] = []
+    sent: list[str] = []
+    nodes = [new_node(name, lost=lost.append) for name in "abc"]
+    before = sum(node.statements for node in nodes)
+
+    def work(node: PostgresLedger, seed: int) -> None:
+        order = random.Random(seed).sample(names, len(names))
+        for start in range(0, len(order), 250):
+            taken = node.take(order[start : start + 250], timeout_s=60)
+            new = [path for path, known in taken.items() if known.receipt is None]
+            sent.extend(new)
+            for path in new:
+                node.record_receipt(a_receipt(path, destination=node.destination))
+            node.give_back([*taken.keys() - set(new)])
+        assert node.flush(60)
+
+    threads = [threading.Thread(target=work, args=(node, seed)) for seed, node in enumerate(nodes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+
+    assert sorted(sent) == names
+    assert lost == []
+    with nodes[0].reader() as reader:
+        assert reader.counts()["uploaded"] == len(names)
+    assert sum(node.statements for node in nodes) - before < len(names) / 10

@@ -54,6 +54,7 @@ def connect(url: str) -> Connection:
         keepalives_idle=5,
         keepalives_interval=2,
         keepalives_count=3,
+        tcp_user_timeout=10_000,
         application_name="s3spool",
     )
 
