@@ -1,7 +1,6 @@
 """The SQL of the shared ledger; the writer's statements take a batch of rows or paths as JSON.
 
-Each statement is a transaction, and locks its rows in the order of their paths or only those of its own node: nodes
-cannot wait for each other.
+Each statement is a transaction, and locks the rows of its batch in the order of their paths.
 """
 
 from __future__ import annotations
@@ -45,26 +44,39 @@ _FREE = "(files.owner IS NULL OR NOT EXISTS (SELECT FROM nodes WHERE nodes.id = 
 _MINE_OR_FREE = f"(files.owner = %(owner)s OR {_FREE})"
 _NOT_MINE = "owner = nullif(owner, %(owner)s)"
 _HERE = "files.destination = %(destination)s"
-_THESE = f"{_HERE} AND files.path IN (SELECT json_array_elements_text(%(paths)s))"
+_PATHS = "SELECT json_array_elements_text(%(paths)s)"
+# Two nodes that lock in the same order cannot wait for each other.
+_LOCKED = f"SELECT path FROM files WHERE {_HERE} AND path IN ({_PATHS}) ORDER BY path FOR UPDATE"  # noqa: S608 - constants
+_THESE = f"{_HERE} AND files.path IN (WITH locked AS MATERIALIZED ({_LOCKED}) SELECT path FROM locked)"  # noqa: S608 - constants
 
 # A row that is locked is judged by its latest version: no node overlooks the claim or the receipt of another.
 TAKE = f"""
 INSERT INTO files (destination, path, owner)
-SELECT %(destination)s, path, %(owner)s FROM json_array_elements_text(%(paths)s) AS path ORDER BY path COLLATE "C"
+SELECT %(destination)s, given.path, %(owner)s FROM json_array_elements_text(%(paths)s) AS given (path)
+WHERE NOT EXISTS (
+    SELECT FROM files JOIN nodes ON nodes.id = files.owner
+    WHERE {_HERE} AND files.path = given.path AND files.owner <> %(owner)s
+) ORDER BY given.path COLLATE "C"
 ON CONFLICT (destination, path) DO UPDATE SET owner = excluded.owner WHERE {_MINE_OR_FREE}
 RETURNING {RECEIPT}, {RETRY}
 """  # noqa: S608 - constants
+
+
+def _locked(columns: str) -> str:
+    new = _from_json(columns.split(", "))
+    return f"(SELECT new.* FROM {new} JOIN files USING (path) WHERE {_HERE} ORDER BY path FOR UPDATE OF files) AS new"  # noqa: S608 - constants
+
 
 _receipt = [column for column in RECEIPT.split(", ") if column not in {"path", "destination"}]
 _retry = RETRY.split(", ")[1:]
 # The fence: only the node that has the claim. If the first answer was lost, the second try finds its own row.
 RECORD_RECEIPTS = f"""
-UPDATE files SET owner = NULL, {_NO_RETRY}, {_set(_receipt, "new")} FROM {_from_json(RECEIPT.split(", "))}
+UPDATE files SET owner = NULL, {_NO_RETRY}, {_set(_receipt, "new")} FROM {_locked(RECEIPT)}
 WHERE files.destination = new.destination AND files.path = new.path AND (files.owner = %(owner)s
     OR (files.owner IS NULL AND files.sent = new.sent AND files.uploaded_at = new.uploaded_at)) RETURNING files.path
 """  # noqa: S608 - constants
 RECORD_RETRIES = f"""
-UPDATE files SET owner = NULL, {_set(_retry, "new")} FROM {_from_json(RETRY.split(", "))}
+UPDATE files SET owner = NULL, {_set(_retry, "new")} FROM {_locked(RETRY)}
 WHERE {_HERE} AND files.path = new.path AND (files.owner = %(owner)s
     OR (files.owner IS NULL AND files.failed = new.failed AND files.last_error_at = new.last_error_at))
 RETURNING files.path
@@ -82,7 +94,7 @@ def _insert(table: str, columns: str, key: str) -> str:
 RECORD_MULTIPARTS = _insert("multiparts", MULTIPART, "destination, path")
 RECORD_PARTS = _insert("parts", PART, "upload_id, number")
 _DROP_EMPTY = f"DELETE FROM files WHERE {_THESE} AND sent IS NULL AND failed IS NULL AND {_FREE}"  # noqa: S608 - constants
-_UPLOADS = _THESE.replace("files.", "multiparts.")
+_UPLOADS = f"multiparts.destination = %(destination)s AND multiparts.path IN ({_PATHS})"
 _WAITING = "UPDATE files SET state = 'waiting', next_attempt = 0, provisional = false"
 
 CLAIM = (f"UPDATE files SET owner = %(owner)s WHERE {_THESE} AND next_attempt <= %(now)s AND {_MINE_OR_FREE}",)  # noqa: S608 - constants
