@@ -123,7 +123,7 @@ def as_json(rows: Sequence[Any]) -> str:
 
 
 def paths_json(paths: Sequence[str]) -> str:
-    return as_json([to_text(path) for path in paths])
+    return as_json([*dict.fromkeys(map(to_text, paths))])  # a statement takes each row once
 
 
 def receipt_row(receipt: Receipt) -> dict[str, Any]:
