@@ -168,7 +168,7 @@ def test_a_database_that_restarts_is_found_again() -> None:
         server.start()
 
         assert told.wait(60)
-        assert node.failing_since is None
+        eventually(lambda: node.failing_since is None)
         assert lost == []
         with closing(node.reader()) as reader:
             assert reader.counts()["uploaded"] == 1
