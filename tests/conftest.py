@@ -15,6 +15,7 @@ from hypothesis import settings
 from s3spool.demo.seaweed import Seaweed
 from support.faulty import FaultyS3
 from support.leaks import child_processes, live_threads
+from support.postgres import Postgres
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
     """One S3 server for the whole session, started by the first test that asks for it."""
     data_directory = tmp_path_factory.mktemp("seaweed")
     with Seaweed(data_directory, access_key="AKTEST", secret_key="test-secret") as server:  # noqa: S106 - loopback
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One PostgreSQL server for the session, started by the first test that asks for it."""
+    with Postgres() as server:
         yield server
 
 

@@ -18,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from s3spool.discovery.deduplicate import RACY_S, Verdict, verdict
 from s3spool.errors import UploadError
 from s3spool.folder.filters import FileFilter
-from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.protocol import Known
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, Multipart, Part, Receipt, Retry, State
 from s3spool.ledger.store import Ledger
 from s3spool.queue.settle import Settle, SettleReason

@@ -421,12 +421,12 @@ def test_a_ledger_that_is_broken_is_tried_again(house: House, lines: Lines, monk
     house.drop("a")
     broken = [True]
 
-    def unreadable(path: Path) -> Reader:
+    def unreadable() -> Reader:
         if broken:
             raise LedgerError("unable to open database file")
-        return Reader(path)
+        return Reader(house.ledger.path)
 
-    monkeypatch.setattr(scan_module, "Reader", unreadable)
+    monkeypatch.setattr(house.ledger, "reader", unreadable)
     house.start(house.scan)
     house.scan.want("start")
     eventually(lambda: lines.named("scan.failed"))

@@ -10,7 +10,8 @@ import structlog
 from s3spool.discovery import deduplicate as sift_module
 from s3spool.discovery.deduplicate import RACY_S, Verdict, verdict
 from s3spool.errors import LedgerError
-from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.protocol import Known
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, State
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import SettleReason
@@ -236,13 +237,13 @@ def test_the_settle_thread_outlives_a_broken_ledger(
             raise error(broken.pop())
         return known(reader, paths)
 
-    def unreadable(path: Path) -> Reader:
+    def unreadable() -> Reader:
         if when == "opening" and broken:
             raise error(broken.pop())
-        return Reader(path)
+        return Reader(house.ledger.path)
 
     monkeypatch.setattr(Reader, "known", damaged)
-    monkeypatch.setattr("s3spool.discovery.deduplicate.Reader", unreadable)
+    monkeypatch.setattr(house.ledger, "reader", unreadable)
     house.start(house.settle_thread)
     house.settle.add("lost hint")
     eventually(lambda: house.rescans == ["ledger"])

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.protocol import Known
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Retry, State
 from support.daemon import Daemon
 from support.faults import Delay, Fault, HoldUntil, Status

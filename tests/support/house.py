@@ -31,7 +31,7 @@ from support.memory_bucket import MemoryBucket
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from s3spool.ledger.reader import Known
+    from s3spool.ledger.protocol import Known
     from s3spool.s3.store import Store
 
 

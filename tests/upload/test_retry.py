@@ -366,12 +366,12 @@ def test_the_thread_outlives_a_broken_ledger(ledger: Ledger, lines: Lines, monke
     waiting(ledger, "a")
     broken = [True]
 
-    def unreadable(path: Path) -> Reader:
+    def unreadable() -> Reader:
         if broken:
             raise LedgerError(broken.pop())
-        return Reader(path)
+        return Reader(ledger.path)
 
-    monkeypatch.setattr(retry_module, "Reader", unreadable)
+    monkeypatch.setattr(ledger, "reader", unreadable)
     inbox = an_inbox(10, 20)
     thread = RetryThread(ledger, inbox, POLICY)
 

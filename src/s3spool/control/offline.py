@@ -17,7 +17,8 @@ from s3spool.control.status import Bytes, Destination, Files, Status, Watch
 from s3spool.errors import AlreadyRunningError, S3SpoolError
 from s3spool.ledger.database import DirectoryLock, holder
 from s3spool.ledger.files import open_regular
-from s3spool.ledger.reader import LOOKUP_ROWS, Reader
+from s3spool.ledger.protocol import LOOKUP_ROWS
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Pause
 from s3spool.logs.text import shown
 

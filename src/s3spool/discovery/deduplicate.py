@@ -12,9 +12,8 @@ import structlog
 from s3spool.errors import LedgerError
 from s3spool.folder.folder import Folder
 from s3spool.folder.slow_directories import SlowDirectories
-from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.protocol import Known, LedgerBackend, LedgerReader
 from s3spool.ledger.rows import Identity, Receipt
-from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import Ripe, Settle, SettleReason
@@ -57,7 +56,7 @@ class Deduplicator:
     def __init__(
         self,
         folder: Folder,
-        ledger: Ledger,
+        ledger: LedgerBackend,
         inbox: Inbox,
         finish: Callable[[Receipt], None],
         slow: SlowDirectories | None = None,
@@ -68,7 +67,7 @@ class Deduplicator:
         self._inbox = inbox
         self._finish = finish
 
-    def sort(self, candidates: Sequence[Candidate], reader: Reader, *, hinted: bool) -> list[Item]:
+    def sort(self, candidates: Sequence[Candidate], reader: LedgerReader, *, hinted: bool) -> list[Item]:
         """The items to send. Raises LedgerError, but never OSError.
 
         The worker, not this thread, looks at a file that is not in the ledger.
@@ -103,7 +102,7 @@ class Deduplicator:
                 log.debug("file.skipped", path=path, reason=reason)
         return items
 
-    def sort_found(self, found: Sequence[tuple[str, Identity]], reader: Reader) -> list[Item]:
+    def sort_found(self, found: Sequence[tuple[str, Identity]], reader: LedgerReader) -> list[Item]:
         """`sort` for the files of a scan, of which almost all are unchanged; fastest in the order of paths."""
         if log.is_enabled_for(logging.DEBUG):  # one line per file
             return self.sort([(path, identity, None) for path, identity in found], reader, hinted=False)
@@ -123,7 +122,12 @@ class SettleThread:
     """Takes due paths from Settle, and offers to the inbox those that have to be sent."""
 
     def __init__(
-        self, settle: Settle, deduplicator: Deduplicator, ledger: Ledger, inbox: Inbox, rescan: Callable[[str], None]
+        self,
+        settle: Settle,
+        deduplicator: Deduplicator,
+        ledger: LedgerBackend,
+        inbox: Inbox,
+        rescan: Callable[[str], None],
     ) -> None:
         self._settle = settle
         self._deduplicator = deduplicator
@@ -142,12 +146,12 @@ class SettleThread:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        reader: Reader | None = None
+        reader: LedgerReader | None = None
         complaint = ""  # logged once, not for each file
         while ripe := self._settle.wait_due():
             try:
                 if reader is None:
-                    reader = Reader(self._ledger.path)
+                    reader = self._ledger.reader()
                 self._step(ripe, reader)
                 complaint = ""
             except (LedgerError, OSError) as exc:
@@ -158,7 +162,7 @@ class SettleThread:
         if reader is not None:
             reader.close()
 
-    def _step(self, ripe: Sequence[Ripe], reader: Reader) -> None:
+    def _step(self, ripe: Sequence[Ripe], reader: LedgerReader) -> None:
         items = self._deduplicator.sort([(path, None, seen) for path, seen, _ in ripe], reader, hinted=True)
         busy = {path for path, _, was_busy in ripe if was_busy}
         # Files that are tried again and again take their turns with those of the scan: new ones do not wait for them.

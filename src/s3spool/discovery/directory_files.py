@@ -11,9 +11,8 @@ from s3spool.discovery.pending_directories import PendingDirectories
 from s3spool.folder.directories import NotAFileError, listed, opened_directory
 from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import REMOVING, Folder, original
-from s3spool.ledger.reader import Reader
+from s3spool.ledger.protocol import LedgerBackend, LedgerReader
 from s3spool.ledger.rows import Identity
-from s3spool.ledger.store import Ledger
 
 CHECK_ENTRIES = 1000  # after this many entries, check that the directory still has its name
 
@@ -23,7 +22,7 @@ FoundFile = tuple[str, Identity]
 class DirectoryFiles:
     """Used by the scan thread, and by one thread per mount."""
 
-    def __init__(self, folder: Folder, ledger: Ledger, deep: DeepDirectories, *, recursive: bool) -> None:
+    def __init__(self, folder: Folder, ledger: LedgerBackend, deep: DeepDirectories, *, recursive: bool) -> None:
         self._folder = folder
         self._ledger = ledger
         self._deep = deep
@@ -36,7 +35,7 @@ class DirectoryFiles:
         return excluded
 
     def listed(
-        self, directory: str, pending: PendingDirectories, reader: Reader, names: FileFilter
+        self, directory: str, pending: PendingDirectories, reader: LedgerReader, names: FileFilter
     ) -> Iterator[FoundFile]:
         """Yield the files of one directory; add its subdirectories to `pending`.
 
@@ -86,7 +85,7 @@ class DirectoryFiles:
             return False
         return True
 
-    def _restore(self, path: str, reader: Reader) -> None:
+    def _restore(self, path: str, reader: LedgerReader) -> None:
         """Rename back a file that a process which died was removing; the watch or the next scan finds it."""
         name = original(path)
         known = reader.known([name]).get(name)

@@ -22,8 +22,7 @@ from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.heartbeat import Heartbeat
-from s3spool.ledger.reader import LOOKUP_ROWS, Reader
-from s3spool.ledger.store import Ledger
+from s3spool.ledger.protocol import LOOKUP_ROWS, LedgerBackend, LedgerReader
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.settle import Settle, SettleReason
@@ -59,7 +58,7 @@ class Scan:
         settle: Settle,
         inbox: Inbox,
         deduplicator: Deduplicator,
-        ledger: Ledger,
+        ledger: LedgerBackend,
         slow: SlowDirectories | None = None,
     ) -> None:
         self._slow = slow or SlowDirectories()
@@ -172,7 +171,7 @@ class Scan:
         self._slow.refresh(self._folder.root)
         apart = self.mounts.start()
         self._waited_s = 0.0
-        with Reader(self._ledger.path) as reader:
+        with self._ledger.reader() as reader:
             found = self._walk(reader, apart)
             while batch := list(itertools.islice(found, BATCH)):
                 files += len(batch)
@@ -205,7 +204,7 @@ class Scan:
         pending = PendingDirectories()
         parent, _, name = mount.rstrip("/").rpartition("/")
         pending.add(f"{parent}/" if parent else "", [name])
-        with Reader(self._ledger.path) as reader:
+        with self._ledger.reader() as reader:
             while (directory := pending.pop()) is not None and not stopped():
                 if self.watch is not None:
                     self.watch.ensure(directory)
@@ -215,7 +214,7 @@ class Scan:
                     while (batch := list(itertools.islice(found, BATCH))) and not stopped():
                         self._offer(batch, reader, offer)
 
-    def _walk(self, reader: Reader, apart: frozenset[str] = frozenset()) -> Iterator[FoundFile]:
+    def _walk(self, reader: LedgerReader, apart: frozenset[str] = frozenset()) -> Iterator[FoundFile]:
         """Yield every file that include and exclude accept, except below the directories `apart`.
 
         Raises LedgerError, and OSError where the root is gone.
@@ -255,7 +254,7 @@ class Scan:
             watch.end_walk()
 
     def _offer(
-        self, batch: list[FoundFile], reader: Reader, offer: Callable[[Sequence[Item]], object] | None = None
+        self, batch: list[FoundFile], reader: LedgerReader, offer: Callable[[Sequence[Item]], object] | None = None
     ) -> int:
         """Offer the files that are neither in the ledger nor under way; returns how many."""
         paths = [path for path, _ in batch]

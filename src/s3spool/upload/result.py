@@ -13,8 +13,8 @@ import structlog
 from s3spool.errors import EXHAUSTED, NOTHING_LEFT, Fault, LedgerError, Scope, UploadError
 from s3spool.failure.breaker import CircuitBreaker, Times
 from s3spool.failure.retry_policy import Park, decide
+from s3spool.ledger.protocol import LedgerBackend
 from s3spool.ledger.rows import Identity, Receipt, Retry, State
-from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.settle import Settle, SettleReason
@@ -32,7 +32,7 @@ class ResultHandler:
     def __init__(
         self,
         bucket: Bucket,
-        ledger: Ledger,
+        ledger: LedgerBackend,
         inbox: Inbox,
         settle: Settle,
         breaker: CircuitBreaker,

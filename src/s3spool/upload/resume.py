@@ -6,9 +6,8 @@ import structlog
 
 from s3spool.errors import UploadError
 from s3spool.folder.folder import Folder
-from s3spool.ledger.reader import Reader
+from s3spool.ledger.protocol import LedgerBackend
 from s3spool.ledger.rows import Multipart, Part
-from s3spool.ledger.store import Ledger
 from s3spool.s3.content import Content, PartBucket
 
 CHANGED = "the file changed"
@@ -18,19 +17,19 @@ log = structlog.get_logger()
 class ResumableUploads:
     """Only uploads in the ledger. Thread-safe; blocks for S3."""
 
-    def __init__(self, folder: Folder, bucket: PartBucket, ledger: Ledger) -> None:
+    def __init__(self, folder: Folder, bucket: PartBucket, ledger: LedgerBackend) -> None:
         self._folder = folder
         self._bucket = bucket
         self._ledger = ledger
 
     def known(self) -> list[Multipart]:
         """Raises LedgerError."""
-        with Reader(self._ledger.path) as reader:
+        with self._ledger.reader() as reader:
             return reader.multiparts()
 
     def resumed(self, content: Content) -> tuple[Multipart | None, dict[int, Part]]:
         """The unfinished upload of this content, and its parts; an upload of other content is aborted."""
-        with Reader(self._ledger.path) as reader:
+        with self._ledger.reader() as reader:
             upload = reader.multipart(content.path)
             ours = {part.number: part for part in reader.parts(upload.upload_id)} if upload else {}
         if upload is None:

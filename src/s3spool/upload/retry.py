@@ -10,8 +10,7 @@ import structlog
 from s3spool.errors import LedgerError
 from s3spool.failure.retry_policy import Policy
 from s3spool.heartbeat import Heartbeat
-from s3spool.ledger.reader import Reader
-from s3spool.ledger.store import Ledger
+from s3spool.ledger.protocol import LedgerBackend, LedgerReader
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
 
@@ -24,7 +23,7 @@ log = structlog.get_logger()
 class RetryThread:
     """Sleeps until the next waiting file is due, claims it in the ledger and offers it to the inbox."""
 
-    def __init__(self, ledger: Ledger, inbox: Inbox, policy: Policy) -> None:
+    def __init__(self, ledger: LedgerBackend, inbox: Inbox, policy: Policy) -> None:
         self._ledger = ledger
         self._inbox = inbox
         self.policy = policy
@@ -52,7 +51,7 @@ class RetryThread:
         self._changed.set()
         self._thread.join(timeout_s)
 
-    def tick(self, reader: Reader, now: float) -> float | None:
+    def tick(self, reader: LedgerReader, now: float) -> float | None:
         """Offer the files due at `now` (Unix seconds); returns seconds until the next tick, None: when woken."""
         self.ticks += 1
         due = reader.due(now, BATCH)
@@ -83,13 +82,13 @@ class RetryThread:
             self.heartbeat.beat()  # a ledger whose disk is full is no hang of this thread
 
     def _run(self) -> None:
-        reader: Reader | None = None
+        reader: LedgerReader | None = None
         complaint = ""  # logged once, not every ten seconds
         while not self._closing:
             self._changed.clear()
             try:
                 if reader is None:
-                    reader = Reader(self._ledger.path)
+                    reader = self._ledger.reader()
                 wait_s = self.tick(reader, time.time())
                 complaint = ""
             except (LedgerError, OSError) as exc:
