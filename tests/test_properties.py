@@ -209,7 +209,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
     @rule(path=LEDGER_PATHS)
     def large_file_is_through(self, path: str) -> None:
-        self.ledger.forget_multipart(path)
+        self.ledger.forget_multipart(a_multipart(path).upload_id)
         if upload := self.multiparts.pop(path, None):
             self.parts = {key: part for key, part in self.parts.items() if key[0] != upload.upload_id}
 

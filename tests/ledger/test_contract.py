@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from s3spool.ledger.postgresql.backend import PostgresLedger
 from s3spool.ledger.postgresql.connection import Connection
 from s3spool.ledger.postgresql.groups import Work
-from s3spool.ledger.postgresql.statements import TAKE, paths_json
+from s3spool.ledger.postgresql.statements import TAKE
 from s3spool.ledger.protocol import LOOKUP_ROWS, Known, LedgerBackend
 from s3spool.ledger.rows import Receipt, Retry, State
 from s3spool.ledger.store import Ledger
@@ -41,8 +41,8 @@ class Taking(PostgresLedger):
 
     def _commit(self, run: list[Work], db: Connection) -> None:
         if paths := [work.path for work in run if work.path]:
-            arguments = {"destination": self.destination, "owner": self.lease.owner, "paths": paths_json(paths)}
-            db.execute(TAKE.encode(), arguments)
+            super()._commit([Work((TAKE,), paths=paths, taken=lambda _: None)], db)
+            self.claims._owners.update(dict.fromkeys(paths, self.owner))
         super()._commit(run, db)
 
 
@@ -60,7 +60,7 @@ def new(request: pytest.FixtureRequest, tmp_path: Path) -> NewLedger:
         else:
             if place not in databases:
                 databases[place] = request.getfixturevalue("postgres").database()
-            ledger = Taking(databases[place], destination=destination, node="node")
+            ledger = Taking(databases[place], destination=destination, node="node", device=SOME.dev)
         ledger.start()
         return ledger
 
@@ -348,7 +348,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
     @rule(path=paths)
     def forget_multipart(self, path: str) -> None:
-        self.ledger.forget_multipart(path, self.callback())
+        self.ledger.forget_multipart(a_multipart(path).upload_id, self.callback())
         self.uploads.pop(path, None)
 
     @rule()

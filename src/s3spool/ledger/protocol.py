@@ -9,6 +9,7 @@ from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, State
 
 Committed = Callable[[], None]
+Lost = Callable[[str], None]  # called with the path
 LOOKUP_ROWS = 500  # rows of one query
 ALL = -1  # no limit
 AGES_S = (300, 3600, 86_400)  #: bounds of `LedgerReader.ages`
@@ -98,6 +99,46 @@ class LedgerReader(Protocol):
     def destination(self, name: str) -> int | None:
         """The number that receipts of this destination carry."""
 
+    def is_alive(self, owner: int) -> bool:  # noqa: ARG002 - for others
+        """Whether the daemon with this number shares the ledger and its lease lasts."""
+        return False
+
+
+class Claims(Protocol):
+    """The files that this daemon has claimed in a ledger that it shares with others. Any thread.
+
+    A claim ends with the receipt or retry of the file, with `forget_retry`, or with the lease of the daemon.
+    """
+
+    def may_start(self) -> bool:
+        """Whether uploads may start: the lease of this daemon lasts."""
+
+    def holds(self, path: str) -> bool:
+        """Whether the path is claimed under the present lease."""
+
+    def take(self, paths: Sequence[str], meanwhile: Callable[[], None] = lambda: None) -> dict[str, Known]:
+        """Claim these paths; returns the new claims, with the ledger's rows of each.
+
+        A path of another living daemon is left out, and so is one that is claimed already. Blocks until the ledger
+        answers, and calls `meanwhile` each second. Raises LedgerUnavailableError where the ledger is closed.
+        """
+
+    def give_back(self, paths: Sequence[str]) -> None:
+        """End the claims of files that are not sent after all."""
+
+
+class Listener(Protocol):
+    """What other daemons do, and the ledger's thread reports. No method may block or raise."""
+
+    def node_gone(self) -> None:
+        """A daemon has ended, or its lease is over: its files are free."""
+
+    def lease_begun(self) -> None:
+        """Uploads may start again: the lease had run out."""
+
+    def paused(self, pause: Pause | None) -> None:
+        """The pause by hand as it is now; called with each renewal of the lease."""
+
 
 class LedgerBackend(Protocol):
     """Takes rows from any thread, makes them durable in groups, and calls back.
@@ -110,6 +151,20 @@ class LedgerBackend(Protocol):
     destination: int
     damaged: str
     heartbeat: Heartbeat
+
+    @property
+    def claims(self) -> Claims | None:
+        """None: no other daemon uses this ledger."""
+        return None
+
+    @property
+    def owner(self) -> int:
+        """The number of this process among the daemons that share the ledger; 0: there are no others."""
+        return 0
+
+    def listen(self, listener: Listener) -> None:  # noqa: ARG002 - for others
+        """Tell this listener of other daemons, if there are any."""
+        return
 
     @property
     def name(self) -> str:
@@ -135,10 +190,14 @@ class LedgerBackend(Protocol):
     def report_read_error(self, error: Exception, before: str = "") -> str:
         """A reader failed: log it, unless it equals `before`. Returns the error, as `before` of the next call."""
 
-    def record_receipt(self, receipt: Receipt, committed: Committed | None = None) -> None:
-        """S3 has the file: the path leaves the retry list in the same transaction."""
+    def record_receipt(self, receipt: Receipt, committed: Committed | None = None, lost: Lost | None = None, /) -> None:
+        """S3 has the file: the path leaves the retry list in the same transaction.
 
-    def record_retry(self, retry: Retry, committed: Committed | None = None) -> None: ...
+        `lost` is called in place of `committed` where another daemon has claimed the path: the row is not stored.
+        """
+
+    def record_retry(self, retry: Retry, committed: Committed | None = None, lost: Lost | None = None, /) -> None:
+        """`lost`: as for `record_receipt`."""
 
     def record_multipart(self, multipart: Multipart, committed: Committed | None = None) -> None: ...
 
@@ -167,6 +226,6 @@ class LedgerBackend(Protocol):
 
     def forget_retry(self, path: str, committed: Committed | None = None) -> None: ...
 
-    def forget_multipart(self, path: str, committed: Committed | None = None) -> None: ...
+    def forget_multipart(self, upload_id: str, committed: Committed | None = None) -> None: ...
 
     def drop_receipts(self, paths: Sequence[str]) -> None: ...

@@ -17,7 +17,7 @@ from s3spool.errors import LedgerDamagedError, LedgerError
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger import statements as sql
 from s3spool.ledger.health import ENDING, UNREAD, Guard, Trouble, is_damage, open_or_begin_anew, put_aside
-from s3spool.ledger.protocol import Committed, LedgerBackend
+from s3spool.ledger.protocol import Committed, LedgerBackend, Lost
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Multipart, Part, Pause, Receipt, Retry
 
@@ -97,10 +97,10 @@ class Ledger(LedgerBackend):
         self._thread.join(timeout_s)
         return not (self._thread.is_alive() or self._gave_up)
 
-    def record_receipt(self, receipt: Receipt, committed: Committed | None = None) -> None:
+    def record_receipt(self, receipt: Receipt, committed: Committed | None = None, _lost: Lost | None = None) -> None:
         self._put("receipts", "", sql.path_row(receipt), committed)
 
-    def record_retry(self, retry: Retry, committed: Committed | None = None) -> None:
+    def record_retry(self, retry: Retry, committed: Committed | None = None, _lost: Lost | None = None) -> None:
         self._put("retries", "", sql.retry_row(retry), committed)
 
     def record_multipart(self, multipart: Multipart, committed: Committed | None = None) -> None:
@@ -109,9 +109,9 @@ class Ledger(LedgerBackend):
     def record_part(self, part: Part) -> None:
         self._put("parts", "", tuple(part), None)
 
-    def forget_multipart(self, path: str, committed: Committed | None = None) -> None:
-        self._put("", sql.FORGET_PARTS, (sql.as_json(path),), None)
-        self._put("", sql.FORGET_MULTIPART, (sql.as_json(path),), committed)
+    def forget_multipart(self, upload_id: str, committed: Committed | None = None) -> None:
+        self._put("", sql.FORGET_PARTS, (upload_id,), None)
+        self._put("", sql.FORGET_MULTIPART, (upload_id,), committed)
 
     def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
         self._put("", sql.CLAIM, (sql.as_json(*paths), now), committed)

@@ -230,7 +230,7 @@ class LargeUploads:
         item, content = transfer.item, transfer.content
         self.completed_bytes += content.size
         self._results.record_success(item, content.identity, stored, transfer.times)
-        self._ledger.forget_multipart(item.path)
+        self._ledger.forget_multipart(transfer.upload.upload_id)
 
     def _stop_if_changed(self, transfer: Transfer) -> bool:
         try:

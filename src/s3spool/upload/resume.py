@@ -69,7 +69,7 @@ class ResumableUploads:
 
     def abort(self, upload: Multipart, reason: str) -> None:
         self._bucket.abort(upload)
-        self._ledger.forget_multipart(upload.path)
+        self._ledger.forget_multipart(upload.upload_id)
         log.info("multipart.aborted", path=upload.path, key=upload.key, upload_id=upload.upload_id, reason=str(reason))
 
     def _progressed_at(self, upload: Multipart) -> float:

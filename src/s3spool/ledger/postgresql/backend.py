@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -13,9 +13,8 @@ from typing import Any
 import psycopg
 import structlog
 
-from s3spool.errors import LedgerUnavailableError
-from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.postgresql import statements as sql
+from s3spool.ledger.postgresql.claims import PostgresClaims
 from s3spool.ledger.postgresql.connection import (
     Connection,
     connect,
@@ -25,19 +24,17 @@ from s3spool.ledger.postgresql.connection import (
     shown,
     speaking_of,
 )
-from s3spool.ledger.postgresql.groups import Work, gathered
+from s3spool.ledger.postgresql.groups import Rows, Work, gathered
 from s3spool.ledger.postgresql.lease import LEASE_S, Lease
-from s3spool.ledger.postgresql.reader import PostgresReader, known
-from s3spool.ledger.protocol import Committed, Known, LedgerBackend
-from s3spool.ledger.rows import Multipart, Part, Pause, Receipt, Retry
+from s3spool.ledger.postgresql.reader import PostgresReader, RowReader
+from s3spool.ledger.postgresql.session import HOPELESS, KEPT, Session
+from s3spool.ledger.protocol import Committed, Known, LedgerBackend, Listener, Lost
+from s3spool.ledger.rows import Multipart, Part, Pause, Receipt, Retry, to_text
 
 GROUP_S = 0.005  # the first row of a group waits for more rows, so that one statement serves them all
-LONGEST_WAIT_S = 10.0
-DRAIN_S = 5.0  # how long a closing ledger tries to reach the database
-KEPT = "nothing is lost or removed meanwhile; uploads resume by themselves when the database is back"
-
-# Errors of a row, not of the database: the same row fails again.
-_HOPELESS = (psycopg.DataError, psycopg.IntegrityError, ValueError, TypeError)
+BUSY_GROUP_S = 0.25  # the same after a group of at least CROWD rows
+CROWD = 8
+ANNOUNCE_S = 1.0  # how often readers see in a crowd that there is something new
 
 log = structlog.get_logger()
 
@@ -45,42 +42,54 @@ log = structlog.get_logger()
 class PostgresLedger(LedgerBackend):
     """The rows of one destination in PostgreSQL, which any number of nodes share.
 
-    A file is taken before it is sent (`take`). A receipt or retry of a file that another node has taken since is not
-    stored: `lost` is called in place of `committed`.
+    A file is claimed before it is sent (`claims`). A receipt or retry of a file that another node has claimed since is
+    not stored.
     """
 
     def __init__(
-        self,
-        url: str,
-        *,
-        destination: str,
-        node: str,
-        lost: Callable[[str], None] = lambda _: None,
-        lease_s: float = LEASE_S,
+        self, url: str, *, destination: str, node: str | None, device: int = 0, lease_s: float = LEASE_S
     ) -> None:
-        """Connect, and create or upgrade the schema. Raises LedgerError."""
+        """Connect, and create or upgrade the schema. Raises LedgerError.
+
+        `node`: the name of this daemon; None for a command, which claims no files. `device`: st_dev of the folder.
+        """
         self._url = url
+        self._device = device
         with speaking_of(url):
-            self._db: Connection | None = connect(url)
+            connection = connect(url)
             try:
-                migrate(self._db, url)
-                self.destination = destination_of(self._db, destination)
-                self.lease = Lease(self.destination, node, lease_s=lease_s)
-                self.lease.renew(self._db)
+                migrate(connection, url)
+                self.destination = destination_of(connection, destination)
+                self.lease = Lease(self.destination, node or "", lease_s=lease_s)
+                if node is not None:
+                    self.lease.renew(connection)
             except BaseException:
-                self._db.close()
+                connection.close()
                 raise
-        self._renew_s = lease_s / 3
-        self._lost = lost
-        self.damaged = ""
-        self._failing_since: float | None = None
-        self.heartbeat = Heartbeat()
-        self.statements = 0
+        self._session = Session(url, connection, longest_wait_s=lease_s / 3)
+        self.heartbeat = self._session.heartbeat
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._closing = threading.Event()
-        self._gave_up = False
-        self._renewed = time.monotonic()  # only the ledger's thread uses it
+        self._claims = PostgresClaims(self.lease, self._inbox.put, self.alive, self._known)
+        self._listener: Listener | None = None
+        self._is_node = node is not None
+        self.damaged = ""
+        self.statements = 0
+        # Only the ledger's thread uses these.
+        self._crowded = False
+        self._announced_at = 0.0
+        self._unannounced = False
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+
+    @property
+    def claims(self) -> PostgresClaims:
+        return self._claims
+
+    @property
+    def owner(self) -> int:
+        return self.lease.owner
+
+    def listen(self, listener: Listener) -> None:
+        self._listener = listener
 
     @property
     def name(self) -> str:
@@ -88,7 +97,7 @@ class PostgresLedger(LedgerBackend):
 
     @property
     def failing_since(self) -> float | None:
-        return self._failing_since
+        return self._session.failing_since
 
     def start(self) -> None:
         self._thread.start()
@@ -97,10 +106,10 @@ class PostgresLedger(LedgerBackend):
         return self._thread.is_alive()
 
     def close(self, timeout_s: float) -> bool:
-        self._closing.set()
+        self._session.closing.set()
         self._inbox.put(None)
         self._thread.join(timeout_s)
-        return not (self._thread.is_alive() or self._gave_up)
+        return not (self._thread.is_alive() or self._session.gave_up)
 
     def flush(self, timeout_s: float) -> bool:
         done = threading.Event()
@@ -108,46 +117,26 @@ class PostgresLedger(LedgerBackend):
         return done.wait(timeout_s)
 
     def reader(self) -> PostgresReader:
-        return PostgresReader(self._url, self.destination)
+        return PostgresReader(self._url, self.destination, device=self._device)
 
     def report_read_error(self, error: Exception, before: str = "") -> str:
-        if str(error) != before and self._failing_since is None:
+        if str(error) != before and self._session.failing_since is None:
             log.error("ledger.failed", path=self.name, error=str(error), hint=KEPT)
         return str(error)
 
-    def take(self, paths: Sequence[str], timeout_s: float = LONGEST_WAIT_S) -> dict[str, Known]:
-        """Claim these files for this process, and what the ledger knows of each; a file of another node is left out.
+    def record_receipt(self, receipt: Receipt, committed: Committed | None = None, lost: Lost | None = None) -> None:
+        row = sql.receipt_row(receipt)
+        self._inbox.put(Work((sql.RECORD_RECEIPTS,), row, path=receipt.path, committed=committed, lost=lost))
 
-        Waits for the database. Raises LedgerUnavailableError after `timeout_s`: the claims may stand all the same.
-        """
-        found: dict[str, Known] = {}
-        done = threading.Event()
-
-        def taken(rows: list[tuple[Any, ...]]) -> None:
-            found.update(map(known, rows))
-            done.set()
-
-        arguments = {"paths": sql.paths_json(paths)}
-        self._inbox.put(Work((sql.TAKE,), None, arguments, taken=taken))
-        if not done.wait(timeout_s):
-            raise LedgerUnavailableError(f"{self.name}: no answer within {timeout_s:.0f} s")
-        return found
-
-    def give_back(self, paths: Sequence[str]) -> None:
-        """End the claims of files that this process does not send after all."""
-        self._put(sql.GIVE_BACK, None, paths)
-
-    def record_receipt(self, receipt: Receipt, committed: Committed | None = None) -> None:
-        self._inbox.put(Work((sql.RECORD_RECEIPTS,), sql.receipt_row(receipt), {}, receipt.path, committed))
-
-    def record_retry(self, retry: Retry, committed: Committed | None = None) -> None:
-        self._inbox.put(Work((sql.RECORD_RETRIES,), sql.retry_row(retry), {}, retry.path, committed))
+    def record_retry(self, retry: Retry, committed: Committed | None = None, lost: Lost | None = None) -> None:
+        row = sql.retry_row(retry)
+        self._inbox.put(Work((sql.RECORD_RETRIES,), row, path=retry.path, committed=committed, lost=lost))
 
     def record_multipart(self, multipart: Multipart, committed: Committed | None = None) -> None:
-        self._inbox.put(Work((sql.RECORD_MULTIPARTS,), sql.multipart_row(multipart), {}, committed=committed))
+        self._inbox.put(Work((sql.RECORD_MULTIPARTS,), sql.multipart_row(multipart), committed=committed))
 
     def record_part(self, part: Part) -> None:
-        self._inbox.put(Work((sql.RECORD_PARTS,), part._asdict(), {}))
+        self._inbox.put(Work((sql.RECORD_PARTS,), part._asdict()))
 
     def record_pause(self, pause: Pause | None, committed: Committed | None = None) -> None:
         if pause is None:
@@ -173,8 +162,8 @@ class PostgresLedger(LedgerBackend):
     def forget_retry(self, path: str, committed: Committed | None = None) -> None:
         self._put(sql.FORGET_RETRY, committed, [path])
 
-    def forget_multipart(self, path: str, committed: Committed | None = None) -> None:
-        self._put(sql.FORGET_MULTIPART, committed, [path])
+    def forget_multipart(self, upload_id: str, committed: Committed | None = None) -> None:
+        self._put(sql.FORGET_MULTIPART, committed, upload_id=upload_id)
 
     def drop_receipts(self, paths: Sequence[str]) -> None:
         self._put(sql.DROP_RECEIPTS, None, paths)
@@ -182,112 +171,108 @@ class PostgresLedger(LedgerBackend):
     def _put(
         self, statements: tuple[str, ...], committed: Committed | None, paths: Sequence[str] = (), **arguments: Any
     ) -> None:
-        self._inbox.put(Work(statements, None, {"paths": sql.paths_json(paths), **arguments}, committed=committed))
+        self._inbox.put(Work(statements, paths=paths, arguments=arguments, committed=committed))
 
     # Below this line everything runs on the ledger's thread.
 
     def _run(self) -> None:
         while self._step():
             pass
-        if self._db is not None:
+        if self._session.connection is not None:
             try:
-                self.lease.leave(self._db)
+                self.lease.leave(self._session.connection)
             except psycopg.Error as exc:
                 log.debug("ledger.rollback_failed", error=one_line(exc))
-            self._db.close()
+            self._session.disconnect()
 
     def _step(self) -> bool:
         """Gather one group, make it durable, call back; False when it was the last."""
         self.heartbeat.beat()
-        wait_s = self._renewed + self._renew_s - time.monotonic()
+        wait_s = self.lease.due_in_s() if self._is_node else None
+        if self._unannounced:
+            wait_s = ANNOUNCE_S if wait_s is None else min(wait_s, ANNOUNCE_S)
         try:
-            first = self._inbox.get(timeout=self.heartbeat.capped(max(0.0, wait_s)))
+            first = self._inbox.get(timeout=self.heartbeat.capped(None if wait_s is None else max(0.0, wait_s)))
         except queue.Empty:
+            self._crowded = False
             return self._commit_until_done([])
         if first is None:
             return False
-        if not self._closing.is_set():
-            time.sleep(GROUP_S)
+        if not self._session.closing.is_set():
+            self._claims.urgent.wait(BUSY_GROUP_S if self._crowded else GROUP_S)
+        self._claims.urgent.clear()
         group, last = gathered(self._inbox, first)
+        self._crowded = sum(work.size for work in group) >= CROWD
         return self._commit_until_done(group) and not last
 
     def _commit_until_done(self, group: list[Work]) -> bool:
-        """Runs of rows for one table go as one statement; False if the ledger is closed and the database is away."""
-        if not self._tried(self._keep_lease):
-            return False
+        """False if the ledger is closed and the database is away."""
         for _, some in groupby(group, key=lambda work: work.kind):
             run = list(some)
             try:
-                done = self._tried(partial(self._commit, run))
-            except _HOPELESS as exc:
-                done = all(self._commit_until_done([each]) for each in run) if len(run) > 1 else self._refused(exc)
+                done = self._session.run(self._keep_lease) and self._session.run(partial(self._commit, run))
+            except HOPELESS as exc:
+                done = all(self._commit_until_done([each]) for each in run) if len(run) > 1 else self._refused(run, exc)
             if not done:
                 return False
-        return self._tried(_announce) if any(work.statements for work in group) else True
+        return self._session.run(self._keep_lease) and self._session.run(self._announce)
 
-    def _refused(self, exc: Exception) -> bool:
+    def _refused(self, run: list[Work], exc: Exception) -> bool:
         log.error("ledger.failed", path=self.name, error=f"a row was refused: {exc}")
+        for work in run:
+            if work.taken:
+                work.taken([])
         return True
 
-    def _tried(self, act: Callable[[Connection], None]) -> bool:
-        delay_s, deadline = 0.25, 0.0
-        while True:
-            self.heartbeat.beat()
-            try:
-                if self._db is None:
-                    self._db = connect(self._url)
-                act(self._db)
-            except _HOPELESS:
-                raise
-            except psycopg.Error as exc:
-                if self._failing_since is None:
-                    self._failing_since = time.time()
-                    log.error("ledger.failed", path=self.name, error=one_line(exc), hint=KEPT)
-                self._disconnect()
-                deadline = deadline or time.monotonic() + DRAIN_S
-                if self._closing.wait(delay_s):
-                    if time.monotonic() > deadline:
-                        self._gave_up = True
-                        return False
-                    time.sleep(delay_s)
-                delay_s = min(delay_s * 2, self._renew_s)
-            else:
-                if self._failing_since is not None:
-                    log.info("ledger.recovered", path=self.name, duration_s=round(time.time() - self._failing_since, 3))
-                    self._failing_since = None
-                return True
-
-    def _disconnect(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-
     def _keep_lease(self, db: Connection) -> None:
-        if time.monotonic() - self._renewed >= self._renew_s:
-            self.lease.renew(db)
-            self._renewed = time.monotonic()
+        if not self._is_node or self.lease.due_in_s() > 0:
+            return
+        if self._listener is not None:
+            self.lease.look(db, self._listener)
+        held = self.lease.holds()
+        self.lease.renew(db)
+        if self._listener is not None and not held:
+            self._listener.lease_begun()
 
     def _commit(self, run: list[Work], db: Connection) -> None:
         work = run[0]
         arguments = {"destination": self.destination, "owner": self.lease.owner, **work.arguments}
         if work.row is not None:
-            latest = {each.key: each.row for each in run}
+            latest = {each.key: {**(each.row or {}), "owner": self._claims.owner_of(each.path)} for each in run}
             arguments["rows"] = sql.as_json([*latest.values()])
-        rows: list[tuple[Any, ...]] = []
+        paths = [path for each in run for path in each.paths]
+        arguments["paths"] = sql.paths_json(paths)
+        arguments["held"] = [to_text(path) for path in paths if self._claims.owner_of(path)]
+        rows: Rows = []
         for statement in work.statements:
             self.statements += 1
             cursor = db.execute(statement.encode(), arguments)
             rows = cursor.fetchall() if cursor.description else []
+        self._unannounced |= bool(work.statements)
+        if work.statements in sql.ENDS_CLAIMS:
+            self._claims.end(paths)
         stored = {row[0] for row in rows}
         for each in run:
             if each.taken:
                 each.taken(rows)
-            elif each.path and each.row and each.row["path"] not in stored:
-                self._lost(each.path)
+            elif each.path:
+                self._recorded(each, stored=to_text(each.path) in stored)
             elif each.committed is not None:
                 each.committed()
 
+    def _recorded(self, work: Work, *, stored: bool) -> None:
+        self._claims.end([work.path])
+        if stored and work.committed is not None:
+            work.committed()
+        if not stored and work.lost is not None:
+            work.lost(work.path)
 
-def _announce(db: Connection) -> None:
-    """A reader of any node sees that there is something new."""
-    db.execute(sql.CHANGED)
+    def _known(self, rows: Rows) -> dict[str, Known]:
+        return dict(map(RowReader(self._device).known, rows))
+
+    def _announce(self, db: Connection) -> None:
+        """A reader of any node sees that there is something new."""
+        now = time.monotonic()
+        if self._unannounced and not (self._crowded and now - self._announced_at < ANNOUNCE_S):
+            db.execute(sql.CHANGED)
+            self._announced_at, self._unannounced = now, False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 from typing import LiteralString
 
 import psycopg
@@ -49,6 +51,7 @@ def connect(url: str) -> Connection:
     # A connection that hangs is noticed within seconds.
     return psycopg.connect(
         url,
+        passfile=_passfile(),
         autocommit=True,
         connect_timeout=CONNECT_S,
         keepalives_idle=5,
@@ -57,6 +60,13 @@ def connect(url: str) -> Connection:
         tcp_user_timeout=10_000,
         application_name="s3spool",
     )
+
+
+def _passfile() -> str | None:
+    """Libpq reads PGPASSFILE itself; a service has its passwords as the systemd credential `pgpass`."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    file = Path(directory, "pgpass") if directory and "PGPASSFILE" not in os.environ else None
+    return str(file) if file and file.exists() else None
 
 
 def migrate(connection: Connection, url: str) -> None:

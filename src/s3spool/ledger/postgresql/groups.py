@@ -1,29 +1,36 @@
-"""What the ledger's thread has to do, in groups: rows of one kind go to the database as one statement."""
+"""What the ledger's thread has to do, in groups: neighbours of one kind go to the database as one statement."""
 
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from s3spool.ledger.protocol import Committed
+from s3spool.ledger.protocol import Committed, Lost
 
 GROUP_ROWS = 1000
+Rows = list[tuple[Any, ...]]
 
 
 class Work(NamedTuple):
-    """One call of a writing method."""
+    """One call of a writing method: a row, paths, or other arguments."""
 
     statements: tuple[str, ...]
-    row: dict[str, Any] | None  # one of many rows of the same statement
-    arguments: dict[str, Any]
+    row: dict[str, Any] | None = None
+    paths: Sequence[str] = ()
+    arguments: Mapping[str, Any] = {}
     path: str = ""  # of a row that is stored only with a claim
     committed: Committed | None = None
-    taken: Callable[[list[tuple[Any, ...]]], None] | None = None  # called with the rows that came back
+    lost: Lost | None = None
+    taken: Callable[[Rows], None] | None = None  # called with the rows that came back
 
     @property
     def kind(self) -> object:
-        return self.statements if self.row is not None else id(self)
+        return id(self) if self.arguments or not (self.row or self.paths) else self.statements
+
+    @property
+    def size(self) -> int:
+        return len(self.paths) or 1
 
     @property
     def key(self) -> object:

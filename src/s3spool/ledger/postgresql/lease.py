@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 
 from s3spool.ledger.postgresql.connection import Connection, number
+from s3spool.ledger.protocol import Listener
+from s3spool.ledger.rows import Pause
 
 LEASE_S = 15.0
 RENEW_S = LEASE_S / 3
@@ -18,6 +20,10 @@ _JOIN = (
 _RENEW = (
     "UPDATE nodes SET alive_until = clock_timestamp() + make_interval(secs => %s)"
     " WHERE id = %s AND alive_until > clock_timestamp()"
+)
+_LOOK = (
+    "SELECT ARRAY(SELECT id FROM nodes WHERE nodes.destination = %(destination)s), pause.since, pause.reason"
+    " FROM (VALUES (1)) AS one LEFT JOIN pause ON pause.destination = %(destination)s"
 )
 _EXPIRE = "DELETE FROM nodes WHERE alive_until <= clock_timestamp()"
 _LEAVE = "DELETE FROM nodes WHERE id = %s"
@@ -38,7 +44,9 @@ class Lease:
         self._lease_s = lease_s
         self._clock = clock
         self.owner = 0  #: nodes.id; 0: none yet
+        self.renewed = 0.0  #: when the last renewal that succeeded began
         self._until = 0.0
+        self._nodes: set[int] = set()  # all that live, this one included
 
     def holds(self) -> bool:
         """Whether this process may start uploads of files that it has claimed."""
@@ -50,7 +58,20 @@ class Lease:
         connection.execute(_EXPIRE)
         if not (self.owner and connection.execute(_RENEW, (self._lease_s, self.owner)).rowcount):
             self.owner = number(connection, _JOIN, (self._destination, self._name, self._lease_s))
-        self._until = asked + self._lease_s
+        self.renewed, self._until = asked, asked + self._lease_s
+
+    def due_in_s(self) -> float:
+        """When the next renewal is due."""
+        return self.renewed + self._lease_s / 3 - self._clock()
+
+    def look(self, connection: Connection, listener: Listener) -> None:
+        """Report what other nodes have done. Raises psycopg.Error."""
+        row = connection.execute(_LOOK, {"destination": self._destination}).fetchone()
+        nodes, since, reason = row or ([], None, None)
+        before, self._nodes = self._nodes, set(nodes)  # type: ignore[call-overload] # an array
+        if before - self._nodes:
+            listener.node_gone()
+        listener.paused(None if since is None else Pause(since, reason))  # type: ignore[arg-type] # its columns
 
     def leave(self, connection: Connection) -> None:
         """Hand all claims over at once. Raises psycopg.Error."""

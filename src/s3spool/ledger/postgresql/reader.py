@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from s3spool.ledger.postgresql import statements as sql
 from s3spool.ledger.postgresql.connection import connect, speaking_of
@@ -32,12 +32,13 @@ WHERE CASE WHEN files.failed IS NOT NULL THEN files.failed IS DISTINCT FROM foun
 class PostgresReader(LedgerReader):
     """The queries of one destination's rows in PostgreSQL."""
 
-    def __init__(self, url: str, destination: int) -> None:
-        """Raises LedgerError."""
+    def __init__(self, url: str, destination: int | str, *, device: int) -> None:
+        """`destination`: its number or its name; `device`: st_dev of the folder on this host. Raises LedgerError."""
         self._url = url
-        self._destination = destination
+        self._made = RowReader(device)
         with speaking_of(url):
             self._db = connect(url)
+        self._destination = destination if isinstance(destination, int) else self.destination(destination) or 0
 
     def close(self) -> None:
         self._db.close()
@@ -54,21 +55,23 @@ class PostgresReader(LedgerReader):
         statement += " AND (sent IS NOT NULL OR failed IS NOT NULL)"
         for start in range(0, len(paths), LOOKUP_ROWS):
             texts = [to_text(path) for path in paths[start : start + LOOKUP_ROWS]]
-            found.update(self._rows(statement, known, paths=texts))
+            found.update(self._rows(statement, self._made.known, paths=texts))
         return found
 
     def news(self, found: Sequence[tuple[str, Identity]], destination: int) -> dict[str, bool]:
         news: dict[str, bool] = {}
         for start in range(0, len(found), LOOKUP_ROWS):
             some = found[start : start + LOOKUP_ROWS]
-            rows = [{"path": to_text(path), "identity": identity} for path, identity in some]
+            rows = [{"path": to_text(path), "identity": sql.shared(identity)} for path, identity in some]
             pairs = self._rows(_NEWS, found=sql.as_json(rows), number=destination)
             news.update((from_text(text), bool(is_known)) for text, is_known in pairs)
         return news
 
     def due(self, now: float, limit: int) -> list[Retry]:
         statement = f"SELECT {sql.RETRY} FROM files WHERE {_WAITING} AND next_attempt <= %(now)s"  # noqa: S608 - constants
-        return list(self._rows(f"{statement} ORDER BY next_attempt LIMIT %(limit)s", _retry, now=now, limit=limit))
+        return list(
+            self._rows(f"{statement} ORDER BY next_attempt LIMIT %(limit)s", self._made.retry, now=now, limit=limit)
+        )
 
     def waiting_without_proof(self) -> int:
         waiting = f"{_HERE} AND state = 'waiting' AND own_failures = 0"
@@ -83,27 +86,27 @@ class PostgresReader(LedgerReader):
     def retries(self, state: State | None = None, *, after: str = "", limit: int = ALL) -> Iterator[Retry]:
         states = [state.value] if state else [each.value for each in State]
         where = f"{_HERE} AND path > %(after)s AND state = ANY(%(states)s)"
-        yield from self._paged(sql.RETRY, where, _retry, after, limit, states=states)
+        yield from self._paged(sql.RETRY, where, self._made.retry, after, limit, states=states)
 
     def receipts(self, *, after: str = "", limit: int = ALL, unsent: bool = True) -> Iterator[Receipt]:
         where = f"{_HERE} AND path > %(after)s AND sent IS NOT NULL"
         where += "" if unsent else " AND failed IS NULL"
-        yield from self._paged(sql.RECEIPT, where, _receipt, after, limit)
+        yield from self._paged(sql.RECEIPT, where, self._made.receipt, after, limit)
 
     def random_receipts(self, count: int) -> Iterator[Receipt]:
         statement = f"SELECT {sql.RECEIPT} FROM files WHERE {_HERE} AND sent IS NOT NULL ORDER BY random()"  # noqa: S608 - constants
-        yield from self._rows(f"{statement} LIMIT %(count)s", _receipt, count=count)
+        yield from self._rows(f"{statement} LIMIT %(count)s", self._made.receipt, count=count)
 
     def receipts_before(self, time_s: float) -> Iterator[Receipt]:
         where = f"{_HERE} AND path > %(after)s AND sent IS NOT NULL AND uploaded_at < %(time_s)s"
-        yield from self._paged(sql.RECEIPT, where, _receipt, "", ALL, time_s=time_s)
+        yield from self._paged(sql.RECEIPT, where, self._made.receipt, "", ALL, time_s=time_s)
 
     def multiparts(self) -> list[Multipart]:
-        return list(self._rows(f"SELECT {sql.MULTIPART} FROM multiparts WHERE {_HERE}", _multipart))  # noqa: S608 - constants
+        return list(self._rows(f"SELECT {sql.MULTIPART} FROM multiparts WHERE {_HERE}", self._made.multipart))  # noqa: S608 - constants
 
     def multipart(self, path: str) -> Multipart | None:
         statement = f"SELECT {sql.MULTIPART} FROM multiparts WHERE {_HERE} AND path = %(path)s"  # noqa: S608 - constants
-        return next(self._rows(statement, _multipart, path=to_text(path)), None)
+        return next(self._rows(statement, self._made.multipart, path=to_text(path)), None)
 
     def parts(self, upload_id: str) -> list[Part]:
         statement = f"SELECT {sql.PART} FROM parts WHERE upload_id = %(upload_id)s ORDER BY number"  # noqa: S608 - constants
@@ -140,7 +143,7 @@ class PostgresReader(LedgerReader):
 
     def last_error(self) -> Retry | None:
         statement = f"SELECT {sql.RETRY} FROM files WHERE {_HERE} AND failed IS NOT NULL"  # noqa: S608 - constants
-        return next(self._rows(f"{statement} ORDER BY last_error_at DESC LIMIT 1", _retry), None)
+        return next(self._rows(f"{statement} ORDER BY last_error_at DESC LIMIT 1", self._made.retry), None)
 
     def unsent_bytes(self) -> int:
         unsent = f"SELECT failed[3] AS size FROM files WHERE {_HERE} AND failed IS NOT NULL AND {_FREE}"  # noqa: S608 - constants
@@ -173,6 +176,9 @@ class PostgresReader(LedgerReader):
         value = next(self._rows(statement))[0]
         return None if value is None else float(value)
 
+    def is_alive(self, owner: int) -> bool:
+        return bool(next(self._rows("SELECT EXISTS (SELECT FROM nodes WHERE id = %(owner)s)", owner=owner))[0])
+
     def _rows(self, statement: str, make: Callable[[Sequence[Any]], Any] = tuple, **arguments: Any) -> Iterator[Any]:
         """Raises LedgerError."""
         with speaking_of(self._url):
@@ -183,19 +189,25 @@ class PostgresReader(LedgerReader):
 _RECEIPT_WIDTH = len(Receipt._fields)
 
 
-def known(row: Sequence[Any]) -> tuple[str, Known]:
-    """A row with the columns of a receipt and of a retry."""
-    receipt, retry = row[:_RECEIPT_WIDTH], row[_RECEIPT_WIDTH:]
-    return from_text(row[0]), Known(_receipt(receipt) if receipt[1] else None, _retry(retry) if retry[1] else None)
+class RowReader(NamedTuple):
+    """Rows as this host has them: with the number that it gives to the folder's device."""
 
+    device: int
 
-def _receipt(row: Sequence[Any]) -> Receipt:
-    return Receipt(from_text(row[0]), Identity(*row[1]), *row[2:])
+    def known(self, row: Sequence[Any]) -> tuple[str, Known]:
+        """A row with the columns of a receipt and of a retry."""
+        sent, failed = row[:_RECEIPT_WIDTH], row[_RECEIPT_WIDTH:]
+        known = Known(self.receipt(sent) if sent[1] else None, self.retry(failed) if failed[1] else None)
+        return from_text(row[0]), known
 
+    def receipt(self, row: Sequence[Any]) -> Receipt:
+        return Receipt(from_text(row[0]), self._identity(row), *row[2:])
 
-def _retry(row: Sequence[Any]) -> Retry:
-    return Retry(from_text(row[0]), Identity(*row[1]), *row[2:9], State(row[9]), *row[10:])  # type: ignore[call-arg] # fixed width
+    def retry(self, row: Sequence[Any]) -> Retry:
+        return Retry(from_text(row[0]), self._identity(row), *row[2:9], State(row[9]), *row[10:])  # type: ignore[call-arg] # fixed width
 
+    def multipart(self, row: Sequence[Any]) -> Multipart:
+        return Multipart(from_text(row[0]), self._identity(row), *row[2:])
 
-def _multipart(row: Sequence[Any]) -> Multipart:
-    return Multipart(from_text(row[0]), Identity(*row[1]), *row[2:])
+    def _identity(self, row: Sequence[Any]) -> Identity:
+        return Identity(self.device, *row[1][1:])

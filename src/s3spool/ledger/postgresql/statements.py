@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from s3spool.ledger.rows import Multipart, Receipt, Retry, to_text
+from s3spool.ledger.rows import Identity, Multipart, Receipt, Retry, to_text
 
 RECEIPT = "path, sent, destination, key, etag, checksum, version_id, read_at, uploaded_at, after"
 RETRY = (
@@ -24,7 +24,7 @@ _TYPES = {
     **dict.fromkeys(("read_at", "uploaded_at", "first_error_at", "last_error_at", "next_attempt"), "double precision"),
     **dict.fromkeys(("started_at",), "double precision"),
     **dict.fromkeys(("attempts", "own_failures", "number", "destination"), "integer"),
-    **dict.fromkeys(("size", "part_size"), "bigint"),
+    **dict.fromkeys(("size", "part_size", "owner"), "bigint"),
     "provisional": "boolean",
 }
 
@@ -42,6 +42,7 @@ _NO_RECEIPT = "sent = NULL, uploaded_at = NULL"
 _NO_RETRY = "failed = NULL, state = NULL, next_attempt = NULL, provisional = NULL"
 _FREE = "(files.owner IS NULL OR NOT EXISTS (SELECT FROM nodes WHERE nodes.id = files.owner))"
 _MINE_OR_FREE = f"(files.owner = %(owner)s OR {_FREE})"
+_UNLESS_HELD = "owner = CASE WHEN files.path = ANY(%(held)s) THEN owner ELSE nullif(owner, %(owner)s) END"
 _NOT_MINE = "owner = nullif(owner, %(owner)s)"
 _HERE = "files.destination = %(destination)s"
 _PATHS = "SELECT json_array_elements_text(%(paths)s)"
@@ -69,15 +70,16 @@ def _locked(columns: str) -> str:
 
 _receipt = [column for column in RECEIPT.split(", ") if column not in {"path", "destination"}]
 _retry = RETRY.split(", ")[1:]
-# The fence: only the node that has the claim. If the first answer was lost, the second try finds its own row.
+# The fence: only while the claim is still the one that the upload began with. If the first answer was lost, the second
+# try finds its own row; so does a receipt that is recorded again with another ctime.
 RECORD_RECEIPTS = f"""
-UPDATE files SET owner = NULL, {_NO_RETRY}, {_set(_receipt, "new")} FROM {_locked(RECEIPT)}
-WHERE files.destination = new.destination AND files.path = new.path AND (files.owner = %(owner)s
-    OR (files.owner IS NULL AND files.sent = new.sent AND files.uploaded_at = new.uploaded_at)) RETURNING files.path
+UPDATE files SET owner = NULL, {_NO_RETRY}, {_set(_receipt, "new")} FROM {_locked(RECEIPT + ", owner")}
+WHERE files.destination = new.destination AND files.path = new.path AND (files.owner = new.owner
+    OR (files.owner IS NULL AND files.uploaded_at = new.uploaded_at)) RETURNING files.path
 """  # noqa: S608 - constants
 RECORD_RETRIES = f"""
-UPDATE files SET owner = NULL, {_set(_retry, "new")} FROM {_locked(RETRY)}
-WHERE {_HERE} AND files.path = new.path AND (files.owner = %(owner)s
+UPDATE files SET owner = NULL, {_set(_retry, "new")} FROM {_locked(RETRY + ", owner")}
+WHERE {_HERE} AND files.path = new.path AND (files.owner = new.owner
     OR (files.owner IS NULL AND files.failed = new.failed AND files.last_error_at = new.last_error_at))
 RETURNING files.path
 """  # noqa: S608 - constants
@@ -94,22 +96,22 @@ def _insert(table: str, columns: str, key: str) -> str:
 RECORD_MULTIPARTS = _insert("multiparts", MULTIPART, "destination, path")
 RECORD_PARTS = _insert("parts", PART, "upload_id, number")
 _DROP_EMPTY = f"DELETE FROM files WHERE {_THESE} AND sent IS NULL AND failed IS NULL AND {_FREE}"  # noqa: S608 - constants
-_UPLOADS = f"multiparts.destination = %(destination)s AND multiparts.path IN ({_PATHS})"
 _WAITING = "UPDATE files SET state = 'waiting', next_attempt = 0, provisional = false"
 
 CLAIM = (f"UPDATE files SET owner = %(owner)s WHERE {_THESE} AND next_attempt <= %(now)s AND {_MINE_OR_FREE}",)  # noqa: S608 - constants
 GIVE_BACK = (f"UPDATE files SET {_NOT_MINE} WHERE {_THESE}", _DROP_EMPTY)  # noqa: S608 - constants
-RELEASE = (f"{_WAITING}, {_NOT_MINE} WHERE {_THESE} AND failed IS NOT NULL",)
+RELEASE = (f"{_WAITING}, {_UNLESS_HELD} WHERE {_THESE} AND failed IS NOT NULL",)
 RELEASE_ALL = (f"{_WAITING} WHERE {_HERE} AND failed IS NOT NULL AND {_FREE}",)
 RELEASE_PROVISIONAL = (f"{_WAITING} WHERE {_HERE} AND provisional",)
 HASTEN = (f"UPDATE files SET next_attempt = %(now)s WHERE {_HERE} AND next_attempt > %(latest)s",)  # noqa: S608 - constants
-FORGET = (f"UPDATE files SET {_NO_RECEIPT}, {_NO_RETRY}, {_NOT_MINE} WHERE {_THESE}", _DROP_EMPTY)  # noqa: S608 - constants
-FORGET_RETRY = (f"UPDATE files SET {_NO_RETRY}, {_NOT_MINE} WHERE {_THESE}", _DROP_EMPTY)  # noqa: S608 - constants
+FORGET = (f"UPDATE files SET {_NO_RECEIPT}, {_NO_RETRY}, {_UNLESS_HELD} WHERE {_THESE}", _DROP_EMPTY)  # noqa: S608 - constants
+FORGET_RETRY = (f"UPDATE files SET {_NO_RETRY}, {_NOT_MINE} WHERE {_THESE} AND {_MINE_OR_FREE}", _DROP_EMPTY)  # noqa: S608 - constants
 DROP_RECEIPTS = (f"UPDATE files SET {_NO_RECEIPT} WHERE {_THESE}", _DROP_EMPTY)  # noqa: S608 - constants
 FORGET_MULTIPART = (
-    f"DELETE FROM parts USING multiparts WHERE parts.upload_id = multiparts.upload_id AND {_UPLOADS}",  # noqa: S608 - constants
-    f"DELETE FROM multiparts WHERE {_UPLOADS}",  # noqa: S608 - constants
+    "DELETE FROM parts WHERE upload_id = %(upload_id)s",
+    "DELETE FROM multiparts WHERE upload_id = %(upload_id)s",
 )
+ENDS_CLAIMS = {GIVE_BACK, FORGET_RETRY}  # of the paths that they are given
 PAUSE = (
     "INSERT INTO pause VALUES (%(destination)s, %(since)s, %(reason)s)"  # noqa: ISC004 - one statement
     " ON CONFLICT (destination) DO UPDATE SET since = excluded.since, reason = excluded.reason",
@@ -127,16 +129,21 @@ def paths_json(paths: Sequence[str]) -> str:
 
 
 def receipt_row(receipt: Receipt) -> dict[str, Any]:
-    return {**receipt._asdict(), "path": to_text(receipt.path), "sent": receipt.identity}
+    return {**receipt._asdict(), "path": to_text(receipt.path), "sent": shared(receipt.identity)}
 
 
 def retry_row(retry: Retry) -> dict[str, Any]:
-    row = {**retry._asdict(), "path": to_text(retry.path), "failed": retry.identity, "state": retry.state.value}
+    row = {**retry._asdict(), "path": to_text(retry.path), "failed": shared(retry.identity), "state": retry.state.value}
     return {**row, "error": storable(retry.error), "hint": storable(retry.hint)}
 
 
 def multipart_row(multipart: Multipart) -> dict[str, Any]:
-    return {**multipart._asdict(), "path": to_text(multipart.path)}
+    return {**multipart._asdict(), "path": to_text(multipart.path), "identity": shared(multipart.identity)}
+
+
+def shared(identity: Identity) -> Identity:
+    """Each host numbers its devices itself."""
+    return identity._replace(dev=0)
 
 
 def storable(text: str) -> str:
