@@ -32,6 +32,7 @@ from support.waiting import eventually
 
 if TYPE_CHECKING:
     from s3spool.ledger.protocol import Known
+    from s3spool.ledger.store import Ledger
     from s3spool.s3.store import Store
 
 
@@ -93,7 +94,7 @@ class House:
         self.upload = self.components.upload
         self.large = self.components.large
         self.results = self.components.results
-        self.ledger = self.components.ledger
+        self.ledger = cast("Ledger", self.components.ledger)
         self.after = self.components.after
         self.stats = self.components.stats
         self._running: list[Any] = []

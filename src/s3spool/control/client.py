@@ -17,7 +17,7 @@ from s3spool.control.protocol import NoDaemonError, ask, json_line
 from s3spool.control.status import Status
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.files import become_owner
-from s3spool.ledger.reader import Reader
+from s3spool.ledger.protocol import LedgerReader
 from s3spool.ledger.rows import from_text, to_text
 from s3spool.logs.text import shown
 
@@ -140,7 +140,7 @@ class ControlClient:
         except NoDaemonError:
             return self._offline.forget(path)
 
-    def ledger(self) -> AbstractContextManager[Reader | None]:
+    def ledger(self) -> AbstractContextManager[LedgerReader | None]:
         """The ledger itself; None if no daemon has ever run with this state directory."""
         return self._offline.reader()
 

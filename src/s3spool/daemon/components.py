@@ -22,7 +22,8 @@ from s3spool.folder.folder import Folder
 from s3spool.folder.rules import FileRules
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.database import DirectoryLock
-from s3spool.ledger.store import Ledger
+from s3spool.ledger.opening import open_ledger
+from s3spool.ledger.protocol import LedgerBackend
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle
 from s3spool.s3.bandwidth import BandwidthLimiter
@@ -76,7 +77,7 @@ class Components:
     bandwidth: BandwidthLimiter
     store: Store
     results: ResultHandler
-    ledger: Ledger
+    ledger: LedgerBackend
     after: PostUpload
     hook: EventHook
     stats: Stats
@@ -104,7 +105,7 @@ def build(
     workers = workers or config.upload.workers
     lock = DirectoryLock(config.state.directory)
     store, parts, bandwidth = remote or _remote_of(config)
-    ledger = Ledger(config.state.ledger_path, destination=config.destination.ledger_name, on_damage=on_damage)
+    ledger = open_ledger(config, on_damage=on_damage)
     folder, slow, stats = _folder_of(config), SlowDirectories(), Stats()
     name = f"s3://{config.destination.bucket}/{config.destination.prefix}"
     limiter = ConcurrencyLimiter(name, max_s=retry.max_s)

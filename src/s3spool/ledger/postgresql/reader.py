@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from s3spool.ledger.postgresql import statements as sql
-from s3spool.ledger.postgresql.connection import connect, speaking_of
+from s3spool.ledger.postgresql.connection import connect, number, speaking_of
 from s3spool.ledger.protocol import AGES_S, ALL, LOOKUP_ROWS, SUMMED_ROWS, Known, LedgerReader
 from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, State, from_text, to_text
 
@@ -32,13 +32,13 @@ WHERE CASE WHEN files.failed IS NOT NULL THEN files.failed IS DISTINCT FROM foun
 class PostgresReader(LedgerReader):
     """The queries of one destination's rows in PostgreSQL."""
 
-    def __init__(self, url: str, destination: int | str, *, device: int) -> None:
-        """`destination`: its number or its name; `device`: st_dev of the folder on this host. Raises LedgerError."""
+    def __init__(self, url: str, destination: int, *, device: int) -> None:
+        """`destination`: its number; `device`: st_dev of the folder on this host. Raises LedgerError."""
         self._url = url
+        self._destination = destination
         self._made = RowReader(device)
         with speaking_of(url):
             self._db = connect(url)
-        self._destination = destination if isinstance(destination, int) else self.destination(destination) or 0
 
     def close(self) -> None:
         self._db.close()
@@ -184,6 +184,16 @@ class PostgresReader(LedgerReader):
         with speaking_of(self._url):
             rows = self._db.execute(statement.encode(), {"destination": self._destination, **arguments}).fetchall()
         return map(make, rows)
+
+
+def opened(url: str, destination: str, *, device: int) -> PostgresReader | None:
+    """A reader of the destination of this name; None where no daemon has made the tables. Raises LedgerError."""
+    with speaking_of(url), connect(url) as connection:
+        made = number(connection, "SELECT (to_regclass('destinations') IS NOT NULL)::int")
+        if not made:
+            return None
+        known = number(connection, "SELECT id FROM destinations WHERE name = %s", (destination,))
+    return PostgresReader(url, known, device=device)
 
 
 _RECEIPT_WIDTH = len(Receipt._fields)
