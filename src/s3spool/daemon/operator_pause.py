@@ -61,6 +61,20 @@ class OperatorPause:
             self._store(None)
             return pause is not None
 
+    def follow(self, pause: Pause | None) -> None:
+        """Another daemon that shares the ledger may have paused or resumed. Never blocks."""
+        if pause == self.current or not self._lock.acquire(blocking=False):
+            return  # an order of this daemon is being stored: the next look shows it
+        try:
+            before, self.current = self.current, pause
+            if pause is not None:
+                self._stop_taking(pause)
+            elif before is not None:
+                self._inbox.resume()
+                log.info("uploads.resumed", duration_s=round(time.time() - before.since, 3))
+        finally:
+            self._lock.release()
+
     def _stop_taking(self, pause: Pause) -> None:
         self._inbox.pause()
         log.warning("uploads.paused", reason=pause.reason, since=iso(pause.since))

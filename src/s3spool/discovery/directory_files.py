@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 from collections.abc import Iterator
 
 from s3spool.discovery.deep_directories import DeepDirectories
 from s3spool.discovery.pending_directories import PendingDirectories
 from s3spool.folder.directories import NotAFileError, listed, opened_directory
 from s3spool.folder.filters import FileFilter
-from s3spool.folder.folder import REMOVING, Folder, original
+from s3spool.folder.folder import Folder, original, removed_by
 from s3spool.ledger.protocol import LedgerBackend, LedgerReader
 from s3spool.ledger.rows import Identity
 
@@ -60,8 +61,10 @@ class DirectoryFiles:
                     if len(below) == PendingDirectories.CHUNK:
                         pending.add(directory, below)
                         below = []
-                elif entry.name.startswith(REMOVING):
+                elif removed_by(entry.name) is not None:
                     self._restore(path, reader)
+        if self._ledger.claims is not None:
+            random.shuffle(below)  # several daemons walk in different orders, and seldom want the same files
         pending.add(directory, below)
 
     def _is_still(self, directory: str, fd: int) -> bool:
@@ -87,6 +90,9 @@ class DirectoryFiles:
 
     def _restore(self, path: str, reader: LedgerReader) -> None:
         """Rename back a file that a process which died was removing; the watch or the next scan finds it."""
+        owner = removed_by(path.rpartition("/")[2])
+        if owner and owner != self._ledger.owner and reader.is_alive(owner):
+            return
         name = original(path)
         known = reader.known([name]).get(name)
         receipt = known and known.receipt

@@ -38,7 +38,8 @@ class LedgerReader(Protocol):
     def news(self, found: Sequence[tuple[str, Identity]], destination: int) -> dict[str, bool]:
         """The files whose state differs from the ledger; the value: whether the ledger has a row of the path.
 
-        Left out: this very state was sent to `destination` and stays in the folder, or is in the retry list.
+        Left out: this very state was sent to `destination` and stays in the folder, or is in the retry list, or another
+        living daemon has claimed it.
         """
 
     def due(self, now: float, limit: int) -> list[Retry]:

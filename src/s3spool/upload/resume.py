@@ -52,6 +52,9 @@ class ResumableUploads:
 
     def sweep(self, upload: Multipart, older_than: float) -> None:
         """Abort the upload if it is stale or its file has changed. Errors are logged; the next sweep tries again."""
+        claims = self._ledger.claims
+        if claims is not None and not claims.take([upload.path]):
+            return  # another daemon may be sending it
         try:
             if upload.started_at < older_than and self._progressed_at(upload) < older_than:
                 self.abort(upload, "it is stale")
@@ -59,6 +62,9 @@ class ResumableUploads:
                 self.abort(upload, CHANGED)
         except (UploadError, OSError) as exc:
             log.warning("library.warning", logger="multipart", message=f"an upload could not be aborted: {exc}")
+        finally:
+            if claims is not None:
+                claims.give_back([upload.path])
 
     def abort_quietly(self, upload: Multipart, reason: str) -> None:
         try:

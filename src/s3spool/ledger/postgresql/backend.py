@@ -117,7 +117,7 @@ class PostgresLedger(LedgerBackend):
         return done.wait(timeout_s)
 
     def reader(self) -> PostgresReader:
-        return PostgresReader(self._url, self.destination, device=self._device)
+        return PostgresReader(self._url, self.destination, device=self._device, owner=lambda: self.lease.owner)
 
     def report_read_error(self, error: Exception, before: str = "") -> str:
         if str(error) != before and self._session.failing_since is None:

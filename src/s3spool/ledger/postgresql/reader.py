@@ -26,14 +26,16 @@ FROM json_to_recordset(%(found)s) AS found (path text, identity bigint[])
     LEFT JOIN files ON files.destination = %(number)s AND files.path = found.path
 WHERE CASE WHEN files.failed IS NOT NULL THEN files.failed IS DISTINCT FROM found.identity
     ELSE files.sent IS DISTINCT FROM found.identity OR files.after IS DISTINCT FROM 'keep' END
+    AND NOT EXISTS (SELECT FROM nodes WHERE nodes.id = files.owner AND nodes.id <> %(owner)s)
 """
 
 
 class PostgresReader(LedgerReader):
     """The queries of one destination's rows in PostgreSQL."""
 
-    def __init__(self, url: str, destination: int, *, device: int) -> None:
-        """`destination`: its number; `device`: st_dev of the folder on this host. Raises LedgerError."""
+    def __init__(self, url: str, destination: int, *, device: int, owner: Callable[[], int] = lambda: 0) -> None:
+        """`device`: st_dev of the folder on this host; `owner`: the number of this daemon. Raises LedgerError."""
+        self._owner = owner
         self._url = url
         self._destination = destination
         self._made = RowReader(device)
@@ -63,7 +65,7 @@ class PostgresReader(LedgerReader):
         for start in range(0, len(found), LOOKUP_ROWS):
             some = found[start : start + LOOKUP_ROWS]
             rows = [{"path": to_text(path), "identity": sql.shared(identity)} for path, identity in some]
-            pairs = self._rows(_NEWS, found=sql.as_json(rows), number=destination)
+            pairs = self._rows(_NEWS, found=sql.as_json(rows), number=destination, owner=self._owner())
             news.update((from_text(text), bool(is_known)) for text, is_known in pairs)
         return news
 
