@@ -24,7 +24,7 @@ class OtherNodes(Listener):
         self._rescan("takeover")
         self._retry.wake()
 
-    def lease_begun(self) -> None:
+    def may_start(self) -> None:
         self._inbox.wake_all()
         self._retry.wake()
 

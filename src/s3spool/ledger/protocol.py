@@ -112,7 +112,7 @@ class Claims(Protocol):
     """
 
     def may_start(self) -> bool:
-        """Whether uploads may start: the lease of this daemon lasts."""
+        """Whether uploads may start: the lease of this daemon lasts, and the database is not known to be away."""
 
     def holds(self, path: str) -> bool:
         """Whether the path is claimed under the present lease."""
@@ -134,8 +134,8 @@ class Listener(Protocol):
     def node_gone(self) -> None:
         """A daemon has ended, or its lease is over: its files are free."""
 
-    def lease_begun(self) -> None:
-        """Uploads may start again: the lease had run out."""
+    def may_start(self) -> None:
+        """Uploads may start again."""
 
     def paused(self, pause: Pause | None) -> None:
         """The pause by hand as it is now; called with each renewal of the lease."""

@@ -66,11 +66,11 @@ class PostgresLedger(LedgerBackend):
             except BaseException:
                 connection.close()
                 raise
-        self._session = Session(url, connection, longest_wait_s=lease_s / 3)
+        self._listener: Listener | None = None
+        self._session = Session(url, connection, longest_wait_s=lease_s / 3, recovered=self._tell_may_start)
         self.heartbeat = self._session.heartbeat
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._claims = PostgresClaims(self.lease, self._inbox.put, self.alive, self._known)
-        self._listener: Listener | None = None
+        self._claims = PostgresClaims(self.lease, self._session, self._inbox.put, self.alive, self._known)
         self._is_node = node is not None
         self.damaged = ""
         self.statements = 0
@@ -231,8 +231,12 @@ class PostgresLedger(LedgerBackend):
             self.lease.look(db, self._listener)
         held = self.lease.holds()
         self.lease.renew(db)
-        if self._listener is not None and not held:
-            self._listener.lease_begun()
+        if not held:
+            self._tell_may_start()
+
+    def _tell_may_start(self) -> None:
+        if self._listener is not None:
+            self._listener.may_start()
 
     def _commit(self, run: list[Work], db: Connection) -> None:
         work = run[0]

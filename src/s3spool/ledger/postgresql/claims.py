@@ -10,6 +10,7 @@ from s3spool.errors import LedgerUnavailableError
 from s3spool.ledger.postgresql import statements as sql
 from s3spool.ledger.postgresql.groups import Rows, Work
 from s3spool.ledger.postgresql.lease import Lease
+from s3spool.ledger.postgresql.session import Session
 from s3spool.ledger.protocol import Claims, Known
 
 BATCH = 100  # so many paths are worth a statement of their own
@@ -23,12 +24,14 @@ class PostgresClaims(Claims):
     def __init__(
         self,
         lease: Lease,
+        session: Session,
         put: Callable[[Work], None],
         alive: Callable[[], bool],
         made: Callable[[Rows], dict[str, Known]],
     ) -> None:
         """`put` hands work to the ledger's thread, `made` reads the rows that came back."""
         self._lease = lease
+        self._session = session
         self._put = put
         self._alive = alive
         self._made = made
@@ -37,7 +40,7 @@ class PostgresClaims(Claims):
         self.urgent = threading.Event()  # the next group should not wait for more rows
 
     def may_start(self) -> bool:
-        return self._lease.holds()
+        return self._lease.holds() and self._session.failing_since is None
 
     def holds(self, path: str) -> bool:
         return self._owners.get(path) == self._lease.owner

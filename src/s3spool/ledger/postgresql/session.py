@@ -24,8 +24,12 @@ log = structlog.get_logger()
 class Session:
     """Only the ledger's thread calls `run` and `disconnect`; any thread reads."""
 
-    def __init__(self, url: str, connection: Connection, *, longest_wait_s: float) -> None:
+    def __init__(
+        self, url: str, connection: Connection, *, longest_wait_s: float, recovered: Callable[[], None]
+    ) -> None:
+        """`recovered` is called when the database answers again."""
         self._url = url
+        self._recovered = recovered
         self._longest_wait_s = longest_wait_s
         self.connection: Connection | None = connection
         self.failing_since: float | None = None  #: Unix seconds; None while the database answers
@@ -60,6 +64,7 @@ class Session:
                 if self.failing_since is not None:
                     since, self.failing_since = self.failing_since, None
                     log.info("ledger.recovered", path=shown(self._url), duration_s=round(time.time() - since, 3))
+                    self._recovered()
                 return True
 
     def disconnect(self) -> None:
