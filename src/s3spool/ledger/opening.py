@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 from s3spool.config.schema import Config
 from s3spool.errors import ConfigError
 from s3spool.ledger.protocol import LedgerBackend, LedgerReader
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 
 def open_ledger(
@@ -26,29 +23,28 @@ def open_ledger(
         from s3spool.ledger.store import Ledger  # noqa: PLC0415 - start-up time of commands
 
         return Ledger(state.ledger_path, destination=destination, on_damage=on_damage)
+    with _extra():
+        from s3spool.ledger.postgresql.backend import PostgresLedger  # noqa: PLC0415 - an extra
     node = None if command else state.node or os.uname().nodename
-    ledger: LedgerBackend = _postgresql().backend.PostgresLedger(
+    return PostgresLedger(
         state.ledger, destination=destination, node=node, device=_device(config), lease_s=state.lease_s
     )
-    return ledger
 
 
 def open_shared_reader(config: Config) -> LedgerReader | None:
     """For the queries of a command; None if no daemon has used this database yet. Raises ConfigError, LedgerError."""
-    reader: LedgerReader | None = _postgresql().reader.opened(
-        config.state.ledger, config.destination.ledger_name, device=_device(config)
-    )
-    return reader
+    with _extra():
+        from s3spool.ledger.postgresql.reader import opened  # noqa: PLC0415 - the same
+    return opened(config.state.ledger, config.destination.ledger_name, device=_device(config))
 
 
-def _postgresql() -> ModuleType:
+@contextlib.contextmanager
+def _extra() -> Iterator[None]:
     try:
-        from s3spool.ledger import postgresql  # noqa: PLC0415 - an extra
-        from s3spool.ledger.postgresql import backend, reader  # noqa: F401, PLC0415 - the same
+        yield
     except ImportError as exc:
         problem = f"needs the extra postgresql ({exc}): pip install 's3spool[postgresql]'"
         raise ConfigError("state.ledger", None, problem) from exc
-    return postgresql
 
 
 def _device(config: Config) -> int:
