@@ -60,9 +60,14 @@ class House:
         part_size: int = 2**20,
         bandwidth: Any = None,
         carries: bool = True,
+        root: Path | None = None,
+        ledger: str = "",
     ) -> None:
-        """`probes_s`: the shortest and the longest time between two rounds of the circuit breaker's probes."""
-        self.root = directory / "spool"
+        """`probes_s`: the shortest and the longest time between two rounds of the circuit breaker's probes.
+
+        `root` and `ledger`: a folder and the URL of a ledger that several houses share.
+        """
+        self.root = root or directory / "spool"
         self.archive = directory / "archive"
         self.root.mkdir(exist_ok=True)
         self.bucket = MemoryBucket()
@@ -75,7 +80,7 @@ class House:
             upload=UploadConfig(workers=workers, queue_size=size, multipart_threshold=threshold, part_size=part_size),
             after=AfterConfig(action=action, archive_directory=self.archive),
             retry=RetryConfig(initial_s=probes_s[0], max_s=probes_s[1]),
-            state=StateConfig(directory=directory),
+            state=StateConfig(directory=directory, ledger=ledger),
             service=ServiceConfig(control_socket=directory / "control.sock"),
             log=LogConfig(),
         )
