@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from s3spool.config.loader import check_directories, load, options
+from s3spool.config.loader import check_directories, load
+from s3spool.config.schema import OPTIONS
 from s3spool.errors import ConfigError, LedgerError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, State
@@ -27,8 +28,8 @@ from support.waiting import eventually
 
 SAMPLE = "\n".join(
     f"[{section}]\n" + "\n".join(f"{option.name.partition('.')[2]} = {option.default}" for option in found)
-    for section in dict.fromkeys(option.name.partition(".")[0] for option in options())
-    if (found := [option for option in options() if option.name.startswith(f"{section}.")])
+    for section in dict.fromkeys(option.name.partition(".")[0] for option in OPTIONS.values())
+    if (found := [option for option in OPTIONS.values() if option.name.startswith(f"{section}.")])
 ).encode()
 SAMPLE += b'\n[[rule]]\nmatch = ["*.a", "b/**"]\nprefix = "x/%Y/"\nmetadata = { a = "{path}" }\nafter = "keep"\n'
 BITS = [
@@ -101,7 +102,7 @@ VALUES = st.recursive(
 )
 
 
-@given(st.sampled_from([option.name for option in options()]), VALUES)
+@given(st.sampled_from([option.name for option in OPTIONS.values()]), VALUES)
 @settings(max_examples=400)
 @example("destination.bucket", '"\\u001b[2J"')
 @example("upload.workers", "0x" + "9" * 5000)

@@ -424,6 +424,17 @@ def test_scans_rest_for_ten_times_their_duration(build: Build, lines: Lines) -> 
     eventually(lambda: house.scan.finished == 3)
 
 
+def test_a_reason_to_scan_never_delays_the_next_scan(build: Build) -> None:
+    """A million directories: ten times the duration of their scan is hours, and the timer's scan would come before."""
+    house = build(rescan_s=0.2)
+    house.scan._last_duration_s = 7000.0
+    house.start(house.scan)
+
+    house.scan.want("limit")
+
+    eventually(lambda: house.scan.finished >= 1)
+
+
 @pytest.mark.parametrize("watched", [True, False])
 def test_scans_by_itself_from_time_to_time(build: Build, lines: Lines, watched: bool) -> None:
     """Nobody has to ask: with a watch to check on it, without one to replace it."""

@@ -768,7 +768,7 @@ def test_a_worker_that_dies_as_the_probe_is_followed_by_another_probe(
 def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Build) -> None:
     """Idle workers sleep; closing the inbox ends them all."""
     house = build(workers=100).start()
-    eventually(lambda: len(house.inbox._idle_workers) == 100)
+    eventually(lambda: len(house.inbox._idle_workers.waiting) == 100)
 
     house.close()
 
@@ -779,7 +779,7 @@ def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Build) -> No
 def test_one_file_after_the_other_takes_one_connection(house: House) -> None:
     """The worker that sent the last one sends the next: its connection is open, and no server has given it up yet."""
     for number in range(8):
-        eventually(lambda: len(house.inbox._idle_workers) == 4)
+        eventually(lambda: len(house.inbox._idle_workers.waiting) == 4)
         house.drop(f"{number}")
         house.offer(f"{number}")
         house.wait_sent(f"{number}")
@@ -867,7 +867,7 @@ def test_stopping_while_the_breaker_is_open(build: Build) -> None:
     opened_before(house)
     house.offer(house.drop("b").name)
     house.start()
-    eventually(lambda: len(house.inbox._idle_workers) == 10)
+    eventually(lambda: len(house.inbox._idle_workers.waiting) == 10)
 
     house.close()
 
@@ -878,12 +878,12 @@ def test_stopping_while_the_breaker_is_open(build: Build) -> None:
 def test_race_opened_while_a_worker_waits_for_a_file(build: Build) -> None:
     """A worker that fell asleep before the opening must not send what then comes: that is for a probe."""
     house = build(workers=3, probes_s=(3600.0, 3600.0)).start()
-    eventually(lambda: len(house.inbox._idle_workers) == 3)
+    eventually(lambda: len(house.inbox._idle_workers.waiting) == 3)
     opened_before(house)
     house.drop("a")
 
     house.inbox.offer([Item("a", Lane.FOUND)])
-    eventually(lambda: len(house.inbox._idle_workers) == 3)
+    eventually(lambda: len(house.inbox._idle_workers.waiting) == 3)
 
     assert house.bucket.puts == []
     assert house.inbox.counts() == (1, 0)

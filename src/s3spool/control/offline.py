@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from s3spool import __version__
 from s3spool.config.loader import Config
 from s3spool.control import views
+from s3spool.control.rules import with_rule
 from s3spool.control.status import Bytes, Destination, Files, Status, Watch
 from s3spool.errors import AlreadyRunningError, S3SpoolError
 from s3spool.ledger.database import DirectoryLock, holder
@@ -71,7 +72,6 @@ class OfflineAnswers:
 
     def explain(self, paths: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The answer of `why` for each of these paths."""
-        from s3spool.control.rules import with_rule  # noqa: PLC0415 - start-up time
         from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - the same
 
         watch = self._config.watch
@@ -100,22 +100,22 @@ class OfflineAnswers:
             self._write(lambda ledger: ledger.release(paths))
         return released
 
-    def forget(self, path: str) -> bool:
+    def forget(self, path: str) -> dict[str, bool]:
         with self.reader() as reader:
             known = reader is not None and path in reader.known([path])
         if known:
             self._write(lambda ledger: ledger.forget(path))
-        return known
+        return {"forgotten": known}
 
     def pause(self, reason: str) -> None:
         self._write(lambda ledger: ledger.record_pause(Pause(time.time(), reason)))
 
-    def resume(self) -> bool:
+    def resume(self) -> dict[str, bool]:
         with self.reader() as reader:
             paused = reader is not None and reader.pause() is not None
         if paused:
             self._write(lambda ledger: ledger.record_pause(None))
-        return paused
+        return {"resumed": paused}
 
     def identity_of(self, path: str, root: str) -> Any:
         """The identity of the file in `root` now; None: no such file."""

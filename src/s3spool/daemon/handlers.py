@@ -69,7 +69,7 @@ class _Answers:
         size.in_flight = sum(job.size for job in components.workers.jobs())
         watch = daemon.watch_manager.watch  # once: the supervisor may replace it at any moment
         destination = daemon.config.destination
-        hanging = [*components.scan.mounts.hanging(), *daemon.hanging][:HANGING_LISTED]
+        hanging = [*components.scan.mounts.hanging(), *daemon.liveness.hanging_files][:HANGING_LISTED]
         large = daemon.files.large_files().items()
         return Status(
             version=__version__,
