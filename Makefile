@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-power-cuts mutants test-contention test-chaos test-compat soak test-system deb lock lint types bench clean
+.PHONY: run test test-power-cuts mutants test-contention test-cluster test-chaos test-compat soak test-system deb lock lint types bench clean
 
 run: $(VENV)/.demo
 	$(BIN)/s3spool demo
@@ -31,6 +31,10 @@ test-chaos: $(VENV)/.dev
 # The power is cut at each named step and at random, on loop devices: root, e2fsprogs, xfsprogs; ten minutes.
 test-power-cuts: $(VENV)/.dev
 	$(BIN)/python -m pytest -m 'chaos and slow' tests/chaos
+
+# Several daemons on one folder, with a PostgreSQL of their own (apt install postgresql); four minutes at most.
+test-cluster: $(VENV)/.dev
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 # S3 servers and programs of other makers, in a minute; s3rver comes from npm into a cache. Rewrites docs/compatibility.md
 # where it differs.

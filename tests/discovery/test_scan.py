@@ -345,7 +345,7 @@ def test_a_ledger_that_is_broken_is_tried_again(house: House, lines: Lines, monk
     """Without the ledger nothing can be told apart; the scan waits until it can."""
     monkeypatch.setattr(scan_module, "ERROR_S", 0.01)
     house.drop("a")
-    fails(monkeypatch, Reader, "__init__", LedgerError("unable to open database file"), times=3)
+    fails(monkeypatch, house.ledger, "reader", LedgerError("unable to open database file"), times=3)
 
     house.start(house.scan)
     house.scan.want("start")

@@ -10,7 +10,8 @@ import structlog
 from s3spool.discovery import deduplicate as sift_module
 from s3spool.discovery.deduplicate import RACY_S, Verdict, verdict
 from s3spool.errors import LedgerError
-from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.protocol import Known
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, State
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import SettleReason
@@ -131,7 +132,7 @@ def test_what_a_scan_has_found(house: House, lines: Lines, level: str) -> None:
     found = [(path.name, house.identity(path.name)) for path in sorted(house.root.iterdir())]
 
     with Reader(house.ledger.path) as reader:
-        items = house.deduplicator.sort_found(found, reader)
+        items = house.deduplicator.sort_found(found, reader, lambda *_: False)
 
     assert {item.path: item.receipt and item.receipt.path for item in items} == {
         "new": None,

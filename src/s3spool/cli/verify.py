@@ -23,7 +23,7 @@ from s3spool.logs.text import printable, printable_json, shown
 
 if TYPE_CHECKING:
     from s3spool.control.client import ControlClient
-    from s3spool.ledger.reader import Reader
+    from s3spool.ledger.protocol import LedgerReader
     from s3spool.s3.verification import Difference, Verifier
 
 THREADS = 32
@@ -43,7 +43,9 @@ class Options(NamedTuple):
 class Verification:
     """One run. Only the main thread counts; the pool asks S3."""
 
-    def __init__(self, reader: Reader | None, verifier: Verifier, destination: int | None, sample: int | None) -> None:
+    def __init__(
+        self, reader: LedgerReader | None, verifier: Verifier, destination: int | None, sample: int | None
+    ) -> None:
         self._reader = reader
         self._verifier = verifier
         self._destination = destination

@@ -57,7 +57,7 @@ class _Setting(NamedTuple):
         value = self.value
         if field == "destination.endpoint_url" and isinstance(value, str) and "@" in value:
             value = "***@" + value.rpartition("@")[2]  # a log must not repeat a password
-        if field == "service.http_token":
+        if field in {"service.http_token", "state.ledger"}:
             value = None  # likewise
         variable = f" [{self.origin}]" if self.origin.startswith("S3SPOOL_") else ""
         return ConfigError(field, value, f"{problem}{variable}")

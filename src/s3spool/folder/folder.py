@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from s3spool.folder import rename
@@ -16,6 +17,8 @@ from s3spool.ledger.rows import Identity
 
 OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 REMOVING = ".s3spool-removing."  # prefix of the name that a file has for the microseconds of its removal
+REMOVING_SHARED = ".s3spool-removing-[0-9]*.*"  # the same, with the number of one of several daemons
+_ASIDE = re.compile(r"\.s3spool-removing(?:-([0-9]+))?\.")
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
 
@@ -26,8 +29,9 @@ class SpecialBitsError(PermissionError):
 class Folder:
     """One directory tree. Thread-safe, but no two threads may remove the same file at once."""
 
-    def __init__(self, root: Path) -> None:
-        """Raises OSError when the root cannot be opened."""
+    def __init__(self, root: Path, owner: Callable[[], int] = lambda: 0) -> None:
+        """`owner`: the number of this daemon, where several remove files. Raises OSError if `root` cannot be opened."""
+        self._owner = owner
         self.root = Path(os.path.realpath(root))
         self._fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.identity = self._identity_of(os.fstat(self._fd))
@@ -91,7 +95,8 @@ class Folder:
         if not self.is_same(identity, found):
             return False
         # Rename before unlink: a writer may replace the file between the check and the unlink (10 us).
-        aside = rename.cut(REMOVING + name)
+        owner = self._owner()
+        aside = rename.cut(f"{REMOVING[:-1]}-{owner}.{name}" if owner else REMOVING + name)
         removing = f"{path[: len(path) - len(name)]}{aside}"
         self._removing.add(removing)
         try:
@@ -195,7 +200,13 @@ class Folder:
 def original(aside: str) -> str:
     """The name or path that a file had before its removal began."""
     directory, slash, name = aside.rpartition("/")
-    return directory + slash + name.removeprefix(REMOVING)
+    return directory + slash + _ASIDE.sub("", name, count=1)
+
+
+def removed_by(name: str) -> int | None:
+    """The number of the daemon that was removing the file of this name (0: it had none); None for other names."""
+    found = _ASIDE.match(name)
+    return int(found[1] or 0) if found else None
 
 
 def _identity(parent_fd: int, name: str) -> Identity:

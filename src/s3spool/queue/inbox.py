@@ -41,8 +41,10 @@ class Inbox:
         sent_bytes: Callable[[], int] = lambda: 0,
         rng: random.Random | None = None,
         slow: SlowDirectories | None = None,
+        may_take: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`size` bounds each lane; `sent_bytes` returns how much all workers have sent so far."""
+        """`size` bounds each lane; `sent_bytes`: by all workers so far; `may_take`: whether uploads may start now."""
+        self._may_take = may_take
         self._breaker = breaker
         self._slow = slow or SlowDirectories()
         # Bounds everything behind the workers: otherwise receipts would pile up behind a stalled disk.
@@ -254,7 +256,7 @@ class Inbox:
             usable = self._selection.body_room()
         if wait_s == 0 and not usable:
             wait_s = RECHECK_S
-        if wait_s is None or now < self._recheck_at <= now + wait_s:
+        if wait_s is None or not self._may_take() or now < self._recheck_at <= now + wait_s:
             return None
         self._recheck_at = now + wait_s
         return wait_s
@@ -277,6 +279,8 @@ class Inbox:
         return self._in_flight.pop(path, False)
 
     def _next(self) -> Item | PartItem | None:
+        if not self._may_take():
+            return None
         queued, paused = bool(self._queued), self._breaker.open
         if paused:
             item = None if self._held else self._selection.take_probe(queued=queued)

@@ -108,9 +108,9 @@ class SmallUploads:
         return job
 
     def _opened(self, item: Item) -> Job | None:
-        began = time.monotonic()
-        identity = NO_IDENTITY
-        fd = -1
+        if not self._results.may_start(item):
+            return None
+        began, identity, fd = time.monotonic(), NO_IDENTITY, -1
         job: Job | None = None
         try:
             fd, status = self._folder.open(item.path)
