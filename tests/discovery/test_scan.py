@@ -18,12 +18,10 @@ from s3spool.errors import LedgerError
 from s3spool.folder.filters import FileFilter
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import State
-from s3spool.queue.item import Item, Lane
 from support.failing import fails
 from support.house import Build, House
 from support.lines import Lines
-from support.rows import a_receipt, a_retry
+from support.rows import a_receipt
 from support.trees import deep_tree
 from support.waiting import eventually
 
@@ -191,35 +189,6 @@ def test_what_is_on_its_way_is_not_offered_again(house: House, lines: Lines) -> 
     assert house.inbox.counts() == (1, 1)
     assert house.scan.missed == 0
     assert house.inbox.done("in flight")  # it may have changed since it was read
-
-
-def test_what_the_ledger_knows_is_not_offered(house: House) -> None:
-    """Sent and unchanged, or in the retry list: not offered; changed: offered."""
-    for name in ("sent", "rewritten", "waiting", "parked"):
-        house.drop(name)
-    house.record(
-        house.receipt_for("sent"),
-        house.receipt_for("rewritten"),
-        a_retry("waiting", identity=house.identity("waiting")),
-        a_retry("parked", identity=house.identity("parked"), state=State.PARKED),
-    )
-    house.drop("rewritten", b"other")
-
-    scan(house)
-
-    assert taken(house) == {"rewritten"}
-
-
-def test_a_touched_file_is_offered_with_its_receipt(house: House) -> None:
-    """Only ctime differs: the worker compares the checksum."""
-    house.drop("a")
-    receipt = house.receipt_for("a")
-    house.record(receipt)
-    (house.root / "a").chmod(0o600)
-
-    scan(house)
-
-    assert house.inbox.take_nowait() == Item("a", Lane.FOUND, receipt=receipt)
 
 
 def test_finishes_what_a_dead_process_left(build: Build) -> None:

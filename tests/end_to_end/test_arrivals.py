@@ -167,7 +167,7 @@ def arrive_all(daemon: Daemon, arrivals: list[Arrival], home: Path) -> Counter[s
     return sends + Counter(["one_name_twice/again"] * (one_name_twice in arrivals))
 
 
-@pytest.mark.parametrize("when", ["running", "before", "stopped", "killed"])
+@pytest.mark.parametrize("when", ["running", "before", pytest.param("stopped", marks=pytest.mark.slow), "killed"])
 def test_each_arrival_is_sent_once(when: str, make: Make, tmp_path: Path, faulty: FaultyS3) -> None:
     """However it came, and whenever: the object is the file, after one request and one line in the log."""
     daemon = make(**RARE_SCANS)

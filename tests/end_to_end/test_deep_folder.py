@@ -74,7 +74,12 @@ def scan_twice(daemon: Daemon, timeout_s: float = 60.0) -> None:
 
 
 @pytest.mark.parametrize(
-    ("levels", "length", "when"), [(3500, 255, "before"), (3000, 1, "before"), (3000, 1, "while it runs")]
+    ("levels", "length", "when"),
+    [
+        (3500, 255, "before"),
+        (3000, 1, "while it runs"),
+        pytest.param(3000, 1, "before", marks=pytest.mark.slow),
+    ],
 )
 def test_a_deep_tree_holds_nobody_up(levels: int, length: int, when: str, daemon: Daemon, faulty: FaultyS3) -> None:
     """What no key could be made of is named once, in the log, by status and by check, and not looked into."""

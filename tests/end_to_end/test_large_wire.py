@@ -1,4 +1,4 @@
-"""Large files over a line that is cut, counted byte by byte on their way into a server that verifies checksums."""
+"""A line that is cut or changes bytes, before a server that verifies checksums; each byte on its way is counted."""
 
 from __future__ import annotations
 
@@ -155,3 +155,17 @@ def test_another_bandwidth_after_a_reload(build: Make, s3: S3Client, bucket: str
     assert daemon.pid == pid
     assert daemon.events("daemon.reloaded")[0]["changed"] == ["upload.max_bandwidth"]
     assert objects(s3, bucket) == {"big": big, "small": small}
+
+
+@pytest.mark.parametrize("size", [2 * MIB, 4 * PART + 1], ids=["one request", "parts"])
+def test_a_wrong_byte_never_becomes_an_object(build: Make, s3: S3Client, bucket: str, proxy: Proxy, size: int) -> None:
+    """The server refuses what does not match the checksum; it comes again, and arrives as it is."""
+    proxy.flips = 3
+    content = content_of(size)
+    daemon = build().start_ready()
+    daemon.drop("big", content)
+    daemon.wait_uploaded(1)
+
+    assert proxy.flips == 0
+    assert [event["error_code"] for event in daemon.events("file.failed")].count("BadDigest") >= 1
+    assert objects(s3, bucket) == {"big": content}

@@ -73,6 +73,37 @@ def test_no_descriptor_left(make: Make, faulty: FaultyS3) -> None:
     assert daemon.stop() == 0
 
 
+@pytest.mark.parametrize("limit", [80, 150])
+def test_few_descriptors(make: Make, limit: int) -> None:
+    """Fewer workers start, one warning says how many, and all files go out, also those that come later."""
+    daemon = make(upload={"workers": 100})
+    daemon.program = ("prlimit", f"--nofile={limit}:{limit}", *daemon.program)
+    for number in range(FILES):
+        daemon.drop(f"file {number}")
+    daemon.start_ready()
+    (line,) = daemon.events("workers.limited")
+    assert 1 <= line["workers"] < line["wanted"] == 100
+    daemon.drop("good")
+    uploaded(daemon, "good")
+    daemon.wait_uploaded(FILES + 1)
+    assert not daemon.events("file.parked")
+
+
+def test_an_idle_daemon_holds_no_connection(make: Make, faulty: FaultyS3) -> None:
+    """After some seconds without a file all are closed."""
+    daemon = make(upload={"workers": 100}).start_ready()
+    for number in range(200):
+        daemon.drop(f"file {number}")
+    daemon.wait_uploaded(200)
+
+    def connected() -> int:
+        established = "01"
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return sum(row[3] == established and int(row[2].split(":")[1], 16) == faulty.port for row in rows)
+
+    eventually(lambda: connected() == 0)
+
+
 @pytest.mark.parametrize(("limit", "value"), [("watches", 3), ("instances", 0)])
 def test_inotifys_limits(limit: str, value: int, make: Make, faulty: FaultyS3) -> None:
     """One line names the sysctl; scanning takes over, and files go, also in directories that are not watched."""

@@ -316,16 +316,6 @@ def test_a_closed_inbox_gives_and_takes_nothing() -> None:
     assert inbox.offer_nowait([Item("b")]) == 0
 
 
-def test_a_lone_lane_is_not_held_back_by_turns() -> None:
-    """Where only one kind of file waits it has all the turns."""
-    for lane in UNTRIED:
-        inbox = an_inbox(10, 10)
-        items = [Item(str(number), lane) for number in range(6)]
-        inbox.offer(items)
-
-        assert [inbox.take_nowait() for _ in range(7)] == [*items, None]
-
-
 def test_no_lane_starves() -> None:
     """Of five turns arrivals have two, bodies that were put aside one (here arrivals take it), the others one each."""
     inbox = an_inbox(100, 1000)
@@ -338,18 +328,6 @@ def test_no_lane_starves() -> None:
     assert [Counter(taken[at : at + 5]) for at in range(0, 50, 5)] == [
         {Lane.ARRIVED: 3, Lane.FOUND: 1, Lane.RETRY: 1},
     ] * 10
-
-
-@pytest.mark.parametrize("full", [Lane.ARRIVED, Lane.FOUND, Lane.RETRY])
-def test_each_lane_has_room_of_its_own(full: Lane) -> None:
-    """A million files that a scan found keep no arrival out, nor any retry; and the other way round."""
-    inbox = an_inbox(5, 10)
-    failures = FAILED if full is Lane.RETRY else NO_FAILURES
-    assert inbox.offer_nowait([Item(f"many {number}", full, failures) for number in range(9)]) == 5
-
-    for lane in (Lane.ARRIVED, Lane.FOUND, Lane.RETRY):
-        expected = 0 if lane is full else 5
-        assert inbox.offer_nowait([Item(f"{lane.value} {number}", lane) for number in range(9)]) == expected
 
 
 def test_an_offer_waits_for_its_own_lane(start: Start) -> None:

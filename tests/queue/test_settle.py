@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -144,42 +143,6 @@ def test_a_batch_is_bounded_and_the_rest_stays_due(clock: Clock) -> None:
     sizes = [len(settle.due(clock.now)[0]) for _ in range(4)]
 
     assert sizes == [BATCH, BATCH, 1, 0]
-
-
-@given(st.sampled_from(SettleReason))
-def test_full_means_no_but_what_is_known_may_change(quiet: SettleReason) -> None:
-    """Without room a new path is refused, so that the caller asks for a scan; a known one needs no room."""
-    settle = Settle(1.0, 1)
-    settle.add("a", quiet)
-
-    assert settle.add("a", SettleReason.CHANGED)
-    assert not settle.add("b", SettleReason.CHANGED)
-    assert settle.knows(["a", "b"]) == {"a"}
-
-
-def test_a_name_that_appears_again_and_again_is_due_all_the_same(clock: Clock) -> None:
-    """A directory that is renamed in a loop does not keep its files waiting; one that is written to does."""
-    settle = Settle(1.0, 10, clock=clock)
-    ripe: list[Ripe] = []
-    while not ripe and clock.now < 1010:
-        settle.add("renamed", SettleReason.CREATED)
-        settle.add("written", SettleReason.CHANGED)
-        clock.now += 0.25
-        ripe, _ = settle.due(clock.now)
-
-    assert ripe == [Ripe("renamed")]
-    assert clock.now == 1001.0
-
-
-def test_a_name_that_appeared_waits_for_its_close_even_without_a_settle_time(clock: Clock) -> None:
-    """Its writer has just begun: looked at now, it would be found open."""
-    settle = Settle(0.0, 10, clock=clock)
-    settle.add("created", SettleReason.CREATED)
-    settle.add("changed", SettleReason.CHANGED)
-
-    assert settle.due(clock.now)[0] == [Ripe("changed")]
-    assert settle.due(clock.now + 0.05)[0] == []
-    assert settle.due(clock.now + 0.11)[0] == [Ripe("created")]
 
 
 def test_a_crowd_of_busy_files_is_looked_at_at_a_bounded_rate(clock: Clock) -> None:
