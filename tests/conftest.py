@@ -22,6 +22,7 @@ from support.faulty import FaultyS3
 from support.house import Build, House
 from support.leaks import child_processes, live_threads
 from support.lines import Lines, recorded
+from support.postgres import Postgres
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
     """One S3 server for the whole session, started by the first test that asks for it."""
     data_directory = tmp_path_factory.mktemp("seaweed")
     with Seaweed(data_directory, access_key="AKTEST", secret_key="test-secret") as server:  # noqa: S106 - loopback
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One PostgreSQL server for the session, started by the first test that asks for it."""
+    with Postgres() as server:
         yield server
 
 

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import sys
 import uuid
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,14 +16,10 @@ from rich.console import Console
 
 from s3spool.cli.top import History, view
 from s3spool.control.protocol import ask
-from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import Retry, State
-from s3spool.ledger.store import Ledger
 from support.daemon import Daemon, Make
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
 from support.processes import finished
-from support.rows import SOME
 from support.waiting import eventually
 
 HOSTILE = "esc\x1b[31m\u202e\nname"
@@ -95,28 +90,6 @@ def test_numbers() -> None:
     assert len(history.rates()) == 300
     history.add(an_answer(1), 500.0)
     assert history.rates() == []
-
-
-def test_backlog_by_age_and_segment(tmp_path: Path) -> None:
-    """As postfix's qshape: the retry list by age and first path segment, and by error."""
-    now = 1_000_000.0
-    ledger = Ledger(tmp_path / "ledger.sqlite3", destination="here")
-    ledger.start()
-    for path, age_s, state in [
-        ("a/1", 10, State.WAITING),
-        ("a/b/2", 301, State.WAITING),
-        ("a/3", 4000, State.PARKED),
-        ("top", 90_000, State.PARKED),
-        (os.fsdecode(b"\xff/x"), 10, State.PARKED),
-        ("future", -500, State.PARKED),
-    ]:
-        identity = SOME._replace(ctime_ns=int((now - age_s) * 1e9))
-        ledger.record_retry(Retry(path, identity, 1, 1.0, 1.0, "Code", "error", "", 0.0, state), lambda: None)
-    assert ledger.close(10)
-
-    with Reader(tmp_path / "ledger.sqlite3") as reader:
-        assert sorted(reader.ages(now, 10)) == [("", 1, 0, 0, 1), ("//\xff/", 1, 0, 0, 0), ("a/", 1, 1, 1, 0)]
-        assert reader.errors(10) == [("parked", "Code", 4), ("waiting", "Code", 2)]
 
 
 @pytest.fixture

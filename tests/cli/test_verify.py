@@ -169,11 +169,11 @@ def test_few_among_many(faulty: FaultyS3, tmp_path: Path, monkeypatch: pytest.Mo
         identity = SOME._replace(size=1)
         return Receipt(f"{number}", identity, 1, f"{number:05}", etag, "", "", 0.0, 0.0, "keep")
 
-    doubts, requests = verifier.doubtful([receipt(number) for number in range(0, 3000, 1000)])
-    assert (len(doubts), requests) == (2, 1)
-    assert [verifier.look(doubt) for doubt in doubts] == [None, None]
-    doubts, requests = verifier.doubtful([receipt(number) for number in range(0, 3000, 3)])
-    assert (doubts, requests) == ([], 3)
+    unverified, requests = verifier.unverified([receipt(number) for number in range(0, 3000, 1000)])
+    assert (len(unverified), requests) == (2, 1)
+    assert [verifier.look(one) for one in unverified] == [None, None]
+    unverified, requests = verifier.unverified([receipt(number) for number in range(0, 3000, 3)])
+    assert (unverified, requests) == ([], 3)
 
 
 @pytest.mark.parametrize("sample", [1, 5, 1000])

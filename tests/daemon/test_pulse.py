@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -33,17 +34,22 @@ def beats_on(one: Heartbeat) -> bool:
     return True
 
 
-def test_a_heartbeat_that_is_too_old_is_named() -> None:
-    """Only after the time-out, and no more once the thread beats."""
-    mute, well = Heartbeat(), Heartbeat()
-    liveness = LivenessCheck({"mute": mute, "well": well}, timeout_s=10)
-    mute.last, well.last = 100.0, 105.0
+def test_an_old_heartbeat_and_a_dead_thread_are_named(build: Build) -> None:
+    """A heartbeat after the time-out, and no more once the thread beats; a thread as soon as it has ended."""
+    house = build()
+    house.start(house.ledger, house.after, house.retry, house.settle_thread, house.scan)
+    watch, now = Heartbeat(), time.monotonic()
+    liveness = LivenessCheck(house.components, watch)
 
-    assert liveness.silent(110.0) == []
-    assert liveness.silent(111.0) == ["mute"]
-    assert liveness.silent(116.0) == ["mute", "well"]
-    mute.last = well.last = 112.0
-    assert liveness.silent(116.0) == []
+    watch.last = now - liveness.timeout_s
+    assert liveness.silent(now) == []
+    watch.last = now - liveness.timeout_s - 1
+    assert liveness.silent(now) == ["watch"]
+    watch.beat()
+    assert liveness.silent(now) == []
+    house.retry.close(10)
+    assert liveness.silent(now) == ["RetryThread"]
+    house.close()
 
 
 def test_a_wait_beats_and_ends_in_time() -> None:

@@ -20,6 +20,7 @@ from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.queue.item import Item, Lane
+from support.failing import fails
 from support.house import Build, House
 from support.lines import Lines
 from support.rows import a_receipt, a_retry
@@ -375,21 +376,13 @@ def test_a_ledger_that_is_broken_is_tried_again(house: House, lines: Lines, monk
     """Without the ledger nothing can be told apart; the scan waits until it can."""
     monkeypatch.setattr(scan_module, "ERROR_S", 0.01)
     house.drop("a")
-    broken = [True]
+    fails(monkeypatch, house.ledger, "reader", LedgerError("unable to open database file"), times=3)
 
-    def unreadable(path: Path) -> Reader:
-        if broken:
-            raise LedgerError("unable to open database file")
-        return Reader(path)
-
-    monkeypatch.setattr(scan_module, "Reader", unreadable)
     house.start(house.scan)
     house.scan.want("start")
-    eventually(lambda: lines.named("scan.failed"))
-
-    broken.clear()
 
     eventually(lambda: taken(house) == {"a"})
+    assert lines.named("scan.failed")
 
 
 def test_polling_is_as_frequent_as_the_walk_is_short(build: Build) -> None:
@@ -429,6 +422,17 @@ def test_scans_rest_for_ten_times_their_duration(build: Build, lines: Lines) -> 
     house.scan._last_duration_s = 0.01
     house.scan.want("full")
     eventually(lambda: house.scan.finished == 3)
+
+
+def test_a_reason_to_scan_never_delays_the_next_scan(build: Build) -> None:
+    """A million directories: ten times the duration of their scan is hours, and the timer's scan would come before."""
+    house = build(rescan_s=0.2)
+    house.scan._last_duration_s = 7000.0
+    house.start(house.scan)
+
+    house.scan.want("limit")
+
+    eventually(lambda: house.scan.finished >= 1)
 
 
 @pytest.mark.parametrize("watched", [True, False])

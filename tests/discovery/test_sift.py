@@ -10,10 +10,12 @@ import structlog
 from s3spool.discovery import deduplicate as sift_module
 from s3spool.discovery.deduplicate import RACY_S, Verdict, verdict
 from s3spool.errors import LedgerError
-from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.protocol import Known
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, State
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import SettleReason
+from support.failing import fails
 from support.house import Build, House
 from support.lines import Lines
 from support.rows import SOME, a_receipt, a_retry
@@ -130,7 +132,7 @@ def test_what_a_scan_has_found(house: House, lines: Lines, level: str) -> None:
     found = [(path.name, house.identity(path.name)) for path in sorted(house.root.iterdir())]
 
     with Reader(house.ledger.path) as reader:
-        items = house.deduplicator.sort_found(found, reader)
+        items = house.deduplicator.sort_found(found, reader, lambda *_: False)
 
     assert {item.path: item.receipt and item.receipt.path for item in items} == {
         "new": None,
@@ -175,11 +177,7 @@ def test_a_file_that_cannot_be_looked_at_goes_to_a_worker(house: House, monkeypa
     """The worker finds out what is wrong with it, and says so."""
     house.drop("a")
     house.record(a_receipt("a", destination=house.ledger.destination))
-
-    def refuse(_: str) -> Identity:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(house.folder, "identity_of", refuse)
+    fails(monkeypatch, house.folder, "identity_of", PermissionError(13, "Permission denied"))
 
     assert sort(house, "a") == [Item("a", Lane.FOUND)]
 
@@ -204,15 +202,7 @@ def test_the_settle_thread_outlives_a_broken_ledger(
     house: House, lines: Lines, act: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hints that cannot be looked up are left to a scan; the next ones are handled again."""
-    works = getattr(Reader, act)
-    broken = [True]
-
-    def fails_once(reader: Reader, *arguments: Any) -> Any:
-        if broken:
-            raise error(broken.pop())
-        return works(reader, *arguments)
-
-    monkeypatch.setattr(Reader, act, fails_once)
+    fails(monkeypatch, Reader, act, error("unable to open database file"))
     house.start(house.settle_thread)
     house.settle.add("lost hint")
     eventually(lambda: house.rescans == ["ledger"])

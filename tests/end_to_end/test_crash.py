@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from s3spool.ledger.reader import Known
+from s3spool.ledger.protocol import Known
 from s3spool.ledger.rows import Retry, State
 from support.daemon import Daemon, Make
 from support.faults import Delay, Fault, HoldUntil, Status
@@ -28,7 +28,6 @@ pytestmark = pytest.mark.integration
 
 TESTS = Path(__file__).parents[1]
 CONTENT = content_of(5000)
-WHEN = ("before", "after")
 
 
 @pytest.fixture
@@ -234,7 +233,10 @@ WAY = [
     Kill("before:finished", stored=True, durable=True),
     Kill("after:finished", stored=True, durable=True, removed=True),
 ]
-SAME_STATE = {"after:answer", "before:record", "before:commit", "before:committed", "before:finished"}
+SAME_STATE = {
+    "after:answer", "before:record", "before:commit", "before:committed", "before:finished",
+    "before:aside", "before:unlink", "after:compare+unlink", "before:rename", "after:compare+rename",
+}  # fmt: skip
 REMOVALS = {
     "keep": [],
     "delete": [  # first its name, then the file
@@ -262,7 +264,8 @@ def kills() -> Iterator[ParameterSet]:
             yield pytest.param(action, kill, id=f"{action}-{kill.step}", marks=() if usual else pytest.mark.slow)
         for step, removed in removals:
             kill = Kill(step, stored=True, durable=True, removed=removed)
-            yield pytest.param(action, kill, id=f"{action}-{step}")
+            marks = pytest.mark.slow if step in SAME_STATE else ()
+            yield pytest.param(action, kill, id=f"{action}-{step}", marks=marks)
 
 
 @pytest.mark.parametrize(("action", "kill"), list(kills()))
@@ -302,7 +305,7 @@ def test_killed_at_any_step_it_ends_right(
     assert folder_files(archive) == (kept if action == "archive" else {})
 
 
-STARTING = [f"{when}:{name}" for name in ("lock", "migrate", "ledger", "watch", "control", "scan") for when in WHEN]
+STARTING = [f"before:{name}" for name in ("lock", "migrate", "ledger", "watch", "control", "scan")] + ["after:scan"]
 
 
 def test_killed_again_and_again_while_it_starts(make: Make, faulty: FaultyS3) -> None:

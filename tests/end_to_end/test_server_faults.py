@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from end_to_end.conftest import COUNTER, PART, WORKERS
 from s3spool.errors import Fault as Whose
 from s3spool.ledger.rows import State
 from support.daemon import Daemon
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-PART = 5 * 1024 * 1024  # S3's least
-WORKERS = 8
 NEIGHBOURS = 12  # more than a streak
 NETWORK = "check network, DNS"
 AGAIN = "it is sent again"
@@ -48,7 +44,6 @@ PORTAL = "without a proxy that alters answers"
 ODD_ENCODING = b"<?xml version='1.0' encoding='no-such'?><Error><Code>SlowDown</Code></Error>"
 MUCH = b"y" * 65536
 ODD_DATE = "Thu, 26 Nov 2026 10:00:00 +99999999999999"
-COUNTER = itertools.count()
 
 
 class Case(NamedTuple):
@@ -131,47 +126,6 @@ CASES = [
     Case("507", Status(code=507), "paused", "HTTP507", "make room"),
     Case("599", Status(code=599), "streak", "HTTP599", SERVER),
 ]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def running(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One daemon for all faults, which also shows that no fault spoils it for the next one."""
-    daemon = Daemon(
-        tmp_path_factory.mktemp("faults"),
-        server,
-        watch={"rescan_s": 3600},
-        destination={"checksum": "crc64nvme"},  # not auto, which learns from one fault for the next one
-        after={"action": "delete"},
-        upload={"workers": WORKERS, "timeout_s": 1, "multipart_threshold": PART, "part_size": PART},
-        retry={"initial_s": 0.1, "max_s": 0.3},
-    )
-    with daemon.start_scanned():
-        yield daemon
-        assert not daemon.events("worker.replaced")
-        assert not daemon.events("thread.died")
-        assert b"Traceback" not in daemon.log_path.read_bytes()
-        assert daemon.stop() == 0
-
-
-@pytest.fixture
-def daemon(running: Daemon, server: FaultyS3) -> Iterator[Daemon]:
-    """The same, at its full width, with everything before behind it."""
-    running.mark()
-    yield running
-    server.behave()
-    running.cli("retry", "--all")
-    if running.events("destination.slowed", this_run=True):
-        for number in range(60):  # one more worker for each round that passes
-            running.drop(f"round {next(COUNTER)} {number}")
-        running.wait_event("destination.throttle_ended")
-    eventually(lambda: not os.listdir(running.folder))
-    server.cut()  # its threads are the test's
 
 
 def drop(daemon: Daemon, name: str, count: int, size: int = 1000) -> dict[str, bytes]:
@@ -294,7 +248,8 @@ def test_where_all_files_meet_it(case: Case, daemon: Daemon, server: FaultyS3) -
     assert not daemon.events("file.parked", this_run=True)
     failed = daemon.events("file.failed", this_run=True)
     assert {line["fault"] for line in failed} <= {Whose.UNKNOWN.value}
-    assert len(failed) < (2 * WORKERS if pauses else 1)
+    # Lost connections open the breaker only when nothing has passed for seconds.
+    assert len(failed) < (2 * WORKERS if pauses else 1) or case.name in LOST
 
 
 ACTS = {"create": r"^POST {name} 0\?uploads$", "part": r"^PUT {name} 0\?", "complete": r"^POST {name} 0\?uploadId"}

@@ -22,6 +22,7 @@ from s3spool.folder.directories import NotAFileError
 from s3spool.folder.folder import Folder
 from s3spool.folder.lease import Lease, release_lease, take_lease
 from s3spool.ledger.rows import Identity
+from support.failing import FOR_EVER, fails
 from support.odd_files import OtherProcess, descriptors_kept, make_odd
 from support.waiting import eventually
 
@@ -332,11 +333,7 @@ def test_an_archive_full_of_that_name(
 ) -> None:
     """Searching for a free name ends some time, with an error and the file in its place."""
     (root / "a").write_text("A")
-
-    def taken(*_: object) -> None:
-        raise FileExistsError
-
-    monkeypatch.setattr(rename, "noreplace", taken)
+    fails(monkeypatch, rename, "noreplace", FileExistsError(), times=FOR_EVER)
 
     with pytest.raises(FileExistsError):
         folder.move_if_same("a", identity(root / "a"), tmp_path)

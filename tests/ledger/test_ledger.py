@@ -21,7 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from s3spool.errors import AlreadyRunningError, LedgerError
 from s3spool.ledger import database, health, store
 from s3spool.ledger.database import DirectoryLock, holder
-from s3spool.ledger.reader import LOOKUP_ROWS, Known, Reader
+from s3spool.ledger.protocol import Known
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, Receipt, Retry, State, from_text, to_text
 from s3spool.ledger.store import Ledger
 from support.lines import Lines, recorded
@@ -100,187 +101,7 @@ def test_identity_tells_a_chmod_from_a_change() -> None:
     assert not SOME.may_hold_the_same(SOME._replace(size=9))
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_all_rows_come_back_as_they_went_in(ledger: Ledger, name: str) -> None:
-    """Every field of every kind of row survives, under every name."""
-    receipt, multipart = a_receipt(name), a_multipart(f"{name}3")
-    retry = a_retry(f"{name}2", own_failures=3, provisional=True)
-    parts = [a_part(multipart.upload_id, 1), a_part(multipart.upload_id, 2)]
-
-    ledger.record_receipt(receipt)
-    ledger.record_retry(retry)
-    ledger.record_multipart(multipart)
-    for part in reversed(parts):
-        ledger.record_part(part)
-    assert ledger.flush(10)
-
-    with Reader(ledger.path) as reader:
-        assert list(reader.receipts()) == [receipt]
-        assert list(reader.retries()) == [retry]
-        assert reader.multiparts() == [multipart]
-        assert reader.multipart(multipart.path) == multipart
-        assert reader.multipart("other") is None
-        assert reader.parts(multipart.upload_id) == parts
-        assert reader.known([name, f"{name}2", "other"]) == {
-            name: Known(receipt, None),
-            f"{name}2": Known(None, retry),
-        }
-        assert reader.known([name]) == {name: Known(receipt, None)}
-        assert reader.counts() == {"uploaded": 1, "waiting": 1, "parked": 0}
-        assert reader.last_error() == retry
-
-
-def test_an_empty_ledger_knows_nothing(ledger: Ledger) -> None:
-    """Questions to a fresh ledger have empty answers, not errors."""
-    with Reader(ledger.path) as reader:
-        assert reader.known(["a"]) == {}
-        assert reader.known([]) == {}
-        assert reader.due(1e12, 10) == []
-        assert reader.next_due() is None
-        assert reader.last_error() is None
-        assert reader.counts() == {"uploaded": 0, "waiting": 0, "parked": 0}
-
-
-def test_questions_about_many_paths(ledger: Ledger) -> None:
-    """More paths than fit into one statement are looked up all the same."""
-    names = [str(number) for number in range(2 * LOOKUP_ROWS + 1)]
-    for name in names[::2]:
-        ledger.record_receipt(a_receipt(name))
-    assert ledger.flush(10)
-
-    with Reader(ledger.path) as reader:
-        assert set(reader.known(names)) == set(names[::2])
-
-
-def test_due_in_order_and_in_batches(ledger: Ledger) -> None:
-    """The longest due comes first; what is claimed, parked or not due yet does not come."""
-    for name, at in {"c": 30.0, "a": 10.0, "b": 20.0, "claimed": 5.0, "later": 99.0}.items():
-        ledger.record_retry(a_retry(name, next_attempt=at))
-    ledger.record_retry(a_retry("parked", next_attempt=1.0, state=State.PARKED))
-    ledger.claim(["claimed", "unknown"], 30.0)
-    assert ledger.flush(10)
-
-    with Reader(ledger.path) as reader:
-        assert [row.path for row in reader.due(30.0, 10)] == ["a", "b", "c"]
-        assert [row.path for row in reader.due(30.0, 2)] == ["a", "b"]
-        assert reader.next_due() == 10.0
-        assert [row.path for row in reader.retries(State.PARKED)] == ["parked"]
-
-
-def test_only_what_was_parked_without_proof_is_released_when_another_file_succeeds(ledger: Ledger) -> None:
-    """It is due at once, and once: what was parked for good stays, and so does what waits or is with a worker."""
-    ledger.record_retry(a_retry("for good", next_attempt=0.0, own_failures=2, state=State.PARKED))
-    ledger.record_retry(a_retry("without proof", next_attempt=0.0, state=State.PARKED, provisional=True))
-    ledger.record_retry(a_retry("waiting", next_attempt=70.0))
-    ledger.record_retry(a_retry("claimed", next_attempt=10.0))
-    ledger.claim(["claimed"], 10.0)
-    told = threading.Event()
-
-    ledger.release_provisional(told.set)
-    assert ledger.flush(10)
-
-    assert told.is_set()
-    with Reader(ledger.path) as reader:
-        assert [row.path for row in reader.retries(State.PARKED)] == ["for good"]
-        assert [(row.path, row.provisional, row.failures) for row in reader.due(0.0, 10)] == [
-            ("without proof", False, a_retry().failures)
-        ]
-        assert [row.path for row in reader.due(100.0, 10)] == ["without proof", "waiting"]
-
-
-def test_a_released_file_is_no_longer_provisional(ledger: Ledger) -> None:
-    """A person released it, a worker has it: another file's success does not hand it out twice."""
-    for name in ("named", "all"):
-        ledger.record_retry(a_retry(name, next_attempt=0.0, state=State.PARKED, provisional=True))
-    ledger.release(["named"])
-    ledger.release(None)
-    ledger.claim(["named", "all"], 0.0)
-
-    ledger.release_provisional()
-    assert ledger.flush(10)
-
-    with Reader(ledger.path) as reader:
-        assert reader.due(100.0, 10) == []
-        assert [row.provisional for row in reader.retries()] == [False, False]
-
-
-def test_release_all_leaves_alone_what_the_workers_have(ledger: Ledger) -> None:
-    """`retry --all` must not hand a file out twice; naming a file is stronger."""
-    for name in ("waiting", "parked", "claimed"):
-        state = State.PARKED if name == "parked" else State.WAITING
-        ledger.record_retry(a_retry(name, next_attempt=100.0, state=state))
-    ledger.claim(["claimed"], 100.0)
-
-    ledger.release(None)
-    assert ledger.flush(10)
-    with Reader(ledger.path) as reader:
-        after_all = {row.path for row in reader.due(0.0, 10)}
-    ledger.release(["claimed"])
-    assert ledger.flush(10)
-
-    with Reader(ledger.path) as reader:
-        assert after_all == {"waiting", "parked"}
-        assert {row.path for row in reader.due(0.0, 10)} == {"waiting", "parked", "claimed"}
-
-
-def test_receipts_by_age(ledger: Ledger) -> None:
-    """Old receipts are found by the time of their upload, and can be dropped."""
-    ledger.record_receipt(a_receipt("old", uploaded_at=10.0))
-    ledger.record_receipt(a_receipt("new", uploaded_at=20.0))
-    assert ledger.flush(10)
-    with Reader(ledger.path) as reader:
-        old = [receipt.path for receipt in reader.receipts_before(20.0)]
-
-    ledger.drop_receipts(old)
-    assert ledger.flush(10)
-
-    with Reader(ledger.path) as reader:
-        assert [receipt.path for receipt in reader.receipts()] == ["new"]
-
-
 # The thread
-
-
-def test_callbacks_come_in_order_and_after_the_commit(ledger: Ledger) -> None:
-    """Who is told that a row is durable finds it there, and nobody is told out of turn."""
-    told: list[tuple[int, bool]] = []
-
-    def committed(number: int) -> Callable[[], None]:
-        def call() -> None:
-            with Reader(ledger.path) as reader:
-                told.append((number, f"{number}" in reader.known([f"{number}"])))
-
-        return call
-
-    for number in range(50):
-        if number % 3:
-            ledger.record_receipt(a_receipt(f"{number}"), committed(number))
-        else:
-            ledger.record_retry(a_retry(f"{number}"), committed(number))
-    assert ledger.flush(10)
-
-    assert told == [(number, True) for number in range(50)]
-
-
-def test_many_threads_one_writer(ledger: Ledger) -> None:
-    """A hundred workers hand in rows at the same time; every one of them is committed and told."""
-    told: list[str] = []
-
-    def work(worker: int) -> None:
-        for number in range(20):
-            name = f"{worker}-{number}"
-            ledger.record_receipt(a_receipt(name), lambda name=name: told.append(name))  # type: ignore[misc]
-
-    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(100)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert ledger.flush(30)
-
-    assert len(told) == len(set(told)) == 2000
-    with Reader(ledger.path) as reader:
-        assert reader.counts()["uploaded"] == 2000
 
 
 def test_a_group_is_bounded(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,34 +116,6 @@ def test_a_group_is_bounded(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> 
     assert ledger.tries - tries >= 7
     with Reader(ledger.path) as reader:
         assert reader.counts()["uploaded"] == 50
-
-
-def test_close_commits_what_was_handed_in(path: Path) -> None:
-    """A shutdown does not forget what is still in the queue, callbacks included."""
-    ledger = Ledger(path, destination="here")
-    told: list[int] = []
-    for number in range(10):
-        ledger.record_receipt(a_receipt(f"{number}"), lambda number=number: told.append(number))  # type: ignore[misc]
-    ledger.start()
-
-    assert ledger.close(10)
-
-    assert not ledger.alive()
-    assert told == list(range(10))
-    with Reader(path) as reader:
-        assert reader.counts()["uploaded"] == 10
-
-
-def test_receipts_count_for_their_destination_alone(path: Path) -> None:
-    """Each bucket has a number of its own, the same one at each start."""
-    numbers = []
-    for name in ("here", "there", "here"):
-        ledger = Ledger(path, destination=name)
-        ledger.start()
-        numbers.append(ledger.destination)
-        ledger.close(10)
-
-    assert numbers[0] == numbers[2] != numbers[1]
 
 
 class LedgerAgainstModel(RuleBasedStateMachine):
@@ -407,7 +200,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
     @rule(path=paths)
     def forget_multipart(self, path: str) -> None:
-        self.ledger.forget_multipart(path, self.callback())
+        self.ledger.forget_multipart(a_multipart(path).upload_id, self.callback())
         self.uploads.pop(path, None)
 
     @rule()
@@ -991,78 +784,6 @@ def test_asking_who_holds_it_keeps_nobody_out(tmp_path: Path) -> None:
     finally:
         stop.set()
         thread.join(10)
-
-
-def test_news_are_what_is_not_as_the_ledger_has_it(ledger: Ledger) -> None:
-    """Sent here, in this very state, to be kept; or in the retry list in this very state. All else is news."""
-    sent = SOME._replace(inode=7)
-    rewritten = sent._replace(size=sent.size + 1)
-    odd = os.fsdecode(b"odd-\xff")
-    paths = ["same", odd, "changed", "elsewhere", "removed", "failed since", "waiting since", "repaired"]
-    for path in paths:
-        destination = ledger.destination + (path == "elsewhere")
-        after = "delete" if path == "removed" else "keep"
-        ledger.record_receipt(a_receipt(path)._replace(identity=sent, destination=destination, after=after))
-    ledger.record_retry(a_retry("failed since", identity=SOME))
-    for path in ("waiting since", "waiting", "repaired", "parked"):
-        state = State.PARKED if path == "parked" else State.WAITING
-        ledger.record_retry(a_retry(path, identity=rewritten, state=state))
-    assert ledger.flush(10)
-
-    with Reader(ledger.path) as reader:
-        found = dict.fromkeys(paths, sent) | {"changed": rewritten, odd + "2": sent}
-        found |= dict.fromkeys(("waiting since", "waiting", "parked"), rewritten)
-        news = reader.news(sorted(found.items()), ledger.destination)
-
-    assert news == {
-        odd + "2": False,
-        "changed": True,
-        "elsewhere": True,
-        "removed": True,
-        "failed since": True,
-        "repaired": True,
-    }
-
-
-@pytest.mark.parametrize("count", [0, 1, LOOKUP_ROWS - 1, LOOKUP_ROWS, LOOKUP_ROWS + 1])
-def test_news_of_any_number_of_files(ledger: Ledger, count: int) -> None:
-    """The statement has a fixed width; what is left over of it names no file."""
-    found = [(f"{number:04}", SOME) for number in range(count)]
-    for path, _ in found[1::2]:
-        ledger.record_receipt(a_receipt(path)._replace(identity=SOME, destination=ledger.destination))
-    assert ledger.flush(10)
-
-    with Reader(ledger.path) as reader:
-        assert reader.news(found, ledger.destination) == dict.fromkeys([path for path, _ in found[::2]], False)
-
-
-def test_totals_are_what_counting_tells(ledger: Ledger) -> None:
-    """Whatever becomes of the rows: replaced, parked, released, hastened, claimed, forgotten, sent after all."""
-    for number in range(20):
-        ledger.record_receipt(a_receipt(f"sent {number}", identity=SOME._replace(size=number)))
-        ledger.record_retry(a_retry(f"failed {number}", state=State.PARKED if number % 3 else State.WAITING))
-    ledger.record_receipt(a_receipt("sent 3", identity=SOME._replace(size=1000)))
-    ledger.record_receipt(a_receipt("failed 4"))
-    ledger.record_retry(a_retry("failed 5", state=State.WAITING))
-    ledger.record_retry(a_retry("failed 6", state=State.PARKED))
-    ledger.claim(["failed 0", "failed 9"], 2e9)
-    ledger.release(["failed 7", "failed 9"])
-    ledger.hasten(0, 1)
-    ledger.drop_receipts(["sent 0", "sent 1", "unknown"])
-    ledger.forget("sent 2")
-    ledger.forget_retry("failed 8")
-    assert ledger.flush(10)
-
-    with Reader(ledger.path) as reader:
-        receipts, retries = list(reader.receipts()), list(reader.retries())
-        waiting = [retry for retry in retries if retry.state is State.WAITING]
-        assert reader.counts() == {
-            "uploaded": len(receipts),
-            "waiting": len(waiting),
-            "parked": len(retries) - len(waiting),
-        }
-        assert reader.uploaded_bytes() == sum(receipt.identity.size for receipt in receipts)
-        assert reader.backlog() == (len(waiting) - 1, len(retries) - len(waiting), SOME.ctime_ns)
 
 
 def test_the_first_version_of_a_ledger(path: Path) -> None:

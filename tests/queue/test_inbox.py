@@ -18,8 +18,8 @@ from s3spool.failure.breaker import PROBES, CircuitBreaker, Times
 from s3spool.ledger.rows import NO_FAILURES, Failures
 from s3spool.queue import inbox as inbox_module
 from s3spool.queue.inbox import Inbox
+from s3spool.queue.inbox_queues import DEFERRED_FACTOR
 from s3spool.queue.item import Item, Lane
-from s3spool.queue.lanes import DEFERRED_FACTOR
 from s3spool.queue.parts import Transfer
 from s3spool.queue.selection import LANE_ROTATION
 from s3spool.s3.content import Content
@@ -203,7 +203,7 @@ def test_take_waits_for_an_offer(start: Start) -> None:
     """A worker with nothing to do sleeps until a file is offered."""
     inbox = an_inbox(10, 2)
     results = start(inbox.take)
-    eventually(lambda: inbox._idle_workers)
+    eventually(lambda: inbox._idle_workers.waiting)
 
     inbox.offer([Item("a")])
 
@@ -216,7 +216,7 @@ def test_take_waits_for_what_is_put_back(start: Start) -> None:
     inbox.offer([Item("a")])
     item = inbox.take()
     results = start(inbox.take)
-    eventually(lambda: inbox._idle_workers)
+    eventually(lambda: inbox._idle_workers.waiting)
 
     assert item is not None
     inbox.put_back(item, first=True)
@@ -249,7 +249,7 @@ def test_workers_wait_while_too_much_is_settling_down(start: Start, monkeypatch:
     inbox.take()
     inbox.take()
     results = start(inbox.take)
-    eventually(lambda: inbox._idle_workers)
+    eventually(lambda: inbox._idle_workers.waiting)
     assert inbox.counts() == (1, 2)
 
     inbox.done("a")
@@ -273,10 +273,10 @@ def test_the_worker_that_rechecks_the_parts_is_called_last(start: Start, monkeyp
     """Other workers take the files as long as they can; when this one takes a file, the next worker rechecks."""
     inbox = an_inbox(10, 2)
     plain = start(inbox.take)
-    eventually(lambda: len(inbox._idle_workers) == 1)
+    eventually(lambda: len(inbox._idle_workers.waiting) == 1)
     monkeypatch.setattr(inbox.parts, "next_in_s", lambda: 3600.0)
     rechecking = start(inbox.take)
-    eventually(lambda: len(inbox._idle_workers) == 2)
+    eventually(lambda: len(inbox._idle_workers.waiting) == 2)
     until = inbox._recheck_at
 
     inbox.offer([Item("a")])
@@ -285,7 +285,7 @@ def test_the_worker_that_rechecks_the_parts_is_called_last(start: Start, monkeyp
     inbox.offer([Item("b")])
     eventually(lambda: rechecking == [Item("b")])
     next_one = start(inbox.take)
-    eventually(lambda: inbox._idle_workers)
+    eventually(lambda: inbox._idle_workers.waiting)
 
     assert inbox._recheck_at > until
     inbox.close()
@@ -296,7 +296,7 @@ def test_close_wakes_all_workers(start: Start) -> None:
     """Every worker that waits for a file is told that there will be none."""
     inbox = an_inbox(10, 5)
     results = [start(inbox.take) for _ in range(5)]
-    eventually(lambda: len(inbox._idle_workers) == 5)
+    eventually(lambda: len(inbox._idle_workers.waiting) == 5)
 
     inbox.close()
 
@@ -569,12 +569,12 @@ def test_workers_wait_and_one_rechecks_for_the_probe(start: Start) -> None:
     inbox.offer([Item(str(number)) for number in range(10)])
     breaker = open_breaker(inbox, round_now=False)
     results = [start(inbox.take) for _ in range(10)]
-    eventually(lambda: len(inbox._idle_workers) == 10)
+    eventually(lambda: len(inbox._idle_workers.waiting) == 10)
     assert inbox._recheck_at > 0
 
     breaker.probe_now()
     eventually(lambda: sum(len(result) for result in results) == PROBES)
-    eventually(lambda: len(inbox._idle_workers) == 10 - PROBES)
+    eventually(lambda: len(inbox._idle_workers.waiting) == 10 - PROBES)
     breaker.succeeded(Times(time.time(), time.monotonic()))
 
     eventually(lambda: [len(result) for result in results] == [1] * 10)
@@ -586,7 +586,7 @@ def test_the_next_probe_comes_by_itself(start: Start) -> None:
     inbox = Inbox(100, 10, a_breaker(initial_s=0.05, max_s=0.05))
     open_breaker(inbox, round_now=False)
     results = [start(inbox.take) for _ in range(10)]
-    eventually(lambda: len(inbox._idle_workers) == 10)
+    eventually(lambda: len(inbox._idle_workers.waiting) == 10)
 
     inbox.offer([Item("a")])
 

@@ -255,7 +255,7 @@ def test_race_between_looking_and_sleeping(
 
     found = consume(settle, waiting)
 
-    eventually(lambda: found == batches)
+    eventually(lambda: found == batches, timeout_s=5)  # the next heartbeat, after ten, would mend it
     settle.close()
 
 

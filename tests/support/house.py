@@ -24,8 +24,10 @@ from s3spool.daemon.components import Remote, build
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.failure.retry_policy import Policy
-from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.protocol import Known
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, Receipt, Retry
+from s3spool.ledger.store import Ledger
 from s3spool.queue.item import Item
 from s3spool.s3.bandwidth import BandwidthLimiter
 from s3spool.s3.store import Store
@@ -60,9 +62,14 @@ class House:
         part_size: int = 2**20,
         bandwidth: Any = None,
         carries: bool = True,
+        root: Path | None = None,
+        ledger: str = "",
     ) -> None:
-        """`probes_s`: the shortest and the longest time between two rounds of the circuit breaker's probes."""
-        self.root = directory / "spool"
+        """`probes_s`: the shortest and the longest time between two rounds of the circuit breaker's probes.
+
+        `root` and `ledger`: a folder and the URL of a ledger that several houses share.
+        """
+        self.root = root or directory / "spool"
         self.archive = directory / "archive"
         self.root.mkdir(exist_ok=True)
         self.bucket = MemoryBucket()
@@ -75,7 +82,7 @@ class House:
             upload=UploadConfig(workers=workers, queue_size=size, multipart_threshold=threshold, part_size=part_size),
             after=AfterConfig(action=action, archive_directory=self.archive),
             retry=RetryConfig(initial_s=probes_s[0], max_s=probes_s[1]),
-            state=StateConfig(directory=directory),
+            state=StateConfig(directory=directory, ledger=ledger),
             service=ServiceConfig(control_socket=directory / "control.sock"),
             log=LogConfig(),
         )
@@ -94,7 +101,7 @@ class House:
         self.upload = self.components.upload
         self.large = self.components.large
         self.results = self.components.results
-        self.ledger = self.components.ledger
+        self.ledger = cast("Ledger", self.components.ledger)
         self.after = self.components.after
         self.stats = self.components.stats
         self._running: list[Any] = []

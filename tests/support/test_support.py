@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,17 +33,6 @@ if TYPE_CHECKING:
 
 BODY = b"content " * 1000
 
-PARENT = """
-import sys
-from pathlib import Path
-from s3spool.demo.seaweed import Seaweed
-server = Seaweed(Path(sys.argv[1]), access_key="AKTEST", secret_key="test-secret").start()
-server.create_bucket("kept")
-server.client().put_object(Bucket="kept", Key="a", Body=b"survives")
-print(server.pid, flush=True)
-sys.stdin.read()
-"""
-
 
 @pytest.fixture
 def client(faulty: FaultyS3) -> Iterator[S3Client]:
@@ -61,14 +49,6 @@ def error_code(failure: pytest.ExceptionInfo[ClientError]) -> str:
     return failure.value.response["Error"]["Code"]
 
 
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"  # the machine's init may be slow to collect it
-
-
 # --- Seaweed
 
 
@@ -80,26 +60,6 @@ def test_seaweed_keeps_what_it_was_given(s3: S3Client, bucket: str) -> None:
 
     assert len(keys(s3, bucket)) == 1050
     assert objects(s3, bucket, "d/000") == {f"d/000{n}": b"%d" % n for n in range(10)}
-
-
-@pytest.mark.integration
-def test_seaweed_dies_with_a_killed_parent_and_its_data_starts_again(tmp_path: Path) -> None:
-    """kill -9 of the parent leaves no server behind, and the next one serves the same objects."""
-    command = [sys.executable, "-c", PARENT, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout
-        pid = int(parent.stdout.readline())
-        assert is_running(pid)
-        assert os.getsid(pid) == pid, "Ctrl-C on the terminal must not reach it"
-
-        parent.kill()
-        parent.wait()
-        eventually(lambda: not is_running(pid), message="weed ends")
-
-    with Seaweed(tmp_path, access_key="AKTEST", secret_key="test-secret") as server:  # noqa: S106 - loopback
-        s3 = server.client()
-        assert objects(s3, "kept") == {"a": b"survives"}
-        s3.close()
 
 
 @pytest.mark.integration
@@ -129,18 +89,6 @@ def test_seaweed_shows_the_end_of_the_log_of_a_server_that_dies(
 
     with pytest.raises(SeaweedError, match=r"no space on device .*weed\.log"):
         Seaweed(tmp_path / "data", access_key="a", secret_key="b").start()  # noqa: S106 - loopback
-
-
-def test_seaweed_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo is an extra: who lacks it reads the command."""
-
-    def missing(name: str) -> None:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr("importlib.metadata.files", missing)
-
-    with pytest.raises(SeaweedError, match=r"pip install 's3spool\[demo\]'"):
-        seaweed_module._find_weed()
 
 
 # --- FaultyS3 behaving well
@@ -219,22 +167,6 @@ def test_faulty_speaks_tls_and_aws_chunked(tmp_path: Path) -> None:
         assert server.contents() == {"a": BODY}
         assert server.objects["a"].checksums == {"x-amz-checksum-crc32": checksum("crc32", BODY)}
         assert server.requests[0].received_bytes > len(BODY)
-
-
-def test_faulty_serves_many_connections_at_once(faulty: FaultyS3, client: S3Client) -> None:
-    """100 requests in flight, held and released without a sleep."""
-    hold = faults.HoldUntil()
-    faulty.script(hold, times=None)
-
-    with ThreadPoolExecutor(100) as pool:
-        answers = [pool.submit(put, client, f"key-{n}") for n in range(100)]
-        eventually(lambda: faulty.in_flight == 100, message="100 in flight")
-        assert faulty.contents() == {}
-        hold.event.set()
-        assert len({answer.result() for answer in answers}) == 1
-
-    assert len(faulty.contents()) == 100
-    assert faulty.connections == 100
 
 
 # --- FaultyS3 misbehaving

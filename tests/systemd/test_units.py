@@ -16,9 +16,9 @@ from s3spool.config import directories as config_directories
 from s3spool.config import loader as configuration
 from s3spool.config.finding import as_the_unit_has_it
 from s3spool.daemon.limits import open_files_needed
-from s3spool.daemon.liveness import HEARTBEAT_TIMEOUT_S
 from s3spool.daemon.supervisor import TICK_S
 from s3spool.errors import ConfigError
+from s3spool.heartbeat import HEARTBEAT_TIMEOUT_S
 from s3spool.logs.events import EVENTS
 from s3spool.systemd.install import _FOLDER_MODE, USER
 from s3spool.systemd.units import Service, for_systemd, service_of, shipped

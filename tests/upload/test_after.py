@@ -7,12 +7,12 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from s3spool.ledger.rows import Receipt
 from s3spool.upload.post_upload import MAX_DIRECTORIES, Sent, WarningLimit
+from support.failing import FOR_EVER, fails
 from support.house import Build, House
 from support.lines import Lines
 from support.odd_files import make_odd
@@ -51,11 +51,8 @@ def removed(house: House, path: str) -> None:
 
 @contextlib.contextmanager
 def no_removal(error: OSError, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise error
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", refuse)
+        fails(patch, os, "unlink", error, times=FOR_EVER)
         yield
 
 
@@ -255,13 +252,8 @@ def test_who_says_keep_now_keeps_what_was_sent_before(house: House) -> None:
 
 def test_one_odd_file_does_not_end_the_thread(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug met by one file costs a line with a traceback; its path is free again and the others go on."""
-
-    def bug(*_: Any) -> bool:
-        raise ZeroDivisionError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(house.folder, "unlink_if_same", bug)
-        removed(house, "a")
+    fails(monkeypatch, house.folder, "unlink_if_same", ZeroDivisionError())
+    removed(house, "a")
 
     assert [line["event"] for line in lines] == ["file.uploaded", "file.failed"]
     removed(house, "b")

@@ -21,6 +21,7 @@ from s3spool.queue.part_concurrency import NARROW
 from s3spool.queue.parts import PartItem
 from s3spool.upload import large
 from s3spool.upload.large import PART_ATTEMPTS
+from support.failing import fails
 from support.house import Build, House
 from support.lines import Lines
 from support.objects import content_of
@@ -349,19 +350,13 @@ def test_an_act_that_fails_makes_the_file_wait(build: Build, act: str) -> None:
     assert len(house.bucket.puts) == (2 if act == "list" else 3)
 
 
-def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(build: Build, lines: Lines) -> None:
+def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(
+    build: Build, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It waits, is not parked, whatever `max_attempts` says, and goes when the ledger can be read again."""
     house = build(policy=Policy(initial_s=0.01, max_s=0.02, max_attempts=1))
     content = drop_big(house, 2)
-    out_of_reach = [LedgerError("unable to open database file"), LedgerError("unable to open database file")]
-    resumed = house.large._resumable.resumed
-
-    def failing(content: Any) -> Any:
-        if out_of_reach:
-            raise out_of_reach.pop()
-        return resumed(content)
-
-    house.large._resumable.resumed = failing  # type: ignore[method-assign]
+    fails(monkeypatch, house.large._resumable, "resumed", LedgerError("unable to open database file"), times=2)
     house.start()
 
     house.offer("big")

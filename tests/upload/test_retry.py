@@ -25,6 +25,7 @@ from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
 from s3spool.upload import retry as retry_module
 from s3spool.upload.retry import RetryThread
+from support.failing import fails
 from support.house import a_breaker
 from support.lines import Lines
 from support.rows import a_retry
@@ -372,16 +373,8 @@ def test_the_thread_outlives_a_broken_ledger(
 ) -> None:
     """One that cannot be opened for a while, or breaks while it is open, costs a line and a pause, not the thread."""
     monkeypatch.setattr(retry_module, "ROOM_S", 0.001)
-    works = getattr(Reader, act)
-    broken = [True]
-
-    def fails_once(reader: Reader, *arguments: Any) -> Any:
-        if broken:
-            raise error(broken.pop())
-        return works(reader, *arguments)
-
     waiting(ledger, "a")
-    monkeypatch.setattr(Reader, act, fails_once)
+    fails(monkeypatch, Reader, act, error("unable to open database file"))
     inbox = an_inbox()
 
     start(inbox)

@@ -23,6 +23,7 @@ from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import BUSY_S, SettleReason
 from s3spool.upload import small as upload_module
 from s3spool.upload.small import SMALL_BYTES
+from support.failing import fails
 from support.house import Build, House
 from support.lines import Lines
 from support.odd_files import OtherProcess, make_odd
@@ -475,15 +476,7 @@ def test_an_unreadable_file_waits_with_advice(house: House, lines: Lines, monkey
 @pytest.mark.parametrize("size", [7, LARGE])
 def test_a_bad_block_backs_off(house: House, lines: Lines, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that cannot be read to its end is tried again later; no descriptor is left open."""
-    digest = house.bucket.digest
-    broken = [OSError(5, "Input/output error")]
-
-    def read(content: Any, algorithm: str = "md5") -> str:
-        if broken:
-            raise broken.pop()
-        return digest(content, algorithm)
-
-    monkeypatch.setattr(house.bucket, "digest", read)
+    fails(monkeypatch, house.bucket, "digest", OSError(5, "Input/output error"))
     house.drop("a", b"x" * size)
 
     house.offer("a")
@@ -498,14 +491,7 @@ def test_a_bug_met_by_one_file_is_that_files_trouble(
     house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is raised while a file is judged: it backs off, the worker lives, a traceback is logged."""
-    judge = house.bucket.verify
-
-    def buggy(content: Any, request: Any, answer: Any, *, may_verify: bool) -> Any:
-        if content.path == "a" and house.bucket.puts.count("a") == 1:
-            raise ZeroDivisionError
-        return judge(content, request, answer, may_verify=may_verify)
-
-    monkeypatch.setattr(house.bucket, "verify", buggy)
+    fails(monkeypatch, house.bucket, "verify", ZeroDivisionError())
     house.drop("a")
 
     house.offer("a")
@@ -782,7 +768,7 @@ def test_a_worker_that_dies_as_the_probe_is_followed_by_another_probe(
 def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Build) -> None:
     """Idle workers sleep; closing the inbox ends them all."""
     house = build(workers=100).start()
-    eventually(lambda: len(house.inbox._idle_workers) == 100)
+    eventually(lambda: len(house.inbox._idle_workers.waiting) == 100)
 
     house.close()
 
@@ -793,7 +779,7 @@ def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Build) -> No
 def test_one_file_after_the_other_takes_one_connection(house: House) -> None:
     """The worker that sent the last one sends the next: its connection is open, and no server has given it up yet."""
     for number in range(8):
-        eventually(lambda: len(house.inbox._idle_workers) == 4)
+        eventually(lambda: len(house.inbox._idle_workers.waiting) == 4)
         house.drop(f"{number}")
         house.offer(f"{number}")
         house.wait_sent(f"{number}")
@@ -881,7 +867,7 @@ def test_stopping_while_the_breaker_is_open(build: Build) -> None:
     opened_before(house)
     house.offer(house.drop("b").name)
     house.start()
-    eventually(lambda: len(house.inbox._idle_workers) == 10)
+    eventually(lambda: len(house.inbox._idle_workers.waiting) == 10)
 
     house.close()
 
@@ -892,12 +878,12 @@ def test_stopping_while_the_breaker_is_open(build: Build) -> None:
 def test_race_opened_while_a_worker_waits_for_a_file(build: Build) -> None:
     """A worker that fell asleep before the opening must not send what then comes: that is for a probe."""
     house = build(workers=3, probes_s=(3600.0, 3600.0)).start()
-    eventually(lambda: len(house.inbox._idle_workers) == 3)
+    eventually(lambda: len(house.inbox._idle_workers.waiting) == 3)
     opened_before(house)
     house.drop("a")
 
     house.inbox.offer([Item("a", Lane.FOUND)])
-    eventually(lambda: len(house.inbox._idle_workers) == 3)
+    eventually(lambda: len(house.inbox._idle_workers.waiting) == 3)
 
     assert house.bucket.puts == []
     assert house.inbox.counts() == (1, 0)
@@ -959,25 +945,14 @@ def test_a_file_that_can_neither_be_opened_nor_looked_at(
     house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A directory that went bad: the file waits in the retry list all the same."""
-    broken = [True]
-
-    def bad(real: Any) -> Any:
-        def call(path: str) -> Any:
-            if broken:
-                raise OSError(5, "Input/output error")
-            return real(path)
-
-        return call
-
-    monkeypatch.setattr(house.folder, "open", bad(house.folder.open))
-    monkeypatch.setattr(house.folder, "identity_of", bad(house.folder.identity_of))
+    fails(monkeypatch, house.folder, "open", OSError(5, "Input/output error"))
+    fails(monkeypatch, house.folder, "identity_of", OSError(5, "Input/output error"))
     house.drop("a")
-    house.offer("a")
-    eventually(lambda: lines.named("file.failed"))
 
-    broken.clear()
+    house.offer("a")
 
     house.wait_sent("a")
+    assert len(lines.named("file.failed")) == 1
 
 
 def test_a_worker_goes_straight_on_after_a_vanished_file(build: Build, lines: Lines) -> None:
@@ -1004,16 +979,7 @@ def test_a_worker_that_cannot_have_a_connection_dies_and_is_replaced(
     """Its file waits, and is sent by the next."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     house = build(workers=1)
-    transport = house.bucket.transport
-    broken = [True]
-
-    def fail() -> Any:
-        if broken:
-            broken.pop()
-            raise MemoryError
-        return transport()
-
-    monkeypatch.setattr(house.bucket, "transport", fail)
+    fails(monkeypatch, house.bucket, "transport", MemoryError())
     house.start()
     house.drop("a")
     house.offer("a")

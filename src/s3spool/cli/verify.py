@@ -23,7 +23,7 @@ from s3spool.logs.text import printable, printable_json, shown
 
 if TYPE_CHECKING:
     from s3spool.control.client import ControlClient
-    from s3spool.ledger.reader import Reader
+    from s3spool.ledger.protocol import LedgerReader
     from s3spool.s3.verification import Difference, Verifier
 
 THREADS = 32
@@ -43,7 +43,9 @@ class Options(NamedTuple):
 class Verification:
     """One run. Only the main thread counts; the pool asks S3."""
 
-    def __init__(self, reader: Reader | None, verifier: Verifier, destination: int | None, sample: int | None) -> None:
+    def __init__(
+        self, reader: LedgerReader | None, verifier: Verifier, destination: int | None, sample: int | None
+    ) -> None:
         self._reader = reader
         self._verifier = verifier
         self._destination = destination
@@ -57,7 +59,7 @@ class Verification:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="verify") as pool:
             pending: deque[tuple[int, Future[tuple[list[Receipt], int]]]] = deque()
             for batch in self._batches():
-                pending.append((len(batch), pool.submit(self._verifier.doubtful, batch)))
+                pending.append((len(batch), pool.submit(self._verifier.unverified, batch)))
                 if len(pending) >= AHEAD:
                     yield from self._finish(pool, *pending.popleft(), advance)
             while pending:
@@ -70,9 +72,9 @@ class Verification:
         batch: Future[tuple[list[Receipt], int]],
         advance: Callable[[int], object],
     ) -> Iterator[Difference]:
-        doubts, requests = batch.result()
-        self.requests += requests + len(doubts)
-        found = [difference for difference in pool.map(self._verifier.look, doubts) if difference is not None]
+        unverified, requests = batch.result()
+        self.requests += requests + len(unverified)
+        found = [difference for difference in pool.map(self._verifier.look, unverified) if difference is not None]
         # A file that was sent again meanwhile has another receipt, and was confirmed just now.
         paths = [difference.receipt.path for difference in found]
         known = self._reader.known(paths) if self._reader and paths else {}

@@ -24,7 +24,7 @@ from s3spool.config.schema import (
     changed,
     value_of,
 )
-from s3spool.config.trust import HERE, choose, doubt, is_inside
+from s3spool.config.trust import HERE, choose, is_inside, untrusted_reason
 from s3spool.config.validators import PREFIX_FIELDS, is_loopback, split_address
 from s3spool.config.values import named, unknown
 from s3spool.errors import ConfigError, raise_config_errors
@@ -57,7 +57,7 @@ class _Setting(NamedTuple):
         value = self.value
         if field == "destination.endpoint_url" and isinstance(value, str) and "@" in value:
             value = "***@" + value.rpartition("@")[2]  # a log must not repeat a password
-        if field == "service.http_token":
+        if field in {"service.http_token", "state.ledger"}:
             value = None  # likewise
         variable = f" [{self.origin}]" if self.origin.startswith("S3SPOOL_") else ""
         return ConfigError(field, value, f"{problem}{variable}")
@@ -79,7 +79,7 @@ def load(
     """
     source = path or (locate(environ, overrides=overrides, tell=tell) if search else None)
     given = [*_from_environment(environ), *_from_overrides(overrides)]
-    if path and (why := doubt(path)):
+    if path and (why := untrusted_reason(path)):
         tell(f"{path}: {why}; it counts because it was named")
     settings = [*(_from_file(source) if source else ()), *given]
     known = {setting.name: setting for setting in settings if setting.name in OPTIONS}

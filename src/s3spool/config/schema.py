@@ -42,6 +42,7 @@ _CHECKSUM = (
 )
 _CONTENT_TYPE = "Content-Type; auto: by the name; empty for none"
 _METADATA = "metadata of every object; s3spool adds mtime"
+_LEDGER = "postgresql://USER@HOST/DATABASE that several daemons share; empty: SQLite in `directory`"
 _ReceiptKind = Literal["", "xattr", "file"]
 _Action = Literal["keep", "delete", "archive"]
 _Level = Literal["debug", "info", "warning", "error"]
@@ -133,6 +134,9 @@ class StateConfig(msgspec.Struct, frozen=True, kw_only=True):
     abort_stale_multipart_days: Annotated[
         int, whole("days without progress before s3spool aborts a multipart upload of its own", 1, 3650)
     ] = 7
+    ledger: Annotated[str, doc(_LEDGER, rules.ledger_url)] = ""
+    node: Annotated[str, matching("name of this daemon in a shared ledger; empty: the host's", rules.HEADER)] = ""
+    lease_s: Annotated[float, seconds("seconds after which other nodes take over the files of a dead one", 1, 600)] = 15
 
     @property
     def ledger_path(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from s3spool.config.templates import parsed
 
@@ -72,6 +72,20 @@ def endpoint_url(text: str) -> str:
     host = re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-f:.]+", url.hostname or "")
     _require(host and port != 0 and not url.netloc.endswith(":"), wanted)
     return text.removesuffix("/")
+
+
+def ledger_url(text: str) -> str:
+    """Empty, or the URL of a PostgreSQL database."""
+    if not text:
+        return text
+    _require(text.startswith("postgresql://"), "must be postgresql://USER@HOST/DATABASE, or empty for SQLite")
+    try:
+        url = urlsplit(text)
+        secret = url.password is not None or "password" in parse_qs(url.query)
+    except ValueError as exc:
+        raise ValueError("must be postgresql://USER@HOST/DATABASE") from exc
+    _require(not secret, "must not hold a password; it comes from PGPASSFILE, or the systemd credential pgpass")
+    return text
 
 
 def listen_address(text: str) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from s3spool import __version__
 from s3spool.config.loader import Config
@@ -21,12 +21,11 @@ from s3spool.folder.folder import Folder
 from s3spool.folder.rules import FileRules
 from s3spool.ledger.database import DirectoryLock, holder
 from s3spool.ledger.files import open_regular
-from s3spool.ledger.reader import LOOKUP_ROWS, Reader
+from s3spool.ledger.opening import open_ledger, open_shared_reader
+from s3spool.ledger.protocol import LOOKUP_ROWS, LedgerBackend, LedgerReader
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Pause
 from s3spool.logs.text import shown
-
-if TYPE_CHECKING:
-    from s3spool.ledger.store import Ledger
 
 DURABLE_S = 10.0
 
@@ -134,8 +133,12 @@ class OfflineAnswers:
             folder.close()
 
     @contextlib.contextmanager
-    def reader(self) -> Iterator[Reader | None]:
-        """None if no daemon has ever run with this state directory."""
+    def reader(self) -> Iterator[LedgerReader | None]:
+        """None if no daemon has ever run with this state directory, or with this shared ledger."""
+        if self._config.state.ledger:
+            with open_shared_reader(self._config) or contextlib.nullcontext() as shared:
+                yield shared
+            return
         path = self._config.state.ledger_path
         try:
             os.close(open_regular(path, os.O_RDONLY))
@@ -151,10 +154,11 @@ class OfflineAnswers:
         with Reader(path) as reader:
             yield reader if reader.made() else None
 
-    def _write(self, change: Callable[[Ledger], None]) -> None:
-        """Change the ledger under the directory lock: no daemon uses it, and none can start meanwhile."""
-        from s3spool.ledger.store import Ledger  # noqa: PLC0415 - start-up time
-
+    def _write(self, change: Callable[[LedgerBackend], None]) -> None:
+        """Change the ledger; the SQLite file under the directory lock, so that no daemon uses it meanwhile."""
+        if self._config.state.ledger:
+            self._change(change)
+            return
         try:
             lock = DirectoryLock(self._directory)
         except AlreadyRunningError as exc:
@@ -164,10 +168,13 @@ class OfflineAnswers:
                 f" {self._config.service.control_socket}; it may be starting: try again, or see its log"
             ) from exc
         try:
-            ledger = Ledger(self._config.state.ledger_path, destination=self._config.destination.ledger_name)
-            ledger.start()
-            change(ledger)
-            if not ledger.close(DURABLE_S):
-                raise S3SpoolError(f"{ledger.path}: could not be written; is the disk full?")
+            self._change(change)
         finally:
             lock.release()
+
+    def _change(self, change: Callable[[LedgerBackend], None]) -> None:
+        ledger = open_ledger(self._config, command=True)
+        ledger.start()
+        change(ledger)
+        if not ledger.close(DURABLE_S):
+            raise S3SpoolError(f"{ledger.name}: could not be written; is the disk full?")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3spool.errors import Fault, S3SpoolError
-from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.protocol import Known, LedgerReader
 from s3spool.ledger.rows import Identity, Receipt, Retry, State, to_text
 from s3spool.logs.text import shown
 
@@ -44,7 +44,7 @@ def wanted(state: str, only: str | None) -> bool:
     return only in {None, state} or (only == UNSENT and state in UNSENT_STATES)
 
 
-def rows(reader: Reader, only: str | None) -> Iterator[dict[str, Any]]:
+def rows(reader: LedgerReader, only: str | None) -> Iterator[dict[str, Any]]:
     """Rows of `list` that the ledger knows. Paths are in the ledger's spelling (rows.to_text)."""
     cursor: Cursor | None = Cursor("retries")
     while cursor is not None:
@@ -52,7 +52,7 @@ def rows(reader: Reader, only: str | None) -> Iterator[dict[str, Any]]:
         yield from some
 
 
-def page(reader: Reader, only: str | None, cursor: Cursor) -> tuple[list[dict[str, Any]], Cursor | None]:
+def page(reader: LedgerReader, only: str | None, cursor: Cursor) -> tuple[list[dict[str, Any]], Cursor | None]:
     """Some rows of the ledger in the order of their paths, and where the next page begins.
 
     No read transaction outlives the page: SQLite cannot shorten its WAL while one is open.
@@ -164,7 +164,7 @@ def left_out(path: str, names: FileFilter, *, recursive: bool) -> str:
     return "too deep: every key below its directory would be too long" if names.too_deep(directory) else ""
 
 
-def releasable(reader: Reader | None, paths: Sequence[str] | None) -> int:
+def releasable(reader: LedgerReader | None, paths: Sequence[str] | None) -> int:
     """How many files `retry` will release: these, or all. Raises S3SpoolError if one of them is not in the list."""
     if paths is None:
         return sum(count for state, count in reader.counts().items() if state != "uploaded") if reader else 0

@@ -10,8 +10,7 @@ from contextlib import suppress
 from s3spool.config.schema import StateConfig
 from s3spool.errors import LedgerError
 from s3spool.folder.folder import Folder
-from s3spool.ledger.reader import Reader
-from s3spool.ledger.store import Ledger
+from s3spool.ledger.protocol import LedgerBackend
 from s3spool.upload.large import LargeUploads
 
 DAY_S = 86400.0
@@ -25,7 +24,7 @@ class DailyCleaning:
         self,
         folder: Folder,
         large: LargeUploads,
-        ledger: Ledger,
+        ledger: LedgerBackend,
         config: StateConfig,
         folder_is_unsafe: Callable[[str], bool],
     ) -> None:
@@ -58,7 +57,7 @@ class DailyCleaning:
     def _drop_receipts(self, older_than: float) -> None:
         """Drop old receipts whose file is gone. Raises LedgerError, OSError."""
         batch: list[str] = []
-        with Reader(self._ledger.path) as reader:
+        with self._ledger.reader() as reader:
             for receipt in reader.receipts_before(older_than):
                 if self._is_gone(receipt.path):
                     batch.append(receipt.path)

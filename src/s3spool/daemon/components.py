@@ -8,8 +8,8 @@ from functools import partial
 from typing import NamedTuple
 
 from s3spool.config.loader import Config
-from s3spool.daemon.liveness import HEARTBEAT_TIMEOUT_S
 from s3spool.daemon.operator_pause import OperatorPause
+from s3spool.daemon.other_nodes import OtherNodes
 from s3spool.discovery.deduplicate import Deduplicator, SettleThread
 from s3spool.discovery.scan import Scan
 from s3spool.errors import ConfigError
@@ -20,8 +20,10 @@ from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
 from s3spool.folder.rules import FileRules
 from s3spool.folder.slow_directories import SlowDirectories
+from s3spool.heartbeat import HEARTBEAT_TIMEOUT_S
 from s3spool.ledger.database import DirectoryLock
-from s3spool.ledger.store import Ledger
+from s3spool.ledger.opening import open_ledger
+from s3spool.ledger.protocol import LOOKUP_ROWS, LedgerBackend
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle
 from s3spool.s3.bandwidth import BandwidthLimiter
@@ -40,6 +42,8 @@ from s3spool.upload.retry import RetryThread
 from s3spool.upload.small import SmallUploads
 from s3spool.upload.stats import Stats
 from s3spool.upload.workers import Workers
+
+CLAIMED_PER_WORKER = 10
 
 
 class Remote(NamedTuple):
@@ -73,7 +77,7 @@ class Components:
     bandwidth: BandwidthLimiter
     store: Store
     results: ResultHandler
-    ledger: Ledger
+    ledger: LedgerBackend
     after: PostUpload
     hook: EventHook
     stats: Stats
@@ -101,12 +105,19 @@ def build(
     workers = workers or config.upload.workers
     lock = DirectoryLock(config.state.directory)
     store, parts, bandwidth = remote or _remote_of(config)
-    ledger = Ledger(config.state.ledger_path, destination=config.destination.ledger_name, on_damage=on_damage)
-    folder, slow, stats = _folder_of(config), SlowDirectories(), Stats()
+    ledger = open_ledger(config, on_damage=on_damage)
+    folder, slow, stats = _folder_of(config, lambda: ledger.owner), SlowDirectories(), Stats()
     name = f"s3://{config.destination.bucket}/{config.destination.prefix}"
     limiter = ConcurrencyLimiter(name, max_s=retry.max_s)
     breaker = CircuitBreaker(name, initial_s=retry.initial_s, max_s=retry.max_s, limiter=limiter)
-    inbox = Inbox(config.upload.queue_size, workers, breaker, sent_bytes=lambda: bandwidth.granted, slow=slow)
+    inbox = Inbox(
+        queue_size_of(config, ledger, workers),
+        workers,
+        breaker,
+        sent_bytes=lambda: bandwidth.granted,
+        slow=slow,
+        may_take=ledger.claims.may_start if ledger.claims else lambda: True,
+    )
     bucket = config.destination.bucket
     hook = EventHook(after.exec, bucket, breaker)
     pause = OperatorPause(ledger, inbox, hook.paused)
@@ -173,6 +184,7 @@ def build(
         ledger=ledger,
         slow=slow,
     )
+    ledger.listen(OtherNodes(inbox, retry_thread, pause, rescan))
     return Components(
         lock=lock,
         folder=folder,
@@ -198,6 +210,12 @@ def build(
         hook=hook,
         stats=stats,
     )
+
+
+def queue_size_of(config: Config, ledger: LedgerBackend, workers: int) -> int:
+    """What one of several daemons has claimed, no other daemon can send: it claims little ahead."""
+    size = config.upload.queue_size
+    return size if ledger.claims is None else min(size, max(2 * LOOKUP_ROWS, CLAIMED_PER_WORKER * workers))
 
 
 def filter_of(config: Config) -> FileFilter:
@@ -233,8 +251,8 @@ def _policy_of(config: Config) -> Policy:
     return Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
 
 
-def _folder_of(config: Config) -> Folder:
+def _folder_of(config: Config, owner: Callable[[], int]) -> Folder:
     try:
-        return Folder(config.watch.directory)
+        return Folder(config.watch.directory, owner)
     except OSError as exc:
         raise ConfigError("watch.directory", str(config.watch.directory), f"cannot be opened: {exc.strerror}") from exc

@@ -12,7 +12,7 @@ from s3spool.control import views
 from s3spool.control.status import Files, LargeFile
 from s3spool.control.views import Live
 from s3spool.daemon.components import Components
-from s3spool.ledger.reader import Reader
+from s3spool.ledger.protocol import LedgerReader
 from s3spool.ledger.rows import to_text
 from s3spool.queue.settle import SettleReason
 from s3spool.upload.large import PartJob
@@ -39,7 +39,7 @@ class FileStates:
         states = dict.fromkeys(self._components.settle.paths(LISTED), "settling")
         return states | dict.fromkeys(queued, "queued") | dict.fromkeys(uploading, "uploading")
 
-    def count(self, reader: Reader) -> Files:
+    def count(self, reader: LedgerReader) -> Files:
         """How many files are in each state."""
         waiting, parked, _ = reader.backlog()
         return self.counted(waiting, parked, reader.counts()["uploaded"])
@@ -119,9 +119,9 @@ class FileStates:
         components = self._components
         # In the order of the flow: a file on its way cannot be missed between two looks.
         finished = components.scan.finished
-        settling = components.settle.unfinished()
+        settling = components.settle.pending()
         queued, in_flight = components.inbox.counts()
-        with Reader(components.ledger.path) as reader:
+        with components.ledger.reader() as reader:
             counts = reader.counts()
         return {
             "scan": finished,
@@ -137,9 +137,9 @@ class FileStates:
         scanned = components.scan.finished > 0
         if not scanned or not components.folder.still_there():
             return True, 0
-        if components.settle.unfinished() or any(components.inbox.counts()):
+        if components.settle.pending() or any(components.inbox.counts()):
             return True, 0
-        with Reader(components.ledger.path) as reader:
+        with components.ledger.reader() as reader:
             counts = reader.counts()
             return reader.waiting_without_proof() > 0, counts["waiting"] + counts["parked"]
 

@@ -23,7 +23,7 @@ from s3spool.daemon.supervisor import Daemon
 from s3spool.daemon.top_view import top_orders
 from s3spool.errors import S3SpoolError
 from s3spool.folder.rules import FileRules
-from s3spool.ledger.reader import Reader
+from s3spool.ledger.protocol import LedgerReader
 from s3spool.ledger.rows import from_text, to_text
 
 DURABLE_S = 10.0
@@ -70,7 +70,7 @@ class _Answers:
         size.in_flight = sum(job.size for job in components.workers.jobs())
         watch = daemon.watch_manager.watch  # once: the supervisor may replace it at any moment
         destination = daemon.config.destination
-        hanging = [*components.scan.mounts.hanging(), *daemon.hanging][:HANGING_LISTED]
+        hanging = [*components.scan.mounts.hanging(), *daemon.liveness.hanging_files][:HANGING_LISTED]
         large = daemon.files.large_files().items()
         return Status(
             version=__version__,
@@ -197,8 +197,8 @@ class _Answers:
         path = _path(request["path"]) if request.get("path") else ""
         return {"below_root": to_text(folder[1:]), **prefix_of(self._daemon.config, path)}
 
-    def _reader(self) -> Reader:
-        return Reader(self._components.ledger.path)
+    def _reader(self) -> LedgerReader:
+        return self._components.ledger.reader()
 
 
 def _path(text: object) -> str:

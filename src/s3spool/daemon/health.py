@@ -23,6 +23,6 @@ def reasons(daemon: Daemon) -> Iterator[str]:
     if daemon.watch_manager.lost:
         yield f"the folder is gone: {components.folder.root}"
     if components.ledger.failing_since is not None:
-        yield f"the ledger cannot be written: {components.ledger.path}"
+        yield f"the ledger cannot be written: {components.ledger.name}"
     elif daemon.state == "running" and (silent := daemon.silent_threads(time.monotonic())):
         yield f"these threads died or hang: {', '.join(silent)}"

@@ -13,9 +13,8 @@ from s3spool.control.peer import Peer
 from s3spool.control.server import Handler
 from s3spool.control.views import iso
 from s3spool.errors import S3SpoolError
-from s3spool.ledger.reader import Reader
+from s3spool.ledger.protocol import LedgerBackend
 from s3spool.ledger.rows import Pause
-from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 
 if TYPE_CHECKING:
@@ -29,13 +28,15 @@ log = structlog.get_logger()
 class OperatorPause:
     """The pause by hand, as the ledger has it. Any thread."""
 
-    def __init__(self, ledger: Ledger, inbox: Inbox, on_paused: Callable[[Pause], None] = lambda _: None) -> None:
+    def __init__(
+        self, ledger: LedgerBackend, inbox: Inbox, on_paused: Callable[[Pause], None] = lambda _: None
+    ) -> None:
         """Take up the pause of an earlier process. Raises LedgerError, OSError."""
         self._ledger = ledger
         self._on_paused = on_paused
         self._inbox = inbox
         self._lock = threading.Lock()
-        with Reader(ledger.path) as reader:
+        with ledger.reader() as reader:
             self.current = reader.pause()  #: None while uploads are not paused by hand
         if self.current:
             self._stop_taking(self.current)
@@ -59,6 +60,20 @@ class OperatorPause:
                 log.info("uploads.resumed", duration_s=round(time.time() - pause.since, 3))
             self._store(None)
             return pause is not None
+
+    def follow(self, pause: Pause | None) -> None:
+        """Another daemon that shares the ledger may have paused or resumed. Never blocks."""
+        if pause == self.current or not self._lock.acquire(blocking=False):
+            return  # an order of this daemon is being stored: the next look shows it
+        try:
+            before, self.current = self.current, pause
+            if pause is not None:
+                self._stop_taking(pause)
+            elif before is not None:
+                self._inbox.resume()
+                log.info("uploads.resumed", duration_s=round(time.time() - before.since, 3))
+        finally:
+            self._lock.release()
 
     def _stop_taking(self, pause: Pause) -> None:
         self._inbox.pause()

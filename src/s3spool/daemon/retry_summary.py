@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from s3spool.errors import LedgerError
-from s3spool.ledger.reader import Reader
-from s3spool.ledger.store import Ledger
+from s3spool.ledger.protocol import LedgerBackend, LedgerReader
 
 
 class RetrySummary:
     """Figures of the ledger as of the last `refresh`, which one thread calls; any thread reads."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: LedgerBackend) -> None:
         self._ledger = ledger
-        self._reader: Reader | None = None
+        self._reader: LedgerReader | None = None
         self._seen = 0  # the reader's version at the last count
         self.waiting = 0  #: without those that a worker has
         self.parked = 0
@@ -24,7 +23,7 @@ class RetrySummary:
         """Never raises: the retry thread reports a ledger that cannot be read."""
         try:
             if self._reader is None:
-                self._reader, self._seen = Reader(self._ledger.path), 0
+                self._reader, self._seen = self._ledger.reader(), 0
             version = self._reader.version()
             if version == self._seen:
                 return  # nothing has changed: an idle daemon counts no rows

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3spool.control.peer import Peer
 from s3spool.control.server import Handler
-from s3spool.ledger.reader import Reader
+from s3spool.ledger.protocol import AGES_S
 from s3spool.ledger.rows import to_text
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ def _backlog(daemon: Daemon) -> dict[str, Any]:
     queued: Counter[str] = Counter()
     for paths in (*components.inbox.listing(LISTED), components.settle.paths(LISTED)):
         queued.update(_segment(to_text(path)) for path in paths)
-    with Reader(components.ledger.path) as reader:
+    with components.ledger.reader() as reader:
         errors = [
             {"state": state, "error_code": code, "files": files} for state, code, files in reader.errors(SEGMENTS)
         ]
         ages = {segment: counts for segment, *counts in reader.ages(time.time(), SEGMENTS)}
     names = sorted({*ages, *islice(queued, 1000)}, key=lambda name: (-sum(ages.get(name, ())) - queued[name], name))
     shape = [
-        {"segment": name, "queued": queued[name], "ages": ages.get(name, [0] * (len(Reader.AGES_S) + 1))}
+        {"segment": name, "queued": queued[name], "ages": ages.get(name, [0] * (len(AGES_S) + 1))}
         for name in names[:SEGMENTS]
     ]
     return {"errors": errors, "shape": shape}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 import structlog
@@ -12,15 +12,15 @@ import structlog
 from s3spool.errors import LedgerError
 from s3spool.folder.folder import Folder
 from s3spool.folder.slow_directories import SlowDirectories
-from s3spool.ledger.reader import Known, Reader
+from s3spool.ledger.protocol import Known, LedgerBackend, LedgerReader
 from s3spool.ledger.rows import Identity, Receipt
-from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import Ripe, Settle, SettleReason
 
 # Kernels before 6.13 have file times of 1-10 ms: a write so soon after our read may not change mtime and ctime.
 RACY_S = 0.02
+UNKNOWN = Known(None, None)
 log = structlog.get_logger()
 
 Candidate = tuple[str, Identity | None, Identity | None]  # path, identity, identity seen one settle time ago
@@ -57,7 +57,7 @@ class Deduplicator:
     def __init__(
         self,
         folder: Folder,
-        ledger: Ledger,
+        ledger: LedgerBackend,
         inbox: Inbox,
         finish: Callable[[Receipt], None],
         slow: SlowDirectories | None = None,
@@ -65,15 +65,36 @@ class Deduplicator:
         self._slow = slow or SlowDirectories()
         self._folder = folder
         self._ledger = ledger
+        self._claims = ledger.claims
         self._inbox = inbox
         self._finish = finish
 
-    def sort(self, candidates: Sequence[Candidate], reader: Reader, *, hinted: bool) -> list[Item]:
+    def sort(
+        self,
+        candidates: Sequence[Candidate],
+        reader: LedgerReader,
+        *,
+        hinted: bool,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[Item]:
         """The items to send. Raises LedgerError, but never OSError.
 
-        The worker, not this thread, looks at a file that is not in the ledger.
+        The worker, not this thread, looks at a file that is not in the ledger. In a shared ledger the files are claimed
+        first, which may block: a file of another daemon is left out, and the next scan looks at it again.
         """
-        known = reader.known([path for path, _, _ in candidates])
+        paths = [path for path, _, _ in candidates]
+        if self._claims is None:
+            return self._items(candidates, reader.known(paths), hinted=hinted)
+        known = self._claims.take(paths, meanwhile)
+        rows = {path: row for path, row in known.items() if row != UNKNOWN}
+        items = self._items([each for each in candidates if each[0] in known], rows, hinted=hinted)
+        self._claims.give_back([*known.keys() - {item.path for item in items}])
+        # The inbox knows these: it remembers that they were offered again.
+        lane = Lane.ARRIVED if hinted else Lane.FOUND
+        held = [each for each in candidates if each[0] not in known and self._claims.holds(each[0])]
+        return items + [Item(path, lane, seen=seen) for path, _, seen in held]
+
+    def _items(self, candidates: Sequence[Candidate], known: Mapping[str, Known], *, hinted: bool) -> list[Item]:
         items: list[Item] = []
         lane = Lane.ARRIVED if hinted else Lane.FOUND
         for path, found, seen in candidates:
@@ -103,8 +124,25 @@ class Deduplicator:
                 log.debug("file.skipped", path=path, reason=reason)
         return items
 
-    def sort_found(self, found: Sequence[tuple[str, Identity]], reader: Reader) -> list[Item]:
-        """`sort` for the files of a scan, of which almost all are unchanged; fastest in the order of paths."""
+    def sort_found(
+        self,
+        found: Sequence[tuple[str, Identity]],
+        reader: LedgerReader,
+        settles: Callable[[str, Identity], bool],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[Item]:
+        """`sort` for the files of a scan, of which almost all are unchanged; fastest in the order of paths.
+
+        `settles`: whether this file changed a moment ago, and waits in settle from now on.
+        """
+        if self._claims is not None:  # a file that settles is not claimed yet
+            news = reader.news(found, self._ledger.destination)
+            ready = [(path, identity, None) for path, identity in found if path in news and not settles(path, identity)]
+            return self.sort(ready, reader, hinted=False, meanwhile=meanwhile)
+        identities = dict(found)
+        return [item for item in self._news(found, reader) if not settles(item.path, identities[item.path])]
+
+    def _news(self, found: Sequence[tuple[str, Identity]], reader: LedgerReader) -> list[Item]:
         if log.is_enabled_for(logging.DEBUG):  # one line per file
             return self.sort([(path, identity, None) for path, identity in found], reader, hinted=False)
         news = reader.news(found, self._ledger.destination)
@@ -123,7 +161,12 @@ class SettleThread:
     """Takes due paths from Settle, and offers to the inbox those that have to be sent."""
 
     def __init__(
-        self, settle: Settle, deduplicator: Deduplicator, ledger: Ledger, inbox: Inbox, rescan: Callable[[str], None]
+        self,
+        settle: Settle,
+        deduplicator: Deduplicator,
+        ledger: LedgerBackend,
+        inbox: Inbox,
+        rescan: Callable[[str], None],
     ) -> None:
         self._settle = settle
         self._deduplicator = deduplicator
@@ -142,12 +185,12 @@ class SettleThread:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        reader: Reader | None = None
+        reader: LedgerReader | None = None
         complaint = ""  # logged once, not for each file
         while ripe := self._settle.wait_due():
             try:
                 if reader is None:
-                    reader = Reader(self._ledger.path)
+                    reader = self._ledger.reader()
                 self._step(ripe, reader)
                 complaint = ""
             except (LedgerError, OSError) as exc:
@@ -158,11 +201,13 @@ class SettleThread:
         if reader is not None:
             reader.close()
 
-    def _step(self, ripe: Sequence[Ripe], reader: Reader) -> None:
-        items = self._deduplicator.sort([(path, None, seen) for path, seen, _ in ripe], reader, hinted=True)
+    def _step(self, ripe: Sequence[Ripe], reader: LedgerReader) -> None:
+        beat = self._settle.heartbeat.beat
+        candidates = [(path, None, seen) for path, seen, _ in ripe]
+        items = self._deduplicator.sort(candidates, reader, hinted=True, meanwhile=beat)
         busy = {path for path, _, was_busy in ripe if was_busy}
         # Files that are tried again and again take their turns with those of the scan: new ones do not wait for them.
         again = [item._replace(lane=Lane.FOUND) for item in items if item.path in busy]
         for item in again[self._inbox.offer_nowait(again) :]:
             self._settle.add(item.path, SettleReason.BUSY, item.seen)
-        self._inbox.offer((item for item in items if item.path not in busy), meanwhile=self._settle.heartbeat.beat)
+        self._inbox.offer((item for item in items if item.path not in busy), meanwhile=beat)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 from collections.abc import Iterator
 
 from s3spool.discovery.deep_directories import DeepDirectories
 from s3spool.discovery.pending_directories import PendingDirectories
 from s3spool.folder.directories import NotAFileError, listed, opened_directory
 from s3spool.folder.filters import FileFilter
-from s3spool.folder.folder import REMOVING, Folder, original
-from s3spool.ledger.reader import Reader
+from s3spool.folder.folder import Folder, original, removed_by
+from s3spool.ledger.protocol import LedgerBackend, LedgerReader
 from s3spool.ledger.rows import Identity
-from s3spool.ledger.store import Ledger
 
 CHECK_ENTRIES = 1000  # after this many entries, check that the directory still has its name
 
@@ -23,7 +23,7 @@ FoundFile = tuple[str, Identity]
 class DirectoryFiles:
     """Used by the scan thread, and by one thread per mount."""
 
-    def __init__(self, folder: Folder, ledger: Ledger, deep: DeepDirectories, *, recursive: bool) -> None:
+    def __init__(self, folder: Folder, ledger: LedgerBackend, deep: DeepDirectories, *, recursive: bool) -> None:
         self._folder = folder
         self._ledger = ledger
         self._deep = deep
@@ -36,7 +36,7 @@ class DirectoryFiles:
         return excluded
 
     def listed(
-        self, directory: str, pending: PendingDirectories, reader: Reader, names: FileFilter
+        self, directory: str, pending: PendingDirectories, reader: LedgerReader, names: FileFilter
     ) -> Iterator[FoundFile]:
         """Yield the files of one directory; add its subdirectories to `pending`.
 
@@ -61,8 +61,10 @@ class DirectoryFiles:
                     if len(below) == PendingDirectories.CHUNK:
                         pending.add(directory, below)
                         below = []
-                elif entry.name.startswith(REMOVING):
+                elif removed_by(entry.name) is not None:
                     self._restore(path, reader)
+        if self._ledger.claims is not None:
+            random.shuffle(below)  # several daemons walk in different orders, and seldom want the same files
         pending.add(directory, below)
 
     def _is_still(self, directory: str, fd: int) -> bool:
@@ -86,8 +88,11 @@ class DirectoryFiles:
             return False
         return True
 
-    def _restore(self, path: str, reader: Reader) -> None:
+    def _restore(self, path: str, reader: LedgerReader) -> None:
         """Rename back a file that a process which died was removing; the watch or the next scan finds it."""
+        owner = removed_by(path.rpartition("/")[2])
+        if owner and owner != self._ledger.owner and reader.is_alive(owner):
+            return
         name = original(path)
         known = reader.known([name]).get(name)
         receipt = known and known.receipt

@@ -22,8 +22,8 @@ from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.heartbeat import Heartbeat
-from s3spool.ledger.reader import LOOKUP_ROWS, Reader
-from s3spool.ledger.store import Ledger
+from s3spool.ledger.protocol import LOOKUP_ROWS, LedgerBackend, LedgerReader
+from s3spool.ledger.rows import Identity
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.settle import Settle, SettleReason
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 BATCH = 20 * LOOKUP_ROWS  # sorted: a larger batch reads fewer pages of the ledger per file
 ROUTINE = {"timer", "poll", "request"}  # such a scan is worth a line only if it found something
-EXPECTED = {"start", "full", "ledger", "poll", "restored", "limit"}  # files found then are no misses of the watch
-AT_ONCE = {"start", "request", "reload", "restored"}  # a person asks, or nothing has been scanned yet
+EXPECTED = {"start", "full", "ledger", "poll", "restored", "limit", "takeover"}  # files found then were not missed
+AT_ONCE = {"start", "request", "reload", "restored", "takeover"}  # a person asks, or files may have no daemon
 POLL_SHARE = 10  # scans for any other reason take at most a tenth of the time
 ROOM_S = 0.5  # how often the walk of a mount looks for room in the queue
 ERROR_S = 5.0  # wait after a scan that failed
@@ -59,7 +59,7 @@ class Scan:
         settle: Settle,
         inbox: Inbox,
         deduplicator: Deduplicator,
-        ledger: Ledger,
+        ledger: LedgerBackend,
         slow: SlowDirectories | None = None,
     ) -> None:
         self._slow = slow or SlowDirectories()
@@ -74,6 +74,7 @@ class Scan:
         self._inbox = inbox
         self._deduplicator = deduplicator
         self._ledger = ledger
+        self._batch = BATCH if ledger.claims is None else LOOKUP_ROWS  # what is claimed at once waits for room
         self._unreadable = False  # whether the last scan has warned of a directory
         self.watch: Watch | None = None  # None: polling
         self._reasons: set[str] = set()
@@ -161,7 +162,7 @@ class Scan:
 
     def _rest(self, last: float) -> bool:
         """Wait for the pause after the last scan; True if `want` or `ping` was called meanwhile."""
-        rest_s = last + POLL_SHARE * self._last_duration_s - time.monotonic()
+        rest_s = last + min(self._rescan_s, POLL_SHARE * self._last_duration_s) - time.monotonic()
         return rest_s > 0 and self.heartbeat.wait(self._wanted, rest_s)
 
     def _scan(self, reasons: set[str]) -> None:
@@ -172,9 +173,9 @@ class Scan:
         self._slow.refresh(self._folder.root)
         apart = self.mounts.start()
         self._waited_s = 0.0
-        with Reader(self._ledger.path) as reader:
+        with self._ledger.reader() as reader:
             found = self._walk(reader, apart)
-            while batch := list(itertools.islice(found, BATCH)):
+            while batch := list(itertools.islice(found, self._batch)):
                 files += len(batch)
                 offered += self._offer(batch, reader)
                 self.heartbeat.beat()
@@ -205,17 +206,17 @@ class Scan:
         pending = PendingDirectories()
         parent, _, name = mount.rstrip("/").rpartition("/")
         pending.add(f"{parent}/" if parent else "", [name])
-        with Reader(self._ledger.path) as reader:
+        with self._ledger.reader() as reader:
             while (directory := pending.pop()) is not None and not stopped():
                 if self.watch is not None:
                     self.watch.ensure(directory)
                 found = self._files.listed(directory, pending, reader, self.names)
                 # Offered per directory: the next one may hang.
                 with contextlib.suppress(FileNotFoundError, NotAFileError):
-                    while (batch := list(itertools.islice(found, BATCH))) and not stopped():
+                    while (batch := list(itertools.islice(found, self._batch))) and not stopped():
                         self._offer(batch, reader, offer)
 
-    def _walk(self, reader: Reader, apart: frozenset[str] = frozenset()) -> Iterator[FoundFile]:
+    def _walk(self, reader: LedgerReader, apart: frozenset[str] = frozenset()) -> Iterator[FoundFile]:
         """Yield every file that include and exclude accept, except below the directories `apart`.
 
         Raises LedgerError, and OSError where the root is gone.
@@ -255,27 +256,27 @@ class Scan:
             watch.end_walk()
 
     def _offer(
-        self, batch: list[FoundFile], reader: Reader, offer: Callable[[Sequence[Item]], object] | None = None
+        self, batch: list[FoundFile], reader: LedgerReader, offer: Callable[[Sequence[Item]], object] | None = None
     ) -> int:
         """Offer the files that are neither in the ledger nor under way; returns how many."""
         paths = [path for path, _ in batch]
         underway = self._settle.knows(paths) | self._inbox.knows(paths)
         found = sorted(each for each in batch if each[0] not in underway) if underway else sorted(batch)
-        ready = []
-        items = self._deduplicator.sort_found(found, reader)
-        identities = dict(found) if items else {}
-        now_ns = time.time_ns()
-        for item in items:
-            identity = identities[item.path]
-            quiet_s = (now_ns - identity.mtime_ns) / 1e9
+        settling = 0
+
+        def settles(path: str, identity: Identity) -> bool:
             # Changed recently: settle keeps its identity for comparison. Without room there, the worker decides.
-            settling = quiet_s < self._settle_s and self._settle.add(item.path, SettleReason.CHANGED, identity)
-            if not settling:
-                ready.append(item)
+            nonlocal settling
+            quiet_s = (time.time_ns() - identity.mtime_ns) / 1e9
+            waits = quiet_s < self._settle_s and self._settle.add(path, SettleReason.CHANGED, identity)
+            settling += waits
+            return waits
+
+        items = self._deduplicator.sort_found(found, reader, settles, self.heartbeat.beat)
         if offer is not None:
-            offer(ready)
-            return len(items)
+            offer(items)
+            return settling + len(items)
         waits_at = time.monotonic()
-        self._inbox.offer(ready, meanwhile=self.heartbeat.beat)
+        self._inbox.offer(items, meanwhile=self.heartbeat.beat)
         self._waited_s += time.monotonic() - waits_at
-        return len(items)
+        return settling + len(items)

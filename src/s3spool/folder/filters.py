@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from s3spool.folder.folder import REMOVING
+from s3spool.folder.folder import REMOVING, REMOVING_SHARED
 
 _PLAIN = re.compile(r"\*?[^*?\[/]+|[^*?\[/]+\*")  # "*.part", ".*", "4913"
 
@@ -25,10 +25,10 @@ class FileFilter:
         self.too_deep = too_deep
         self._everything = "*" in include
         self._include = _compiled(include)
-        self._exclude = _Exclude([*exclude, f"{REMOVING}*"])
+        self._exclude = _Exclude([*exclude, f"{REMOVING}*", REMOVING_SHARED])
 
     def accepts_file(self, path: str) -> bool:
-        return (self._everything or self._include.match(path) is not None) and self.enters_directory(path)
+        return not self._exclude.match(path) and (self._everything or self._include.match(path) is not None)
 
     def enters_directory(self, path: str) -> bool:
         """Whether files below this directory may be accepted."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from s3spool.folder import rename
@@ -16,6 +17,8 @@ from s3spool.ledger.rows import Identity
 
 OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 REMOVING = ".s3spool-removing."  # prefix of the name that a file has for the microseconds of its removal
+REMOVING_SHARED = ".s3spool-removing-[0-9]*.*"  # the same, with the number of one of several daemons
+_ASIDE = re.compile(r"\.s3spool-removing(?:-([0-9]+))?\.")
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
 
@@ -26,8 +29,9 @@ class SpecialBitsError(PermissionError):
 class Folder:
     """One directory tree. Thread-safe, but no two threads may remove the same file at once."""
 
-    def __init__(self, root: Path) -> None:
-        """Raises OSError when the root cannot be opened."""
+    def __init__(self, root: Path, owner: Callable[[], int] = lambda: 0) -> None:
+        """`owner`: the number of this daemon, where several remove files. Raises OSError if `root` cannot be opened."""
+        self._owner = owner
         self.root = Path(os.path.realpath(root))
         self._fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.identity = self._identity_of(os.fstat(self._fd))
@@ -61,25 +65,10 @@ class Folder:
 
         Raises NotAFileError, or OSError (FileNotFoundError where it is gone).
         """
-        with self._parent(path) as (parent_fd, name):
-            # Check before opening: an open unblocks the writer of a FIFO, and can have effects on a device.
-            if not stat.S_ISREG(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
-                raise NotAFileError(path)
-            try:
-                fd = os.open(name, OPEN_FLAGS, dir_fd=parent_fd)
-            except OSError as exc:
-                # ELOOP: a symlink; ENXIO: a socket, or a device without driver (open(2)).
-                if exc.errno in {errno.ELOOP, errno.ENXIO}:
-                    raise NotAFileError(path) from exc
-                raise
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise NotAFileError(path)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd, status
+        if "/" not in path:  # most files; a context manager takes a microsecond
+            return _opened(self._fd, path)
+        with self._deep_parent(path) as (parent_fd, name):
+            return _opened(parent_fd, name)
 
     def identity_of(self, path: str) -> Identity | None:
         """The file's identity now, or None when there is no regular file of this name. Raises OSError."""
@@ -96,29 +85,35 @@ class Folder:
 
     def unlink_if_same(self, path: str, identity: Identity) -> bool:
         """Remove the file if it is still the one that was sent; False and untouched otherwise. Raises OSError."""
-        with self._parent(path) as (parent_fd, name):
-            found = _identity(parent_fd, name)
-            if not self.is_same(identity, found):
-                return False
-            # Rename before unlink: a writer may replace the file between the check and the unlink (10 us).
-            aside = rename.cut(REMOVING + name)
-            removing = f"{path[: len(path) - len(name)]}{aside}"
-            self._removing.add(removing)
-            try:
-                if not rename.unless_taken(parent_fd, name, aside, parent_fd):
-                    # Left by a process that died, and not restored by a scan yet: it may never have been sent.
-                    rename.numbered(parent_fd, aside, name, parent_fd)
-                    rename.noreplace(parent_fd, name, aside, parent_fd)
-                try:
-                    if self._unlink(parent_fd, aside, found):
-                        return True
-                except OSError:
-                    with contextlib.suppress(OSError):
-                        rename.numbered(parent_fd, aside, name, parent_fd)
-                    raise
+        if "/" not in path:
+            return self._unlink_in(self._fd, path, path, identity)
+        with self._deep_parent(path) as (parent_fd, name):
+            return self._unlink_in(parent_fd, name, path, identity)
+
+    def _unlink_in(self, parent_fd: int, name: str, path: str, identity: Identity) -> bool:
+        found = _identity(parent_fd, name)
+        if not self.is_same(identity, found):
+            return False
+        # Rename before unlink: a writer may replace the file between the check and the unlink (10 us).
+        owner = self._owner()
+        aside = rename.cut(f"{REMOVING[:-1]}-{owner}.{name}" if owner else REMOVING + name)
+        removing = f"{path[: len(path) - len(name)]}{aside}"
+        self._removing.add(removing)
+        try:
+            if not rename.unless_taken(parent_fd, name, aside, parent_fd):
+                # Left by a process that died, and not restored by a scan yet: it may never have been sent.
                 rename.numbered(parent_fd, aside, name, parent_fd)
-            finally:
-                self._removing.discard(removing)
+                rename.noreplace(parent_fd, name, aside, parent_fd)
+            try:
+                if self._unlink(parent_fd, aside, found):
+                    return True
+            except OSError:
+                with contextlib.suppress(OSError):
+                    rename.numbered(parent_fd, aside, name, parent_fd)
+                raise
+            rename.numbered(parent_fd, aside, name, parent_fd)
+        finally:
+            self._removing.discard(removing)
         return False
 
     def _unlink(self, parent_fd: int, aside: str, found: Identity) -> bool:
@@ -205,7 +200,13 @@ class Folder:
 def original(aside: str) -> str:
     """The name or path that a file had before its removal began."""
     directory, slash, name = aside.rpartition("/")
-    return directory + slash + name.removeprefix(REMOVING)
+    return directory + slash + _ASIDE.sub("", name, count=1)
+
+
+def removed_by(name: str) -> int | None:
+    """The number of the daemon that was removing the file of this name (0: it had none); None for other names."""
+    found = _ASIDE.match(name)
+    return int(found[1] or 0) if found else None
 
 
 def _identity(parent_fd: int, name: str) -> Identity:
@@ -224,3 +225,25 @@ def _drop_special_bits(parent_fd: int, name: str) -> None:
         raise SpecialBitsError(exc.errno, "has a set-ID or sticky bit that only its owner may remove", name) from exc
     finally:
         os.close(fd)
+
+
+def _opened(parent_fd: int, name: str) -> tuple[int, os.stat_result]:
+    """As `Folder.open`, with the directory opened already."""
+    # Check before opening: an open unblocks the writer of a FIFO, and can have effects on a device.
+    if not stat.S_ISREG(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
+        raise NotAFileError(name)
+    try:
+        fd = os.open(name, OPEN_FLAGS, dir_fd=parent_fd)
+    except OSError as exc:
+        # ELOOP: a symlink; ENXIO: a socket, or a device without driver (open(2)).
+        if exc.errno in {errno.ELOOP, errno.ENXIO}:
+            raise NotAFileError(name) from exc
+        raise
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotAFileError(name)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, status

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from s3spool.ledger.database import open_for_reading, speaking_of
+from s3spool.ledger.protocol import AGES_S, ALL, LOOKUP_ROWS, SUMMED_ROWS, Known, LedgerReader
 from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, State, from_text, to_text
 from s3spool.ledger.statements import COLUMNS
 
@@ -17,12 +18,9 @@ _COUNTED = (
     "SELECT (SELECT count(*) FROM receipts), (SELECT coalesce(sum(size), 0) FROM receipts),"
     " (SELECT count(*) FROM retries WHERE state = 'waiting'), (SELECT count(*) FROM retries WHERE state = 'parked')"
 )
-ALL = -1  # SQLite's LIMIT for no limit
 TOTALS_SINCE = 2  # the version of the ledger that has totals.sql
 FAILURES_SINCE = 3  # and failures.sql
 PAUSE_SINCE = 4  # and pause.sql
-SUMMED_ROWS = 100_000  # adding up more sizes would make `status` slow
-LOOKUP_ROWS = 500  # statements of one size stay in sqlite3's cache
 
 
 def _is_as_found(table: str) -> str:
@@ -40,17 +38,8 @@ END
 """  # noqa: S608 - constants
 
 
-class Known(NamedTuple):
-    """The ledger's rows of one path."""
-
-    receipt: Receipt | None
-    retry: Retry | None
-
-
-class Reader:
-    """One read-only connection. Not thread-safe: each thread opens its own. All queries raise LedgerError."""
-
-    AGES_S = (300, 3600, 86_400)  #: bounds of `ages`
+class Reader(LedgerReader):
+    """The queries of the SQLite file."""
 
     def __init__(self, path: Path) -> None:
         """Raises LedgerError."""
@@ -202,7 +191,7 @@ class Reader:
         """(first path segment, files by age as AGES_S bounds it) of the retry list, the most files first."""
         ages = ", ".join(
             f"sum(ctime_ns <= {int((now - low) * 1e9)} AND ctime_ns > {int((now - high) * 1e9)})"
-            for low, high in zip((-now, *self.AGES_S), (*self.AGES_S, now), strict=True)
+            for low, high in zip((-now, *AGES_S), (*AGES_S, now), strict=True)
         )
         rest = "substr(path, CASE WHEN path LIKE '//%' THEN 3 ELSE 1 END)"
         mark = "CASE WHEN path LIKE '//%' THEN '//' ELSE '' END"

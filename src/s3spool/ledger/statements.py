@@ -37,8 +37,8 @@ INSERT = {table: _insert_statement(table, columns) for table, columns in COLUMNS
 _PATHS = "path IN (SELECT value FROM json_each(?))"
 FORGET_RETRY = f"DELETE FROM retries WHERE {_PATHS}"  # noqa: S608 - constants
 FORGET_RECEIPT = f"DELETE FROM receipts WHERE {_PATHS}"  # noqa: S608 - constants
-FORGET_MULTIPART = f"DELETE FROM multiparts WHERE {_PATHS}"  # noqa: S608 - constants
-FORGET_PARTS = f"DELETE FROM parts WHERE upload_id IN (SELECT upload_id FROM multiparts WHERE {_PATHS})"  # noqa: S608 - constants
+FORGET_MULTIPART = "DELETE FROM multiparts WHERE upload_id = ?"
+FORGET_PARTS = "DELETE FROM parts WHERE upload_id = ?"
 NOTHING = "SELECT 1"
 CLAIM = f"UPDATE retries SET claimed = 1 WHERE {_PATHS} AND next_attempt <= ?"  # noqa: S608 - constants
 _WAITING = "UPDATE retries SET state = 'waiting', next_attempt = 0, provisional = 0"

@@ -17,6 +17,8 @@ from s3spool.errors import LedgerDamagedError, LedgerError
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger import statements as sql
 from s3spool.ledger.health import ENDING, UNREAD, Guard, Trouble, is_damage, open_or_begin_anew, put_aside
+from s3spool.ledger.protocol import Committed, LedgerBackend, Lost
+from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Multipart, Part, Pause, Receipt, Retry
 
 GROUP_S = 0.005  # the first row of a group waits for more rows, so that one fsync serves them all
@@ -29,7 +31,6 @@ LOOK_S = 5.0  # seconds between two checks of an idle ledger's files
 # Errors of a row, not of the disk: the same row fails again.
 _HOPELESS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, ValueError, TypeError)
 
-Committed = Callable[[], None]
 log = structlog.get_logger()
 
 
@@ -40,8 +41,8 @@ class _Work(NamedTuple):
     committed: Committed | None
 
 
-class Ledger:
-    """Takes rows from any thread, makes them durable in groups, and calls back.
+class Ledger(LedgerBackend):
+    """The SQLite file.
 
     `record_*` and the other writing methods return at once and may be called from any thread; `committed` is
     called on the ledger's thread after the fsync, in the order of the calls, and must neither block nor raise.
@@ -76,8 +77,14 @@ class Ledger:
         self._thread.start()
 
     @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def reader(self) -> Reader:
+        return Reader(self.path)
+
+    @property
     def failing_since(self) -> float | None:
-        """Unix seconds; None while commits succeed."""
         return self._trouble.since
 
     def alive(self) -> bool:
@@ -90,11 +97,10 @@ class Ledger:
         self._thread.join(timeout_s)
         return not (self._thread.is_alive() or self._gave_up)
 
-    def record_receipt(self, receipt: Receipt, committed: Committed | None = None) -> None:
-        """S3 has the file: the path leaves the retry list in the same transaction."""
+    def record_receipt(self, receipt: Receipt, committed: Committed | None = None, _lost: Lost | None = None) -> None:
         self._put("receipts", "", sql.path_row(receipt), committed)
 
-    def record_retry(self, retry: Retry, committed: Committed | None = None) -> None:
+    def record_retry(self, retry: Retry, committed: Committed | None = None, _lost: Lost | None = None) -> None:
         self._put("retries", "", sql.retry_row(retry), committed)
 
     def record_multipart(self, multipart: Multipart, committed: Committed | None = None) -> None:
@@ -103,39 +109,30 @@ class Ledger:
     def record_part(self, part: Part) -> None:
         self._put("parts", "", tuple(part), None)
 
-    def forget_multipart(self, path: str, committed: Committed | None = None) -> None:
-        self._put("", sql.FORGET_PARTS, (sql.as_json(path),), None)
-        self._put("", sql.FORGET_MULTIPART, (sql.as_json(path),), committed)
+    def forget_multipart(self, upload_id: str, committed: Committed | None = None) -> None:
+        self._put("", sql.FORGET_PARTS, (upload_id,), None)
+        self._put("", sql.FORGET_MULTIPART, (upload_id,), committed)
 
     def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
-        """Workers have these files, which were due at `now`; `due` leaves them out until they fail again.
-
-        A file that failed again in the meantime has a new row, due later; that row stays unclaimed.
-        """
         self._put("", sql.CLAIM, (sql.as_json(*paths), now), committed)
 
     def release(self, paths: Sequence[str] | None, committed: Committed | None = None) -> None:
-        """Make waiting and parked files due at once: these, or all."""
         if paths is None:
             self._put("", sql.RELEASE_ALL, (), committed)
         else:
             self._put("", sql.RELEASE, (sql.as_json(*paths),), committed)
 
     def release_provisional(self, committed: Committed | None = None) -> None:
-        """Make files due at once that were parked without proof."""
         self._put("", sql.RELEASE_PROVISIONAL, (), committed)
 
     def forget(self, path: str, committed: Committed | None = None) -> None:
-        """Drop the receipt and the retry of this path."""
         self._put("", sql.FORGET_RECEIPT, (sql.as_json(path),), None)
         self._put("", sql.FORGET_RETRY, (sql.as_json(path),), committed)
 
     def record_pause(self, pause: Pause | None, committed: Committed | None = None) -> None:
-        """The pause by hand, or its end."""
         self._put("", *(sql.pause(pause) if pause else (sql.RESUME, ())), committed)
 
     def hasten(self, now: float, latest: float, committed: Committed | None = None) -> None:
-        """Make due at `now` what is due after `latest`: the clock was set back."""
         self._put("", sql.HASTEN, (now, latest), committed)
 
     def forget_retry(self, path: str, committed: Committed | None = None) -> None:
@@ -157,7 +154,6 @@ class Ledger:
         return str(error)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all earlier rows are durable."""
         done = threading.Event()
         self._put("", sql.NOTHING, (), done.set)
         return done.wait(timeout_s)

@@ -99,6 +99,9 @@ EVENTS: dict[str, EventSpec] = {
     ),
     "file.vanished": EventSpec("info", "{path} was removed by another program before it was sent"),
     "file.changed": EventSpec("info", "{path} changed while it was read; it is sent again"),
+    "file.claim_lost": EventSpec(
+        "warning", "another daemon may have {path}: this one was away for longer than its lease; nothing is removed"
+    ),
     "file.skipped": EventSpec("debug", "skipped {path}[: {reason}]"),
     "multipart.started": EventSpec("info", "sending {path} in[ {parts}] parts[, {bytes}]"),
     "multipart.resumed": EventSpec("info", "resuming {path}[, {parts_done} of {parts} parts are there]"),

@@ -149,7 +149,7 @@ class Store:
     @property
     def asks_first(self) -> bool:
         """Whether `existing` must be called before a request: the server may ignore If-None-Match."""
-        return self.guard.asks_first
+        return self.never and self.guard.asks_first
 
     def existing(self, content: Content, request: Request) -> Stored | None:
         """Return the object at this key if it has our content, None if there is none; block.
@@ -169,7 +169,7 @@ class Store:
         Raises NeedsVerificationError if only another request or read can tell and `may_verify` is False.
         """
         stored = self._verified(content, request, answer, may_verify=may_verify)
-        if request.body is not None and self.guard.wants_trial:
+        if self.never and request.body is not None and self.guard.wants_trial:
             if not may_verify:
                 raise NeedsVerificationError
             self._try_condition(request)

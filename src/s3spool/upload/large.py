@@ -14,7 +14,7 @@ import structlog
 from s3spool.errors import Fault, Scope, UploadError
 from s3spool.failure.breaker import CircuitBreaker, Times
 from s3spool.folder.folder import Folder
-from s3spool.ledger.store import Ledger
+from s3spool.ledger.protocol import LedgerBackend
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.parts import COMPLETE, GivenUp, PartItem, Transfer
@@ -71,7 +71,7 @@ class LargeUploads:
         self,
         folder: Folder,
         bucket: PartBucket,
-        ledger: Ledger,
+        ledger: LedgerBackend,
         inbox: Inbox,
         breaker: CircuitBreaker,
         results: ResultHandler,
@@ -230,7 +230,7 @@ class LargeUploads:
         item, content = transfer.item, transfer.content
         self.completed_bytes += content.size
         self._results.record_success(item, content.identity, stored, transfer.times)
-        self._ledger.forget_multipart(item.path)
+        self._ledger.forget_multipart(transfer.upload.upload_id)
 
     def _stop_if_changed(self, transfer: Transfer) -> bool:
         try:

@@ -14,8 +14,8 @@ from s3spool.folder import rename
 from s3spool.folder.directories import NotAFileError, made_below
 from s3spool.folder.folder import Folder
 from s3spool.folder.lease import Lease, release_lease, take_lease
+from s3spool.ledger.protocol import LedgerBackend
 from s3spool.ledger.rows import Identity, Receipt, to_text
-from s3spool.ledger.store import Ledger
 
 PREFIX = "user.s3spool."
 SUFFIX = ".receipt.json"
@@ -26,7 +26,7 @@ _FILES = 100  # so many may want one name
 class ReceiptMarks:
     """Writes extended attributes or files. Used by the post-upload threads."""
 
-    def __init__(self, kind: str, folder: Folder, ledger: Ledger, bucket: str) -> None:
+    def __init__(self, kind: str, folder: Folder, ledger: LedgerBackend, bucket: str) -> None:
         """`kind` is "", "xattr" or "file"."""
         self._kind = kind
         self._folder = folder

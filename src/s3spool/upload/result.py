@@ -13,8 +13,8 @@ import structlog
 from s3spool.errors import EXHAUSTED, NOTHING_LEFT, Fault, LedgerError, Scope, UploadError
 from s3spool.failure.breaker import CircuitBreaker, Times
 from s3spool.failure.retry_policy import Park, decide
+from s3spool.ledger.protocol import LedgerBackend
 from s3spool.ledger.rows import Identity, Receipt, Retry, State
-from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.settle import Settle, SettleReason
@@ -32,7 +32,7 @@ class ResultHandler:
     def __init__(
         self,
         bucket: Bucket,
-        ledger: Ledger,
+        ledger: LedgerBackend,
         inbox: Inbox,
         settle: Settle,
         breaker: CircuitBreaker,
@@ -45,6 +45,7 @@ class ResultHandler:
     ) -> None:
         self._bucket = bucket
         self._ledger = ledger
+        self._claims = ledger.claims
         self._inbox = inbox
         self._settle = settle
         self._breaker = breaker
@@ -57,6 +58,13 @@ class ResultHandler:
         self._provisional = True  # whether the ledger may hold files that were parked without proof
         self._provisional_at = 0.0  # Unix seconds: when the latest of them failed in this process
         self._rng = random.Random()  # noqa: S311 - jitter, not cryptography
+
+    def may_start(self, item: Item) -> bool:
+        """Whether no other daemon sends this file meanwhile; if one may, the file goes back to settle."""
+        if self._claims is None or (self._claims.may_start() and self._claims.holds(item.path)):
+            return True
+        self._resettle(item.path, SettleReason.CHANGED, None)
+        return False
 
     def record_success(self, item: Item, identity: Identity, proof: Stored | Receipt, times: Times) -> None:
         """Hand the receipt to the ledger; then the post-upload action follows. `times`: start of the attempt."""
@@ -75,7 +83,7 @@ class ResultHandler:
         uploaded = isinstance(proof, Stored)  # a receipt proves that the content has not changed since
         attempt = item.failures.attempts + 1 if uploaded else 0
         sent = Sent(receipt, self._bucket.bucket, round(time.monotonic() - times.monotonic_s, 6), attempt)
-        self._ledger.record_receipt(receipt, lambda: self._post_upload.receipt_committed(sent))
+        self._ledger.record_receipt(receipt, lambda: self._post_upload.receipt_committed(sent), self._claim_lost)
         if self._provisional and uploaded and times.unix_s > self._provisional_at:
             # Rule 2: a success gives each file that was parked without proof one more try. One that was sent before the
             # failure proves nothing: the file would be refused again at once, with each success of a busy daemon.
@@ -138,7 +146,7 @@ class ResultHandler:
             self._stats.failed += 1
             self._stats.parked += parked
         path = item.path
-        self._ledger.record_retry(row, lambda: self._failure_recorded(path))
+        self._ledger.record_retry(row, lambda: self._failure_recorded(path), self._claim_lost)
         if provisional:  # after the row: `release_provisional` has to find it
             self._provisional, self._provisional_at = True, failures.last_error_at
         fields = _fields(path, failures.attempts, error, fault) | {"error": reason}
@@ -152,8 +160,8 @@ class ResultHandler:
         return parked
 
     def settle_again(self, item: Item, reason: SettleReason, seen: Identity | None) -> None:
-        """Not ready: the file goes back to settle, and a changed one loses its failures."""
-        if item.failures.attempts:
+        """Not ready: the file goes back to settle, and loses its failures and its claim."""
+        if item.failures.attempts or self._claims is not None:
             # Only once its row is deleted: the deduplicator skips a file that waits for its retry.
             self._ledger.forget_retry(item.path, lambda: self._resettle(item.path, reason, seen))
         else:
@@ -179,6 +187,11 @@ class ResultHandler:
         """The path is finished; if it was offered again meanwhile, it goes back to settle."""
         if self._inbox.done(path):
             self._resettle(path, SettleReason.CHANGED, None)
+
+    def _claim_lost(self, path: str) -> None:
+        """Another daemon may have this file: nothing is removed here. Runs on the ledger's thread."""
+        log.warning("file.claim_lost", path=path)
+        self._resettle(path, SettleReason.CHANGED, None)
 
     def _failure_recorded(self, path: str) -> None:
         """The failure is durable, the path may be offered again. Runs on the ledger's thread."""

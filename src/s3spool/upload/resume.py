@@ -6,9 +6,8 @@ import structlog
 
 from s3spool.errors import UploadError
 from s3spool.folder.folder import Folder
-from s3spool.ledger.reader import Reader
+from s3spool.ledger.protocol import LedgerBackend
 from s3spool.ledger.rows import Multipart, Part
-from s3spool.ledger.store import Ledger
 from s3spool.s3.content import Content, PartBucket
 
 CHANGED = "the file changed"
@@ -18,19 +17,19 @@ log = structlog.get_logger()
 class ResumableUploads:
     """Only uploads in the ledger. Thread-safe; blocks for S3."""
 
-    def __init__(self, folder: Folder, bucket: PartBucket, ledger: Ledger) -> None:
+    def __init__(self, folder: Folder, bucket: PartBucket, ledger: LedgerBackend) -> None:
         self._folder = folder
         self._bucket = bucket
         self._ledger = ledger
 
     def known(self) -> list[Multipart]:
         """Raises LedgerError."""
-        with Reader(self._ledger.path) as reader:
+        with self._ledger.reader() as reader:
             return reader.multiparts()
 
     def resumed(self, content: Content) -> tuple[Multipart | None, dict[int, Part]]:
         """The unfinished upload of this content, and its parts; an upload of other content is aborted."""
-        with Reader(self._ledger.path) as reader:
+        with self._ledger.reader() as reader:
             upload = reader.multipart(content.path)
             ours = {part.number: part for part in reader.parts(upload.upload_id)} if upload else {}
         if upload is None:
@@ -53,6 +52,9 @@ class ResumableUploads:
 
     def sweep(self, upload: Multipart, older_than: float) -> None:
         """Abort the upload if it is stale or its file has changed. Errors are logged; the next sweep tries again."""
+        claims = self._ledger.claims
+        if claims is not None and not claims.take([upload.path]):
+            return  # another daemon may be sending it
         try:
             if upload.started_at < older_than and self._progressed_at(upload) < older_than:
                 self.abort(upload, "it is stale")
@@ -60,6 +62,9 @@ class ResumableUploads:
                 self.abort(upload, CHANGED)
         except (UploadError, OSError) as exc:
             log.warning("library.warning", logger="multipart", message=f"an upload could not be aborted: {exc}")
+        finally:
+            if claims is not None:
+                claims.give_back([upload.path])
 
     def abort_quietly(self, upload: Multipart, reason: str) -> None:
         try:
@@ -70,7 +75,7 @@ class ResumableUploads:
 
     def abort(self, upload: Multipart, reason: str) -> None:
         self._bucket.abort(upload)
-        self._ledger.forget_multipart(upload.path)
+        self._ledger.forget_multipart(upload.upload_id)
         log.info("multipart.aborted", path=upload.path, key=upload.key, upload_id=upload.upload_id, reason=str(reason))
 
     def _progressed_at(self, upload: Multipart) -> float:

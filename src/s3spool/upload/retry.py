@@ -10,8 +10,8 @@ import structlog
 from s3spool.errors import LedgerError
 from s3spool.failure.retry_policy import Policy
 from s3spool.heartbeat import Heartbeat
-from s3spool.ledger.reader import Reader
-from s3spool.ledger.store import Ledger
+from s3spool.ledger.protocol import Claims, LedgerBackend, LedgerReader
+from s3spool.ledger.rows import State
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
 
@@ -24,8 +24,9 @@ log = structlog.get_logger()
 class RetryThread:
     """Sleeps until the next waiting file is due, claims it in the ledger and offers it to the inbox."""
 
-    def __init__(self, ledger: Ledger, inbox: Inbox, policy: Policy) -> None:
+    def __init__(self, ledger: LedgerBackend, inbox: Inbox, policy: Policy) -> None:
         self._ledger = ledger
+        self._claims = ledger.claims
         self._inbox = inbox
         self.policy = policy
         self._changed = threading.Event()
@@ -52,13 +53,17 @@ class RetryThread:
         self._changed.set()
         self._thread.join(timeout_s)
 
-    def tick(self, reader: Reader, now: float) -> float | None:
+    def tick(self, reader: LedgerReader, now: float) -> float | None:
         """Offer the files due at `now` (Unix seconds); returns seconds until the next tick, None: when woken."""
         self.ticks += 1
         due = reader.due(now, BATCH)
         items = [Item(row.path, Lane.RETRY, row.failures) for row in due]
+        if self._claims is not None:
+            items = self._claimed(items, self._claims, now)
         accepted = self._inbox.offer_nowait(items)
-        if accepted:
+        if self._claims is not None:
+            self._claims.give_back([item.path for item in items[accepted:]])
+        elif accepted:
             # Durable before the next tick, which would find the same rows due again.
             committed = threading.Event()
             self._ledger.claim([item.path for item in items[:accepted]], now, committed.set)
@@ -69,7 +74,7 @@ class RetryThread:
             return 0.0
         upcoming = reader.next_due()
         if upcoming is None:
-            return None
+            return None if self._claims is None else self.policy.max_s  # another daemon may record a failure
         if (reader.last_due() or now) > now + self.policy.max_s + SLACK_S:
             # The clock was set back, or max_s was lowered: no file waits longer than max_s.
             committed = threading.Event()
@@ -78,18 +83,26 @@ class RetryThread:
             return 0.0
         return min(max(0.0, upcoming - now), self.policy.max_s)
 
+    def _claimed(self, items: list[Item], claims: Claims, now: float) -> list[Item]:
+        """Those that no other daemon has taken or tried meanwhile. Raises LedgerError."""
+        known = claims.take([item.path for item in items], self.heartbeat.beat)
+        retries = [row.retry for row in known.values() if row.retry is not None]
+        due = {row.path for row in retries if row.state is State.WAITING and row.next_attempt <= now}
+        claims.give_back([*known.keys() - due])
+        return [item for item in items if item.path in due]
+
     def _wait(self, committed: threading.Event) -> None:
         while not committed.wait(1.0) and not self._closing and self._ledger.alive():
             self.heartbeat.beat()  # a ledger whose disk is full is no hang of this thread
 
     def _run(self) -> None:
-        reader: Reader | None = None
+        reader: LedgerReader | None = None
         complaint = ""  # logged once, not every ten seconds
         while not self._closing:
             self._changed.clear()
             try:
                 if reader is None:
-                    reader = Reader(self._ledger.path)
+                    reader = self._ledger.reader()
                 wait_s = self.tick(reader, time.time())
                 complaint = ""
             except (LedgerError, OSError) as exc:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from end_to_end.conftest import COUNTER
 from s3spool.errors import Fault
 from s3spool.failure.breaker import STREAK
 from s3spool.failure.retry_policy import PROVISIONAL
 from s3spool.ledger.rows import State
 from s3spool.s3.error_table import BY_CODE, BY_STATUS
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import Delay, Status
 from support.faulty import FaultyS3
 from support.objects import folder_files
@@ -30,46 +28,17 @@ REFUSALS = [
     for fault in FOR_GOOD
     for name in [fault.error_code or str(fault.code)]
 ]
-COUNTER = itertools.count()
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def running(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with made(server, tmp_path_factory.mktemp("refusals")).start_scanned() as daemon:
-        yield daemon
-        assert daemon.stop() == 0
-
-
 @pytest.fixture
-def daemon(running: Daemon, server: FaultyS3) -> Iterator[Daemon]:
-    """With everything before behind it: the last thing it knows of S3 is that it takes files."""
-    running.drop(f"fine {next(COUNTER)}")
-    eventually(lambda: folder_files(running.folder) == {})
-    running.mark()
-    yield running
-    server.behave()
-    running.cli("retry", "--all")
-    eventually(lambda: folder_files(running.folder) == {})
-    server.cut()  # its threads are the test's
-
-
-def made(server: FaultyS3, home: Path) -> Daemon:
-    return Daemon(
-        home,
-        server,
-        watch={"rescan_s": 3600, "settle_s": 0},
-        after={"action": "delete"},
-        upload={"workers": 20},
-        retry={"initial_s": 0.1, "max_s": 0.3},
-    )
+def daemon(daemon: Daemon) -> Daemon:
+    """The last thing it knows of S3 is that it takes files."""
+    daemon.drop(f"fine {next(COUNTER)}")
+    eventually(lambda: folder_files(daemon.folder) == {})
+    daemon.mark()
+    return daemon
 
 
 def drop(daemon: Daemon, count: int, name: str = "file") -> dict[str, bytes]:
@@ -158,24 +127,25 @@ def test_twenty_bad_files_alone_are_parked_when_one_passes(daemon: Daemon, serve
     assert len(daemon.events("destination.paused", this_run=True)) == 1
 
 
-def test_a_restart_in_the_middle_changes_nothing(tmp_path: Path) -> None:
+def test_a_restart_in_the_middle_changes_nothing(make: Make, faulty: FaultyS3) -> None:
     """Some were parked without proof before the others came, some wait, some were never counted: all come back."""
-    with FaultyS3() as server, made(server, tmp_path).start_scanned() as daemon:
-        server.script(Status(code=413), times=None)
-        parked = drop(daemon, 3)
-        eventually(lambda: in_state(daemon, State.PARKED) == set(parked))
-        daemon.kill()
-        daemon.start_scanned()
-        files = parked | drop(daemon, 20)
-        daemon.wait_event("destination.paused")
-        daemon.kill()
-        daemon.start()
-        daemon.wait_event("destination.paused")
-        assert in_state(daemon, State.PARKED) == set(parked)
-        server.behave()
+    daemon = make(
+        watch={"rescan_s": 3600}, after={"action": "delete"}, retry={"initial_s": 0.1, "max_s": 0.3}
+    ).start_scanned()
+    faulty.script(Status(code=413), times=None)
+    parked = drop(daemon, 3)
+    eventually(lambda: in_state(daemon, State.PARKED) == set(parked))
+    daemon.kill()
+    daemon.start_scanned()
+    files = parked | drop(daemon, 20)
+    daemon.wait_event("destination.paused")
+    daemon.kill()
+    daemon.start().wait_event("destination.paused")
+    assert in_state(daemon, State.PARKED) == set(parked)
+    faulty.behave()
 
-        wait_all_sent(daemon, server, files)
-        assert daemon.stop() == 0
+    wait_all_sent(daemon, faulty, files)
+    assert daemon.stop() == 0
 
 
 def test_old_successes_are_no_news(daemon: Daemon, server: FaultyS3) -> None:

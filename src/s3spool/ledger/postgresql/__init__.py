@@ -1,0 +1,1 @@
+"""The ledger in PostgreSQL, which several nodes share: `backend` writes, `reader` reads, `lease` keeps the claims."""

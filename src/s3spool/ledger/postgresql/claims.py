@@ -1,0 +1,84 @@
+"""The files that this process has claimed: it alone may send them while its lease lasts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from s3spool.errors import LedgerUnavailableError
+from s3spool.ledger.postgresql import statements as sql
+from s3spool.ledger.postgresql.groups import Rows, Work
+from s3spool.ledger.postgresql.lease import Lease
+from s3spool.ledger.postgresql.session import Session
+from s3spool.ledger.protocol import Claims, Known
+
+BATCH = 100  # so many paths are worth a statement of their own
+PACE_S = 0.25  # of smaller batches: in a crowd they wait for each other
+BEAT_S = 1.0
+
+
+class PostgresClaims(Claims):
+    """Claims as of the last statement that was answered. Only the ledger's thread changes them."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        session: Session,
+        put: Callable[[Work], None],
+        alive: Callable[[], bool],
+        made: Callable[[Rows], dict[str, Known]],
+    ) -> None:
+        """`put` hands work to the ledger's thread, `made` reads the rows that came back."""
+        self._lease = lease
+        self._session = session
+        self._put = put
+        self._alive = alive
+        self._made = made
+        self._owners: dict[str, int] = {}  # the number that this process had when it claimed the path
+        self._asked_at = 0.0
+        self.urgent = threading.Event()  # the next group should not wait for more rows
+
+    def may_start(self) -> bool:
+        return self._lease.holds() and self._session.failing_since is None
+
+    def holds(self, path: str) -> bool:
+        return self._owners.get(path) == self._lease.owner
+
+    def take(self, paths: Sequence[str], meanwhile: Callable[[], None] = lambda: None) -> dict[str, Known]:
+        wanted = {path for path in paths if not self.holds(path)}
+        if not wanted:
+            return {}
+        new: dict[str, Known] = {}
+        done = threading.Event()
+
+        def taken(rows: Rows) -> None:
+            for path, known in self._made(rows).items():
+                if path in wanted and not self.holds(path):
+                    self._owners[path] = self._lease.owner
+                    new[path] = known
+            done.set()
+
+        now = time.monotonic()
+        if len(wanted) >= BATCH or now - self._asked_at > PACE_S:
+            self.urgent.set()
+        self._asked_at = now
+        self._put(Work((sql.TAKE,), paths=[*wanted], taken=taken))
+        while not done.wait(BEAT_S):
+            meanwhile()
+            if not self._alive():
+                raise LedgerUnavailableError("the ledger is closed")
+        return new
+
+    def give_back(self, paths: Sequence[str]) -> None:
+        if paths:
+            self._put(Work(sql.GIVE_BACK, paths=paths))
+
+    # The ledger's thread calls these.
+
+    def owner_of(self, path: str) -> int:
+        return self._owners.get(path, 0)
+
+    def end(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            self._owners.pop(path, None)

@@ -1,0 +1,100 @@
+"""Connections to the shared ledger: its errors in one line, its schema by numbered migrations."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from s3spool.errors import LedgerError, LedgerUnavailableError
+
+MIGRATIONS = ("0001_files.sql",)
+VERSION = len(MIGRATIONS)
+CONNECT_S = 5
+_LOCK = 0x53335350  # of pg_advisory_xact_lock: one node at a time changes the schema
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+def shown(url: str) -> str:
+    """The place without the password, for messages."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.Error:
+        return "postgresql"
+    return f"postgresql://{parts.get('host', '')}/{parts.get('dbname', '')}"
+
+
+@contextlib.contextmanager
+def speaking_of(url: str) -> Iterator[None]:
+    """Translates psycopg's errors into LedgerError: one line."""
+    try:
+        yield
+    except psycopg.OperationalError as exc:
+        raise LedgerUnavailableError(f"{shown(url)}: {one_line(exc)}") from exc
+    except psycopg.Error as exc:
+        raise LedgerError(f"{shown(url)}: {one_line(exc)}") from exc
+
+
+def one_line(exc: BaseException) -> str:
+    return " ".join(str(exc).split()) or type(exc).__name__
+
+
+def connect(url: str) -> Connection:
+    """In autocommit, with a time limit. Raises psycopg.Error."""
+    # A connection that hangs is noticed within seconds.
+    return psycopg.connect(
+        url,
+        passfile=_passfile(),
+        autocommit=True,
+        connect_timeout=CONNECT_S,
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+        tcp_user_timeout=10_000,
+        application_name="s3spool",
+    )
+
+
+def _passfile() -> str | None:
+    """Libpq reads PGPASSFILE itself; a service has its passwords as the systemd credential `pgpass`."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    file = Path(directory, "pgpass") if directory and "PGPASSFILE" not in os.environ else None
+    return str(file) if file and file.exists() else None
+
+
+def migrate(connection: Connection, url: str) -> None:
+    """Create or upgrade the schema; nodes that start at once take turns. Raises LedgerError, psycopg.Error."""
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        connection.execute("CREATE TABLE IF NOT EXISTS s3spool_schema (version integer NOT NULL)")
+        version = number(connection, "SELECT version FROM s3spool_schema")
+        if version > VERSION:
+            raise LedgerError(
+                f"{shown(url)}: written by a newer s3spool (ledger version {version}, this program knows {VERSION});"
+                " install that version here as well"
+            )
+        if version == VERSION:
+            return
+        for name in MIGRATIONS[version:]:
+            connection.execute(resources.files(__package__).joinpath(name).read_text().encode())
+        connection.execute("DELETE FROM s3spool_schema")
+        connection.execute("INSERT INTO s3spool_schema VALUES (%s)", (VERSION,))
+
+
+def destination_of(connection: Connection, name: str) -> int:
+    """The number of this destination, the same for each node."""
+    connection.execute("INSERT INTO destinations (name) VALUES (%s) ON CONFLICT DO NOTHING", (name,))
+    return number(connection, "SELECT id FROM destinations WHERE name = %s", (name,))
+
+
+def number(connection: Connection, statement: LiteralString, arguments: tuple[object, ...] = ()) -> int:
+    """The first value of the first row; 0 where there is none. Raises psycopg.Error."""
+    row = connection.execute(statement, arguments).fetchone()
+    return int(str(row[0])) if row else 0

@@ -1,0 +1,79 @@
+"""The lease of this process: while it lasts, no other node takes the files that this process has claimed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from s3spool.ledger.postgresql.connection import Connection, number
+from s3spool.ledger.protocol import Listener
+from s3spool.ledger.rows import Pause
+
+LEASE_S = 15.0
+RENEW_S = LEASE_S / 3
+
+_JOIN = (
+    "INSERT INTO nodes (destination, name, alive_until)"
+    " VALUES (%s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id"
+)
+# A lease that is over stays over, even if nobody has noticed yet.
+_RENEW = (
+    "UPDATE nodes SET alive_until = clock_timestamp() + make_interval(secs => %s)"
+    " WHERE id = %s AND alive_until > clock_timestamp()"
+)
+_LOOK = (
+    "SELECT ARRAY(SELECT id FROM nodes WHERE nodes.destination = %(destination)s), pause.since, pause.reason"
+    " FROM (VALUES (1)) AS one LEFT JOIN pause ON pause.destination = %(destination)s"
+)
+_EXPIRE = "DELETE FROM nodes WHERE alive_until <= clock_timestamp()"
+_LEAVE = "DELETE FROM nodes WHERE id = %s"
+
+
+class Lease:
+    """One thread calls `renew` and `leave`; any thread reads `owner` and calls `holds`.
+
+    A process counts its lease from the moment before it asked, by its own steady clock: it ends no later than the
+    database says. A lease that is over is never renewed; the process gets a new number, and its claims are void.
+    """
+
+    def __init__(
+        self, destination: int, name: str, *, lease_s: float = LEASE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._destination = destination
+        self._name = name
+        self._lease_s = lease_s
+        self._clock = clock
+        self.owner = 0  #: nodes.id; 0: none yet
+        self.renewed = 0.0  #: when the last renewal that succeeded began
+        self._until = 0.0
+        self._nodes: set[int] = set()  # all that live, this one included
+
+    def holds(self) -> bool:
+        """Whether this process may start uploads of files that it has claimed."""
+        return self._clock() < self._until
+
+    def renew(self, connection: Connection) -> None:
+        """Renew or begin the lease, and end the leases that are over. Raises psycopg.Error."""
+        asked = self._clock()
+        connection.execute(_EXPIRE)
+        if not (self.owner and connection.execute(_RENEW, (self._lease_s, self.owner)).rowcount):
+            self.owner = number(connection, _JOIN, (self._destination, self._name, self._lease_s))
+        self.renewed, self._until = asked, asked + self._lease_s
+
+    def due_in_s(self) -> float:
+        """When the next renewal is due."""
+        return self.renewed + self._lease_s / 3 - self._clock()
+
+    def look(self, connection: Connection, listener: Listener) -> None:
+        """Report what other nodes have done. Raises psycopg.Error."""
+        row = connection.execute(_LOOK, {"destination": self._destination}).fetchone()
+        nodes, since, reason = row or ([], None, None)
+        before, self._nodes = self._nodes, set(nodes)  # type: ignore[call-overload] # an array
+        if before - self._nodes:
+            listener.node_gone()
+        listener.paused(None if since is None else Pause(since, reason))  # type: ignore[arg-type] # its columns
+
+    def leave(self, connection: Connection) -> None:
+        """Hand all claims over at once. Raises psycopg.Error."""
+        self._until = 0.0
+        connection.execute(_LEAVE, (self.owner,))

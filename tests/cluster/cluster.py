@@ -1,0 +1,149 @@
+"""Nodes on one folder, and what must be true of it, of the bucket and of the ledger."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg
+
+from s3spool.ledger.rows import from_text
+from support.daemon import Daemon
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from support.faulty import FaultyS3
+    from support.s3_store import StoredObject
+
+LEASE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Paths, so that a failure says where to look."""
+
+    lost: list[str]  #: neither in the folder nor whole in the bucket
+    torn: list[str]  #: an object that is no content of the file
+    early: list[str]  #: removed without a receipt
+    left: list[str]  #: still in the folder
+    sent_again: list[str]  #: the same content, more than once
+    recorded_again: list[str]  #: two receipts for one content
+
+
+class Cluster:
+    """`names`: one daemon each; `database` gives each of them the URL of the ledger."""
+
+    def __init__(
+        self,
+        directory: Path,
+        server: FaultyS3,
+        url: str,
+        names: Sequence[str] = ("a", "b", "c"),
+        *,
+        node_url: Callable[[int], str] | None = None,
+        lease_s: float = LEASE_S,
+        **sections: Mapping[str, Any],
+    ) -> None:
+        self.folder = directory / "spool"
+        self.folder.mkdir()
+        self.url = url
+        self.server = server
+        self._lock = threading.Lock()
+        self._dropped: dict[str, list[bytes]] = {}
+        self._versions: dict[str, list[bytes]] = {}
+        server.store.on_stored = self._stored
+        tables: dict[str, Mapping[str, Any]] = {"after": {"action": "delete"}, "upload": {"workers": 10}, **sections}
+        self.nodes = [
+            Daemon(
+                directory / f"node-{number}",
+                bucket=server.bucket,
+                environment=server.environment(),
+                **tables,
+            )
+            for number, _ in enumerate(names)
+        ]
+        for number, (node, name) in enumerate(zip(self.nodes, names, strict=True)):
+            node.folder = self.folder
+            node.config["watch"] |= {"directory": str(self.folder)}
+            node.config["destination"] |= {"endpoint_url": server.endpoint_url}
+            ledger = node_url(number) if node_url else url
+            node.config["state"] |= {"ledger": ledger, "node": name, "lease_s": lease_s}
+
+    def __enter__(self) -> Self:
+        for node in self.nodes:
+            node.start()
+        for node in self.nodes:
+            node.wait_ready()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for node in self.nodes:
+            if node.alive:
+                node.__exit__(kind, error, trace)
+
+    def drop(self, count: int, *, directories: int = 5, size: int = 2000, tag: str = "f") -> None:
+        rng = random.Random(tag)
+        for number in range(count):
+            self.put(f"d{number % directories}/{tag}-{number:05}", rng.randbytes(rng.randrange(1, size)))
+
+    def put(self, path: str, content: bytes) -> None:
+        with self._lock:
+            self._dropped.setdefault(path, []).append(content)
+        self.nodes[0].drop(path, content)
+
+    def versions(self) -> int:
+        with self._lock:
+            return sum(map(len, self._versions.values()))
+
+    def has_versions(self, count: int) -> bool:
+        return self.versions() >= count
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [event for node in self.nodes for event in node.events(name)]
+
+    def left(self) -> list[str]:
+        return [path for path in self._dropped if (self.folder / path).exists()]
+
+    def wait_empty(self, timeout_s: float = 60.0) -> None:
+        """Until all files were sent and removed."""
+        eventually(lambda: not self.left(), timeout_s=timeout_s, message="an empty folder")
+
+    def judge(self) -> Verdict:
+        left = self.left()
+        receipts = set(self._receipts())
+        recorded = Counter(from_text(event["path"]) for event in self.events("file.uploaded"))
+        with self._lock:
+            newest = {path: contents[-1] for path, contents in self._dropped.items()}
+            return Verdict(
+                lost=[p for p, body in newest.items() if p not in left and self._versions.get(p, [b""])[-1] != body],
+                torn=[p for p, all_ in self._versions.items() if set(all_) - set(self._dropped.get(p, ()))],
+                early=[p for p in newest if p not in left and p not in receipts],
+                left=left,
+                sent_again=[p for p, all_ in self._versions.items() if max(Counter(all_).values()) > 1],
+                recorded_again=[p for p, count in recorded.items() if count > len(self._dropped[p])],
+            )
+
+    def assert_clean(self, *, sent_again: int = 0) -> Verdict:
+        """All is sent and removed, with receipts; at most so many files were sent twice."""
+        verdict = self.judge()
+        assert not [*verdict.lost, *verdict.torn, *verdict.early, *verdict.left], verdict
+        assert not verdict.recorded_again, verdict
+        assert len(verdict.sent_again) <= sent_again, verdict
+        return verdict
+
+    def _receipts(self) -> Iterator[str]:
+        with psycopg.connect(self.url) as db:
+            yield from (from_text(row[0]) for row in db.execute("SELECT path FROM files WHERE sent IS NOT NULL"))
+
+    def _stored(self, key: str, stored: StoredObject) -> None:
+        with self._lock:
+            self._versions.setdefault(key, []).append(stored.body)

@@ -1,0 +1,199 @@
+"""Two daemons on one folder: who has a file, and what becomes of the claim."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from s3spool.errors import Scope, UploadError
+from s3spool.queue.item import Item
+from support.house import House
+from support.lines import Lines, recorded
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from s3spool.ledger.protocol import Claims
+    from support.postgres import Postgres
+
+NewHouse = Callable[..., House]
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> str:
+    return postgres.database()
+
+
+@pytest.fixture
+def new(tmp_path: Path, url: str) -> Iterator[NewHouse]:
+    houses: list[House] = []
+
+    def house(name: str, *, started: bool = True, **options: object) -> House:
+        (tmp_path / name).mkdir()
+        made = House(tmp_path / name, root=tmp_path / "spool", ledger=url, **options)  # type: ignore[arg-type] # its own
+        houses.append(made)
+        if started:
+            made.start()
+        else:
+            made.start(made.ledger)
+        return made
+
+    yield house
+    for each in houses:
+        each.close()
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with recorded() as lines:
+        yield lines
+
+
+def claims(house: House) -> Claims:
+    found: Claims | None = house.ledger.claims
+    assert found is not None
+    return found
+
+
+def test_a_file_of_another_daemon_is_left_out(new: NewHouse) -> None:
+    """Its scan finds the file, and offers it to nobody; once it is free, the next scan takes it."""
+    first, second = new("first", started=False), new("second", started=False)
+    second.start(second.scan)
+    first.drop("a")
+    assert set(claims(first).take(["a"])) == {"a"}
+
+    second.scan.want("request")
+    eventually(lambda: second.scan.finished == 1)
+    assert second.inbox.counts() == (0, 0)
+
+    claims(first).give_back(["a"])
+    assert first.ledger.flush(30)
+    second.scan.want("request")
+    eventually(lambda: second.inbox.counts() == (1, 0))
+
+
+def test_a_lost_claim_removes_nothing(new: NewHouse, url: str, lines: Lines) -> None:
+    """Another daemon has taken the file over while this one was sending it: no receipt, no removal, one line."""
+    house = new("house", action="delete")
+    file = house.drop("a")
+
+    def taken_over(_: str) -> None:
+        house.bucket.before_put = lambda _: None
+        with psycopg.connect(url, autocommit=True) as db:
+            other = db.execute(
+                "INSERT INTO nodes (destination, name, alive_until)"
+                " VALUES (1, 'other', now() + interval '1 h') RETURNING id"
+            ).fetchone()
+            assert other
+            db.execute("UPDATE files SET owner = %s WHERE path = 'a'", other)
+
+    house.bucket.before_put = taken_over
+    house.settle.add("a")
+    eventually(lambda: lines.named("file.claim_lost"))
+    house.quiet()
+
+    assert file.exists()
+    assert house.stats.uploaded == 0
+    with house.ledger.reader() as reader:
+        assert reader.counts()["uploaded"] == 0
+
+
+def test_a_file_without_a_claim_is_claimed_before_it_is_sent(new: NewHouse) -> None:
+    """What waited in the queue while the lease ran out goes back to settle; another daemon may have it by now."""
+    first, second = new("first", started=False), new("second")
+    first.drop("a")
+    assert set(claims(first).take(["a"])) == {"a"}
+
+    second.inbox.offer([Item("a")])
+    second.quiet()
+    assert second.bucket.puts == []
+
+    claims(first).give_back(["a"])
+    assert first.ledger.flush(30)
+    second.inbox.offer([Item("a")])
+    eventually(lambda: second.stats.uploaded == 1)
+
+
+def test_the_claim_of_a_file_that_is_gone_is_given_back(new: NewHouse) -> None:
+    """No row is left of it."""
+    first, second = new("first"), new("second", started=False)
+    first.settle.add("gone")
+    eventually(lambda: first.stats.vanished == 1)
+    first.quiet()
+    assert first.ledger.flush(30)
+
+    assert set(claims(second).take(["gone"])) == {"gone"}
+
+
+def test_a_due_file_is_tried_by_one_daemon(new: NewHouse) -> None:
+    """Both see that it is due; one claims it."""
+    first, second = new("first"), new("second", started=False)
+    first.drop("a")
+    first.bucket.down = UploadError("put", "a", "Odd", "no", Scope.FILE)
+    first.settle.add("a")
+    eventually(lambda: first.stats.failed == 1)
+    first.bucket.down = None
+    second.start(second.retry)
+
+    eventually(lambda: first.stats.uploaded == 1 or second.inbox.counts() == (1, 0))
+    second.retry.wake()
+    assert first.ledger.flush(30)
+    with first.ledger.reader() as reader:
+        assert reader.due(2e9, 10) == []
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_removal_of_a_living_daemon_is_left_alone(new: NewHouse, lives: bool) -> None:
+    """That of a dead one is undone: the file may never have been sent."""
+    first, second = new("first", started=False), new("second", started=False)
+    aside = f".s3spool-removing-{first.ledger.owner}.a"
+    first.drop(aside)
+    if not lives:
+        first.close()
+    second.start(second.scan)
+
+    second.scan.want("request")
+    eventually(lambda: second.scan.finished == 1)
+
+    assert os.listdir(second.root) == [aside if lives else "a"]
+
+
+def test_a_removal_carries_the_number_of_its_daemon(new: NewHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that others can see whether that daemon lives."""
+    house = new("house", started=False)
+    house.drop("a")
+    seen: list[str] = []
+    unlink = os.unlink
+
+    def watched(name: str, *, dir_fd: int | None = None) -> None:
+        seen.append(name)
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", watched)
+    assert house.folder.unlink_if_same("a", house.identity("a"))
+
+    assert seen == [f".s3spool-removing-{house.ledger.owner}.a"]
+
+
+def test_a_file_that_was_sent_elsewhere_is_not_sent_again(new: NewHouse) -> None:
+    """Its identity leaves out the number of the device, which each host gives itself."""
+    first, second = new("first"), new("second", started=False)
+    second.start(second.scan)
+    first.drop("a")
+    first.settle.add("a")
+    eventually(lambda: first.stats.uploaded == 1)
+    assert first.ledger.flush(30)
+
+    second.scan.want("request")
+    eventually(lambda: second.scan.finished == 1)
+
+    assert second.inbox.counts() == (0, 0)
+    with second.ledger.reader() as reader:
+        known = reader.known(["a"])["a"]
+        assert known.receipt is not None
+        assert known.receipt.identity == second.identity("a")

@@ -1,0 +1,207 @@
+"""Several nodes on one ledger: who has a file, what a late node may still do, and who may use the schema."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import psycopg
+import pytest
+
+from s3spool.errors import LedgerError
+from s3spool.ledger.postgresql.backend import PostgresLedger
+from s3spool.ledger.postgresql.connection import VERSION
+from s3spool.ledger.protocol import Known
+from support.postgres import Postgres
+from support.rows import SOME, a_receipt, a_retry
+from support.waiting import eventually
+
+NewNode = Callable[..., PostgresLedger]
+
+
+@pytest.fixture
+def new_node(postgres: Postgres) -> Iterator[NewNode]:
+    """Nodes of one database; a node with `start=False` is as good as stopped by SIGSTOP."""
+    url = postgres.database()
+    nodes: list[PostgresLedger] = []
+
+    def node(name: str, *, start: bool = True, lease_s: float = 60.0) -> PostgresLedger:
+        ledger = PostgresLedger(url, destination="here", node=name, device=SOME.dev, lease_s=lease_s)
+        nodes.append(ledger)
+        if start:
+            ledger.start()
+        return ledger
+
+    yield node
+    for ledger in nodes:
+        if ledger.alive():
+            ledger.close(30)
+
+
+def test_one_node_has_a_file(new_node: NewNode) -> None:
+    """The others are not given it while that node lives, whatever its name is; the node itself gets it once."""
+    first, second = new_node("same"), new_node("same")
+
+    assert first.claims.take(["a", "b"]) == {"a": Known(None, None), "b": Known(None, None)}
+
+    assert set(second.claims.take(["b", "c"])) == {"c"}
+    assert first.claims.take(["a", "c", "a"]) == {}
+    assert [first.claims.holds(path) for path in "abc"] == [True, True, False]
+
+
+def test_a_receipt_ends_the_claim_and_the_next_node_sees_it(new_node: NewNode) -> None:
+    """A node that had looked before the receipt was there learns of it when it takes the file."""
+    first, second = new_node("first"), new_node("second")
+    receipt = a_receipt("a", destination=first.destination)
+    first.claims.take(["a"])
+    first.record_receipt(receipt)
+    assert first.flush(30)
+
+    assert second.claims.take(["a"]) == {"a": Known(receipt, None)}
+
+
+def test_a_file_that_was_given_back_is_free(new_node: NewNode) -> None:
+    """A file that need not be sent leaves no row behind."""
+    first, second = new_node("first"), new_node("second")
+    first.claims.take(["a"])
+    first.claims.give_back(["a"])
+    assert first.flush(30)
+
+    assert set(second.claims.take(["a"])) == {"a"}
+
+
+def test_a_node_that_stops_hands_its_files_over_at_once(new_node: NewNode) -> None:
+    """Nobody waits for the lease of a node that has said that it ends."""
+    first, second = new_node("first"), new_node("second")
+    first.claims.take(["a"])
+
+    assert first.close(30)
+
+    assert set(second.claims.take(["a"])) == {"a"}
+
+
+def test_a_node_whose_lease_is_over_stores_nothing_any_more(new_node: NewNode) -> None:
+    """Its files go to another node; its late receipt and its late failure change nothing, and it is told."""
+    lost: list[str] = []
+    late = new_node("late", start=False, lease_s=0.2)
+    with psycopg.connect(late._url, autocommit=True) as db:
+        db.execute("INSERT INTO files (destination, path, owner) VALUES (%s, 'a', %s)", (1, late.lease.owner))
+    late.claims._owners["a"] = late.lease.owner
+    second = new_node("second", lease_s=0.3)
+    eventually(lambda: set(second.claims.take(["a"])) == {"a"}, timeout_s=30)
+    told: list[str] = []
+
+    late.record_receipt(a_receipt("a"), lambda: told.append("receipt"), lost.append)
+    late.record_retry(a_retry("a"), lambda: told.append("retry"), lost.append)
+    late.start()
+    assert late.flush(30)
+
+    assert lost == ["a", "a"]
+    assert told == []
+    with second.reader() as reader:
+        assert reader.known(["a"]) == {}
+
+
+def test_a_receipt_whose_answer_was_lost_is_recognised(new_node: NewNode) -> None:
+    """The connection broke after the commit: the second try finds the row as it left it."""
+    lost: list[str] = []
+    node = new_node("node")
+    told = threading.Event()
+    node.claims.take(["a"])
+    receipt = a_receipt("a", destination=node.destination)
+
+    node.record_receipt(receipt, None, lost.append)
+    assert node.flush(30)
+    node.record_receipt(receipt, told.set, lost.append)
+    assert node.flush(30)
+
+    assert told.is_set()
+    assert lost == []
+
+
+def test_nodes_that_start_at_once_make_one_schema(postgres: Postgres) -> None:
+    """Each of them finds the tables, and the same number for the destination."""
+    url = postgres.database()
+    numbers: list[int] = []
+
+    def start() -> None:
+        ledger = PostgresLedger(url, destination="here", node="node")
+        ledger.start()
+        numbers.append(ledger.destination)
+        ledger.close(30)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert len(numbers) == 4
+    assert len(set(numbers)) == 1
+
+
+def test_a_newer_schema_is_refused_in_one_line(postgres: Postgres) -> None:
+    """An older daemon beside newer ones says what to do, and changes nothing."""
+    url = postgres.database()
+    PostgresLedger(url, destination="here", node="old")._session.disconnect()
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("UPDATE s3spool_schema SET version = %s", (VERSION + 1,))
+
+    with pytest.raises(LedgerError, match=r"written by a newer s3spool .* install that version here as well$"):
+        PostgresLedger(url, destination="here", node="old")
+
+
+def test_a_database_that_restarts_is_found_again() -> None:
+    """Rows wait while it is away, and are stored when it is back; the node keeps its claims."""
+    lost: list[str] = []
+    with Postgres() as server:
+        node = PostgresLedger(server.database(), destination="here", node="node", lease_s=600)
+        node.start()
+        node.claims.take(["a"])
+        told = threading.Event()
+
+        server.stop("immediate")
+        node.record_receipt(a_receipt("a", destination=node.destination), told.set, lost.append)
+        eventually(lambda: node.failing_since is not None, timeout_s=30)
+        server.start()
+
+        assert told.wait(60)
+        eventually(lambda: node.failing_since is None)
+        assert lost == []
+        with closing(node.reader()) as reader:
+            assert reader.counts()["uploaded"] == 1
+        node.close(30)
+
+
+def test_three_nodes_that_offer_all_files_send_each_once(new_node: NewNode) -> None:
+    """Each takes batches in an order of its own: all files get one receipt, with a statement for many files."""
+    names = [f"{number:04}" for number in range(1500)]
+    lost: list[str] = []
+    sent: list[str] = []
+    nodes = [new_node(name) for name in "abc"]
+    before = sum(node.statements for node in nodes)
+
+    def work(node: PostgresLedger, seed: int) -> None:
+        order = random.Random(seed).sample(names, len(names))
+        for start in range(0, len(order), 250):
+            taken = node.claims.take(order[start : start + 250])
+            new = [path for path, known in taken.items() if known.receipt is None]
+            sent.extend(new)
+            for path in new:
+                node.record_receipt(a_receipt(path, destination=node.destination), None, lost.append)
+            node.claims.give_back([*taken.keys() - set(new)])
+        assert node.flush(60)
+
+    threads = [threading.Thread(target=work, args=(node, seed)) for seed, node in enumerate(nodes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+
+    assert sorted(sent) == names
+    assert lost == []
+    with nodes[0].reader() as reader:
+        assert reader.counts()["uploaded"] == len(names)
+    assert sum(node.statements for node in nodes) - before < len(names) / 10

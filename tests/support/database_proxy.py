@@ -1,0 +1,89 @@
+"""A TCP proxy before a PostgreSQL server: cuts one node off, or makes each statement slow."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class DatabaseProxy:
+    """Listens on loopback while it is entered. Thread-safe."""
+
+    def __init__(self, server: Path) -> None:
+        """`server`: the socket of the server."""
+        self.delay_s = 0.0  #: before each message of a client is passed on
+        self._server = server
+        self._is_cut = False
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self.port: int = self._listener.getsockname()[1]
+        self._acceptor = threading.Thread(target=self._accept, name="database-proxy", daemon=True)
+
+    def cut(self) -> None:
+        """End all connections, and each new one at once, until `mend`."""
+        with self._lock:
+            self._is_cut = True
+            for end in self._sockets:
+                _shut(end)
+
+    def mend(self) -> None:
+        self._is_cut = False
+
+    def __enter__(self) -> Self:
+        self._acceptor.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _shut(self._listener)
+        self._acceptor.join(10)
+        self._listener.close()
+        self.cut()
+        for thread in self._threads:
+            thread.join(10)
+        for end in self._sockets:
+            end.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                with self._lock:
+                    self._sockets += [client, server]
+                    refused = self._is_cut
+                try:
+                    server.connect(str(self._server))
+                except OSError:
+                    refused = True
+                if refused:
+                    _shut(client)
+                    continue
+                self._pump(client, server, lambda: self.delay_s)
+                self._pump(server, client, lambda: 0.0)
+
+    def _pump(self, source: socket.socket, target: socket.socket, delay_s: Callable[[], float]) -> None:
+        def run() -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(1 << 16):
+                    time.sleep(delay_s())
+                    target.sendall(data)
+            _shut(source)
+            _shut(target)
+
+        thread = threading.Thread(target=run, name="database-proxy", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+
+def _shut(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)

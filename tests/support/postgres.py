@@ -1,0 +1,71 @@
+"""A private PostgreSQL cluster from the distribution's package, on a Unix socket, as an ordinary user."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Self
+
+import psycopg
+import pytest
+
+from support.users import becoming
+
+SETTINGS = ("listen_addresses=''", "max_connections=60", "shared_buffers=16MB", "fsync=off")
+
+
+def programs() -> Path:
+    """Where initdb and pg_ctl are. Skips where they are not, or fails where the run promises them."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    if not found:
+        reason = "takes PostgreSQL (apt install postgresql)"
+        pytest.fail(reason) if os.environ.get("CLUSTER_TESTS") == "required" else pytest.skip(reason)
+    return found[-1].parent
+
+
+class Postgres:
+    """One server; `database` makes an empty database and returns its URL."""
+
+    def __init__(self) -> None:
+        self._bin = programs()
+        self.directory = Path(tempfile.mkdtemp(prefix="s3spool-pg-"))  # a socket's path is short
+        self._become: list[str] = []
+        if os.geteuid() == 0:  # initdb refuses root
+            user = pwd.getpwnam("nobody")
+            os.chown(self.directory, user.pw_uid, user.pw_gid)
+            self._become = becoming(user.pw_uid)
+
+    def __enter__(self) -> Self:
+        self._run("initdb", "--username=s3spool", "--auth=trust", "--encoding=UTF8", "--locale=C")
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self.directory)
+
+    def start(self) -> None:
+        settings = [*SETTINGS, f"unix_socket_directories='{self.directory}'"]
+        options = " ".join(f"-c {setting}" for setting in settings)
+        self._run("pg_ctl", "--wait", "--silent", f"--log={self.directory}/log", f"--options={options}", "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        self._run("pg_ctl", "--wait", "--silent", f"--mode={mode}", "stop")
+
+    def url(self, database: str) -> str:
+        return f"postgresql://s3spool@/{database}?host={self.directory}"
+
+    def database(self) -> str:
+        name = f"test_{uuid.uuid4().hex[:8]}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return self.url(name)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._become, str(self._bin / program), f"--pgdata={self.directory}/data", *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60, cwd="/")
