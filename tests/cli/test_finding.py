@@ -170,6 +170,18 @@ def test_a_dry_run_names_what_is_left_out(here: Path) -> None:
     assert not Path(os.environ["HOME"], ".local").exists()
 
 
+def test_a_dry_run_says_where_no_key_has_room(here: Path) -> None:
+    """As the daemon does, which lists no such directory."""
+    deep = here / "drop" / "/".join(["d" * 250] * 5)
+    deep.mkdir(parents=True)
+    (deep / "a.txt").touch()
+
+    (line, *_) = plan(str(here / "drop"), "s3://bucket").splitlines()
+
+    assert line.startswith("excluded ")
+    assert line.endswith("every key below it would be longer than S3's 1,024 bytes")
+
+
 # --- with a daemon
 
 

@@ -21,8 +21,6 @@ from s3spool.cli.options import Run, group_options, run_options, say
 from s3spool.cli.service import service
 from s3spool.errors import ConfigError, S3SpoolError
 
-PARKED = 3
-TIMED_OUT = 4
 _INTERRUPTED = 130  # as a shell reports SIGINT
 
 

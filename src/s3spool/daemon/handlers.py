@@ -22,6 +22,7 @@ from s3spool.daemon.operator_pause import pause_orders
 from s3spool.daemon.supervisor import Daemon
 from s3spool.daemon.top_view import top_orders
 from s3spool.errors import S3SpoolError
+from s3spool.folder.rules import FileRules
 from s3spool.ledger.protocol import LedgerReader
 from s3spool.ledger.rows import from_text, to_text
 
@@ -146,7 +147,7 @@ class _Answers:
             left_out=views.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive),
             destination=components.ledger.destination,
         )
-        answer = with_rule(answer, daemon.config, path)
+        answer = with_rule(answer, FileRules(daemon.config), path)
         return answer if sight is Sight.ALL else {name: answer[name] for name in ("path", "state", "why")}
 
     def retry(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
