@@ -124,8 +124,8 @@ def test_the_daemon_says_so_in_its_log(place: Place) -> None:
     said = run_until_ready(*ROOTS, "run", cwd=place.drop, env=place.environment)
 
     events = [json.loads(line) for line in said.splitlines()]
-    (doubted,) = [event for event in events if event["event"] == "config.doubted"]
-    assert "passed over" in doubted["reason"]
+    (untrusted,) = [event for event in events if event["event"] == "config.untrusted"]
+    assert "passed over" in untrusted["reason"]
 
 
 def test_a_file_named_with_config(place: Place) -> None:

@@ -18,14 +18,14 @@ from s3spool.logs.units import size
 from s3spool.s3.keys import Prefix, key_of
 
 
-def print_plan(config: Config, doubts: Sequence[str]) -> None:
+def print_plan(config: Config, warnings: Sequence[str]) -> None:
     """One line per file that would be sent or is left out, and a summary. Changes nothing."""
     require_bucket(config)
     root, destination = config.watch.directory, config.destination
     if not root.is_dir():
         raise ConfigError("watch.directory", root, "is not there, or not a directory")
-    for doubt in doubts:
-        say(doubt)
+    for warning in warnings:
+        say(warning)
     answers, rules = OfflineAnswers(config), FileRules(config)
     counts: Counter[str] = Counter()
     total = 0

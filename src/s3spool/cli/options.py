@@ -99,7 +99,7 @@ class Run(NamedTuple):
 
     config: Config
     overrides: Mapping[str, object]
-    doubts: list[str]  #: lines about the file that was found
+    warnings: list[str]  #: lines about the file that was found
 
 
 def _run(
@@ -110,14 +110,14 @@ def _run(
         directory, destination = None, directory
     overrides: dict[str, object] = {"watch.directory": directory, **_typed(destination), **flags}
     overrides = {key: value for key, value in overrides.items() if value is not None}
-    doubts: list[str] = []
+    warnings: list[str] = []
     if directory and destination:  # nothing is inherited from a file that was not typed
         source = named(config_file, name, environ={})
     else:
-        source = found(config_file, name, doubts.append, overrides)
-    config = load(source, overrides=overrides, search=False, tell=doubts.append)
+        source = found(config_file, name, warnings.append, overrides)
+    config = load(source, overrides=overrides, search=False, tell=warnings.append)
     use_keys(config)
-    return Run(config, overrides, doubts)
+    return Run(config, overrides, warnings)
 
 
 def _typed(destination: str | None) -> dict[str, object]:
