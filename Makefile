@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-power-cuts mutants test-contention test-cluster test-chaos test-compat soak test-system deb lock lint types bench clean
+.PHONY: run test test-power-cuts mutants test-contention test-cluster test-chaos test-compat soak test-system deb dist lock lint types bench clean
 
 run: $(VENV)/.demo
 	$(BIN)/s3spool demo
@@ -53,6 +53,11 @@ test-system: $(VENV)/.dev
 # dist/s3spool_VERSION_ARCH.deb; CONTRIBUTING.md says what it takes.
 deb:
 	packaging/build-deb
+
+# sdist, wheel and Debian package in dist/.
+dist: $(VENV)/.dev deb
+	$(BIN)/pip install --quiet --group dist
+	$(BIN)/python -m build --outdir dist
 
 # The exact dependencies that the package carries, anew.
 lock:

@@ -30,11 +30,11 @@ def _unlink(self: Folder, path: str, identity: Identity) -> bool:
     return True
 
 
-def _hurry(self: Ledger, receipt: Receipt, committed: Any = None) -> None:
+def _hurry(self: Ledger, receipt: Receipt, committed: Any = None, lost: Any = None) -> None:
     """Remove first, record later."""
     if committed:
         committed()
-    _record_receipt(self, receipt)
+    _record_receipt(self, receipt, None, lost)
 
 
 MUTANTS: dict[str, tuple[type, str, Any]] = {

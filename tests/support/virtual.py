@@ -141,7 +141,7 @@ class Pipeline:
 
 
 class RealSimulation:
-    """A queue of drops and answers around the real parts, and a hundred workers."""
+    """`Simulation` of the reference, with the real parts."""
 
     def __init__(self, directory: Path, server: Server, *, seed: int = 1) -> None:
         self.pipeline = Pipeline(directory)
@@ -150,12 +150,10 @@ class RealSimulation:
         self.order = itertools.count()
         self.dropped: dict[str, float] = {}
         self.done: dict[str, float] = {}
-        self.busy = 0
+        self.busy = self.openings = self.requests = 0
         self.next_tick = 0.0
         self.next_look = float("inf")
-
-    def close(self) -> None:
-        self.pipeline.close()
+        self.pipeline.breaker.on_change(self._count_opening)
 
     def drop(self, when: float, path: str) -> None:
         self._at(when, self._arrive, path)
@@ -186,6 +184,12 @@ class RealSimulation:
             files[path] = File(dropped, state, self.done.get(path, 0.0))
         return files
 
+    def counts(self) -> str:
+        return f"openings {self.openings}, requests {self.requests}"
+
+    def _count_opening(self) -> None:
+        self.openings += self.pipeline.breaker.open and self.pipeline.breaker.paused_at == self.pipeline.time()
+
     def _at(self, when: float, act: Callable[..., None], *args: Any) -> None:
         heapq.heappush(self.events, (when, next(self.order), act, args))
 
@@ -197,6 +201,7 @@ class RealSimulation:
         pipeline = self.pipeline
         while self.busy < pipeline.workers and (taken := pipeline.take()) is not None:
             self.busy += 1
+            self.requests += 1
             answer = self.server(taken[0].path, pipeline.now, self.rng)
             takes_s = answer[2] if len(answer) == 3 else 0.03
             self._at(pipeline.now + takes_s * self.rng.uniform(0.8, 1.2), self._answered, *taken, answer)
