@@ -40,15 +40,22 @@ def test_the_wheel_works_without_the_checkout(s3spool: Path, tmp_path: Path) -> 
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environment |= {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
 
-    def told(*arguments: str) -> str:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command: list[str | Path] = [s3spool, *arguments]
-        run = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stdout + run.stderr
-        return str(run.stdout)
+        return subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, check=False)
 
-    with subprocess.Popen([s3spool, "demo", "--port", "0"], cwd=where, env=environment) as demo:
+    def told(*arguments: str) -> str:
+        ended = run(*arguments)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen([s3spool, "demo", "--port", "0"], cwd=where, env=environment, stderr=stderr) as demo,
+    ):
         try:
-            eventually((where / "tmp").is_dir, timeout_s=120)
+            eventually(lambda: b'"daemon.ready"' in log.read_bytes(), timeout_s=120)
             (where / "tmp" / "first.txt").write_text("first")
             told("wait", "tmp/first.txt", "--timeout", "60")
             assert "first.txt" in told("list", "--all")
