@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 IN_FLIGHT = 150  #: files of a node that are being sent, or were sent and have no receipt yet
 SLACK_S = 10.0
+KEPT_FOR_PROBES = 30  #: with those in flight
 
 
 @pytest.fixture
@@ -188,6 +189,26 @@ def test_a_pause_of_one_node_holds_all(tmp_path: Path, server: FaultyS3, postgre
         assert cluster.versions() == 0
         assert second.cli("resume").returncode == 0
         first.wait_event("uploads.resumed")
+        cluster.wait_empty()
+
+        cluster.assert_clean()
+
+
+def test_a_node_that_cannot_reach_s3_leaves_the_files_to_others(
+    tmp_path: Path, server: FaultyS3, postgres: Postgres
+) -> None:
+    """It reaches the database, so that its lease lasts: it gives up what it has claimed, and claims little."""
+    cluster = Cluster(tmp_path, server, postgres.database(), retry={"initial_s": 0.5, "max_s": 2})
+    cluster.nodes[0].environment |= {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
+    cluster.drop(300)
+    cluster.nodes[0].start()
+    with cluster:
+        cluster.nodes[0].wait_event("destination.paused")
+        cluster.drop(100, tag="later")
+        eventually(lambda: len(cluster.left()) <= KEPT_FOR_PROBES, timeout_s=60)
+        for node in cluster.nodes[1:]:
+            assert not node.events("destination.paused")
+        cluster.nodes[0].stop()
         cluster.wait_empty()
 
         cluster.assert_clean()

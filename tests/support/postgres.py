@@ -41,7 +41,7 @@ class Postgres:
             self._become = becoming(user.pw_uid)
 
     def __enter__(self) -> Self:
-        self._run("initdb", "--username=s3spool", "--auth=trust", "--encoding=UTF8", "--locale=C")
+        self._run("initdb", "--no-sync", "--username=s3spool", "--auth=trust", "--encoding=UTF8", "--locale=C")
         self.start()
         return self
 

@@ -90,6 +90,7 @@ class PostgresLedger(LedgerBackend):
 
     def listen(self, listener: Listener) -> None:
         self._listener = listener
+        self._claims.listen(listener)
 
     @property
     def name(self) -> str:
@@ -229,6 +230,8 @@ class PostgresLedger(LedgerBackend):
             return
         if self._listener is not None:
             self.lease.look(db, self._listener)
+            if self._listener.gives_up():
+                self.lease.leave(db)
         held = self.lease.holds()
         self.lease.renew(db)
         if not held:

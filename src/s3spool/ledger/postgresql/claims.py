@@ -11,7 +11,7 @@ from s3spool.ledger.postgresql import statements as sql
 from s3spool.ledger.postgresql.groups import Rows, Work
 from s3spool.ledger.postgresql.lease import Lease
 from s3spool.ledger.postgresql.session import Session
-from s3spool.ledger.protocol import Claims, Known
+from s3spool.ledger.protocol import Claims, Known, Listener
 
 BATCH = 100  # so many paths are worth a statement of their own
 PACE_S = 0.25  # of smaller batches: in a crowd they wait for each other
@@ -37,7 +37,11 @@ class PostgresClaims(Claims):
         self._made = made
         self._owners: dict[str, int] = {}  # the number that this process had when it claimed the path
         self._asked_at = 0.0
+        self._listener: Listener | None = None
         self.urgent = threading.Event()  # the next group should not wait for more rows
+
+    def listen(self, listener: Listener) -> None:
+        self._listener = listener
 
     def may_start(self) -> bool:
         return self._lease.holds() and self._session.failing_since is None
@@ -47,7 +51,7 @@ class PostgresClaims(Claims):
 
     def take(self, paths: Sequence[str], meanwhile: Callable[[], None] = lambda: None) -> dict[str, Known]:
         wanted = {path for path in paths if not self.holds(path)}
-        if not wanted:
+        if not wanted or (self._listener is not None and self._listener.has_enough()):
             return {}
         new: dict[str, Known] = {}
         done = threading.Event()
@@ -60,10 +64,10 @@ class PostgresClaims(Claims):
             done.set()
 
         now = time.monotonic()
-        if len(wanted) >= BATCH or now - self._asked_at > PACE_S:
-            self.urgent.set()
-        self._asked_at = now
+        urgent, self._asked_at = len(wanted) >= BATCH or now - self._asked_at > PACE_S, now
         self._put(Work((sql.TAKE,), paths=[*wanted], taken=taken))
+        if urgent:
+            self.urgent.set()
         while not done.wait(BEAT_S):
             meanwhile()
             if not self._alive():
