@@ -201,17 +201,16 @@ def test_a_node_that_cannot_reach_s3_leaves_the_files_to_others(
     cluster = Cluster(tmp_path, server, postgres.database(), retry={"initial_s": 0.5, "max_s": 2})
     cluster.nodes[0].environment |= {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
     cluster.drop(300)
-    cluster.nodes[0].start()
-    with cluster:
-        cluster.nodes[0].wait_event("destination.paused")
-        cluster.drop(100, tag="later")
-        eventually(lambda: len(cluster.left()) <= KEPT_FOR_PROBES, timeout_s=60)
-        for node in cluster.nodes[1:]:
-            assert not node.events("destination.paused")
-        cluster.nodes[0].stop()
-        cluster.wait_empty()
+    with cluster.nodes[0] as first:
+        first.wait_event("destination.paused")
+        with cluster:
+            cluster.drop(100, tag="later")
+            eventually(lambda: len(cluster.left()) <= KEPT_FOR_PROBES, timeout_s=60)
+            assert not [node for node in cluster.nodes[1:] if node.events("destination.paused")]
+            first.stop()
+            cluster.wait_empty()
 
-        cluster.assert_clean()
+            cluster.assert_clean()
 
 
 def test_a_large_file_of_a_killed_node_is_resumed(tmp_path: Path, server: FaultyS3, postgres: Postgres) -> None:
