@@ -33,7 +33,8 @@ class Postgres:
 
     def __init__(self) -> None:
         self._bin = programs()
-        self.directory = Path(tempfile.mkdtemp(prefix="s3spool-pg-"))  # a socket's path is short
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a busy disk stalls it for minutes
+        self.directory = Path(tempfile.mkdtemp(prefix="s3spool-pg-", dir=memory))  # a socket's path is short
         self._become: list[str] = []
         if os.geteuid() == 0:  # initdb refuses root
             user = pwd.getpwnam("nobody")
