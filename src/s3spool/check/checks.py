@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from s3spool.check.http_port import http_port
 from s3spool.check.result import CheckResult, error, ok, warning
+from s3spool.check.shared_ledger import shared_ledger
 from s3spool.config import loader as configuration
 from s3spool.config.directories import same_mount, sandbox
 from s3spool.config.loader import Config
@@ -198,6 +199,9 @@ def _room(directory: Path, text: str) -> CheckResult:
 
 
 def _ledger(config: Config) -> Iterator[CheckResult]:
+    if config.state.ledger:
+        yield from shared_ledger(config)
+        return
     path = config.state.ledger_path
     pid = holder(config.state.directory)
     used = f", in use by the daemon (pid {pid})" if pid else ""
