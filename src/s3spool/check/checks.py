@@ -179,7 +179,7 @@ def _state(config: Config) -> Iterator[CheckResult]:
     yield result
     if result.level == "error" or not directory.is_dir():
         return
-    yield from _ledger(config)
+    yield from (shared_ledger if config.state.ledger else _ledger)(config)
     sockets = config.service.control_socket.parent
     if sockets != directory:
         yield _directory("control socket", sockets, writable=True, made=False)
@@ -199,9 +199,6 @@ def _room(directory: Path, text: str) -> CheckResult:
 
 
 def _ledger(config: Config) -> Iterator[CheckResult]:
-    if config.state.ledger:
-        yield from shared_ledger(config)
-        return
     path = config.state.ledger_path
     pid = holder(config.state.directory)
     used = f", in use by the daemon (pid {pid})" if pid else ""
