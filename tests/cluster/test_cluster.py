@@ -110,6 +110,8 @@ def test_a_database_that_is_restarted(tmp_path: Path, server: FaultyS3) -> None:
         database.stop("immediate")
         cluster.drop(100, tag="meanwhile")
         eventually(lambda: all(node.events("ledger.failed") for node in cluster.nodes), timeout_s=30)
+        status = cluster.nodes[0].cli("status")
+        assert status.returncode == 0, status.stderr
         time.sleep(0.5)  # removals of committed receipts end
         there = len(cluster.left())
         time.sleep(1)

@@ -47,7 +47,8 @@ class Postgres:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        if (self.directory / "data" / "postmaster.pid").exists():  # a test that failed may have stopped it
+            self.stop()
         shutil.rmtree(self.directory)
 
     def start(self) -> None:

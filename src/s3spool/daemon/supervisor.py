@@ -87,7 +87,7 @@ class Daemon:
                 "watch": self.watch_manager.heartbeat,
             }
         )
-        self._retry_summary = RetrySummary(ledger)
+        self.retry_summary = RetrySummary(ledger)
         self._terminal_summary = RetrySummary(ledger)
         self.files = FileStates(components)
         self.rate = RateMeter(components)
@@ -195,7 +195,7 @@ class Daemon:
         self._give_memory_back()
         if self._notifier.watchdog_interval_s and self._healthy(now):
             self._notifier.watchdog()
-        self._retry_summary.refresh()
+        self.retry_summary.refresh()
         self._notifier.status(self.summary())
         self._cleaning.run_if_due(now)
 
@@ -312,7 +312,7 @@ class Daemon:
 
     def summary(self) -> str:
         """The line for `systemctl status`. Any thread; quick."""
-        return self._status_line.text(self.state, self._retry_summary)
+        return self._status_line.text(self.state, self.retry_summary)
 
     def terminal_line(self) -> str:
         """`summary` with counts of this moment. Only the log thread calls it."""
@@ -320,4 +320,4 @@ class Daemon:
         return self._status_line.text(self.state, self._terminal_summary)
 
     def oldest_unsent_s(self) -> float:
-        return self.files.oldest_unsent_s(self._retry_summary.oldest_ns)
+        return self.files.oldest_unsent_s(self.retry_summary.oldest_ns)
