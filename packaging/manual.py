@@ -74,7 +74,7 @@ def _options(context: click.Context) -> Iterator[str]:
 
 
 def _keys() -> Iterator[str]:
-    options = {option.name: option for option in config_schema.options()}
+    options = {option.name: option for option in config_schema.OPTIONS.values()}
     for section in SECTIONS:
         yield f".SS [{_exact(section)}]"
         for name, option in options.items():

@@ -5,22 +5,27 @@ from __future__ import annotations
 import functools
 import gc
 import re
+import sys
 import uuid
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import botocore.session
 import pytest
 from hypothesis import settings
 
 from s3spool.demo.seaweed import Seaweed
+from support.daemon import Daemon, Make
 from support.faulty import FaultyS3
+from support.house import Build, House
 from support.leaks import child_processes, live_threads
+from support.lines import Lines, recorded
 from support.postgres import Postgres
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mypy_boto3_s3.client import S3Client
 
 # The same examples on every machine, however slow; `pytest --hypothesis-profile=search` looks for new ones.
@@ -68,6 +73,44 @@ def faulty() -> Iterator[FaultyS3]:
     """The test's own server, which misbehaves when told to."""
     with FaultyS3() as server:
         yield server
+
+
+@pytest.fixture
+def make(tmp_path: Path, faulty: FaultyS3, request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Daemons in front of that server, not yet started; killed at the end, and their logs shown if the test failed."""
+    failed_before = request.session.testsfailed
+    made: list[Daemon] = []
+
+    def daemon(home: Path = tmp_path, **sections: Any) -> Daemon:
+        made.append(Daemon(home, faulty, **sections))
+        return made[-1]
+
+    yield daemon
+    for each in made:
+        if each.alive:
+            each.kill()
+        if request.session.testsfailed > failed_before:
+            print(f"--- the end of {each.log_path}\n{each.log_tail()}\n---", file=sys.stderr)  # noqa: T201 - for pytest
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """What is logged meanwhile."""
+    with recorded() as lines:
+        yield lines
+
+
+@pytest.fixture
+def build(tmp_path: Path, lines: Lines) -> Iterator[Build]:
+    """The daemon's components in front of a bucket in memory; nothing runs yet, and all that runs is ended."""
+    with ExitStack() as stack:
+
+        def house(**settings: Any) -> House:
+            made = House(tmp_path, **settings)
+            stack.callback(made.close)
+            return made
+
+        yield house
 
 
 @pytest.fixture(autouse=True)

@@ -95,7 +95,7 @@ def test_options_named_in_readme_exist() -> None:
 
 def test_exit_codes_of_readme_are_those_of_the_code() -> None:
     """Scripts rely on them."""
-    from s3spool.cli import commands as module  # noqa: PLC0415 - beside its only use
+    from s3spool.cli import wait  # noqa: PLC0415 - beside its only use
     from s3spool.errors import ConfigError, S3SpoolError  # noqa: PLC0415 - beside its only use
 
     line = next(line for line in README.splitlines() if line.startswith("Exit codes:"))
@@ -103,8 +103,8 @@ def test_exit_codes_of_readme_are_those_of_the_code() -> None:
 
     assert codes[S3SpoolError.exit_code] == "error"
     assert codes[ConfigError.exit_code] == "configuration"
-    assert "parked" in codes[module.PARKED]
-    assert "time-out" in codes[module.TIMED_OUT]
+    assert "parked" in codes[wait.SOME_PARKED]
+    assert "time-out" in codes[wait.TIMED_OUT]
 
 
 def test_configuration_of_readme_works(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from s3spool.config.loader import check_directories, load, options
+from s3spool.config.loader import check_directories, load
+from s3spool.config.schema import OPTIONS
 from s3spool.errors import ConfigError, LedgerError
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, State
@@ -23,14 +24,12 @@ from support.faulty import FaultyS3
 from support.rows import a_multipart, a_part, a_receipt, a_retry
 from support.waiting import eventually
 
-WAIT_S = 60.0
-
 # --- configuration
 
 SAMPLE = "\n".join(
     f"[{section}]\n" + "\n".join(f"{option.name.partition('.')[2]} = {option.default}" for option in found)
-    for section in dict.fromkeys(option.name.partition(".")[0] for option in options())
-    if (found := [option for option in options() if option.name.startswith(f"{section}.")])
+    for section in dict.fromkeys(option.name.partition(".")[0] for option in OPTIONS.values())
+    if (found := [option for option in OPTIONS.values() if option.name.startswith(f"{section}.")])
 ).encode()
 SAMPLE += b'\n[[rule]]\nmatch = ["*.a", "b/**"]\nprefix = "x/%Y/"\nmetadata = { a = "{path}" }\nafter = "keep"\n'
 BITS = [
@@ -103,7 +102,7 @@ VALUES = st.recursive(
 )
 
 
-@given(st.sampled_from([option.name for option in options()]), VALUES)
+@given(st.sampled_from([option.name for option in OPTIONS.values()]), VALUES)
 @settings(max_examples=400)
 @example("destination.bucket", '"\\u001b[2J"')
 @example("upload.workers", "0x" + "9" * 5000)
@@ -232,7 +231,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         upload = a_multipart(f"large file {number}")
         ledger.record_multipart(upload)
         ledger.record_part(a_part(upload.upload_id))
-    assert ledger.close(WAIT_S)
+    assert ledger.close(60)
     return path
 
 
@@ -290,13 +289,7 @@ def test_questions_to_a_damaged_ledger_are_answered_or_refused(
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_ledger_costs_no_file(damage: Damage, whole: Path, tmp_path: Path, faulty: FaultyS3) -> None:
     """Kept aside at the start or by a daemon that exits with 1, or refused as a newer version: all files are sent."""
-    daemon = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
-        watch={"rescan_s": 1},
-        after={"action": "delete"},
-    )
+    daemon = Daemon(tmp_path, faulty, watch={"rescan_s": 1}, after={"action": "delete"})
     content = bytearray(whole.read_bytes())
     damage(content, random.Random(damage.__name__))
     path = daemon.state_directory / "ledger.sqlite3"
@@ -305,14 +298,14 @@ def test_a_damaged_ledger_costs_no_file(damage: Damage, whole: Path, tmp_path: P
         daemon.drop(f"file {number}", b"content %d" % number)
 
     with daemon:
-        eventually(lambda: daemon.events("daemon.ready") or not daemon.alive, timeout_s=WAIT_S)
+        eventually(lambda: daemon.events("daemon.ready") or not daemon.alive)
         if not daemon.alive:
             assert daemon.wait_exit() == 78
             assert re.fullmatch(rf"\ns3spool: {path}: .*move (it|the file) away.*\n", daemon.log_path.read_text())
             assert path.read_bytes() == content
             path.rename(path.with_suffix(".broken"))
             daemon.start()
-            daemon.wait_ready(WAIT_S)
+            daemon.wait_ready()
         daemon.drop("late", b"late")
 
         def all_sent() -> bool:
@@ -321,7 +314,7 @@ def test_a_damaged_ledger_costs_no_file(damage: Damage, whole: Path, tmp_path: P
                 daemon.start()  # as systemd does
             return not list(daemon.folder.iterdir())
 
-        eventually(all_sent, timeout_s=WAIT_S, message="all sent")
+        eventually(all_sent, message="all sent")
         assert not daemon.events("thread.died")
         assert b"Traceback" not in daemon.log_path.read_bytes()
         assert daemon.stop() == 0

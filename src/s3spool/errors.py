@@ -128,6 +128,11 @@ class UploadError(S3SpoolError):
         return f"{self.status} {self.code}" if self.status and str(self.status) not in self.code else self.code
 
 
+def unfit(path: str, code: str, cause: str, hint: str, *, operation: str = "map") -> UploadError:
+    """Return the error of a file that shows itself that S3 can never take it."""
+    return UploadError(operation, path, code, cause, Scope.FILE, permanent=True, hint=hint)
+
+
 def _literal(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()

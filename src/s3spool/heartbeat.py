@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 
 BEAT_S = 10.0  # the longest wait of a thread without a beat
+HEARTBEAT_TIMEOUT_S = 60.0  # a slow disk may block a thread for long; a deadlock never ends
 
 
 class Heartbeat:

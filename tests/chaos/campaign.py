@@ -1,4 +1,4 @@
-"""Rounds of: start, work, bad weather, death. After each the oracle looks; at the end everything has to drain."""
+"""Rounds of: start, work, faults, death. After each the oracle looks; at the end everything has to drain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from chaos.figures import Figures
 from chaos.oracle import Oracle
-from chaos.storm import TIMEOUT_S
+from chaos.random_faults import TIMEOUT_S
 from chaos.witness import Witness
 from chaos.writers import Writers
 from s3spool.failure.breaker import STREAK
@@ -35,7 +35,7 @@ START_S = 60.0
 HEARTBEAT_TIMEOUT_S = 3.0  # how long a step is waited for
 REQUESTS = 120  # a life at whose end no step waits goes on for so many at most
 SOON = 3  # lives until a step is tried once more
-BACKLOG = 1500  # names not seen to arrive; above it the weather clears for a while
+BACKLOG = 1500  # names not seen to arrive; above it there are fewer faults for a while
 # Steps that some mode of removal never comes to.
 ONLY = {"compare+unlink": "delete", "aside": "delete", "unlink": "delete", "restore": "delete"}
 ONLY |= {"compare+rename": "archive", "rename": "archive"}
@@ -90,7 +90,7 @@ class Campaign:
         """One life, and what was made of it."""
         step = self._program()
         kind = step.partition(":")[2]
-        self._weather(kind)
+        self._set_faults(kind)
         if not step and self._rng.random() < 0.2:
             self.witness.go_down()
             self._down = True
@@ -156,7 +156,7 @@ class Campaign:
     def refuse_all(self, fault: str, acts: int, *, kill: bool) -> None:
         """A life in which every request is refused for good: the breaker opens before many files have failed for it."""
         before = self.oracle.parked() if self.figures.starts else set()
-        self.witness.storm.share, self.witness.storm.only = 1.0, fault
+        self.witness.faults.share, self.witness.faults.only = 1.0, fault
         self.start()
         self._act(acts)
         code = fault.partition(" ")[2] or f"HTTP{fault}"
@@ -197,8 +197,8 @@ class Campaign:
         self.daemon.wait_ready(START_S)
 
     def act(self, count: int, share: float = 0.0) -> None:
-        """Work in weather of one's choice."""
-        self.witness.storm.share = share
+        """Work while this share of the requests meets a fault."""
+        self.witness.faults.share = share
         self._act(count)
 
     def finish(self, *, sane: bool = True) -> Figures:
@@ -206,7 +206,7 @@ class Campaign:
 
         `sane`: nothing went wrong in the daemon itself, all it met were faults of others.
         """
-        self._fair()
+        self._end_faults()
         self.writers.end()
         if not self.daemon.alive:
             self.start()
@@ -239,16 +239,16 @@ class Campaign:
 
     # --- one life
 
-    def _weather(self, step: str) -> None:
+    def _set_faults(self, step: str) -> None:
         """At random, but not such that the step is out of reach."""
-        storm = self.witness.storm
-        storm.share = self._rng.choice([0.05, 0.1, 0.2, 0.3] if step else [0.2, 0.4, 0.6, 1.0])
-        storm.only = self._rng.choice(storm.kinds) if storm.share == 1.0 or self._rng.random() < 0.2 else ""
+        faults = self.witness.faults
+        faults.share = self._rng.choice([0.05, 0.1, 0.2, 0.3] if step else [0.2, 0.4, 0.6, 1.0])
+        faults.only = self._rng.choice(faults.kinds) if faults.share == 1.0 or self._rng.random() < 0.2 else ""
         if step in FAILING:
-            storm.share, storm.only = 0.3, "500 InternalError"
+            faults.share, faults.only = 0.3, "500 InternalError"
 
-    def _fair(self) -> None:
-        self.witness.storm.share = 0.0
+    def _end_faults(self) -> None:
+        self.witness.faults.share = 0.0
 
     def _program(self) -> str:
         """The step at which this life is to end; "" where the moment is a random one."""
@@ -336,8 +336,8 @@ class Campaign:
     # --- draining
 
     def _clear_up(self) -> None:
-        """A life in better weather, until the backlog is half of what it may be."""
-        self.witness.storm.share, self.witness.storm.only = 0.1, ""
+        """A life with fewer faults, until the backlog is half of what it may be."""
+        self.witness.faults.share, self.witness.faults.only = 0.1, ""
         self._start(ordinary=True)
         eventually(
             lambda: self._retry_summary() < BACKLOG // 2, timeout_s=DRAIN_S, message=f"{self.context}: the backlog"
@@ -367,7 +367,7 @@ class Campaign:
         figures.large = sum(file.large for file in writers.files.values())
         figures.dropped_bytes = writers.written_bytes
         figures.requests = self.witness.total
-        figures.faults = self.witness.storm.met
+        figures.faults = self.witness.faults.met
 
 
 def _plan(action: str, seed: int) -> list[str]:

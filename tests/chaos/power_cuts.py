@@ -88,8 +88,8 @@ class PowerCuts:
         """One life, its end, and a look at what is left."""
         step = self._todo.pop() if self._todo and self._rng.random() < 0.75 else ""
         name = step.partition(":")[2]
-        storm = self._witness.storm
-        storm.share, storm.only = (0.3, "500 InternalError") if name in FAILING else (0.0, "")
+        faults = self._witness.faults
+        faults.share, faults.only = (0.3, "500 InternalError") if name in FAILING else (0.0, "")
         self._daemon.program = dying_at(step, self._rng.choice([1, 1, 2, 5])) if step else self._ordinary
         early = files if name in STARTING else self._rng.randint(0, files // 2)
         self._drop(early)
@@ -116,7 +116,7 @@ class PowerCuts:
 
     def finish(self) -> Figures:
         """All that was synced is sent; in keep mode nothing that was logged as uploaded is sent again."""
-        self._witness.storm.share = 0.0
+        self._witness.faults.share = 0.0
         self._daemon.program = self._ordinary
         self._daemon.start().wait_ready(START_S)
         eventually(lambda: not self._unsent(), timeout_s=DRAIN_S, message=f"{self.context}: all is sent")

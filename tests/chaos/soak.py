@@ -1,16 +1,15 @@
-"""`make soak MINUTES=n`: one daemon, alive all the time, at random rates and in random weather. Does anything grow?"""
+"""`make soak MINUTES=n`: one daemon, random load, random faults. Does anything grow?"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import random
-import statistics
 import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.proc import rss_bytes
@@ -18,6 +17,7 @@ from benchmarks.proc import rss_bytes
 from chaos.curves import svg
 from chaos.figures import seed
 from chaos.oracle import Oracle
+from chaos.soak_result import Faults, Sample, SoakResult
 from chaos.witness import Witness
 from chaos.writers import Writers
 from support.daemon import Daemon
@@ -25,45 +25,16 @@ from support.waiting import eventually
 
 SAMPLE_S = 5.0
 TICK_S = 0.25
-WARM_UP = 0.2  # of the run: buffers, caches and the allocator's arenas find their size
 TOLERANCE = 1.1  # how much more the last fifth may take than the first one after warming up
 DRAIN_S = 180.0
 RATES = (0.0, 1.0, 5.0, 15.0, 40.0)  # acts of the writers a second
+PERIOD_S = (5.0, 45.0)  # how long a rate and its faults last
 SHARES = (0.0, 0.0, 0.01, 0.05, 0.2, 1.0)  # of the requests that meet a fault
-
-
-@dataclass(slots=True)
-class Sample:
-    minute: float
-    rss_mib: float
-    descriptors: int
-    threads: int
-    waiting: int  #: files that have not been seen to arrive
-    files: int
-    faults: int
-
-
-@dataclass(slots=True)
-class Course:
-    """What a run leaves behind; `docs/soak.svg` is made of it."""
-
-    seed: int
-    samples: list[Sample] = field(default_factory=list)
-    figures: dict[str, int] = field(default_factory=dict)
-
-    def growth(self) -> dict[str, float]:
-        """Medians of the last fifth by those of the first one after warming up."""
-        warm = self.samples[round(len(self.samples) * WARM_UP) :]
-        share = max(1, len(warm) // 4)
-        names = ("rss_mib", "descriptors", "threads")
-        early = {name: statistics.median(getattr(it, name) for it in warm[:share]) for name in names}
-        late = {name: statistics.median(getattr(it, name) for it in warm[-share:]) for name in names}
-        return {name: late[name] / early[name] for name in names}
 
 
 class Soak:
     def __init__(self, home: Path, number: int) -> None:
-        self.course = Course(number)
+        self.result = SoakResult(number)
         self._rng = random.Random(f"{number} soak")
         self._witness = Witness(number)
         self._daemon = Daemon(
@@ -78,17 +49,17 @@ class Soak:
         self._writers = Writers(self._daemon.folder, self._rng, large_share=0.002)
         self._oracle = Oracle(self._daemon, self._writers, self._witness)
         self._pause = threading.Event()  # never set: a rate is a matter of time
-        self._down_until = 0.0
+        self._down = False  # the server refuses connections
 
-    def run(self, minutes: float) -> Course:
+    def run(self, minutes: float) -> SoakResult:
         with self._witness, self._daemon as daemon:
             daemon.wait_ready(60)
             begun = time.monotonic()
-            weather_until = sample_at = 0.0
+            period_until = sample_at = 0.0
             rate, owed = 0.0, 0.0
             while (now := time.monotonic() - begun) < minutes * 60:
-                if now >= weather_until:
-                    rate, weather_until = self._weather(now)
+                if now >= period_until:
+                    rate, period_until = self._begin_period(now)
                 if now >= sample_at:
                     sample_at = now + SAMPLE_S
                     self._sample(now)
@@ -97,27 +68,34 @@ class Soak:
                     owed -= 1
                     self._writers.act()
                 self._pause.wait(TICK_S)
-            self._drain()
+            self._drain(time.monotonic() - begun)
             self._sample(time.monotonic() - begun)
             assert daemon.stop(60) == 0
             self._conclude()
-        return self.course
+        return self.result
 
-    def _weather(self, now: float) -> tuple[float, float]:
+    def _begin_period(self, now: float) -> tuple[float, float]:
         """Another rate, other faults; now and then a server that cannot be reached."""
-        self._fair()
-        storm = self._witness.storm
-        storm.share = self._rng.choice(SHARES)
-        storm.only = self._rng.choice(storm.kinds) if storm.share == 1.0 else ""
+        self._end_faults()
+        faults = self._witness.faults
+        faults.share = self._rng.choice(SHARES)
+        faults.only = self._rng.choice(faults.kinds) if faults.share == 1.0 else ""
         if self._rng.random() < 0.1:
             self._witness.go_down()
-            self._down_until = now + 1
-        return self._rng.choice(RATES), now + self._rng.uniform(3, 20)
+            self._down = True
+        self.result.set_faults(self._faults(), now / 60)
+        return self._rng.choice(RATES), now + self._rng.uniform(*PERIOD_S)
 
-    def _fair(self) -> None:
-        self._witness.storm.share = 0.0
-        if self._down_until:
-            self._down_until = 0.0
+    def _faults(self) -> Faults:
+        if self._down:
+            return Faults.UNREACHABLE
+        share = self._witness.faults.share
+        return Faults.ALL if share == 1.0 else Faults.SOME if share else Faults.NONE
+
+    def _end_faults(self) -> None:
+        self._witness.faults.share = 0.0
+        if self._down:
+            self._down = False
             self._witness.come_up()
 
     def _sample(self, now: float) -> None:
@@ -131,17 +109,18 @@ class Soak:
             threads=len(list((proc / "task").iterdir())),
             waiting=len(self._writers.pending),
             files=len(self._writers.files),
-            faults=sum(self._witness.storm.met.values()),
+            faults=sum(self._witness.faults.met.values()),
         )
-        if not self.course.samples or int(sample.minute) > int(self.course.samples[-1].minute):
+        if not self.result.samples or int(sample.minute) > int(self.result.samples[-1].minute):
             _say(
                 _line(sample),
                 f"lost {len(self._oracle.verdict.lost)} torn {len(self._oracle.verdict.torn)}",
             )
-        self.course.samples.append(sample)
+        self.result.samples.append(sample)
 
-    def _drain(self) -> None:
-        self._fair()
+    def _drain(self, now: float) -> None:
+        self._end_faults()
+        self.result.set_faults(Faults.NONE, now / 60)
         self._writers.end()
         self._daemon.cli("retry", "--all")
 
@@ -156,12 +135,12 @@ class Soak:
     def _conclude(self) -> None:
         undelivered = self._oracle.undelivered()
         verdict = self._oracle.judge()
-        self.course.figures = {
+        self.result.figures = {
             "files": len(self._writers.files),
             "states of files": self._writers.states,
             "MiB": self._writers.written_bytes // 2**20,
             "requests": self._witness.total,
-            "faults": sum(self._witness.storm.met.values()),
+            "faults": sum(self._witness.faults.met.values()),
             "lost": len(verdict.lost) + len(undelivered),
             "torn": len(verdict.torn) + len(verdict.early),
             "duplicates": verdict.duplicates,
@@ -192,16 +171,16 @@ def main() -> int:
     number = seed()
     _say(f"CHAOS_SEED={number}")
     with tempfile.TemporaryDirectory(prefix="s3spool-soak-") as home:
-        course = Soak(Path(home), number).run(asked.minutes)
-    asked.svg.write_text(svg(course))
+        result = Soak(Path(home), number).run(asked.minutes)
+    asked.svg.write_text(svg(result))
     if asked.json:
-        asked.json.write_text(json.dumps(asdict(course)))
-    growth = course.growth()
-    for name, value in course.figures.items():
+        asked.json.write_text(json.dumps(asdict(result)))
+    growth = result.growth()
+    for name, value in result.figures.items():
         _say(f"{name:<40}{value:>10,}")
     for name, factor in growth.items():
         _say(f"{name + ', last fifth by second':<40}{factor:>10.3f}")
-    bad = course.figures["lost"] or course.figures["torn"] or max(growth.values()) > TOLERANCE
+    bad = result.figures["lost"] or result.figures["torn"] or max(growth.values()) > TOLERANCE
     return 1 if bad else 0
 
 

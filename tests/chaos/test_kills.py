@@ -22,7 +22,7 @@ LONGEST_S = 103.0
 
 
 @pytest.mark.parametrize("action", ["delete", "archive", "keep"])
-def test_killed_again_and_again_in_bad_weather(
+def test_killed_again_and_again_among_faults(
     action: str, tmp_path: Path, chaos_seed: int, report: Callable[[Figures], None]
 ) -> None:
     """Whatever happens, each file is in the bucket or in the folder, whole, and at last all are in the bucket."""

@@ -19,7 +19,7 @@ ROUNDS, ACTS = 30, 100
 
 @pytest.mark.parametrize("kind", MUTANTS)
 def test_a_daemon_that_breaks_the_promise_is_found_out(kind: str, tmp_path: Path, chaos_seed: int) -> None:
-    """Within some lives, by the same oracle in the same weather."""
+    """Within some lives, by the same oracle among the same faults."""
     with Campaign(tmp_path, "delete", chaos_seed, program=program(kind)) as campaign:
         assert any(_complains(campaign) for _ in range(ROUNDS))
 

@@ -123,17 +123,17 @@ def test_a_large_torn_object_counts_only_as_a_success(scene: Scene) -> None:
     assert len(scene.oracle.judge().torn) == 1
 
 
-def test_the_storm_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
+def test_faults_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
     """What a request meets depends on the seed, its line and how often it came, not on the others."""
 
     def statuses(seed: int, *, others: bool) -> list[str]:
         with Witness(seed) as witness:
-            witness.storm.share = 0.5
+            witness.faults.share = 0.5
             kinds = []
             for number in range(30):
                 if others:
-                    witness.storm._pick(f"PUT other {number}")
-                kinds.append(witness.storm._pick("PUT a"))
+                    witness.faults._pick(f"PUT other {number}")
+                kinds.append(witness.faults._pick("PUT a"))
         return kinds
 
     assert statuses(1, others=False) == statuses(1, others=True)

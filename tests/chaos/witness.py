@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from chaos.storm import Storm
+from chaos.random_faults import RandomFaults
 from support.faulty import FaultyS3
 from support.s3_messages import checksum, md5_base64
 
@@ -40,11 +40,11 @@ class Version(NamedTuple):
 
 
 class Witness(FaultyS3):
-    """A FaultyS3 in a storm. It keeps no requests, so that it can run for hours."""
+    """A FaultyS3 with random faults. It keeps no requests, so that it can run for hours."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self.storm = Storm(seed)
+        self.faults = RandomFaults(seed)
         self.versions: defaultdict[str, list[Version]] = defaultdict(list)
         self._unseen: deque[tuple[str, Version]] = deque()  # stored since the oracle looked last
         self.deletions = 0
@@ -78,4 +78,4 @@ class Witness(FaultyS3):
             self.total += 1
             if request.method == "DELETE" and "uploadId" not in request.query:
                 self.deletions += 1
-        return self.storm
+        return self.faults

@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -21,22 +23,18 @@ from s3spool.check.preflight import examine
 from s3spool.check.result import CheckResult, ok
 from s3spool.cli.commands import cli as command_line
 from s3spool.config import loader as configuration
+from s3spool.demo.seaweed import Seaweed
 from s3spool.ledger.database import VERSION
-from s3spool.s3.store import Store
 from support.daemon import Daemon, to_toml
 from support.faults import Fault, HtmlOk, Redirect, Status, WrongChecksum
 from support.faulty import FaultyS3
-from support.stores import PLAIN, connection, use
+from support.http_server import Exchange
+from support.processes import finished
+from support.s3_messages import Request
+from support.stores import destination, store_of, use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
-
-    from s3spool.demo.seaweed import Seaweed
-    from support.http_server import Exchange
-    from support.s3_messages import Request
 
 pytestmark = pytest.mark.integration
 
@@ -77,20 +75,10 @@ def _unconfigured_log() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def home(tmp_path: Path, server: FaultyS3, **sections: dict[str, Any]) -> Daemon:
-    return Daemon(tmp_path, bucket=server.bucket, environment=server.environment(), **sections)
-
-
 def test_all_is_well_and_nothing_is_left_behind(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str) -> None:
     """Against a real server: exit code 0, and neither an object nor an upload nor a directory is new."""
     state = tmp_path / "later" / "state"
-    daemon = Daemon(
-        tmp_path,
-        bucket=bucket,
-        environment=seaweed.environment(),
-        destination={"prefix": "in/%Y/"},
-        state={"directory": str(state)},
-    )
+    daemon = Daemon(tmp_path, seaweed, bucket=bucket, destination={"prefix": "in/%Y/"}, state={"directory": str(state)})
 
     done = cli(daemon)
 
@@ -147,7 +135,7 @@ def test_no_credentials(tmp_path: Path) -> None:
 
 def test_nobody_listens(tmp_path: Path, faulty: FaultyS3) -> None:
     """The address is in the line, and no traceback."""
-    daemon = home(tmp_path, faulty)
+    daemon = Daemon(tmp_path, faulty)
     daemon.environment["AWS_ENDPOINT_URL_S3"] = "http://127.0.0.1:9"
 
     code, found = check(daemon)
@@ -160,7 +148,7 @@ def test_nobody_listens(tmp_path: Path, faulty: FaultyS3) -> None:
 def test_clock_is_compared_with_the_servers(tmp_path: Path, faulty: FaultyS3, skew_s: float, level: str) -> None:
     faulty.set_date_skew(skew_s)
 
-    code, found = check(home(tmp_path, faulty))
+    code, found = check(Daemon(tmp_path, faulty))
 
     assert found["clock"][0] == level
     if level != "ok":
@@ -171,10 +159,10 @@ def test_clock_is_compared_with_the_servers(tmp_path: Path, faulty: FaultyS3, sk
 def test_refused_upload_says_what_to_grant(tmp_path: Path, faulty: FaultyS3) -> None:
     """HEAD of the bucket may be forbidden and all is well; the upload may not."""
     faulty.script(Status(code=403), times=None, match="^HEAD $|^HEAD /?$")
-    assert check(home(tmp_path, faulty))[0] == 0
+    assert check(Daemon(tmp_path, faulty))[0] == 0
 
     faulty.script(Status(code=403, error_code="AccessDenied"), times=None, match=r"^POST .*uploads")
-    code, found = check(home(tmp_path, faulty))
+    code, found = check(Daemon(tmp_path, faulty))
 
     assert code == 1
     assert found["upload"][0] == "error"
@@ -187,20 +175,20 @@ def test_refused_questions_are_told_apart(tmp_path: Path, faulty: FaultyS3) -> N
     denied = Status(code=403, error_code="AccessDenied")
 
     faulty.script(Status(code=403), times=None, match="^HEAD .*s3spool-check-")
-    code, found = check(home(tmp_path, faulty))
+    code, found = check(Daemon(tmp_path, faulty))
     assert (code, found["confirm"][0]) == (0, "warning")
-    code, found = check(home(tmp_path, faulty, destination={"overwrite": "never"}))
+    code, found = check(Daemon(tmp_path, faulty, destination={"overwrite": "never"}))
     assert (code, found["confirm"][0]) == (1, "error")
 
     faulty.behave()
     faulty.script(denied, times=None, match="^GET .*uploadId")
-    code, found = check(home(tmp_path, faulty))
+    code, found = check(Daemon(tmp_path, faulty))
     assert (code, found["resume"][0]) == (1, "error")
     assert "s3:ListMultipartUploadParts" in found["resume"][1]
 
     faulty.behave()
     faulty.script(denied, times=None, match="^DELETE ")
-    code, found = check(home(tmp_path, faulty))
+    code, found = check(Daemon(tmp_path, faulty))
     assert (code, found["abort"][0]) == (0, "warning")
     assert "s3:AbortMultipartUpload" in found["abort"][1]
     assert len(faulty.store.uploads) == 1
@@ -209,16 +197,16 @@ def test_refused_questions_are_told_apart(tmp_path: Path, faulty: FaultyS3) -> N
 
 def test_what_protects_objects_is_said(tmp_path: Path, faulty: FaultyS3) -> None:
     """With overwrite = "never"; else there is nothing to say."""
-    assert "overwrite" not in check(home(tmp_path, faulty))[1]
+    assert "overwrite" not in check(Daemon(tmp_path, faulty))[1]
 
-    _, found = check(home(tmp_path, faulty, destination={"overwrite": "never"}))
+    _, found = check(Daemon(tmp_path, faulty, destination={"overwrite": "never"}))
 
     assert found["overwrite"][0] == "ok"
     assert "a HEAD before each upload" in found["overwrite"][1]
 
 
 def test_an_access_key_with_a_colon_goes_by_boto3(tmp_path: Path, faulty: FaultyS3) -> None:
-    daemon = home(tmp_path, faulty)
+    daemon = Daemon(tmp_path, faulty)
     daemon.environment["AWS_ACCESS_KEY_ID"] = "account:user"
 
     code, found = check(daemon)
@@ -247,7 +235,7 @@ def test_a_bucket_that_may_not_be_listed_is_fine(tmp_path: Path, faulty: FaultyS
     faulty.script(Status(code=403), times=None, match="^HEAD $|^HEAD /?$")
     faulty.script(Status(code=403, error_code="AccessDenied"), times=None, match=r"^GET \S*list-type")
 
-    code, found = check(home(tmp_path, faulty))
+    code, found = check(Daemon(tmp_path, faulty))
 
     assert code == 0
     assert found["bucket"][0] == "ok"
@@ -274,7 +262,7 @@ QUESTIONS = ("^POST .*uploads", "^PUT ", "^GET .*uploadId", "^HEAD .*s3spool-che
 def test_no_answer_ends_in_a_traceback(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     """Whatever a server says, to everything or to one question."""
     use(faulty.environment(), monkeypatch)
-    store = Store(connection(faulty.bucket, faulty.endpoint_url), PLAIN)
+    store = store_of("curl", destination(faulty.bucket, faulty.endpoint_url))
     answers = [(status, "") for status in (200, 204, 302, 400, 403, 500, 999)]
     for status, match in [*answers, *((200, match) for match in QUESTIONS)]:
         faulty.behave()
@@ -319,7 +307,7 @@ def test_the_permission_that_is_missing_is_named(tmp_path: Path, faulty: FaultyS
     body = f"<Error><Code>AccessDenied</Code><Message>{message}</Message></Error>".encode()
     faulty.script(Status(code=403, body=body), times=None, match="^POST .*uploads")
 
-    _, found = check(home(tmp_path, faulty, destination={"tags": {"a": "b"}, "acl": "private"}))
+    _, found = check(Daemon(tmp_path, faulty, destination={"tags": {"a": "b"}, "acl": "private"}))
 
     assert found["upload"][0] == "error"
     assert found["upload"][1].startswith("CreateMultipartUpload: AccessDenied")
@@ -345,7 +333,7 @@ def test_a_store_that_refuses_only_the_completion_is_found(
     """Swift takes the parts with their checksums and refuses to put them together."""
     faulty.script(answer, times=None, match="^POST .*uploadId")
 
-    code, found = check(home(tmp_path, faulty, destination=options))
+    code, found = check(Daemon(tmp_path, faulty, destination=options))
 
     assert found["complete"][0] == level
     assert says in found["complete"][1]
@@ -365,7 +353,7 @@ def test_a_server_that_completes_anything_is_told_of(tmp_path: Path, faulty: Fau
 
     faulty.script(Sloppy(), times=None, match="^POST .*uploadId")
 
-    code, found = check(home(tmp_path, faulty))
+    code, found = check(Daemon(tmp_path, faulty))
 
     (key,) = faulty.objects
     assert (code, found["complete"][0]) == (0, "warning")
@@ -376,7 +364,7 @@ def test_a_server_that_completes_anything_is_told_of(tmp_path: Path, faulty: Fau
 def test_upload_is_aborted_where_the_part_is_refused(tmp_path: Path, faulty: FaultyS3) -> None:
     faulty.script(WrongChecksum(), times=None, match="^PUT ")
 
-    code, found = check(home(tmp_path, faulty))
+    code, found = check(Daemon(tmp_path, faulty))
 
     assert code == 1
     assert found["upload"][0] == "error"
@@ -393,12 +381,12 @@ def test_store_without_our_checksum_gets_md5(tmp_path: Path, faulty: FaultyS3) -
     body = b"<Error><Code>InvalidRequest</Code><Message>unknown checksum header</Message></Error>"
     faulty.script(Status(code=400, body=body), times=None, match=has_checksum)
 
-    code, found = check(home(tmp_path, faulty))
+    code, found = check(Daemon(tmp_path, faulty))
     assert code == 0, found
     assert "MD5" in found["checksum"][1]
     assert not faulty.store.uploads
 
-    code, found = check(home(tmp_path, faulty, destination={"checksum": "crc64nvme"}))
+    code, found = check(Daemon(tmp_path, faulty, destination={"checksum": "crc64nvme"}))
     assert code == 1
     assert "unknown checksum header" in found["upload"][1]
 
@@ -406,7 +394,7 @@ def test_store_without_our_checksum_gets_md5(tmp_path: Path, faulty: FaultyS3) -
 def test_captive_portal_is_no_bucket(tmp_path: Path, faulty: FaultyS3) -> None:
     faulty.script(HtmlOk(), times=None)
 
-    code, _ = check(home(tmp_path, faulty))
+    code, _ = check(Daemon(tmp_path, faulty))
 
     assert code == 1
 
@@ -416,7 +404,7 @@ def test_redirect_elsewhere_is_not_followed(tmp_path: Path, faulty: FaultyS3) ->
     with FaultyS3() as elsewhere:
         faulty.script(Redirect(location=elsewhere.endpoint_url, region="us-east-1"), times=None)
 
-        code, _ = check(home(tmp_path, faulty))
+        code, _ = check(Daemon(tmp_path, faulty))
 
         assert code == 1
         assert not elsewhere.requests
@@ -436,7 +424,7 @@ def test_lifecycle_is_asked_for_but_not_needed(
 ) -> None:
     faulty.script(answer, times=None, match=r"\?lifecycle")
 
-    code, found = check(home(tmp_path, faulty))
+    code, found = check(Daemon(tmp_path, faulty))
 
     assert code == 0
     assert found.get("lifecycle", (None,))[0] == level
@@ -451,7 +439,7 @@ def test_lifecycle_rule_has_to_cover_the_prefix(tmp_path: Path, faulty: FaultyS3
     body = f"<LifecycleConfiguration>{rule}</LifecycleConfiguration>".encode()
     faulty.script(Status(code=200, body=body), times=None, match=r"\?lifecycle")
 
-    _, found = check(home(tmp_path, faulty, destination={"prefix": "in/{hostname}/"}))
+    _, found = check(Daemon(tmp_path, faulty, destination={"prefix": "in/{hostname}/"}))
 
     assert found["lifecycle"][0] == level
 
@@ -460,10 +448,11 @@ def test_folder_that_is_missing_is_not_made(tmp_path: Path, faulty: FaultyS3) ->
     """The line has the field, the path and the command."""
     folder = tmp_path / "no" / "folder"
 
-    code, found = check(home(tmp_path, faulty, watch={"directory": str(folder)}))
+    code, found = check(Daemon(tmp_path, faulty, watch={"directory": str(folder)}))
 
     assert code == 1
-    assert found["folder"] == ("error", f"watch.directory = {folder}: does not exist; make it with: mkdir -p {folder}")
+    problem = f'watch.directory = "{folder}": does not exist; make it with: mkdir -p {folder}'
+    assert found["folder"] == ("error", problem)
     assert not folder.exists()
 
 
@@ -473,14 +462,14 @@ def test_archive_on_another_file_system_is_an_error(tmp_path: Path, faulty: Faul
         pytest.skip("one file system only")
     after = {"action": "archive", "archive_directory": f"{memory}/s3spool-archive"}
 
-    code, found = check(home(tmp_path, faulty, after=after))
+    code, found = check(Daemon(tmp_path, faulty, after=after))
 
     assert (code, found["archive"][0]) == (1, "error")
     assert "another file system" in found["archive"][1]
 
 
 def test_foreign_ledger_is_an_error(tmp_path: Path, faulty: FaultyS3) -> None:
-    daemon = home(tmp_path, faulty)
+    daemon = Daemon(tmp_path, faulty)
     (daemon.state_directory / "ledger.sqlite3").write_bytes(b"not a database, " * 100)
 
     code, found = check(daemon)
@@ -491,7 +480,7 @@ def test_foreign_ledger_is_an_error(tmp_path: Path, faulty: FaultyS3) -> None:
 
 def test_state_directory_is_left_as_it_was(tmp_path: Path, faulty: FaultyS3) -> None:
     """SQLite is tried there, and nothing of it stays."""
-    daemon = home(tmp_path, faulty)
+    daemon = Daemon(tmp_path, faulty)
 
     code, found = check(daemon)
 
@@ -501,7 +490,7 @@ def test_state_directory_is_left_as_it_was(tmp_path: Path, faulty: FaultyS3) -> 
 
 def test_beside_a_running_daemon(tmp_path: Path, faulty: FaultyS3) -> None:
     """Both go on, and the check says who runs."""
-    with home(tmp_path, faulty) as daemon:
+    with Daemon(tmp_path, faulty) as daemon:
         daemon.wait_ready(30)
 
         code, found = check(daemon)
@@ -514,10 +503,10 @@ def test_beside_a_running_daemon(tmp_path: Path, faulty: FaultyS3) -> None:
 
 
 def test_too_few_open_files_for_the_workers(tmp_path: Path, faulty: FaultyS3) -> None:
-    daemon = home(tmp_path, faulty)
+    daemon = Daemon(tmp_path, faulty)
     cli(daemon)  # writes the config file
     limited = f"ulimit -n 200; exec {sys.executable} -m s3spool check --config {daemon.config_path}"
-    done = subprocess.run(["sh", "-c", limited], env=daemon.environment, capture_output=True, text=True, check=False)
+    done = finished("sh", "-c", limited, env=daemon.environment)
 
     assert done.returncode == 1
     assert "100 workers need 660, the limit is 200" in done.stdout
@@ -549,7 +538,7 @@ def test_network_file_system_is_scanned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, level: str
 ) -> None:
     """Chosen by itself it is worth a warning, asked for it is fine."""
-    monkeypatch.setattr("s3spool.folder.mounts.remote_file_system", lambda _: "nfs4")
+    monkeypatch.setattr("s3spool.check.checks.remote_file_system", lambda _: "nfs4")
 
     (_, watch) = checks._folder(local(tmp_path, **{"watch.backend": backend}))
 
@@ -662,7 +651,7 @@ def test_policy_of_other_partitions_and_access_points() -> None:
 
 def test_policy_command_prints_json_alone(tmp_path: Path, faulty: FaultyS3) -> None:
     """So that it can be piped; nothing is asked of the network."""
-    done = cli(home(tmp_path, faulty), "--policy")
+    done = cli(Daemon(tmp_path, faulty), "--policy")
 
     assert done.returncode == 0
     assert json.loads(done.stdout)["Statement"]

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,10 +36,11 @@ from s3spool.ledger.rows import Identity, State
 from s3spool.ledger.store import Ledger
 from s3spool.logs.text import printable
 from s3spool.upload.stats import Stats
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import HoldUntil
 from support.faults import Status as Answer
 from support.faulty import FaultyS3
+from support.processes import finished
 from support.rows import a_receipt, a_retry
 from support.waiting import eventually
 
@@ -66,39 +66,22 @@ STATUS = {
     "last_error": None,
 }
 
-Make = Callable[..., Daemon]
+
+@pytest.fixture
+def faulty(faulty: FaultyS3) -> FaultyS3:
+    faulty.script(Answer(code=400, error_code="EntityTooLarge"), times=None, match="^PUT parked")
+    faulty.script(Answer(code=409, error_code="OperationAborted"), times=None, match="^PUT waiting")
+    return faulty
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        server.script(Answer(code=400, error_code="EntityTooLarge"), times=None, match="^PUT parked")
-        server.script(Answer(code=409, error_code="OperationAborted"), times=None, match="^PUT waiting")
-        yield server
+def make(make: Make, tmp_path: Path) -> Make:
+    """Daemons that may or may not be started."""
 
+    def daemon(name: str = "one", **sections: Any) -> Daemon:
+        return make(tmp_path / name, **{"retry": PATIENT, **sections})
 
-@pytest.fixture
-def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Make]:
-    """Daemons that may or may not be started; what still runs at the end is killed."""
-    made: list[Daemon] = []
-
-    def make(name: str = "one", environment: dict[str, str] | None = None, **sections: Any) -> Daemon:
-        (tmp_path / name).mkdir(exist_ok=True)
-        sections = {"retry": PATIENT, **sections}
-        made.append(
-            Daemon(
-                tmp_path / name,
-                bucket=faulty.bucket,
-                environment=faulty.environment() | (environment or {}),
-                **sections,
-            )
-        )
-        return made[-1]
-
-    yield make
-    for daemon in made:
-        if daemon.alive:
-            daemon.kill()
+    return daemon
 
 
 def told(daemon: Daemon, *command: str) -> str:
@@ -161,7 +144,7 @@ control_socket = "{daemon.socket_path}"
 
 def test_each_state_is_told(make: Make, faulty: FaultyS3) -> None:
     """Status counts it, list shows it, why explains it; large files say how far they are."""
-    daemon = make(upload={"workers": 1})
+    daemon = make(upload={"workers": 1, "timeout_s": 300})
     hold = HoldUntil()
     faulty.script(hold, times=None, match="^PUT uploading")
     with daemon:
@@ -310,7 +293,7 @@ def test_wait_tells_that_some_are_parked(make: Make) -> None:
 
 def test_wait_forget_rescan_against_a_real_server(tmp_path: Path, seaweed: Seaweed, bucket: str) -> None:
     """All sent is exit code 0; what is forgotten is sent again, and is not counted as missed by the watch."""
-    daemon = Daemon(tmp_path, bucket=bucket, environment=seaweed.environment())
+    daemon = Daemon(tmp_path, seaweed, bucket=bucket)
     (tmp_path / "spool/before").write_bytes(b"b")
     with daemon:
         daemon.wait_ready(WAIT_S)
@@ -485,7 +468,7 @@ def test_answers_about_nothing_are_no_comfort(demo: bool, tmp_path: Path) -> Non
         config.write_text(f'[watch]\ndirectory = "{tmp_path}/drop"\n')
 
     command = [sys.executable, "-m", "s3spool", "list"]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = finished(*command, env=environment, cwd=tmp_path, check=True)
 
     places = f"s3spool.toml, {tmp_path}/.config/s3spool/s3spool.toml, /etc/s3spool/s3spool.toml"
     advice = f"for the demo add --config {config}" if demo else "name one with --config"
@@ -518,12 +501,7 @@ def test_the_ledger_answers_when_the_daemon_does_not(make: Make, faulty: FaultyS
         daemon.drop("new")
         assert daemon.cli("why", "nope").returncode == 1
         states = {name: why(daemon, name)["state"] for name in ("parked", "waiting", "sent-1", "new")}
-        assert states == {
-            "parked": "parked",
-            "waiting": "waiting",
-            "sent-1": "uploaded",
-            "new": "unsent",
-        }
+        assert states == {"parked": "parked", "waiting": "waiting", "sent-1": "uploaded", "new": "unsent"}
         for command in (["rescan"], ["wait"], ["wait", "new"]):
             assert refused(daemon, *command).startswith("s3spool: no daemon runs: nobody answers at ")
         assert told(daemon, "wait", "sent-1", "sent-2") == ""
@@ -681,10 +659,7 @@ def test_without_permission(place: str, make: Make) -> None:
             "from s3spool.cli.commands import cli\n"
             f"{drop}\ncli(['status', '--config', sys.argv[1]])"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(hidden / "c.toml")],
-            capture_output=True, text=True, check=False, timeout=WAIT_S, cwd="/", env=daemon.environment,
-        )  # fmt: skip
+        done = finished(sys.executable, "-c", program, str(hidden / "c.toml"), cwd="/", env=daemon.environment)
     finally:
         closed.chmod(0o700)
         subprocess.run(["rm", "-r", str(hidden)], check=True)
@@ -701,12 +676,10 @@ def test_without_permission(place: str, make: Make) -> None:
 
 def shell(daemon: Daemon, line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`$S` is the program; the exit code is that of the first command in a pipe."""
-    return subprocess.run(
-        ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=WAIT_S,
+    return finished(
+        "bash",
+        "-c",
+        f"{line}; exit ${{PIPESTATUS[0]}}",
         cwd=daemon.home,
         env=daemon.environment | {"S": f"{sys.executable} -m s3spool"} | environment,
     )
@@ -759,10 +732,7 @@ def test_terminals_that_do_not_know_every_character(make: Make) -> None:
 )
 def test_usage_errors(arguments: list[str], said: str, tmp_path: Path) -> None:
     """Exit code 2, and nothing on stdout."""
-    done = subprocess.run(
-        [sys.executable, "-m", "s3spool", *arguments],
-        capture_output=True, text=True, check=False, timeout=WAIT_S, cwd=tmp_path,
-    )  # fmt: skip
+    done = finished(sys.executable, "-m", "s3spool", *arguments, cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
@@ -786,10 +756,7 @@ def test_questions_do_not_load_the_machinery(command: str, make: Make) -> None:
         "    heavy = {'boto3', 'botocore', 'pycurl', 'structlog', 'watchdog', 'awscrt'} & set(sys.modules)\n"
         "    print(sorted(heavy), file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, *command.split()],
-        capture_output=True, text=True, check=False, timeout=WAIT_S, cwd=daemon.home, env=daemon.environment,
-    )  # fmt: skip
+    done = finished(sys.executable, "-c", program, *command.split(), cwd=daemon.home, env=daemon.environment)
 
     assert (done.returncode, done.stderr) == (0, "[]\n")
     assert done.stdout
@@ -844,20 +811,7 @@ def test_names_people_use(cwd: str, file: str, expected: str, tree: Path, monkey
 
 
 @pytest.mark.parametrize(
-    "file",
-    [
-        "",
-        ".",
-        "..",
-        "/",
-        "../a",
-        "/etc/passwd",
-        "out/a",
-        "sub/..",
-        "{folder}",
-        "{folder}-2/a",
-        "//€",
-    ],
+    "file", ["", ".", "..", "/", "../a", "/etc/passwd", "out/a", "sub/..", "{folder}", "{folder}-2/a", "//€"]
 )
 def test_names_that_lead_elsewhere(file: str, tree: Path) -> None:
     """One line, whatever it is."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -21,10 +20,8 @@ from s3spool.errors import ConfigError
 from s3spool.ledger.database import DirectoryLock
 from support.daemon import Daemon, to_toml
 from support.faulty import FaultyS3
+from support.processes import finished
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.integration
 
@@ -173,19 +170,25 @@ def test_a_dry_run_names_what_is_left_out(here: Path) -> None:
     assert not Path(os.environ["HOME"], ".local").exists()
 
 
+def test_a_dry_run_says_where_no_key_has_room(here: Path) -> None:
+    """As the daemon does, which lists no such directory."""
+    deep = here / "drop" / "/".join(["d" * 250] * 5)
+    deep.mkdir(parents=True)
+    (deep / "a.txt").touch()
+
+    (line, *_) = plan(str(here / "drop"), "s3://bucket").splitlines()
+
+    assert line.startswith("excluded ")
+    assert line.endswith("every key below it would be longer than S3's 1,024 bytes")
+
+
 # --- with a daemon
-
-
-@pytest.fixture
-def faulty() -> Any:
-    with FaultyS3() as server:
-        yield server
 
 
 @pytest.mark.parametrize("broken", ["[watch\nexclude = 1\n", "[upload]\nworkers = 0\n", "[upload]\nworkerz = 1\n"])
 def test_a_broken_file_does_not_disable_the_queries(broken: str, tmp_path: Path, faulty: FaultyS3) -> None:
     """The running daemon answers, and stderr says what is wrong; without a daemon the error is all there is."""
-    with Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment()) as daemon:
+    with Daemon(tmp_path, faulty) as daemon:
         daemon.drop("a")
         daemon.wait_event("file.uploaded", timeout_s=WAIT_S)
         daemon.config_path.write_text(broken + to_toml(daemon.config).replace("[upload]\n", ""))
@@ -213,7 +216,7 @@ def test_a_broken_file_of_the_system_leads_to_the_unit(here: Path, monkeypatch: 
 
 
 def once(tmp_path: Path, faulty: FaultyS3, *arguments: str) -> tuple[int, Daemon]:
-    daemon = Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment())
+    daemon = Daemon(tmp_path, faulty)
     daemon.config_path.write_text(to_toml(daemon.config))
     done = daemon.cli("run", "--once", *arguments, timeout_s=60)
     daemon.log_path.write_text(done.stderr)
@@ -258,10 +261,7 @@ def test_once_says_that_some_are_not_sent(tmp_path: Path, faulty: FaultyS3) -> N
 def completed(daemon: Daemon, words: str) -> list[str]:
     environment = {"_S3SPOOL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     program = "import sys\nsys.argv[0] = 's3spool'\nfrom s3spool.cli.commands import cli\ncli(prog_name='s3spool')"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=daemon.environment | environment, cwd=daemon.home, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    done = finished(sys.executable, "-c", program, env=daemon.environment | environment, cwd=daemon.home)
     assert "Traceback" not in done.stderr, done.stderr
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line.startswith("plain")]
 
@@ -271,7 +271,7 @@ def test_completion_of_files_states_and_actions(tmp_path: Path, faulty: FaultyS3
     from support.faults import Status  # noqa: PLC0415 - only here
 
     faulty.script(Status(code=400, error_code="EntityTooLarge"), times=None, match="^PUT parked")
-    with Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment()) as daemon:
+    with Daemon(tmp_path, faulty) as daemon:
         daemon.drop("parked-file")
         daemon.wait_event("file.parked", timeout_s=WAIT_S)
         daemon.drop("sent-file")
@@ -291,7 +291,7 @@ def test_completion_of_files_states_and_actions(tmp_path: Path, faulty: FaultyS3
 
 def test_why_says_that_a_writer_has_the_file_open(tmp_path: Path, faulty: FaultyS3) -> None:
     """And list agrees on the state; when the writer closes it, it is sent."""
-    with Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment()) as daemon:
+    with Daemon(tmp_path, faulty) as daemon:
         daemon.wait_ready(WAIT_S)
         with (daemon.folder / "slow").open("w") as writer:
             writer.write("half")

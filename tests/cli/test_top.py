@@ -7,24 +7,20 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from s3spool.cli.top import History, view
 from s3spool.control.protocol import ask
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
+from support.processes import finished
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 HOSTILE = "esc\x1b[31m\u202e\nname"
 
@@ -97,24 +93,15 @@ def test_numbers() -> None:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[tuple[Daemon, FaultyS3]]:
-    with FaultyS3() as faulty:
-        made = Daemon(
-            tmp_path,
-            bucket=faulty.bucket,
-            environment=faulty.environment(),
-            destination={"endpoint_url": faulty.endpoint_url},
-            retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 1},
-        )
-        with made:
-            made.wait_ready()
-            yield made, faulty
+def running(make: Make, faulty: FaultyS3) -> Daemon:
+    """Parks a file at its first failure."""
+    retry = {"initial_s": 0.1, "max_s": 1, "max_attempts": 1}
+    return make(destination={"endpoint_url": faulty.endpoint_url}, retry=retry).start_ready()
 
 
 @pytest.mark.integration
-def test_what_the_daemon_answers(daemon: tuple[Daemon, FaultyS3]) -> None:
+def test_what_the_daemon_answers(running: Daemon, faulty: FaultyS3) -> None:
     """Uploading, errors and backlog of a daemon in trouble."""
-    running, faulty = daemon
     faulty.script(Status(code=400, error_code="KeyTooLongError"), times=None, match="PUT .*bad")
     hold = HoldUntil()
     faulty.script(hold, times=None, match="PUT .*slow")
@@ -134,10 +121,9 @@ def test_what_the_daemon_answers(daemon: tuple[Daemon, FaultyS3]) -> None:
 
 
 @pytest.mark.integration
-def test_in_a_terminal(daemon: tuple[Daemon, FaultyS3], tmp_path: Path) -> None:
+def test_in_a_terminal(running: Daemon, faulty: FaultyS3) -> None:
     """It is drawn in tmux's 80x24, follows the daemon, says when that has ended, and `q` gives the terminal back."""
     tmux = shutil.which("tmux") or pytest.skip("no tmux here: apt install tmux")
-    running, faulty = daemon
     faulty.script(Status(code=400, error_code="KeyTooLongError"), times=None, match="PUT .*bad")
     running.drop(HOSTILE)
     running.drop("dir/bad")
@@ -146,7 +132,7 @@ def test_in_a_terminal(daemon: tuple[Daemon, FaultyS3], tmp_path: Path) -> None:
     command = shlex.join([sys.executable, "-m", "s3spool", "top", "--config", str(running.config_path)])
 
     def run(*arguments: str) -> str:
-        done = subprocess.run([tmux, "-L", server, *arguments], capture_output=True, text=True, check=False)
+        done = finished(tmux, "-L", server, *arguments)
         return done.stdout
 
     run("-f", os.devnull, "new-session", "-d", "-x", "80", "-y", "24", "-s", "it", "sh")
@@ -171,9 +157,8 @@ def test_in_a_terminal(daemon: tuple[Daemon, FaultyS3], tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_without_a_terminal(daemon: tuple[Daemon, FaultyS3]) -> None:
+def test_without_a_terminal(running: Daemon) -> None:
     """One line instead of escape sequences in a pipe."""
-    running, _ = daemon
     refused = running.cli("top")
 
     assert (refused.returncode, refused.stdout) == (1, "")

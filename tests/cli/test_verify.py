@@ -5,27 +5,24 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from s3spool.config.loader import load
 from s3spool.daemon.components import store_of
+from s3spool.demo.seaweed import Seaweed
 from s3spool.ledger.rows import Receipt
 from s3spool.ledger.store import Ledger
 from s3spool.s3.verification import Verifier
-from support.daemon import Daemon, to_toml
+from support.daemon import Daemon, Make, to_toml
 from support.faults import Status
 from support.faulty import FaultyS3
 from support.rows import SOME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
-
-    from s3spool.demo.seaweed import Seaweed
 
 pytestmark = pytest.mark.integration
 
@@ -34,32 +31,12 @@ NAMES = ("a", "a.txt", "a/b", "sp ace+&?%.csv", "ü/ñ", "z" * 200, os.fsdecode(
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
-def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
-    made: list[Daemon] = []
-
-    def daemon(**sections: dict[str, Any]) -> Daemon:
+def make(make: Make, faulty: FaultyS3) -> Make:
+    def daemon(**sections: Any) -> Daemon:
         destination = {"endpoint_url": faulty.endpoint_url} | sections.pop("destination", {})
-        made.append(
-            Daemon(
-                tmp_path / "home",
-                bucket=faulty.bucket,
-                environment=faulty.environment(),
-                destination=destination,
-                **sections,
-            )
-        )
-        return made[-1]
+        return make(destination=destination, **sections)
 
-    yield daemon
-    for one in made:
-        if one.alive:
-            one.kill()
+    return daemon
 
 
 def verified(daemon: Daemon, *options: str) -> tuple[int, dict[str, Any]]:
@@ -77,7 +54,7 @@ def upload(daemon: Daemon, names: tuple[str, ...], content: bytes = b"content") 
 
 
 @pytest.mark.parametrize("checksum", ["auto", "md5", "sha256"])
-def test_all_is_there(checksum: str, make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_all_is_there(checksum: str, make: Make, faulty: FaultyS3) -> None:
     """One listing answers for all; a large file's ETag and checksum are those of its parts."""
     names = tuple(f"{number:03}" for number in range(50)) + tuple(name for name in NAMES if name != "a/b")
     daemon = make(destination={"checksum": checksum}, upload={"multipart_threshold": 5 * MIB, "part_size": 5 * MIB})
@@ -94,7 +71,7 @@ def test_all_is_there(checksum: str, make: Callable[..., Daemon], faulty: Faulty
     assert faulty.count() - before == found["requests"] == 1
 
 
-def test_each_difference(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_each_difference(make: Make, faulty: FaultyS3) -> None:
     """Missing, another size, another content: named with path and key; exit code 1, and once repaired 0 again."""
     daemon = make()
     with daemon:
@@ -131,7 +108,7 @@ def test_each_difference(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     )
 
 
-def test_without_the_right_to_list(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_without_the_right_to_list(make: Make, faulty: FaultyS3) -> None:
     """A HEAD each; an object that may not be looked at is a difference of its own."""
     daemon = make()
     with daemon:
@@ -147,7 +124,7 @@ def test_without_the_right_to_list(make: Callable[..., Daemon], faulty: FaultyS3
     assert [(row["path"], row["kind"]) for row in found["differences"]] == [("b", "unknown")]
 
 
-def test_unreachable_and_unknown(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_unreachable_and_unknown(make: Make, faulty: FaultyS3) -> None:
     """One line and exit code 1 where S3 is not there; no receipts are no error; others' receipts do not count."""
     daemon = make()
     daemon.config_path.write_text(to_toml(daemon.config))
@@ -192,15 +169,15 @@ def test_few_among_many(faulty: FaultyS3, tmp_path: Path, monkeypatch: pytest.Mo
         identity = SOME._replace(size=1)
         return Receipt(f"{number}", identity, 1, f"{number:05}", etag, "", "", 0.0, 0.0, "keep")
 
-    doubts, requests = verifier.doubtful([receipt(number) for number in range(0, 3000, 1000)])
-    assert (len(doubts), requests) == (2, 1)
-    assert [verifier.look(doubt) for doubt in doubts] == [None, None]
-    doubts, requests = verifier.doubtful([receipt(number) for number in range(0, 3000, 3)])
-    assert (doubts, requests) == ([], 3)
+    unverified, requests = verifier.unverified([receipt(number) for number in range(0, 3000, 1000)])
+    assert (len(unverified), requests) == (2, 1)
+    assert [verifier.look(one) for one in unverified] == [None, None]
+    unverified, requests = verifier.unverified([receipt(number) for number in range(0, 3000, 3)])
+    assert (unverified, requests) == ([], 3)
 
 
 @pytest.mark.parametrize("sample", [1, 5, 1000])
-def test_sample(sample: int, make: Callable[..., Daemon]) -> None:
+def test_sample(sample: int, make: Make) -> None:
     """As many as asked for, or all."""
     daemon = make()
     with daemon:
@@ -213,7 +190,7 @@ def test_sample(sample: int, make: Callable[..., Daemon]) -> None:
 
 def test_odd_names_in_a_real_store(tmp_path: Path, seaweed: Seaweed, bucket: str, s3: S3Client) -> None:
     """Its order of keys is not S3's: what a listing does not show is asked for before it is called missing."""
-    daemon = Daemon(tmp_path, bucket=bucket, environment=seaweed.environment())
+    daemon = Daemon(tmp_path, seaweed, bucket=bucket)
     names = ("b", "b.txt", "c/d", "c.txt", "sp ace+&?%.csv", "ü/ñ", "z" * 200, os.fsdecode(b"\xff"))
     with daemon:
         upload(daemon, names)
@@ -231,7 +208,7 @@ def test_odd_names_in_a_real_store(tmp_path: Path, seaweed: Seaweed, bucket: str
 def test_hundred_thousand_receipts(tmp_path: Path, seaweed: Seaweed, bucket: str) -> None:
     """Within a minute, and with a hundred requests and a few."""
     count = int(os.environ.get("S3SPOOL_TEST_FILES", "100000"))
-    daemon = Daemon(tmp_path, bucket=bucket, environment=seaweed.environment(), after={"action": "delete"})
+    daemon = Daemon(tmp_path, seaweed, bucket=bucket, after={"action": "delete"})
     for number in range(count):
         directory = daemon.folder / f"{number // 1000:03}"
         directory.mkdir(exist_ok=True)

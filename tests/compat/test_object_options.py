@@ -15,7 +15,7 @@ from support.objects import content_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.skipif(bool(Moto.missing()), reason=Moto.missing())]
 
 PART = 5 * 1024**2
 BUCKET = "locked"

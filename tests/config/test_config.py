@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -19,23 +18,12 @@ from hypothesis import strategies as st
 
 from s3spool.cli.commands import cli
 from s3spool.config import loader as config_module
-from s3spool.config.loader import (
-    LIVE,
-    PREFIX_FIELDS,
-    Config,
-    changed,
-    check_directories,
-    load,
-    options,
-    require_bucket,
-)
+from s3spool.config.loader import LIVE, PREFIX_FIELDS, Config, changed, check_directories, load, require_bucket
 from s3spool.config.rules import DESTINATION_KEYS
-from s3spool.config.schema import DestinationConfig
+from s3spool.config.schema import OPTIONS, DestinationConfig
 from s3spool.config.templates import FIELDS
 from s3spool.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from support.processes import finished
 
 ROOT = Path(__file__).parents[2]
 MIB = 1024**2
@@ -147,11 +135,7 @@ def test_a_section_can_be_built_by_hand() -> None:
 
 def test_the_first_file_found_is_read(tmp_path: Path) -> None:
     """The current directory comes before the user's configuration, and that before the system's."""
-    places = [
-        tmp_path / "etc/s3spool.toml",
-        tmp_path / "home/.config/s3spool/s3spool.toml",
-        tmp_path / "s3spool.toml",
-    ]
+    places = [tmp_path / "etc/s3spool.toml", tmp_path / "home/.config/s3spool/s3spool.toml", tmp_path / "s3spool.toml"]
 
     for workers, place in enumerate(places, start=1):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -274,10 +258,7 @@ WRONG = [
     ("[upload]\nmultipart_threshold = 1024", f"upload.multipart_threshold = 1024: {SIZE_RANGE}"),
     ("[upload]\nmultipart_threshold = true", "upload.multipart_threshold = true: must be a size"),
     ("[upload]\nmax_bandwidth = -1", "upload.max_bandwidth = -1: must be between 1KiB and 1TiB"),
-    (
-        "[upload]\nmax_bandwidth = false",
-        "upload.max_bandwidth = false: must be a size like 50MiB/s, or empty",
-    ),
+    ("[upload]\nmax_bandwidth = false", "upload.max_bandwidth = false: must be a size like 50MiB/s, or empty"),
     ("[upload]\ntimeout_s = 0", "upload.timeout_s = 0: must be between 1 and 3600 (seconds)"),
     ("[watch]\nsettle_s = -0.5", "watch.settle_s = -0.5: must be between 0 and 86400"),
     ("[watch]\nsettle_s = nan", "watch.settle_s = nan: must be between"),
@@ -451,11 +432,7 @@ def test_limits_themselves_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "line"),
     [
-        (
-            "S3SPOOL_UPLOAD__WORKERS",
-            "0",
-            "upload.workers = 0: must be between 1 and 1000 [S3SPOOL_UPLOAD__WORKERS]",
-        ),
+        ("S3SPOOL_UPLOAD__WORKERS", "0", "upload.workers = 0: must be between 1 and 1000 [S3SPOOL_UPLOAD__WORKERS]"),
         ("S3SPOOL_UPLOAD__WORKERS", "many", 'upload.workers = "many": must be a whole number'),
         ("S3SPOOL_UPLOAD__WORKERS", "1\nx=2", 'upload.workers = "1\\nx=2": must be a whole number'),
         (
@@ -463,11 +440,7 @@ def test_limits_themselves_are_accepted() -> None:
             "1",
             "upload.wrokers: unknown key (did you mean workers?) [S3SPOOL_UPLOAD__WROKERS]",
         ),
-        (
-            "S3SPOOL_UPLAOD__WORKERS",
-            "1",
-            "uplaod: unknown section (did you mean upload?) [S3SPOOL_UPLAOD__WORKERS]",
-        ),
+        ("S3SPOOL_UPLAOD__WORKERS", "1", "uplaod: unknown section (did you mean upload?) [S3SPOOL_UPLAOD__WORKERS]"),
         ("S3SPOOL_WATCH__INCLUDE", '["*.csv"', "must be a list of patterns"),
         ("S3SPOOL_DESTINATION__TAGS", "team", 'destination.tags = "team": must be a table of strings'),
         ("S3SPOOL_DESTINATION__TAGS", "{ team", "must be a table of strings"),
@@ -655,9 +628,9 @@ VALUES = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f")).map(
         lambda text: msgspec.json.encode(text).decode()
     ),
-    st.sampled_from([option.default for option in options()]),
+    st.sampled_from([option.default for option in OPTIONS.values()]),
 )
-NAMES = st.sampled_from([option.name for option in options()])
+NAMES = st.sampled_from([option.name for option in OPTIONS.values()])
 DOCUMENTS = st.one_of(
     st.text(),
     st.dictionaries(NAMES, VALUES).map(
@@ -798,12 +771,7 @@ def test_a_read_only_directory_is_refused(
     closed = tmp_path / "closed"
     closed.mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: path != closed or not mode & os.W_OK)
-    paths = {
-        "state.directory": "s",
-        "after.archive_directory": "a",
-        name: "closed",
-        "after.action": "archive",
-    }
+    paths = {"state.directory": "s", "after.archive_directory": "a", name: "closed", "after.action": "archive"}
 
     with pytest.raises(ConfigError) as caught:
         check_directories(load(overrides=paths, environ={}))
@@ -833,16 +801,13 @@ def test_a_reload_tells_live_keys_from_the_others() -> None:
     old = read()
     new = read(log__level="debug", watch__include="*.csv", retry__max_s=9, upload__workers=3, destination__tags="a=b")
 
-    assert changed(old, new) == (
-        ["watch.include", "retry.max_s", "log.level"],
-        ["destination.tags", "upload.workers"],
-    )
+    assert changed(old, new) == (["watch.include", "retry.max_s", "log.level"], ["destination.tags", "upload.workers"])
     assert changed(old, old) == ([], [])
 
 
 def test_live_keys_exist() -> None:
     """A key that is renamed in the schema must be renamed in LIVE as well."""
-    assert {option.name for option in options()} | {"rule"} >= LIVE
+    assert {option.name for option in OPTIONS.values()} | {"rule"} >= LIVE
 
 
 # --- documentation
@@ -859,7 +824,7 @@ def test_the_sample_file_has_every_key_at_its_default() -> None:
         if match[3]:
             found.append((f"{section}.{match[3]}", match[4], match[2]))
 
-    assert found == [(option.name, option.default, option.doc) for option in options()]
+    assert found == [(option.name, option.default, option.doc) for option in OPTIONS.values()]
 
 
 def test_the_sample_file_changes_nothing_until_it_is_edited(tmp_path: Path) -> None:
@@ -870,7 +835,7 @@ def test_the_sample_file_changes_nothing_until_it_is_edited(tmp_path: Path) -> N
 
     assert changed(read(), read(ROOT / "packaging/s3spool.toml")) == ([], [])
     assert changed(read(), read(uncommented)) == ([], [])
-    assert sum(map(len, tomllib.loads(uncommented.read_text()).values())) == len(options())
+    assert sum(map(len, tomllib.loads(uncommented.read_text()).values())) == len(OPTIONS)
 
 
 def test_the_manual_has_every_key() -> None:
@@ -879,8 +844,8 @@ def test_the_manual_has_every_key() -> None:
 
     rows = re.findall(r"^`(\w+)` \| `(.+?)` \| (.+)$", text, re.MULTILINE)
 
-    assert rows == [(o.name.split(".")[1], o.default, o.doc) for o in options()]
-    assert re.findall(r"^- `(\w+\.\w+)`$", text, re.MULTILINE) == [o.name for o in options() if o.name in LIVE]
+    assert rows == [(o.name.split(".")[1], o.default, o.doc) for o in OPTIONS.values()]
+    assert re.findall(r"^- `(\w+\.\w+)`$", text, re.MULTILINE) == [o.name for o in OPTIONS.values() if o.name in LIVE]
     assert "\n- all of `[[rule]]`, for files not yet taken\n" in text
     assert set(re.findall(r"`%([A-Za-z])`", text)) == set(PREFIX_FIELDS)
     assert set(re.findall(r"`\{(\w+)\}`", text)) == {*FIELDS, "hostname"}
@@ -907,7 +872,7 @@ def test_reading_settings_imports_little() -> None:
     """Every command pays for this module, `--help` included."""
     program = "import sys, s3spool.config.loader; print(*{'asyncio', 'boto3', 'click', 'difflib'} & {*sys.modules})"
 
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = finished(sys.executable, "-c", program, check=True)
 
     assert done.stdout == "\n"
 

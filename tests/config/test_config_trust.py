@@ -14,6 +14,7 @@ import pytest
 from s3spool.config import loader as configuration
 from s3spool.config.loader import load
 from s3spool.errors import ConfigError
+from support.processes import finished
 from support.users import (
     DAEMON,
     DROPPER,
@@ -66,14 +67,8 @@ class Place:
 
     def types(self, *command: str, cwd: Path, user: int = 0) -> subprocess.CompletedProcess[str]:
         who = becoming(user) if user else []
-        return subprocess.run(
-            [*who, "timeout", "60", *(everybodys() if user else ROOTS), *command],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=cwd,
-            env=self.environment,
+        return finished(
+            *who, "timeout", "60", *(everybodys() if user else ROOTS), *command, cwd=cwd, env=self.environment
         )
 
     def somebody_came(self) -> bool:
@@ -129,8 +124,8 @@ def test_the_daemon_says_so_in_its_log(place: Place) -> None:
     said = run_until_ready(*ROOTS, "run", cwd=place.drop, env=place.environment)
 
     events = [json.loads(line) for line in said.splitlines()]
-    (doubted,) = [event for event in events if event["event"] == "config.doubted"]
-    assert "passed over" in doubted["reason"]
+    (untrusted,) = [event for event in events if event["event"] == "config.untrusted"]
+    assert "passed over" in untrusted["reason"]
 
 
 def test_a_file_named_with_config(place: Place) -> None:

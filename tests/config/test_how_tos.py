@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from s3spool.demo.seaweed import Seaweed
 from support.daemon import Daemon
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
-
-    from s3spool.demo.seaweed import Seaweed
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +28,7 @@ def uploaded(example: str, names: list[str], home: Path, seaweed: Seaweed, bucke
     found = re.search(r"^```toml\n(.*?)^```$", behind, re.MULTILINE | re.DOTALL)
     assert found is not None
     tables = tomllib.loads(found[1])
-    daemon = Daemon(home, bucket=bucket, environment=seaweed.environment(), **tables)
+    daemon = Daemon(home, seaweed, bucket=bucket, **tables)
     daemon.config["watch"]["directory"] = str(daemon.folder)
     daemon.config["destination"] |= {"bucket": bucket, "endpoint_url": seaweed.endpoint_url}
     for of_aws in ("sse", "kms_key_id"):

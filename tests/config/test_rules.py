@@ -16,6 +16,7 @@ from s3spool.check.iam_policy import policy
 from s3spool.check.rules import check_rules
 from s3spool.config.loader import Config, load
 from s3spool.daemon.components import filter_of
+from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import ConfigError
 from s3spool.folder.filters import FileFilter
 from s3spool.folder.rules import FileRules, FirstMatch
@@ -27,8 +28,6 @@ from support.waiting import eventually
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
-
-    from s3spool.demo.seaweed import Seaweed
 
 PART = 5 * 1024 * 1024
 
@@ -138,10 +137,7 @@ def test_what_a_rule_leaves_out_comes_from_destination_and_after(tmp_path: Path)
         ),
         ("[[rule]]\nmatch = ['*']\nstorage_class = 'a b'", 'rule[1].storage_class = "a b": must be letters'),
         ("[[rule]]\nmatch = ['*']\ncache_control = 1", "rule[1].cache_control = 1: must be a string"),
-        (
-            "[[rule]]\nmatch = ['*']\nobject_lock_mode = 'COMPLIANCE'",
-            "needs object_lock_days of at least 1",
-        ),
+        ("[[rule]]\nmatch = ['*']\nobject_lock_mode = 'COMPLIANCE'", "needs object_lock_days of at least 1"),
         ("[[rule]]\nmatch = ['*']\nobject_lock_days = 3", "rule[1].object_lock_days = 3: needs object_lock_mode"),
         ("[[rule]]\nmatch = ['*']\nafter = 'move'", 'rule[1].after = "move": must be one of keep, delete, archive'),
         ("[[rule]]\nmatch = ['*']\nafter = 'archive'", 'rule[1].after = "archive": needs after.archive_directory'),
@@ -223,8 +219,7 @@ def test_check_tries_what_each_rule_asks_for(tmp_path: Path) -> None:
         faulty.script(refused, times=None, match=lambda request: "x-amz-tagging" in request.headers)
         daemon = Daemon(
             tmp_path,
-            bucket=faulty.bucket,
-            environment=faulty.environment(),
+            faulty,
             destination={"endpoint_url": faulty.endpoint_url},
             rule=[{"match": ["*.a"], "acl": "private"}, {"match": ["*.b"], "tags": {"a": "b"}}],
         )
@@ -263,8 +258,8 @@ def test_a_daemon_follows_its_rules(tmp_path: Path, seaweed: Seaweed, s3: S3Clie
     ]
     with Daemon(
         tmp_path,
+        seaweed,
         bucket=bucket,
-        environment=seaweed.environment(),
         upload={"multipart_threshold": PART, "part_size": PART},
         destination={"endpoint_url": seaweed.endpoint_url, "prefix": "all/", "metadata": {"from": "here"}},
         rule=rule,

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from support.faults import Fault
-from support.http_server import HangUp
-
-if TYPE_CHECKING:
-    from support.http_server import Exchange
+from support.http_server import Exchange, HangUp
 
 _ESTABLISHED = "01"  # in /proc/net/tcp
 STEPS = 20

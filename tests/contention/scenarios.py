@@ -11,18 +11,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from contention.faults import AdmitConnections, SlowLine
+from contention.stage import Stage
 from support.faults import Delay, Reset, Status, Truncated
 from support.slow_files import SlowFiles
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from contention.stage import Stage
 
 PROMPT_S = 5.0
 RARELY = {"rescan_s": 3600}
@@ -156,10 +153,18 @@ def from_the_future(stage: Stage) -> None:
     stage.start()
 
 
+def blamed(stage: Stage) -> str:
+    """Good files that failed or were parked."""
+    failures = [*stage.daemon.events("file.failed"), *stage.daemon.events("file.parked")]
+    good = sorted({line["path"] for line in failures if not line["path"].startswith("crowd")})
+    return f"{good} are blamed" if good else ""
+
+
 def failing_each(stage: Stage) -> None:
     stage.server.script(Status(code=409, error_code="OperationAborted"), times=None, match="^PUT crowd")
     stage.fill()
     stage.start()
+    stage.check = lambda: blamed(stage)
 
 
 def due_at_once(stage: Stage) -> None:
@@ -418,6 +423,7 @@ def refused_for_good(stage: Stage) -> None:
     stage.server.script(Status(code=400, error_code="InvalidRequest"), times=None, match="^PUT crowd")
     stage.fill()
     stage.start()
+    stage.check = lambda: blamed(stage)
 
 
 def answers_after_5_s(stage: Stage) -> None:
@@ -490,7 +496,7 @@ SCENARIOS = [
     Scenario("files rewritten all the time", 2000, rewritten, quick=True),
     Scenario("files created and removed all the time", 1, created_and_removed, quick=True),
     Scenario("files appended to all the time", 500, appended),
-    Scenario("a directory renamed all the time", 1000, renamed_directory),
+    Scenario("a directory renamed all the time", 1000, renamed_directory, quick=True, least=1000),
     Scenario("new directories a second, each with a file", 1000, new_directories),
     Scenario("files waiting at start, 200 a second", 30_000, waiting, quick=True, least=3000),
     Scenario("files in one flat directory", 300_000, flat, least=10_000),
@@ -498,11 +504,13 @@ SCENARIOS = [
     Scenario("hard links of one file", 10_000, hard_links),
     Scenario("FIFOs", 10_000, fifos),
     Scenario("files from the future", 5000, from_the_future),
-    Scenario("files that fail each time", 5000, failing_each, sections={"retry": {"initial_s": 1, "max_s": 5}}),
+    Scenario(
+        "files that fail each time", 5000, failing_each, quick=True, sections={"retry": {"initial_s": 1, "max_s": 5}}
+    ),
     Scenario("retries due at once", 20_000, due_at_once, sections={"retry": {"initial_s": 3600, "max_s": 3600}}),
     Scenario("files refused for their prefix", 2000, refused_prefix, limit_s=15.0, quick=True),
     Scenario("every other request: 503 SlowDown", 2000, slow_down),
-    Scenario("connections that the server admits", 3, few_connections, limit_s=15.0, least=3),
+    Scenario("connections that the server admits", 3, few_connections, limit_s=15.0, quick=True, least=3),
     Scenario("descriptors (ulimit -n)", 100, few_descriptors, limit_s=15.0, least=100),
     Scenario("inotify watches", 4, few_watches, least=4),
     Scenario("no inotify instance", 1, no_inotify),
@@ -518,7 +526,7 @@ SCENARIOS = [
     ),
     Scenario("bodies of 60 MB at 1 MiB/s a connection", 20, large_bodies),
     Scenario("the name of the endpoint was dead", 20, dead_name, limit_s=10.0),
-    Scenario("answers that never come", 20, silent_requests),
+    Scenario("answers that never come", 20, silent_requests, quick=True, least=20),
     Scenario("slow readers of `list`", 20_000, list_readers, least=2000),
     Scenario("`status` all the time", 1, status_storm),
     Scenario("`rescan` all the time", 10_000, rescan_storm),
@@ -531,7 +539,7 @@ SCENARIOS = [
     Scenario("sockets", 10_000, sockets),
     Scenario("names of 255 odd bytes", 10_000, long_names),
     Scenario("directories of one file", 10_000, one_directory_each),
-    Scenario("files refused for good", 5000, refused_for_good, limit_s=12.0),
+    Scenario("files refused for good", 5000, refused_for_good, limit_s=12.0, quick=True),
     Scenario("answers that take 5 s", 2000, answers_after_5_s, limit_s=10.0),
     Scenario("every third request reset", 2000, every_third_reset, limit_s=12.0),
     Scenario("answers cut short", 2000, answers_cut_short, limit_s=12.0),

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pytest
+from typing import Any
 
 from support.daemon import Daemon
 from support.faulty import FaultyS3
+from support.users import unprivileged
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-STRIPPED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 
 
 @dataclass
@@ -57,9 +51,7 @@ class Stage:
         return process
 
     def without_privileges(self) -> None:
-        if shutil.which("setpriv") is None or subprocess.run([*STRIPPED, "true"], check=False).returncode:
-            pytest.skip("root cannot give up its privileges here (setpriv)")
-        self.daemon.program = (*STRIPPED, *self.daemon.program)
+        self.daemon.program = (*unprivileged(), *self.daemon.program)
 
     def peak_mib(self) -> int:
         """The daemon's largest resident size so far."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from contention.scenarios import SCENARIOS, Scenario
 from contention.stage import stage
 from support.arrivals import slowest_arrival_s
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 QUICK_SCALE = 0.1
 FILES, EACH_S = 8, 2.5

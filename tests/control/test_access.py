@@ -25,6 +25,7 @@ from s3spool.ledger.rows import Identity, Receipt
 from s3spool.ledger.store import Ledger
 from support.daemon import Daemon, to_toml
 from support.faulty import FaultyS3
+from support.processes import finished
 from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -52,8 +53,7 @@ def daemon(home: Path, faulty: FaultyS3) -> Daemon:
     """As the package has it: a user of its own, a folder that its group may write, a state directory of its own."""
     daemon = Daemon(
         home,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
+        faulty,
         watch={"rescan_s": 1, "directory": str(home / "spool")},
         service={"control_group": CONTROLLERS.gr_name, "control_socket": str(home / "run/control.sock")},
     )
@@ -77,12 +77,15 @@ def as_user(uid: int, *groups: int) -> tuple[str, ...]:
 
 
 def told(daemon: Daemon, user: tuple[str, ...], command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*user, sys.executable, "-m", "s3spool", command, "--config", str(daemon.config_path), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=WAIT_S,
+    return finished(
+        *user,
+        sys.executable,
+        "-m",
+        "s3spool",
+        command,
+        "--config",
+        str(daemon.config_path),
+        *arguments,
         env=daemon.environment,
         cwd="/",
     )
@@ -215,12 +218,8 @@ def test_a_slow_reader_of_list_holds_no_transaction(daemon: Daemon) -> None:
                 daemon.drop(f"new-{number}")
             daemon.wait_uploaded(1000, WAIT_S)
             wal = daemon.state_directory / "ledger.sqlite3-wal"
-            busy = subprocess.run(
-                [sys.executable, "-c", CHECKPOINT, str(daemon.state_directory / "ledger.sqlite3")],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=WAIT_S,
+            busy = finished(
+                sys.executable, "-c", CHECKPOINT, str(daemon.state_directory / "ledger.sqlite3"), check=True
             ).stdout
             assert busy.strip() == "0"
             assert wal.stat().st_size < 8 * 2**20
@@ -349,10 +348,7 @@ def test_orders_of_a_dropper_are_refused_on_the_wire(daemon: Daemon) -> None:
         )
         for command in ("list", "retry", "forget", "rescan"):
             request = json.dumps({"command": command, "all": True, "path": "a"})
-            said = subprocess.run(
-                [*as_user(ALICE), sys.executable, "-c", script, request],
-                capture_output=True, text=True, check=True, timeout=WAIT_S,
-            ).stdout  # fmt: skip
+            said = finished(*as_user(ALICE), sys.executable, "-c", script, request, check=True).stdout
             assert json.loads(said)["denied"] is True
         assert daemon.stop() == 0
 

@@ -9,7 +9,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,24 @@ def connected(path: Path) -> socket.socket:
 
     eventually(connect, timeout_s=WAIT_S)
     return connection
+
+
+@contextmanager
+def listening(path: Path, act: Callable[[socket.socket], object]) -> Iterator[None]:
+    """A listener that is no daemon, and acts on its first connection."""
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def accept() -> None:
+            connection, _ = listener.accept()
+            with closing(connection), suppress(OSError):
+                act(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield
+        thread.join()
 
 
 def test_question_and_answer(path: Path, serve: Serve) -> None:
@@ -270,21 +288,13 @@ def test_busy_is_not_absent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_half_an_answer_is_no_answer(said: bytes, problem: str, path: Path) -> None:
     """A daemon that dies while it lists files must not look like one that has listed them all."""
-    with closing(socket.socket(socket.AF_UNIX)) as listener:
-        listener.bind(str(path))
-        listener.listen()
 
-        def answer() -> None:
-            connection, _ = listener.accept()
-            with closing(connection):
-                connection.recv(1000)
-                connection.sendall(said)
+    def answer(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(said)
 
-        thread = threading.Thread(target=answer)
-        thread.start()
-        with pytest.raises(S3SpoolError, match=problem) as caught:
-            ask(path, "list")
-        thread.join()
+    with listening(path, answer), pytest.raises(S3SpoolError, match=problem) as caught:
+        ask(path, "list")
     assert not isinstance(caught.value, NoDaemonError)
 
 
@@ -293,40 +303,25 @@ def test_an_endless_answer_is_cut_off(said: bytes, path: Path, monkeypatch: pyte
     """Neither memory nor time without end, whatever listens there."""
     monkeypatch.setattr(control_protocol, "MAX_ANSWER_BYTES", 100_000)
     monkeypatch.setattr(control_protocol, "TIMEOUT_S", SHORT_S)
-    with closing(socket.socket(socket.AF_UNIX)) as listener:
-        listener.bind(str(path))
-        listener.listen()
 
-        def answer() -> None:
-            connection, _ = listener.accept()
-            with closing(connection), suppress(OSError):
-                while True:
-                    connection.sendall(said)
-                    threading.Event().wait(0 if len(said) > 1 else SHORT_S / 10)
+    def answer(connection: socket.socket) -> None:
+        while True:
+            connection.sendall(said)
+            threading.Event().wait(0 if len(said) > 1 else SHORT_S / 10)
 
-        thread = threading.Thread(target=answer)
-        thread.start()
-        with pytest.raises(S3SpoolError, match=r"more than 100000 bytes|does not answer within 0.5 s"):
-            ask(path, "status")
-        thread.join()
+    problem = r"more than 100000 bytes|does not answer within 0.5 s"
+    with listening(path, answer), pytest.raises(S3SpoolError, match=problem):
+        ask(path, "status")
 
 
 def test_a_daemon_killed_a_moment_ago_is_absent(path: Path) -> None:
     """The kernel takes a call while the process is being cleared away, and then hangs up: the ledger can answer."""
-    with closing(socket.socket(socket.AF_UNIX)) as listener:
-        listener.bind(str(path))
-        listener.listen()
 
-        def hang_up() -> None:
-            connection, _ = listener.accept()
-            with closing(connection):
-                connection.recv(1, socket.MSG_PEEK)  # what is left unread makes close() a reset
+    def hang_up(connection: socket.socket) -> None:
+        connection.recv(1, socket.MSG_PEEK)  # what is left unread makes close() a reset
 
-        thread = threading.Thread(target=hang_up)
-        thread.start()
-        with pytest.raises(NoDaemonError, match="ended a moment ago"):
-            ask(path, "status")
-        thread.join()
+    with listening(path, hang_up), pytest.raises(NoDaemonError, match="ended a moment ago"):
+        ask(path, "status")
 
 
 def test_close_waits_for_nobody(path: Path, serve: Serve) -> None:

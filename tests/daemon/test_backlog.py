@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import pytest
 
 from s3spool.daemon.retry_summary import RetrySummary
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.ledger.store import Ledger
 from support.rows import SOME, a_retry
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pytest
 
 
 def test_it_is_counted_again_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,25 +7,21 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from s3spool.control.status import Files, LargeFile, Rate
 from s3spool.daemon.status_line import backlog, paused, running
 from s3spool.daemon.supervisor import EXTEND_S
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
 from support.inside import inside, run_until_ready
 from support.lines import recorded
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 
 pytestmark = pytest.mark.integration
 
@@ -68,19 +64,12 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, faulty: FaultyS3, manager: Manager) -> Iterator[Daemon]:
+def daemon(make: Make, manager: Manager) -> Daemon:
     """Under a manager with a watchdog of one second."""
     watched = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
-    made = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment() | watched,
-        destination={"endpoint_url": faulty.endpoint_url},
-        service={"drain_s": 600},
-    )
-    with made:
-        manager.wait("READY=1")
-        yield made
+    daemon = make(environment=watched, service={"drain_s": 600}).start()
+    manager.wait("READY=1")
+    return daemon
 
 
 def test_a_life_in_order(daemon: Daemon, manager: Manager) -> None:

@@ -8,7 +8,8 @@ import re
 import sqlite3
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from test_notifications import Manager
@@ -21,16 +22,12 @@ from s3spool.ledger.store import Ledger
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from support.browser import Browser
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import HoldUntil, Status
 from support.faulty import FaultyS3
 from support.house import a_breaker
 from support.waiting import eventually
 from support.web import address, ask, free_port, metrics, order
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.integration
 
@@ -38,39 +35,11 @@ MIB = 2**20
 REASON = "bucket <b>moves</b>\nat noon"
 
 
-@pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
-def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
-    made: list[Daemon] = []
-
-    def daemon(environment: dict[str, str] | None = None, **sections: dict[str, Any]) -> Daemon:
-        made.append(
-            Daemon(
-                tmp_path / "home",
-                bucket=faulty.bucket,
-                environment=faulty.environment() | (environment or {}),
-                destination={"endpoint_url": faulty.endpoint_url},
-                **sections,
-            )
-        )
-        return made[-1]
-
-    yield daemon
-    for one in made:
-        if one.alive:
-            one.kill()
-
-
 def status(daemon: Daemon) -> dict[str, Any]:
     return dict(json.loads(daemon.cli("status", "--json").stdout))
 
 
-def test_pause_is_kept_and_shown(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
+def test_pause_is_kept_and_shown(make: Make, faulty: FaultyS3, tmp_path: Path) -> None:
     """In flight ends, nothing new begins, `kill -9` changes nothing, and each place shows the reason."""
     manager = Manager(tmp_path / "notify")
     hold = HoldUntil()
@@ -116,27 +85,25 @@ def test_pause_is_kept_and_shown(make: Callable[..., Daemon], faulty: FaultyS3, 
         assert metrics(daemon)["s3spool_paused_by_hand", ""] == 0
 
 
-def test_large_file_in_flight_ends(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_large_file_in_flight_ends(make: Make, faulty: FaultyS3) -> None:
     """All its parts are sent, and it is completed; another one does not begin."""
     hold = HoldUntil()
     faulty.script(hold, times=1, match="PUT .*partNumber=1&")
-    upload = {"workers": 2, "multipart_threshold": 5 * MIB, "part_size": 5 * MIB}
-    with make(upload=upload) as daemon:
-        daemon.wait_ready()
-        daemon.drop("large", bytes(23 * MIB))
-        eventually(lambda: faulty.in_flight)
-        assert daemon.cli("pause").returncode == 0
-        daemon.drop("next", bytes(23 * MIB))
-        hold.event.set()
+    daemon = make(upload={"workers": 2, "multipart_threshold": 5 * MIB, "part_size": 5 * MIB}).start_ready()
+    daemon.drop("large", bytes(23 * MIB))
+    eventually(lambda: faulty.in_flight)
+    assert daemon.cli("pause").returncode == 0
+    daemon.drop("next", bytes(23 * MIB))
+    hold.event.set()
 
-        daemon.wait_event("file.uploaded", path="large")
-        eventually(lambda: status(daemon)["files"]["queued"] == 1)
+    daemon.wait_event("file.uploaded", path="large")
+    eventually(lambda: status(daemon)["files"]["queued"] == 1)
 
-        assert set(faulty.objects) == {"large"}
-        assert daemon.stop() == 0
+    assert set(faulty.objects) == {"large"}
+    assert daemon.stop() == 0
 
 
-def test_outage_during_a_pause(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_outage_during_a_pause(make: Make, faulty: FaultyS3) -> None:
     """No probe goes out while a person has paused uploads; both reasons are shown."""
     hold = HoldUntil()
     faulty.script(hold, times=1, match="PUT .*first")
@@ -165,7 +132,7 @@ def test_outage_during_a_pause(make: Callable[..., Daemon], faulty: FaultyS3) ->
         daemon.wait_event("file.uploaded", path="second")
 
 
-def test_without_a_daemon(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_without_a_daemon(make: Make, faulty: FaultyS3) -> None:
     """The commands write to the ledger; the daemon starts paused, or not."""
     daemon = make()
     with daemon:
@@ -189,7 +156,7 @@ def test_without_a_daemon(make: Callable[..., Daemon], faulty: FaultyS3) -> None
         daemon.wait_event("file.uploaded", path="a")
 
 
-def test_second_pause_changes_the_reason_only(make: Callable[..., Daemon]) -> None:
+def test_second_pause_changes_the_reason_only(make: Make) -> None:
     """Since when stays; a reason of any length is refused in one line."""
     with make() as daemon:
         daemon.wait_ready()
@@ -205,7 +172,7 @@ def test_second_pause_changes_the_reason_only(make: Callable[..., Daemon]) -> No
 
 
 @pytest.mark.browser
-def test_buttons(make: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_buttons(make: Make, tmp_path: Path) -> None:
     """Pause with a reason and resume on the page."""
     daemon = make(service={"http_listen": f"127.0.0.1:{free_port()}"})
     with daemon, Browser(tmp_path / "profile", width=360) as page:
@@ -225,21 +192,8 @@ def test_buttons(make: Callable[..., Daemon], tmp_path: Path) -> None:
         assert order(daemon, "pause", {"reason": 1})[0] == 400
 
 
-def test_inbox_on_hold() -> None:
-    """No file is taken, neither by a worker that waits nor by one that asks; idle workers close their connections."""
-    inbox = Inbox(10, 2, a_breaker(initial_s=0.01, max_s=0.02))
-    inbox.pause()
-    inbox.offer([Item("a")])
-
-    assert inbox.take_nowait() is None
-    inbox.resume()
-    taken = inbox.take_nowait()
-    assert taken is not None
-    assert taken == Item("a")
-
-
 def test_inbox_on_hold_during_an_outage() -> None:
-    """No probe is taken before `resume`; a worker that waits closes its connections at once."""
+    """No file is taken before `resume`, a probe included; a worker that waits closes its connections at once."""
     breaker = a_breaker(initial_s=0.01, max_s=0.02)
     inbox = Inbox(10, 2, breaker)
     inbox.pause()

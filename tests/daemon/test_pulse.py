@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+import time
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +14,9 @@ from s3spool.discovery.watch import Watch
 from s3spool.folder.filters import FileFilter
 from s3spool.heartbeat import HangDetector, Heartbeat, cpu_time_ns
 from s3spool.queue import inbox
-from support.house import House
+from support.house import Build
 from support.rows import a_retry
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -36,17 +34,22 @@ def beats_on(one: Heartbeat) -> bool:
     return True
 
 
-def test_a_heartbeat_that_is_too_old_is_named() -> None:
-    """Only after the time-out, and no more once the thread beats."""
-    mute, well = Heartbeat(), Heartbeat()
-    liveness = LivenessCheck({"mute": mute, "well": well}, timeout_s=10)
-    mute.last, well.last = 100.0, 105.0
+def test_an_old_heartbeat_and_a_dead_thread_are_named(build: Build) -> None:
+    """A heartbeat after the time-out, and no more once the thread beats; a thread as soon as it has ended."""
+    house = build()
+    house.start(house.ledger, house.after, house.retry, house.settle_thread, house.scan)
+    watch, now = Heartbeat(), time.monotonic()
+    liveness = LivenessCheck(house.components, watch)
 
-    assert liveness.silent(110.0) == []
-    assert liveness.silent(111.0) == ["mute"]
-    assert liveness.silent(116.0) == ["mute", "well"]
-    mute.last = well.last = 112.0
-    assert liveness.silent(116.0) == []
+    watch.last = now - liveness.timeout_s
+    assert liveness.silent(now) == []
+    watch.last = now - liveness.timeout_s - 1
+    assert liveness.silent(now) == ["watch"]
+    watch.beat()
+    assert liveness.silent(now) == []
+    house.retry.close(10)
+    assert liveness.silent(now) == ["RetryThread"]
+    house.close()
 
 
 def test_a_wait_beats_and_ends_in_time() -> None:
@@ -62,21 +65,20 @@ def test_a_wait_beats_and_ends_in_time() -> None:
     assert one.wait(event, 5.0)
 
 
-def test_idle_threads_beat(tmp_path: Path) -> None:
+def test_idle_threads_beat(build: Build) -> None:
     """Each does while it runs and has nothing to do, and none is a reason to scan."""
-    house = House(tmp_path)
+    house = build()
     house.start(house.ledger, house.after, house.retry, house.settle_thread, house.scan)
 
     for component in (house.ledger, house.after, house.retry, house.settle, house.scan):
         assert beats_on(component.heartbeat)
 
     assert house.scan.started == 0
-    house.close()
 
 
-def test_a_hanging_gate_does_not_beat(tmp_path: Path) -> None:
+def test_a_hanging_gate_does_not_beat(build: Build) -> None:
     """A gate that is free beats when the supervisor looks at it; a worker that hangs in it does not."""
-    house = House(tmp_path)
+    house = build()
     before = house.workers.heartbeat.last
     house.workers.look_at_gate()
     free = house.workers.heartbeat.last
@@ -85,12 +87,11 @@ def test_a_hanging_gate_does_not_beat(tmp_path: Path) -> None:
         house.workers.look_at_gate()
 
     assert house.workers.heartbeat.last == free > before
-    house.close()
 
 
-def test_workers_beat_in_the_gate(tmp_path: Path) -> None:
+def test_workers_beat_in_the_gate(build: Build) -> None:
     """Where the gate is busy at each look, the files that pass it show that no worker hangs."""
-    house = House(tmp_path)
+    house = build()
     before = house.workers.heartbeat.last
     house.drop("a")
     house.start()
@@ -99,12 +100,11 @@ def test_workers_beat_in_the_gate(tmp_path: Path) -> None:
 
     eventually(lambda: house.workers.heartbeat.last > before)
     house.quiet()
-    house.close()
 
 
-def test_a_thread_that_waits_for_room_beats(tmp_path: Path) -> None:
+def test_a_thread_that_waits_for_room_beats(build: Build) -> None:
     """A full inbox is a paused destination's doing: a restart does not repair it, so it is no hang."""
-    house = House(tmp_path, size=1)
+    house = build(size=1)
     for name in "abc":
         house.drop(name)
     house.start(house.ledger, house.settle_thread, house.scan)
@@ -115,12 +115,11 @@ def test_a_thread_that_waits_for_room_beats(tmp_path: Path) -> None:
 
     assert beats_on(house.scan.heartbeat)
     assert beats_on(house.settle.heartbeat)
-    house.close()
 
 
-def test_a_thread_that_waits_for_a_failing_ledger_beats(tmp_path: Path) -> None:
+def test_a_thread_that_waits_for_a_failing_ledger_beats(build: Build) -> None:
     """The retry list cannot be written for hours where a disk is full: its thread lives all the same."""
-    house = House(tmp_path)
+    house = build()
     house.start(house.ledger)
     hold, held = threading.Event(), threading.Event()
     house.ledger.record_retry(a_retry("a", next_attempt=0.0), lambda: (held.set(), hold.wait()))  # type: ignore[arg-type, func-returns-value]
@@ -131,7 +130,6 @@ def test_a_thread_that_waits_for_a_failing_ledger_beats(tmp_path: Path) -> None:
     assert beats_on(house.retry.heartbeat)
 
     hold.set()
-    house.close()
 
 
 def test_the_watch_beats_over_the_kernel(tmp_path: Path) -> None:
@@ -162,9 +160,9 @@ def test_the_watch_beats_over_the_kernel(tmp_path: Path) -> None:
     assert beating == [threading.current_thread()]
 
 
-def test_a_worker_that_neither_sends_nor_waits_is_named(tmp_path: Path) -> None:
+def test_a_worker_that_neither_sends_nor_waits_is_named(build: Build) -> None:
     """It has a file and uses no CPU; one that has nothing to do, or goes on, is well."""
-    house = House(tmp_path, workers=2)
+    house = build(workers=2)
     stuck = threading.Event()
     house.bucket.before_put = lambda _: stuck.wait()
     house.drop("a")
@@ -180,7 +178,6 @@ def test_a_worker_that_neither_sends_nor_waits_is_named(tmp_path: Path) -> None:
     stuck.set()
     eventually(lambda: not house.workers.jobs())
     assert house.workers.hanging(3000.0) == []
-    house.close()
 
 
 def test_a_thread_that_uses_the_cpu_does_not_hang() -> None:

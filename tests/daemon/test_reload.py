@@ -5,33 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from s3spool.config.schema import LIVE
-from support.daemon import Daemon, to_toml
+from support.daemon import Daemon, Event, Make, to_toml
 from support.faults import Status
 from support.faulty import FaultyS3
 from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-WAIT_S = 30.0
-
 
 @pytest.fixture
-def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
-    made = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
-        destination={"endpoint_url": faulty.endpoint_url},
-    )
-    with made:
-        made.wait_ready()
-        yield made
+def daemon(make: Make) -> Daemon:
+    return make().start_ready()
 
 
 def reload(daemon: Daemon, **sections: dict[str, object] | list[dict[str, object]]) -> dict[str, object]:
@@ -44,7 +35,7 @@ def reload(daemon: Daemon, **sections: dict[str, object] | list[dict[str, object
             daemon.config.setdefault(name, {}).update(options)
     daemon.config_path.write_text(to_toml(daemon.config))
     daemon.signal(signal.SIGHUP)
-    eventually(lambda: len(daemon.events("daemon.reloaded")) > before, timeout_s=WAIT_S, message="daemon.reloaded")
+    eventually(lambda: len(daemon.events("daemon.reloaded")) > before, message="daemon.reloaded")
     return daemon.events("daemon.reloaded")[-1]
 
 
@@ -71,15 +62,19 @@ def test_each_live_key_takes_effect(daemon: Daemon, faulty: FaultyS3) -> None:
     for name in ("after.dat", "not-sent.dat", "not-sent.txt", "failing.dat"):
         daemon.drop(name)
 
-    eventually((archive / "after.dat").exists, timeout_s=WAIT_S, message="the archived file")
-    # It is the file's own fault as soon as another one has passed since its first failure.
-    daemon.wait_event("file.failed", timeout_s=WAIT_S, path="failing.dat")
-    daemon.drop("passes.dat")
-    parked = daemon.wait_event("file.parked", timeout_s=WAIT_S, path="failing.dat")
+    eventually((archive / "after.dat").exists, message="the archived file")
+    # It is the file's own fault as soon as another one has passed between two of its failures.
+    daemon.wait_event("file.failed", path="failing.dat")
+
+    def pass_another() -> list[Event]:
+        daemon.drop(f"passes {time.monotonic_ns()}.dat")
+        return daemon.events("file.parked", path="failing.dat")
+
+    parked = eventually(pass_another)[0]
     assert parked["error"].startswith("2 attempts failed (retry.max_attempts)")
     assert daemon.events("scan.started"), "a line of level debug"
     assert daemon.pid == pid
-    assert set(faulty.contents()) == {"before.dat", "after.dat", "passes.dat"}
+    assert {name for name in faulty.contents() if not name.startswith("passes")} == {"before.dat", "after.dat"}
 
 
 def test_a_new_pattern_lets_in_what_lies_there(daemon: Daemon, faulty: FaultyS3) -> None:
@@ -102,7 +97,7 @@ def test_what_cannot_change_stays_and_the_rest_changes(daemon: Daemon, faulty: F
     assert told["changed"] == ["after.action"]
     assert not daemon.events("config.refused")
     file = daemon.drop("a")
-    eventually(lambda: not file.exists(), timeout_s=WAIT_S)
+    eventually(lambda: not file.exists())
     assert set(faulty.contents()) == {"a"}
 
 
@@ -112,7 +107,7 @@ def test_all_errors_of_a_broken_file_are_logged(daemon: Daemon) -> None:
     daemon.config_path.write_text(to_toml(daemon.config))
     daemon.signal(signal.SIGHUP)
 
-    eventually(lambda: len(daemon.events("config.refused")) >= 3, timeout_s=WAIT_S, message="three errors")
+    eventually(lambda: len(daemon.events("config.refused")) >= 3, message="three errors")
     named = [str(event["error"]).partition(" = ")[0] for event in daemon.events("config.refused")]
     assert named == ["retry.initial_s", "retry.max_s", "log.level"]
     assert not daemon.events("daemon.reloaded")
@@ -173,7 +168,6 @@ def test_a_broken_file_changes_nothing(daemon: Daemon, faulty: FaultyS3) -> None
 
         eventually(
             lambda count=number: len(daemon.events("config.refused")) == count,  # type: ignore[misc]
-            timeout_s=WAIT_S,
             message=spoil.__name__,
         )
         assert len(daemon.events("daemon.reloaded")) == number - 1

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,10 @@ import pytest
 from s3spool.control.protocol import ask
 from s3spool.demo.home import Home
 from support.leaks import child_processes
+from support.processes import finished
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mypy_boto3_s3.client import S3Client
 
 pytestmark = pytest.mark.integration
@@ -68,9 +68,7 @@ class Demo:
     def again(self) -> subprocess.CompletedProcess[str]:
         """Another one, to its end."""
         command = [*S3SPOOL, "demo", "--port", "0"]
-        return subprocess.run(
-            command, env=self.environment, cwd=self.where, capture_output=True, text=True, check=False, timeout=60
-        )
+        return finished(*command, env=self.environment, cwd=self.where)
 
     def wait(self, event: str, count: int = 1) -> None:
         def there() -> bool:
@@ -110,15 +108,7 @@ class Demo:
 
     def type(self, command: str) -> str:
         """Into another terminal; what it prints."""
-        done = subprocess.run(
-            ["sh", "-c", command],
-            env=self.environment,
-            cwd=self.where,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        done = finished("sh", "-c", command, env=self.environment, cwd=self.where)
         assert done.returncode == 0, done
         return done.stdout
 
@@ -306,15 +296,7 @@ def test_missing_extra_is_one_line(demo: Demo) -> None:
         "metadata.files = files\nsys.argv = ['s3spool', 'demo']\n"
         "from s3spool.__main__ import main\nmain()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", without],
-        env=demo.environment,
-        cwd=demo.where,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = finished(sys.executable, "-c", without, env=demo.environment, cwd=demo.where)
 
     assert done.returncode == 1
     assert done.stderr == "s3spool: the demo's S3 server is not installed: pip install 's3spool[demo]'\n"

@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import ssl
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 
 from s3spool.demo.seaweed import Seaweed, _find_weed
 from s3spool.demo.seaweed_keys import self_signed
+from support.processes import finished
 from support.users import DROPPER, as_user, becoming, open_place
 
 pytestmark = pytest.mark.integration
@@ -109,19 +109,10 @@ def test_grpc_takes_a_certificate(seaweed: Seaweed, name: str) -> None:
 def test_weeds_own_shell_as_another_user(seaweed: Seaweed) -> None:
     """Previously it listed, and removed, what it liked."""
     ports = seaweed._ports
-    done = subprocess.run(
-        [
-            *(*becoming(DROPPER), "timeout", "5", str(_find_weed()), "shell"),
-            *(
-                f"-{part}=127.0.0.1:{ports[f'{part}.port']}.{ports[f'{part}.port.grpc']}"
-                for part in ("master", "filer")
-            ),
-        ],
+    done = finished(
+        *(*becoming(DROPPER), "timeout", "5", str(_find_weed()), "shell"),
+        *(f"-{part}=127.0.0.1:{ports[f'{part}.port']}.{ports[f'{part}.port.grpc']}" for part in ("master", "filer")),
         input="fs.ls /buckets/demo\nfs.rm /buckets/demo/a.txt\nexit\n",
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
         cwd="/",
         env={"HOME": "/nonexistent"},
     )

@@ -2,21 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import pytest
-
 from s3spool.discovery.deep_directories import LIMIT, DeepDirectories
-from support.lines import Lines, recorded
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
+from support.lines import Lines
 
 
 def test_each_is_logged_once_while_it_is_there(lines: Lines) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 
@@ -17,42 +18,31 @@ from s3spool.errors import LedgerError
 from s3spool.folder.filters import FileFilter
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import State
-from s3spool.queue.item import Item, Lane
-from support.house import House
-from support.lines import Lines, recorded
-from support.rows import a_receipt, a_retry
+from support.failing import fails
+from support.house import Build, House
+from support.lines import Lines
+from support.rows import a_receipt
 from support.trees import deep_tree
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 
 @pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
-
-
-@pytest.fixture
-def build(tmp_path: Path, lines: Lines) -> Iterator[Callable[..., House]]:
-    """A house whose ledger runs."""
-    houses: list[House] = []
+def build(build: Build) -> Build:
+    """With a ledger that runs."""
 
     def house(**settings: Any) -> House:
-        houses.append(House(tmp_path, **settings))
-        houses[-1].start(houses[-1].ledger)
-        return houses[-1]
+        made = build(**settings)
+        return made.start(made.ledger)
 
-    yield house
-    for each in houses:
-        each.close()
+    return house
 
 
 @pytest.fixture
-def house(build: Callable[..., House]) -> House:
+def house(build: Build) -> House:
     return build()
+
+
+FIRST_OR_FULL = ("start", "full", "ledger", "poll", "restored")
 
 
 def scan(house: House, reason: str = "start") -> None:
@@ -62,6 +52,12 @@ def scan(house: House, reason: str = "start") -> None:
     number = house.scan.started + 1
     house.scan.want(reason)
     eventually(lambda: house.scan.finished >= number, timeout_s=60)
+
+
+def a_watch(house: House) -> Watch:
+    """Not started, and heard by nobody."""
+    deaf: Any = lambda *_: None  # noqa: E731
+    return Watch(house.root, house.scan.names, recursive=True, hint=deaf, rescan=deaf, lost=deaf)
 
 
 def taken(house: House) -> set[str]:
@@ -87,12 +83,7 @@ def test_finds_every_file_and_nothing_else(house: House, lines: Lines) -> None:
 
     assert taken(house) == names
     (line,) = lines.named("scan.finished")
-    assert (line["reason"], line["files"], line["offered"], line["files_missed_by_watch"]) == (
-        "start",
-        6,
-        6,
-        0,
-    )
+    assert (line["reason"], line["files"], line["offered"], line["files_missed_by_watch"]) == ("start", 6, 6, 0)
 
 
 def test_a_file_half_removed_gets_its_name_back(house: House) -> None:
@@ -108,15 +99,11 @@ def test_a_file_half_removed_gets_its_name_back(house: House) -> None:
 
 def test_a_file_half_removed_whose_name_is_taken(house: House) -> None:
     """It goes only where it is what S3 has confirmed; another content gets a free name, and is sent."""
-    house.drop("sent", b"new")
-    house.drop("unsent", b"new")
-    house.drop("kept", b"new")
     for name in ("sent", "unsent", "kept"):
+        house.drop(name, b"new")
         house.drop(f".s3spool-removing.{name}", b"old")
     for name, after in (("sent", "delete"), ("kept", "keep")):
-        identity = house.identity(f".s3spool-removing.{name}")
-        house.ledger.record_receipt(a_receipt(name, identity=identity, after=after))
-    assert house.ledger.flush(10)
+        house.record(a_receipt(name, identity=house.identity(f".s3spool-removing.{name}"), after=after))
 
     scan(house)
 
@@ -124,7 +111,7 @@ def test_a_file_half_removed_whose_name_is_taken(house: House) -> None:
     assert left == {"sent": b"new", "unsent": b"new", "unsent.1": b"old", "kept": b"new", "kept.1": b"old"}
 
 
-def test_not_recursive(build: Callable[..., House]) -> None:
+def test_not_recursive(build: Build) -> None:
     """Without `recursive` only the folder itself is looked at."""
     house = build(recursive=False)
     house.drop("a")
@@ -156,21 +143,18 @@ def test_a_tree_deeper_than_the_stack(house: House) -> None:
         assert house.scan.alive()
 
 
-def test_a_full_inbox_holds_the_walk_back(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_inbox_holds_the_walk_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many files wait: never more in memory than a batch and an inbox, and none is left out."""
     monkeypatch.setattr(scan_module, "BATCH", 10)
     house = build(size=5)
-    names = {house.drop(f"{number:03d}").name for number in range(100)}
+    names = set(house.drop_many(100))
     listed = []
     look = os.scandir
 
-    def counted(path: Any) -> Any:
-        @contextlib.contextmanager
-        def entries() -> Iterator[Iterator[os.DirEntry[str]]]:
-            with look(path) as real:
-                yield (listed.append(entry.name) or entry for entry in real)  # type: ignore[func-returns-value]
-
-        return entries()
+    @contextlib.contextmanager
+    def counted(path: Any) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with look(path) as real:
+            yield (listed.append(entry.name) or entry for entry in real)  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(os, "scandir", counted)
     house.start(house.scan)
@@ -207,51 +191,12 @@ def test_what_is_on_its_way_is_not_offered_again(house: House, lines: Lines) -> 
     assert house.inbox.done("in flight")  # it may have changed since it was read
 
 
-def test_what_the_ledger_knows_is_not_offered(house: House) -> None:
-    """Sent and unchanged, or in the retry list: not offered; changed: offered."""
-    here = house.ledger.destination
-    for name in ("sent", "rewritten", "waiting", "parked"):
-        house.drop(name)
-    for name in ("sent", "rewritten"):
-        house.ledger.record_receipt(a_receipt(name, identity=house.identity(name), destination=here))
-    house.ledger.record_retry(a_retry("waiting", identity=house.identity("waiting")))
-    house.ledger.record_retry(a_retry("parked", identity=house.identity("parked"), state=State.PARKED))
-    assert house.ledger.flush(10)
-    house.drop("rewritten", b"other")
-
-    scan(house)
-
-    assert taken(house) == {"rewritten"}
-
-
-def test_a_touched_file_is_offered_with_its_receipt(house: House) -> None:
-    """Only ctime differs: the worker compares the checksum."""
-    house.drop("a")
-    receipt = a_receipt("a", identity=house.identity("a"), destination=house.ledger.destination)
-    house.ledger.record_receipt(receipt)
-    assert house.ledger.flush(10)
-    (house.root / "a").chmod(0o600)
-
-    scan(house)
-
-    assert house.inbox.take_nowait() == Item("a", Lane.FOUND, receipt=receipt)
-
-
-def test_finishes_what_a_dead_process_left(build: Callable[..., House]) -> None:
+def test_finishes_what_a_dead_process_left(build: Build) -> None:
     """Receipts with after = delete whose files are still here: removed, not sent."""
     house = build(action="delete")
     for name in ("a", "sub/b"):
         house.drop(name)
-        house.ledger.record_receipt(
-            a_receipt(
-                name,
-                identity=house.identity(name),
-                destination=house.ledger.destination,
-                after="delete",
-                read_at=2e9,
-            )
-        )
-    assert house.ledger.flush(10)
+        house.record(house.receipt_for(name, after="delete", read_at=2e9))
     house.start(house.after)
 
     scan(house)
@@ -261,7 +206,7 @@ def test_finishes_what_a_dead_process_left(build: Callable[..., House]) -> None:
     assert house.stats.uploaded == 0
 
 
-def test_fresh_files_settle_first(build: Callable[..., House]) -> None:
+def test_fresh_files_settle_first(build: Build) -> None:
     """A file written a moment ago may still be written to: it waits, and how it looked is remembered."""
     house = build(settle_s=60.0)
     house.drop("old")
@@ -273,7 +218,7 @@ def test_fresh_files_settle_first(build: Callable[..., House]) -> None:
     assert house.settle._queues[next(iter(house.settle._queues))]["fresh"][1] == house.identity("fresh")
 
 
-def test_fresh_files_without_room_to_settle_go_to_the_workers(build: Callable[..., House]) -> None:
+def test_fresh_files_without_room_to_settle_go_to_the_workers(build: Build) -> None:
     """A full settle does not lose what the scan found."""
     house = build(settle_s=60.0, size=1)
     house.settle.add("other")
@@ -286,16 +231,7 @@ def test_fresh_files_without_room_to_settle_go_to_the_workers(build: Callable[..
 
 @pytest.mark.parametrize(
     ("reason", "missed"),
-    [
-        ("start", 0),
-        ("full", 0),
-        ("ledger", 0),
-        ("poll", 0),
-        ("restored", 0),
-        ("timer", 2),
-        ("overflow", 2),
-        ("asked", 2),
-    ],
+    [*((reason, 0) for reason in FIRST_OR_FULL), *((reason, 2) for reason in ("timer", "overflow", "asked"))],
 )
 def test_only_what_events_should_have_told_counts_as_missed(
     house: House, lines: Lines, reason: str, missed: int
@@ -314,14 +250,7 @@ def test_only_what_events_should_have_told_counts_as_missed(
 def test_a_watch_that_is_missing_is_armed(house: House) -> None:
     """Directories the events did not tell of are watched from the scan on."""
     house.drop("sub/deep/a")
-    watch = Watch(
-        house.root,
-        house.scan.names,
-        recursive=True,
-        hint=lambda *_: None,
-        rescan=lambda _: None,
-        lost=lambda: None,
-    )
+    watch = a_watch(house)
     watch.start()
     watch._watches.forget("sub/")
     house.scan.use(watch)
@@ -378,18 +307,15 @@ def test_what_vanishes_during_the_walk_is_passed_over(house: House, monkeypatch:
         house.drop(name)
     look = os.scandir
 
-    def racing(path: Any) -> Any:
-        @contextlib.contextmanager
-        def entries() -> Iterator[Iterator[os.DirEntry[str]]]:
-            with look(path) as real:
-                listed = list(real)
-            (house.root / "gone").unlink(missing_ok=True)
-            if (house.root / "d").exists():
-                (house.root / "d" / "below").unlink()
-                (house.root / "d").rmdir()
-            yield iter(listed)
-
-        return entries()
+    @contextlib.contextmanager
+    def racing(path: Any) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with look(path) as real:
+            listed = list(real)
+        (house.root / "gone").unlink(missing_ok=True)
+        if (house.root / "d").exists():
+            (house.root / "d" / "below").unlink()
+            (house.root / "d").rmdir()
+        yield iter(listed)
 
     monkeypatch.setattr(os, "scandir", racing)
 
@@ -419,24 +345,16 @@ def test_a_ledger_that_is_broken_is_tried_again(house: House, lines: Lines, monk
     """Without the ledger nothing can be told apart; the scan waits until it can."""
     monkeypatch.setattr(scan_module, "ERROR_S", 0.01)
     house.drop("a")
-    broken = [True]
+    fails(monkeypatch, house.ledger, "reader", LedgerError("unable to open database file"), times=3)
 
-    def unreadable() -> Reader:
-        if broken:
-            raise LedgerError("unable to open database file")
-        return Reader(house.ledger.path)
-
-    monkeypatch.setattr(house.ledger, "reader", unreadable)
     house.start(house.scan)
     house.scan.want("start")
-    eventually(lambda: lines.named("scan.failed"))
-
-    broken.clear()
 
     eventually(lambda: taken(house) == {"a"})
+    assert lines.named("scan.failed")
 
 
-def test_polling_is_as_frequent_as_the_walk_is_short(build: Callable[..., House]) -> None:
+def test_polling_is_as_frequent_as_the_walk_is_short(build: Build) -> None:
     """Without inotify the scan is the only source: often, but never more than a tenth of the time."""
     house = build(rescan_s=300.0, settle_s=2.0)
 
@@ -454,7 +372,7 @@ def test_polling_is_as_frequent_as_the_walk_is_short(build: Callable[..., House]
     assert (idle, busy, endless, watched, house.scan._interval_s()) == (2.0, 70.0, 300.0, 300.0, 70.0)
 
 
-def test_scans_rest_for_ten_times_their_duration(build: Callable[..., House], lines: Lines) -> None:
+def test_scans_rest_for_ten_times_their_duration(build: Build, lines: Lines) -> None:
     """More files being written than there is room for ask for scans all the time; a person's wish goes at once."""
     house = build(rescan_s=300.0)
     house.start(house.scan)
@@ -475,22 +393,24 @@ def test_scans_rest_for_ten_times_their_duration(build: Callable[..., House], li
     eventually(lambda: house.scan.finished == 3)
 
 
+def test_a_reason_to_scan_never_delays_the_next_scan(build: Build) -> None:
+    """A million directories: ten times the duration of their scan is hours, and the timer's scan would come before."""
+    house = build(rescan_s=0.2)
+    house.scan._last_duration_s = 7000.0
+    house.start(house.scan)
+
+    house.scan.want("limit")
+
+    eventually(lambda: house.scan.finished >= 1)
+
+
 @pytest.mark.parametrize("watched", [True, False])
-def test_scans_by_itself_from_time_to_time(build: Callable[..., House], lines: Lines, watched: bool) -> None:
+def test_scans_by_itself_from_time_to_time(build: Build, lines: Lines, watched: bool) -> None:
     """Nobody has to ask: with a watch to check on it, without one to replace it."""
     house = build(rescan_s=0.01)
     house.drop("a")
     if watched:
-        house.scan.use(
-            Watch(
-                house.root,
-                house.scan.names,
-                recursive=True,
-                hint=lambda *_: None,
-                rescan=lambda _: None,
-                lost=lambda: None,
-            )
-        )
+        house.scan.use(a_watch(house))
 
     house.start(house.scan)
 
@@ -500,13 +420,12 @@ def test_scans_by_itself_from_time_to_time(build: Callable[..., House], lines: L
 
 
 @pytest.mark.parametrize("waits_for", ["room", "the next time"])
-def test_close_does_not_wait(build: Callable[..., House], waits_for: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_does_not_wait(build: Build, waits_for: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a full inbox nor a long interval holds the shutdown up."""
     monkeypatch.setattr(scan_module, "BATCH", 1)
     house = build(size=1)
     if waits_for == "room":
-        for number in range(5):
-            house.drop(str(number))
+        house.drop_many(5)
         house.start(house.scan)
         house.scan.want("start")
         eventually(lambda: house.inbox._waiting_offers)
@@ -518,12 +437,11 @@ def test_close_does_not_wait(build: Callable[..., House], waits_for: str, monkey
     assert not house.scan.alive()
 
 
-def test_a_scan_of_one_huge_directory_beats(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_of_one_huge_directory_beats(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each batch refreshes the heartbeat: the watchdog must not take a long scan for a hanging one."""
     monkeypatch.setattr(scan_module, "BATCH", 2)
     house = build()
-    for number in range(7):
-        house.drop(str(number))
+    house.drop_many(7)
     beats, seen = [0], []
     beat, offer = Heartbeat.beat, house.scan._offer
 

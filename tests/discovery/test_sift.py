@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import structlog
@@ -15,14 +15,11 @@ from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, State
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import SettleReason
-from support.house import House
-from support.lines import Lines, recorded
+from support.failing import fails
+from support.house import Build, House
+from support.lines import Lines
 from support.rows import SOME, a_receipt, a_retry
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 MTIME_S = SOME.mtime_ns / 1e9
 SETTLED = MTIME_S + 60
@@ -83,17 +80,9 @@ def test_the_unknown_is_sent(known: Known | None) -> None:
 
 
 @pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
-
-
-@pytest.fixture
-def house(tmp_path: Path, lines: Lines) -> Iterator[House]:
-    house = House(tmp_path, action="delete")
-    house.start(house.ledger)
-    yield house
-    house.close()
+def house(build: Build) -> House:
+    house = build(action="delete")
+    return house.start(house.ledger)
 
 
 def sort(house: House, *paths: str, hinted: bool = False) -> list[Item]:
@@ -105,15 +94,15 @@ def test_sorting_a_mixed_lot(house: House, lines: Lines) -> None:
     """Of many candidates just those are offered that have to be sent, in their order."""
     for name in ("new", "sent", "waiting", "touched", "rewritten"):
         house.drop(name)
-    here = house.ledger.destination
     for name in ("sent", "touched", "rewritten"):
-        house.ledger.record_receipt(a_receipt(name, identity=house.identity(name), destination=here, read_at=2e9))
-    house.ledger.record_receipt(a_receipt("gone", destination=here))
-    house.ledger.record_retry(a_retry("waiting", identity=house.identity("waiting")))
-    assert house.ledger.flush(10)
+        house.record(house.receipt_for(name, read_at=2e9))
+    house.record(
+        a_receipt("gone", destination=house.ledger.destination),
+        a_retry("waiting", identity=house.identity("waiting")),
+    )
     (house.root / "touched").chmod(0o600)
     house.drop("rewritten", b"other", mtime_ns=2 * 10**18)
-    receipt = a_receipt("touched", identity=house.identity("touched"), destination=here, read_at=2e9)
+    receipt = house.receipt_for("touched", read_at=2e9)
 
     items = sort(house, "new", "sent", "waiting", "touched", "rewritten", "gone", "vanished")
 
@@ -132,15 +121,12 @@ def test_what_a_scan_has_found(house: House, lines: Lines, level: str) -> None:
     """The same files are offered, and the same is finished, whether or not each one that is skipped is told of."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
     vars(sift_module.log).pop("bind", None)
-    here = house.ledger.destination
     for name in ("new", "sent", "removed", "touched", "waiting", "rewritten"):
         house.drop(name)
     for name in ("sent", "removed", "touched"):
-        receipt = a_receipt(name, identity=house.identity(name), destination=here, read_at=2e9)
-        house.ledger.record_receipt(receipt._replace(after="delete" if name == "removed" else "keep"))
+        house.record(house.receipt_for(name, read_at=2e9, after="delete" if name == "removed" else "keep"))
     for name in ("waiting", "rewritten"):
-        house.ledger.record_retry(a_retry(name, identity=house.identity(name)))
-    assert house.ledger.flush(10)
+        house.record(a_retry(name, identity=house.identity(name)))
     (house.root / "touched").chmod(0o600)
     house.drop("rewritten", b"other", mtime_ns=2 * 10**18)
     found = [(path.name, house.identity(path.name)) for path in sorted(house.root.iterdir())]
@@ -163,8 +149,7 @@ def test_what_was_seen_travels_with_the_item(house: House) -> None:
     """The worker compares with how the file looked one settle time ago."""
     house.drop("a")
     house.drop("b")
-    house.ledger.record_retry(a_retry("b"))
-    assert house.ledger.flush(10)
+    house.record(a_retry("b"))
 
     with Reader(house.ledger.path) as reader:
         items = house.deduplicator.sort([("a", None, SOME), ("b", None, SOME)], reader, hinted=True)
@@ -175,11 +160,7 @@ def test_what_was_seen_travels_with_the_item(house: House) -> None:
 def test_what_was_sent_but_not_removed_is_finished(house: House) -> None:
     """The process died between receipt and removal: the file is removed now, once, and not sent again."""
     file = house.drop("a")
-    receipt = a_receipt(
-        "a", identity=house.identity("a"), destination=house.ledger.destination, after="delete", read_at=2e9
-    )
-    house.ledger.record_receipt(receipt)
-    assert house.ledger.flush(10)
+    house.record(house.receipt_for("a", after="delete", read_at=2e9))
 
     items = sort(house, "a") + sort(house, "a")
     in_flight = house.inbox.counts()
@@ -195,13 +176,8 @@ def test_what_was_sent_but_not_removed_is_finished(house: House) -> None:
 def test_a_file_that_cannot_be_looked_at_goes_to_a_worker(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker finds out what is wrong with it, and says so."""
     house.drop("a")
-    house.ledger.record_receipt(a_receipt("a", destination=house.ledger.destination))
-    assert house.ledger.flush(10)
-
-    def refuse(_: str) -> Identity:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(house.folder, "identity_of", refuse)
+    house.record(a_receipt("a", destination=house.ledger.destination))
+    fails(monkeypatch, house.folder, "identity_of", PermissionError(13, "Permission denied"))
 
     assert sort(house, "a") == [Item("a", Lane.FOUND)]
 
@@ -209,10 +185,7 @@ def test_a_file_that_cannot_be_looked_at_goes_to_a_worker(house: House, monkeypa
 def test_the_settle_thread_offers_what_is_ripe(house: House) -> None:
     """From hint to inbox, without what is known."""
     house.drop("sent")
-    house.ledger.record_receipt(
-        a_receipt("sent", identity=house.identity("sent"), destination=house.ledger.destination, read_at=2e9)
-    )
-    assert house.ledger.flush(10)
+    house.record(house.receipt_for("sent", read_at=2e9))
     house.start(house.settle_thread)
 
     house.settle.add("sent")
@@ -224,26 +197,12 @@ def test_the_settle_thread_offers_what_is_ripe(house: House) -> None:
 
 
 @pytest.mark.parametrize("error", [LedgerError, OSError])
-@pytest.mark.parametrize("when", ["opening", "asking"])
+@pytest.mark.parametrize("act", ["__init__", "known"])
 def test_the_settle_thread_outlives_a_broken_ledger(
-    house: House, lines: Lines, when: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+    house: House, lines: Lines, act: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hints that cannot be looked up are left to a scan; the next ones are handled again."""
-    known = Reader.known
-    broken = [True]
-
-    def damaged(reader: Reader, paths: list[str]) -> dict[str, Known]:
-        if when == "asking" and broken:
-            raise error(broken.pop())
-        return known(reader, paths)
-
-    def unreadable() -> Reader:
-        if when == "opening" and broken:
-            raise error(broken.pop())
-        return Reader(house.ledger.path)
-
-    monkeypatch.setattr(Reader, "known", damaged)
-    monkeypatch.setattr(house.ledger, "reader", unreadable)
+    fails(monkeypatch, Reader, act, error("unable to open database file"))
     house.start(house.settle_thread)
     house.settle.add("lost hint")
     eventually(lambda: house.rescans == ["ledger"])
@@ -255,9 +214,9 @@ def test_the_settle_thread_outlives_a_broken_ledger(
     assert len(lines.named("ledger.failed")) == 1
 
 
-def test_closing_ends_the_settle_thread_whatever_it_has(tmp_path: Path) -> None:
+def test_closing_ends_the_settle_thread_whatever_it_has(build: Build) -> None:
     """Neither an idle thread nor one that waits for room in the inbox holds the shutdown up."""
-    house = House(tmp_path, size=1)
+    house = build(size=1)
     house.start(house.ledger, house.settle_thread)
     house.settle.add("a")
     eventually(lambda: house.inbox.counts() == (1, 0))

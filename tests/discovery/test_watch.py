@@ -8,26 +8,26 @@ import errno
 import os
 import shutil
 import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from watchdog.observers import inotify_c
 from watchdog.observers.inotify_c import InotifyFD
 
 from s3spool.discovery import directory_watches
+from s3spool.discovery.inotify import Inotify
 from s3spool.discovery.watch import Watch, WatchUnavailableError
 from s3spool.folder.directories import listed, opened_directory
 from s3spool.folder.filters import FileFilter
 from s3spool.folder.mounts import remote_file_system
 from s3spool.queue.settle import SettleReason
 from support.disks import mounted
-from support.lines import Lines, recorded
+from support.failing import FOR_EVER, fails
+from support.lines import Lines
 from support.trees import deep_tree
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 def wait(event: threading.Event) -> None:
@@ -107,12 +107,6 @@ def outside(tmp_path: Path) -> Path:
     return outside
 
 
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
-
-
 def tree(top: Path) -> Path:
     (top / "x" / "y").mkdir(parents=True)
     for name in ("1", "x/2", "x/y/3"):
@@ -141,33 +135,37 @@ def test_a_file_that_is_being_written_is_only_announced(watched: Watched, root: 
     eventually(lambda: watched.hints == [("a", SettleReason.CREATED), ("a", SettleReason.CHANGED)])
 
 
-def test_a_file_that_is_moved_in(watched: Watched, root: Path, outside: Path) -> None:
-    """A rename from elsewhere has no close, and is complete at once."""
+def moved_in(root: Path, outside: Path) -> None:
     (outside / "a").write_text("content")
-
     (outside / "a").rename(root / "a")
 
-    watched.expect("a")
-    assert watched.hints == [("a", SettleReason.CHANGED)]
 
-
-def test_a_file_that_is_renamed_inside(watched: Watched, root: Path) -> None:
-    """Writing under an excluded name and renaming then is the best way to drop: one hint, at the end."""
+def renamed_inside(root: Path, outside: Path) -> None:
     (root / "a.part").write_text("content")
-
     (root / "a.part").rename(root / "a")
 
-    watched.expect("a")
 
-
-def test_a_hard_link(watched: Watched, root: Path, outside: Path) -> None:
-    """A link makes only a create event."""
+def hard_linked(root: Path, outside: Path) -> None:
     (outside / "a").write_text("content")
-
     os.link(outside / "a", root / "a")
 
+
+@pytest.mark.parametrize(
+    ("arrive", "reason"),
+    [
+        (moved_in, SettleReason.CHANGED),  # no close, and complete at once
+        (renamed_inside, SettleReason.CHANGED),  # the best way to drop: one hint, at the end
+        (hard_linked, SettleReason.CREATED),  # makes only a create event
+    ],
+)
+def test_a_file_that_is_not_written_there(
+    watched: Watched, root: Path, outside: Path, arrive: Callable[[Path, Path], None], reason: SettleReason
+) -> None:
+    """One hint, whatever the way."""
+    arrive(root, outside)
+
     watched.expect("a")
-    assert watched.hints == [("a", SettleReason.CREATED)]
+    assert watched.hints == [("a", reason)]
 
 
 def test_a_tree_that_is_moved_in(watched: Watched, root: Path, outside: Path) -> None:
@@ -457,15 +455,15 @@ def test_race_a_directory_is_watched_again_while_its_watch_is_removed(
     (root / "sub").mkdir()
     watched.forget()
     again = threading.Thread(target=watched.watch.ensure, args=("sub/",))
-    remove = InotifyFD.remove_callbacks
+    remove = Inotify.remove
 
-    def beside(inotify: InotifyFD, callbacks: list[tuple[Any, Any]]) -> None:
+    def beside(inotify: Inotify, wds: list[inotify_c.WatchDescriptor]) -> None:
         again.start()
         again.join(0.5)  # it waits, or it has watched the directory by now
-        remove(inotify, callbacks)
+        remove(inotify, wds)
 
     with monkeypatch.context() as patched:
-        patched.setattr(InotifyFD, "remove_callbacks", beside)
+        patched.setattr(Inotify, "remove", beside)
         watched.watch._watches.forget("sub/")
         again.join(10)
 
@@ -476,22 +474,29 @@ def test_race_a_directory_is_watched_again_while_its_watch_is_removed(
 # What goes wrong
 
 
-def test_an_overflow_asks_for_a_scan(
-    watched: Watched, root: Path, lines: Lines, caplog: pytest.LogCaptureFixture
-) -> None:
-    """When the kernel drops events, because we were too slow, we say so; and go on."""
+@contextlib.contextmanager
+def overflowing(watched: Watched) -> Iterator[None]:
+    """What happens in the block is lost: the kernel has no room for its events. Then the watch goes on."""
     room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     go_on = threading.Event()
     watched.before_hint = lambda _: wait(go_on)
     try:
         for number in range(room + inotify_c.DEFAULT_NUM_EVENTS * 2):
             # The same event twice in a row would be one.
-            os.close(os.open(root / "ab"[number % 2], os.O_WRONLY | os.O_CREAT))
-        (root / "lost").touch()
+            os.close(os.open(watched.root / "ab"[number % 2], os.O_WRONLY | os.O_CREAT))
+        yield
     finally:
         go_on.set()
-
     eventually(lambda: watched.rescans == ["overflow"])
+
+
+def test_an_overflow_asks_for_a_scan(
+    watched: Watched, root: Path, lines: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the kernel drops events, because we were too slow, we say so; and go on."""
+    with overflowing(watched):
+        (root / "lost").touch()
+
     eventually(lambda: "lost" in watched.paths(), message="the scan may come minutes later")
 
     assert watched.watch.overflows == 1
@@ -506,17 +511,9 @@ def test_names_are_right_again_after_an_overflow(watched: Watched, root: Path, l
     """A rename among the lost events, and another directory in its place: a scan puts the names right."""
     (root / "in").mkdir()
     watched.forget()
-    room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-    go_on = threading.Event()
-    watched.before_hint = lambda _: wait(go_on)
-    try:
-        for number in range(room + inotify_c.DEFAULT_NUM_EVENTS * 2):
-            os.close(os.open(root / "ab"[number % 2], os.O_WRONLY | os.O_CREAT))
+    with overflowing(watched):
         (root / "in").rename(root / "taken")
         (root / "in").mkdir()
-    finally:
-        go_on.set()
-    eventually(lambda: watched.rescans == ["overflow"])
 
     for directory in ("", "in/", "taken/"):
         watched.watch.ensure(directory)
@@ -601,6 +598,48 @@ def test_what_watches_take_is_counted(watched: Watched, root: Path) -> None:
     assert not watched.watch._watches.table._below
 
 
+def test_what_is_counted_is_what_watches_take(root: Path) -> None:
+    """The memory limit holds for watchdog's part as well."""
+    directories = [f"{number}/" for number in range(5000)]
+    for directory in directories:
+        (root / directory).mkdir()
+    watched = Watched(root)
+    watched.watch.start()
+    tracemalloc.start()
+    try:
+        for directory in directories:
+            watched.watch.ensure(directory)
+        taken, _ = tracemalloc.get_traced_memory()
+        assert watched.watch.directories() == 5001
+        assert taken < 1.3 * watched.watch._watches.table.bytes
+    finally:
+        tracemalloc.stop()
+        watched.watch.stop()
+
+
+def test_watches_take_a_limited_amount_of_memory(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is said, the other directories stay watched, and a scan after some are gone watches again."""
+    monkeypatch.setattr(directory_watches, "WATCHED_BYTES", 10 * 300)
+    for number in range(20):
+        (root / f"{number}").mkdir()
+
+    eventually(lambda: watched.rescans == ["limit"])
+    watched.catch_up()
+    assert 5 < watched.watch.directories() < 15
+    assert watched.watch.exhausted.endswith("directories are watched, more would take too much memory")
+    (root / "0/a").touch()
+    eventually(lambda: "0/a" in watched.paths())
+    for number in range(15):
+        shutil.rmtree(root / f"{number}")
+    watched.catch_up()
+    watched.watch.begin_walk()
+    for number in range(15, 20):
+        watched.watch.ensure(f"{number}/")
+    watched.watch.end_walk()
+    assert not watched.watch.exhausted
+    assert watched.watch.directories() == 6
+
+
 def test_an_exception_in_a_hint_does_not_end_the_watching(watched: Watched, root: Path, lines: Lines) -> None:
     """One event that cannot be handled costs a rescan, not the thread."""
 
@@ -666,11 +705,7 @@ def test_a_root_that_cannot_be_watched(root: Path) -> None:
 
 def test_no_inotify_instance_left(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit of instances is named with the sysctl that raises it."""
-
-    def refuse(_: object) -> None:
-        raise OSError(errno.EMFILE, "inotify instance limit reached")
-
-    monkeypatch.setattr(InotifyFD, "__init__", refuse)
+    fails(monkeypatch, InotifyFD, "__init__", OSError(errno.EMFILE, "inotify instance limit reached"))
 
     with pytest.raises(WatchUnavailableError, match=r"fs\.inotify\.max_user_instances"):
         Watched(root).watch.start()
@@ -684,11 +719,7 @@ def test_no_watch_left(root: Path, code: int, hint: str, monkeypatch: pytest.Mon
     """The limit of watches, which watchdog's Observer passes over, is reported, at start and later."""
     late = Watched(root)
     late.watch.start()
-
-    def refuse(*_: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(InotifyFD, "_get_or_create_watch", refuse)
+    fails(monkeypatch, Inotify, "add", OSError(code, os.strerror(code)), times=FOR_EVER)
 
     with pytest.raises(WatchUnavailableError, match=hint):
         Watched(root).watch.start()
@@ -702,11 +733,8 @@ def test_no_watch_left(root: Path, code: int, hint: str, monkeypatch: pytest.Mon
 
 def test_no_descriptor_left_asks_for_a_scan(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that cannot be opened now is watched by the next scan, which nobody else would ask for."""
-
-    def refuse(*_: object) -> object:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(directory_watches, "opened_directory", refuse)
+    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    fails(monkeypatch, directory_watches, "opened_directory", error, times=FOR_EVER)
 
     (root / "late").mkdir()
 
@@ -714,7 +742,7 @@ def test_no_descriptor_left_asks_for_a_scan(watched: Watched, root: Path, monkey
 
 
 def test_a_directory_that_may_not_be_read(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """EACCES, which watchdog answers with no watch at all, leaves the others watched."""
+    """EACCES leaves the other directories watched."""
     real = inotify_c.inotify_add_watch
 
     def add(fd: int, path: bytes, mask: int) -> inotify_c.WatchDescriptor:

@@ -6,53 +6,36 @@ import contextlib
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import Status
 from support.faulty import FaultyS3
 from support.objects import content_of
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 pytestmark = pytest.mark.integration
 
-WAIT_S = 60.0
-SPAN_S, SPANS = 1.5, 8
+SPAN_S, SPANS = 1.0, 12
 SHARE = 0.5  # of its time that a thread runs or waits for a CPU; a burning one does nothing else
 AT_ONCE_S, TRIES = 3.0, 5  # a lost wake-up delays each file until the next heartbeat, after ten seconds
 LARGE = 6 * 2**20
 
 
 @pytest.fixture
-def server() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
-def make(tmp_path: Path, server: FaultyS3) -> Iterator[Callable[..., Daemon]]:
+def make(make: Make) -> Make:
     """Nothing but a wake-up brings a file on: the next scan comes in an hour, the next try in a minute."""
-    made: list[Daemon] = []
 
-    def daemon(**sections: dict[str, Any]) -> Daemon:
-        sections = {
-            "watch": {"rescan_s": 3600, "settle_s": 0} | sections.pop("watch", {}),
-            "upload": {"workers": 4, "multipart_threshold": "5MiB", "part_size": "5MiB"} | sections.pop("upload", {}),
-            "retry": {"initial_s": 60, "max_s": 60},
-        } | sections
-        made.append(Daemon(tmp_path, bucket=server.bucket, environment=server.environment(), **sections))
-        made[-1].start().wait_event("scan.finished", WAIT_S)
-        return made[-1]
+    def daemon(watch: dict[str, Any] | None = None, upload: dict[str, Any] | None = None) -> Daemon:
+        return make(
+            watch={"rescan_s": 3600, "settle_s": 0} | (watch or {}),
+            upload={"workers": 4, "multipart_threshold": "5MiB", "part_size": "5MiB"} | (upload or {}),
+            retry={"initial_s": 60, "max_s": 60},
+        ).start_scanned()
 
-    yield daemon
-    for one in made:
-        if one.alive:
-            one.kill()
+    return daemon
 
 
 def wanted_s(pid: int) -> dict[str, float]:
@@ -78,42 +61,42 @@ def assert_idle(daemon: Daemon) -> None:
     raise AssertionError(f"a thread burns {shares} of a CPU\n{daemon.log_tail()}")
 
 
-def test_after_the_first_scan(make: Callable[..., Daemon]) -> None:
+def test_after_the_first_scan(make: Make) -> None:
     """Nothing was there, and nothing comes."""
     assert_idle(make())
 
 
-def test_while_a_file_settles(make: Callable[..., Daemon]) -> None:
+def test_while_a_file_settles(make: Make) -> None:
     """Its time is far away."""
     daemon = make(watch={"settle_s": 600})
     daemon.drop("young")
-    eventually(lambda: "1 settling" in daemon.cli("status").stdout, timeout_s=WAIT_S)
+    eventually(lambda: "1 settling" in daemon.cli("status").stdout)
 
     assert_idle(daemon)
 
 
-def test_while_a_file_is_open_for_writing(make: Callable[..., Daemon]) -> None:
+def test_while_a_file_is_open_for_writing(make: Make) -> None:
     """It is looked at now and then, not all the time."""
     daemon = make()
     with (daemon.folder / "open").open("wb") as file:
         file.write(b"half")
         file.flush()
-        eventually(lambda: "1 settling" in daemon.cli("status").stdout, timeout_s=WAIT_S)
+        eventually(lambda: "1 settling" in daemon.cli("status").stdout)
 
         assert_idle(daemon)
 
 
-def test_while_a_file_waits_for_its_next_try(make: Callable[..., Daemon], server: FaultyS3) -> None:
+def test_while_a_file_waits_for_its_next_try(make: Make, faulty: FaultyS3) -> None:
     """The retry thread sleeps until it is due."""
     daemon = make()
-    server.script(Status(code=500), times=None)
+    faulty.script(Status(code=500), times=None)
     daemon.drop("refused")
-    daemon.wait_event("file.failed", WAIT_S)
+    daemon.wait_event("file.failed")
 
     assert_idle(daemon)
 
 
-def test_while_a_new_directory_finds_no_room(make: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_while_a_new_directory_finds_no_room(make: Make, tmp_path: Path) -> None:
     """Its listing waits for files to settle, and they do not."""
     daemon = make(watch={"settle_s": 600}, upload={"queue_size": 10})
     tree = tmp_path / "tree"
@@ -124,36 +107,36 @@ def test_while_a_new_directory_finds_no_room(make: Callable[..., Daemon], tmp_pa
 
     tree.rename(daemon.folder / "tree")
 
-    eventually(lambda: re.search(r"\b[1-9]\d* settling", daemon.cli("status").stdout), timeout_s=WAIT_S)
+    eventually(lambda: re.search(r"\b[1-9]\d* settling", daemon.cli("status").stdout))
     assert_idle(daemon)
 
 
 @pytest.mark.parametrize("queue_size", [10, 10_000], ids=["full queue", "room"])
-def test_while_the_destination_is_paused(make: Callable[..., Daemon], server: FaultyS3, queue_size: int) -> None:
+def test_while_the_destination_is_paused(make: Make, faulty: FaultyS3, queue_size: int) -> None:
     """Probes go by the clock, with all workers and many files waiting."""
     daemon = make(upload={"queue_size": queue_size})
-    server.script(Status(code=403, error_code="AccessDenied"), times=None)
+    faulty.script(Status(code=403, error_code="AccessDenied"), times=None)
     for number in range(200):
         daemon.drop(str(number))
-    daemon.wait_event("destination.paused", WAIT_S)
+    daemon.wait_event("destination.paused")
 
     assert_idle(daemon)
 
 
-def test_after_uploads(make: Callable[..., Daemon]) -> None:
+def test_after_uploads(make: Make) -> None:
     """Small and large files are sent, their connections are idle, then closed."""
     daemon = make()
     for number in range(100):
         daemon.drop(str(number))
     daemon.drop("large", content_of(LARGE))
-    daemon.wait_uploaded(101, WAIT_S)
+    daemon.wait_uploaded(101)
 
     assert_idle(daemon)
 
 
 @pytest.mark.parametrize("size", [100, 300 * 1024, LARGE], ids=["small", "medium", "large"])
 @pytest.mark.parametrize("how", ["renamed", "written"])
-def test_a_file_for_an_idle_daemon_goes_at_once(make: Callable[..., Daemon], size: int, how: str) -> None:
+def test_a_file_for_an_idle_daemon_goes_at_once(make: Make, size: int, how: str) -> None:
     """No step waits for a heartbeat, a scan or another file."""
     daemon = make()
     taken_s = []
@@ -164,7 +147,7 @@ def test_a_file_for_an_idle_daemon_goes_at_once(make: Callable[..., Daemon], siz
             daemon.drop(name, content)
         else:
             (daemon.folder / name).write_bytes(content)
-        daemon.wait_event("file.uploaded", WAIT_S, path=name)
+        daemon.wait_event("file.uploaded", path=name)
         taken_s.append(time.monotonic() - began_s)
         if taken_s[-1] < AT_ONCE_S:
             return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from benchmarks.blackhole import NEVER_WRITTEN, Blackhole, Connection
@@ -13,10 +14,6 @@ from benchmarks.proc import peak_rss_bytes, rss_bytes
 
 from support.daemon import Daemon
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 MIB = 2**20
 FILES = 100

@@ -1,31 +1,29 @@
-"""Large files over a line that is cut, counted byte by byte on their way into a server that verifies checksums."""
+"""A line that is cut or changes bytes, before a server that verifies checksums; each byte on its way is counted."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import random
-import re
 import signal
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.daemon import Daemon
+from s3spool.demo.seaweed import Seaweed
+from support.daemon import Daemon, Make
 from support.objects import content_of, objects
 from support.proxy import Proxy
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
 
-    from s3spool.demo.seaweed import Seaweed
 
 MIB = 1024 * 1024
 PART = 5 * MIB
@@ -42,28 +40,16 @@ def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def build(tmp_path: Path, seaweed: Seaweed, bucket: str, proxy: Proxy) -> Iterator[Callable[..., Daemon]]:
+def build(tmp_path: Path, seaweed: Seaweed, bucket: str, proxy: Proxy) -> Iterator[Make]:
     """Makes a daemon behind the proxy, not yet started."""
-    daemons: list[Daemon] = []
+    with ExitStack() as stack:
 
-    def daemon(**upload: Any) -> Daemon:
-        options = {"multipart_threshold": PART, "part_size": PART, "workers": 4} | upload
-        destination = {"endpoint_url": proxy.endpoint_url}
-        daemons.append(
-            Daemon(
-                tmp_path,
-                bucket=bucket,
-                environment=seaweed.environment(),
-                upload=options,
-                destination=destination,
-            )
-        )
-        return daemons[-1]
+        def daemon(**upload: Any) -> Daemon:
+            options = {"multipart_threshold": PART, "part_size": PART, "workers": 4} | upload
+            destination = {"endpoint_url": proxy.endpoint_url}
+            return stack.push(Daemon(tmp_path, seaweed, bucket=bucket, upload=options, destination=destination))
 
-    yield daemon
-    for each in daemons:
-        if each.alive:
-            each.kill()
+        yield daemon
 
 
 def sha256_of_object(s3: S3Client, bucket: str, key: str) -> str:
@@ -86,11 +72,11 @@ def written(path: Path, mib: int) -> str:
 
 @pytest.mark.timeout(300)
 def test_killed_five_times_only_what_was_in_flight_is_sent_twice(
-    build: Callable[..., Daemon], s3: S3Client, bucket: str, proxy: Proxy, tmp_path: Path
+    build: Make, s3: S3Client, bucket: str, proxy: Proxy, tmp_path: Path
 ) -> None:
     """`kill -9` at five moments nobody chose: all bytes of all runs are the file, and the parts cut off."""
-    workers, part = 8, PART
-    daemon = build(multipart_threshold=part, part_size=part, workers=workers)
+    workers = 8
+    daemon = build(workers=workers)
     size = KILLED_MIB * MIB
     sha256 = written(tmp_path / "big", KILLED_MIB)
     (tmp_path / "big").rename(daemon.folder / "big")
@@ -113,7 +99,7 @@ def test_killed_five_times_only_what_was_in_flight_is_sent_twice(
     sent, cut_off_bytes = proxy.body_bytes(PARTS), sum(request.body_bytes for request in cut_off)
     print(f"{size=} {sent=} extra={sent - size} {cut_off_bytes=} parts cut off={len(cut_off)}")  # noqa: T201 - figures
     assert sent <= size + cut_off_bytes
-    assert cut_off_bytes <= len(cut_off) * part
+    assert cut_off_bytes <= len(cut_off) * PART
     assert sha256_of_object(s3, bucket, "big") == sha256
     assert proxy.count("POST .*uploads") == 1
     assert len(daemon.events("multipart.resumed")) == KILLS
@@ -127,13 +113,13 @@ CUTS = [
 ]
 
 
-def test_connections_that_are_cut(build: Callable[..., Daemon], s3: S3Client, bucket: str, proxy: Proxy) -> None:
+def test_connections_that_are_cut(build: Make, s3: S3Client, bucket: str, proxy: Proxy) -> None:
     """Before the server heard of it or after it had done it: the right bytes, and no part twice for a lost Complete."""
     daemon = build()
     files = {f"big-{number}-": content_of(2 * PART + 1, seed=number) for number in range(len(CUTS))}
     for key, (what, times, when) in zip(files, CUTS, strict=True):
         proxy.cut(what.replace(".*", f".*{key}.*"), when, times=times)
-    daemon.start().wait_ready()
+    daemon.start_ready()
     for key, content in files.items():
         daemon.drop(key, content)
 
@@ -149,13 +135,11 @@ def test_connections_that_are_cut(build: Callable[..., Daemon], s3: S3Client, bu
         assert left[key] == (times if (what, when) == ("POST .*uploads", "after") else 0)
 
 
-def test_another_bandwidth_after_a_reload(
-    build: Callable[..., Daemon], s3: S3Client, bucket: str, proxy: Proxy
-) -> None:
+def test_another_bandwidth_after_a_reload(build: Make, s3: S3Client, bucket: str, proxy: Proxy) -> None:
     """Small file and parts crawl at the old rate; SIGHUP lets them go, without a restart."""
     daemon = build(max_bandwidth="1KiB/s")
     big, small = content_of(3 * PART), content_of(MIB, seed=1)
-    daemon.start().wait_ready()
+    daemon.start_ready()
     daemon.drop("big", big)
     daemon.drop("small", small)
     # At this rate they would take four hours; what passes at once is the sockets' own buffers.
@@ -173,19 +157,15 @@ def test_another_bandwidth_after_a_reload(
     assert objects(s3, bucket) == {"big": big, "small": small}
 
 
-def test_progress_is_shown(build: Callable[..., Daemon]) -> None:
-    """`status --json` says how far a large file is, `status` shows it as a bar."""
-    daemon = build(max_bandwidth="1KiB/s")
-    daemon.start().wait_ready()
-    daemon.drop("big\n1", content_of(4 * PART))
+@pytest.mark.parametrize("size", [2 * MIB, 4 * PART + 1], ids=["one request", "parts"])
+def test_a_wrong_byte_never_becomes_an_object(build: Make, s3: S3Client, bucket: str, proxy: Proxy, size: int) -> None:
+    """The server refuses what does not match the checksum; it comes again, and arrives as it is."""
+    proxy.flips = 3
+    content = content_of(size)
+    daemon = build().start_ready()
+    daemon.drop("big", content)
+    daemon.wait_uploaded(1)
 
-    def large() -> list[dict[str, Any]]:
-        answer: list[dict[str, Any]] = json.loads(daemon.cli("status", "--json").stdout)["large_files"]
-        return answer
-
-    eventually(large, timeout_s=20, message="a large file in the status")
-    (file,) = large()
-    assert (file["path"], file["bytes"]) == ("big\n1", 4 * PART)
-    assert file["bytes_uploaded"] < PART
-    (line,) = (line for line in daemon.cli("status").stdout.splitlines() if line.startswith("large file"))
-    assert re.search(r'\[#*\.+\] +\d+% of 20 MiB.* "big\\n1"$', line)
+    assert proxy.flips == 0
+    assert [event["error_code"] for event in daemon.events("file.failed")].count("BadDigest") >= 1
+    assert objects(s3, bucket) == {"big": content}

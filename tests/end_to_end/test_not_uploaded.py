@@ -4,134 +4,59 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import stat
-from collections.abc import Callable
-from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from s3spool.ledger.reader import Reader
 from support.daemon import Daemon
 from support.faulty import FaultyS3
+from support.odd_files import make_odd
 from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-WAIT_S = 30.0
 SECRET = b"what lies behind is nobody's business"
 
-Lay = Callable[[Path, Path], None]  # puts something into the first directory; the second is outside of the folder
+EXCLUDED = (".hidden", "x.part", "x.partial", "x.tmp", "x.crdownload", "x~", ".git/config", "a.part/deep/file")
+KINDS = ("directory", "symlink", "dangling symlink", "fifo", "socket", *(["device"] if os.geteuid() == 0 else []))
 
 
-def excluded_names(folder: Path, outside: Path) -> None:
-    for name in (".hidden", "x.part", "x.partial", "x.tmp", "x.crdownload", "x~", ".git/config", "a.part/deep/file"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(SECRET)
-
-
-def empty_directories(folder: Path, outside: Path) -> None:
-    (folder / "a/b/c").mkdir(parents=True)
-
-
-def a_link_to_a_file_inside(folder: Path, outside: Path) -> None:
-    (folder / "x.part").write_bytes(SECRET)
-    (folder / "link").symlink_to("x.part")
-
-
-def a_link_to_a_file_outside(folder: Path, outside: Path) -> None:
-    (folder / "link").symlink_to(outside / "secret")
-
-
-def a_link_to_a_directory_outside(folder: Path, outside: Path) -> None:
-    (folder / "link").symlink_to(outside)
-
-
-def a_link_to_the_folder_itself(folder: Path, outside: Path) -> None:
-    (folder / "loop").symlink_to(folder)
-
-
-def a_dangling_link(folder: Path, outside: Path) -> None:
-    (folder / "link").symlink_to("nowhere")
-
-
-def a_link_moved_over_a_name(folder: Path, outside: Path) -> None:
-    (folder / ".link").symlink_to(outside / "secret")
-    (folder / ".link").rename(folder / "file")
-
-
-def a_fifo(folder: Path, outside: Path) -> None:
-    os.mkfifo(folder / "fifo")
-
-
-def a_socket(folder: Path, outside: Path) -> None:
-    here = Path.cwd()
-    os.chdir(folder)  # a socket's path may have 107 bytes, pytest's directories are longer
-    try:
-        with closing(socket.socket(socket.AF_UNIX)) as listener:
-            listener.bind("socket")
-            listener.listen()
-    finally:
-        os.chdir(here)
-
-
-def a_device(folder: Path, outside: Path) -> None:
-    with suppress(PermissionError):  # only root may make one
-        os.mknod(folder / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
-
-
-LAYS: list[Lay] = [
-    excluded_names,
-    empty_directories,
-    a_link_to_a_file_inside,
-    a_link_to_a_file_outside,
-    a_link_to_a_directory_outside,
-    a_link_to_the_folder_itself,
-    a_dangling_link,
-    a_link_moved_over_a_name,
-    a_fifo,
-    a_socket,
-    a_device,
-]
+def lay_all(place: Path, outside: Path) -> None:
+    """Everything that is not to be sent."""
+    for name in EXCLUDED:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(SECRET)
+    for kind in KINDS:
+        make_odd(place / kind, kind, outside / "secret" if kind == "symlink" else Path("nowhere"))
+    for name, target in {"inside": place / "x.part", "directory outside": outside, "loop": place}.items():
+        (place / name).symlink_to(target)
+    (place / ".link").symlink_to(outside / "secret")
+    (place / ".link").rename(place / "moved over")
 
 
 def test_no_request_is_sent_for_it(tmp_path: Path, faulty: FaultyS3) -> None:
     """Neither the scan at start nor the watch takes it, and with `delete` it stays where and what it is."""
-    daemon = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
-        watch={"rescan_s": 3600},
-        after={"action": "delete"},
-    )
+    daemon = Daemon(tmp_path, faulty, watch={"rescan_s": 3600}, after={"action": "delete"})
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_bytes(SECRET)
 
     lay_all(daemon.folder / "found", outside)
-    (daemon.folder / "watched").mkdir()
     with daemon:
-        daemon.wait_event("scan.finished", timeout_s=WAIT_S)
+        daemon.wait_event("scan.finished")
         lay_all(daemon.folder / "watched", outside)
         laid = entries(daemon.folder)
         daemon.drop("watched/last")
-        daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="watched/last")
+        daemon.wait_event("file.uploaded", path="watched/last")
         daemon.signal(signal.SIGHUP)  # reads the configuration again, and the folder
-        eventually(lambda: len(daemon.events("scan.finished")) == 2, timeout_s=WAIT_S)
+        eventually(lambda: len(daemon.events("scan.finished")) == 2)
         assert daemon.stop() == 0
 
     assert [request.line for request in faulty.requests] == ["PUT watched/last"]
     assert entries(daemon.folder) == laid
     assert (outside / "secret").read_bytes() == SECRET
     assert not daemon.events("file.failed")
-
-
-def lay_all(place: Path, outside: Path) -> None:
-    """Each in a directory of its own."""
-    for lay in LAYS:
-        (place / lay.__name__).mkdir(parents=True)
-        lay(place / lay.__name__, outside)
 
 
 def entries(folder: Path) -> dict[str, int]:
@@ -158,29 +83,24 @@ def renamed_and_back(file: Path) -> None:
 @pytest.mark.parametrize("end", ["stopped", "killed"])
 def test_what_was_sent_is_not_sent_again_after_a_restart(end: str, tmp_path: Path, faulty: FaultyS3) -> None:
     """In keep mode the receipt speaks for the file, as long as its content is the same."""
-    daemon = Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"rescan_s": 3600})
+    daemon = Daemon(tmp_path, faulty, watch={"rescan_s": 3600})
     touches = (nothing, chmod, hard_link_elsewhere, renamed_and_back)
     with daemon:
-        daemon.wait_ready(timeout_s=WAIT_S)
+        daemon.wait_ready()
         for touch in touches:
             daemon.drop(f"{touch.__name__} small", b"s")
             daemon.drop(f"{touch.__name__} large", b"l" * 300_000)
-        eventually(lambda: receipts(daemon) == 2 * len(touches), timeout_s=WAIT_S)
+        eventually(lambda: daemon.receipts() == 2 * len(touches))
         daemon.stop() if end == "stopped" else daemon.kill()
 
         for touch in touches:
             touch(daemon.folder / f"{touch.__name__} small")
             touch(daemon.folder / f"{touch.__name__} large")
         daemon.start()
-        daemon.wait_event("scan.finished", timeout_s=WAIT_S, files=2 * len(touches))
+        daemon.wait_event("scan.finished", files=2 * len(touches))
         daemon.drop("last")
-        daemon.wait_event("file.uploaded", timeout_s=WAIT_S, path="last")
+        daemon.wait_event("file.uploaded", path="last")
         assert daemon.stop() == 0
 
     sent = [f"PUT {touch.__name__} {size}" for touch in touches for size in ("small", "large")]
     assert sorted(request.line for request in faulty.requests) == sorted([*sent, "PUT last"])
-
-
-def receipts(daemon: Daemon) -> int:
-    with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
-        return reader.counts()["uploaded"]

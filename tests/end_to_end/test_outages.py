@@ -5,61 +5,44 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from s3spool.failure.breaker import STREAK
-from s3spool.ledger.reader import Reader
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import Delay, HoldUntil, Status
 from support.faulty import FaultyS3, make_certificate
 from support.objects import folder_files
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
 pytestmark = pytest.mark.integration
 
-WAIT_S = 30.0
 WORKERS = 20
 FILES = 60
 MANY = int(os.environ.get("S3SPOOL_TEST_FILES", "200000"))
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Daemons for such a server; what still runs at the end is killed."""
-    made: list[Daemon] = []
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Daemons for such a server."""
+    with ExitStack() as stack:
 
-    def daemon(server: FaultyS3, environment: dict[str, str] | None = None, **sections: Any) -> Daemon:
-        retry = {"initial_s": 0.1, "max_s": 1, "max_attempts": 1} | sections.pop("retry", {})
-        sections.setdefault("upload", {"workers": WORKERS})
-        sections.setdefault("after", {"action": "delete"})
-        made.append(
-            Daemon(
-                tmp_path / "home",
-                bucket=server.bucket,
-                environment=server.environment() | (environment or {}),
-                retry=retry,
-                watch={"rescan_s": 3600},
-                **sections,
-            )
-        )
-        return made[-1]
+        def daemon(server: FaultyS3, **sections: Any) -> Daemon:
+            retry = {"initial_s": 0.1, "max_s": 1, "max_attempts": 1} | sections.pop("retry", {})
+            sections.setdefault("upload", {"workers": WORKERS})
+            sections.setdefault("after", {"action": "delete"})
+            return stack.push(Daemon(tmp_path, server, retry=retry, watch={"rescan_s": 3600}, **sections))
 
-    yield daemon
-    for one in made:
-        if one.alive:
-            one.kill()
+        yield daemon
 
 
 def drop(daemon: Daemon, name: str) -> dict[str, bytes]:
     files = {f"{name} {number}": b"content of %d" % number for number in range(FILES)}
-    for path, content in files.items():
-        daemon.drop(path, content)
+    daemon.drop_all(files)
     return files
 
 
@@ -72,10 +55,10 @@ def last_through(
     After lost connections the concurrency limiter begins lower.
     """
     files = drop(daemon, "early")
-    paused = daemon.wait_event("destination.paused", WAIT_S)
+    paused = daemon.wait_event("destination.paused")
     files |= drop(daemon, "late")
     probed = daemon.events("destination.paused")
-    eventually(lambda: server.in_flight <= 1, timeout_s=WAIT_S)
+    eventually(lambda: server.in_flight <= 1)
     assert paused["error_code"] in daemon.cli("status").stdout
     assert folder_files(daemon.folder) == files
     assert server.contents() == {}
@@ -83,38 +66,37 @@ def last_through(
     hold = HoldUntil()
     server.script(hold, times=None, match=lambda _: bool(daemon.events("destination.resumed")))
     end()
-    resumed = daemon.wait_event("destination.resumed", WAIT_S)
+    resumed = daemon.wait_event("destination.resumed")
     sending = WORKERS // 4 if at_once else 1
-    eventually(lambda: server.in_flight >= sending, timeout_s=WAIT_S, message="several workers send")
+    eventually(lambda: server.in_flight >= sending, message="several workers send")
     server.behave()
 
-    eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+    eventually(lambda: folder_files(daemon.folder) == {})
     assert server.contents() == files
     assert re.fullmatch(code, paused["error_code"])
     assert re.search(hint, paused["hint"])
     assert paused["error"]
-    assert 0 < resumed["duration_s"] < 2 * WAIT_S
+    assert 0 < resumed["duration_s"] < 60
     # A request that was under way when the first one passed may fail later: that is the outage's, too.
     assert daemon.events("destination.paused") == probed == [paused]
     assert daemon.events("destination.resumed") == [resumed]
-    assert not daemon.events("file.failed")
-    for event in ("file.parked", "file.vanished", "worker.replaced"):
+    for event in ("file.failed", "file.parked", "file.vanished", "worker.replaced"):
         assert not daemon.events(event)
     assert {line["attempt"] for line in daemon.events("file.uploaded")} == {1}
     assert daemon.stop() == 0
 
 
-def test_nobody_listens(make: Callable[..., Daemon]) -> None:
+def test_nobody_listens(make: Make) -> None:
     """Connection refused, from the start on."""
     with FaultyS3() as server:
         server.go_down()
         daemon = make(server).start()
-        daemon.wait_ready(WAIT_S)
+        daemon.wait_ready()
 
         last_through(daemon, server, server.come_up, "COULDNT_CONNECT", "check network", at_once=False)
 
 
-def test_the_bucket_is_missing(make: Callable[..., Daemon]) -> None:
+def test_the_bucket_is_missing(make: Make) -> None:
     """Until somebody makes it."""
     with FaultyS3() as server:
         bucket, server.store.bucket = server.store.bucket, "another"
@@ -126,7 +108,7 @@ def test_the_bucket_is_missing(make: Callable[..., Daemon]) -> None:
         last_through(daemon, server, create, "NoSuchBucket", "create the bucket")
 
 
-def test_the_clock_is_wrong(make: Callable[..., Daemon]) -> None:
+def test_the_clock_is_wrong(make: Make) -> None:
     """The hint says how far it is off, measured by the server's Date."""
     with FaultyS3() as server:
         server.set_date_skew(-7200)
@@ -141,7 +123,7 @@ def test_the_clock_is_wrong(make: Callable[..., Daemon]) -> None:
         )
 
 
-def test_the_region_is_wrong(make: Callable[..., Daemon]) -> None:
+def test_the_region_is_wrong(make: Make) -> None:
     """A store at an address of its own that refuses the region we sign for."""
     with FaultyS3() as server:
         refusal = Status(
@@ -154,11 +136,11 @@ def test_the_region_is_wrong(make: Callable[..., Daemon]) -> None:
         last_through(daemon, server, wrong.clear, "AuthorizationHeaderMalformed", "destination.region")
 
 
-def test_there_are_no_credentials(make: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_there_are_no_credentials(make: Make, tmp_path: Path) -> None:
     """Until the file with them appears: boto3's chain is asked again, without a restart."""
     file = tmp_path / "credentials"
     with FaultyS3() as server:
-        daemon = make(server, {"AWS_SHARED_CREDENTIALS_FILE": str(file)})
+        daemon = make(server, environment={"AWS_SHARED_CREDENTIALS_FILE": str(file)})
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             del daemon.environment[name]
         daemon.start()
@@ -182,7 +164,7 @@ def certificates(tmp_path: Path) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
 
 @pytest.mark.parametrize("why", ["expired", "untrusted", "another host's"])
 def test_the_certificate_is_wrong(
-    why: str, make: Callable[..., Daemon], tmp_path: Path, certificates: tuple[tuple[Path, Path], tuple[Path, Path]]
+    why: str, make: Make, tmp_path: Path, certificates: tuple[tuple[Path, Path], tuple[Path, Path]]
 ) -> None:
     """Until the server has another one."""
     old, new = certificates
@@ -208,7 +190,7 @@ def test_the_certificate_is_wrong(
 
 
 def test_the_ca_bundle_is_wrong(
-    make: Callable[..., Daemon], tmp_path: Path, certificates: tuple[tuple[Path, Path], tuple[Path, Path]]
+    make: Make, tmp_path: Path, certificates: tuple[tuple[Path, Path], tuple[Path, Path]]
 ) -> None:
     """Until the right certificate is in the file: it is read again, by all workers."""
     other, right = certificates
@@ -223,18 +205,23 @@ def test_the_ca_bundle_is_wrong(
         last_through(daemon, server, mend, "PEER_FAILED_VERIFICATION", "destination.ca_bundle")
 
 
-def test_the_name_does_not_resolve(make: Callable[..., Daemon], tmp_path: Path) -> None:
+def with_mounts(daemon: Daemon, files: dict[Path, str]) -> None:
+    """It sees these files at those places."""
+    mounts = " && ".join(f"mount --bind {file} {place}" for file, place in files.items())
+    confined = ("unshare", "--mount", "sh", "-c")
+    if subprocess.run([*confined, mounts], capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    daemon.program = (*confined, f'{mounts} && exec "$@"', "sh", *daemon.program)
+
+
+def test_the_name_does_not_resolve(make: Make, tmp_path: Path) -> None:
     """Until DNS (here: the hosts file of a mount namespace) knows it again, for all workers at once."""
     hosts, resolver = tmp_path / "hosts", tmp_path / "resolv.conf"
     hosts.write_text("127.0.0.1 localhost\n")
     resolver.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
-    mounts = f"mount --bind {hosts} /etc/hosts && mount --bind {resolver} /etc/resolv.conf"
-    confined = ("unshare", "--mount", "sh", "-c")
-    if subprocess.run([*confined, mounts], capture_output=True, check=False).returncode:
-        pytest.skip("nothing can be mounted here")
     with FaultyS3() as server:
-        daemon = make(server, {"AWS_ENDPOINT_URL_S3": f"http://faulty.test:{server.port}"})
-        daemon.program = (*confined, f'{mounts} && exec "$@"', "sh", *daemon.program)
+        daemon = make(server, environment={"AWS_ENDPOINT_URL_S3": f"http://faulty.test:{server.port}"})
+        with_mounts(daemon, {hosts: "/etc/hosts", resolver: "/etc/resolv.conf"})
         daemon.start()
 
         def resolve() -> None:
@@ -246,21 +233,16 @@ def test_the_name_does_not_resolve(make: Callable[..., Daemon], tmp_path: Path) 
 NAME_S = 45.0  # from the moment at which a name is right again; libcurl keeps names for 60 s
 
 
-@pytest.mark.parametrize(("dead", "code"), [("127.0.0.2 faulty.test", "COULDNT_CONNECT"), ("", "COULDNT_RESOLVE_HOST")])
-def test_the_name_leads_nowhere(make: Callable[..., Daemon], tmp_path: Path, dead: str, code: str) -> None:
+def test_the_name_leads_nowhere(make: Make, tmp_path: Path) -> None:
     """Once it is right, no old answer of DNS keeps the files back."""
     hosts = tmp_path / "hosts"
-    hosts.write_text(f"127.0.0.1 localhost\n{dead}\n")
-    mounts = f"mount --bind {hosts} /etc/hosts"
-    confined = ("unshare", "--mount", "sh", "-c")
-    if subprocess.run([*confined, mounts], capture_output=True, check=False).returncode:
-        pytest.skip("nothing can be mounted here")
+    hosts.write_text("127.0.0.1 localhost\n127.0.0.2 faulty.test\n")
     with FaultyS3() as server:
-        daemon = make(server, {"AWS_ENDPOINT_URL_S3": f"http://faulty.test:{server.port}"})
-        daemon.program = (*confined, f'{mounts} && exec "$@"', "sh", *daemon.program)
+        daemon = make(server, environment={"AWS_ENDPOINT_URL_S3": f"http://faulty.test:{server.port}"})
+        with_mounts(daemon, {hosts: "/etc/hosts"})
         daemon.start()
         daemon.drop("before", b"content")
-        assert daemon.wait_event("destination.paused", WAIT_S)["error_code"] == code
+        assert daemon.wait_event("destination.paused")["error_code"] == "COULDNT_CONNECT"
 
         hosts.write_text("127.0.0.1 faulty.test\n")
 
@@ -273,7 +255,7 @@ LATE_S = 150.0  # until the last of such answers
 LATE = pytest.mark.parametrize(
     ("late_s", "upload"),
     [
-        pytest.param(20.0, {"timeout_s": 4}, id="seconds"),
+        pytest.param(14.0, {"timeout_s": 1}, id="seconds"),  # libcurl may be eight seconds late
         pytest.param(60.0, {}, marks=pytest.mark.slow, id="a minute, by the default of upload.timeout_s"),
     ],
 )
@@ -281,7 +263,7 @@ LATE = pytest.mark.parametrize(
 
 @LATE
 @pytest.mark.timeout(300)
-def test_one_answer_comes_late(make: Callable[..., Daemon], late_s: float, upload: dict[str, int]) -> None:
+def test_one_answer_comes_late(make: Make, late_s: float, upload: dict[str, int]) -> None:
     """The file is sent again by then, and the late answer does no harm."""
     with FaultyS3() as server:
         server.script(Delay(late_s), match="^PUT early 7$")
@@ -290,15 +272,15 @@ def test_one_answer_comes_late(make: Callable[..., Daemon], late_s: float, uploa
 
         failed = daemon.wait_event("file.failed", LATE_S, path="early 7")
         files |= drop(daemon, "late")
-        eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+        eventually(lambda: folder_files(daemon.folder) == {})
         assert server.in_flight == 1, "the late answer is still to come"
         eventually(lambda: server.in_flight == 0, timeout_s=LATE_S)
         files |= drop(daemon, "last")
-        eventually(lambda: folder_files(daemon.folder) == {}, timeout_s=WAIT_S)
+        eventually(lambda: folder_files(daemon.folder) == {})
 
         assert (failed["error_code"], failed["attempt"]) == ("OPERATION_TIMEDOUT", 1)
         assert server.contents() == files
-        daemon.wait_uploaded(len(files), WAIT_S)
+        daemon.wait_uploaded(len(files))
         assert [line["attempt"] for line in daemon.events("file.uploaded", path="early 7")] == [2]
         assert len(daemon.events("file.uploaded")) == len(files)
         assert len(daemon.events("file.failed")) == 1
@@ -308,7 +290,7 @@ def test_one_answer_comes_late(make: Callable[..., Daemon], late_s: float, uploa
 
 @LATE
 @pytest.mark.timeout(300)
-def test_all_answers_come_late(make: Callable[..., Daemon], late_s: float, upload: dict[str, int]) -> None:
+def test_all_answers_come_late(make: Make, late_s: float, upload: dict[str, int]) -> None:
     """All workers are busy: it is paused before the first of them comes."""
     with FaultyS3() as server:
         server.script(Delay(late_s), times=None)
@@ -325,7 +307,7 @@ def test_all_answers_come_late(make: Callable[..., Daemon], late_s: float, uploa
 
         assert (paused["error_code"], paused["hint"][:13]) == ("OPERATION_TIMEDOUT", "check network")
         assert server.contents() == files
-        daemon.wait_uploaded(len(files), WAIT_S)
+        daemon.wait_uploaded(len(files))
         assert len(daemon.events("file.uploaded")) == len(files)
         # Some set out between the first time-outs and the pause: they may meet the same after its end.
         assert len(daemon.events("file.failed")) < 2 * STREAK
@@ -337,14 +319,14 @@ def test_all_answers_come_late(make: Callable[..., Daemon], late_s: float, uploa
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_hundred_thousand_files_arrive_meanwhile(make: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_two_hundred_thousand_files_arrive_meanwhile(make: Make, tmp_path: Path) -> None:
     """Memory, threads, descriptors and log stay as they are; then all of them are sent, each once."""
     with FaultyS3() as server:
         server.go_down()
         daemon = make(server, after={"action": "keep"}, upload={"workers": 100}).start()
-        daemon.wait_event("scan.finished", WAIT_S)
+        daemon.wait_event("scan.finished")
         daemon.drop("first")
-        daemon.wait_event("destination.paused", WAIT_S)
+        daemon.wait_event("destination.paused")
         source = tmp_path / "source"
         rss = []
         for number in range(MANY):
@@ -361,13 +343,9 @@ def test_two_hundred_thousand_files_arrive_meanwhile(make: Callable[..., Daemon]
         assert len(daemon.events("destination.paused")) == 1
 
         server.come_up()
-        daemon.wait_event("destination.resumed", WAIT_S)
+        daemon.wait_event("destination.resumed")
 
-        def sent() -> bool:
-            with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
-                return reader.counts()["uploaded"] == MANY + 1
-
-        eventually(sent, timeout_s=600)
+        eventually(lambda: daemon.receipts() == MANY + 1, timeout_s=600)
         rss.append(resident(daemon))
         print(f"RSS in MiB at the end: {rss[-1]}")  # noqa: T201 - the same
         assert len(server.objects) == server.count("^PUT") == MANY + 1
@@ -377,6 +355,4 @@ def test_two_hundred_thousand_files_arrive_meanwhile(make: Callable[..., Daemon]
 
 def resident(daemon: Daemon) -> int:
     """MiB."""
-    status = (f"/proc/{daemon.pid}/status",)
-    with open(*status, encoding="utf-8") as lines:  # noqa: PTH123 - not a path of ours
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) // 1024
+    return daemon.process_status("VmRSS") // 1024

@@ -6,8 +6,9 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -32,9 +33,7 @@ from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.ledger.rows import Failures
 from s3spool.queue.item import Item
 from support.lines import Lines, recorded
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from support.waiting import in_threads
 
 EPOCH = 1_700_000_000.0
 NOBODYS = [Scope.UNKNOWN, Scope.EVERYBODY]
@@ -58,12 +57,6 @@ class Clock:
 def at(time_s: float) -> Times:
     """As both clocks of these tests show it."""
     return Times(time_s, time_s - EPOCH)
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
 
 
 @pytest.fixture
@@ -688,13 +681,8 @@ def test_many_threads_agree(lines: Lines) -> None:
             if number == 0:
                 states.append(breaker.open)
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    in_threads(16, run)
 
-    assert not [thread for thread in threads if thread.is_alive()]
     assert states == [True, False] * rounds
     assert sum(probes_taken) == rounds * PROBES
     assert len(lines.named("destination.paused")) == len(lines.named("destination.resumed")) == rounds
@@ -712,11 +700,7 @@ def test_eight_that_fail_at_once_open_it_once(lines: Lines) -> None:
         barrier.wait()
         faults.append(fail(breaker, Item(str(number)), an_error()).fault)
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(STREAK)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    in_threads(STREAK, run)
 
     assert Counter(faults) == {Fault.UNKNOWN: STREAK - 1, Fault.DESTINATION: 1}
     assert len(lines) == 1

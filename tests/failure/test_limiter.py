@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from s3spool.errors import Scope, UploadError
 from s3spool.failure import concurrency_limiter as module
 from s3spool.failure.concurrency_limiter import EVENT_S, FORGOTTEN_S, REST_S, STREAK, ConcurrencyLimiter
-from support.lines import Lines, recorded
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from support.lines import Lines
 
 SLOW_DOWN = UploadError("upload", "a", "SlowDown", "slower, please", Scope.LOAD)
 
@@ -33,12 +29,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module, "time", SimpleNamespace(time=clock.time, monotonic=clock.time))
     return clock
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
 
 
 @pytest.fixture

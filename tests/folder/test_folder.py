@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import mmap
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -23,20 +22,9 @@ from s3spool.folder.directories import NotAFileError
 from s3spool.folder.folder import Folder
 from s3spool.folder.lease import Lease, release_lease, take_lease
 from s3spool.ledger.rows import Identity
+from support.failing import FOR_EVER, fails
+from support.odd_files import OtherProcess, descriptors_kept, make_odd
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-WRITER = """
-import os, sys
-fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
-print("open", flush=True)
-sys.stdin.readline()
-os.close(fd)
-print("closed", flush=True)
-sys.stdin.readline()
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -59,18 +47,6 @@ def folder(root: Path) -> Iterator[Folder]:
     folder = Folder(root)
     yield folder
     folder.close()
-
-
-def open_descriptors() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
-
-
-@contextlib.contextmanager
-def descriptors_kept() -> Iterator[None]:
-    """Fail where a descriptor stays open."""
-    before = open_descriptors()
-    yield
-    assert open_descriptors() == before
 
 
 def read(folder: Folder, path: str) -> bytes:
@@ -138,32 +114,13 @@ def test_what_is_not_there(folder: Folder, root: Path) -> None:
 @pytest.mark.parametrize("kind", ["symlink", "dangling symlink", "fifo", "socket", "directory", "device"])
 def test_what_is_no_regular_file_is_never_opened(folder: Folder, root: Path, kind: str) -> None:
     """Nothing but a regular file is ours; a FIFO without a writer does not hold anybody up."""
-    odd = root / "odd"
-    with contextlib.ExitStack() as stack:
-        if kind == "symlink":
-            (root / "target").write_bytes(b"secret")
-            odd.symlink_to(root / "target")
-        elif kind == "dangling symlink":
-            odd.symlink_to("nowhere")
-        elif kind == "fifo":
-            os.mkfifo(odd)
-        elif kind == "socket":
-            server = stack.enter_context(socket.socket(socket.AF_UNIX))
-            here = os.open(root, os.O_RDONLY)  # a socket's path may have 107 bytes only
-            stack.callback(os.close, here)
-            server.bind(f"/proc/self/fd/{here}/odd")
-        elif kind == "directory":
-            odd.mkdir()
-        else:
-            try:
-                os.mknod(odd, 0o020666, os.makedev(1, 3))
-            except PermissionError:
-                pytest.skip("device files need root")
+    (root / "target").write_bytes(b"secret")
+    make_odd(root / "odd", kind, root / "target" if kind == "symlink" else Path("nowhere"))
 
-        with descriptors_kept():
-            assert folder.identity_of("odd") is None
-            with pytest.raises((NotAFileError, PermissionError)):
-                folder.open("odd")
+    with descriptors_kept():
+        assert folder.identity_of("odd") is None
+        with pytest.raises((NotAFileError, PermissionError)):
+            folder.open("odd")
 
 
 def test_a_fifos_writer_is_not_disturbed(folder: Folder, root: Path) -> None:
@@ -198,13 +155,8 @@ def test_race_swapped_between_the_look_and_the_open(
     def looked_then_swapped(name: str, **where: Any) -> os.stat_result:
         status = look(name, **where)
         (root / "a").unlink()
-        match kind:
-            case "symlink":
-                (root / "a").symlink_to("/etc/hostname")
-            case "fifo":
-                os.mkfifo(root / "a")
-            case "directory":
-                (root / "a").mkdir()
+        if kind != "nothing":
+            make_odd(root / "a", kind, Path("/etc/hostname"))
         return status
 
     monkeypatch.setattr(os, "stat", looked_then_swapped)
@@ -381,11 +333,7 @@ def test_an_archive_full_of_that_name(
 ) -> None:
     """Searching for a free name ends some time, with an error and the file in its place."""
     (root / "a").write_text("A")
-
-    def taken(*_: object) -> None:
-        raise FileExistsError
-
-    monkeypatch.setattr(rename, "noreplace", taken)
+    fails(monkeypatch, rename, "noreplace", FileExistsError(), times=FOR_EVER)
 
     with pytest.raises(FileExistsError):
         folder.move_if_same("a", identity(root / "a"), tmp_path)
@@ -429,31 +377,17 @@ def test_a_root_that_is_deleted(folder: Folder, root: Path) -> None:
 # Leases
 
 
-@pytest.fixture
-def writer(root: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process with root/a open for writing; a line on its stdin closes it, another ends the process."""
-    (root / "a").write_bytes(b"begun")
-    command = [sys.executable, "-c", WRITER, str(root / "a")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
-        yield process
-        process.kill()
-
-
-def test_a_lease_sees_another_processs_writer(folder: Folder, root: Path, writer: subprocess.Popen[str]) -> None:
+def test_a_lease_sees_another_processs_writer(folder: Folder, root: Path) -> None:
     """Busy while it is open for writing anywhere, under any of its names; free once it is closed."""
+    (root / "a").write_bytes(b"begun")
     os.link(root / "a", root / "hard link")
     fd, _ = folder.open("a")
     linked, _ = folder.open("hard link")
-    open_for_writing = [take_lease(fd), take_lease(linked)]
-    assert writer.stdin is not None
-    assert writer.stdout is not None
-    writer.stdin.write("close\n")
-    writer.stdin.flush()
-    assert writer.stdout.readline() == "closed\n"
+    with OtherProcess(root / "a") as writer:
+        open_for_writing = [take_lease(fd), take_lease(linked)]
+        writer.close()
 
-    closed = take_lease(fd)
+        closed = take_lease(fd)
 
     release_lease(fd)
     os.close(fd)

@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,15 +18,12 @@ from s3spool.http.guard import Guard
 from s3spool.ledger.reader import Reader
 from s3spool.upload.stats import MAX_ERROR_CODES, Histogram, Stats
 from support.browser import Browser
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import Delay, Status
 from support.faulty import FaultyS3
 from support.inside import inside
 from support.waiting import eventually
 from support.web import WAIT_S, address, ask, free_port, metrics, order
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.integration
 
@@ -42,37 +39,17 @@ HOSTILE = (
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
-def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
+def make(make: Make, faulty: FaultyS3) -> Make:
     """Daemons with an HTTP server."""
-    made: list[Daemon] = []
 
-    def daemon(**sections: dict[str, Any]) -> Daemon:
+    def daemon(**sections: Any) -> Daemon:
         service = {"http_listen": f"127.0.0.1:{free_port()}"} | sections.pop("service", {})
-        made.append(
-            Daemon(
-                tmp_path / "home",
-                bucket=faulty.bucket,
-                environment=faulty.environment(),
-                destination={"endpoint_url": faulty.endpoint_url},
-                service=service,
-                **sections,
-            )
-        )
-        return made[-1]
+        return make(destination={"endpoint_url": faulty.endpoint_url}, service=service, **sections)
 
-    yield daemon
-    for one in made:
-        if one.alive:
-            one.kill()
+    return daemon
 
 
-def test_numbers_agree(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_numbers_agree(make: Make, faulty: FaultyS3) -> None:
     """Metrics, status over HTTP and the command's answer say the same of uploaded, parked and failed files."""
     faulty.script(Status(code=400, error_code="KeyTooLongError"), times=None, match="PUT .*bad")
     with make(retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 2}) as daemon:
@@ -106,7 +83,7 @@ def test_numbers_agree(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     assert {name for name in command if name != "rate"} == {name for name in over_http if name != "rate"}
 
 
-def test_health_says_why_not(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_health_says_why_not(make: Make, faulty: FaultyS3) -> None:
     """200 while it can upload; 503 with the reason while the destination refuses all, and 200 again after that."""
     with make() as daemon:
         daemon.wait_ready()
@@ -128,7 +105,7 @@ def test_health_says_why_not(make: Callable[..., Daemon], faulty: FaultyS3) -> N
         assert "the folder is gone" in json.loads(ask(daemon, "/healthz")[2])["reason"]
 
 
-def test_orders(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_orders(make: Make, faulty: FaultyS3) -> None:
     """The page's orders do what the commands do; a wrong one is refused with a sentence."""
     faulty.script(Status(code=400, error_code="KeyTooLongError"), times=None, match="PUT .*bad")
     with make(log={"level": "debug"}, retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 1}) as daemon:
@@ -165,7 +142,7 @@ def test_orders(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
     ],
     ids=str,
 )
-def test_no_order_from_a_foreign_page(headers: dict[str, str], make: Callable[..., Daemon]) -> None:
+def test_no_order_from_a_foreign_page(headers: dict[str, str], make: Make) -> None:
     """CSRF: a form or a script of another origin moves nothing."""
     with make() as daemon:
         daemon.wait_ready()
@@ -200,7 +177,7 @@ def test_host_header(listen: str, host: str, *, answered: bool) -> None:
     assert (refusal is None) == answered
 
 
-def test_token(make: Callable[..., Daemon]) -> None:
+def test_token(make: Make) -> None:
     """With a token nothing is answered without it; it never reaches the log."""
     password = base64.b64encode(f"anyone:{TOKEN}".encode()).decode()
     with make(service={"http_token": TOKEN}) as daemon:
@@ -226,7 +203,7 @@ def test_token(make: Callable[..., Daemon]) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_wrong_settings(service: dict[str, str], problem: str, make: Callable[..., Daemon]) -> None:
+def test_wrong_settings(service: dict[str, str], problem: str, make: Make) -> None:
     """A clear error and exit code 78."""
     daemon = make(service=service)
     daemon.start()
@@ -236,7 +213,7 @@ def test_wrong_settings(service: dict[str, str], problem: str, make: Callable[..
     assert "short" not in daemon.log_tail()
 
 
-def test_port_that_is_taken(make: Callable[..., Daemon]) -> None:
+def test_port_that_is_taken(make: Make) -> None:
     """The setting is named, and the daemon does not run without its page."""
     daemon = make()
     host, _, port = address(daemon).partition(":")
@@ -247,7 +224,7 @@ def test_port_that_is_taken(make: Callable[..., Daemon]) -> None:
     assert f'service.http_listen = "{address(daemon)}": another program listens there' in daemon.log_tail()
 
 
-def test_without_the_extra(make: Callable[..., Daemon]) -> None:
+def test_without_the_extra(make: Make) -> None:
     """The error names the extra."""
     daemon = make()
     code = "import sys; sys.modules['waitress'] = None; from s3spool.__main__ import main; main()"
@@ -272,7 +249,7 @@ def test_dead_server_is_noticed(tmp_path: Path, request: pytest.FixtureRequest) 
     daemon.components.lock.release()
 
 
-def test_headers(make: Callable[..., Daemon]) -> None:
+def test_headers(make: Make) -> None:
     """No script but the page's own, nothing from elsewhere, nobody's frame, nothing in a cache."""
     with make() as daemon:
         daemon.wait_ready()
@@ -289,7 +266,7 @@ def test_headers(make: Callable[..., Daemon]) -> None:
         assert b"http" not in ask(daemon, "/")[2].replace(b"http-", b"")
 
 
-def test_slow_and_many_connections(make: Callable[..., Daemon]) -> None:
+def test_slow_and_many_connections(make: Make) -> None:
     """Connections that send nothing take neither the answers of others nor the uploads; the daemon stops at once."""
     with make() as daemon:
         daemon.wait_ready()
@@ -309,7 +286,7 @@ def test_slow_and_many_connections(make: Callable[..., Daemon]) -> None:
 
 
 @pytest.mark.browser
-def test_page_with_hostile_names(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
+def test_page_with_hostile_names(make: Make, faulty: FaultyS3, tmp_path: Path) -> None:
     """Names are text: no script runs, nothing turns the line around; the buttons work; it fits 360 px in the dark."""
     faulty.script(Status(code=400, error_code="KeyTooLongError"), times=None, match="PUT .*(csv|exe)")
     faulty.script(Delay(0.05), times=None)
@@ -350,7 +327,7 @@ def test_page_with_hostile_names(make: Callable[..., Daemon], faulty: FaultyS3, 
 
 
 @pytest.mark.browser
-def test_page_on_a_phone_in_the_dark(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
+def test_page_on_a_phone_in_the_dark(make: Make, faulty: FaultyS3, tmp_path: Path) -> None:
     """360 px wide nothing is cut off, whatever the names; the colours are dark; a daemon that ends is said to."""
     faulty.script(Status(code=403, error_code="AccessDenied"), times=None, match="^PUT")
     with make() as daemon, Browser(tmp_path / "profile", width=360, height=740, dark=True) as page:
@@ -395,7 +372,7 @@ def test_error_codes_are_bounded() -> None:
     assert stats.failures["other"] == 9 * MAX_ERROR_CODES
 
 
-def test_idle_server_wakes_rarely(make: Callable[..., Daemon]) -> None:
+def test_idle_server_wakes_rarely(make: Make) -> None:
     """Neither the loop nor the answering threads wake while nobody asks."""
     with make() as daemon:
         daemon.wait_ready()
@@ -418,7 +395,7 @@ def test_idle_server_wakes_rarely(make: Callable[..., Daemon]) -> None:
     assert sum(after.values()) - sum(before.values()) <= 2
 
 
-def test_check_tries_the_port(make: Callable[..., Daemon]) -> None:
+def test_check_tries_the_port(make: Make) -> None:
     """Free, taken by another program, in use by the daemon."""
     daemon = make()
     host, _, port = address(daemon).partition(":")
@@ -436,7 +413,7 @@ def test_check_tries_the_port(make: Callable[..., Daemon]) -> None:
         assert told().startswith("error   http: service.http_listen")
 
 
-def test_all_numbers_agree_during_a_load(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_all_numbers_agree_during_a_load(make: Make, faulty: FaultyS3) -> None:
     """Metrics, status, page and ledger never run backwards, and say the same once all is sent, faults or not."""
     count = int(os.environ.get("S3SPOOL_TEST_FILES", "2000"))
     faulty.script(Status(code=500, error_code="InternalError"), times=None, match=r"PUT \d*7\d$")

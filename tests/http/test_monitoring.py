@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import Status
 from support.faulty import FaultyS3
+from support.processes import finished
 from support.waiting import eventually
 from support.web import ask, free_port
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.integration
 
@@ -33,24 +29,12 @@ def promtool() -> str:
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
-def daemon(tmp_path: Path, faulty: FaultyS3) -> Iterator[Daemon]:
-    made = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
+def daemon(make: Make, faulty: FaultyS3) -> Daemon:
+    return make(
         destination={"endpoint_url": faulty.endpoint_url},
         retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 1},
         service={"http_listen": f"127.0.0.1:{free_port()}"},
-    )
-    with made:
-        made.wait_ready()
-        yield made
+    ).start_ready()
 
 
 def exported(daemon: Daemon) -> str:
@@ -76,7 +60,7 @@ def firing(promtool: str, tmp_path: Path, text: str) -> set[str]:
             f"  input_series:\n  {listed}\n"
             f"  alert_rule_test:\n  - {{eval_time: {MINUTES}m, alertname: {alert}}}\n"
         )
-        done = subprocess.run([promtool, "test", "rules", test], capture_output=True, text=True, check=False)
+        done = finished(promtool, "test", "rules", test)
         if done.returncode:
             assert "got:[" in done.stdout + done.stderr, done
             found.add(alert)
@@ -87,9 +71,7 @@ def test_rules(promtool: str) -> None:
     """promtool takes them, and its unit tests pass."""
     for command in ("check", "test"):
         file = "alerts.yml" if command == "check" else "alerts.test.yml"
-        done = subprocess.run(
-            [promtool, command, "rules", file], cwd=MONITORING, capture_output=True, text=True, check=False
-        )
+        done = finished(promtool, command, "rules", file, cwd=MONITORING)
         assert done.returncode == 0, done
 
 
@@ -132,9 +114,7 @@ def test_prometheus_takes_the_metrics(promtool: str, daemon: Daemon) -> None:
     daemon.drop("a")
     daemon.wait_uploaded(1)
 
-    done = subprocess.run(
-        [promtool, "check", "metrics"], input=exported(daemon), capture_output=True, text=True, check=False
-    )
+    done = finished(promtool, "check", "metrics", input=exported(daemon))
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

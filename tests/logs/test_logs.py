@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 import types
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -32,22 +33,12 @@ from s3spool.logs.render import to_console, to_json
 from s3spool.logs.sinks import Entry, StreamSink
 from s3spool.logs.text import masked
 from support.daemon import Daemon, to_toml
+from support.processes import finished
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 NOON_NS = 1_700_000_000_000_000_000
-ODD_NAMES = [
-    "two\nlines",
-    "\x1b[2Jclear",
-    "caf\udce9",
-    "\u2028\u2029\x85\x0b\x0c",
-    "\u202etxt.exe",
-    '"}\n{"',
-    "\0",
-]
+ODD_NAMES = ["two\nlines", "\x1b[2Jclear", "caf\udce9", "\u2028\u2029\x85\x0b\x0c", "\u202etxt.exe", '"}\n{"', "\0"]
 
 # Any bytes a file system accepts, and any str at all, lone surrogates included.
 names = st.binary().map(os.fsdecode) | st.text(st.characters(codec=None))
@@ -119,6 +110,12 @@ def start(pipe: Pipe) -> Iterator[Callable[..., LogWriter]]:
         assert writer.close(timeout_s=10)
 
 
+def written(writer: LogWriter, pipe: Pipe) -> list[dict[str, Any]]:
+    """The JSON lines so far."""
+    assert writer.flush(5)
+    return [json.loads(line) for line in pipe.lines()]
+
+
 def entry(event: str = "file.uploaded", /, **fields: object) -> Entry:
     return logs._tidy(Entry(NOON_NS, "info", event, fields))
 
@@ -129,10 +126,9 @@ def test_json_line_has_the_documented_order(pipe: Pipe, start: Callable[..., Log
 
     structlog.get_logger().info("file.uploaded", path="a.txt", bytes=3, duration_s=0.041)
 
-    assert writer.flush(5)
-    (line,) = pipe.lines()
-    assert list(json.loads(line)) == ["timestamp", "level", "event", "path", "bytes", "duration_s"]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", json.loads(line)["timestamp"])
+    (line,) = written(writer, pipe)
+    assert list(line) == ["timestamp", "level", "event", "path", "bytes", "duration_s"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line["timestamp"])
 
 
 def test_lines_keep_their_order_across_batches(pipe: Pipe, start: Callable[..., LogWriter]) -> None:
@@ -142,8 +138,7 @@ def test_lines_keep_their_order_across_batches(pipe: Pipe, start: Callable[..., 
     for number in range(600):
         structlog.get_logger().info("n", n=number)
 
-    assert writer.flush(5)
-    assert [json.loads(line)["n"] for line in pipe.lines()] == list(range(600))
+    assert [line["n"] for line in written(writer, pipe)] == list(range(600))
 
 
 def test_level_changes_while_loggers_are_in_use(pipe: Pipe, start: Callable[..., LogWriter]) -> None:
@@ -155,8 +150,7 @@ def test_level_changes_while_loggers_are_in_use(pipe: Pipe, start: Callable[...,
     writer.set_level("debug")
     log.debug("heard")
 
-    assert writer.flush(5)
-    assert [json.loads(line)["event"] for line in pipe.lines()] == ["heard"]
+    assert [line["event"] for line in written(writer, pipe)] == ["heard"]
 
 
 def test_a_second_configure_takes_over_loggers_in_use(pipe: Pipe, start: Callable[..., LogWriter]) -> None:
@@ -168,8 +162,7 @@ def test_a_second_configure_takes_over_loggers_in_use(pipe: Pipe, start: Callabl
 
     log.info("second")
 
-    assert second.flush(5)
-    assert [json.loads(line)["event"] for line in pipe.lines()] == ["second"]
+    assert [line["event"] for line in written(second, pipe)] == ["second"]
 
 
 def test_stalled_reader_costs_lines_but_never_a_caller(pipe: Pipe, start: Callable[..., LogWriter]) -> None:
@@ -319,8 +312,7 @@ def test_exception_is_one_field_on_one_line(pipe: Pipe, start: Callable[..., Log
     structlog.get_logger().info("x", exc_info=True)
     structlog.get_logger().info("y", exc_info=KeyError("k"))
 
-    assert writer.flush(5)
-    first, second, third = (json.loads(line) for line in pipe.lines())
+    first, second, third = written(writer, pipe)
     assert first["level"] == "error"
     assert first["exception"].startswith("Traceback")
     assert "ValueError: broken\nin two" in first["exception"]
@@ -338,8 +330,7 @@ def test_warnings_of_libraries_take_the_same_way(pipe: Pipe, start: Callable[...
     odd = ("urllib3", logging.ERROR, __file__, 1, "%s arguments do not %d match", ("these",), None)
     logs._bridge.handle(logging.LogRecord(*odd))
 
-    assert writer.flush(5)
-    warning, error = (json.loads(line) for line in pipe.lines())
+    warning, error = written(writer, pipe)
     assert warning["event"] == error["event"] == "library.warning"
     assert warning["logger"] == "urllib3.connectionpool"
     assert warning["message"] == "retrying GET"
@@ -360,8 +351,7 @@ def test_no_thread_dies_unseen(pipe: Pipe, start: Callable[..., LogWriter]) -> N
         thread.start()
         thread.join()
 
-    assert writer.flush(5)
-    (line,) = (json.loads(line) for line in pipe.lines())
+    (line,) = written(writer, pipe)
     assert (line["event"], line["level"], line["thread"]) == ("thread.died", "error", "upload-007")
     assert line["error"] == "ValueError: the cause"
     assert line["exception"].startswith("Traceback")
@@ -376,7 +366,7 @@ def test_death_of_the_main_thread_is_logged_before_the_end() -> None:
         "warnings.warn('old ways', UserWarning)\n"
         "raise RuntimeError('the cause')"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    done = finished(sys.executable, "-c", program)
 
     warned, died = (json.loads(line) for line in done.stderr.splitlines())
     assert done.returncode == 1
@@ -475,8 +465,7 @@ def test_unhashable_event_is_survived(pipe: Pipe, start: Callable[..., LogWriter
     structlog.get_logger().info(["not", "a", "name"])
     structlog.get_logger().info("x")
 
-    assert writer.flush(5)
-    assert [json.loads(line)["event"] for line in pipe.lines()] == ["log.dropped", "x"]
+    assert [line["event"] for line in written(writer, pipe)] == ["log.dropped", "x"]
 
 
 @given(name=names, event=names)

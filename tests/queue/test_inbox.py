@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import assume
@@ -18,8 +18,8 @@ from s3spool.failure.breaker import PROBES, CircuitBreaker, Times
 from s3spool.ledger.rows import NO_FAILURES, Failures
 from s3spool.queue import inbox as inbox_module
 from s3spool.queue.inbox import Inbox
+from s3spool.queue.inbox_queues import DEFERRED_FACTOR
 from s3spool.queue.item import Item, Lane
-from s3spool.queue.lanes import DEFERRED_FACTOR
 from s3spool.queue.parts import Transfer
 from s3spool.queue.selection import LANE_ROTATION
 from s3spool.s3.content import Content
@@ -27,9 +27,7 @@ from support.house import a_breaker
 from support.rows import SOME, a_multipart
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
+Start = Callable[[Callable[[], object]], list[object]]
 PATHS = st.sampled_from(["a", "b", "c", "d", "e", "f", "g", "h"])
 UNTRIED = [Lane.ARRIVED, Lane.FOUND]
 FAILED = Failures(1, 1.0, 1.0, "InternalError")
@@ -185,7 +183,7 @@ TestInboxAgainstModel = InboxAgainstModel.TestCase
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[Callable[[], object]], list[object]]]:
+def start() -> Iterator[Start]:
     """Run a call in a thread; the list holds its result once it has returned."""
     threads: list[threading.Thread] = []
 
@@ -201,24 +199,24 @@ def start() -> Iterator[Callable[[Callable[[], object]], list[object]]]:
         assert not thread.is_alive()
 
 
-def test_take_waits_for_an_offer(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_take_waits_for_an_offer(start: Start) -> None:
     """A worker with nothing to do sleeps until a file is offered."""
     inbox = an_inbox(10, 2)
     results = start(inbox.take)
-    eventually(lambda: inbox._idle_workers)
+    eventually(lambda: inbox._idle_workers.waiting)
 
     inbox.offer([Item("a")])
 
     eventually(lambda: results == [Item("a")])
 
 
-def test_take_waits_for_what_is_put_back(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_take_waits_for_what_is_put_back(start: Start) -> None:
     """What a paused worker returns reaches another one that waits."""
     inbox = an_inbox(10, 2)
     inbox.offer([Item("a")])
     item = inbox.take()
     results = start(inbox.take)
-    eventually(lambda: inbox._idle_workers)
+    eventually(lambda: inbox._idle_workers.waiting)
 
     assert item is not None
     inbox.put_back(item, first=True)
@@ -226,7 +224,7 @@ def test_take_waits_for_what_is_put_back(start: Callable[[Callable[[], object]],
     eventually(lambda: results == [Item("a")])
 
 
-def test_offer_waits_for_room_and_goes_on(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_offer_waits_for_room_and_goes_on(start: Start) -> None:
     """A full inbox holds the scan back, which keeps a million files out of memory; then it goes on."""
     inbox = an_inbox(2, 2)
     items = [Item(str(number)) for number in range(5)]
@@ -243,9 +241,7 @@ def test_offer_waits_for_room_and_goes_on(start: Callable[[Callable[[], object]]
     eventually(lambda: results == [True])
 
 
-def test_workers_wait_while_too_much_is_settling_down(
-    start: Callable[[Callable[[], object]], list[object]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_wait_while_too_much_is_settling_down(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stalled ledger stops the workers instead of piling up receipts; one `done` lets one more through."""
     monkeypatch.setattr(inbox_module, "MAX_UNCOMMITTED", 0)
     inbox = an_inbox(10, 2)
@@ -253,7 +249,7 @@ def test_workers_wait_while_too_much_is_settling_down(
     inbox.take()
     inbox.take()
     results = start(inbox.take)
-    eventually(lambda: inbox._idle_workers)
+    eventually(lambda: inbox._idle_workers.waiting)
     assert inbox.counts() == (1, 2)
 
     inbox.done("a")
@@ -262,7 +258,7 @@ def test_workers_wait_while_too_much_is_settling_down(
     assert inbox.counts() == (0, 2)
 
 
-def test_full_inbox_does_not_block_shutdown(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_full_inbox_does_not_block_shutdown(start: Start) -> None:
     """Closing wakes an offer that waits for room, and tells it that not all was taken."""
     inbox = an_inbox(1, 2)
     results = start(lambda: inbox.offer([Item("a"), Item("b")]))
@@ -273,16 +269,14 @@ def test_full_inbox_does_not_block_shutdown(start: Callable[[Callable[[], object
     eventually(lambda: results == [False])
 
 
-def test_the_worker_that_rechecks_the_parts_is_called_last(
-    start: Callable[[Callable[[], object]], list[object]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_worker_that_rechecks_the_parts_is_called_last(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other workers take the files as long as they can; when this one takes a file, the next worker rechecks."""
     inbox = an_inbox(10, 2)
     plain = start(inbox.take)
-    eventually(lambda: len(inbox._idle_workers) == 1)
+    eventually(lambda: len(inbox._idle_workers.waiting) == 1)
     monkeypatch.setattr(inbox.parts, "next_in_s", lambda: 3600.0)
     rechecking = start(inbox.take)
-    eventually(lambda: len(inbox._idle_workers) == 2)
+    eventually(lambda: len(inbox._idle_workers.waiting) == 2)
     until = inbox._recheck_at
 
     inbox.offer([Item("a")])
@@ -291,18 +285,18 @@ def test_the_worker_that_rechecks_the_parts_is_called_last(
     inbox.offer([Item("b")])
     eventually(lambda: rechecking == [Item("b")])
     next_one = start(inbox.take)
-    eventually(lambda: inbox._idle_workers)
+    eventually(lambda: inbox._idle_workers.waiting)
 
     assert inbox._recheck_at > until
     inbox.close()
     eventually(lambda: next_one == [None])
 
 
-def test_close_wakes_all_workers(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_close_wakes_all_workers(start: Start) -> None:
     """Every worker that waits for a file is told that there will be none."""
     inbox = an_inbox(10, 5)
     results = [start(inbox.take) for _ in range(5)]
-    eventually(lambda: len(inbox._idle_workers) == 5)
+    eventually(lambda: len(inbox._idle_workers.waiting) == 5)
 
     inbox.close()
 
@@ -322,16 +316,6 @@ def test_a_closed_inbox_gives_and_takes_nothing() -> None:
     assert inbox.offer_nowait([Item("b")]) == 0
 
 
-def test_a_lone_lane_is_not_held_back_by_turns() -> None:
-    """Where only one kind of file waits it has all the turns."""
-    for lane in UNTRIED:
-        inbox = an_inbox(10, 10)
-        items = [Item(str(number), lane) for number in range(6)]
-        inbox.offer(items)
-
-        assert [inbox.take_nowait() for _ in range(7)] == [*items, None]
-
-
 def test_no_lane_starves() -> None:
     """Of five turns arrivals have two, bodies that were put aside one (here arrivals take it), the others one each."""
     inbox = an_inbox(100, 1000)
@@ -346,19 +330,7 @@ def test_no_lane_starves() -> None:
     ] * 10
 
 
-@pytest.mark.parametrize("full", [Lane.ARRIVED, Lane.FOUND, Lane.RETRY])
-def test_each_lane_has_room_of_its_own(full: Lane) -> None:
-    """A million files that a scan found keep no arrival out, nor any retry; and the other way round."""
-    inbox = an_inbox(5, 10)
-    failures = FAILED if full is Lane.RETRY else NO_FAILURES
-    assert inbox.offer_nowait([Item(f"many {number}", full, failures) for number in range(9)]) == 5
-
-    for lane in (Lane.ARRIVED, Lane.FOUND, Lane.RETRY):
-        expected = 0 if lane is full else 5
-        assert inbox.offer_nowait([Item(f"{lane.value} {number}", lane) for number in range(9)]) == expected
-
-
-def test_an_offer_waits_for_its_own_lane(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_an_offer_waits_for_its_own_lane(start: Start) -> None:
     """Room in another lane does not let it in; room in its own does."""
     inbox = an_inbox(1, 10)
     inbox.offer([Item("found", Lane.FOUND)])
@@ -569,30 +541,30 @@ def test_an_arrival_is_expected_while_it_is_open(monkeypatch: pytest.MonkeyPatch
     assert len(told) == 5
 
 
-def test_workers_wait_and_one_rechecks_for_the_probe(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_workers_wait_and_one_rechecks_for_the_probe(start: Start) -> None:
     """A hundred workers do not wake up for each round; when the breaker closes they all go on."""
     inbox = an_inbox(100, 10)
     inbox.offer([Item(str(number)) for number in range(10)])
     breaker = open_breaker(inbox, round_now=False)
     results = [start(inbox.take) for _ in range(10)]
-    eventually(lambda: len(inbox._idle_workers) == 10)
+    eventually(lambda: len(inbox._idle_workers.waiting) == 10)
     assert inbox._recheck_at > 0
 
     breaker.probe_now()
     eventually(lambda: sum(len(result) for result in results) == PROBES)
-    eventually(lambda: len(inbox._idle_workers) == 10 - PROBES)
+    eventually(lambda: len(inbox._idle_workers.waiting) == 10 - PROBES)
     breaker.succeeded(Times(time.time(), time.monotonic()))
 
     eventually(lambda: [len(result) for result in results] == [1] * 10)
     assert {item.path for (item,) in results if isinstance(item, Item)} == {str(number) for number in range(10)}
 
 
-def test_the_next_probe_comes_by_itself(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_the_next_probe_comes_by_itself(start: Start) -> None:
     """Nobody has to wake the workers when a round begins."""
     inbox = Inbox(100, 10, a_breaker(initial_s=0.05, max_s=0.05))
     open_breaker(inbox, round_now=False)
     results = [start(inbox.take) for _ in range(10)]
-    eventually(lambda: len(inbox._idle_workers) == 10)
+    eventually(lambda: len(inbox._idle_workers.waiting) == 10)
 
     inbox.offer([Item("a")])
 
@@ -616,7 +588,7 @@ def test_state_of_a_path() -> None:
     assert (before, inbox.state_of("a"), inbox.state_of("b")) == ("queued", "uploading", None)
 
 
-def test_a_hundred_workers_take_each_path_once(start: Callable[[Callable[[], object]], list[object]]) -> None:
+def test_a_hundred_workers_take_each_path_once(start: Start) -> None:
     """Many takers and many offers of the same names: every name is handled, never by two at the same time."""
     inbox = an_inbox(50, 20)
     names = [f"{number:03d}" for number in range(300)]

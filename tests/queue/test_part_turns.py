@@ -6,7 +6,6 @@ import os
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -24,14 +23,13 @@ from s3spool.queue.parts import (
     Transfer,
 )
 from s3spool.s3.content import Content
-from support.daemon import Daemon
+from support.daemon import Make
 from support.faults import Fault
 from support.faulty import FaultyS3
 from support.http_server import Exchange, HangUp
 from support.s3_messages import Answer
 from support.waiting import eventually
 
-WAIT_S = 100.0
 MIB = 2**20
 ALICE, BOB = 64_002, 64_003
 
@@ -84,15 +82,9 @@ def test_no_lane_is_needed_by_an_owner_of_whom_nothing_goes() -> None:
 
     item = queue.take()
     assert item is not None
-    assert item.path == "small"
     assert queue.take() is None
-    sent(queue, item)
-    item = queue.take()
-    assert item is not None
-    sent(queue, item)
-    item = queue.take()
-    assert item is not None
-    assert (item.path, item.number) == ("small", COMPLETE)
+    assert sent(queue, item) == "small1"
+    assert taken(queue, 2) == ["small2", f"small{COMPLETE}"]
 
 
 def test_how_many_may_be_under_way() -> None:
@@ -184,56 +176,46 @@ class Swallow(Fault):
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(3 * WAIT_S)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("count", "size"), [(3, 10**11), pytest.param(10, 5 * 10**12, marks=pytest.mark.slow)], ids=["100 GB", "5 TB"]
 )
-def test_huge_files_hold_nobody_up(count: int, size: int, tmp_path: Path, faulty: FaultyS3) -> None:
+def test_huge_files_hold_nobody_up(count: int, size: int, make: Make, faulty: FaultyS3) -> None:
     """Sparse ones of one user: files of 20 MiB of that user and of another pass them; removed, their uploads end."""
     faulty.script(Swallow(), times=None, match=r"^PUT hole-.*partNumber")
-    daemon = Daemon(tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"rescan_s": 5})
-    with daemon:
-        daemon.wait_ready(WAIT_S)
+    with make(watch={"rescan_s": 5}).start_ready() as daemon:
         for number in range(count):
-            with (daemon.folder / f".hole-{number}").open("wb") as hole:
-                hole.truncate(size)
-            (daemon.folder / f".hole-{number}").rename(daemon.folder / f"hole-{number}")
-        eventually(lambda: len(daemon.events("multipart.started")) == count, timeout_s=WAIT_S)
+            daemon.drop_hole(f"hole-{number}", size)
+        eventually(lambda: len(daemon.events("multipart.started")) == count)
         body = os.urandom(20 * MIB)
         daemon.drop("same-user", body)
         if os.getuid() == 0:
             (daemon.folder / ".other-user").write_bytes(body)
             os.chown(daemon.folder / ".other-user", BOB, BOB)
             (daemon.folder / ".other-user").rename(daemon.folder / "other-user")
-            daemon.wait_event("file.uploaded", WAIT_S, path="other-user")
-        daemon.wait_event("file.uploaded", WAIT_S, path="same-user")
+            daemon.wait_event("file.uploaded", path="other-user")
+        daemon.wait_event("file.uploaded", path="same-user")
         assert faulty.contents()["same-user"] == body
-        assert memory_kib(daemon.pid) < 200 * 1024
+        assert daemon.process_status("VmHWM") < 200 * 1024
 
         for number in range(count):
             (daemon.folder / f"hole-{number}").unlink()
-        eventually(lambda: len(daemon.events("multipart.aborted")) == count, timeout_s=WAIT_S)
+        eventually(lambda: len(daemon.events("multipart.aborted")) == count)
         assert daemon.stop() == 0
 
 
 @pytest.mark.integration
-def test_a_removed_file_sends_no_further_part(tmp_path: Path, faulty: FaultyS3) -> None:
+def test_a_removed_file_sends_no_further_part(make: Make, faulty: FaultyS3) -> None:
     """Not even one that is tried again after an error: the file is looked for before each part."""
-    daemon = Daemon(
-        tmp_path,
-        bucket=faulty.bucket,
-        environment=faulty.environment(),
-        upload={"part_size": "5MiB", "multipart_threshold": "5MiB", "workers": 1},
-    )
+    daemon = make(upload={"part_size": "5MiB", "multipart_threshold": "5MiB", "workers": 1})
     removed = Removed(daemon.folder / "big")
     faulty.script(removed, times=None, match=r"^PUT big.*partNumber")
-    with daemon:
-        daemon.wait_ready(WAIT_S)
-        daemon.drop("big", bytes(30 * MIB))
-        daemon.wait_event("multipart.aborted", WAIT_S, path="big")
-        daemon.wait_event("file.vanished", WAIT_S, path="big")
-        assert removed.met == 1
-        assert daemon.stop() == 0
+    daemon.start_ready()
+    daemon.drop("big", bytes(30 * MIB))
+    daemon.wait_event("multipart.aborted", path="big")
+    daemon.wait_event("file.vanished", path="big")
+    assert removed.met == 1
+    assert daemon.stop() == 0
 
 
 class Removed(Fault):
@@ -250,23 +232,14 @@ class Removed(Fault):
 
 
 @pytest.mark.integration
-def test_a_file_above_the_limit_is_parked(tmp_path: Path, faulty: FaultyS3) -> None:
+def test_a_file_above_the_limit_is_parked(make: Make, faulty: FaultyS3) -> None:
     """With its reason, unread, and alone; one of exactly that size is sent."""
-    daemon = Daemon(
-        tmp_path, bucket=faulty.bucket, environment=faulty.environment(), watch={"max_size": "1MiB", "rescan_s": 5}
-    )
-    with daemon:
-        daemon.wait_ready(WAIT_S)
-        daemon.drop("over", bytes(MIB + 1))
-        daemon.drop("exact", bytes(MIB))
-        daemon.wait_event("file.uploaded", WAIT_S, path="exact")
-        parked: dict[str, Any] = daemon.wait_event("file.parked", WAIT_S, path="over")
-        assert parked["error_code"] == "FileTooLarge"
-        assert f"{MIB + 1} bytes, watch.max_size is {MIB}" in daemon.cli("why", "over").stdout
-        assert daemon.stop() == 0
+    daemon = make(watch={"max_size": "1MiB", "rescan_s": 5}).start_ready()
+    daemon.drop("over", bytes(MIB + 1))
+    daemon.drop("exact", bytes(MIB))
+    daemon.wait_event("file.uploaded", path="exact")
+    parked = daemon.wait_event("file.parked", path="over")
+    assert parked["error_code"] == "FileTooLarge"
+    assert f"{MIB + 1} bytes, watch.max_size is {MIB}" in daemon.cli("why", "over").stdout
+    assert daemon.stop() == 0
     assert set(faulty.contents()) == {"exact"}
-
-
-def memory_kib(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0])

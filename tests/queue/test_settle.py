@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -14,10 +13,6 @@ from s3spool.ledger.rows import Identity
 from s3spool.queue.settle import BATCH, BUSY_PER_S, BUSY_S, CREATED_S, Ripe, Settle, SettleReason
 from support.rows import SOME
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 PATHS = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 SEEN = st.sampled_from([None, SOME, Identity(1, 2, 3, 4, 5)])
@@ -150,42 +145,6 @@ def test_a_batch_is_bounded_and_the_rest_stays_due(clock: Clock) -> None:
     assert sizes == [BATCH, BATCH, 1, 0]
 
 
-@given(st.sampled_from(SettleReason))
-def test_full_means_no_but_what_is_known_may_change(quiet: SettleReason) -> None:
-    """Without room a new path is refused, so that the caller asks for a scan; a known one needs no room."""
-    settle = Settle(1.0, 1)
-    settle.add("a", quiet)
-
-    assert settle.add("a", SettleReason.CHANGED)
-    assert not settle.add("b", SettleReason.CHANGED)
-    assert settle.knows(["a", "b"]) == {"a"}
-
-
-def test_a_name_that_appears_again_and_again_is_due_all_the_same(clock: Clock) -> None:
-    """A directory that is renamed in a loop does not keep its files waiting; one that is written to does."""
-    settle = Settle(1.0, 10, clock=clock)
-    ripe: list[Ripe] = []
-    while not ripe and clock.now < 1010:
-        settle.add("renamed", SettleReason.CREATED)
-        settle.add("written", SettleReason.CHANGED)
-        clock.now += 0.25
-        ripe, _ = settle.due(clock.now)
-
-    assert ripe == [Ripe("renamed")]
-    assert clock.now == 1001.0
-
-
-def test_a_name_that_appeared_waits_for_its_close_even_without_a_settle_time(clock: Clock) -> None:
-    """Its writer has just begun: looked at now, it would be found open."""
-    settle = Settle(0.0, 10, clock=clock)
-    settle.add("created", SettleReason.CREATED)
-    settle.add("changed", SettleReason.CHANGED)
-
-    assert settle.due(clock.now)[0] == [Ripe("changed")]
-    assert settle.due(clock.now + 0.05)[0] == []
-    assert settle.due(clock.now + 0.11)[0] == [Ripe("created")]
-
-
 def test_a_crowd_of_busy_files_is_looked_at_at_a_bounded_rate(clock: Clock) -> None:
     """20,000 files that are held open take half of the room, and cost no more looks a second than 500 of them."""
     settle = Settle(0.0, 20_000, clock=clock)
@@ -232,25 +191,34 @@ def test_a_sleeper_is_woken_for_what_is_due_sooner(waiting: list[threading.Threa
     settle.close()
 
 
-def test_a_path_that_comes_between_looking_and_sleeping_is_not_slept_over(
-    waiting: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("act", "batches"),
+    [
+        pytest.param(lambda settle: settle.add("late"), [[Ripe("late")]], id="a path came"),
+        pytest.param(Settle.close, [[]], id="it was closed"),
+    ],
+)
+def test_race_between_looking_and_sleeping(
+    act: Callable[[Settle], object],
+    batches: list[list[Ripe]],
+    waiting: list[threading.Thread],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The race: nothing was due, then a path came in, then the thread would have gone to sleep."""
+    """Nothing was due, then something happened, then the thread would have gone to sleep."""
     settle = Settle(0.0, 10)
-    look = settle.due
-    late = iter(["late"])
+    look, acts = settle.due, iter([act])
 
-    def looked_then_it_came(now: float) -> tuple[list[Ripe], float | None]:
+    def looked_then_it_happened(now: float) -> tuple[list[Ripe], float | None]:
         result = look(now)
-        for path in late:
-            settle.add(path)
+        for late in acts:
+            late(settle)
         return result
 
-    monkeypatch.setattr(settle, "due", looked_then_it_came)
+    monkeypatch.setattr(settle, "due", looked_then_it_happened)
 
-    batches = consume(settle, waiting)
+    found = consume(settle, waiting)
 
-    eventually(lambda: batches == [[Ripe("late")]])
+    eventually(lambda: found == batches, timeout_s=5)  # the next heartbeat, after ten, would mend it
     settle.close()
 
 
@@ -277,22 +245,5 @@ def test_close_ends_the_waiting(when: str, waiting: list[threading.Thread]) -> N
     if when == "asleep":
         eventually(lambda: settle._sleeping)
         settle.close()
-
-    eventually(lambda: batches == [[]])
-
-
-def test_closed_between_looking_and_sleeping(waiting: list[threading.Thread], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The race: closed after the look; the thread must not go to sleep for ever."""
-    settle = Settle(60.0, 10)
-    look = settle.due
-
-    def looked_then_closed(now: float) -> tuple[list[Ripe], float | None]:
-        result = look(now)
-        settle.close()
-        return result
-
-    monkeypatch.setattr(settle, "due", looked_then_closed)
-
-    batches = consume(settle, waiting)
 
     eventually(lambda: batches == [[]])

@@ -21,7 +21,7 @@ class Crew:
         self.threads: list[threading.Thread] = []
 
     def join(self, name: str, timeout_s: float | None = None, *, last: bool = False) -> None:
-        before = len(self.standby)
+        before = len(self.standby.waiting)
 
         def wait() -> None:
             with self.lock:
@@ -30,7 +30,7 @@ class Crew:
         self.threads.append(threading.Thread(target=wait, daemon=True))
         self.threads[-1].start()
         if timeout_s is None:
-            eventually(lambda: len(self.standby) == before + 1)
+            eventually(lambda: len(self.standby.waiting) == before + 1)
 
     def call(self, count: int) -> None:
         """And let those who were called tell it, in this order."""
@@ -50,7 +50,7 @@ def crew() -> Iterator[Crew]:
     for thread in crew.threads:
         thread.join(30)
         assert not thread.is_alive()
-    assert len(crew.standby) == 0
+    assert len(crew.standby.waiting) == 0
 
 
 def test_the_last_is_the_first(crew: Crew) -> None:

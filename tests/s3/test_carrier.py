@@ -7,35 +7,33 @@ import resource
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from s3.conftest import StoreAt
 from s3spool.daemon.limits import open_files_needed
+from s3spool.demo.seaweed import Seaweed
 from s3spool.s3.curl_transport import CurlTransport
 from s3spool.s3.multi_client import MultiClient
+from s3spool.s3.store import Store
 from support.faults import HoldUntil, Silent, Status
 from support.faulty import FaultyS3
 from support.objects import content_of
-from support.stores import connection, put_request, store_of, use
+from support.stores import put_request
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mypy_boto3_s3.client import S3Client
-
-    from s3spool.demo.seaweed import Seaweed
-    from s3spool.s3.store import Store
 
 MANY = 100
 
 
 @pytest.fixture
-def store(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Store:
-    use(faulty.environment(), monkeypatch)
-    return store_of("curl", connection(faulty.bucket, faulty.endpoint_url))
+def store(faulty: FaultyS3, store_at: StoreAt) -> Store:
+    return store_at(faulty)
 
 
 @pytest.fixture
@@ -65,11 +63,10 @@ def carry(multiplexer: MultiClient, *transports: CurlTransport) -> list[CurlTran
 
 @pytest.mark.integration
 def test_a_hundred_at_once_reach_a_real_store(
-    seaweed: Seaweed, bucket: str, s3: S3Client, monkeypatch: pytest.MonkeyPatch, multiplexer: MultiClient
+    seaweed: Seaweed, bucket: str, s3: S3Client, store_at: StoreAt, multiplexer: MultiClient
 ) -> None:
     """Each body under its own key, several times over on the same connections."""
-    use(seaweed.environment(), monkeypatch)
-    store = store_of("curl", connection(bucket, seaweed.endpoint_url))
+    store = store_at(seaweed, bucket=bucket)
     bodies = {f"file-{n}": content_of(1 + n * 1000)[: 1 + n * 1000] for n in range(MANY)}
     transports = [prepared(store, key, body) for key, body in bodies.items()]
 
@@ -107,12 +104,11 @@ def test_one_that_waits_holds_up_no_other(faulty: FaultyS3, store: Store, multip
 
 
 def test_an_answer_that_waited_for_us_is_no_silence(
-    faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch, multiplexer: MultiClient
+    faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch, store_at: StoreAt, multiplexer: MultiClient
 ) -> None:
     """A slow disk may keep this thread for longer than a server may be silent."""
     monkeypatch.setattr("s3spool.s3.curl_transport.LOW_SPEED_BYTES_S", 1_000_000)  # the silence begins at once
-    use(faulty.environment(), monkeypatch)
-    store = store_of("curl", connection(faulty.bucket, faulty.endpoint_url, timeout_s=3.0))
+    store = store_at(faulty, timeout_s=3.0)
     held = threading.Event()
     faulty.script(HoldUntil(held))
     transport = prepared(store, "a")
@@ -130,10 +126,9 @@ def test_an_answer_that_waited_for_us_is_no_silence(
     transport.close()
 
 
-def test_every_silent_request_ends(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch, multiplexer: MultiClient) -> None:
+def test_every_silent_request_ends(faulty: FaultyS3, store_at: StoreAt, multiplexer: MultiClient) -> None:
     """Also of many at once, whose sockets report nothing, beside others that go on."""
-    use(faulty.environment(), monkeypatch)
-    store = store_of("curl", connection(faulty.bucket, faulty.endpoint_url, timeout_s=1.0))
+    store = store_at(faulty, timeout_s=1.0)
     faulty.script(Silent(), times=None, match="silent")
     silent = [prepared(store, f"silent-{number}", b"b" * number * 1000) for number in range(20)]
     quick = prepared(store, "quick")

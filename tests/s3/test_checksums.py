@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 import zlib
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,9 +16,6 @@ from s3spool.ledger.rows import Part
 from s3spool.s3.checksums import CHUNK_BYTES, header_of, md5_hex, of_bytes, of_range, running
 from s3spool.s3.multipart import _whole
 from support.objects import content_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ALGORITHMS = ["crc64nvme", "crc32", "sha256", "md5"]
 

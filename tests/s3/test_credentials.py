@@ -17,9 +17,8 @@ import structlog
 from s3spool.errors import Scope
 from s3spool.s3 import credentials as module
 from s3spool.s3.credentials import Credentials, Snapshot
-from s3spool.s3.store import Store
 from support.faulty import FaultyS3
-from support.stores import PLAIN, connection, put, put_request, use
+from support.stores import destination, put, put_request, store_of, use
 from support.waiting import eventually
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKENV", "AWS_SECRET_ACCESS_KEY": "env-secret"}
@@ -189,7 +188,7 @@ def test_new_keys_reach_boto3_as_well(home: Home) -> None:
     """HEADs and multipart uploads are signed with the keys of now, not with those of the start."""
     home.keys("AKOLD")
     with FaultyS3() as server:
-        store = Store(connection(server.bucket, server.endpoint_url), PLAIN)
+        store = store_of("curl", destination(server.bucket, server.endpoint_url))
         before = store.client
         before.head_bucket(Bucket=server.bucket)
         home.keys("AKNEW")
@@ -220,7 +219,7 @@ def test_missing_ones_pause_the_destination(access: str, secret: str, error: str
             f"[default]\naws_access_key_id = {access}\n" + (f"aws_secret_access_key = {secret}\n" if secret else "")
         )
     with FaultyS3() as server:
-        store = Store(connection(server.bucket, server.endpoint_url), PLAIN)
+        store = store_of("curl", destination(server.bucket, server.endpoint_url))
         transport = store.transport()
 
         refused = put(transport, put_request("f")).error
@@ -284,7 +283,7 @@ def test_a_chain_that_finds_nothing_keeps_what_still_lasts(
     home.program(timedelta(hours=2))
     credentials = Credentials(boto3.Session())
     had = credentials.current
-    credentials._expiry = datetime.now(UTC) + valid_for
+    credentials.expiry = datetime.now(UTC) + valid_for
     monkeypatch.setattr(credentials._session, "get_credentials", lambda: None)
 
     credentials.refresh()
@@ -300,7 +299,7 @@ def test_secrets_are_told_to_nobody(home: Home) -> None:
     )
     with FaultyS3() as server, structlog.testing.capture_logs() as lines:
         server.store.date_skew_s = 3600
-        store = Store(connection(server.bucket, server.endpoint_url), PLAIN)
+        store = store_of("curl", destination(server.bucket, server.endpoint_url))
         transport: Any = store.transport()
         answer = put(transport, put_request("f"))
         transport.close()

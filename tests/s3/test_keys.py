@@ -111,11 +111,7 @@ def test_a_key_may_have_1024_bytes(name: str) -> None:
     with pytest.raises(UploadError) as raised:
         key_of(f"{fitting}x", f"{padding}/")
 
-    assert (raised.value.code, raised.value.permanent, raised.value.scope) == (
-        "KeyTooLongError",
-        True,
-        Scope.FILE,
-    )
+    assert (raised.value.code, raised.value.permanent, raised.value.scope) == ("KeyTooLongError", True, Scope.FILE)
     assert raised.value.operation == "map"
     assert "1025 bytes" in str(raised.value)
 

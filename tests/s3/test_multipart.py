@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from s3.conftest import StoreAt
+from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
@@ -17,19 +21,13 @@ from s3spool.s3.multipart import MAX_OBJECT_BYTES, MultipartStore
 from s3spool.s3.store import MIB, Store
 from support.faults import EmptyOk, Fault, HtmlOk, LoseAnswer, Reset, Silent, Status
 from support.faulty import FaultyS3
-from support.http_server import HangUp
+from support.http_server import Exchange, HangUp
 from support.objects import content_of, objects
 from support.s3_messages import Answer, md5_hex
-from support.stores import PLAIN, connection, put, store_of, use
+from support.stores import put
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
-
-    from s3spool.demo.seaweed import Seaweed
-    from support.http_server import Exchange
 
 PART = 5 * MIB  # S3's least; FaultyS3 takes any
 TINY = 1000
@@ -62,9 +60,13 @@ class Uploader:
     def send_all(self, upload: Multipart) -> list[Part]:
         return [self.send(upload, number) for number in range(1, self.count + 1)]
 
-    def whole(self) -> Stored:
+    def sent(self) -> tuple[Multipart, list[Part]]:
+        """An upload that only has to be completed."""
         upload = self.create()
-        return self.bucket.complete(upload, self.content, self.send_all(upload))
+        return upload, self.send_all(upload)
+
+    def complete(self, upload: Multipart, parts: list[Part]) -> Stored:
+        return self.bucket.complete(upload, self.content, parts)
 
 
 @contextmanager
@@ -78,13 +80,6 @@ def uploader(path: Path, store: Store, part_size: int = TINY) -> Iterator[Upload
         os.close(fd)
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        use(server.environment(), monkeypatch)
-        yield server
-
-
 def file_of(directory: Path, content: bytes) -> Path:
     path = directory / "big"
     path.write_bytes(content)
@@ -92,11 +87,10 @@ def file_of(directory: Path, content: bytes) -> Path:
 
 
 @pytest.fixture
-def big(tmp_path: Path, server: FaultyS3) -> Iterator[Uploader]:
+def big(tmp_path: Path, faulty: FaultyS3, store_at: StoreAt) -> Iterator[Uploader]:
     """Three parts and a bit, for FaultyS3."""
     path = file_of(tmp_path, content_of(3 * TINY + 7))
-    store = store_of("curl", connection(server.bucket, server.endpoint_url, timeout_s=2.0))
-    with uploader(path, store) as made:
+    with uploader(path, store_at(faulty, timeout_s=2.0)) as made:
         yield made
 
 
@@ -104,8 +98,8 @@ def content_bytes(made: Uploader) -> bytes:
     return os.pread(made.content.fd, made.content.size, 0)
 
 
-def parts_sent(server: FaultyS3) -> int:
-    return server.count("PUT big.*partNumber")
+def parts_sent(faulty: FaultyS3) -> int:
+    return faulty.count("PUT big.*partNumber")
 
 
 @pytest.mark.parametrize(
@@ -132,16 +126,14 @@ def test_more_than_s3_takes(big: Uploader) -> None:
 
     assert caught.value.permanent
     assert caught.value.scope is Scope.FILE
-    assert caught.value.scope is Scope.FILE
 
 
 @pytest.mark.parametrize("kind", ["curl", "boto3"])
 def test_every_size_with_each_transport(
-    tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str, store_at: StoreAt, kind: str
 ) -> None:
     """One part, one byte more, two parts, one byte more; zeros, and a file that is mostly a hole."""
-    use(seaweed.environment(), monkeypatch)
-    store = store_of(kind, connection(bucket, seaweed.endpoint_url))
+    store = store_at(seaweed, kind, bucket=bucket)
     files = {str(size): content_of(size, seed=size) for size in (PART, PART + 1, 2 * PART, 2 * PART + 1)}
     files |= {"zeros": bytes(2 * PART), "hole": bytes(PART) + b"in the middle" + bytes(PART)}
 
@@ -157,7 +149,7 @@ def test_every_size_with_each_transport(
         else:
             path.write_bytes(content)
         with uploader(path, store, PART) as made:
-            made.whole()
+            made.complete(*made.sent())
         assert objects(s3, bucket) == {"big": content}, name
     assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
 
@@ -167,27 +159,16 @@ def test_every_size_with_each_transport(
 @pytest.mark.parametrize("where", ["seaweed", "faulty"])
 @pytest.mark.parametrize("checksum", ["auto", "crc64nvme", "crc32", "sha256", "md5"])
 def test_every_checksum(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    checksum: str,
-    where: str,
-    kind: str,
+    request: pytest.FixtureRequest, tmp_path: Path, store_at: StoreAt, checksum: str, where: str, kind: str
 ) -> None:
     """Each part goes with the one chosen; the receipt has that of the whole, or of the parts', or none."""
-    if where == "seaweed":
-        seaweed = request.getfixturevalue("seaweed")
-        use(seaweed.environment(), monkeypatch)
-        to = connection(request.getfixturevalue("bucket"), seaweed.endpoint_url)
-    else:
-        server = request.getfixturevalue("server")
-        to = connection(server.bucket, server.endpoint_url)
+    bucket = request.getfixturevalue("bucket") if where == "seaweed" else ""
     content = content_of(2 * PART + 1)
-    store = store_of(kind, to, PLAIN._replace(checksum=checksum))
+    store = store_at(request.getfixturevalue(where), kind, bucket=bucket, checksum=checksum)
 
     with uploader(file_of(tmp_path, content), store, PART) as made:
-        upload = made.create()
-        stored = made.bucket.complete(upload, made.content, made.send_all(upload))
+        upload, parts = made.sent()
+        stored = made.complete(upload, parts)
 
     assert store.client.get_object(Bucket=store.bucket, Key="big")["Body"].read() == content
     assert stored.etag.endswith("-3")
@@ -205,29 +186,26 @@ def test_every_checksum(
         assert stored.checksum == expected[upload.algorithm]
 
 
-def test_more_parts_than_one_page_shows(tmp_path: Path, server: FaultyS3) -> None:
+def test_more_parts_than_one_page_shows(tmp_path: Path, faulty: FaultyS3, store_at: StoreAt) -> None:
     """S3 lists a thousand at a time; what is on the second page is not sent again."""
     content = content_of(1003 * 10)
-    with uploader(
-        file_of(tmp_path, content), store_of("curl", connection(server.bucket, server.endpoint_url)), 10
-    ) as made:
-        upload = made.create()
-        parts = made.send_all(upload)
+    with uploader(file_of(tmp_path, content), store_at(faulty), 10) as made:
+        upload, parts = made.sent()
 
         listed = made.bucket.listed(upload)
         assert listed is not None
         found = [made.bucket.matches(upload, made.content, number, listed[number], None) for number in sorted(listed)]
         assert found == parts
-        made.bucket.complete(upload, made.content, parts)
+        made.complete(upload, parts)
 
-    assert server.count("GET big.*uploadId") == 2
-    assert server.contents() == {"big": content}
+    assert faulty.count("GET big.*uploadId") == 2
+    assert faulty.contents() == {"big": content}
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["in the ledger", "not in the ledger"])
 @pytest.mark.parametrize("how", ["same", "other size", "other bytes", "beyond the end"])
 def test_what_s3_has_of_an_upload_must_be_what_the_file_holds(
-    big: Uploader, server: FaultyS3, how: str, known: bool
+    big: Uploader, faulty: FaultyS3, how: str, known: bool
 ) -> None:
     """Else the part is sent again, whether or not we had heard of it."""
     upload = big.create()
@@ -235,8 +213,8 @@ def test_what_s3_has_of_an_upload_must_be_what_the_file_holds(
     number = 9 if how == "beyond the end" else 2
     if how != "same":
         body = content_of(TINY - 1 if how == "other size" else TINY, seed=1)
-        server.client().upload_part(
-            Bucket=server.bucket, Key="big", UploadId=upload.upload_id, PartNumber=number, Body=body
+        faulty.client().upload_part(
+            Bucket=faulty.bucket, Key="big", UploadId=upload.upload_id, PartNumber=number, Body=body
         )
     listed = big.bucket.listed(upload)
     assert listed is not None
@@ -250,8 +228,7 @@ def test_what_s3_has_of_an_upload_must_be_what_the_file_holds(
 
 def test_an_upload_that_s3_does_not_know(big: Uploader) -> None:
     """Nothing to go on with, and nothing to abort: neither is an error; a part or Complete is one."""
-    upload = big.create()
-    parts = big.send_all(upload)
+    upload, parts = big.sent()
     big.bucket.abort(upload)
 
     assert big.bucket.listed(upload) is None
@@ -259,16 +236,16 @@ def test_an_upload_that_s3_does_not_know(big: Uploader) -> None:
     with pytest.raises(UploadError) as part_refused:
         big.send(upload, 1)
     with pytest.raises(UploadError) as complete_refused:
-        big.bucket.complete(upload, big.content, parts)
+        big.complete(upload, parts)
 
     assert part_refused.value.code == complete_refused.value.code == "NoSuchUpload"
 
 
 @pytest.mark.parametrize("fault", [EmptyOk(), HtmlOk()], ids=lambda fault: type(fault).__name__)
-def test_a_success_that_says_nothing(big: Uploader, server: FaultyS3, fault: Fault) -> None:
+def test_a_success_that_says_nothing(big: Uploader, faulty: FaultyS3, fault: Fault) -> None:
     """What a captive portal answers is neither an upload id nor a list without parts."""
     upload = big.create()
-    server.script(fault, times=None, match="big.upload")
+    faulty.script(fault, times=None, match="big.upload")
 
     with pytest.raises(UploadError) as created:
         big.create()
@@ -314,19 +291,18 @@ NO_SUCH_UPLOAD = Answer.error(404, "NoSuchUpload")
     ],
     ids=["lost", "timeout", "error in 200", "NoSuchUpload", "500", "empty", "html"],
 )
-def test_complete_worked_and_nobody_said_so(big: Uploader, server: FaultyS3, fault: Fault, times: int | None) -> None:
+def test_complete_worked_and_nobody_said_so(big: Uploader, faulty: FaultyS3, fault: Fault, times: int | None) -> None:
     """A HEAD shows that the object is there and is ours: a success, and no part is sent again."""
-    upload = big.create()
-    parts = big.send_all(upload)
-    server.script(fault, times=times, match=COMPLETE)
+    upload, parts = big.sent()
+    faulty.script(fault, times=times, match=COMPLETE)
 
-    stored = big.bucket.complete(upload, big.content, parts)
+    stored = big.complete(upload, parts)
 
     assert stored.key == "big"
     assert stored.checksum == f"crc64nvme:{checksums.of_bytes('crc64nvme', content_bytes(big))}"
-    assert server.contents() == {"big": content_bytes(big)}
-    assert parts_sent(server) == len(parts)
-    assert server.store.uploads == {}
+    assert faulty.contents() == {"big": content_bytes(big)}
+    assert parts_sent(faulty) == len(parts)
+    assert faulty.store.uploads == {}
 
 
 FAILURES = {
@@ -341,66 +317,61 @@ THERE = ["nothing", "other", "equal", "as long"]
 
 
 @pytest.mark.parametrize(
-    ("how", "there"),
-    [(how, there) for how in FAILURES for there in (["equal"] if how == "timeout" else THERE)],
+    ("how", "there"), [(how, there) for how in FAILURES for there in (["equal"] if how == "timeout" else THERE)]
 )
-def test_complete_did_not_work(big: Uploader, server: FaultyS3, how: str, there: str) -> None:
+def test_complete_did_not_work(big: Uploader, faulty: FaultyS3, how: str, there: str) -> None:
     """No success, whatever older object is there, even an equal one; the parts are kept and do later."""
     ours = content_bytes(big)
     before = {"other": b"other", "equal": ours, "as long": content_of(len(ours), seed=1)}.get(there)
     if before is not None:
-        server.client().put_object(Bucket=server.bucket, Key="big", Body=before, ChecksumAlgorithm="CRC64NVME")
-    upload = big.create()
-    parts = big.send_all(upload)
-    server.script(FAILURES[how], times=None, match=COMPLETE)
+        faulty.client().put_object(Bucket=faulty.bucket, Key="big", Body=before, ChecksumAlgorithm="CRC64NVME")
+    upload, parts = big.sent()
+    faulty.script(FAILURES[how], times=None, match=COMPLETE)
 
     with pytest.raises(UploadError) as caught:
-        big.bucket.complete(upload, big.content, parts)
+        big.complete(upload, parts)
 
     assert not caught.value.permanent
-    assert server.contents() == ({} if before is None else {"big": before})
-    assert list(server.store.uploads) == [upload.upload_id]
-    server.behave()
-    assert big.bucket.complete(upload, big.content, parts).key == "big"
-    assert server.contents() == {"big": ours}
-    assert parts_sent(server) == len(parts)
+    assert faulty.contents() == ({} if before is None else {"big": before})
+    assert list(faulty.store.uploads) == [upload.upload_id]
+    faulty.behave()
+    assert big.complete(upload, parts).key == "big"
+    assert faulty.contents() == {"big": ours}
+    assert parts_sent(faulty) == len(parts)
 
 
 @pytest.mark.parametrize("there", ["nothing", "other", "as long"])
-def test_an_upload_that_went_away_without_an_object(big: Uploader, server: FaultyS3, there: str) -> None:
+def test_an_upload_that_went_away_without_an_object(big: Uploader, faulty: FaultyS3, there: str) -> None:
     """NoSuchUpload, and what is at the key is not ours: no success, another upload has to begin."""
     before = {"other": b"other", "as long": content_of(big.content.size, seed=1)}.get(there)
     if before is not None:
-        server.client().put_object(Bucket=server.bucket, Key="big", Body=before)
-    upload = big.create()
-    parts = big.send_all(upload)
-    server.store.uploads.clear()
+        faulty.client().put_object(Bucket=faulty.bucket, Key="big", Body=before)
+    upload, parts = big.sent()
+    faulty.store.uploads.clear()
 
     with pytest.raises(UploadError) as caught:
-        big.bucket.complete(upload, big.content, parts)
+        big.complete(upload, parts)
 
     assert caught.value.code == "NoSuchUpload"
-    assert server.contents() == ({} if before is None else {"big": before})
+    assert faulty.contents() == ({} if before is None else {"big": before})
 
 
-def test_a_head_that_is_not_allowed_settles_nothing(big: Uploader, server: FaultyS3) -> None:
+def test_a_head_that_is_not_allowed_settles_nothing(big: Uploader, faulty: FaultyS3) -> None:
     """No file could pass, and what to grant; never a success that nobody has seen."""
-    upload = big.create()
-    parts = big.send_all(upload)
-    server.script(LoseAnswer(), times=None, match=COMPLETE)
-    server.script(Status(code=403), times=None, match="HEAD big")
+    upload, parts = big.sent()
+    faulty.script(LoseAnswer(), times=None, match=COMPLETE)
+    faulty.script(Status(code=403), times=None, match="HEAD big")
 
     with pytest.raises(UploadError, match="s3:GetObject") as caught:
-        big.bucket.complete(upload, big.content, parts)
+        big.complete(upload, parts)
 
     assert caught.value.scope is Scope.EVERYBODY
 
 
-def test_an_object_of_other_bytes_is_no_success(big: Uploader, server: FaultyS3) -> None:
+def test_an_object_of_other_bytes_is_no_success(big: Uploader, faulty: FaultyS3) -> None:
     """Complete answers as if all were well, but what is there is not what was read."""
-    upload = big.create()
-    parts = big.send_all(upload)
-    server.client().put_object(Bucket=server.bucket, Key="big", Body=b"x" * big.content.size)
+    upload, parts = big.sent()
+    faulty.client().put_object(Bucket=faulty.bucket, Key="big", Body=b"x" * big.content.size)
     answer = Answer.document("CompleteMultipartUploadResult", [("Key", "big"), ("ETag", f'"{md5_hex(b"x")}-4"')])
 
     @dataclass
@@ -408,59 +379,57 @@ def test_an_object_of_other_bytes_is_no_success(big: Uploader, server: FaultyS3)
         def instead(self, exchange: Exchange) -> Answer:
             return answer
 
-    server.script(Instead(), times=None, match=COMPLETE)
+    faulty.script(Instead(), times=None, match=COMPLETE)
 
     with pytest.raises(UploadError) as caught:
-        big.bucket.complete(upload, big.content, parts)
+        big.complete(upload, parts)
 
     assert caught.value.code == "Unconfirmed"
 
 
 @pytest.mark.parametrize("missing", [0, 1, 3])
-def test_parts_that_are_not_the_file_are_not_completed(big: Uploader, server: FaultyS3, missing: int) -> None:
+def test_parts_that_are_not_the_file_are_not_completed(big: Uploader, faulty: FaultyS3, missing: int) -> None:
     """The review before Complete: one is missing, in front, in the middle or at the end."""
-    upload = big.create()
-    parts = big.send_all(upload)
+    upload, parts = big.sent()
     del parts[missing]
 
     with pytest.raises(UploadError, match="do not add up"):
-        big.bucket.complete(upload, big.content, parts)
+        big.complete(upload, parts)
 
-    assert server.count(COMPLETE) == 0
+    assert faulty.count(COMPLETE) == 0
 
 
 @pytest.mark.usefixtures("seaweed")
 @pytest.mark.parametrize("there", ["nothing", "ours in one piece", "ours in parts", "ours in other parts", "other"])
 @pytest.mark.parametrize("where", ["seaweed", "faulty"])
 def test_overwrite_never(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, there: str
+    request: pytest.FixtureRequest, tmp_path: Path, store_at: StoreAt, where: str, there: str
 ) -> None:
     """Nothing remote is replaced: our own content counts as success, another one parks the file."""
-    source: Any = request.getfixturevalue("server" if where == "faulty" else "seaweed")
-    use(source.environment(), monkeypatch)
-    to = connection(source.bucket if where == "faulty" else request.getfixturevalue("bucket"), source.endpoint_url)
+    source, bucket = request.getfixturevalue(where), request.getfixturevalue("bucket") if where == "seaweed" else ""
     content = content_of(2 * PART + 1)
     path = file_of(tmp_path, content)
-    store = store_of("curl", to, PLAIN._replace(overwrite="never"))
+    store = store_at(source, bucket=bucket, overwrite="never")
     before = b"other" if there == "other" else content
     client = store.client
     if there in {"other", "ours in one piece"}:
         client.put_object(Bucket=store.bucket, Key="big", Body=before)
     elif there != "nothing":
-        with uploader(path, store_of("curl", to), PART if there == "ours in parts" else PART + MIB) as earlier:
-            earlier.whole()
+        with uploader(
+            path, store_at(source, bucket=bucket), PART if there == "ours in parts" else PART + MIB
+        ) as earlier:
+            earlier.complete(*earlier.sent())
     version = client.head_object(Bucket=store.bucket, Key="big")["LastModified"] if there != "nothing" else None
 
     with uploader(path, store, PART) as made:
-        upload = made.create()
-        parts = made.send_all(upload)
+        upload, parts = made.sent()
         if there == "other":
             with pytest.raises(UploadError, match="overwrite") as caught:
-                made.bucket.complete(upload, made.content, parts)
+                made.complete(upload, parts)
             assert caught.value.permanent
             made.bucket.abort(upload)
         else:
-            assert made.bucket.complete(upload, made.content, parts).key == "big"
+            assert made.complete(upload, parts).key == "big"
 
     assert client.get_object(Bucket=store.bucket, Key="big")["Body"].read() == before
     if version is not None:
@@ -469,11 +438,13 @@ def test_overwrite_never(
 
 
 @pytest.mark.parametrize("answer", [Status(code=405, error_code="MethodNotAllowed"), Status(code=501)])
-def test_a_store_that_lists_no_parts_and_aborts_no_upload(server: FaultyS3, tmp_path: Path, answer: Status) -> None:
+def test_a_store_that_lists_no_parts_and_aborts_no_upload(
+    faulty: FaultyS3, tmp_path: Path, store_at: StoreAt, answer: Status
+) -> None:
     """As s3rver: an interrupted upload begins anew instead of pausing everything."""
     path = file_of(tmp_path, content_of(PART + 1))
-    server.script(answer, times=None, match="^(GET|DELETE) .*uploadId")
-    with uploader(path, store_of("curl", connection(server.bucket, server.endpoint_url)), PART) as made:
+    faulty.script(answer, times=None, match="^(GET|DELETE) .*uploadId")
+    with uploader(path, store_at(faulty), PART) as made:
         upload = made.create()
 
         assert made.bucket.listed(upload) is None

@@ -5,33 +5,32 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
+from s3spool.config.schema import DestinationConfig as Options
+from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import Scope, UploadError
 from s3spool.s3.content import Content
 from s3spool.s3.content_types import TYPES, UNKNOWN, content_type_of
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.object_rules import PreparedOptions
-from s3spool.s3.options import ObjectOptions, mtime_text
-from s3spool.s3.store import look
+from s3spool.s3.options import mtime_text
+from s3spool.s3.store import Store, look
 from s3spool.upload.small import NO_IDENTITY
 from support.daemon import Daemon
 from support.faulty import FaultyS3
 from support.objects import content_of
-from support.stores import PLAIN, connection, content, put, store_of, use
+from support.s3_messages import Request
+from support.stores import content, destination, put, store_of, use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
-
-    from s3spool.demo.seaweed import Seaweed
-    from s3spool.s3.store import Store
-    from support.s3_messages import Request
 
 BODY = b"content of the file"
 PART = 5 * 1024**2
@@ -45,17 +44,17 @@ _NOT_COMPARED = {
 class Case(NamedTuple):
     """Our options, and the same as botocore's arguments."""
 
-    options: ObjectOptions
+    options: Options
     arguments: dict[str, Any]
 
 
 CASES = {
-    "type": Case(PLAIN._replace(content_type="text/html; charset=utf-8"), {"ContentType": "text/html; charset=utf-8"}),
-    "odd type": Case(PLAIN._replace(content_type='a/b; c="d e"'), {"ContentType": 'a/b; c="d e"'}),
-    "no type": Case(PLAIN._replace(content_type=""), {}),
-    "type by name": Case(PLAIN, {"ContentType": "image/png"}),
+    "type": Case(Options(content_type="text/html; charset=utf-8"), {"ContentType": "text/html; charset=utf-8"}),
+    "odd type": Case(Options(content_type='a/b; c="d e"'), {"ContentType": 'a/b; c="d e"'}),
+    "no type": Case(Options(content_type=""), {}),
+    "type by name": Case(Options(), {"ContentType": "image/png"}),
     "headers": Case(
-        PLAIN._replace(
+        Options(
             cache_control="public, max-age=31536000, immutable",
             content_disposition="attachment; filename=\"a b.txt\"; filename*=UTF-8''%e2%82%ac",
             content_encoding="gzip, br",
@@ -70,9 +69,10 @@ CASES = {
         },
     ),
     "stored": Case(
-        ObjectOptions(
-            "in/", "GLACIER", "aws:kms", "alias/k", "private", "123456789012", "never", "auto",
-            {"team": "a b", "ü": "+&="}, {"Source": "Scanner 7"},
+        Options(
+            prefix="in/", storage_class="GLACIER", sse="aws:kms", kms_key_id="alias/k", acl="private",
+            expected_bucket_owner="123456789012", overwrite="never", tags={"team": "a b", "ü": "+&="},
+            metadata={"Source": "Scanner 7"},
         ),
         {
             "ContentType": "image/png",
@@ -86,16 +86,16 @@ CASES = {
         },
     ),
     "locked": Case(
-        PLAIN._replace(object_lock_mode="COMPLIANCE", object_lock_days=400, legal_hold=True),
+        Options(object_lock_mode="COMPLIANCE", object_lock_days=400, legal_hold=True),
         {
             "ContentType": "image/png",
             "ObjectLockMode": "COMPLIANCE",
             "ObjectLockLegalHoldStatus": "ON",
         },
     ),
-    "held": Case(PLAIN._replace(legal_hold=True), {"ContentType": "image/png", "ObjectLockLegalHoldStatus": "ON"}),
+    "held": Case(Options(legal_hold=True), {"ContentType": "image/png", "ObjectLockLegalHoldStatus": "ON"}),
     "requester pays": Case(
-        PLAIN._replace(requester_pays=True, checksum="md5"), {"ContentType": "image/png", "RequestPayer": "requester"}
+        Options(requester_pays=True, checksum="md5"), {"ContentType": "image/png", "RequestPayer": "requester"}
     ),
 }  # fmt: skip
 _COMMON = {"ExpectedBucketOwner", "RequestPayer"}
@@ -135,7 +135,7 @@ def query(request: Request) -> dict[str, str]:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_small_file_is_sent_as_botocore_sends_it(kind: str, case: Case, faulty: FaultyS3, tmp_path: Path) -> None:
     """PutObject has the same headers, and each of them is signed."""
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), case.options)
+    store = store_of(kind, replace(case.options, bucket=faulty.bucket, endpoint_url=faulty.endpoint_url))
     with content(tmp_path / "a.png", BODY, in_memory=True) as file:
         request = store.request(file)
         transport = store.transport()
@@ -163,7 +163,7 @@ def test_a_small_file_is_sent_as_botocore_sends_it(kind: str, case: Case, faulty
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_large_file_is_begun_as_botocore_begins_it(kind: str, case: Case, faulty: FaultyS3, tmp_path: Path) -> None:
     """CreateMultipartUpload has the same headers; a part has none of the object's."""
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), case.options)
+    store = store_of(kind, replace(case.options, bucket=faulty.bucket, endpoint_url=faulty.endpoint_url))
     parts = MultipartStore(store)
     with content(tmp_path / "a.png", BODY, in_memory=False) as file:
         upload = parts.create(file.path, file.identity, 1, 5 * 1024**2)
@@ -192,8 +192,7 @@ def test_a_large_file_is_begun_as_botocore_begins_it(kind: str, case: Case, faul
 
 def test_every_request_to_a_bucket_whose_requesters_pay_says_so(faulty: FaultyS3, tmp_path: Path) -> None:
     """Also those that boto3 makes: HEAD, the list of parts, completion and abort."""
-    where = connection(faulty.bucket, faulty.endpoint_url, requester_pays=True)
-    store = store_of("curl", where, CASES["requester pays"].options)
+    store = store_of("curl", destination(faulty.bucket, faulty.endpoint_url, requester_pays=True, checksum="md5"))
     parts = MultipartStore(store)
     transport = store.transport()
     with content(tmp_path / "a.png", BODY, in_memory=False) as file:
@@ -220,8 +219,8 @@ def test_a_real_store_keeps_the_lock(
     bucket = f"locked-{kind}"
     s3.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
     use(seaweed.environment(), monkeypatch)
-    options = PLAIN._replace(object_lock_mode="GOVERNANCE", object_lock_days=1, legal_hold=True)
-    send_small_and_large(store_of(kind, connection(bucket, seaweed.endpoint_url), options), tmp_path)
+    lock: dict[str, Any] = {"object_lock_mode": "GOVERNANCE", "object_lock_days": 1, "legal_hold": True}
+    send_small_and_large(store_of(kind, destination(bucket, seaweed.endpoint_url, **lock)), tmp_path)
 
     for key in ("small.jpg", "large.jpg"):
         head = s3.head_object(Bucket=bucket, Key=key)
@@ -235,9 +234,10 @@ def test_a_real_store_keeps_the_headers(
 ) -> None:
     """What is configured comes back with the object, for a small file and for one in parts."""
     use(seaweed.environment(), monkeypatch)
-    options = CASES["headers"].options._replace(content_encoding="gzip")
-    store = store_of(kind, connection(bucket, seaweed.endpoint_url), options)
-    send_small_and_large(store, tmp_path)
+    options = replace(
+        CASES["headers"].options, content_encoding="gzip", bucket=bucket, endpoint_url=seaweed.endpoint_url
+    )
+    send_small_and_large(store_of(kind, options), tmp_path)
 
     for key in ("small.jpg", "large.jpg"):
         head = s3.head_object(Bucket=bucket, Key=key)
@@ -325,8 +325,8 @@ def test_metadata_is_taken_from_the_file(tmp_path: Path, seaweed: Seaweed, s3: S
     names = {"ü 1%.txt": b"small", "sub/large": content_of(PART + 1)}
     with Daemon(
         tmp_path,
+        seaweed,
         bucket=bucket,
-        environment=seaweed.environment(),
         upload={"multipart_threshold": PART, "part_size": PART},
         destination={"endpoint_url": seaweed.endpoint_url, "metadata": TEMPLATES},
     ) as daemon:
@@ -355,7 +355,7 @@ def test_metadata_is_taken_from_the_file(tmp_path: Path, seaweed: Seaweed, s3: S
 
 def test_metadata_that_is_too_long_is_the_file_s_own_fault(tmp_path: Path) -> None:
     """It is parked, and S3 is not asked."""
-    store = store_of("curl", connection("b", "http://127.0.0.1:9"), PLAIN._replace(metadata={"a": "{path}" * 10}))
+    store = store_of("curl", destination("b", "http://127.0.0.1:9", metadata={"a": "{path}" * 10}))
     with content(tmp_path / ("x" * 250), BODY, in_memory=True) as file, pytest.raises(UploadError) as raised:
         store.request(file)
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from s3.conftest import StoreAt
 from s3spool.s3.overwrite import Condition, OverwriteGuard, is_aws
-from s3spool.s3.store import Store
-from support.daemon import Daemon
+from support.daemon import Daemon, Make
 from support.faults import Fault
 from support.faulty import FaultyS3
-from support.stores import PLAIN, connection, content, put, use
+from support.http_server import Exchange
+from support.stores import content, put
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from support.http_server import Exchange
 
 SMALL, MEDIUM, LARGE = 100, 300_000, 11 * 2**20
 PART = 5 * 2**20
@@ -32,37 +27,23 @@ class IgnoresConditions(Fault):
 
 
 @pytest.fixture
-def server() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
+def daemon(make: Make) -> Daemon:
+    upload = {"multipart_threshold": f"{PART}", "part_size": f"{PART}"}
+    return make(destination={"overwrite": "never"}, upload=upload).start_ready()
 
 
-@pytest.fixture
-def daemon(tmp_path: Path, server: FaultyS3) -> Iterator[Daemon]:
-    daemon = Daemon(
-        tmp_path,
-        bucket=server.bucket,
-        environment=server.environment(),
-        destination={"overwrite": "never"},
-        upload={"multipart_threshold": f"{PART}", "part_size": f"{PART}"},
-    )
-    with daemon:
-        daemon.wait_ready()
-        yield daemon
-
-
-def put_there(server: FaultyS3, key: str, body: bytes) -> None:
-    server.client().put_object(Bucket=server.bucket, Key=key, Body=body, ChecksumAlgorithm="CRC64NVME")
+def put_there(faulty: FaultyS3, key: str, body: bytes) -> None:
+    faulty.client().put_object(Bucket=faulty.bucket, Key=key, Body=body, ChecksumAlgorithm="CRC64NVME")
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("size", [SMALL, MEDIUM, LARGE])
-def test_an_object_stays_on_a_server_that_ignores_the_condition(daemon: Daemon, server: FaultyS3, size: int) -> None:
+def test_an_object_stays_on_a_server_that_ignores_the_condition(daemon: Daemon, faulty: FaultyS3, size: int) -> None:
     """Other content parks the file, equal content is its success; neither object is written again."""
-    server.script(IgnoresConditions(), times=None)
-    put_there(server, "theirs", b"other")
-    put_there(server, "ours", b"o" * size)
-    before = {key: stored.modified for key, stored in server.objects.items()}
+    faulty.script(IgnoresConditions(), times=None)
+    put_there(faulty, "theirs", b"other")
+    put_there(faulty, "ours", b"o" * size)
+    before = {key: stored.modified for key, stored in faulty.objects.items()}
 
     daemon.drop("theirs", b"o" * size)
     daemon.drop("ours", b"o" * size)
@@ -71,61 +52,60 @@ def test_an_object_stays_on_a_server_that_ignores_the_condition(daemon: Daemon, 
     assert daemon.wait_event("file.parked", path="theirs")["error_code"] == "PreconditionFailed"
     daemon.wait_event("file.uploaded", path="ours")
     daemon.wait_event("file.uploaded", path="new")
-    assert server.contents() == {"theirs": b"other", "ours": b"o" * size, "new": b"n" * size}
-    assert {key: server.objects[key].modified for key in before} == before
-    assert not server.store.uploads
+    assert faulty.contents() == {"theirs": b"other", "ours": b"o" * size, "new": b"n" * size}
+    assert {key: faulty.objects[key].modified for key in before} == before
+    assert not faulty.store.uploads
 
 
 @pytest.mark.integration
-def test_a_server_that_ignores_the_condition_is_tried_once(daemon: Daemon, server: FaultyS3) -> None:
+def test_a_server_that_ignores_the_condition_is_tried_once(daemon: Daemon, faulty: FaultyS3) -> None:
     """With an object that the daemon has just written; it says so, and asks with HEAD from then on."""
-    server.script(IgnoresConditions(), times=None)
+    faulty.script(IgnoresConditions(), times=None)
     for number in range(5):
         daemon.drop(f"f{number}", b"content")
         daemon.wait_event("file.uploaded", path=f"f{number}")
 
     assert len(daemon.events("destination.condition_ignored")) == 1
-    assert server.count("^PUT ") == 6
-    assert server.count("^HEAD ") == 5
-    assert set(server.contents().values()) == {b"content"}
+    assert faulty.count("^PUT ") == 6
+    assert faulty.count("^HEAD ") == 5
+    assert set(faulty.contents().values()) == {b"content"}
 
 
 @pytest.mark.integration
-def test_a_server_that_refuses_is_believed(daemon: Daemon, server: FaultyS3) -> None:
+def test_a_server_that_refuses_is_believed(daemon: Daemon, faulty: FaultyS3) -> None:
     """After its first 412 nothing more is asked with HEAD before an upload."""
     daemon.drop("first", b"content")
     daemon.wait_event("file.uploaded", path="first")
-    assert server.count("^PUT first") == 2
+    assert faulty.count("^PUT first") == 2
 
     for number in range(5):
         daemon.drop(f"f{number}", b"content")
         daemon.wait_event("file.uploaded", path=f"f{number}")
 
-    assert server.count("^HEAD ") == 1
-    assert server.count("^PUT f[0-9]") == 5
-    put_there(server, "theirs", b"other")
+    assert faulty.count("^HEAD ") == 1
+    assert faulty.count("^PUT f[0-9]") == 5
+    put_there(faulty, "theirs", b"other")
     daemon.drop("theirs", b"content")
     daemon.wait_event("file.parked", path="theirs")
-    assert server.contents()["theirs"] == b"other"
+    assert faulty.contents()["theirs"] == b"other"
 
 
 @pytest.mark.integration
-def test_one_thread_tries_while_others_go_on(server: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_thread_tries_while_others_go_on(faulty: FaultyS3, tmp_path: Path, store_at: StoreAt) -> None:
     """A trial under way is not begun again; one without a clear answer leaves the question open."""
-    use(server.environment(), monkeypatch)
-    store = Store(connection(server.bucket, server.endpoint_url), PLAIN._replace(overwrite="never"))
+    store = store_at(faulty, overwrite="never")
     with content(tmp_path / "a", b"a", in_memory=True) as file:
         request = store.request(file)
         answer = put(store.transport(), request)
         assert store.guard.begin_trial()
         store.verify(file, request, answer, may_verify=True)
-        assert server.count("^PUT ") == 1
+        assert faulty.count("^PUT ") == 1
 
         store.guard.end_trial(503)
         assert store.guard.wants_trial
         store.verify(file, request, answer, may_verify=True)
 
-    eventually(lambda: server.count("^PUT ") == 2)
+    eventually(lambda: faulty.count("^PUT ") == 2)
     assert store.guard.condition is Condition.HONOURED
     assert not store.asks_first
 

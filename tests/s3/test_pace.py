@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
 from s3spool.s3.bandwidth import BURST_S, BandwidthLimiter, Tokens, piece_bytes
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MIB = 1024 * 1024
 

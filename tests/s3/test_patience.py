@@ -6,22 +6,21 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from s3spool.s3.content import Sender
 from support.objects import content_of
-from support.stores import connection, put, put_request, range_request, store_of, use
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from s3spool.s3.content import Sender
+from support.stores import destination, put, put_request, range_request, store_of, use
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
-LATEST_S = 10.0  # libcurl averages over some seconds before it counts a silence
+LATEST_S = {
+    "carried": 4.0,  # timeout_s, two seconds for two looks at the progress, and some for a busy machine
+    "curl": 10.0,  # libcurl averages over some seconds before it counts a silence
+}
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -65,11 +64,13 @@ class Line:
 @contextmanager
 def line(piece: int, pause_s: float, most: int = 2**40, *, answers: bool = True) -> Iterator[Line]:
     made = Line(piece, pause_s, most, answers=answers)
-    yield made
-    made.closing.set()
-    for thread in made.threads:
-        thread.join(30)
-    made.listener.close()
+    try:
+        yield made
+    finally:
+        made.closing.set()
+        for thread in made.threads:
+            thread.join(30)
+        made.listener.close()
     assert not any(thread.is_alive() for thread in made.threads)
 
 
@@ -77,11 +78,12 @@ def line(piece: int, pause_s: float, most: int = 2**40, *, answers: bool = True)
 def sender_to(server: Line, kind: str, monkeypatch: pytest.MonkeyPatch, timeout_s: float) -> Iterator[Sender]:
     use(KEYS, monkeypatch)
     url = f"http://127.0.0.1:{server.listener.getsockname()[1]}"
-    made = store_of(kind, connection("b", url, timeout_s=timeout_s)).transport()
+    made = store_of(kind, destination("b", url), timeout_s=timeout_s).transport()
     yield made
     made.close()
 
 
+# A MultiClient sends bodies in memory only.
 ways = pytest.mark.parametrize(("kind", "in_memory"), [("curl", True), ("carried", True), ("curl", False)])
 
 
@@ -105,7 +107,7 @@ def test_a_silence_ends_it(
 
         assert error is not None
         assert error.code == "OPERATION_TIMEDOUT"
-        assert 1.0 <= time.monotonic() - begun < LATEST_S
+        assert 1.0 <= time.monotonic() - begun < LATEST_S[kind]
         server.most, server.answers = 2**40, True
         assert put(sender, request).status == 200
 

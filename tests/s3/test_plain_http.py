@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from s3.conftest import TransportAt
 from s3spool.demo.seaweed import Seaweed
 from s3spool.s3 import plain_http
 from s3spool.s3.plain_http import beyond_loopback
@@ -19,18 +19,12 @@ from s3spool.s3.transport import Request
 from support.daemon import Daemon
 from support.faulty import FaultyS3
 from support.s3_messages import Request as Seen
-from support.stores import connection, put, put_request, store_of, use
+from support.stores import destination, put, put_request, store_of, use
 
 pytestmark = pytest.mark.integration
 
 ACCESS, SECRET = "AKSIGNING", "secret"
 BODY = b"what was meant"
-
-
-@pytest.fixture
-def server() -> Iterator[FaultyS3]:
-    with FaultyS3() as started:
-        yield started
 
 
 @pytest.mark.parametrize(
@@ -60,21 +54,21 @@ def test_what_crosses_a_network(url: str, beyond: bool) -> None:
 @pytest.mark.parametrize("large", [False, True], ids=["a body", "a range"])
 @pytest.mark.parametrize("query", ["", "partNumber=7&uploadId=abc"], ids=["file", "part"])
 def test_the_signature_covers_the_body(
-    kind: str, large: bool, query: str, server: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, large: bool, query: str, faulty: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As botocore signs it; the same request with another body has another signature."""
     monkeypatch.setattr(plain_http, "beyond_loopback", lambda _url: True)
-    seen = sent(kind, request_of(tmp_path, query, large=large), server, monkeypatch)
+    seen = sent(kind, request_of(tmp_path, query, large=large), faulty, monkeypatch)
 
     assert seen.headers["x-amz-content-sha256"] == hashlib.sha256(BODY).hexdigest()
-    assert signature(seen) == reference(server, seen, BODY)
-    assert signature(seen) != reference(server, seen, b"what was put in its place")
+    assert signature(seen) == reference(faulty, seen, BODY)
+    assert signature(seen) != reference(faulty, seen, b"what was put in its place")
 
 
-def test_loopback_and_tls_pay_nothing_for_it(server: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_and_tls_pay_nothing_for_it(faulty: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SHA-256 would cost more CPU than all the rest of a large body."""
     for kind in ("curl", "boto3"):
-        seen = sent(kind, request_of(tmp_path, "", large=True), server, monkeypatch)
+        seen = sent(kind, request_of(tmp_path, "", large=True), faulty, monkeypatch)
         assert seen.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
 
 
@@ -87,15 +81,15 @@ def request_of(tmp_path: Path, query: str, *, large: bool) -> Request:
     return put_request("key", b"", (), query)._replace(body=None, fd=fd, offset=6, length=len(BODY))
 
 
-def sent(kind: str, request: Request, server: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Seen:
+def sent(kind: str, request: Request, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Seen:
     use({"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}, monkeypatch)
-    transport = store_of(kind, connection(server.bucket, server.endpoint_url, region="eu-central-1")).transport()
-    server.requests.clear()
+    transport = store_of(kind, destination(faulty.bucket, faulty.endpoint_url, region="eu-central-1")).transport()
+    faulty.requests.clear()
     put(transport, request)
     transport.close()
     if request.body is None:
         os.close(request.fd)
-    (seen,) = server.requests
+    (seen,) = faulty.requests
     return seen
 
 
@@ -103,21 +97,21 @@ def signature(seen: Seen) -> str:
     return seen.headers["authorization"].rpartition("Signature=")[2]
 
 
-def reference(server: FaultyS3, seen: Seen, body: bytes) -> str:
+def reference(faulty: FaultyS3, seen: Seen, body: bytes) -> str:
     """What botocore's signer makes of the request with this body."""
     named = seen.headers["authorization"].partition("SignedHeaders=")[2].partition(",")[0].split(";")
     query = "?" + "&".join(f"{name}={value}" for name, value in seen.query.items()) if seen.query else ""
     headers = {name: seen.headers[name] for name in named}
     headers["x-amz-content-sha256"] = hashlib.sha256(body).hexdigest()
-    same = AWSRequest("PUT", f"{server.endpoint_url}{seen.path}{query}", headers=headers)
+    same = AWSRequest("PUT", f"{faulty.endpoint_url}{seen.path}{query}", headers=headers)
     same.context["timestamp"] = seen.headers["x-amz-date"]
     signer = S3SigV4Auth(Credentials(ACCESS, SECRET), "s3", "eu-central-1")
     return str(signer.signature(signer.string_to_sign(same, signer.canonical_request(same)), same))
 
 
-def test_the_start_and_check_say_it(tmp_path: Path, server: FaultyS3) -> None:
+def test_the_start_and_check_say_it(tmp_path: Path, faulty: FaultyS3) -> None:
     """One sentence, where the endpoint is beyond this machine; nothing on loopback."""
-    daemon = Daemon(tmp_path, bucket=server.bucket, environment=server.environment())
+    daemon = Daemon(tmp_path, faulty)
     with daemon:
         daemon.wait_ready()
         assert not daemon.events("destination.unencrypted")
@@ -129,24 +123,27 @@ def test_the_start_and_check_say_it(tmp_path: Path, server: FaultyS3) -> None:
     daemon.environment |= environment
     daemon.config["destination"]["endpoint_url"] = "http://192.0.2.1:9000"
     with daemon:
-        daemon.wait_event("destination.unencrypted", endpoint=f"http://192.0.2.1:9000/{server.bucket}/")
+        daemon.wait_event("destination.unencrypted", endpoint=f"http://192.0.2.1:9000/{faulty.bucket}/")
         assert daemon.stop() == 0
     said = daemon.cli("check").stdout
-    assert f"warning endpoint: http://192.0.2.1:9000/{server.bucket}/: http beyond this machine" in said
+    assert f"warning endpoint: http://192.0.2.1:9000/{faulty.bucket}/: http beyond this machine" in said
 
 
 @pytest.mark.parametrize("kind", ["curl", "boto3"])
 @pytest.mark.parametrize("large", [False, True], ids=["a body", "a range"])
 def test_a_real_server_takes_the_signature(
-    kind: str, large: bool, seaweed: Seaweed, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    large: bool,
+    seaweed: Seaweed,
+    bucket: str,
+    tmp_path: Path,
+    transport_at: TransportAt,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The object holds the body."""
     monkeypatch.setattr(plain_http, "beyond_loopback", lambda _url: True)
-    use(seaweed.environment(), monkeypatch)
-    transport = store_of(kind, connection(bucket, seaweed.endpoint_url)).transport()
     request = request_of(tmp_path, "", large=large)
-    assert put(transport, request).status == 200
-    transport.close()
+    assert put(transport_at(seaweed, kind, bucket=bucket), request).status == 200
     if large:
         os.close(request.fd)
     assert seaweed.client().get_object(Bucket=bucket, Key="key")["Body"].read() == BODY

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import ConfigError, Scope, UploadError
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.plain_http import beyond_loopback
@@ -14,16 +17,11 @@ from s3spool.s3.store import look
 from support.daemon import Daemon
 from support.faulty import FaultyS3, make_certificate
 from support.objects import content_of, objects
-from support.stores import connection, content, put, put_request, store_of, use
+from support.stores import content, destination, put, put_request, store_of, use
 from support.tinyproxy import PASSWORD, USER, Tinyproxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
-
-    from s3spool.demo.seaweed import Seaweed
 
 PART = 5 * 1024 * 1024
 HTTPS, HTTP = "https://b.s3.example.org/", "http://10.1.2.3:9000/b/"
@@ -107,7 +105,7 @@ def test_a_wrong_proxy_is_a_line_without_its_password(value: str, monkeypatch: p
     monkeypatch.setenv("HTTPS_PROXY", value)
 
     with pytest.raises(ConfigError, match=r"^HTTPS_PROXY = .*must be a proxy like") as raised:
-        store_of("curl", connection("bucket", "https://s3.example.org"))
+        store_of("curl", destination("bucket", "https://s3.example.org"))
 
     assert "secret" not in str(raised.value)
     assert masked("http://u:secret@p:1") == "http://***@p:1"
@@ -182,7 +180,7 @@ def test_tls_goes_through_a_tunnel(
     with FaultyS3(certificate=certificate) as server:
         use(server.environment(), monkeypatch)
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        store = store_of(kind, connection(server.bucket, server.endpoint_url, ca_bundle=certificate[0]))
+        store = store_of(kind, destination(server.bucket, server.endpoint_url, ca_bundle=certificate[0]))
         transport = store.transport()
         assert put(transport, put_request("a", b"body")).status == 200
         assert put(transport, put_request("b", b"body")).status == 200
@@ -216,7 +214,7 @@ def test_a_wrong_password_concerns_everybody(
     with FaultyS3(certificate=certificate) as server:
         use(server.environment(), monkeypatch)
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://{user}127.0.0.1:{proxy.port}")
-        where = connection(server.bucket, server.endpoint_url, ca_bundle=certificate and certificate[0])
+        where = destination(server.bucket, server.endpoint_url, ca_bundle=certificate and certificate[0])
         store = store_of(kind, where)
         transport = store.transport()
         with content(tmp_path / "small", b"small", in_memory=True) as file:

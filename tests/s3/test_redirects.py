@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from s3.conftest import StoreAt
 from s3spool.errors import UploadError
 from s3spool.s3.errors import from_code
 from s3spool.s3.multipart import MultipartStore
 from support.daemon import Daemon, to_toml
 from support.faults import Redirect, Status
 from support.faulty import FaultyS3
-from support.stores import PLAIN, connection, content, put, put_request, store_of, use
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from support.stores import content, put, put_request
 
 PART = 5 * 2**20
 PORTAL = b"<html><body>302 <a href=x>Moved</a></body></html>"
@@ -56,8 +54,7 @@ def daemon(module_server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) ->
     """One for all redirects."""
     with Daemon(
         tmp_path_factory.mktemp("redirects"),
-        bucket=module_server.bucket,
-        environment=module_server.environment(),
+        module_server,
         upload={"multipart_threshold": f"{PART}", "part_size": f"{PART}"},
     ) as daemon:
         daemon.wait_ready()
@@ -94,7 +91,7 @@ def test_each_file_says_where_the_redirect_points(
 def test_check_says_where_the_redirect_points(tmp_path: Path, server: FaultyS3, elsewhere: FaultyS3) -> None:
     """One request, one error, no traceback."""
     server.script(Status(code=301, headers={"Location": elsewhere.endpoint_url}), times=None)
-    daemon = Daemon(tmp_path, bucket=server.bucket, environment=server.environment())
+    daemon = Daemon(tmp_path, server)
     daemon.config_path.write_text(to_toml(daemon.config))
 
     done = daemon.cli("check")
@@ -110,11 +107,10 @@ def test_check_says_where_the_redirect_points(tmp_path: Path, server: FaultyS3, 
 @pytest.mark.integration
 @pytest.mark.parametrize("kind", ["curl", "carried", "boto3"])
 def test_no_request_follows(
-    server: FaultyS3, elsewhere: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+    server: FaultyS3, elsewhere: FaultyS3, store_at: StoreAt, tmp_path: Path, kind: str
 ) -> None:
     """Neither bodies nor questions, and each is one request."""
-    use(server.environment(), monkeypatch)
-    store = store_of(kind, connection(server.bucket, server.endpoint_url), PLAIN)
+    store = store_at(server, kind)
     server.script(Status(code=302, headers={"Location": elsewhere.endpoint_url}, body=PORTAL), times=None)
     transport = store.transport()
     assert put(transport, put_request("a")).status == 302
@@ -136,7 +132,7 @@ def test_large_files_learn_the_region_as_small_ones_do(tmp_path: Path, server: F
 
     server.script(Redirect(), times=None, match=signed_for_another)
     upload = {"multipart_threshold": f"{PART}", "part_size": f"{PART}"}
-    with Daemon(tmp_path, bucket=server.bucket, environment=server.environment(), upload=upload) as daemon:
+    with Daemon(tmp_path, server, upload=upload) as daemon:
         daemon.wait_ready()
         daemon.drop("large", b"l" * (PART + 1))
 

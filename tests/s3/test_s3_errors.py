@@ -17,15 +17,7 @@ import pytest
 
 from s3spool.errors import Scope, UploadError
 from s3spool.s3.error_table import BY_CODE, BY_CURL, BY_STATUS, NETWORK, Rule
-from s3spool.s3.errors import (
-    from_answer,
-    from_boto3,
-    from_code,
-    from_curl,
-    parse_error,
-    retry_after_s,
-    untrusted,
-)
+from s3spool.s3.errors import from_answer, from_boto3, from_code, from_curl, parse_error, retry_after_s, untrusted
 from s3spool.s3.transport import Answer
 from s3spool.upload.result import translated as local_error
 from support.stores import put_request
@@ -375,8 +367,3 @@ def test_a_wrong_clock_is_told_where_it_may_be_the_cause(status: int) -> None:
     error = from_code(status, "Odd", "no", "f", {"date": date})
 
     assert ("this machine's clock is" in error.hint) is (status in {400, 401, 403})
-
-
-def test_libcurl_s_sentence_is_the_cause() -> None:
-    """It names host, port and reason, which its number does not."""
-    assert from_curl(7, "Failed to connect to nowhere port 9", "f").cause == "Failed to connect to nowhere port 9"

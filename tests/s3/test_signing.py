@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 from botocore.auth import S3SigV4Auth
@@ -13,12 +13,8 @@ from botocore.credentials import Credentials
 from s3spool.s3.credentials import Snapshot
 from s3spool.s3.store import Store
 from support.faulty import FaultyS3
-from support.stores import PLAIN, connection, put, put_request, store_of, use
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from support.s3_messages import Request
+from support.s3_messages import Request
+from support.stores import destination, put, put_request, store_of, use
 
 ACCESS, SECRET = "AKSIGNING", "se/cr+et=:with~all"
 _AUTHORIZATION = re.compile(
@@ -87,7 +83,7 @@ def test_signature_is_that_of_botocore(
 ) -> None:
     """The reference signs the request that arrived, with the date and the list of headers it named: the same result."""
     use({"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": token}, monkeypatch)
-    where = connection(server.bucket, server.endpoint_url, region="eu-central-1")
+    where = destination(server.bucket, server.endpoint_url, region="eu-central-1")
     transport = store_of("curl", where).transport()
     server.requests.clear()
 
@@ -125,7 +121,7 @@ def test_every_access_key_is_signed_with(
 ) -> None:
     """Those that libcurl would cut or percent-encode go by boto3."""
     use({"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}, monkeypatch)
-    store = Store(connection(server.bucket, server.endpoint_url, region="eu-central-1"), PLAIN)
+    store = Store(destination(server.bucket, server.endpoint_url, region="eu-central-1"), timeout_s=20.0)
     transport = store.transport()
     server.requests.clear()
 
@@ -148,7 +144,7 @@ def test_an_access_key_for_boto3_that_comes_later_is_an_error(
 ) -> None:
     """Not a wrong signature: the line says what to do."""
     use({"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}, monkeypatch)
-    store = Store(connection(server.bucket, server.endpoint_url), PLAIN)
+    store = store_of("curl", destination(server.bucket, server.endpoint_url))
     transport = store.transport()
     store.credentials.current = Snapshot("account:user", SECRET, "")
     server.requests.clear()
@@ -177,7 +173,7 @@ def reference(
 def test_the_secret_stays_here(server: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     """The secret key is in no header, not even as the password that libcurl takes it for."""
     use({"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}, monkeypatch)
-    transport = store_of("curl", connection(server.bucket, server.endpoint_url)).transport()
+    transport = store_of("curl", destination(server.bucket, server.endpoint_url)).transport()
     server.requests.clear()
 
     put(transport, put_request("a"))

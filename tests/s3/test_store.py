@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from logging import DEBUG
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import botocore.exceptions
 import pytest
 
+from s3.conftest import StoreAt
 from s3spool.errors import ConfigError, Scope, UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import store as store_module
 from s3spool.s3.client import Found
-from s3spool.s3.content import NeedsVerificationError
+from s3spool.s3.content import NeedsVerificationError, Stored
 from s3spool.s3.options import mtime_text
 from s3spool.s3.store import Store
 from s3spool.s3.transport import Answer
 from support.faults import (
     EmptyOk,
     Endless,
+    Fault,
     HoldUntil,
     HtmlOk,
     LoseAnswer,
@@ -32,15 +36,8 @@ from support.faults import (
 )
 from support.faulty import FaultyS3
 from support.s3_messages import Answer as Reply
-from support.stores import PLAIN, connection, content, put, store_of, use
+from support.stores import content, destination, put, store_of, use
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from s3spool.s3.content import Stored
-    from support.faults import Fault
 
 BODY = b"content of the file"
 OTHER = b"content of another"
@@ -161,7 +158,7 @@ def test_what_an_answer_proves(case: Case, in_memory: bool, tmp_path: Path, monk
         return case.head
 
     monkeypatch.setattr(store_module, "look", look)
-    store = Store(connection("b", URL), PLAIN._replace(checksum=case.checksum, overwrite=case.overwrite))
+    store = store_of("curl", destination("b", URL, checksum=case.checksum, overwrite=case.overwrite))
     was = store.algorithm
     expected = case.memory if in_memory else case.disk or case.memory
     answer = Answer(case.status, case.headers, case.body, None)
@@ -198,7 +195,7 @@ def test_what_an_answer_proves(case: Case, in_memory: bool, tmp_path: Path, monk
 @pytest.mark.parametrize("late", [400, 501])
 def test_those_in_flight_when_the_checksum_was_refused_go_again_too(late: int, tmp_path: Path) -> None:
     """A hundred workers hear the refusal after the first one changed the algorithm: each sends again."""
-    store = Store(connection("b", URL), PLAIN)
+    store = store_of("curl", destination("b", URL))
     refusal = b"<Error><Code>%s</Code><Message>checksum</Message></Error>"
     answer = Answer(late, {}, refusal % (b"InvalidRequest" if late == 400 else b"NotImplemented"), None)
     with content(tmp_path / "f", BODY, in_memory=True) as file:
@@ -226,7 +223,7 @@ def test_those_in_flight_when_the_checksum_was_refused_go_again_too(late: int, t
 )
 def test_region_is_learnt_from_the_answer(status: int, code: str, region: str, moves: bool, tmp_path: Path) -> None:
     """Only the region's name is believed, once for all workers, and no file or destination is blamed for it."""
-    store = Store(connection("bucket", ""), PLAIN)
+    store = store_of("curl", destination("bucket", ""))
     before = store.client
     body = f"<Error><Code>{code}</Code></Error>".encode() if code else b""
     answer = Answer(status, {"x-amz-bucket-region": region, "location": "http://evil.example.org/"}, body, None)
@@ -245,7 +242,7 @@ def test_region_is_learnt_from_the_answer(status: int, code: str, region: str, m
 
 def test_a_store_of_ones_own_has_no_regions(tmp_path: Path) -> None:
     """What answers at endpoint_url stays the one that is asked, whatever region it speaks of."""
-    store = Store(connection("b", URL), PLAIN)
+    store = store_of("curl", destination("b", URL))
     with content(tmp_path / "f", BODY, in_memory=True) as file:
         error = _refused(store, file, store.request(file), Answer(301, {"x-amz-bucket-region": "eu-west-1"}, b"", None))
 
@@ -256,7 +253,7 @@ def test_a_store_of_ones_own_has_no_regions(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"])
 def test_refused_credentials_are_looked_up_again(code: str, tmp_path: Path) -> None:
     """A person may have replaced them meanwhile."""
-    store = Store(connection("b", URL), PLAIN)
+    store = store_of("curl", destination("b", URL))
     with content(tmp_path / "f", BODY, in_memory=True) as file:
         _refused(store, file, store.request(file), Answer(403, {}, f"<E><Code>{code}</Code></E>".encode(), None))
 
@@ -282,35 +279,35 @@ def test_times_keep_their_nanoseconds(ns: int, text: str) -> None:
 @pytest.mark.parametrize(
     ("where", "url"),
     [
-        (connection("s3spool-key", URL), f"{URL}/s3spool-key/"),
-        (connection("b.dots", "", region="eu-west-1"), "https://s3.eu-west-1.amazonaws.com/b.dots/"),
-        (connection("bucket", "", region="eu-west-1"), "https://bucket.s3.eu-west-1.amazonaws.com/"),
-        (connection("bucket", "", region="eu-west-1", use_accelerate_endpoint=True),
+        (destination("s3spool-key", URL), f"{URL}/s3spool-key/"),
+        (destination("b.dots", "", region="eu-west-1"), "https://s3.eu-west-1.amazonaws.com/b.dots/"),
+        (destination("bucket", "", region="eu-west-1"), "https://bucket.s3.eu-west-1.amazonaws.com/"),
+        (destination("bucket", "", region="eu-west-1", use_accelerate_endpoint=True),
          "https://bucket.s3-accelerate.amazonaws.com/"),
-        (connection("bucket", "", region="eu-west-1", use_accelerate_endpoint=True, use_dualstack_endpoint=True),
+        (destination("bucket", "", region="eu-west-1", use_accelerate_endpoint=True, use_dualstack_endpoint=True),
          "https://bucket.s3-accelerate.dualstack.amazonaws.com/"),
-        (connection("bucket", "", region="eu-west-1", use_dualstack_endpoint=True),
+        (destination("bucket", "", region="eu-west-1", use_dualstack_endpoint=True),
          "https://bucket.s3.dualstack.eu-west-1.amazonaws.com/"),
-        (connection("bucket", "", region="us-east-1", use_fips_endpoint=True),
+        (destination("bucket", "", region="us-east-1", use_fips_endpoint=True),
          "https://bucket.s3-fips.us-east-1.amazonaws.com/"),
-        (connection("bucket", "", region="us-gov-west-1", use_fips_endpoint=True, use_dualstack_endpoint=True),
+        (destination("bucket", "", region="us-gov-west-1", use_fips_endpoint=True, use_dualstack_endpoint=True),
          "https://bucket.s3-fips.dualstack.us-gov-west-1.amazonaws.com/"),
-        (connection("bucket", "https://s3.example.org", addressing_style="virtual"), "https://bucket.s3.example.org/"),
-        (connection("bucket", "", addressing_style="path", region="eu-west-1"),
+        (destination("bucket", "https://s3.example.org", addressing_style="virtual"), "https://bucket.s3.example.org/"),
+        (destination("bucket", "", addressing_style="path", region="eu-west-1"),
          "https://s3.eu-west-1.amazonaws.com/bucket/"),
-        (connection("arn:aws:s3:eu-west-1:123456789012:accesspoint/ap", "", region="eu-west-1"),
+        (destination("arn:aws:s3:eu-west-1:123456789012:accesspoint/ap", "", region="eu-west-1"),
          "https://ap-123456789012.s3-accesspoint.eu-west-1.amazonaws.com/"),
     ],
 )  # fmt: skip
 def test_where_objects_go(where: Any, url: str) -> None:
     """Addressing style, region and access point are botocore's rules."""
-    assert Store(where, PLAIN).endpoint.url == url
+    assert Store(where, timeout_s=20.0).endpoint.url == url
 
 
 def test_an_unknown_profile_is_a_configuration_error() -> None:
     """With the field's name."""
     with pytest.raises(ConfigError, match=r'^destination.profile = "nobody": .*nobody'):
-        Store(connection("b", URL, profile="nobody"), PLAIN)
+        store_of("curl", destination("b", URL, profile="nobody"))
 
 
 class NoChecksums(EmptyOk):
@@ -328,8 +325,8 @@ def sent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         def send(fault: Fault, overwrite: str = "allow", *, there: bytes | None = None) -> Any:
             if there is not None:
                 server.client().put_object(Bucket=server.bucket, Key="f", Body=there)
-            where = connection(server.bucket, server.endpoint_url, timeout_s=5.0)
-            store = store_of(request.param, where, PLAIN._replace(overwrite=overwrite))
+            where = destination(server.bucket, server.endpoint_url, overwrite=overwrite)
+            store = store_of(request.param, where, timeout_s=5.0)
             transport = store.transport()
             server.script(fault, match="^PUT", times=1)
             try:
@@ -380,7 +377,7 @@ def test_a_portal_that_answers_every_request_proves_nothing(fault: Fault, tmp_pa
     """The HEAD that should tell gets a 200 of the same kind: no ETag, no KeyError, no success."""
     with FaultyS3() as server, content(tmp_path / "f", BODY, in_memory=True) as file:
         server.script(fault, times=None)
-        store = store_of("curl", connection(server.bucket, server.endpoint_url), PLAIN)
+        store = store_of("curl", destination(server.bucket, server.endpoint_url))
         transport = store.transport()
         made = store.request(file)
         answer = put(transport, made)
@@ -392,12 +389,11 @@ def test_a_portal_that_answers_every_request_proves_nothing(fault: Fault, tmp_pa
     assert (refused.value.code, refused.value.scope) == ("Unconfirmed", Scope.UNKNOWN)
 
 
-def test_many_may_ask_at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_many_may_ask_at_once(store_at: StoreAt, caplog: pytest.LogCaptureFixture) -> None:
     """Where only a HEAD confirms, each worker has its connection, keeps it, and no library complains of it."""
     workers = 30
     with FaultyS3() as server:
-        use(server.environment(), monkeypatch)
-        store = store_of("curl", connection(server.bucket, server.endpoint_url), PLAIN)
+        store = store_at(server)
         for _ in range(2):
             hold = HoldUntil()
             server.script(hold, times=None)
@@ -412,12 +408,11 @@ def test_many_may_ask_at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("head", [b"", b"Transfer-Encoding: chunked\r\n"])
-def test_an_answer_to_boto3_without_an_end_is_cut_off(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_to_boto3_without_an_end_is_cut_off(head: bytes, store_at: StoreAt) -> None:
     """It is a failed request like any other, not all the memory there is; the next one passes."""
     piece = b"100000\r\n" + b"y" * 2**20 + b"\r\n"
     with FaultyS3() as server:
-        use(server.environment(), monkeypatch)
-        store = store_of("curl", connection(server.bucket, server.endpoint_url), PLAIN)
+        store = store_at(server)
         server.script(Endless((b"HTTP/1.1 200 OK\r\n" + head + b"\r\n", piece)), times=None)
 
         with pytest.raises(botocore.exceptions.HTTPClientError, match="more than"):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
-import subprocess
 import threading
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from s3.conftest import StoreAt, TransportAt
+from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import Scope
 from s3spool.s3.client import ca_source
+from s3spool.s3.content import Sender
+from s3spool.s3.transport import Answer
 from support.faults import (
     EmptyOk,
     Endless,
@@ -32,18 +34,13 @@ from support.faults import (
 from support.faulty import FaultyS3, make_certificate
 from support.http_server import Exchange, HangUp
 from support.objects import content_of
+from support.processes import finished
 from support.s3_messages import Answer as Reply
 from support.s3_messages import md5_base64
-from support.stores import PLAIN, connection, put, put_request, range_request, store_of, use
+from support.stores import destination, put, put_request, range_request, store_of, use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mypy_boto3_s3.client import S3Client
-
-    from s3spool.demo.seaweed import Seaweed
-    from s3spool.s3.content import Sender
-    from s3spool.s3.transport import Answer
 
 MIB = 1024 * 1024
 ODD_KEYS = [
@@ -75,22 +72,15 @@ def timeout_s() -> float:
 
 
 @pytest.fixture
-def transport(kind: str, timeout_s: float, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
+def transport(kind: str, timeout_s: float, faulty: FaultyS3, transport_at: TransportAt) -> Sender:
     """To the misbehaving server."""
-    use(faulty.environment(), monkeypatch)
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url, timeout_s=timeout_s))
-    made = store.transport()
-    yield made
-    made.close()
+    return transport_at(faulty, kind, timeout_s=timeout_s)
 
 
 @pytest.fixture
-def real(kind: str, seaweed: Seaweed, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
+def real(kind: str, seaweed: Seaweed, bucket: str, transport_at: TransportAt) -> Sender:
     """To SeaweedFS, which verifies signatures and checksums."""
-    use(seaweed.environment(), monkeypatch)
-    made = store_of(kind, connection(bucket, seaweed.endpoint_url)).transport()
-    yield made
-    made.close()
+    return transport_at(seaweed, kind, bucket=bucket)
 
 
 @pytest.fixture
@@ -371,7 +361,7 @@ def test_unusable_endpoints_say_so_at_once(
             "tls": faulty.endpoint_url.replace("http:", "https:"),
             "certificate": secure.endpoint_url,
         }[trouble]
-        transport = store_of(kind, connection("bucket", url)).transport()
+        transport = store_of(kind, destination("bucket", url)).transport()
 
         error = put(transport, put_request("a")).error
 
@@ -388,7 +378,7 @@ def test_tls_with_a_private_ca(told: str, kind: str, tmp_path: Path, monkeypatch
         use(server.environment(), monkeypatch)
         if told == "environment":
             monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
-        where = connection(server.bucket, server.endpoint_url, ca_bundle=certificate if told == "config" else None)
+        where = destination(server.bucket, server.endpoint_url, ca_bundle=certificate if told == "config" else None)
         transport = store_of(kind, where).transport()
 
         assert ok(put(transport, put_request("a", b"secret")))
@@ -406,16 +396,14 @@ def test_the_systems_certificates_are_read_one_by_one(
     bundle, directory = tmp_path / "bundle.pem", tmp_path / "hashed"
     directory.mkdir()
     bundle.write_bytes(certificate.read_bytes() * (1 if complete else 2))
-    hashed = subprocess.run(
-        ["openssl", "x509", "-noout", "-hash", "-in", str(certificate)], capture_output=True, text=True, check=True
-    )
+    hashed = finished("openssl", "x509", "-noout", "-hash", "-in", str(certificate), check=True)
     (directory / f"{hashed.stdout.strip()}.0").symlink_to(certificate)
     monkeypatch.setattr("s3spool.s3.client._SYSTEM_CA", (str(bundle),))
     monkeypatch.setattr("s3spool.s3.client._HASHED_CA", (str(tmp_path / "missing"), str(directory)))
     assert ca_source(bundle) == (directory if complete else bundle)
     with FaultyS3(certificate=(certificate, key)) as server:
         use(server.environment(), monkeypatch)
-        store = store_of("curl", connection(server.bucket, server.endpoint_url))
+        store = store_of("curl", destination(server.bucket, server.endpoint_url))
         if complete:
             bundle.write_bytes(b"")  # nobody looks into it any more
         transport = store.transport()
@@ -427,18 +415,13 @@ def test_the_systems_certificates_are_read_one_by_one(
 
 @pytest.mark.parametrize("offset", [0, 7])
 def test_a_file_that_ends_early_is_no_success(
-    offset: int, kind: str, faulty: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    offset: int, kind: str, faulty: FaultyS3, tmp_path: Path, transport_at: TransportAt
 ) -> None:
     """It shrinks while it is sent: an error of the file, at once, and nothing of it in the bucket."""
     path = tmp_path / "file"
     path.write_bytes(content_of(3 * MIB))
     opened = os.open(path, os.O_RDONLY)
-    use(faulty.environment(), monkeypatch)
-
-    def shrink(_: int) -> None:
-        os.truncate(path, MIB)
-
-    transport = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), bandwidth=shrink).transport()
+    transport = transport_at(faulty, kind, bandwidth=lambda _: os.truncate(path, MIB))
 
     error = put(transport, range_request("a", opened, offset, 2 * MIB)).error
 
@@ -448,7 +431,6 @@ def test_a_file_that_ends_early_is_no_success(
     assert error.cause == f"the file ended at byte {MIB} of {offset + 2 * MIB} while it was sent"
     assert faulty.contents() == {}
     assert ok(put(transport, put_request("next")))
-    transport.close()
 
 
 def test_a_file_that_cannot_be_read_is_the_files_trouble(transport: Sender, tmp_path: Path) -> None:
@@ -463,32 +445,27 @@ def test_a_file_that_cannot_be_read_is_the_files_trouble(transport: Sender, tmp_
     assert error.cause == "the file could not be read on: Is a directory"
 
 
-def test_every_byte_is_paced_once(kind: str, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_byte_is_paced_once(kind: str, faulty: FaultyS3, fd: int, transport_at: TransportAt) -> None:
     """The bandwidth limit hears of each byte before it leaves, from memory and from files alike."""
-    use(faulty.environment(), monkeypatch)
     heard: list[int] = []
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), bandwidth=heard.append)
-    transport = store.transport()
+    transport = transport_at(faulty, kind, bandwidth=heard.append)
 
     assert ok(put(transport, put_request("a", b"12345")))
     assert ok(put(transport, put_request("empty", b"")))
     assert ok(put(transport, range_request("b", fd, 1, 3 * MIB)))
 
     assert (heard[0], sum(heard)) == (5, 5 + 3 * MIB)
-    transport.close()
 
 
-def test_the_pace_may_grant_less(kind: str, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pace_may_grant_less(kind: str, faulty: FaultyS3, fd: int, transport_at: TransportAt) -> None:
     """Then the rest is asked for again, and nothing is sent twice or left out."""
-    use(faulty.environment(), monkeypatch)
     asked: list[int] = []
 
     def grant(size: int) -> int:
         asked.append(size)
         return min(size, 10_000)
 
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url), bandwidth=grant)
-    transport = store.transport()
+    transport = transport_at(faulty, kind, bandwidth=grant)
 
     assert ok(put(transport, put_request("a", b"m" * 25_000)))
     assert asked == [25_000, 15_000, 5_000]
@@ -496,7 +473,6 @@ def test_the_pace_may_grant_less(kind: str, faulty: FaultyS3, fd: int, monkeypat
 
     assert faulty.contents() == {"a": b"m" * 25_000, "b": content_of(3 * MIB + 1)[5 : 5 + MIB]}
     assert len(asked) >= MIB // 10_000
-    transport.close()
 
 
 def test_a_rested_transport_goes_on(transport: Sender, faulty: FaultyS3, fd: int) -> None:
@@ -567,8 +543,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("kind", ["curl", "carried"])
 @pytest.mark.parametrize(
-    ("name", "streamed"),
-    [(name, False) for name in ENDLESS] + [("error, all at once", True), ("body in drips", True)],
+    ("name", "streamed"), [(name, False) for name in ENDLESS] + [("error, all at once", True), ("body in drips", True)]
 )
 @pytest.mark.parametrize("timeout_s", [1.0])
 def test_an_answer_without_an_end_is_cut_off(
@@ -592,67 +567,20 @@ def test_an_answer_without_an_end_is_cut_off(
     assert ok(put(transport, put_request("next")))
 
 
-def test_waiting_for_the_pace_is_no_silence(
-    kind: str, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_for_the_pace_is_no_silence(kind: str, faulty: FaultyS3, fd: int, transport_at: TransportAt) -> None:
     """A body that waits for its turn longer than timeout_s is not taken for a server that does not answer."""
-    use(faulty.environment(), monkeypatch)
-    where = connection(faulty.bucket, faulty.endpoint_url, timeout_s=1.0)
-    transport = store_of(kind, where, bandwidth=lambda _: threading.Event().wait(1.5) and None).transport()
+    transport = transport_at(faulty, kind, timeout_s=1.0, bandwidth=lambda _: threading.Event().wait(1.5) and None)
 
     answer = put(transport, range_request("a", fd, 0, 100))
 
     assert ok(answer), answer
-    transport.close()
 
 
-@contextmanager
-def thin_line(bytes_s: int) -> Iterator[int]:
-    """The port of a server that takes so many bytes a second of each request, and then answers 200."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    closing = threading.Event()
-
-    def serve() -> None:
-        with suppress(OSError):
-            connection, _ = listener.accept()
-            with connection:
-                head, _, body = connection.recv(4096).partition(b"\r\n\r\n")
-                length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
-                left = length - len(body)
-                while left and not closing.wait(0.25):
-                    left -= len(connection.recv(min(left, bytes_s // 4)))
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield listener.getsockname()[1]
-    closing.set()
-    listener.close()
-    thread.join(30)
-    assert not thread.is_alive()
-
-
-@pytest.mark.parametrize("kind", ["curl", "carried"])
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_a_thin_line_is_no_silence(kind: str, in_memory: bool, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of a small body is in the kernel at once, and on its way for longer than timeout_s."""
-    use({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}, monkeypatch)
-    with thin_line(40_000) as port:
-        transport = store_of(kind, connection("b", f"http://127.0.0.1:{port}", timeout_s=2.0)).transport()
-
-        answer = put(transport, put_request("a", b"x" * 120_000) if in_memory else range_request("a", fd, 0, 120_000))
-
-        assert ok(answer), answer
-        transport.close()
-
-
-def test_without_credentials_nothing_is_sent(kind: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_nothing_is_sent(
+    kind: str, faulty: FaultyS3, store_at: StoreAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And where they vanish later, the last request is not sent once more in the place of this one."""
-    use(faulty.environment(), monkeypatch)
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url))
+    store = store_at(faulty, kind)
     transport = store.transport()
     assert ok(put(transport, put_request("a")))
     use({}, monkeypatch)
@@ -670,11 +598,10 @@ def test_without_credentials_nothing_is_sent(kind: str, faulty: FaultyS3, monkey
 
 
 def test_new_credentials_and_another_region_are_taken(
-    kind: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    kind: str, faulty: FaultyS3, store_at: StoreAt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An open transport goes on with what is valid now."""
-    use(faulty.environment(), monkeypatch)
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url))
+    store = store_at(faulty, kind)
     transport = store.transport()
     put(transport, put_request("a"))
     use({"AWS_ACCESS_KEY_ID": "AKNEW", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "tok/en+="}, monkeypatch)
@@ -693,10 +620,9 @@ def test_new_credentials_and_another_region_are_taken(
     transport.close()
 
 
-def test_descriptors_are_given_back(kind: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptors_are_given_back(kind: str, faulty: FaultyS3, store_at: StoreAt) -> None:
     """Closed transports hold nothing, those that had errors neither."""
-    use(faulty.environment(), monkeypatch)
-    store = store_of(kind, connection(faulty.bucket, faulty.endpoint_url, timeout_s=5.0))
+    store = store_at(faulty, kind, timeout_s=5.0)
     faulty.script(Reset("after"), times=None, match="bad")
 
     def rounds(count: int) -> None:
@@ -718,4 +644,4 @@ def test_regions_apart_from_one_signature_go_through_boto3(monkeypatch: pytest.M
     """A multi-region access point takes SigV4A, which libcurl cannot make."""
     use({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}, monkeypatch)
 
-    store_of("boto3", connection("arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap", ""), PLAIN)
+    store_of("boto3", destination("arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap", ""))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from support.daemon import Daemon
+from support.faulty import FaultyS3
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from support.daemon import Daemon
-    from support.faulty import FaultyS3
 
 NEVER_S = float("inf")
 

@@ -10,14 +10,12 @@ import signal
 import subprocess
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 WAIT_S = 30.0
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")

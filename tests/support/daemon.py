@@ -10,20 +10,21 @@ import subprocess
 import sys
 import threading
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from s3spool.control.protocol import ask
+from s3spool.demo.seaweed import Seaweed
+from s3spool.ledger.reader import Reader
+from support.faulty import FaultyS3
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-    from types import TracebackType
-    from typing import Self
 
 _S3SPOOL: tuple[str, ...] = (sys.executable, "-m", "s3spool")
 
 Event = dict[str, Any]
+Make = Callable[..., "Daemon"]
 
 
 class Daemon:
@@ -36,12 +37,17 @@ class Daemon:
     def __init__(
         self,
         home: Path,
+        server: FaultyS3 | Seaweed | None = None,
+        /,
         *,
         bucket: str = "",
         environment: Mapping[str, str] | None = None,
         **sections: Mapping[str, Any] | list[dict[str, Any]],
     ) -> None:
-        """`sections` are the config file's tables (`rule`: a list); the defaults only make tests quick and apart."""
+        """`server` gives the environment, and the bucket where it has one of its own.
+
+        `sections` are the config file's tables (`rule`: a list); the defaults only make tests quick and apart.
+        """
         self.home = home
         self.folder = home / "spool"
         self.state_directory = home / "state"
@@ -50,7 +56,7 @@ class Daemon:
         self.socket_path = home / "control.sock"
         self.config: dict[str, Any] = {
             "watch": {"directory": str(self.folder), "settle_s": 0},
-            "destination": {"bucket": bucket, "addressing_style": "path"},
+            "destination": {"bucket": bucket or getattr(server, "bucket", ""), "addressing_style": "path"},
             "retry": {"initial_s": 0.1, "max_s": 1},
             "state": {"directory": str(self.state_directory)},
             "service": {"control_socket": str(self.socket_path)},
@@ -62,7 +68,8 @@ class Daemon:
             else:
                 self.config.setdefault(name, {}).update(options)
         self.program = _S3SPOOL  #: what `start` puts before "run"
-        self.environment = _without_settings(os.environ) | dict(environment or {})
+        self.environment = _without_settings(os.environ) | (server.environment() if server else {})
+        self.environment |= environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._runs_before_bytes = 0
         self._log_lock = threading.Lock()
@@ -95,6 +102,15 @@ class Daemon:
             )
         return self
 
+    def start_ready(self) -> Self:
+        self.start().wait_ready()
+        return self
+
+    def start_scanned(self) -> Self:
+        """What comes from now on, the first scan does not find."""
+        self.start().wait_event("scan.finished")
+        return self
+
     def drop(self, name: str, content: bytes = b"content") -> Path:
         """Put a file into the folder as careful writers do: complete under another name, then renamed."""
         path = self.folder / name
@@ -104,13 +120,24 @@ class Daemon:
         hidden.rename(path)
         return path
 
+    def drop_all(self, files: Mapping[str, bytes]) -> None:
+        for name, content in files.items():
+            self.drop(name, content)
+
+    def drop_hole(self, name: str, size: int) -> Path:
+        """A sparse file, which takes no room on the disk."""
+        hidden = self.folder / f".{name}"
+        with hidden.open("wb") as hole:
+            hole.truncate(size)
+        return hidden.rename(self.folder / name)
+
     def events(self, name: str | None = None, *, this_run: bool = False, **fields: object) -> list[Event]:
         """Logged so far, oldest first; `fields` must be equal."""
         skip_bytes = self._runs_before_bytes if this_run else 0
         wanted = fields if name is None else {"event": name, **fields}
         return [event for event in self._parsed(skip_bytes) if wanted.items() <= event.items()]
 
-    def wait_event(self, name: str, timeout_s: float = 30.0, **fields: object) -> Event:
+    def wait_event(self, name: str, timeout_s: float = 60.0, **fields: object) -> Event:
         """The first such event of this run, waiting for it; fails at once when the daemon has ended."""
 
         def first() -> Event | None:
@@ -124,10 +151,10 @@ class Daemon:
         assert found is not None
         return found
 
-    def wait_ready(self, timeout_s: float = 30.0) -> Event:
+    def wait_ready(self, timeout_s: float = 60.0) -> Event:
         return self.wait_event("daemon.ready", timeout_s)
 
-    def wait_uploaded(self, count: int, timeout_s: float = 30.0) -> None:
+    def wait_uploaded(self, count: int, timeout_s: float = 60.0) -> None:
         """Until `count` files were uploaded in all runs together."""
         eventually(
             lambda: len(self.events("file.uploaded")) >= count,
@@ -138,6 +165,19 @@ class Daemon:
     def scans(self) -> int:
         """How many scans this run has finished; those that found nothing have no line in the log."""
         return int(ask(self.socket_path, "progress")["scan"])
+
+    def ledger(self) -> Reader:
+        return Reader(self.state_directory / "ledger.sqlite3")
+
+    def receipts(self) -> int:
+        """How many files are uploaded and recorded."""
+        with self.ledger() as reader:
+            return reader.counts()["uploaded"]
+
+    def process_status(self, field: str) -> int:
+        """A number of /proc/PID/status: Threads, VmRSS (KiB), VmHWM (KiB)."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
     def mark(self) -> None:
         """What was logged so far belongs to an earlier test: `wait_event` and `this_run` begin here."""
@@ -153,7 +193,7 @@ class Daemon:
         process.wait()
         self._process = None
 
-    def wait_exit(self, timeout_s: float = 30.0) -> int:
+    def wait_exit(self, timeout_s: float = 60.0) -> int:
         """The exit code, waiting for it."""
         code = self._running().wait(timeout_s)
         self._process = None
@@ -166,12 +206,12 @@ class Daemon:
         except subprocess.TimeoutExpired:
             return None
 
-    def stop(self, timeout_s: float = 30.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         """SIGTERM, the drain, and the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait_exit(timeout_s)
 
-    def cli(self, *arguments: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run `s3spool COMMAND ...` with this daemon's config file; the caller checks the exit code."""
         command, *rest = arguments
         return subprocess.run(

@@ -1,19 +1,17 @@
 """Whose fault is a failure? The four rules of `CircuitBreaker`, written a second time and simply: the reference.
 
-`Rules` keeps the evidence and decides. `Simulation` is a queue, a retry list and workers around it, in virtual time.
-`python tests/support/failure_model.py` prints one line for each scenario. Times are seconds; a server is a function
-(path, now, rng) that answers "ok" or (kind, code) or (kind, code, seconds it takes). An answer takes 30 ms.
+`Rules` keeps the evidence and decides; `SCENARIOS` are played by the real parts, in virtual time (support/virtual.py).
+Times are seconds; a server is a function (path, now, rng) that answers "ok" or (kind, code) or (kind, code, seconds it
+takes). An answer takes 30 ms.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 EVERYBODY = "everybody"  # no file could pass (403, DNS, NoSuchBucket ...)
 REFUSED = "refused"  # S3 says that it will never take this file (400, 413 ...)
@@ -21,13 +19,8 @@ UNKNOWN = "unknown"  # one answer does not tell (5xx, time-outs, broken answers)
 ITSELF = "itself"  # the file itself shows it (unreadable ...)
 
 STREAK = 8
-PROBES = 4
 LONGEST_ROUND_S = 10.0
-ARRIVAL_S = 0.25
-BETWEEN_ARRIVALS_S = 1 / 32
-ANSWER_S = 0.03
 PROVISIONAL = 3
-RETRY_SHARE = 0.25
 
 Answer = Any  # "ok", (kind, code) or (kind, code, seconds)
 Server = Callable[[str, float, random.Random], Answer]
@@ -136,142 +129,6 @@ class Rules:
         return released
 
 
-class Simulated(Protocol):
-    """What scenarios need: of the reference, and of the real breaker, queue, retry list and ledger."""
-
-    def drop(self, when: float, path: str) -> None: ...
-
-    def run(self, until: float) -> None: ...
-
-    def files(self) -> dict[str, File]: ...
-
-    def counts(self) -> str: ...
-
-
-class Simulation:
-    """The rules among a hundred workers, a queue and a retry list."""
-
-    def __init__(self, server: Server, *, seed: int = 1, workers: int = 100) -> None:
-        self.server, self.rng, self.now, self.workers = server, random.Random(seed), 0.0, workers
-        self.rules = Rules()
-        self.events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self.order = itertools.count()
-        self.untried: list[str] = []
-        self.tried: list[str] = []
-        self.busy = self.busy_tried = self.openings = self.requests = 0
-        self.rounds = self.probes_left = self.arrivals = self.untried_probes = 0
-        self.next_arrival = 0.0
-
-    def drop(self, when: float, path: str) -> None:
-        self.at(when, self.arrive, path)
-
-    def run(self, until: float) -> None:
-        while self.events and self.events[0][0] <= until:
-            self.now, _, act, args = heapq.heappop(self.events)
-            act(*args)
-            self.send_what_may_go()
-        self.now = until
-
-    def files(self) -> dict[str, File]:
-        return self.rules.files
-
-    def counts(self) -> str:
-        return f"openings {self.openings}, requests {self.requests}"
-
-    def at(self, when: float, act: Callable[..., None], *args: Any) -> None:
-        heapq.heappush(self.events, (when, next(self.order), act, args))
-
-    def arrive(self, path: str) -> None:
-        self.rules.files[path] = File(self.now)
-        self.untried.append(path)
-        if self.rules.open and self.untried_probes < PROBES:
-            self.arrivals += 1
-            if self.arrivals == 1:
-                self.await_arrival(ARRIVAL_S)
-
-    def await_arrival(self, wait_s: float) -> None:
-        """Wake up then: `choose_probe` looks at the clock."""
-        self.next_arrival = self.now + wait_s
-        self.at(self.next_arrival, lambda: None)
-
-    def plan_round(self) -> None:
-        longest_s = min(LONGEST_ROUND_S, 2 ** min(self.rounds, 30))
-        self.rounds += 1
-        self.at(self.now + self.rng.uniform(0.1, longest_s), self.begin_round, self.openings)
-
-    def begin_round(self, opening: int) -> None:
-        if self.rules.open and opening == self.openings:
-            self.probes_left = PROBES
-            self.plan_round()
-
-    def choose_probe(self) -> str | None:
-        if not self.untried:
-            self.arrivals = 0
-        arrival = self.arrivals > 0 and self.now >= self.next_arrival
-        newest = arrival or self.probes_left % 2 == 0
-        if arrival:
-            self.arrivals -= 1
-            self.await_arrival(BETWEEN_ARRIVALS_S)
-        elif self.probes_left:
-            self.probes_left -= 1
-        else:
-            return None
-        if self.untried:
-            return self.untried.pop() if newest else pop_random(self.untried, self.rng)
-        return pop_random(self.tried, self.rng) if self.tried else None
-
-    def next_path(self) -> str | None:
-        if self.rules.open:
-            return self.choose_probe()
-        if self.untried:
-            return self.untried.pop(0)
-        return self.tried.pop(0) if self.tried and self.busy_tried < RETRY_SHARE * self.workers else None
-
-    def send_what_may_go(self) -> None:
-        while self.busy < self.workers and (path := self.next_path()) is not None:
-            probe, tried = self.rules.open, bool(self.rules.files[path].error)
-            self.rules.began(path)
-            self.busy += 1
-            self.requests += 1
-            self.busy_tried += tried
-            self.untried_probes += probe and not tried
-            answer = self.server(path, self.now, self.rng)
-            takes_s = answer[2] if len(answer) == 3 else ANSWER_S
-            when = self.now + takes_s * self.rng.uniform(0.8, 1.2)
-            self.at(when, self.answered, path, self.now, tried, probe, answer)
-
-    def answered(self, path: str, sent: float, tried: bool, probe: bool, answer: Answer) -> None:
-        self.busy -= 1
-        self.busy_tried -= tried
-        self.untried_probes -= probe and not tried
-        if answer == "ok":
-            for released in self.rules.succeeded(path, sent, self.now):
-                self.due(released)
-            return
-        was_open = self.rules.open
-        what = self.rules.failed(path, answer[0], answer[1], sent, self.now)
-        if self.rules.open and not was_open:
-            self.openings += 1
-            self.rounds = self.probes_left = self.arrivals = 0
-            self.plan_round()
-        if what == "put back":
-            self.tried.append(path)
-        elif what == "back off":
-            longest_s = self.rules.longest_wait_s(path, initial_s=1.0, max_s=300.0)
-            self.at(self.now + self.rng.uniform(0.1, longest_s), self.due, path)
-        else:
-            self.rules.files[path].done = self.now
-
-    def due(self, path: str) -> None:
-        if self.rules.files[path].state == "waiting":
-            self.rules.files[path].state = "queued"
-            self.tried.append(path)
-
-
-def pop_random(paths: list[str], rng: random.Random) -> str:
-    return paths.pop(rng.randrange(len(paths)))
-
-
 # Servers
 
 
@@ -314,26 +171,6 @@ class Scenario:
     slowest_s: float | None = None  # of a good file, from its arrival
     since: float = 0.0  # or from then, whichever is later
     parked: int | None = None  # how many bad files are parked at the end
-
-    def check(self, simulated: Simulated) -> str:
-        """One line of figures. Raises AssertionError where it does not hold."""
-        for when, path in self.drops:
-            simulated.drop(when, path)
-        simulated.run(self.until)
-        files = simulated.files()
-        good = [file for path, file in files.items() if not path.startswith("bad")]
-        bad = [file for path, file in files.items() if path.startswith("bad")]
-        sent = [file for file in good if file.state == "uploaded"]
-        slowest_s = max((file.done - max(file.dropped, self.since) for file in sent), default=0.0)
-        parked = sum(file.state == "parked" for file in bad)
-        line = (
-            f"{self.name:48s} good {len(sent)}/{len(good)}, slowest {slowest_s:7.1f} s; "
-            f"bad parked {parked}/{len(bad)}; {simulated.counts()}"
-        )
-        assert len(sent) == len(good), line
-        assert self.slowest_s is None or slowest_s <= self.slowest_s, line
-        assert self.parked is None or parked == self.parked, line
-        return line
 
 
 KINDS = ((REFUSED, "413"), (UNKNOWN, "500"), (EVERYBODY, "403"))
@@ -394,14 +231,3 @@ def _slow_and_flaky() -> list[Scenario]:
 
 
 SCENARIOS = [*_crowds(), *_outages(), *_slow_and_flaky()]
-
-
-if __name__ == "__main__":
-    failed = 0
-    for scenario in SCENARIOS:
-        try:
-            print("ok  ", scenario.check(Simulation(scenario.server)))  # noqa: T201 - a program for people
-        except AssertionError as exc:
-            failed += 1
-            print("FAIL", exc)  # noqa: T201
-    sys.exit(failed > 0)

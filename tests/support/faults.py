@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from support.http_server import HangUp
+from support.http_server import Exchange, HangUp
 from support.s3_messages import Answer
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from support.http_server import Exchange
 
 
 class Fault:

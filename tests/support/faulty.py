@@ -11,26 +11,22 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import boto3
 from botocore.config import Config
 
 from support.faults import Fault
-from support.http_server import HttpServer
+from support.http_server import Exchange, HttpServer
+from support.s3_messages import Request
 from support.s3_store import Store, StoredObject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-    from types import TracebackType
-    from typing import Self
-
     from mypy_boto3_s3.client import S3Client
-
-    from support.http_server import Exchange
-    from support.s3_messages import Request
 
 
 @dataclass

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Self, cast
 
 from s3spool.config.schema import (
     AfterConfig,
@@ -23,17 +24,18 @@ from s3spool.daemon.components import Remote, build
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.failure.retry_policy import Policy
+from s3spool.ledger.protocol import Known
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import Identity
+from s3spool.ledger.rows import Identity, Receipt, Retry
+from s3spool.ledger.store import Ledger
 from s3spool.queue.item import Item
 from s3spool.s3.bandwidth import BandwidthLimiter
+from s3spool.s3.store import Store
 from support.memory_bucket import MemoryBucket
+from support.rows import a_receipt
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from s3spool.ledger.protocol import Known
-    from s3spool.ledger.store import Ledger
-    from s3spool.s3.store import Store
+Build = Callable[..., "House"]
 
 
 def a_breaker(*, initial_s: float, max_s: float) -> CircuitBreaker:
@@ -110,11 +112,12 @@ class House:
         """The reasons of the scans that are due; a scan that runs takes them."""
         return sorted(self.scan._reasons)
 
-    def start(self, *components: Any) -> None:
+    def start(self, *components: Any) -> Self:
         """Without names: all but the scan."""
         for component in components or (self.ledger, self.after, self.workers, self.retry, self.settle_thread):
             component.start()
             self._running.append(component)
+        return self
 
     def close(self) -> None:
         """Safe to call twice."""
@@ -150,6 +153,9 @@ class House:
             os.utime(file, ns=(mtime_ns, mtime_ns))
         return file
 
+    def drop_many(self, count: int) -> list[str]:
+        return [self.drop(f"{number:03d}").name for number in range(count)]
+
     def offer(self, *paths: str) -> None:
         self.inbox.offer([Item(path) for path in paths])
 
@@ -159,6 +165,36 @@ class House:
     def known(self, path: str) -> Known | None:
         with Reader(self.ledger.path) as reader:
             return reader.known([path]).get(path)
+
+    def receipt_of(self, path: str) -> Receipt:
+        known = self.known(path)
+        assert known is not None
+        assert known.receipt is not None
+        return known.receipt
+
+    def retry_of(self, path: str) -> Retry:
+        known = self.known(path)
+        assert known is not None
+        assert known.retry is not None
+        return known.retry
+
+    def record(self, *rows: Receipt | Retry) -> None:
+        """Durable when it returns; the ledger has to run."""
+        for row in rows:
+            if isinstance(row, Receipt):
+                self.ledger.record_receipt(row)
+            else:
+                self.ledger.record_retry(row)
+        assert self.ledger.flush(10)
+
+    def receipt_for(self, path: str, **fields: Any) -> Receipt:
+        """A receipt of the file as it is now."""
+        here = {"identity": self.identity(path), "destination": self.ledger.destination}
+        return a_receipt(path, **(here | fields))
+
+    def wait_sent(self, *paths: str) -> None:
+        eventually(lambda: set(paths) <= set(self.bucket.objects), message=str(paths))
+        self.quiet()
 
     def open_files(self) -> list[str]:
         """Files of the spool folder that are open in this process."""

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from s3spool.config import loader as configuration
 from s3spool.daemon.supervisor import Daemon
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    import pytest
 
 
 def inside(home: Path, request: pytest.FixtureRequest) -> Daemon:

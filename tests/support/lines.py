@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterator, MutableMapping
+from typing import Any, NoReturn
 
 import structlog
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, MutableMapping
 
 
 class Lines(list[dict[str, Any]]):

@@ -6,18 +6,14 @@ import base64
 import hashlib
 import os
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
-from s3spool.s3.content import NeedsVerificationError, Stored
+from s3spool.errors import UploadError
+from s3spool.s3.content import Content, NeedsVerificationError, Stored
 from s3spool.s3.keys import key_of
 from support.memory_parts import MemoryParts, PartPut
-
-if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Callable
-
-    from s3spool.errors import UploadError
-    from s3spool.s3.content import Content
 
 CHUNK = 1024 * 1024
 
@@ -55,6 +51,15 @@ class MemoryBucket:
         self.open_senders = 0
         self.lock = threading.Lock()
         self.parts = MemoryParts(self)
+
+    def before_next_put(self, act: Callable[[], object]) -> None:
+        """Once, while the next file is being sent."""
+
+        def once(_: str) -> None:
+            self.before_put = lambda _: None
+            act()
+
+        self.before_put = once
 
     def transport(self) -> MemorySender:
         with self.lock:

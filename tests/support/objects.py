@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mypy_boto3_s3.client import S3Client
 
 

@@ -6,13 +6,10 @@ import contextlib
 import re
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
-    from typing import Self
+from types import TracebackType
+from typing import Self
 
 _HEAD_END = b"\r\n\r\n"
 _CHUNK_BYTES = 256 * 1024

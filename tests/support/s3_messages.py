@@ -5,16 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
-from typing import TYPE_CHECKING
+from io import BufferedIOBase, BytesIO
 from xml.sax.saxutils import escape
 
 from awscrt import checksums
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from io import BufferedIOBase
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 import threading
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from support.s3_messages import DIGESTS, NAMESPACE, Answer, Request, checksum, md5_base64, md5_hex
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _MAX_SKEW_S = 900
 _ANNOUNCED = ("x-amz-checksum-algorithm", "x-amz-checksum-type")

@@ -10,15 +10,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import Self
 
 import pytest
 
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
 
 
 class SlowFiles:

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
+
+from s3spool.config.schema import DestinationConfig
 from s3spool.ledger.rows import Identity
-from s3spool.s3.client import Connection
-from s3spool.s3.content import Content
-from s3spool.s3.options import ObjectOptions
+from s3spool.s3.content import Content, Multiplexer, Sender
 from s3spool.s3.store import Store
-from s3spool.s3.transport import Request
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    import pytest
-
-    from s3spool.s3.content import Multiplexer, Sender
-    from s3spool.s3.transport import Answer
-
-PLAIN = ObjectOptions("", "", "", "", "", "", "allow", "auto", {}, {})
+from s3spool.s3.transport import Answer, Request
 
 
-def connection(bucket: str, endpoint_url: str, **more: Any) -> Connection:
-    return Connection(bucket, endpoint_url, "", "", "auto", None, 20.0)._replace(**more)
+def destination(bucket: str, endpoint_url: str, **keys: Any) -> DestinationConfig:
+    return DestinationConfig(bucket=bucket, endpoint_url=endpoint_url, **keys)
 
 
 def use(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,13 +35,9 @@ def use(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
 
 
-def store_of(kind: str, where: Connection, options: ObjectOptions = PLAIN, *, bandwidth: Any = None) -> Store:
+def store_of(kind: str, where: DestinationConfig, *, timeout_s: float = 20.0, bandwidth: Any = None) -> Store:
     """`kind` is curl, carried (curl, not by itself but by its carrier) or boto3."""
-    store = (
-        _CarriedStore(where, options, bandwidth=bandwidth)
-        if kind == "carried"
-        else Store(where, options, bandwidth=bandwidth)
-    )
+    store = (_CarriedStore if kind == "carried" else Store)(where, timeout_s=timeout_s, bandwidth=bandwidth)
     if kind == "boto3":
         store._curl = None
     assert store.kind == ("boto3" if kind == "boto3" else "curl")

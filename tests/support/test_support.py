@@ -6,17 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import (
     ClientError,
-    ConnectionClosedError,
     HTTPClientError,
-    ReadTimeoutError,
 )
 
 from s3spool.demo import seaweed as seaweed_module
@@ -30,22 +28,10 @@ from support.s3_messages import checksum, md5_hex
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mypy_boto3_s3.client import S3Client
 
-BODY = b"content " * 1000
 
-PARENT = """
-import sys
-from pathlib import Path
-from s3spool.demo.seaweed import Seaweed
-server = Seaweed(Path(sys.argv[1]), access_key="AKTEST", secret_key="test-secret").start()
-server.create_bucket("kept")
-server.client().put_object(Bucket="kept", Key="a", Body=b"survives")
-print(server.pid, flush=True)
-sys.stdin.read()
-"""
+BODY = b"content " * 1000
 
 
 @pytest.fixture
@@ -63,14 +49,6 @@ def error_code(failure: pytest.ExceptionInfo[ClientError]) -> str:
     return failure.value.response["Error"]["Code"]
 
 
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"  # the machine's init may be slow to collect it
-
-
 # --- Seaweed
 
 
@@ -82,26 +60,6 @@ def test_seaweed_keeps_what_it_was_given(s3: S3Client, bucket: str) -> None:
 
     assert len(keys(s3, bucket)) == 1050
     assert objects(s3, bucket, "d/000") == {f"d/000{n}": b"%d" % n for n in range(10)}
-
-
-@pytest.mark.integration
-def test_seaweed_dies_with_a_killed_parent_and_its_data_starts_again(tmp_path: Path) -> None:
-    """kill -9 of the parent leaves no server behind, and the next one serves the same objects."""
-    command = [sys.executable, "-c", PARENT, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout
-        pid = int(parent.stdout.readline())
-        assert is_running(pid)
-        assert os.getsid(pid) == pid, "Ctrl-C on the terminal must not reach it"
-
-        parent.kill()
-        parent.wait()
-        eventually(lambda: not is_running(pid), message="weed ends")
-
-    with Seaweed(tmp_path, access_key="AKTEST", secret_key="test-secret") as server:  # noqa: S106 - loopback
-        s3 = server.client()
-        assert objects(s3, "kept") == {"a": b"survives"}
-        s3.close()
 
 
 @pytest.mark.integration
@@ -131,18 +89,6 @@ def test_seaweed_shows_the_end_of_the_log_of_a_server_that_dies(
 
     with pytest.raises(SeaweedError, match=r"no space on device .*weed\.log"):
         Seaweed(tmp_path / "data", access_key="a", secret_key="b").start()  # noqa: S106 - loopback
-
-
-def test_seaweed_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo is an extra: who lacks it reads the command."""
-
-    def missing(name: str) -> None:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr("importlib.metadata.files", missing)
-
-    with pytest.raises(SeaweedError, match=r"pip install 's3spool\[demo\]'"):
-        seaweed_module._find_weed()
 
 
 # --- FaultyS3 behaving well
@@ -223,22 +169,6 @@ def test_faulty_speaks_tls_and_aws_chunked(tmp_path: Path) -> None:
         assert server.requests[0].received_bytes > len(BODY)
 
 
-def test_faulty_serves_many_connections_at_once(faulty: FaultyS3, client: S3Client) -> None:
-    """100 requests in flight, held and released without a sleep."""
-    hold = faults.HoldUntil()
-    faulty.script(hold, times=None)
-
-    with ThreadPoolExecutor(100) as pool:
-        answers = [pool.submit(put, client, f"key-{n}") for n in range(100)]
-        eventually(lambda: faulty.in_flight == 100, message="100 in flight")
-        assert faulty.contents() == {}
-        hold.event.set()
-        assert len({answer.result() for answer in answers}) == 1
-
-    assert len(faulty.contents()) == 100
-    assert faulty.connections == 100
-
-
 # --- FaultyS3 misbehaving
 
 
@@ -256,66 +186,6 @@ def test_status_says_what_it_was_told_then_stops(faulty: FaultyS3, client: S3Cli
         assert failure.value.response["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "7"
     put(client)
     assert sorted(faulty.contents()) == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("fault", "error", "stored"),
-    [
-        (faults.Reset("before"), HTTPClientError, False),
-        (faults.Reset("inside"), HTTPClientError, False),
-        (faults.Reset("after"), HTTPClientError, False),
-        (faults.LoseAnswer(), ConnectionClosedError, True),
-        (faults.Truncated(share=0.02), HTTPClientError, True),
-        (faults.Garbage(), HTTPClientError, False),
-        (faults.Silent(), ReadTimeoutError, False),
-        (faults.Redirect(), ClientError, False),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, faults.Fault) else "",
-)
-def test_fault_fails_the_request(
-    faulty: FaultyS3, fault: faults.Fault, error: type[Exception], *, stored: bool
-) -> None:
-    """Each fault is seen by the client as what it says, and stores what it says."""
-    s3 = faulty.client(read_timeout=0.3)
-    faulty.script(fault, times=None)  # boto3 tries a redirect once by itself
-
-    with pytest.raises(error):
-        put(s3)
-
-    s3.close()
-    assert faulty.contents() == ({"a": BODY} if stored else {})
-
-
-def test_reset_inside_takes_half_the_body(faulty: FaultyS3) -> None:
-    """The server has seen a part of the body, and says how much."""
-    s3 = faulty.client()
-    faulty.script(faults.Reset("inside"))
-
-    with pytest.raises(HTTPClientError):
-        put(s3)
-
-    s3.close()
-    assert faulty.requests[0].received_bytes == len(BODY) // 2
-    assert not faulty.requests[0].complete
-
-
-def test_answers_that_confirm_nothing_or_something_else(faulty: FaultyS3, client: S3Client) -> None:
-    """A 200 is not a confirmation."""
-    faulty.script(faults.EmptyOk(), match="^PUT empty$")
-    faulty.script(faults.EmptyOk(store=True), match="^PUT stored$")
-    faulty.script(faults.WrongEtag(), match=lambda request: request.key == "etag")
-    faulty.script(faults.WrongChecksum(), match="^PUT checksum$")
-
-    faulty.script(faults.HtmlOk(), match="^PUT html$")
-
-    with pytest.raises(ClientError, match="500"):  # what boto3 makes of it
-        put(client, "html")
-    for key in ("empty", "stored"):
-        assert "ETag" not in client.put_object(Bucket="test-bucket", Key=key, Body=BODY)
-    assert md5_hex(BODY) not in put(client, "etag")
-    wrong = client.put_object(Bucket="test-bucket", Key="checksum", Body=BODY, ChecksumAlgorithm="CRC64NVME")
-    assert wrong["ChecksumCRC64NVME"] == "AAAAAAAAAAA="
-    assert sorted(faulty.contents()) == ["checksum", "etag", "stored"]
 
 
 def test_delay_and_silence_do_not_hold_up_the_server_stop() -> None:

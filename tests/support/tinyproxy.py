@@ -6,16 +6,13 @@ import shutil
 import socket
 import subprocess
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pytest
 
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from types import TracebackType
-    from typing import Self
 
 USER, PASSWORD = "uploader", "Pa55-word.of_proxy"
 

@@ -28,6 +28,16 @@ def require_root() -> None:
         pytest.fail(reason) if os.environ.get("SYSTEM_TESTS") == "required" else pytest.skip(reason)
 
 
+def unprivileged() -> tuple[str, ...]:
+    """What stands before a command so that modes of files concern root, too; skips the test where that cannot be."""
+    if os.geteuid() != 0:
+        return ()
+    command = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+    if shutil.which("setpriv") is None or subprocess.run([*command, "true"], check=False).returncode:
+        pytest.skip("root cannot give up its privileges here (setpriv)")
+    return command
+
+
 @cache
 def everybodys() -> tuple[str, ...]:
     """What runs s3spool for every user. Skips where no Python with our modules is readable for others: below /root."""

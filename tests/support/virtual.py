@@ -5,9 +5,11 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 from s3spool.errors import Scope, UploadError
@@ -24,13 +26,7 @@ from s3spool.s3.content import Stored
 from s3spool.upload import result as results
 from s3spool.upload import retry
 from s3spool.upload.stats import Stats
-from support.failure_model import EVERYBODY, ITSELF, REFUSED, UNKNOWN, File
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from support.failure_model import Answer, Server
+from support.failure_model import EVERYBODY, ITSELF, REFUSED, UNKNOWN, Answer, File, Server
 
 EPOCH = 1_000_000_000.0
 SAME = Identity(1, 1, 1, 1, 1)
@@ -145,7 +141,7 @@ class Pipeline:
 
 
 class RealSimulation:
-    """`Simulation` of the reference, with the real parts."""
+    """A queue of drops and answers around the real parts, and a hundred workers."""
 
     def __init__(self, directory: Path, server: Server, *, seed: int = 1) -> None:
         self.pipeline = Pipeline(directory)
@@ -154,10 +150,12 @@ class RealSimulation:
         self.order = itertools.count()
         self.dropped: dict[str, float] = {}
         self.done: dict[str, float] = {}
-        self.busy = self.openings = self.requests = 0
+        self.busy = 0
         self.next_tick = 0.0
         self.next_look = float("inf")
-        self.pipeline.breaker.on_change(self._count_opening)
+
+    def close(self) -> None:
+        self.pipeline.close()
 
     def drop(self, when: float, path: str) -> None:
         self._at(when, self._arrive, path)
@@ -188,12 +186,6 @@ class RealSimulation:
             files[path] = File(dropped, state, self.done.get(path, 0.0))
         return files
 
-    def counts(self) -> str:
-        return f"openings {self.openings}, requests {self.requests}"
-
-    def _count_opening(self) -> None:
-        self.openings += self.pipeline.breaker.open and self.pipeline.breaker.paused_at == self.pipeline.time()
-
     def _at(self, when: float, act: Callable[..., None], *args: Any) -> None:
         heapq.heappush(self.events, (when, next(self.order), act, args))
 
@@ -205,7 +197,6 @@ class RealSimulation:
         pipeline = self.pipeline
         while self.busy < pipeline.workers and (taken := pipeline.take()) is not None:
             self.busy += 1
-            self.requests += 1
             answer = self.server(taken[0].path, pipeline.now, self.rng)
             takes_s = answer[2] if len(answer) == 3 else 0.03
             self._at(pipeline.now + takes_s * self.rng.uniform(0.8, 1.2), self._answered, *taken, answer)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 T = TypeVar("T")
+
+
+def in_threads(count: int, run: Callable[[int], object]) -> None:
+    """Side by side, each with its number, until all have ended; raises what one of them raises."""
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(run, range(count), timeout=120))
+
 
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.05
 
 
-def eventually(condition: Callable[[], T], *, timeout_s: float = 30.0, message: str = "") -> T:
+def eventually(condition: Callable[[], T], *, timeout_s: float = 60.0, message: str = "") -> T:
     """Return the condition's first true value; AssertionError when none came in time."""
     deadline = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S

@@ -6,12 +6,11 @@ import http.client
 import json
 import socket
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-if TYPE_CHECKING:
-    from support.daemon import Daemon
+from support.daemon import Daemon
 
 WAIT_S = 30.0
 

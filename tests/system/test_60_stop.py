@@ -114,7 +114,7 @@ def test_a_long_drain_is_granted(holding: Service, faulty: FaultyS3) -> None:
 def test_large_files_leave_no_orphans(holding: Service, faulty: FaultyS3, machine: Machine) -> None:
     """All workers stopped in the middle of files and parts: nothing is lost, each large file has one upload.
 
-    Not all ten are begun by then: only so many parts go out as help (pipeline/lanes.py).
+    Not all ten are begun by then: part concurrency limits the parts (queue/part_concurrency.py).
     """
     holding.change(upload={"multipart_threshold": "5MiB", "part_size": "5MiB"})
     holding.start()

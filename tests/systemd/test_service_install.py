@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from s3spool.errors import ConfigError, S3SpoolError
 from s3spool.systemd import install, units
 from s3spool.systemd.install import Installation
 from s3spool.systemd.units import service_of
+from support.processes import finished
 from support.users import DROPPER
 
 PROGRAM = Path("/usr/bin/env")  # anything that every user can run
@@ -160,33 +160,28 @@ def test_written_unit_is_understood_and_as_safe(tmp_path: Path, folder: str) -> 
     put_in(tmp_path, Path(folder), name="two")
     unit = tmp_path / "etc/systemd/system/s3spool@two.service"
 
-    verified = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, check=False
-    )
-    rated = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager", unit],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    verified = finished("systemd-analyze", "verify", "--man=no", unit)
+    rated = finished("systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager", unit)
 
     assert "s3spool" not in verified.stderr
     assert rated.returncode == 0, rated.stdout
 
 
-def packaged(root: Path) -> None:
+def packaged(root: Path) -> Path:
+    """The units and the program of a package; returns the program."""
     for name in ("s3spool.service", "s3spool@.service"):
         place = root / "usr/lib/systemd/system" / name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(units.shipped(name))
+    program = root / "usr/bin/s3spool"
+    program.parent.mkdir()
+    program.touch()
+    return program
 
 
 def test_package_gets_an_instance_without_a_unit(tmp_path: Path) -> None:
     """Where a package has installed unit and program, only a drop-in is added, and goes again."""
-    packaged(tmp_path)
-    program = tmp_path / "usr/bin/s3spool"
-    program.parent.mkdir()
-    program.touch()
+    program = packaged(tmp_path)
     before = tree(tmp_path)
 
     put_in(tmp_path, Path("/srv/drop"), name="two", program=program)
@@ -213,10 +208,7 @@ def test_other_programs_package_is_not_overruled(tmp_path: Path) -> None:
 def test_unit_that_hides_the_packages_is_named_as_ours(tmp_path: Path) -> None:
     """The package came after `service install`: the error says so, and the command that it names helps."""
     put_in(tmp_path)
-    packaged(tmp_path)
-    program = tmp_path / "usr/bin/s3spool"
-    program.parent.mkdir()
-    program.touch()
+    program = packaged(tmp_path)
 
     with pytest.raises(
         S3SpoolError, match=r"was written by this command .* remove it with `s3spool service uninstall`"
@@ -229,10 +221,7 @@ def test_unit_that_hides_the_packages_is_named_as_ours(tmp_path: Path) -> None:
 
 def test_uninstall_finds_its_drop_in_beside_a_unit_of_others(tmp_path: Path) -> None:
     """A unit that somebody wrote later stays; the drop-in of the installation goes."""
-    packaged(tmp_path)
-    program = tmp_path / "usr/bin/s3spool"
-    program.parent.mkdir()
-    program.touch()
+    program = packaged(tmp_path)
     put_in(tmp_path, program=program)
     (tmp_path / UNIT).write_text("[Service]\nExecStart=/bin/true\n")
 
@@ -456,12 +445,8 @@ def test_help_does_not_load_it() -> None:
     code = "import sys, s3spool.cli.commands; print([m for m in sys.modules if m == 's3spool.systemd.install'])"
 
     # The interpreter by its real name: the fixture above has hidden it.
-    loaded = subprocess.run(
-        [Path("/proc/self/exe").readlink(), "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    loaded = finished(
+        Path("/proc/self/exe").readlink(), "-c", code, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
 
     assert loaded.stdout.strip() == "[]", loaded.stderr

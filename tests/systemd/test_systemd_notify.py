@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from s3spool.systemd.notify import Notifier
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -16,12 +16,13 @@ from s3spool.config import directories as config_directories
 from s3spool.config import loader as configuration
 from s3spool.config.finding import as_the_unit_has_it
 from s3spool.daemon.limits import open_files_needed
-from s3spool.daemon.liveness import HEARTBEAT_TIMEOUT_S
 from s3spool.daemon.supervisor import TICK_S
 from s3spool.errors import ConfigError
+from s3spool.heartbeat import HEARTBEAT_TIMEOUT_S
 from s3spool.logs.events import EVENTS
 from s3spool.systemd.install import _FOLDER_MODE, USER
 from s3spool.systemd.units import Service, for_systemd, service_of, shipped
+from support.processes import finished
 
 UNITS = ("s3spool.service", "s3spool@.service")
 MOST_WORKERS = 1000
@@ -42,7 +43,7 @@ def seconds(value: str) -> float:
 
 def systemd_analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}
-    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False, env=environ)
+    return finished("systemd-analyze", *arguments, env=environ)
 
 
 @needs_analyze
@@ -168,9 +169,7 @@ def test_user_can_be_made(tmp_path: Path) -> None:
     place.mkdir(parents=True)
     (place / "s3spool.conf").write_text(shipped("s3spool.sysusers.conf"))
 
-    done = subprocess.run(
-        ["systemd-sysusers", f"--root={tmp_path}", "s3spool.conf"], capture_output=True, text=True, check=False
-    )
+    done = finished("systemd-sysusers", f"--root={tmp_path}", "s3spool.conf")
 
     assert done.returncode == 0, done.stderr
     assert re.search(
@@ -237,12 +236,8 @@ def test_catalog_compiles(tmp_path: Path) -> None:
     (tmp_path / "var/lib/systemd/catalog").mkdir(parents=True)
     (place / "s3spool.catalog").write_text(shipped("s3spool.catalog"))
 
-    done = subprocess.run(
-        ["journalctl", f"--root={tmp_path}", "--update-catalog"], capture_output=True, text=True, check=False
-    )
-    listed = subprocess.run(
-        ["journalctl", f"--root={tmp_path}", "--list-catalog"], capture_output=True, text=True, check=False
-    )
+    done = finished("journalctl", f"--root={tmp_path}", "--update-catalog")
+    listed = finished("journalctl", f"--root={tmp_path}", "--list-catalog")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert {line.split()[0] for line in listed.stdout.splitlines()} == set(catalog())

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from s3spool.ledger.rows import Receipt
 from s3spool.upload.post_upload import MAX_DIRECTORIES, Sent, WarningLimit
-from support.house import House
-from support.lines import Lines, recorded
+from support.failing import FOR_EVER, fails
+from support.house import Build, House
+from support.lines import Lines
+from support.odd_files import make_odd
 from support.rows import a_receipt
 from support.users import DAEMON, DROPPER, as_user, everybodys, open_place
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from s3spool.ledger.rows import Receipt
-
 
 @pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
-
-
-@pytest.fixture
-def house(tmp_path: Path, lines: Lines) -> Iterator[House]:
-    house = House(tmp_path, size=3)
-    house.start(house.after)
-    yield house
-    house.close()
+def house(build: Build) -> House:
+    house = build(size=3)
+    return house.start(house.after)
 
 
 def receipt_of(house: House, path: str, after: str) -> Receipt:
@@ -49,6 +40,23 @@ def committed(house: House, receipt: Receipt, *, attempt: int = 2) -> None:
 
 def done(house: House) -> None:
     eventually(lambda: house.inbox.counts() == (0, 0))
+
+
+def removed(house: House, path: str) -> None:
+    """Dropped, sent and, if that is possible, removed."""
+    house.drop(path)
+    committed(house, receipt_of(house, path, "delete"))
+    done(house)
+
+
+@contextlib.contextmanager
+def no_removal(error: OSError, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        fails(patch, os, "unlink", error, times=FOR_EVER)
+        yield
+
+
+DENIED = PermissionError(13, "Permission denied", "a")
 
 
 @pytest.mark.parametrize("after", ["keep", "delete", "archive"])
@@ -144,16 +152,11 @@ def test_what_is_no_longer_the_file_is_left_alone(house: House, tmp_path: Path, 
     elsewhere.mkdir()
     os.link(file, elsewhere / "a")
     file.unlink()
-    match what:
-        case "symlink":
-            file.symlink_to(elsewhere / "a")
-        case "dangling symlink":
-            file.symlink_to("nowhere")
-        case "directory":
-            file.mkdir()
-        case "parent is a symlink":
-            file.parent.rmdir()
-            file.parent.symlink_to(elsewhere)
+    if what == "parent is a symlink":
+        file.parent.rmdir()
+        file.parent.symlink_to(elsewhere)
+    elif what != "gone":
+        make_odd(file, what, elsewhere / "a" if what == "symlink" else Path("nowhere"))
 
     committed(house, receipt)
     done(house)
@@ -165,47 +168,30 @@ def test_what_is_no_longer_the_file_is_left_alone(house: House, tmp_path: Path, 
 
 def test_a_removal_that_fails_says_what_to_do(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """No right to remove: the file stays, a line and the status tell, the next file goes on."""
+    with no_removal(DENIED, monkeypatch):
+        removed(house, "a")
 
-    def refuse(*_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied", "a")
-
-    file = house.drop("a")
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", refuse)
-        committed(house, receipt_of(house, "a", "delete"))
-        done(house)
-
-    assert file.exists()
+    assert (house.root / "a").exists()
     (line,) = lines.named("file.failed")
     assert (line["error_code"], line["operation"]) == ("PermissionError", "delete")
     assert "write access" in line["hint"]
     assert house.stats.last_error == "delete a: Permission denied"
-    other = house.drop("b")
-    committed(house, receipt_of(house, "b", "delete"))
-    eventually(lambda: not other.exists())
+    removed(house, "b")
+    assert not (house.root / "b").exists()
 
 
 def test_what_could_not_be_removed_for_want_of_descriptors(
     house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once a removal works again the others do not wait for the periodic scan."""
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(errno.EMFILE, "Too many open files", "a")
-
-    house.drop("a")
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", refuse)
-        committed(house, receipt_of(house, "a", "delete"))
-        done(house)
+    with no_removal(OSError(errno.EMFILE, "Too many open files", "a"), monkeypatch):
+        removed(house, "a")
     assert house.rescans == []
     (line,) = lines.named("file.failed")
     assert "LimitNOFILE" in line["hint"]
 
     for name in "bc":
-        house.drop(name)
-        committed(house, receipt_of(house, name, "delete"))
-        done(house)
+        removed(house, name)
 
     assert house.rescans == ["full"]
 
@@ -237,26 +223,16 @@ def test_a_folder_that_became_read_only_is_said_once(
 ) -> None:
     """A hundred thousand files that cannot be removed are one line, and another one after it has worked again."""
 
-    def refuse(*_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied", "a")
-
     def warnings() -> int:
         return len([line for line in lines.named("file.failed") if line["level"] == "warning"])
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", refuse)
+    with no_removal(DENIED, monkeypatch):
         for name in "abc":
-            house.drop(name)
-            committed(house, receipt_of(house, name, "delete"))
-            done(house)
+            removed(house, name)
         assert warnings() == 1
-    house.drop("d")
-    committed(house, receipt_of(house, "d", "delete"))
-    done(house)
-    monkeypatch.setattr(os, "unlink", refuse)
-    house.drop("e")
-    committed(house, receipt_of(house, "e", "delete"))
-    done(house)
+    removed(house, "d")
+    with no_removal(DENIED, monkeypatch):
+        removed(house, "e")
 
     assert warnings() == 2
 
@@ -276,20 +252,12 @@ def test_who_says_keep_now_keeps_what_was_sent_before(house: House) -> None:
 
 def test_one_odd_file_does_not_end_the_thread(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug met by one file costs a line with a traceback; its path is free again and the others go on."""
-
-    def bug(*_: Any) -> bool:
-        raise ZeroDivisionError
-
-    house.drop("a")
-    with monkeypatch.context() as patch:
-        patch.setattr(house.folder, "unlink_if_same", bug)
-        committed(house, receipt_of(house, "a", "delete"))
-        done(house)
+    fails(monkeypatch, house.folder, "unlink_if_same", ZeroDivisionError())
+    removed(house, "a")
 
     assert [line["event"] for line in lines] == ["file.uploaded", "file.failed"]
-    other = house.drop("b")
-    committed(house, receipt_of(house, "b", "delete"))
-    eventually(lambda: not other.exists())
+    removed(house, "b")
+    assert not (house.root / "b").exists()
 
 
 def test_an_archive_that_is_configured_no_more(house: House) -> None:
@@ -306,13 +274,12 @@ def test_an_archive_that_is_configured_no_more(house: House) -> None:
 
 def test_close_finishes_what_is_durable(house: House) -> None:
     """A shutdown removes what is in S3 already, rather than leaving it for the next start."""
-    files = [house.drop(str(number)) for number in range(50)]
-    for file in files:
-        committed(house, receipt_of(house, file.name, "delete"))
+    for name in house.drop_many(50):
+        committed(house, receipt_of(house, name, "delete"))
 
     assert house.after.close(10)
 
-    assert not [file for file in files if file.exists()]
+    assert not list(house.root.iterdir())
     assert not house.after.alive()
 
 

@@ -6,15 +6,13 @@ import contextlib
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from s3spool.upload import cpu_affinity as cores_module
 from s3spool.upload.cpu_affinity import CpuAffinity
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from support.failing import FOR_EVER, fails
 
 several = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU only: there is nothing to choose")
 
@@ -90,14 +88,10 @@ def test_moves_only_away_from_a_crowd(
 
 def test_where_it_is_forbidden_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sandbox may refuse: the threads run wherever the kernel likes."""
-
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
     before = os.sched_getaffinity(0)
     cpu_affinity = CpuAffinity()
     with monkeypatch.context() as patch:
-        patch.setattr(os, "sched_setaffinity", refuse)
+        fails(patch, os, "sched_setaffinity", PermissionError(1, "Operation not permitted"), times=FOR_EVER)
         cpu_affinity.settle()
         cpu_affinity.avoid_busy_cpu()
         with cpu_affinity.roaming():

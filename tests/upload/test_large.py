@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from s3spool.errors import LedgerError, Scope, UploadError
 from s3spool.failure.retry_policy import Policy
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import Failures, State
+from s3spool.ledger.rows import Failures, Multipart, State
 from s3spool.queue.item import Item
 from s3spool.queue.part_concurrency import NARROW
 from s3spool.queue.parts import PartItem
 from s3spool.upload import large
 from s3spool.upload.large import PART_ATTEMPTS
-from support.house import House
-from support.lines import Lines, recorded
+from support.failing import fails
+from support.house import Build, House
+from support.lines import Lines
 from support.objects import content_of
 from support.rows import a_multipart, a_part
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from s3spool.ledger.rows import Multipart
-
 PART = 256 * 1024
 THRESHOLD = 300 * 1024
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
 
 
 class Growing:
@@ -52,28 +43,26 @@ class Growing:
 
 
 @pytest.fixture
-def build(tmp_path: Path, lines: Lines) -> Iterator[Callable[..., House]]:
-    houses: list[House] = []
-
-    def house(**settings: Any) -> House:
-        houses.append(House(tmp_path, threshold=THRESHOLD, part_size=PART, **settings))
-        return houses[-1]
-
-    yield house
-    for each in houses:
-        each.close()
+def build(build: Build) -> Build:
+    return functools.partial(build, threshold=THRESHOLD, part_size=PART)
 
 
 @pytest.fixture
-def house(build: Callable[..., House]) -> House:
-    house = build()
-    house.start()
-    return house
+def house(build: Build) -> House:
+    return build().start()
 
 
-def sent(house: House, *paths: str) -> None:
-    eventually(lambda: set(paths) <= set(house.bucket.objects), message=str(paths))
-    house.quiet()
+def drop_big(house: House, parts: int) -> bytes:
+    content = content_of(parts * PART)
+    house.drop("big", content)
+    return content
+
+
+def arrives_whole(house: House, content: bytes) -> None:
+    """`big` is sent, with these bytes, and nothing of it is left behind."""
+    house.wait_sent("big")
+    assert house.bucket.objects["big"] == content
+    nothing_is_left(house)
 
 
 def known_uploads(house: House) -> list[Multipart]:
@@ -108,38 +97,34 @@ def test_it_is_cut_above_the_threshold(house: House, lines: Lines, size: int, pa
     house.drop("big", content)
 
     house.offer("big")
-    sent(house, "big")
+    house.wait_sent("big")
 
     assert house.bucket.objects == {"big": content}
     assert len(house.bucket.puts) == max(1, parts)
-    known = house.known("big")
-    assert known is not None
-    assert known.receipt is not None
-    assert known.receipt.identity == house.identity("big")
+    assert house.receipt_of("big").identity == house.identity("big")
     assert events(lines) == (["multipart.started"] if parts else []) + ["file.uploaded"]
     nothing_is_left(house)
 
 
-def test_nine_tenths_of_the_workers_send_parts_of_one_file(build: Callable[..., House]) -> None:
+def test_nine_tenths_of_the_workers_send_parts_of_one_file(build: Build) -> None:
     """Where nothing else waits and more of them carry more, one file has them all but the share of small files."""
     house = build(workers=7, bandwidth=Growing())
     together = threading.Barrier(6, timeout=30)
     house.bucket.before_put = lambda _: together.wait()
     house.start()
-    house.drop("big", content_of(12 * PART))
+    drop_big(house, 12)
 
     house.offer("big")
 
-    sent(house, "big")
+    house.wait_sent("big")
 
 
-def test_a_small_file_finds_a_worker_at_once(build: Callable[..., House]) -> None:
+def test_a_small_file_finds_a_worker_at_once(build: Build) -> None:
     """Where more connections carry no more, parts leave workers free: nobody waits for one to end."""
-    house = build(workers=6)
+    house = build(workers=6).start()
     gate = threading.Event()
     house.bucket.before_put = lambda path: path != "big" or gate.wait(30)
-    house.start()
-    house.drop("big", content_of(12 * PART))
+    drop_big(house, 12)
     house.offer("big")
     eventually(lambda: len(house.workers.jobs()) == NARROW)
 
@@ -149,34 +134,32 @@ def test_a_small_file_finds_a_worker_at_once(build: Callable[..., House]) -> Non
 
     assert house.bucket.puts == ["small"]
     gate.set()
-    sent(house, "big")
+    house.wait_sent("big")
 
 
-def test_small_files_go_first(build: Callable[..., House]) -> None:
+def test_small_files_go_first(build: Build) -> None:
     """Parts leave a worker to small files."""
-    house = build(workers=2)
+    house = build(workers=2).start()
     gate = threading.Semaphore(0)
     house.bucket.before_put = lambda path: path != "big" or (gate.acquire(timeout=30))
-    house.start()
-    house.drop("big", content_of(20 * PART))
+    drop_big(house, 20)
     house.offer("big")
     eventually(lambda: len(house.workers.jobs()) == 1)
-    names = [house.drop(f"small-{number}").name for number in range(5)]
+    names = house.drop_many(5)
     house.offer(*names)
 
     eventually(lambda: set(names) <= set(house.bucket.objects))
 
     assert house.bucket.puts.count("big") == 0
     gate.release(100)
-    sent(house, "big")
+    house.wait_sent("big")
 
 
-def test_many_large_files_wait_as_names(build: Callable[..., House]) -> None:
+def test_many_large_files_wait_as_names(build: Build) -> None:
     """Only as many are open as may be under way, however many wait."""
-    house = build(workers=3)
+    house = build(workers=3).start()
     gate = threading.Event()
     house.bucket.before_put = lambda _: gate.wait(30)
-    house.start()
     names = [house.drop(f"{number:02d}", content_of(4 * PART)).name for number in range(20)]
     house.offer(*names)
 
@@ -184,7 +167,7 @@ def test_many_large_files_wait_as_names(build: Callable[..., House]) -> None:
     assert len(house.open_files()) <= 6
     gate.set()
 
-    sent(house, *names)
+    house.wait_sent(*names)
     nothing_is_left(house)
 
 
@@ -200,9 +183,7 @@ def begun(house: House, content: bytes, parts: list[int]) -> str:
 
 
 @pytest.mark.parametrize(("there", "missing"), [([1, 3], 2), ([1, 2, 3, 4], 0), ([], 4)])
-def test_only_what_is_missing_is_sent(
-    build: Callable[..., House], lines: Lines, there: list[int], missing: int
-) -> None:
+def test_only_what_is_missing_is_sent(build: Build, lines: Lines, there: list[int], missing: int) -> None:
     """S3 says what it has of the upload that the ledger remembers."""
     house = build()
     content = content_of(3 * PART + 5)
@@ -211,17 +192,15 @@ def test_only_what_is_missing_is_sent(
     assert known_uploads(house)
 
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert len(house.bucket.puts) == missing
     assert house.bucket.parts.begun == 1
     assert events(lines)[0] == ("multipart.resumed" if there else "multipart.started")
-    nothing_is_left(house)
 
 
 @pytest.mark.parametrize("how", ["other content", "another destination", "forgotten by S3", "wrong bytes"])
-def test_what_cannot_be_resumed_begins_anew(build: Callable[..., House], how: str) -> None:
+def test_what_cannot_be_resumed_begins_anew(build: Build, how: str) -> None:
     """The old upload is aborted, not left behind, and nothing of it ends up in the object."""
     house = build()
     content = content_of(3 * PART)
@@ -239,11 +218,9 @@ def test_what_cannot_be_resumed_begins_anew(build: Callable[..., House], how: st
     assert known_uploads(house)
 
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert (old in house.bucket.parts.aborted) is (how != "wrong bytes")
-    nothing_is_left(house)
 
 
 @pytest.mark.parametrize("how", ["rewritten", "grown", "shrunk", "replaced", "removed"])
@@ -252,8 +229,7 @@ def test_a_file_that_changes_under_way(house: House, lines: Lines, how: str) -> 
     old, new = content_of(8 * PART), content_of(6 * PART, seed=1)
     file = house.drop("big", old)
 
-    def change(_: str) -> None:
-        house.bucket.before_put = lambda _: None
+    def change() -> None:
         if how == "rewritten":
             file.write_bytes(content_of(8 * PART, seed=1))
         elif how == "grown":
@@ -268,7 +244,7 @@ def test_a_file_that_changes_under_way(house: House, lines: Lines, how: str) -> 
         else:
             file.unlink()
 
-    house.bucket.before_put = change
+    house.bucket.before_next_put(change)
     house.offer("big")
 
     if how == "removed":
@@ -285,69 +261,56 @@ def test_a_file_that_changes_under_way(house: House, lines: Lines, how: str) -> 
 
 def test_a_part_that_fails_is_sent_again(house: House, lines: Lines) -> None:
     """Not the file: one line, and the others go on."""
-    content = content_of(4 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 4)
     house.bucket.refusals["big"] = [a_refusal()]
 
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert len(house.bucket.puts) == 5
     assert events(lines).count("file.failed") == 1
-    nothing_is_left(house)
 
 
 def test_a_part_whose_refusal_has_lost_its_cause_is_sent_again_uncounted(house: House, lines: Lines) -> None:
     """No line, no failure of the part; what is refused once more is one."""
     moved = UploadError("put", "big", "PermanentRedirect", "elsewhere", Scope.EVERYBODY, retry_immediately=True)
-    house.drop("big", content_of(2 * PART))
+    content = drop_big(house, 2)
     house.bucket.refusals["big"] = [moved]
 
     house.offer("big")
-    sent(house, "big")
 
+    arrives_whole(house, content)
     assert len(house.bucket.puts) == 3
-    assert "file.failed" not in events(lines)
-    assert "destination.paused" not in events(lines)
-    nothing_is_left(house)
+    assert not {"file.failed", "destination.paused"} & set(events(lines))
 
 
 def test_a_part_that_keeps_failing_makes_the_file_wait(house: House) -> None:
     """The whole file backs off, and comes again for what is missing."""
-    content = content_of(2 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 2)
     house.bucket.refusals["big"] = [a_refusal() for _ in range(2 * PART_ATTEMPTS)]
 
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert house.stats.failed >= 1
     assert house.bucket.parts.begun == 1
-    nothing_is_left(house)
 
 
-def test_a_refused_large_file_is_parked_once_others_pass(build: Callable[..., House]) -> None:
+def test_a_refused_large_file_is_parked_once_others_pass(build: Build) -> None:
     """What its first failure proves travels with the file: another file passes, and the second refusal is its own."""
-    house = build(policy=Policy(initial_s=0.2, max_s=0.2, max_attempts=0))
-    house.start()
-    house.drop("big", content_of(2 * PART))
+    house = build(policy=Policy(initial_s=0.2, max_s=0.2, max_attempts=0)).start()
+    drop_big(house, 2)
     house.drop("small")
     house.bucket.refusals["big"] = [a_refusal(permanent=True) for _ in range(50)]
 
     house.offer("big")
     eventually(lambda: house.stats.failed == 1)
     house.offer("small")
-    sent(house, "small")
+    house.wait_sent("small")
 
-    eventually(lambda: is_parked_for_good(house, "big"))
-
-
-def is_parked_for_good(house: House, path: str) -> bool:
-    known = house.known(path)
-    row = known and known.retry
-    return row is not None and row.state is State.PARKED and row.failures.own == 1 and not row.provisional
+    eventually(lambda: (known := house.known("big")) and known.retry and known.retry.state is State.PARKED)
+    row = house.retry_of("big")
+    assert (row.failures.own, row.provisional) == (1, False)
 
 
 def test_the_last_part_wakes_a_worker_for_the_completion(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,16 +323,16 @@ def test_the_last_part_wakes_a_worker_for_the_completion(house: House, monkeypat
         wake(count)
 
     monkeypatch.setattr(house.inbox, "wake", watched)
-    house.drop("big", content_of(2 * PART))
+    drop_big(house, 2)
 
     house.offer("big")
-    sent(house, "big")
+    house.wait_sent("big")
 
     assert True in woken
 
 
 @pytest.mark.parametrize("act", ["create", "complete", "list"])
-def test_an_act_that_fails_makes_the_file_wait(build: Callable[..., House], act: str) -> None:
+def test_an_act_that_fails_makes_the_file_wait(build: Build, act: str) -> None:
     """Later it goes on where it was."""
     house = build()
     content = content_of(3 * PART)
@@ -382,46 +345,34 @@ def test_an_act_that_fails_makes_the_file_wait(build: Callable[..., House], act:
     known_uploads(house)
 
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert len(house.bucket.puts) == (2 if act == "list" else 3)
-    nothing_is_left(house)
 
 
-def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(build: Callable[..., House], lines: Lines) -> None:
+def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(
+    build: Build, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It waits, is not parked, whatever `max_attempts` says, and goes when the ledger can be read again."""
     house = build(policy=Policy(initial_s=0.01, max_s=0.02, max_attempts=1))
-    content = content_of(2 * PART)
-    house.drop("big", content)
-    out_of_reach = [LedgerError("unable to open database file"), LedgerError("unable to open database file")]
-    resumed = house.large._resumable.resumed
-
-    def failing(content: Any) -> Any:
-        if out_of_reach:
-            raise out_of_reach.pop()
-        return resumed(content)
-
-    house.large._resumable.resumed = failing  # type: ignore[method-assign]
+    content = drop_big(house, 2)
+    fails(monkeypatch, house.large._resumable, "resumed", LedgerError("unable to open database file"), times=2)
     house.start()
 
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert [line["error_code"] for line in lines.named("file.failed")] == ["LedgerUnavailable"] * 2
     assert not any("bug" in line["hint"] for line in lines.named("file.failed"))
-    nothing_is_left(house)
 
 
 def test_an_upload_that_cannot_be_recorded_is_aborted(
-    build: Callable[..., House], lines: Lines, monkeypatch: pytest.MonkeyPatch
+    build: Build, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A state disk that is full for long leaves no uploads behind that nobody knows of."""
     monkeypatch.setattr(large, "DURABLE_S", 0.05)
     house = build()
-    content = content_of(2 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 2)
     commit = house.ledger._commit
     full = [True]
 
@@ -436,34 +387,26 @@ def test_an_upload_that_cannot_be_recorded_is_aborted(
     house.offer("big")
     eventually(lambda: house.bucket.parts.aborted)
     full.clear()
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
-    nothing_is_left(house)
+    arrives_whole(house, content)
 
 
 def test_an_upload_that_s3_forgot_meanwhile_begins_anew(house: House) -> None:
     """NoSuchUpload for a part: another upload, the same file."""
-    content = content_of(4 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 4)
 
-    def forget(_: str) -> None:
-        house.bucket.before_put = lambda _: None
-        house.bucket.parts.uploads.clear()
+    house.bucket.before_next_put(house.bucket.parts.uploads.clear)
 
-    house.bucket.before_put = forget
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert house.bucket.parts.begun == 2
-    nothing_is_left(house)
 
 
 @pytest.mark.parametrize("act", ["part", "complete"])
 def test_giving_up_leaves_no_orphan(house: House, lines: Lines, act: str) -> None:
     """Refused three times it is parked with its reason, and the upload is aborted."""
-    house.drop("big", content_of(4 * PART))
+    drop_big(house, 4)
     if act == "part":
         house.bucket.refusals["big"] = [a_refusal(permanent=True)] * 12
     else:
@@ -473,19 +416,15 @@ def test_giving_up_leaves_no_orphan(house: House, lines: Lines, act: str) -> Non
     eventually(lambda: "file.parked" in events(lines))
     house.quiet()
 
-    known = house.known("big")
-    assert known is not None
-    assert known.retry is not None
-    assert known.retry.state is State.PARKED
+    assert house.retry_of("big").state is State.PARKED
     assert house.bucket.parts.aborted == ["upload-1"]
     nothing_is_left(house)
 
 
-def test_an_outage_in_the_middle_costs_no_attempt(build: Callable[..., House], lines: Lines) -> None:
+def test_an_outage_in_the_middle_costs_no_attempt(build: Build, lines: Lines) -> None:
     """The parts wait with everything else, a part may be the probe, and nothing is sent twice that arrived."""
     house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
-    content = content_of(10 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 10)
     down = UploadError("put", "a", "Unreachable", "no route", Scope.EVERYBODY)
 
     def fail(_: str) -> None:
@@ -503,22 +442,16 @@ def test_an_outage_in_the_middle_costs_no_attempt(build: Callable[..., House], l
     refused = len(house.bucket.puts) - arrived
     house.bucket.down = None
 
-    sent(house, "big")
-    assert house.bucket.objects["big"] == content
+    arrives_whole(house, content)
     assert len(house.bucket.puts) - refused <= 12  # a probe may have been refused at the last moment
     assert house.stats.failed == 0
-    assert events(lines).count("destination.paused") == 1
-    assert events(lines).count("destination.resumed") == 1
-    nothing_is_left(house)
+    assert events(lines).count("destination.paused") == events(lines).count("destination.resumed") == 1
 
 
-def test_a_part_in_hands_when_its_file_is_given_up(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_in_hands_when_its_file_is_given_up(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its worker may not send it any more: it is the last that holds one, so it ends the file instead."""
     house = build()
-    content = content_of(4 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 4)
     house.bucket.refusals["big"] = [UploadError("upload", "big", "NoSuchUpload", "no such upload")]
     down = UploadError("put", "other", "Unreachable", "no route", Scope.EVERYBODY)
     take = house.inbox.take
@@ -534,36 +467,30 @@ def test_a_part_in_hands_when_its_file_is_given_up(
     monkeypatch.setattr(house.inbox, "take", slow_to_begin)
     house.start()
     house.offer("big")
-    sent(house, "big")
 
-    assert house.bucket.objects["big"] == content
-    nothing_is_left(house)
+    arrives_whole(house, content)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_that_dies_over_a_part(house: House) -> None:
     """Replaced; the file comes again."""
-    content = content_of(4 * PART)
-    house.drop("big", content)
+    content = drop_big(house, 4)
     house.bucket.excepthooks.add("big")
 
     house.offer("big")
     eventually(lambda: house.workers.alive() < 4)
     assert house.workers.replace_dead() == 1
 
-    sent(house, "big")
-    assert house.bucket.objects["big"] == content
-    nothing_is_left(house)
+    arrives_whole(house, content)
 
 
 @pytest.mark.parametrize(("last_part_at", "kept"), [(2e9, True), (1.2e9, False), (None, False)])
 def test_the_sweep_leaves_what_went_on_lately(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch, last_part_at: float | None, kept: bool
+    build: Build, monkeypatch: pytest.MonkeyPatch, last_part_at: float | None, kept: bool
 ) -> None:
     """A large file on a thin line may take longer than an upload may lie idle: S3 says when its last part came."""
-    house = build()
-    house.ledger.start()
-    house.drop("big", content_of(2 * PART))
+    house = build().start()
+    drop_big(house, 2)
     upload = a_multipart("big")._replace(identity=house.identity("big"), upload_id="long", started_at=1e9)
     house.bucket.parts.uploads["long"] = {}
     house.ledger.record_multipart(upload)
@@ -576,22 +503,19 @@ def test_the_sweep_leaves_what_went_on_lately(
 
     assert (known_uploads(house) == [upload]) is kept
     assert ("long" in house.bucket.parts.uploads) is kept
-    assert house.ledger.close(10)
 
 
-def test_the_sweep_aborts_what_is_ours_and_over(build: Callable[..., House]) -> None:
+def test_the_sweep_aborts_what_is_ours_and_over(build: Build) -> None:
     """Old ones, and those of a content that is gone; one that can go on is left, and so is one being sent."""
-    house = build()
-    house.ledger.start()
-    house.drop("goes on", content_of(2 * PART))
-    for path in ("goes on", "stale", "gone", "under way"):
-        if path != "gone":
-            house.drop(path, content_of(2 * PART))
-            row = a_multipart(path)._replace(identity=house.identity(path), upload_id=path, started_at=2e9)
-        else:
-            row = a_multipart(path)._replace(upload_id=path, started_at=2e9)
+    house = build().start()
+    started_at = {"goes on": 2e9, "stale": 1e9, "gone": 2e9, "under way": 1e9}
+    for path, started in started_at.items():
+        file = house.drop(path, content_of(2 * PART))
+        row = a_multipart(path, identity=house.identity(path), upload_id=path, started_at=started)
+        if path == "gone":
+            file.unlink()
         house.bucket.parts.uploads[path] = {}
-        house.ledger.record_multipart(row._replace(started_at=1e9) if path in {"stale", "under way"} else row)
+        house.ledger.record_multipart(row)
         house.ledger.record_part(a_part(path))
     house.bucket.parts.uploads["somebody else's"] = {}
     assert house.inbox.claim("under way")
@@ -601,4 +525,3 @@ def test_the_sweep_aborts_what_is_ours_and_over(build: Callable[..., House]) -> 
 
     assert sorted(house.bucket.parts.uploads) == ["goes on", "somebody else's", "under way"]
     assert sorted(row.path for row in known_uploads(house)) == ["goes on", "under way"]
-    assert house.ledger.close(10)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from s3spool.upload.leader_followers import LeaderFollowers
 from support.memory_bucket import MemoryCarrier
-from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Iterator
+from support.waiting import eventually, in_threads
 
 
 class Sender:
@@ -66,6 +63,12 @@ class Riders:
     def answer(self, slot: int) -> None:
         self.senders[slot].answer.release()
 
+    def end(self, *slots: int) -> None:
+        """One after the other."""
+        for slot in slots:
+            self.answer(slot)
+            self.wait(slot)
+
     def wait(self, *slots: int) -> None:
         for slot in slots:
             self.threads[slot].join(60)
@@ -81,62 +84,37 @@ def members() -> Iterator[Riders]:
     made.wait(*made.threads)
 
 
-def test_the_first_to_board_drives_for_all(members: Riders) -> None:
-    """One thread judges all answers; each worker is woken when its own has come."""
+@pytest.mark.parametrize(
+    ("order", "judges"),
+    [
+        # The first to board drives for all; each worker is woken when its own answer has come.
+        ((2, 1, 0), {0: "member-0", 1: "member-0", 2: "member-0"}),
+        # A driver whose ride is over hands the wheel over: its worker is free for other files at once.
+        ((0, 2, 1), {0: "member-0", 1: "member-1", 2: "member-1"}),
+    ],
+)
+def test_one_thread_judges_all_answers(members: Riders, order: tuple[int, ...], judges: dict[int, str]) -> None:
+    """That of the first to board, as long as its own answer has not come."""
     for slot in range(3):
         members.submit(slot)
     assert members.wheel.leader == 0
 
-    members.answer(2)
-    members.wait(2)
-    members.answer(1)
-    members.wait(1)
-    members.answer(0)
-    members.wait(0)
+    members.end(*order)
 
-    assert members.ended == {0: True, 1: True, 2: True}
-    assert members.judged_by == {0: ["member-0"], 1: ["member-0"], 2: ["member-0"], 3: []}
+    assert members.ended == dict.fromkeys(order, True)
+    assert members.judged_by == {slot: [judge] for slot, judge in judges.items()} | {3: []}
     assert not members.wheel.members()
-
-
-def test_a_driver_whose_ride_is_over_hands_the_wheel_over(members: Riders) -> None:
-    """Its worker is free for other files at once, however long those of the others take."""
-    for slot in range(3):
-        members.submit(slot)
-
-    members.answer(0)
-    members.wait(0)
-    eventually(lambda: members.wheel.leader == 1)
-    members.answer(2)
-    members.wait(2)
-    members.answer(1)
-    members.wait(1)
-
-    assert members.judged_by == {0: ["member-0"], 1: ["member-1"], 2: ["member-1"], 3: []}
 
 
 def test_the_wheel_stands_still_without_riders_and_starts_again(members: Riders) -> None:
     """Boarding again after all have left begins with another driver."""
     members.submit(0)
-    members.answer(0)
-    members.wait(0)
+    members.end(0)
     members.submit(3)
 
     assert members.wheel.leader == 3
-    members.answer(3)
-    members.wait(3)
+    members.end(3)
     assert members.ended == {0: True, 3: True}
-
-
-def test_who_boards_while_another_drives_is_taken_along(members: Riders) -> None:
-    """A driver that waits for answers notices."""
-    members.submit(0)
-    members.submit(1)
-
-    members.answer(1)
-    members.wait(1)
-
-    assert members.judged_by[1] == ["member-0"]
 
 
 def test_a_worker_sends_file_after_file_without_being_woken() -> None:
@@ -159,12 +137,7 @@ def test_what_goes_wrong_with_one_file_is_raised_in_its_own_worker(members: Ride
     for slot in range(3):
         members.submit(slot)
 
-    members.answer(1)
-    members.wait(1)
-    members.answer(2)
-    members.wait(2)
-    members.answer(0)
-    members.wait(0)
+    members.end(1, 2, 0)
 
     assert members.ended[1] is members.mistakes[1]
     assert (members.ended[0], members.ended[2]) == (True, True)
@@ -176,10 +149,7 @@ def test_a_driver_that_dies_of_its_own_file_hands_the_wheel_over(members: Riders
     members.submit(0)
     members.submit(1)
 
-    members.answer(0)
-    members.wait(0)
-    members.answer(1)
-    members.wait(1)
+    members.end(0, 1)
 
     assert members.ended == {0: members.mistakes[0], 1: True}
     assert members.judged_by[1] == ["member-1"]
@@ -208,8 +178,7 @@ def test_a_driver_that_dies_at_the_wheel_lets_all_know(members: Riders, monkeypa
     assert (members.wheel.leader, members.wheel.members()) == (None, set())
     members.senders[2] = Sender()
     members.submit(2)
-    members.answer(2)
-    members.wait(2)
+    members.end(2)
     assert members.ended[2] is True
 
 
@@ -238,11 +207,7 @@ def test_many_riders_in_a_crowd_lose_no_call() -> None:
                 rides[slot] += 1
 
     members.left = [3 * rounds] * slots
-    threads = [threading.Thread(target=worker, args=(slot,), daemon=True) for slot in range(slots)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    in_threads(slots, worker)
 
     assert rides == dict.fromkeys(range(slots), rounds)
     assert members.left == [0] * slots

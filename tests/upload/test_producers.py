@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from s3spool.upload import event_hook
 from s3spool.upload.event_hook import EventHook
-from support.daemon import Daemon
+from support.daemon import Make
 from support.faults import Status
 from support.faulty import FaultyS3
 from support.house import a_breaker
 from support.rows import a_receipt
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.integration
 
@@ -29,33 +27,8 @@ ODD = os.fsdecode(b"odd \xff\n.csv")
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        yield server
-
-
-@pytest.fixture
-def make(tmp_path: Path, faulty: FaultyS3) -> Iterator[Callable[..., Daemon]]:
-    made: list[Daemon] = []
-
-    def daemon(**sections: dict[str, Any]) -> Daemon:
-        retry = {"initial_s": 0.1, "max_s": 1, "max_attempts": 1}
-        made.append(
-            Daemon(
-                tmp_path / "home",
-                bucket=faulty.bucket,
-                environment=faulty.environment(),
-                destination={"endpoint_url": faulty.endpoint_url},
-                retry=retry,
-                **sections,
-            )
-        )
-        return made[-1]
-
-    yield daemon
-    for one in made:
-        if one.alive:
-            one.kill()
+def make(make: Make) -> Make:
+    return functools.partial(make, retry={"initial_s": 0.1, "max_s": 1, "max_attempts": 1})
 
 
 def attributes(path: Path) -> dict[str, str]:
@@ -66,7 +39,7 @@ def attributes(path: Path) -> dict[str, str]:
     }
 
 
-def test_attributes_of_a_kept_file(make: Callable[..., Daemon], faulty: FaultyS3) -> None:
+def test_attributes_of_a_kept_file(make: Make, faulty: FaultyS3) -> None:
     """They name the object; the file is neither sent nor read again because of them, and a new content renews them."""
     with make(after={"receipt": "xattr"}) as daemon:
         daemon.wait_ready()
@@ -96,10 +69,9 @@ def test_attributes_of_a_kept_file(make: Callable[..., Daemon], faulty: FaultyS3
         assert faulty.contents()["sub/a"] == b"two"
 
 
-def test_hard_links_are_not_marked(make: Callable[..., Daemon]) -> None:
+def test_hard_links_are_not_marked(make: Make) -> None:
     """Two names of one file have two keys: marking one would make the other one be read again, without end."""
-    with make(after={"receipt": "xattr"}) as daemon:
-        daemon.wait_ready()
+    with make(after={"receipt": "xattr"}).start_ready() as daemon:
         hidden = daemon.folder / ".hidden"
         hidden.write_bytes(b"x")
         (daemon.folder / "a").hardlink_to(hidden)
@@ -110,7 +82,7 @@ def test_hard_links_are_not_marked(make: Callable[..., Daemon]) -> None:
         assert attributes(hidden) == {}
 
 
-def test_a_file_that_cannot_be_marked_is_uploaded(make: Callable[..., Daemon]) -> None:
+def test_a_file_that_cannot_be_marked_is_uploaded(make: Make) -> None:
     """One warning; the upload counts."""
     with make(after={"receipt": "xattr"}) as daemon:
         daemon.wait_ready()
@@ -134,7 +106,7 @@ def test_a_file_that_cannot_be_marked_is_uploaded(make: Callable[..., Daemon]) -
 
 
 @pytest.mark.parametrize("kind", ["xattr", "file"])
-def test_archived_files(kind: str, make: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_archived_files(kind: str, make: Make, tmp_path: Path) -> None:
     """The receipt lies beside the archived file, under its final name, also where a name is taken or too long."""
     archive = tmp_path / "archive"
     with make(after={"action": "archive", "archive_directory": str(archive), "receipt": kind}) as daemon:
@@ -172,7 +144,7 @@ def test_archived_files(kind: str, make: Callable[..., Daemon], tmp_path: Path) 
     ],
     ids=str,
 )
-def test_wrong_settings(after: dict[str, str], problem: str, make: Callable[..., Daemon]) -> None:
+def test_wrong_settings(after: dict[str, str], problem: str, make: Make) -> None:
     """Found at the start, with exit code 78."""
     daemon = make(after=after)
     daemon.start()
@@ -187,7 +159,7 @@ def script(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_command_hears_of_all(make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path) -> None:
+def test_command_hears_of_all(make: Make, faulty: FaultyS3, tmp_path: Path) -> None:
     """Uploaded and parked files and a paused destination, in batches, each as a JSON line."""
     told = tmp_path / "told"
     command = script(tmp_path / "hook", f"import sys\nopen({str(told)!r}, 'a').write(sys.stdin.read() + '--\\n')")

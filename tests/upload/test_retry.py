@@ -7,7 +7,9 @@ import functools
 import random
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from s3spool.errors import LedgerError, UploadError
 from s3spool.failure.retry_policy import PROVISIONAL, Delay, Park, Policy, backoff_s, decide
+from s3spool.ledger import store as ledger_module
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Failures, State
 from s3spool.ledger.store import Ledger
@@ -22,14 +25,11 @@ from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
 from s3spool.upload import retry as retry_module
 from s3spool.upload.retry import RetryThread
+from support.failing import fails
 from support.house import a_breaker
-from support.lines import Lines, recorded
+from support.lines import Lines
 from support.rows import a_retry
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 POLICY = Policy(initial_s=1.0, max_s=300.0, max_attempts=0)
 
@@ -192,20 +192,30 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     ledger.close(10)
 
 
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
-
-
 def waiting(ledger: Ledger, *paths: str, next_attempt: float = 100.0, **fields: Any) -> None:
     for path in paths:
         ledger.record_retry(a_retry(path, next_attempt=next_attempt, **fields))
     assert ledger.flush(10)
 
 
-def an_inbox(size: int, workers: int) -> Inbox:
-    return Inbox(size, workers, a_breaker(initial_s=1.0, max_s=1.0))
+def an_inbox(size: int = 10) -> Inbox:
+    return Inbox(size, 20, a_breaker(initial_s=1.0, max_s=1.0))
+
+
+@pytest.fixture
+def start(ledger: Ledger) -> Iterator[Callable[[Inbox], RetryThread]]:
+    """Runs the thread until the test ends it, or ends."""
+    threads: list[RetryThread] = []
+
+    def started(inbox: Inbox) -> RetryThread:
+        threads.append(RetryThread(ledger, inbox, POLICY))
+        threads[-1].start()
+        return threads[-1]
+
+    yield started
+    for thread in threads:
+        thread.close(10)
+        assert not thread.alive()
 
 
 def a_retried(path: str, **fields: Any) -> Item:
@@ -219,7 +229,7 @@ def test_a_tick_hands_over_what_is_due(ledger: Ledger) -> None:
     waiting(ledger, "a", next_attempt=100.0, attempts=1, first_error_at=60.0)
     waiting(ledger, "later", next_attempt=107.0)
     waiting(ledger, "parked", next_attempt=0.0, state=State.PARKED)
-    inbox = an_inbox(10, 20)
+    inbox = an_inbox()
     thread = RetryThread(ledger, inbox, POLICY)
 
     with Reader(ledger.path) as reader:
@@ -235,14 +245,14 @@ def test_a_tick_hands_over_what_is_due(ledger: Ledger) -> None:
 def test_an_empty_list_needs_no_look(ledger: Ledger) -> None:
     """With nothing waiting the thread sleeps until it is woken."""
     with Reader(ledger.path) as reader:
-        assert RetryThread(ledger, an_inbox(10, 20), POLICY).tick(reader, 100.0) is None
+        assert RetryThread(ledger, an_inbox(), POLICY).tick(reader, 100.0) is None
 
 
 def test_a_clock_set_back_postpones_by_max_s_at_most(ledger: Ledger) -> None:
     """Times in the ledger are the wall clock's; when that jumps back a year, files do not wait a year."""
     waiting(ledger, "a", next_attempt=3e7)
     waiting(ledger, "b", next_attempt=100.0 + POLICY.max_s)
-    inbox = an_inbox(10, 20)
+    inbox = an_inbox()
     thread = RetryThread(ledger, inbox, POLICY)
 
     with Reader(ledger.path) as reader:
@@ -255,7 +265,7 @@ def test_a_clock_set_back_postpones_by_max_s_at_most(ledger: Ledger) -> None:
 def test_a_full_inbox_leaves_the_rest_for_later(ledger: Ledger) -> None:
     """Only what found room is claimed; the rest is due still, and asked for again soon."""
     waiting(ledger, "a", "b", "c")
-    inbox = an_inbox(2, 20)
+    inbox = an_inbox(2)
     thread = RetryThread(ledger, inbox, POLICY)
 
     with Reader(ledger.path) as reader:
@@ -274,7 +284,7 @@ def test_a_full_inbox_leaves_the_rest_for_later(ledger: Ledger) -> None:
 def test_an_inbox_without_any_room(ledger: Ledger) -> None:
     """Nothing is claimed where nothing was accepted."""
     waiting(ledger, "a")
-    inbox = an_inbox(1, 20)
+    inbox = an_inbox(1)
     inbox.offer([Item("other", Lane.RETRY)])
 
     with Reader(ledger.path) as reader:
@@ -288,7 +298,7 @@ def test_more_than_a_batch_is_looked_at_again_at_once(ledger: Ledger, monkeypatc
     """A long list is handed over in batches without a pause between them."""
     monkeypatch.setattr(retry_module, "BATCH", 2)
     waiting(ledger, "a", "b", "c")
-    thread = RetryThread(ledger, an_inbox(10, 20), POLICY)
+    thread = RetryThread(ledger, an_inbox(), POLICY)
 
     with Reader(ledger.path) as reader:
         waits = [thread.tick(reader, 100.0), thread.tick(reader, 100.0)]
@@ -299,7 +309,7 @@ def test_more_than_a_batch_is_looked_at_again_at_once(ledger: Ledger, monkeypatc
 def test_race_a_worker_fails_again_before_the_claim(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that fails at once, before its claim is in the ledger, must still come due again."""
     waiting(ledger, "a", "b")
-    inbox = an_inbox(10, 20)
+    inbox = an_inbox()
     offer = inbox.offer_nowait
 
     def free(path: str) -> None:
@@ -328,94 +338,58 @@ def test_race_a_worker_fails_again_before_the_claim(ledger: Ledger, monkeypatch:
     assert released == {"a", "b"}
 
 
-def test_the_thread_sleeps_until_woken(ledger: Ledger) -> None:
+def test_the_thread_sleeps_until_woken(ledger: Ledger, start: Callable[[Inbox], RetryThread]) -> None:
     """A new row and a wake are enough: the file comes to the inbox."""
-    inbox = an_inbox(10, 20)
-    thread = RetryThread(ledger, inbox, POLICY)
-    thread.start()
+    inbox = an_inbox()
+    thread = start(inbox)
     eventually(lambda: thread.ticks == 1)
 
     waiting(ledger, "a")
     thread.wake()
 
-    item = inbox.take()
-    assert item is not None
-    assert item.path == "a"
+    eventually(lambda: inbox.listing(10)[0] == ["a"])
     assert thread.alive()
-    thread.close(10)
-    assert not thread.alive()
 
 
-def test_the_thread_wakes_by_itself_when_a_file_is_due(ledger: Ledger) -> None:
+def test_the_thread_wakes_by_itself_when_a_file_is_due(ledger: Ledger, start: Callable[[Inbox], RetryThread]) -> None:
     """Nobody has to remind it of a file that was not due when it looked."""
     waiting(ledger, "a", next_attempt=time.time() + 0.05)
-    inbox = an_inbox(10, 20)
-    thread = RetryThread(ledger, inbox, POLICY)
+    inbox = an_inbox()
 
-    thread.start()
+    start(inbox)
 
-    item = inbox.take()
-    assert item is not None
-    assert item.path == "a"
-    thread.close(10)
+    eventually(lambda: inbox.listing(10)[0] == ["a"])
 
 
-def test_the_thread_outlives_a_broken_ledger(ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ledger that cannot be read for a while costs a line and a pause, not the thread."""
-    monkeypatch.setattr(retry_module, "ROOM_S", 0.001)
-    waiting(ledger, "a")
-    broken = [True]
-
-    def unreadable() -> Reader:
-        if broken:
-            raise LedgerError(broken.pop())
-        return Reader(ledger.path)
-
-    monkeypatch.setattr(ledger, "reader", unreadable)
-    inbox = an_inbox(10, 20)
-    thread = RetryThread(ledger, inbox, POLICY)
-
-    thread.start()
-
-    eventually(lambda: inbox.counts() == (1, 0))
-    assert len(lines.named("ledger.failed")) == 1
-    thread.close(10)
-
-
+@pytest.mark.parametrize("act", ["__init__", "due"])
 @pytest.mark.parametrize("error", [LedgerError, OSError])
-def test_the_thread_outlives_an_error_in_a_query(
-    ledger: Ledger, lines: Lines, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+def test_the_thread_outlives_a_broken_ledger(
+    ledger: Ledger,
+    start: Callable[[Inbox], RetryThread],
+    lines: Lines,
+    act: str,
+    error: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A ledger that breaks while it is open (a bad block) does not end the thread either."""
+    """One that cannot be opened for a while, or breaks while it is open, costs a line and a pause, not the thread."""
     monkeypatch.setattr(retry_module, "ROOM_S", 0.001)
-    due = Reader.due
-    broken = [True]
-
-    def bad_block(reader: Reader, now: float, limit: int) -> Any:
-        if broken:
-            raise error(broken.pop())
-        return due(reader, now, limit)
-
-    monkeypatch.setattr(Reader, "due", bad_block)
     waiting(ledger, "a")
-    inbox = an_inbox(10, 20)
-    thread = RetryThread(ledger, inbox, POLICY)
+    fails(monkeypatch, Reader, act, error("unable to open database file"))
+    inbox = an_inbox()
 
-    thread.start()
+    start(inbox)
 
     eventually(lambda: inbox.counts() == (1, 0))
     assert len(lines.named("ledger.failed")) == 1
-    thread.close(10)
 
 
-def test_closing_does_not_wait_for_a_claim(ledger: Ledger, lines: Lines) -> None:
+def test_closing_does_not_wait_for_a_claim(ledger: Ledger, start: Callable[[Inbox], RetryThread], lines: Lines) -> None:
     """A ledger that cannot write does not hold the shutdown up, and nothing is handed over twice."""
     waiting(ledger, "a")
     with contextlib.closing(sqlite3.connect(ledger.path)) as other:
         other.execute("CREATE TRIGGER full BEFORE UPDATE ON retries BEGIN SELECT * FROM nowhere; END")
-    inbox = an_inbox(10, 20)
-    thread = RetryThread(ledger, inbox, POLICY)
-    thread.start()
+    inbox = an_inbox()
+    thread = start(inbox)
     eventually(lambda: inbox.take_nowait() == a_retried("a"))
     tried = ledger.tries
     eventually(lambda: ledger.tries >= tried + 3)  # 1.5 seconds of trying
@@ -426,11 +400,13 @@ def test_closing_does_not_wait_for_a_claim(ledger: Ledger, lines: Lines) -> None
     assert (thread.ticks, inbox.counts()) == (1, (0, 1))
 
 
-def test_closing_while_the_ledger_cannot_be_read(ledger: Ledger, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_while_the_ledger_cannot_be_read(
+    ledger: Ledger, start: Callable[[Inbox], RetryThread], lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The pause after a failure ends with the daemon."""
+    monkeypatch.setattr(ledger_module, "CHECK_S", 0.1)
     ledger.path.rename(ledger.path.with_name("hidden"))
-    thread = RetryThread(ledger, an_inbox(10, 20), POLICY)
-    thread.start()
+    thread = start(an_inbox())
     eventually(lambda: lines.named("ledger.failed"))
 
     thread.close(10)

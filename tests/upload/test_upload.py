@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,58 +17,32 @@ from s3spool.failure.breaker import PROBES, STREAK
 from s3spool.failure.retry_policy import Policy
 from s3spool.folder.lease import Lease
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import Failures, State
+from s3spool.ledger.rows import Failures, Identity, State
 from s3spool.queue import inbox as inbox_module
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import BUSY_S, SettleReason
 from s3spool.upload import small as upload_module
 from s3spool.upload.small import SMALL_BYTES
-from support.house import House
-from support.lines import Lines, recorded
+from support.failing import fails
+from support.house import Build, House
+from support.lines import Lines
+from support.odd_files import OtherProcess, make_odd
 from support.rows import a_receipt, a_retry
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from s3spool.ledger.rows import Identity
-
 LARGE = SMALL_BYTES + 1
-WRITER = """
-import os, sys
-fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
-print("open", flush=True)
-sys.stdin.readline()
-"""
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    with recorded() as lines:
-        yield lines
 
 
 @pytest.fixture(params=["wheel", "alone"])
-def build(tmp_path: Path, lines: Lines, request: pytest.FixtureRequest) -> Iterator[Callable[..., House]]:
+def build(build: Build, request: pytest.FixtureRequest) -> Build:
     """Each test once with small files on the wheel, once with each in a thread of its own."""
-    houses: list[House] = []
-
-    def house(**settings: Any) -> House:
-        houses.append(House(tmp_path, carries=request.param == "wheel", **settings))
-        return houses[-1]
-
-    yield house
-    for each in houses:
-        each.close()
+    return functools.partial(build, carries=request.param == "wheel")
 
 
 @pytest.fixture
-def house(build: Callable[..., House]) -> House:
+def house(build: Build) -> House:
     """All of it runs."""
-    house = build()
-    house.start()
-    return house
+    return build().start()
 
 
 def wait(event: threading.Event) -> None:
@@ -84,9 +58,20 @@ def refused(**fields: Any) -> UploadError:
     return UploadError("put", "a", "BadDigest", "not what was announced", **fields)
 
 
-def sent(house: House, *paths: str) -> None:
-    eventually(lambda: set(paths) <= set(house.bucket.objects))
-    house.quiet()
+def refuse_to_open(house: House, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = house.folder.open
+
+    def refuse(path: str) -> tuple[int, os.stat_result]:
+        if path == name:
+            raise PermissionError(13, "Permission denied")
+        return opened(path)
+
+    monkeypatch.setattr(house.folder, "open", refuse)
+
+
+def opened_before(house: House) -> None:
+    """The circuit breaker, by an earlier file."""
+    assert house.breaker.failed("earlier", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
 
 
 # What goes well
@@ -99,51 +84,35 @@ def test_a_file_of_any_size_arrives_as_it_is(house: House, lines: Lines, size: i
     house.drop("a", content)
 
     house.offer("a")
-    sent(house, "a")
+    house.wait_sent("a")
 
     assert house.bucket.objects == {"a": content}
-    known = house.known("a")
-    assert known is not None
-    assert known.receipt is not None
-    assert (known.receipt.identity, known.receipt.after) == (house.identity("a"), "keep")
+    receipt = house.receipt_of("a")
+    assert (receipt.identity, receipt.after) == (house.identity("a"), "keep")
     assert (house.stats.uploaded, house.stats.bytes_uploaded) == (1, size)
     assert [line["event"] for line in lines] == ["file.uploaded"]
     assert house.open_files() == []
 
 
-@pytest.mark.parametrize("name", ["two\nlines", os.fsdecode(b"sub/latin-\xff"), "ü/日本", "%41", " "])
-def test_files_of_any_name(house: House, name: str) -> None:
-    """No name is too odd to be sent and remembered."""
-    house.drop(name)
-
-    house.offer(name)
-    sent(house, name)
-
-    assert house.known(name) is not None
-
-
-def test_many_files_many_workers(build: Callable[..., House]) -> None:
+def test_many_files_many_workers(build: Build) -> None:
     """Each file once, whatever worker it falls to; afterwards nothing is open and nothing runs."""
-    house = build(workers=50, action="delete")
-    house.start()
-    names = [f"{number:04d}" for number in range(500)]
-    for name in names:
-        house.drop(name, name.encode() * 10)
+    house = build(workers=50, action="delete").start()
+    contents = {f"{number:04d}": b"%d" % number for number in range(500)}
+    for name, content in contents.items():
+        house.drop(name, content)
 
-    house.offer(*names)
-    sent(house, *names)
+    house.offer(*contents)
+    house.wait_sent(*contents)
 
-    assert sorted(house.bucket.puts) == names
-    assert all(house.bucket.objects[name] == name.encode() * 10 for name in names)
+    assert sorted(house.bucket.puts) == list(contents)
+    assert house.bucket.objects == contents
     eventually(lambda: not any(house.root.iterdir()))
     house.close()
     assert house.bucket.open_senders == 0
     assert house.open_files() == []
 
 
-def test_the_receipt_is_durable_before_the_file_goes(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_receipt_is_durable_before_the_file_goes(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sent, recorded, removed: in this order, or a crash between would lose what only the folder knew."""
     house = build(action="delete")
     order: list[str] = []
@@ -164,7 +133,7 @@ def test_the_receipt_is_durable_before_the_file_goes(
     assert order == ["put, receipt False", "remove, receipt True"]
 
 
-def test_a_path_stays_in_flight_until_its_receipt_is_durable(build: Callable[..., House]) -> None:
+def test_a_path_stays_in_flight_until_its_receipt_is_durable(build: Build) -> None:
     """A scan must not find a file in between, neither on its way nor known."""
     house = build()
     house.start(house.workers, house.after)
@@ -187,7 +156,7 @@ def test_an_answer_that_proves_nothing_alone_is_asked_about(house: House) -> Non
     house.drop("large", b"x" * LARGE)
 
     house.offer("a", "large")
-    sent(house, "a", "large")
+    house.wait_sent("a", "large")
 
     assert house.stats.uploaded == 2
 
@@ -200,7 +169,7 @@ def test_a_touched_file_is_compared_not_sent(house: House, size: int) -> None:
     """After a chmod the checksum decides: same content, no request, a receipt of the new look."""
     house.drop("a", b"x" * size)
     house.offer("a")
-    sent(house, "a")
+    house.wait_sent("a")
     (house.root / "a").chmod(0o600)
 
     house.settle.add("a")
@@ -215,7 +184,7 @@ def test_a_touched_file_with_other_content_is_sent(house: House) -> None:
     """Who sets size and mtime back does not fool the checksum."""
     house.drop("a", b"one")
     house.offer("a")
-    sent(house, "a")
+    house.wait_sent("a")
     house.drop("a", b"two")
 
     house.settle.add("a")
@@ -231,12 +200,7 @@ def test_a_touched_file_with_other_content_is_sent(house: House) -> None:
 def test_a_large_file_that_changes_while_it_is_sent_is_sent_again(house: House, lines: Lines) -> None:
     """The torn attempt counts for nothing, and what is remembered is the last state."""
     file = house.drop("a", b"x" * LARGE)
-
-    def change(_: str) -> None:
-        house.bucket.before_put = lambda _: None
-        file.write_bytes(b"y" * LARGE)
-
-    house.bucket.before_put = change
+    house.bucket.before_next_put(lambda: file.write_bytes(b"y" * LARGE))
 
     house.offer("a")
     eventually(lambda: house.bucket.puts == ["a", "a"])
@@ -244,10 +208,7 @@ def test_a_large_file_that_changes_while_it_is_sent_is_sent_again(house: House, 
 
     assert house.bucket.objects["a"] == b"y" * LARGE
     assert [line["event"] for line in lines] == ["file.changed", "file.uploaded"]
-    known = house.known("a")
-    assert known is not None
-    assert known.receipt is not None
-    assert known.receipt.identity == house.identity("a")
+    assert house.receipt_of("a").identity == house.identity("a")
     assert house.stats.uploaded == 1
 
 
@@ -255,15 +216,10 @@ def test_a_refusal_of_a_torn_file_is_no_failure(house: House, lines: Lines) -> N
     """S3 refuses the checksum because the file changed: sent again, not put into the retry list."""
     file = house.drop("a", b"x" * LARGE)
     house.bucket.refusals["a"] = [refused()]
-
-    def change(_: str) -> None:
-        house.bucket.before_put = lambda _: None
-        file.write_bytes(b"y" * LARGE)
-
-    house.bucket.before_put = change
+    house.bucket.before_next_put(lambda: file.write_bytes(b"y" * LARGE))
 
     house.offer("a")
-    sent(house, "a")
+    house.wait_sent("a")
 
     assert [line["event"] for line in lines] == ["file.changed", "file.uploaded"]
     assert house.stats.failed == 0
@@ -285,7 +241,7 @@ def test_a_small_file_that_shrinks_under_the_reader(house: House, monkeypatch: p
     monkeypatch.setattr(os, "read", racing)
 
     house.offer("a")
-    sent(house, "a")
+    house.wait_sent("a")
 
     assert lengths == [11]
     assert house.bucket.objects == {"a": b"01234"}
@@ -295,13 +251,12 @@ def test_a_change_during_a_small_upload_is_sent_again(house: House) -> None:
     """The watcher's hint comes while the old content is on its way: afterwards the new one follows."""
     file = house.drop("a", b"old")
 
-    def change(_: str) -> None:
-        house.bucket.before_put = lambda _: None
+    def change() -> None:
         file.write_bytes(b"new!")
         house.settle.add("a")
         eventually(lambda: not len(house.settle) and house.inbox._in_flight.get("a"))
 
-    house.bucket.before_put = change
+    house.bucket.before_next_put(change)
 
     house.offer("a")
     eventually(lambda: house.bucket.objects.get("a") == b"new!")
@@ -312,8 +267,7 @@ def test_a_change_during_a_small_upload_is_sent_again(house: House) -> None:
 
 def test_a_file_that_vanished_is_counted_and_forgotten(house: House, lines: Lines) -> None:
     """Somebody removed it before it was taken: one line, and nothing is tried again."""
-    house.ledger.record_retry(a_retry("a", next_attempt=0.0))
-    assert house.ledger.flush(10)
+    house.record(a_retry("a", next_attempt=0.0))
 
     house.retry.wake()
 
@@ -329,15 +283,10 @@ def test_what_is_no_regular_file_is_dropped(house: House, tmp_path: Path, lines:
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "a").write_bytes(b"secret")
     path = "sub/a" if kind == "symlinked parent" else "a"
-    match kind:
-        case "symlink":
-            (house.root / "a").symlink_to(tmp_path / "secret" / "a")
-        case "fifo":
-            os.mkfifo(house.root / "a")
-        case "directory":
-            (house.root / "a").mkdir()
-        case _:
-            (house.root / "sub").symlink_to(tmp_path / "secret")
+    if kind == "symlinked parent":
+        (house.root / "sub").symlink_to(tmp_path / "secret")
+    else:
+        make_odd(house.root / "a", kind, tmp_path / "secret" / "a")
 
     house.offer(path)
     eventually(lambda: lines.named("file.skipped"))
@@ -350,67 +299,38 @@ def test_what_is_no_regular_file_is_dropped(house: House, tmp_path: Path, lines:
 # What is not complete
 
 
-@pytest.fixture
-def writer() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
-    """Start a process that has a file open for writing until a line comes on its stdin."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def start(file: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", WRITER, str(file)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        processes.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
-        return process
-
-    yield start
-    for process in processes:
-        if process.poll() is None:
-            process.communicate("go\n", timeout=10)
-
-
-def test_a_file_with_a_writer_waits_for_its_close(
-    house: House, writer: Callable[[Path], subprocess.Popen[str]]
-) -> None:
+def test_a_file_with_a_writer_waits_for_its_close(house: House) -> None:
     """A file that is open for writing anywhere is not taken, however old it looks; its close wakes it."""
-    process = writer(house.drop("a", b"begun"))
+    with OtherProcess(house.drop("a", b"begun")) as writer:
+        house.offer("a")
+        eventually(lambda: house.settle.knows(["a"]))
+        eventually(lambda: house.inbox.counts() == (0, 0))
+        while_open = (list(house.bucket.puts), house.settle._reason_of["a"])
+        writer.close()
+        house.settle.add("a")  # as the watch does on close
 
-    house.offer("a")
-    eventually(lambda: house.settle.knows(["a"]))
-    eventually(lambda: house.inbox.counts() == (0, 0))
-    while_open = (list(house.bucket.puts), house.settle._reason_of["a"])
-    process.communicate("close\n", timeout=10)
-    house.settle.add("a")  # as the watch does on close
-
-    sent(house, "a")
+        house.wait_sent("a")
     assert while_open == ([], SettleReason.BUSY)
     assert house.settle._delays_s[SettleReason.BUSY] == BUSY_S
 
 
-def test_a_retry_that_finds_a_writer_starts_anew(
-    build: Callable[..., House], writer: Callable[[Path], subprocess.Popen[str]]
-) -> None:
+def test_a_retry_that_finds_a_writer_starts_anew(house: House) -> None:
     """Its row in the retry list goes first, or it would be taken for one that waits for its turn."""
-    house = build()
-    file = house.drop("a")
-    house.start()
-    process = writer(file)
-    house.ledger.record_retry(a_retry("a", identity=house.identity("a"), next_attempt=0.0))
-    assert house.ledger.flush(10)
+    with OtherProcess(house.drop("a")) as writer:
+        house.record(a_retry("a", identity=house.identity("a"), next_attempt=0.0))
 
-    house.retry.wake()
-    eventually(lambda: house.settle.knows(["a"]))
+        house.retry.wake()
+        eventually(lambda: house.settle.knows(["a"]))
 
-    assert house.known("a") is None
-    process.communicate("close\n", timeout=10)
-    house.settle.add("a")
-    sent(house, "a")
+        assert house.known("a") is None
+        writer.close()
+        house.settle.add("a")
+        house.wait_sent("a")
 
 
-def test_a_fresh_file_goes_back_to_settle(build: Callable[..., House]) -> None:
+def test_a_fresh_file_goes_back_to_settle(build: Build) -> None:
     """Changed less than the settle time ago: it waits that long, with the look it had."""
-    house = build(settle_s=60.0)
-    house.start()
+    house = build(settle_s=60.0).start()
     house.drop("a", mtime_ns=None)
 
     house.offer("a")
@@ -420,19 +340,18 @@ def test_a_fresh_file_goes_back_to_settle(build: Callable[..., House]) -> None:
     assert house.bucket.puts == []
 
 
-def test_a_file_from_the_future_is_sent_once_it_looks_the_same_twice(build: Callable[..., House]) -> None:
+def test_a_file_from_the_future_is_sent_once_it_looks_the_same_twice(build: Build) -> None:
     """A clock that is ahead must not keep a file for ever."""
-    house = build(settle_s=0.05)
-    house.start()
+    house = build(settle_s=0.05).start()
     house.drop("a", mtime_ns=4 * 10**18)
 
     house.offer("a")
-    sent(house, "a")
+    house.wait_sent("a")
 
     assert house.bucket.puts == ["a"]
 
 
-def test_no_room_to_settle_asks_for_a_scan(build: Callable[..., House]) -> None:
+def test_no_room_to_settle_asks_for_a_scan(build: Build) -> None:
     """A file that is not ready, and finds no room to wait in, is found again by a scan."""
     house = build(settle_s=60.0, size=1)
     house.settle.add("other")
@@ -454,12 +373,10 @@ def test_a_refused_file_backs_off_and_is_sent_later(house: House, lines: Lines) 
     house.drop("a")
 
     house.offer("a")
-    sent(house, "a")
+    house.wait_sent("a")
 
     assert house.bucket.puts == ["a"] * 3
-    known = house.known("a")
-    assert known is not None
-    assert known.retry is None
+    assert house.receipt_of("a")
     assert [(line["event"], line["attempt"]) for line in lines] == [
         ("file.failed", 1),
         ("file.failed", 2),
@@ -480,92 +397,44 @@ def test_what_cannot_succeed_is_parked(house: House, lines: Lines) -> None:
     house.settle.add("a")
     house.quiet()
 
-    known = house.known("a")
-    assert known is not None
-    assert known.retry is not None
-    assert (known.retry.state, known.retry.error_code, known.retry.hint) == (
-        State.PARKED,
-        "PreconditionFailed",
-        "rename it",
-    )
-    assert known.retry.identity == house.identity("a")
+    row = house.retry_of("a")
+    assert (row.state, row.error_code, row.hint) == (State.PARKED, "PreconditionFailed", "rename it")
+    assert row.identity == house.identity("a")
     assert house.bucket.puts == ["a"]
     assert len(lines.named("file.parked")) == 1
     house.drop("a", b"changed")
     house.settle.add("a")
-    sent(house, "a")
+    house.wait_sent("a")
 
 
-def test_max_attempts_parks(build: Callable[..., House], lines: Lines) -> None:
-    """After so many failures of its own, where that is configured, a person has to look."""
-    house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=3))
-    house.start()
-    broken = UploadError("read", "a", "OSError", "input/output error", Scope.FILE)
-    house.bucket.refusals["a"] = [broken for _ in range(9)]
-    house.drop("a")
-
-    house.offer("a")
-    eventually(lambda: lines.named("file.parked"))
-    house.quiet()
-
-    assert house.bucket.puts == ["a"] * 3
-    assert len(lines.named("file.failed")) == 2
-
-
-def test_a_refusal_without_any_success_parks_until_another_file_passes(
-    build: Callable[..., House], lines: Lines
-) -> None:
+def test_a_refusal_without_any_success_parks_until_another_file_passes(build: Build, lines: Lines) -> None:
     """Three attempts; then it waits for proof. The next success gives it one try more, which settles it."""
-    house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=0))
-    house.start()
+    house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=0)).start()
     house.bucket.refusals["bad"] = [refused(permanent=True) for _ in range(9)]
     house.bucket.refusals["unlucky"] = [refused(permanent=True) for _ in range(3)]
     house.offer(house.drop("bad").name, house.drop("unlucky").name)
     eventually(lambda: len(lines.named("file.parked")) == 2)
     house.quiet()
     assert sorted(house.bucket.puts) == ["bad"] * 3 + ["unlucky"] * 3
-    known = house.known("bad")
-    assert known is not None
-    assert known.retry is not None
-    assert (known.retry.state, known.retry.provisional, known.retry.own_failures) == (State.PARKED, True, 0)
+    row = house.retry_of("bad")
+    assert (row.state, row.provisional, row.own_failures) == (State.PARKED, True, 0)
 
     house.offer(house.drop("good").name)
-    sent(house, "good", "unlucky")
+    house.wait_sent("good", "unlucky")
     eventually(lambda: len(lines.named("file.parked")) == 3)
     house.quiet()
 
-    known = house.known("bad")
-    assert known is not None
-    assert known.retry is not None
-    assert (known.retry.state, known.retry.provisional, known.retry.own_failures) == (State.PARKED, False, 1)
+    row = house.retry_of("bad")
+    assert (row.state, row.provisional, row.own_failures) == (State.PARKED, False, 1)
     assert [line["fault"] for line in lines.named("file.parked")] == [Fault.UNKNOWN.value] * 2 + [Fault.OWN.value]
     assert house.bucket.puts.count("bad") == 4
-
-
-def test_one_bad_file_does_not_stop_the_others(build: Callable[..., House], lines: Lines) -> None:
-    """A file that always fails backs off by itself while all others pass."""
-    house = build(policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0))
-    house.start()
-    names = [house.drop(f"{number:02d}").name for number in range(50)]
-    house.bucket.refusals["07"] = [refused() for _ in range(1000)]
-
-    house.offer(*names)
-    good = [name for name in names if name != "07"]
-    sent(house, *good)
-
-    assert not house.breaker.open
-    assert {line["path"] for line in lines.named("file.failed")} == {"07"}
 
 
 def test_an_unreadable_file_that_was_just_written_is_busy(
     house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`rsync --inplace` lets others read a file when it has written it: no failure is logged meanwhile."""
-
-    def refuse(path: str) -> tuple[int, os.stat_result]:
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr(house.folder, "open", refuse)
+    refuse_to_open(house, "secret", monkeypatch)
     house.drop("secret", mtime_ns=None)
 
     house.offer("secret")
@@ -577,51 +446,25 @@ def test_an_unreadable_file_that_was_just_written_is_busy(
 
 def test_a_file_under_a_write_lease_is_busy(house: House, lines: Lines) -> None:
     """Another program, a Samba server say, may hold it: it is waited for like a writer, and nothing is logged."""
-    house.drop("leased")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", WRITE_LEASE, str(house.root / "leased")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-
+    with OtherProcess(house.drop("leased"), lease=True):
         house.offer("leased")
         eventually(lambda: house.settle.knows(["leased"]))
 
         assert house.settle._reason_of["leased"] is SettleReason.BUSY
         assert not lines.named("file.failed")
-        holder.stdin.close()
 
     house.offer("leased")
-    sent(house, "leased")
-
-
-WRITE_LEASE = """
-import fcntl, os, signal, sys
-signal.signal(signal.SIGIO, signal.SIG_IGN)
-fd = os.open(sys.argv[1], os.O_RDWR)
-fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-print("held", flush=True)
-sys.stdin.read()
-"""
+    eventually(lambda: "leased" in house.bucket.objects)  # and not until it has settled
 
 
 def test_an_unreadable_file_waits_with_advice(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """No right to read it: the reason and what to do about it, and the destination is not blamed."""
-    opened = house.folder.open
-
-    def refuse(path: str) -> tuple[int, os.stat_result]:
-        if path == "secret":
-            raise PermissionError(13, "Permission denied")
-        return opened(path)
-
-    monkeypatch.setattr(house.folder, "open", refuse)
+    refuse_to_open(house, "secret", monkeypatch)
     house.drop("secret")
     house.drop("a")
 
     house.offer("secret", "a")
-    sent(house, "a")
+    house.wait_sent("a")
     eventually(lambda: lines.named("file.failed"))
 
     line = lines.named("file.failed")[0]
@@ -633,19 +476,11 @@ def test_an_unreadable_file_waits_with_advice(house: House, lines: Lines, monkey
 @pytest.mark.parametrize("size", [7, LARGE])
 def test_a_bad_block_backs_off(house: House, lines: Lines, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that cannot be read to its end is tried again later; no descriptor is left open."""
-    digest = house.bucket.digest
-    broken = [OSError(5, "Input/output error")]
-
-    def read(content: Any, algorithm: str = "md5") -> str:
-        if broken:
-            raise broken.pop()
-        return digest(content, algorithm)
-
-    monkeypatch.setattr(house.bucket, "digest", read)
+    fails(monkeypatch, house.bucket, "digest", OSError(5, "Input/output error"))
     house.drop("a", b"x" * size)
 
     house.offer("a")
-    sent(house, "a")
+    house.wait_sent("a")
 
     (line,) = lines.named("file.failed")
     assert (line["error_code"], line["error"]) == ("errno 5", "Input/output error")
@@ -656,14 +491,7 @@ def test_a_bug_met_by_one_file_is_that_files_trouble(
     house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is raised while a file is judged: it backs off, the worker lives, a traceback is logged."""
-    judge = house.bucket.verify
-
-    def buggy(content: Any, request: Any, answer: Any, *, may_verify: bool) -> Any:
-        if content.path == "a" and house.bucket.puts.count("a") == 1:
-            raise ZeroDivisionError
-        return judge(content, request, answer, may_verify=may_verify)
-
-    monkeypatch.setattr(house.bucket, "verify", buggy)
+    fails(monkeypatch, house.bucket, "verify", ZeroDivisionError())
     house.drop("a")
 
     house.offer("a")
@@ -676,7 +504,7 @@ def test_a_bug_met_by_one_file_is_that_files_trouble(
 
 
 def test_an_answer_that_trips_us_up_each_time_pauses(
-    build: Callable[..., House], lines: Lines, monkeypatch: pytest.MonkeyPatch
+    build: Build, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What nobody has foreseen comes to each file: that is no file's fault, and one traceback a probe is enough."""
     house = build(workers=1)
@@ -688,12 +516,12 @@ def test_an_answer_that_trips_us_up_each_time_pauses(
         raise ZeroDivisionError
 
     monkeypatch.setattr(house.bucket, "verify", buggy)
-    names = [house.drop(f"{number:03d}").name for number in range(50)]
+    names = house.drop_many(50)
     house.start()
     house.offer(*names)
     wait(probed)
     monkeypatch.setattr(house.bucket, "verify", judge)
-    sent(house, *names)
+    house.wait_sent(*names)
 
     (paused,) = lines.named("destination.paused")
     assert paused["error_code"] == "ZeroDivisionError"
@@ -705,17 +533,16 @@ def test_an_answer_that_trips_us_up_each_time_pauses(
 # When the destination fails
 
 
-def test_a_destination_that_is_down_costs_no_file_anything(build: Callable[..., House], lines: Lines) -> None:
+def test_a_destination_that_is_down_costs_no_file_anything(build: Build, lines: Lines) -> None:
     """Everything waits, nothing is counted or parked; one line when it pauses, one when it resumes."""
-    house = build(workers=20, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
+    house = build(workers=20, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1)).start()
     house.bucket.down = denied()
-    house.start()
-    names = [house.drop(f"{number:03d}").name for number in range(100)]
+    names = house.drop_many(100)
 
     house.offer(*names)
     eventually(lambda: len(house.bucket.puts) > 40)  # some probes later
     house.bucket.down = None
-    sent(house, *names)
+    house.wait_sent(*names)
 
     assert [line["event"] for line in lines if not line["event"].startswith("file.")] == [
         "destination.paused",
@@ -727,12 +554,11 @@ def test_a_destination_that_is_down_costs_no_file_anything(build: Callable[..., 
         assert list(reader.retries()) == []
 
 
-def test_only_a_round_of_probes_is_under_way(build: Callable[..., House]) -> None:
+def test_only_a_round_of_probes_is_under_way(build: Build) -> None:
     """While it is open S3 hears of four files at a time, if they are answered before the next round."""
-    house = build(workers=20, probes_s=(0.5, 0.5))
+    house = build(workers=20, probes_s=(0.5, 0.5)).start()
     house.bucket.down = denied()
-    house.start()
-    names = [house.drop(f"{number:03d}").name for number in range(50)]
+    names = house.drop_many(50)
     house.offer(*names)
     eventually(lambda: house.breaker.open and not house.workers.jobs())
     before = len(house.bucket.puts)
@@ -743,7 +569,7 @@ def test_only_a_round_of_probes_is_under_way(build: Callable[..., House]) -> Non
     eventually(lambda: len(under_way) >= 3 * PROBES)
     house.bucket.down = None
 
-    sent(house, *names)
+    house.wait_sent(*names)
     assert max(under_way[: 2 * PROBES]) <= PROBES
     probed = house.bucket.puts[before:][:PROBES]
     assert len(set(probed)) == PROBES
@@ -751,7 +577,7 @@ def test_only_a_round_of_probes_is_under_way(build: Callable[..., House]) -> Non
 
 @pytest.mark.parametrize("how", ["touched", "vanished", "unreadable", "no file"])
 def test_a_probe_that_needs_no_request_does_not_stop_the_probing(
-    build: Callable[..., House], how: str, monkeypatch: pytest.MonkeyPatch
+    build: Build, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file that was to be the probe need not be sent: the next one is the probe then, not nobody."""
     house = build(workers=2)
@@ -768,33 +594,25 @@ def test_a_probe_that_needs_no_request_does_not_stop_the_probing(
         touched.unlink()
         touched.mkdir()
     else:
-        opened = house.folder.open
-
-        def refuse(path: str) -> tuple[int, os.stat_result]:
-            if path == "first":
-                raise PermissionError(13, "Permission denied")
-            return opened(path)
-
-        monkeypatch.setattr(house.folder, "open", refuse)
+        refuse_to_open(house, "first", monkeypatch)
     house.drop("second")
-    assert house.breaker.failed("earlier", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
+    opened_before(house)
     house.inbox.offer([Item("first", receipt=receipt), Item("second")])
 
     house.start()
 
-    sent(house, "second")
+    house.wait_sent("second")
     assert not house.breaker.open
 
 
-def test_a_file_that_opens_the_breaker_alone_is_found_out(build: Callable[..., House], lines: Lines) -> None:
+def test_a_file_that_opens_the_breaker_alone_is_found_out(build: Build, lines: Lines) -> None:
     """S3 answers 403 for this one only: once others have passed, it backs off by itself."""
-    house = build(workers=1, policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0))
-    house.start()
+    house = build(workers=1, policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0)).start()
     house.bucket.refusals["bad"] = [denied() for _ in range(1000)]
     names = [house.drop(name).name for name in ("bad", "good", "better", "best")]
 
     house.offer(*names)
-    sent(house, "good", "better", "best")
+    house.wait_sent("good", "better", "best")
     eventually(lambda: lines.named("file.failed"))
     house.quiet()
 
@@ -804,10 +622,12 @@ def test_a_file_that_opens_the_breaker_alone_is_found_out(build: Callable[..., H
     assert len(lines.named("destination.paused")) == 1
 
 
-def test_a_line_at_the_attempts_1_2_4_and_8(build: Callable[..., House], lines: Lines) -> None:
-    """Twenty thousand files that fail for days must not fill the disk with the same sentence; all lines at debug."""
-    house = build(workers=1, policy=Policy(initial_s=0.001, max_s=0.001, max_attempts=20))
-    house.start()
+def test_a_line_at_the_attempts_1_2_4_and_8(build: Build, lines: Lines) -> None:
+    """Twenty thousand files that fail for days must not fill the disk with the same sentence; all lines at debug.
+
+    After so many failures of its own, where that is configured, a file is parked.
+    """
+    house = build(workers=1, policy=Policy(initial_s=0.001, max_s=0.001, max_attempts=20)).start()
     broken = UploadError("read", "bad", "errno 5", "Input/output error", Scope.FILE)
     house.bucket.refusals["bad"] = [broken for _ in range(20)]
     house.drop("bad")
@@ -822,17 +642,17 @@ def test_a_line_at_the_attempts_1_2_4_and_8(build: Callable[..., House], lines: 
     assert sorted(attempts["warning"] + attempts["debug"]) == list(range(1, 20))
 
 
-def test_a_streak_of_transient_errors_opens_the_breaker(build: Callable[..., House], lines: Lines) -> None:
+def test_a_streak_of_transient_errors_opens_the_breaker(build: Build, lines: Lines) -> None:
     """500 after 500 of different files without a success between them is an outage, not many bad files."""
     house = build(workers=1, policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0))
     house.bucket.down = UploadError("put", "a", "InternalError", "we encountered an internal error")
     house.start()
-    names = [house.drop(f"{number:02d}").name for number in range(2 * STREAK)]
+    names = house.drop_many(2 * STREAK)
 
     house.offer(*names)
     eventually(lambda: lines.named("destination.paused"))
     house.bucket.down = None
-    sent(house, *names[STREAK - 1 :])
+    house.wait_sent(*names[STREAK - 1 :])
 
     assert house.stats.failed == STREAK - 1
     faults = [line["fault"] for line in lines.named("file.failed") if line["level"] == "warning"]
@@ -840,33 +660,33 @@ def test_a_streak_of_transient_errors_opens_the_breaker(build: Callable[..., Hou
     assert not lines.named("file.parked")
 
 
-def test_what_has_lost_its_cause_costs_no_attempt(build: Callable[..., House], lines: Lines) -> None:
+def test_what_has_lost_its_cause_costs_no_attempt(build: Build, lines: Lines) -> None:
     """A checksum or a region that was corrected: all that were in flight go again, without a line or a count."""
     house = build(workers=8, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
-    names = [house.drop(f"{number:02d}").name for number in range(20)]
+    names = house.drop_many(20)
     house.bucket.refusals = {name: [denied(retry_immediately=True)] for name in names}
     house.start()
 
     house.offer(*names)
-    sent(house, *names)
+    house.wait_sent(*names)
 
     assert sorted(house.bucket.puts) == sorted(names * 2)
     assert {line["event"] for line in lines} == {"file.uploaded"}
     assert {line["attempt"] for line in lines} == {1}
 
 
-def test_what_only_seemed_to_have_lost_its_cause_is_an_error(build: Callable[..., House], lines: Lines) -> None:
+def test_what_only_seemed_to_have_lost_its_cause_is_an_error(build: Build, lines: Lines) -> None:
     """A server that goes on refusing for what it was told: the destination is paused, and no request is wasted."""
     house = build(workers=1, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
     house.bucket.down = denied(retry_immediately=True)
     house.start()
-    names = [house.drop(f"{number:02d}").name for number in range(3)]
+    names = house.drop_many(3)
 
     house.offer(*names)
     eventually(lambda: lines.named("destination.paused"))
     eventually(lambda: len(house.bucket.puts) > 10)
     house.bucket.down = None
-    sent(house, *names)
+    house.wait_sent(*names)
 
     assert len(lines.named("destination.paused")) == len(lines.named("destination.resumed")) == 1
     assert house.stats.failed == 0
@@ -890,7 +710,7 @@ def test_a_dead_worker_is_replaced_and_its_file_sent(
     replaced = house.workers.replace_dead()
 
     assert replaced == 2
-    sent(house, "a", "large")
+    house.wait_sent("a", "large")
     assert house.workers.alive() == 4
     assert house.workers.replace_dead() == 0
     assert house.stats.workers_replaced == 2
@@ -900,10 +720,10 @@ def test_a_dead_worker_is_replaced_and_its_file_sent(
     assert house.bucket.open_senders == 0
 
 
-def test_a_leader_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leader_that_dies_costs_no_file(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files under way are sent again, by the other workers and by the one that replaces it."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    house = House(tmp_path, workers=4)
+    house = build(carries=True)
     leader_followers = house.workers._leader_followers
     assert leader_followers is not None
     poll, broken = leader_followers._client.poll, [True]
@@ -915,28 +735,25 @@ def test_a_leader_that_dies_costs_no_file(tmp_path: Path, lines: Lines, monkeypa
             raise MemoryError
 
     monkeypatch.setattr(leader_followers._client, "poll", breaks)
-    names = [f"file {number}" for number in range(8)]
-    for name in names:
-        house.drop(name)
+    names = house.drop_many(8)
     house.start()
     house.offer(*names)
     eventually(lambda: house.workers.alive() == 3)
 
     assert house.workers.replace_dead() == 1
 
-    sent(house, *names)
+    house.wait_sent(*names)
     assert house.workers.alive() == 4
     assert not leader_followers.members()
-    house.close()
 
 
 def test_a_worker_that_dies_as_the_probe_is_followed_by_another_probe(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The breaker does not stay open because the worker that had the probe died."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     house = build(workers=2)
-    assert house.breaker.failed("earlier", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
+    opened_before(house)
     house.bucket.excepthooks = {"a"}
     house.drop("a")
     house.start()
@@ -945,14 +762,13 @@ def test_a_worker_that_dies_as_the_probe_is_followed_by_another_probe(
 
     house.workers.replace_dead()
 
-    sent(house, "a")
+    house.wait_sent("a")
 
 
-def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Callable[..., House]) -> None:
+def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Build) -> None:
     """Idle workers sleep; closing the inbox ends them all."""
-    house = build(workers=100)
-    house.start()
-    eventually(lambda: len(house.inbox._idle_workers) == 100)
+    house = build(workers=100).start()
+    eventually(lambda: len(house.inbox._idle_workers.waiting) == 100)
 
     house.close()
 
@@ -963,10 +779,10 @@ def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Callable[...
 def test_one_file_after_the_other_takes_one_connection(house: House) -> None:
     """The worker that sent the last one sends the next: its connection is open, and no server has given it up yet."""
     for number in range(8):
-        eventually(lambda: len(house.inbox._idle_workers) == 4)
+        eventually(lambda: len(house.inbox._idle_workers.waiting) == 4)
         house.drop(f"{number}")
         house.offer(f"{number}")
-        sent(house, f"{number}")
+        house.wait_sent(f"{number}")
 
     assert house.bucket.open_senders == 1
 
@@ -978,7 +794,7 @@ def test_connections_that_rest_are_closed(house: House, monkeypatch: pytest.Monk
     for name in ("a", "b"):
         house.drop(name, b"x" * size)
         house.offer(name)
-        sent(house, name)
+        house.wait_sent(name)
 
         eventually(lambda: house.bucket.open_senders == 0)
     assert house.workers.closed_idle == 2  # the supervisor goes by it: memory to give back
@@ -1004,10 +820,10 @@ def test_a_dead_worker_is_replaced_once_there_is_a_thread(house: House, monkeypa
 
     assert replaced == 0
     assert house.workers.replace_dead() == 1
-    sent(house, "a")
+    house.wait_sent("a")
 
 
-def test_too_few_threads_for_the_workers(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_threads_for_the_workers(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line that says what to do, and those that run already can be ended."""
     house = build(workers=4)
     start = threading.Thread.start
@@ -1045,13 +861,13 @@ def test_stopping_lets_uploads_finish(house: House) -> None:
     assert house.known("a") is not None
 
 
-def test_stopping_while_the_breaker_is_open(build: Callable[..., House]) -> None:
+def test_stopping_while_the_breaker_is_open(build: Build) -> None:
     """Workers that wait for the next probe are let go."""
     house = build(workers=10, probes_s=(3600.0, 3600.0))
-    assert house.breaker.failed("a", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
+    opened_before(house)
     house.offer(house.drop("b").name)
     house.start()
-    eventually(lambda: len(house.inbox._idle_workers) == 10)
+    eventually(lambda: len(house.inbox._idle_workers.waiting) == 10)
 
     house.close()
 
@@ -1059,33 +875,30 @@ def test_stopping_while_the_breaker_is_open(build: Callable[..., House]) -> None
     assert house.bucket.puts == []
 
 
-def test_race_opened_while_a_worker_waits_for_a_file(build: Callable[..., House]) -> None:
+def test_race_opened_while_a_worker_waits_for_a_file(build: Build) -> None:
     """A worker that fell asleep before the opening must not send what then comes: that is for a probe."""
-    house = build(workers=3, probes_s=(3600.0, 3600.0))
-    house.start()
-    eventually(lambda: len(house.inbox._idle_workers) == 3)
-    assert house.breaker.failed("earlier", Failures(), denied(), time.monotonic()).fault is Fault.DESTINATION
+    house = build(workers=3, probes_s=(3600.0, 3600.0)).start()
+    eventually(lambda: len(house.inbox._idle_workers.waiting) == 3)
+    opened_before(house)
     house.drop("a")
 
     house.inbox.offer([Item("a", Lane.FOUND)])
-    eventually(lambda: len(house.inbox._idle_workers) == 3)
+    eventually(lambda: len(house.inbox._idle_workers.waiting) == 3)
 
     assert house.bucket.puts == []
     assert house.inbox.counts() == (1, 0)
     house.breaker.probe_now()
-    sent(house, "a")
+    house.wait_sent("a")
 
 
 def test_a_retry_keeps_its_history(house: House, lines: Lines) -> None:
     """What comes from the retry list counts on from there."""
     house.drop("a")
     house.bucket.refusals["a"] = [refused()]
-    row = a_retry("a", identity=house.identity("a"), attempts=5, next_attempt=0.0)
-    house.ledger.record_retry(row)
-    assert house.ledger.flush(10)
+    house.record(a_retry("a", identity=house.identity("a"), attempts=5, next_attempt=0.0))
 
     house.retry.wake()
-    sent(house, "a")
+    house.wait_sent("a")
 
     assert [(line["event"], line["attempt"]) for line in lines] == [("file.failed", 6), ("file.uploaded", 7)]
 
@@ -1095,17 +908,16 @@ def test_a_hint_during_a_failure_is_not_lost(house: House, lines: Lines) -> None
     file = house.drop("a")
     house.bucket.refusals["a"] = [refused(permanent=True)]
 
-    def change(_: str) -> None:
-        house.bucket.before_put = lambda _: None
+    def change() -> None:
         file.write_bytes(b"better")
         house.settle.add("a")
         eventually(lambda: house.inbox._in_flight.get("a"))
 
-    house.bucket.before_put = change
+    house.bucket.before_next_put(change)
 
     house.offer("a")
 
-    sent(house, "a")
+    house.wait_sent("a")
     assert house.bucket.objects == {"a": b"better"}
 
 
@@ -1126,35 +938,24 @@ def test_race_a_file_comes_back_while_its_absence_is_noticed(house: House, monke
 
     house.offer("a")
 
-    sent(house, "a")
+    house.wait_sent("a")
 
 
 def test_a_file_that_can_neither_be_opened_nor_looked_at(
     house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A directory that went bad: the file waits in the retry list all the same."""
-    broken = [True]
-
-    def bad(real: Any) -> Any:
-        def call(path: str) -> Any:
-            if broken:
-                raise OSError(5, "Input/output error")
-            return real(path)
-
-        return call
-
-    monkeypatch.setattr(house.folder, "open", bad(house.folder.open))
-    monkeypatch.setattr(house.folder, "identity_of", bad(house.folder.identity_of))
+    fails(monkeypatch, house.folder, "open", OSError(5, "Input/output error"))
+    fails(monkeypatch, house.folder, "identity_of", OSError(5, "Input/output error"))
     house.drop("a")
+
     house.offer("a")
-    eventually(lambda: lines.named("file.failed"))
 
-    broken.clear()
-
-    sent(house, "a")
+    house.wait_sent("a")
+    assert len(lines.named("file.failed")) == 1
 
 
-def test_a_worker_goes_straight_on_after_a_vanished_file(build: Callable[..., House], lines: Lines) -> None:
+def test_a_worker_goes_straight_on_after_a_vanished_file(build: Build, lines: Lines) -> None:
     """The next file in the queue is gone: the worker takes the one after it."""
     house = build(workers=1)
     queued = threading.Event()
@@ -1168,26 +969,17 @@ def test_a_worker_goes_straight_on_after_a_vanished_file(build: Callable[..., Ho
     house.offer("b", "c")
     queued.set()
 
-    sent(house, "a", "c")
+    house.wait_sent("a", "c")
     assert house.stats.vanished == 1
 
 
 def test_a_worker_that_cannot_have_a_connection_dies_and_is_replaced(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its file waits, and is sent by the next."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     house = build(workers=1)
-    transport = house.bucket.transport
-    broken = [True]
-
-    def fail() -> Any:
-        if broken:
-            broken.pop()
-            raise MemoryError
-        return transport()
-
-    monkeypatch.setattr(house.bucket, "transport", fail)
+    fails(monkeypatch, house.bucket, "transport", MemoryError())
     house.start()
     house.drop("a")
     house.offer("a")
@@ -1195,4 +987,4 @@ def test_a_worker_that_cannot_have_a_connection_dies_and_is_replaced(
 
     assert house.workers.replace_dead() == 1
 
-    sent(house, "a")
+    house.wait_sent("a")

@@ -5,34 +5,40 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import shlex
 import sqlite3
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 
 import structlog
 from msgspec.structs import replace
 
-from s3spool.check.http_port import http_port
 from s3spool.check.result import CheckResult, error, ok, warning
+from s3spool.check.rules import check_rules
 from s3spool.check.shared_ledger import shared_ledger
+from s3spool.check.walk import walk
 from s3spool.config import loader as configuration
-from s3spool.config.directories import same_mount, sandbox
-from s3spool.config.loader import Config
+from s3spool.config.directories import nearest, wrong_paths
+from s3spool.config.schema import Config, value_of
+from s3spool.daemon.components import store_of
 from s3spool.daemon.limits import open_files_needed
 from s3spool.errors import ConfigError, LedgerError, UploadError
+from s3spool.folder.mounts import remote_file_system
+from s3spool.folder.rules import FileRules
 from s3spool.ledger.database import holder, open_for_reading
 from s3spool.ledger.files import become_owner
 from s3spool.logs.text import shown
+from s3spool.s3.keys import Prefix, key_of
+from s3spool.s3.plain_http import DANGER, beyond_loopback
 
 MIB = 1024 * 1024
 LEAST_FREE_BYTES = 16 * MIB  # the ledger's journal alone may grow to this
 LITTLE_FREE_BYTES = 256 * MIB
 ANSWER_S = 10.0  # a person waits
+MOST_ENTRIES = 1000  # of the folder, for an example
 WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
 
 
@@ -55,15 +61,14 @@ def run(config: Config) -> Iterator[CheckResult]:
 
 def _folder(config: Config) -> Iterator[CheckResult]:
     folder = config.watch.directory
-    there = _directory("folder", folder, writable=config.actions != {"keep"}, made=folder == Path("tmp").absolute())
+    there = _path(config, "folder")
     if there.level == "error" or not folder.is_dir():
         yield there
         return
     yield ok("folder", f"{there.text}; {config.after_upload()}")
-    from s3spool.folder.mounts import remote_file_system  # noqa: PLC0415 - after what may fail in one line
 
     kind = remote_file_system(Path(os.path.realpath(folder)))
-    directories, unreadable, deep = _directories(config, folder)
+    directories, unreadable, deep = _directories(config)
     if deep:
         one = "1 directory is" if len(deep) == 1 else f"{len(deep)} directories are"
         yield warning("folder", f"{one} too deep for any key, so nothing below is sent: {shown(deep[0])}")
@@ -88,50 +93,26 @@ def _folder(config: Config) -> Iterator[CheckResult]:
         yield ok("watch", text)
 
 
-def _directories(config: Config, folder: Path) -> tuple[int, list[str], list[str]]:
+def _directories(config: Config) -> tuple[int, list[str], list[str]]:
     """How many directories there are to watch, which cannot be read, and which leave no room for a key."""
-    from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - start-up time
-    from s3spool.folder.rules import FileRules  # noqa: PLC0415 - the same
-    from s3spool.s3.keys import too_deep  # noqa: PLC0415 - the same
-
-    names = FileFilter(config.watch.include, config.watch.exclude)
-    prefixes = FileRules(config).prefixes
-    unreadable: list[str] = []
-    deep: list[str] = []
-    pending = [""]
+    by_kind: dict[str, list[str]] = {"unreadable": [], "too deep": []}
     count = 0
-    while pending:
-        directory = pending.pop()
-        count += 1
-        try:
-            with os.scandir(folder / directory) as entries:
-                if not config.watch.recursive:
-                    continue
-                below = [f"{directory}{entry.name}" for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except OSError:
-            unreadable.append(directory)
-            continue
-        for path in filter(names.enters_directory, below):
-            (deep if too_deep(path, prefixes) else pending).append(f"{path}/")
-    return count, unreadable, deep
+    for kind, path, _ in walk(config):
+        count += kind in {"directory", "unreadable"}
+        by_kind.get(kind, []).append(path)
+    return count, by_kind["unreadable"], by_kind["too deep"]
 
 
 def _key(config: Config) -> Iterator[CheckResult]:
     """The key of a file of the folder, or of an example."""
-    from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - start-up time
-    from s3spool.folder.rules import FileRules  # noqa: PLC0415 - the same
-    from s3spool.s3.keys import Prefix, key_of  # noqa: PLC0415 - the same
-
     bucket, rules = config.destination.bucket, FileRules(config)
     if not bucket:
         return
-    names = FileFilter(config.watch.include, config.watch.exclude)
-    name, mtime_s = "example.txt", time.time()
-    with suppress(OSError), os.scandir(config.watch.directory) as entries:
-        for entry in entries:
-            if names.accepts_file(entry.name) and entry.is_file(follow_symlinks=False):
-                name, mtime_s = entry.name, entry.stat().st_mtime
-                break
+    some = islice(walk(config), MOST_ENTRIES)
+    name = next((found.path for found in some if found.kind == "file"), "example.txt")
+    mtime_s = time.time()
+    with suppress(OSError):
+        mtime_s = (config.watch.directory / name).lstat().st_mtime
     prefix = rules.destination(name).prefix
     try:
         text = f"{shown(name)} goes to {shown(f's3://{bucket}/{key_of(name, Prefix(prefix).of(mtime_s))}')}"
@@ -147,16 +128,8 @@ def _key(config: Config) -> Iterator[CheckResult]:
 
 
 def _archive(config: Config) -> Iterator[CheckResult]:
-    archive = config.after.archive_directory
-    if "archive" not in config.actions or archive is None:
-        return
-    result = _directory("archive", archive, writable=True, made=True)
-    folder = config.watch.directory
-    if result.level != "error" and folder.is_dir() and not same_mount(archive, folder):
-        place = f"after.archive_directory = {archive}"
-        hint = "choose one on the same (for a service: one ReadWritePaths= above both)"
-        result = error("archive", f"{place}: on another file system or mount than watch.directory; {hint}")
-    yield result
+    if config.after.archive_directory and "archive" in config.actions:
+        yield _path(config, "archive")
 
 
 def _open_files(config: Config) -> Iterator[CheckResult]:
@@ -172,21 +145,21 @@ def _open_files(config: Config) -> Iterator[CheckResult]:
 
 
 def _state(config: Config) -> Iterator[CheckResult]:
-    directory = config.state.directory
-    result = _directory("state", directory, writable=True, made=True)
+    directory, sockets = config.state.directory, config.service.control_socket.parent
+    result = _path(config, "state")
     if result.level != "error":
         result = _room(directory, result.text)
     yield result
     if result.level == "error" or not directory.is_dir():
         return
     yield from (shared_ledger if config.state.ledger else _ledger)(config)
-    sockets = config.service.control_socket.parent
-    if sockets != directory:
-        yield _directory("control socket", sockets, writable=True, made=False)
+    socket = _path(config, "control socket")
+    if socket.level == "error" or sockets != directory:
+        yield socket if socket.level == "error" else ok("control socket", str(sockets))
 
 
 def _room(directory: Path, text: str) -> CheckResult:
-    space = os.statvfs(_existing(directory))
+    space = os.statvfs(nearest(directory))
     free = space.f_bavail * space.f_frsize
     text = f"{text}, {free // MIB} MiB free"
     if free < LEAST_FREE_BYTES:
@@ -227,15 +200,31 @@ def _try_sqlite(directory: Path) -> None:
         database.execute("INSERT INTO written VALUES (1)")
 
 
+def _http(config: Config) -> Iterator[CheckResult]:
+    address = config.service.http_listen
+    if not address:
+        return
+    try:
+        from s3spool.http.server import listener  # noqa: PLC0415 - an extra
+
+        listener(address).close()
+    except ImportError as exc:
+        yield error("http", f"service.http_listen needs the extra http ({exc}): pip install 's3spool[http]'")
+    except ConfigError as exc:
+        pid = holder(config.state.directory)
+        # Most likely the daemon itself listens there.
+        yield ok("http", f"{address}, in use while the daemon runs (pid {pid})") if pid else error("http", str(exc))
+    else:
+        token = "with service.http_token" if config.service.http_token else "for every user of this machine"
+        yield ok("http", f"http://{address}/ {token}")
+
+
 def _bucket(config: Config) -> Iterator[CheckResult]:
-    bundle = config.destination.ca_bundle
     try:
         configuration.require_bucket(config)
-        if bundle and not os.access(bundle, os.R_OK):
-            raise ConfigError("destination.ca_bundle", str(bundle), "does not exist or is not readable")
+        if wrong := _wrong(config, "destination.ca_bundle"):
+            raise wrong
         from s3spool.check import preflight  # noqa: PLC0415 - the same
-        from s3spool.daemon.components import store_of  # noqa: PLC0415 - boto3 and pycurl are heavy
-        from s3spool.s3.plain_http import DANGER, beyond_loopback  # noqa: PLC0415 - the same
 
         quick = replace(config.upload, timeout_s=min(ANSWER_S, config.upload.timeout_s))
         store = store_of(replace(config, upload=quick))
@@ -247,20 +236,14 @@ def _bucket(config: Config) -> Iterator[CheckResult]:
     yield from preflight.examine(store, config.destination.prefix)
 
 
-def _rules(config: Config) -> Iterator[CheckResult]:
-    from s3spool.check.rules import check_rules  # noqa: PLC0415 - start-up time
-
-    yield from check_rules(config)
-
-
 _SUBJECTS: dict[str, Callable[[Config], Iterator[CheckResult]]] = {
     "folder": _folder,
-    "rules": _rules,
+    "rules": check_rules,
     "archive": _archive,
     "open files": _open_files,
     "state": _state,
     "key": _key,
-    "http": http_port,
+    "http": _http,
     "destination": _bucket,
 }
 _FIELD = {
@@ -271,28 +254,13 @@ _FIELD = {
 }
 
 
-def _directory(subject: str, path: Path, *, writable: bool, made: bool) -> CheckResult:
-    """Whether the daemon could use it; `made`: whether it makes a missing one."""
-    field = f"{_FIELD[subject]} = {path}"
-    try:
-        is_directory = stat.S_ISDIR(path.stat().st_mode)
-    except FileNotFoundError:
-        parent = _existing(path)
-        if made and parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
-            return ok(subject, f"{path}: is not there yet, s3spool run makes it")
-        hint = f"make it with: mkdir -p {shlex.quote(str(path))}"
-        return error(subject, f"{field}: does not exist{' and cannot be made' if made else ''}; {hint}")
-    except OSError as exc:
-        return error(subject, f"{field}: cannot be reached: {exc.strerror}{sandbox(path)}")
-    if not is_directory:
-        return error(subject, f"{field}: is not a directory")
-    access = os.X_OK | (os.W_OK if subject != "folder" or writable else 0) | (os.R_OK if subject == "folder" else 0)
-    if not os.access(path, access):
-        wanted = "readable and writable" if subject == "folder" and writable else "writable" if writable else "readable"
-        return error(subject, f"{field}: must be {wanted} for the user that s3spool runs as{sandbox(path)}")
-    return ok(subject, str(path))
+def _path(config: Config, subject: str) -> CheckResult:
+    """Whether the daemon could use it."""
+    if wrong := _wrong(config, _FIELD[subject]):
+        return error(subject, str(wrong))
+    path = Path(str(value_of(config, _FIELD[subject])))
+    return ok(subject, str(path) if path.exists() else f"{path}: is not there yet, s3spool run makes it")
 
 
-def _existing(path: Path) -> Path:
-    """The path, or the nearest parent that exists."""
-    return next(place for place in (path, *path.parents) if os.path.lexists(place))
+def _wrong(config: Config, field: str) -> ConfigError | None:
+    return next((wrong for wrong in wrong_paths(config) if wrong.field == field), None)

@@ -7,7 +7,9 @@ import re
 from typing import Any
 
 from s3spool.config.loader import Config, require_bucket
+from s3spool.daemon.components import store_of
 from s3spool.folder.rules import FileRules
+from s3spool.s3.object_rules import ObjectRules
 
 _TEMPLATE = re.compile(r"%%|\{hostname\}|%.")
 _ESCAPED = str.maketrans({"*": "${*}", "?": "${?}", "$": "${$}"})  # else they are wildcards and variables
@@ -18,15 +20,8 @@ def policy(config: Config) -> str:
     require_bucket(config)
     service, bucket_arn, objects_arn = _arns(config)
     destination, kinds = config.destination, FileRules(config).destinations
-    writing = ["PutObject", "AbortMultipartUpload", "ListMultipartUploadParts"]
-    if any(kind.tags for kind in kinds):
-        writing.append("PutObjectTagging")
-    if any(kind.acl for kind in kinds):
-        writing.append("PutObjectAcl")
-    if any(kind.object_lock_mode for kind in kinds):
-        writing.append("PutObjectRetention")
-    if any(kind.legal_hold for kind in kinds):
-        writing.append("PutObjectLegalHold")
+    grants = [grant.removeprefix("s3:") for grant in ObjectRules(kinds).grants]
+    writing = [*grants, "AbortMultipartUpload", "ListMultipartUploadParts"]
     patterns = sorted({f"{objects_arn}{_pattern(kind.prefix)}" for kind in kinds})
     objects = patterns[0] if len(patterns) == 1 else patterns
     statements: list[dict[str, Any]] = [
@@ -63,8 +58,6 @@ def _arns(config: Config) -> tuple[str, str, str]:
 
 def _partition(config: Config) -> str:
     """`aws`, or `aws-cn`, `aws-us-gov`..., from the region."""
-    from s3spool.daemon.components import store_of  # noqa: PLC0415 - boto3 is heavy
-
     return str(store_of(config).client.meta.partition)
 
 

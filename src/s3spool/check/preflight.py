@@ -112,12 +112,11 @@ def _clock(headers: Mapping[str, str]) -> CheckResult:
         skew_s = now - parsedate_to_datetime(headers["date"]).timestamp()
     except (KeyError, ValueError):
         return warning("clock", "the server does not tell the time")
-    text = f"{abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} S3"
-    if abs(skew_s) > SKEW_ERROR_S:
-        return error("clock", f"{text}, which refuses more than {SKEW_ERROR_S} s; set it: timedatectl set-ntp true")
-    if abs(skew_s) > SKEW_WARNING_S:
-        return warning("clock", f"{text}, which refuses more than {SKEW_ERROR_S} s; set it: timedatectl set-ntp true")
-    return ok("clock", "agrees with S3's within a minute")
+    if abs(skew_s) <= SKEW_WARNING_S:
+        return ok("clock", "agrees with S3's within a minute")
+    text = f"{abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} S3, which refuses more than {SKEW_ERROR_S} s"
+    level = error if abs(skew_s) > SKEW_ERROR_S else warning
+    return level("clock", f"{text}; set it: timedatectl set-ntp true")
 
 
 def _bucket(store: Store, headers: Mapping[str, str], status: int) -> CheckResult:

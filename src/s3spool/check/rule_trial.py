@@ -12,6 +12,7 @@ from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.object_rules import ObjectRules
+from s3spool.s3.options import grants_of
 from s3spool.s3.store import MIB, Store
 
 
@@ -26,7 +27,7 @@ def try_rules(store: Store) -> Iterator[CheckResult]:
         try:
             upload = parts.create(f"s3spool-check-{secrets.token_hex(8)}", identity, 0, 5 * MIB)
         except UploadError as exc:
-            hint = exc.hint.replace("grant s3:PutObject on", f"grant {', '.join(options.grants)} on")
+            hint = exc.hint.replace("grant s3:PutObject on", f"grant {', '.join(grants_of(options))} on")
             yield error(subject, f"CreateMultipartUpload: {exc.code}: {exc.cause}{f'; {hint}' if hint else ''}")
             continue
         try:

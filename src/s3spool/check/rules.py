@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from s3spool.check.result import CheckResult, error, ok, warning
+from s3spool.check.walk import walk
 from s3spool.config.loader import Config
 from s3spool.errors import UploadError
-from s3spool.folder.filters import FileFilter
 from s3spool.folder.rules import FileRules
 from s3spool.logs.text import shown
 from s3spool.s3.content_types import content_type_of
@@ -25,7 +24,7 @@ def check_rules(config: Config) -> Iterator[CheckResult]:
     rules = FileRules(config)
     examples: dict[int, str] = {}
     files = 0
-    for path in _files(config):
+    for path in (found.path for found in walk(config) if found.kind == "file"):
         files += 1
         examples.setdefault(rules.index(path), path)
         if files == MOST_FILES or len(examples.keys() - {-1}) == len(config.rules):
@@ -52,22 +51,3 @@ def _example(config: Config, rules: FileRules, subject: str, path: str) -> Check
     more = [kind, destination.storage_class, destination.cache_control, destination.acl, rules.action(path)]
     url = shown(f"s3://{destination.bucket}/{key}")
     return ok(subject, f"{shown(path)} would be {url} ({', '.join(filter(None, more))})")
-
-
-def _files(config: Config) -> Iterator[str]:
-    """The paths that would be sent; what cannot be read is left out."""
-    watch = config.watch
-    names = FileFilter(watch.include, watch.exclude)
-    pending = [""]
-    while pending:
-        directory = pending.pop()
-        try:
-            with os.scandir(Path(watch.directory, directory)) as entries:
-                for entry in entries:
-                    path = f"{directory}{entry.name}"
-                    if entry.is_file(follow_symlinks=False) and names.accepts_file(path):
-                        yield path
-                    elif watch.recursive and entry.is_dir(follow_symlinks=False) and names.enters_directory(path):
-                        pending.append(f"{path}/")
-        except OSError:
-            continue

@@ -21,8 +21,6 @@ from s3spool.cli.options import Run, group_options, run_options, say
 from s3spool.cli.service import service
 from s3spool.errors import ConfigError, S3SpoolError
 
-PARKED = 3
-TIMED_OUT = 4
 _INTERRUPTED = 130  # as a shell reports SIGINT
 
 
@@ -84,11 +82,11 @@ def run(run: Run, once: bool, dry_run: bool) -> None:
     if dry_run:
         from s3spool.cli.dry_run import print_plan  # noqa: PLC0415 - start-up time
 
-        print_plan(run.config, run.doubts)
+        print_plan(run.config, run.warnings)
         return
     from s3spool.daemon.main import run as run_daemon  # noqa: PLC0415 - start-up time
 
-    sys.exit(run_daemon(run.config, run.overrides, run.doubts, once=once))
+    sys.exit(run_daemon(run.config, run.overrides, run.warnings, once=once))
 
 
 @cli.command()
@@ -113,8 +111,8 @@ def check(run: Run, policy: bool) -> None:
         return
     from s3spool.check import checks  # noqa: PLC0415 - start-up time
 
-    for doubt in run.doubts:
-        say(doubt)
+    for warning in run.warnings:
+        say(warning)
     failed = False
     for result in checks.run(run.config):
         failed |= result.level == "error"

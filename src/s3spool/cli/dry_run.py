@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
 
 import click
 
+from s3spool.check.walk import walk
 from s3spool.cli.options import say
 from s3spool.config.loader import Config, require_bucket
 from s3spool.control.offline import OfflineAnswers
 from s3spool.errors import ConfigError, S3SpoolError
-from s3spool.folder.filters import FileFilter
 from s3spool.folder.rules import FileRules
 from s3spool.logs.text import printable, shown
 from s3spool.logs.units import size
 from s3spool.s3.keys import Prefix, key_of
 
 
-def print_plan(config: Config, doubts: Sequence[str]) -> None:
+def print_plan(config: Config, warnings: Sequence[str]) -> None:
     """One line per file that would be sent or is left out, and a summary. Changes nothing."""
     require_bucket(config)
     root, destination = config.watch.directory, config.destination
     if not root.is_dir():
         raise ConfigError("watch.directory", root, "is not there, or not a directory")
-    for doubt in doubts:
-        say(doubt)
+    for warning in warnings:
+        say(warning)
     answers, rules = OfflineAnswers(config), FileRules(config)
     counts: Counter[str] = Counter()
     total = 0
@@ -58,27 +55,13 @@ def _line(word: str, length: int | None, text: str) -> None:
 
 
 def _files(config: Config) -> Iterator[str]:
-    """Each regular file, and each directory that the patterns leave out, in the order of their names."""
-    watch = config.watch
-    names = FileFilter(watch.include, watch.exclude)
-    pending = [""]
-    while pending:
-        directory = pending.pop()
-        below: list[str] = []
-        try:
-            with os.scandir(Path(watch.directory, directory)) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
-        except OSError as exc:
-            click.echo(f"unread     {'':>9}  {shown(directory)}: {exc.strerror}")
-            continue
-        for entry in found:
-            path = f"{directory}{entry.name}"
-            with suppress(OSError):
-                if entry.is_file(follow_symlinks=False):
-                    yield path
-                elif entry.is_dir(follow_symlinks=False) and watch.recursive:
-                    if names.enters_directory(path):
-                        below.append(f"{path}/")
-                    else:
-                        _line("excluded", None, f"{shown(path + '/')}: left out by watch.exclude")
-        pending += reversed(below)
+    """Each regular file; directories that are left out become a line."""
+    for kind, path, problem in walk(config, in_order=True):
+        if kind in {"file", "left out"}:
+            yield path
+        elif kind == "excluded":
+            _line("excluded", None, f"{shown(path)}: left out by watch.exclude")
+        elif kind == "too deep":
+            _line("excluded", None, f"{shown(path)}: every key below it would be longer than S3's 1,024 bytes")
+        elif kind == "unreadable":
+            _line("unread", None, f"{shown(path)}: {problem}")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
+from s3spool.config.finding import as_the_unit_has_it, named, salvaged
+from s3spool.config.loader import load, locate, places
+from s3spool.config.schema import Config
+from s3spool.control.client import ControlClient
+from s3spool.demo.home import homes_here, running_demo, use_keys
 from s3spool.errors import ConfigError
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
-    from s3spool.config.loader import Config
-    from s3spool.control.client import ControlClient
+from s3spool.logs.text import printable
 
 
 class _Directory(click.ParamType[str]):
@@ -25,7 +27,6 @@ class _Directory(click.ParamType[str]):
     name = "directory"
 
     def shell_complete(self, _: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from click.shell_completion import CompletionItem  # noqa: PLC0415 - start-up time
 
         return [CompletionItem(incomplete, type="dir")]
 
@@ -47,34 +48,23 @@ _RUN_OPTIONS: dict[str, tuple[str, str, str, click.ParamType[Any] | None]] = {
     "log_level": ("log.level", "LEVEL", "debug, info, warning or error.", _LEVELS),
     "log_format": ("log.format", "FORMAT", "auto, console, json or journal.", _FORMATS),
 }
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def _both(function: Callable[..., Any]) -> Callable[..., Any]:
-    options: list[Decorator] = [
-        click.option(
-            "--config",
-            "config_file",
-            # `load` reports a file that cannot be read, with exit code 78.
-            type=click.Path(path_type=Path, readable=False),
-            help="The TOML file. [default: $S3SPOOL_CONFIG, ./s3spool.toml, the user's, the system's]",
-        ),
-        click.option("--name", default="", metavar="NAME", help="Use /etc/s3spool/NAME.toml."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-group_options = _both
+def group_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--config and --name."""
+    # `load` reports a file that cannot be read, with exit code 78.
+    path = click.Path(path_type=Path, readable=False)
+    text = "The TOML file. [default: $S3SPOOL_CONFIG, ./s3spool.toml, the user's, the system's]"
+    function = click.option("--name", default="", metavar="NAME", help="Use /etc/s3spool/NAME.toml.")(function)
+    return click.option("--config", "config_file", type=path, help=text)(function)
 
 
 def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--config and --name, which may also stand before the command."""
 
-    @_both
+    @group_options
     @functools.wraps(function)
     def command(config_file: Path | None, name: str, **arguments: Any) -> Any:
         before = click.get_current_context().find_root().params
@@ -104,34 +94,30 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-class Run:
+class Run(NamedTuple):
     """A configuration as typed for `run` or `check`, and what a reload has to apply again."""
 
-    def __init__(self, config: Config, overrides: Mapping[str, object], doubts: list[str]) -> None:
-        self.config = config
-        self.overrides = overrides
-        self.doubts = doubts  #: lines about the file that was found
+    config: Config
+    overrides: Mapping[str, object]
+    warnings: list[str]  #: lines about the file that was found
 
 
 def _run(
     directory: str | None, destination: str | None, config_file: Path | None, name: str, flags: Mapping[str, object]
 ) -> Run:
-    from s3spool.config.finding import named  # noqa: PLC0415 - start-up time
-    from s3spool.config.loader import load  # noqa: PLC0415 - the same
-    from s3spool.demo.home import use_keys  # noqa: PLC0415 - the same
 
     if directory and directory.startswith("s3://") and destination is None:
         directory, destination = None, directory
     overrides: dict[str, object] = {"watch.directory": directory, **_typed(destination), **flags}
     overrides = {key: value for key, value in overrides.items() if value is not None}
-    doubts: list[str] = []
+    warnings: list[str] = []
     if directory and destination:  # nothing is inherited from a file that was not typed
         source = named(config_file, name, environ={})
     else:
-        source = found(config_file, name, doubts.append, overrides)
-    config = load(source, overrides=overrides, search=False, tell=doubts.append)
+        source = found(config_file, name, warnings.append, overrides)
+    config = load(source, overrides=overrides, search=False, tell=warnings.append)
     use_keys(config)
-    return Run(config, overrides, doubts)
+    return Run(config, overrides, warnings)
 
 
 def _typed(destination: str | None) -> dict[str, object]:
@@ -149,13 +135,8 @@ def found(
     config_file: Path | None, name: str, tell: Callable[[str], object], overrides: Mapping[str, object] = {}
 ) -> Path | None:
     """The configuration that is named, else the first one in sight, else that of a running demo of this directory."""
-    from s3spool.config.finding import named  # noqa: PLC0415 - start-up time
-    from s3spool.config.loader import locate  # noqa: PLC0415 - the same
-
     source = named(config_file, name) or locate(overrides=overrides, tell=tell)
     if source is None and not overrides.get("watch.directory"):
-        from s3spool.demo.home import running_demo  # noqa: PLC0415 - the same
-
         source = running_demo()
     return source
 
@@ -166,17 +147,13 @@ def asks_daemon(function: Callable[..., Any]) -> Callable[..., Any]:
     @config_options
     @functools.wraps(function)
     def command(config_file: Path | None, name: str, **arguments: Any) -> Any:
-        return function(client(config_file, name), **arguments)
+        return function(client_of(config_file, name), **arguments)
 
     return command
 
 
-def client(config_file: Path | None, name: str) -> ControlClient:
+def client_of(config_file: Path | None, name: str) -> ControlClient:
     """Raises ConfigError, unless a daemon answers that has read an earlier state of a broken file."""
-    from s3spool.config.finding import as_the_unit_has_it, salvaged  # noqa: PLC0415 - start-up time
-    from s3spool.config.loader import load  # noqa: PLC0415 - the same
-    from s3spool.control.client import ControlClient  # noqa: PLC0415 - the same
-
     source = found(config_file, name, say)
     try:
         client = ControlClient(as_the_unit_has_it(load(source, search=False, tell=say)))
@@ -188,27 +165,13 @@ def client(config_file: Path | None, name: str) -> ControlClient:
             say(f"{error}; the daemon that runs has an earlier state of the configuration")
         return client
     if client.nothing_here():
-        say(f"no configuration is there ({_places()}), and no daemon has run here: {_advice()}")
+        looked = ", ".join(map(str, places(os.environ)))
+        home = next(homes_here(), None)
+        advice = f"for the demo add --config {shlex.quote(str(home.config))}" if home else "name one with --config"
+        say(f"no configuration is there ({looked}), and no daemon has run here: {advice}")
     return client
 
 
 def say(line: str) -> None:
     """One line on stderr."""
-    from s3spool.logs.text import printable  # noqa: PLC0415 - start-up time
-
     click.echo(f"s3spool: {printable(line)}", err=True)
-
-
-def _places() -> str:
-    from s3spool.config.loader import places  # noqa: PLC0415 - start-up time
-
-    return ", ".join(map(str, places(os.environ)))
-
-
-def _advice() -> str:
-    import shlex  # noqa: PLC0415 - start-up time
-
-    from s3spool.demo.home import homes_here  # noqa: PLC0415 - the same
-
-    home = next(homes_here(), None)
-    return f"for the demo add --config {shlex.quote(str(home.config))}" if home else "name one with --config"

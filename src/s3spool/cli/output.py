@@ -13,6 +13,7 @@ import msgspec
 
 from s3spool.control.protocol import json_line
 from s3spool.control.status import LargeFile, Status
+from s3spool.ledger.rows import from_text
 from s3spool.logs.text import printable, printable_json, shown
 from s3spool.logs.units import bar, duration, size
 
@@ -138,6 +139,5 @@ def _detail(row: Mapping[str, Any], *, on_terminal: bool) -> str:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    from s3spool.ledger.rows import from_text  # noqa: PLC0415 - start-up time
 
     return shown(from_text(row["path"]))

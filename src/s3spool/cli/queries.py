@@ -6,18 +6,23 @@ Heavy modules are imported where they are used, so that these commands answer at
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import redirect_stderr, suppress
+from io import StringIO
+from itertools import islice
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+from msgspec import to_builtins
 
-from s3spool.cli.options import asks_daemon, json_option, say
+from s3spool.cli.options import asks_daemon, client_of, json_option, say
+from s3spool.cli.output import print_rows, print_status, print_why, to_json
+from s3spool.cli.wait import SOME_PARKED, TIMED_OUT, wait_for_all, wait_for_files
+from s3spool.control.client import ControlClient
+from s3spool.control.views import STATES
+from s3spool.errors import S3SpoolError
+from s3spool.logs.text import printable
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
-    from s3spool.control.client import ControlClient
-
-_STATES = ["settling", "queued", "uploading", "waiting", "parked", "uploaded"]
 _COMPLETIONS = 100
 
 
@@ -31,19 +36,10 @@ class File(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Files of the current directory, and files that the daemon or the ledger knows."""
-        from contextlib import redirect_stderr, suppress  # noqa: PLC0415 - start-up time
-        from io import StringIO  # noqa: PLC0415 - the same
-        from itertools import islice  # noqa: PLC0415 - the same
-
-        from click.shell_completion import CompletionItem  # noqa: PLC0415 - the same
-
-        from s3spool.cli.options import client  # noqa: PLC0415 - the same
-        from s3spool.errors import S3SpoolError  # noqa: PLC0415 - the same
-
         options = {**ctx.find_root().params, **{name: value for name, value in ctx.params.items() if value}}
         known: list[str] = []
         with suppress(S3SpoolError, OSError), redirect_stderr(StringIO()):
-            rows = client(options.get("config_file"), options.get("name") or "").rows(self._state)
+            rows = client_of(options.get("config_file"), options.get("name") or "").rows(self._state)
             paths = (str(row["path"]) for row in islice(rows, 100 * _COMPLETIONS))
             known = [*islice((path for path in paths if path.startswith(incomplete)), _COMPLETIONS)]
         names = [CompletionItem(path) for path in known]
@@ -55,10 +51,6 @@ class File(click.ParamType[str]):
 @json_option
 def status(client: ControlClient, as_json: bool) -> None:
     """Say what the daemon is doing. Without a daemon the ledger answers."""
-    from msgspec import to_builtins  # noqa: PLC0415 - start-up time
-
-    from s3spool.cli.output import print_status, to_json  # noqa: PLC0415 - the same
-
     answer = client.status()
     click.echo(to_json(to_builtins(answer))) if as_json else print_status(answer)
 
@@ -75,13 +67,11 @@ def top(client: ControlClient) -> None:
 @click.command(name="list")
 @asks_daemon
 @json_option
-@click.option("--state", type=click.Choice(_STATES), help="Only files in this state.")
+@click.option("--state", type=click.Choice(STATES), help="Only files in this state.")
 @click.option("--all", "everything", is_flag=True, help="Uploaded files as well.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N files.")
 def list_(client: ControlClient, as_json: bool, state: str | None, everything: bool, limit: int | None) -> None:
     """List unsent files. Each line has state, size, age and name, and the error if there is one."""
-    from s3spool.cli.output import print_rows  # noqa: PLC0415 - start-up time
-
     rows = client.rows(state or (None if everything else "unsent"))
     print_rows(rows, as_json=as_json, limit=limit)
 
@@ -92,8 +82,6 @@ def list_(client: ControlClient, as_json: bool, state: str | None, everything: b
 @json_option
 def why(client: ControlClient, file: str, as_json: bool) -> None:
     """Say where FILE stands, and why. Exit code 1 if it is neither there nor known."""
-    from s3spool.cli.output import print_why, to_json  # noqa: PLC0415 - start-up time
-
     answer = client.why(file)
     click.echo(to_json(answer)) if as_json else print_why(answer)
     sys.exit(1 if answer["state"] == "unknown" else 0)
@@ -108,9 +96,6 @@ def key(client: ControlClient, file: str, as_json: bool) -> None:
 
     Direction marks and the like, which a key may hold, are shown as escapes; with --json exactly.
     """
-    from s3spool.cli.output import to_json  # noqa: PLC0415 - start-up time
-    from s3spool.logs.text import printable  # noqa: PLC0415 - the same
-
     answer = client.key(file)
     if rule := client.rule(file):
         say(f"{rule} applies")
@@ -162,17 +147,16 @@ def resume(client: ControlClient) -> None:
     click.echo("uploads go on" if client.resume() else "uploads were not paused by hand")
 
 
-@click.command()
+@click.command(name="verify")
 @asks_daemon
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Only N receipts, chosen at random.")
 @click.option("--repair", is_flag=True, help="Send again what differs and is still in the folder.")
 @json_option
-def verify(client: ControlClient, sample: int | None, repair: bool, as_json: bool) -> None:
+def verify_(client: ControlClient, sample: int | None, repair: bool, as_json: bool) -> None:
     """Compare the receipts with the bucket. Exit code 1 if an object is missing or is not what was sent."""
-    from s3spool.cli.verify import Options  # noqa: PLC0415 - start-up time
-    from s3spool.cli.verify import verify as verify_receipts  # noqa: PLC0415 - the same
+    from s3spool.cli import verify  # noqa: PLC0415 - start-up time
 
-    sys.exit(verify_receipts(client, Options(sample, repair, as_json)))
+    sys.exit(verify.verify(client, verify.Options(sample, repair, as_json)))
 
 
 @click.command()
@@ -187,8 +171,6 @@ def verify(client: ControlClient, sample: int | None, repair: bool, as_json: boo
 )
 def wait(client: ControlClient, files: tuple[str, ...], timeout_s: float | None) -> None:
     """Return when nothing is left to send, or none of FILES. Exit code: 0 all sent, 3 some parked, 4 time-out."""
-    from s3spool.cli.wait import SOME_PARKED, TIMED_OUT, wait_for_all, wait_for_files  # noqa: PLC0415 - start-up time
-
     code = wait_for_files(client, files, timeout_s) if files else wait_for_all(client, timeout_s)
     said = {TIMED_OUT: "timed out", SOME_PARKED: "some files are parked: s3spool list --state parked"}
     if code in said:
@@ -196,4 +178,4 @@ def wait(client: ControlClient, files: tuple[str, ...], timeout_s: float | None)
     sys.exit(code)
 
 
-COMMANDS: list[Any] = [status, top, list_, why, key, retry, forget, rescan, pause, resume, verify, wait]
+COMMANDS: list[Any] = [status, top, list_, why, key, retry, forget, rescan, pause, resume, verify_, wait]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from s3spool.systemd.units import service_of
+
 
 def _before(ctx: click.Context) -> str:
     """The --name that stands before the command."""
@@ -37,7 +39,6 @@ def service() -> None:
 def install(name: str, directory: Path | None, user: str, root: Path) -> None:
     """Write the unit, and make the user, the folder and a configuration to fill in, where they are missing."""
     from s3spool.systemd.install import Installation  # noqa: PLC0415 - start-up time
-    from s3spool.systemd.units import service_of  # noqa: PLC0415 - start-up time
 
     for line in Installation(service_of(name), root=root).install(directory, user):
         click.echo(line)
@@ -49,7 +50,6 @@ def install(name: str, directory: Path | None, user: str, root: Path) -> None:
 def uninstall(name: str, root: Path) -> None:
     """Remove what install has made. Files in the folder, a changed configuration and the ledger stay."""
     from s3spool.systemd.install import Installation  # noqa: PLC0415 - start-up time
-    from s3spool.systemd.units import service_of  # noqa: PLC0415 - start-up time
 
     for line in Installation(service_of(name), root=root).uninstall():
         click.echo(line)
@@ -60,7 +60,6 @@ def uninstall(name: str, root: Path) -> None:
 def check(name: str) -> None:
     """Run `s3spool check` as the service would: its user, credentials, limits and sandbox."""
     from s3spool.check.sandbox_check import run_as_service, secret_is_private  # noqa: PLC0415 - start-up time
-    from s3spool.systemd.units import service_of  # noqa: PLC0415 - start-up time
 
     text, code = run_as_service(service_of(name))
     click.echo(text, nl=False)

@@ -12,16 +12,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from s3spool.control.views import STATES
 from s3spool.ledger.rows import from_text
 from s3spool.logs.text import printable, shown
-from s3spool.logs.units import duration, size
+from s3spool.logs.units import bar, duration, size
 
-STATES = ("settling", "queued", "uploading", "waiting", "parked", "uploaded")
 AGES = ("<5 min", "<1 h", "<1 day", "older")
 KEPT_S = 300.0
 LATENCY_S = 60.0  # percentiles are of the uploads of the last minute
 _BLOCKS, _ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
-_BAR = 16
 
 
 class Sample(NamedTuple):
@@ -125,9 +124,7 @@ def _uploading(rows: Sequence[Mapping[str, Any]], room: int) -> list[RenderableT
     for row in large_first[:room]:
         progress = ""
         if row.get("bytes"):
-            full = int(_BAR * row["bytes_uploaded"] / row["bytes"])
-            progress = f"[{'#' * full}{'.' * (_BAR - full)}] {row['bytes_uploaded'] / row['bytes']:4.0%} of "
-            progress += f"{size(row['bytes'])} "
+            progress = f"{bar(row['bytes_uploaded'], row['bytes'])} "
         lines.append(_cut(Text(f"{progress}{_name(row['path'])}")))
     return lines
 

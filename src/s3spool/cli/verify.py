@@ -10,21 +10,21 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import structlog
 
-from s3spool.config.loader import Config, require_bucket
+from s3spool.config.loader import SYSTEM_FILE, Config, require_bucket
+from s3spool.control.client import ControlClient
 from s3spool.control.protocol import json_line
+from s3spool.daemon.components import store_of
 from s3spool.demo.home import use_keys
+from s3spool.ledger.protocol import LedgerReader
 from s3spool.ledger.rows import Receipt, to_text
 from s3spool.logs.text import printable, printable_json, shown
-
-if TYPE_CHECKING:
-    from s3spool.control.client import ControlClient
-    from s3spool.ledger.protocol import LedgerReader
-    from s3spool.s3.verification import Difference, Verifier
+from s3spool.s3.verification import Difference, Verifier
+from s3spool.systemd.units import service_of
 
 THREADS = 32
 BATCH = 1000  # receipts, as many as a listing has keys
@@ -59,7 +59,7 @@ class Verification:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="verify") as pool:
             pending: deque[tuple[int, Future[tuple[list[Receipt], int]]]] = deque()
             for batch in self._batches():
-                pending.append((len(batch), pool.submit(self._verifier.doubtful, batch)))
+                pending.append((len(batch), pool.submit(self._verifier.unverified, batch)))
                 if len(pending) >= AHEAD:
                     yield from self._finish(pool, *pending.popleft(), advance)
             while pending:
@@ -72,9 +72,9 @@ class Verification:
         batch: Future[tuple[list[Receipt], int]],
         advance: Callable[[int], object],
     ) -> Iterator[Difference]:
-        doubts, requests = batch.result()
-        self.requests += requests + len(doubts)
-        found = [difference for difference in pool.map(self._verifier.look, doubts) if difference is not None]
+        unverified, requests = batch.result()
+        self.requests += requests + len(unverified)
+        found = [difference for difference in pool.map(self._verifier.look, unverified) if difference is not None]
         # A file that was sent again meanwhile has another receipt, and was confirmed just now.
         paths = [difference.receipt.path for difference in found]
         known = self._reader.known(paths) if self._reader and paths else {}
@@ -112,9 +112,6 @@ def verify(client: ControlClient, options: Options) -> int:
     use_keys(config)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     _use_the_units_credentials(config)
-    from s3spool.daemon.components import store_of  # noqa: PLC0415 - start-up time
-    from s3spool.s3.verification import Verifier  # noqa: PLC0415 - the same
-
     store, began, repaired, differing = store_of(config), time.monotonic(), 0, 0
     with client.ledger() as reader:
         destination = reader.destination(config.destination.ledger_name) if reader else None
@@ -198,9 +195,6 @@ class _JsonOutput:
 
 def _use_the_units_credentials(config: Config) -> None:
     """Root asks about the system's service: the keys are where its unit takes them from."""
-    from s3spool.config.loader import SYSTEM_FILE  # noqa: PLC0415 - start-up time
-    from s3spool.systemd.units import service_of  # noqa: PLC0415 - the same
-
     source = config.source
     if source is None or source.parent != SYSTEM_FILE.parent or _CREDENTIALS in os.environ:
         return

@@ -21,20 +21,31 @@ def check_directories(config: Config) -> None:
 
     Raises ConfigError, or CombinedConfigError with all errors.
     """
-    watched, state, archive = config.watch.directory, config.state.directory, config.after.archive_directory
-    created = {"state.directory": (state, 0o700)}
-    if watched == Path("tmp").absolute() and not os.path.lexists(watched):
-        created["watch.directory"] = (watched, 0o777)
-    if archive and "archive" in config.actions:
-        created["after.archive_directory"] = (archive, 0o777)
-    problems = [(name, path, _not_creatable(path)) for name, (path, _) in created.items()]
-    problems += _problems(config, "watch.directory" in created)
-    raise_config_errors([ConfigError(name, path, problem) for name, path, problem in problems if problem])
-    for name, (path, mode) in created.items():
+    raise_config_errors(wrong_paths(config))
+    for name, (path, mode) in _created(config).items():
         try:
             path.mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as exc:
             raise ConfigError(name, path, f"cannot be made a directory: {exc.strerror}") from exc
+
+
+def wrong_paths(config: Config) -> list[ConfigError]:
+    """An error for each path that the daemon cannot use."""
+    created = _created(config)
+    problems = [(name, path, _not_creatable(path)) for name, (path, _) in created.items()]
+    problems += _problems(config, "watch.directory" in created)
+    return [ConfigError(name, path, problem) for name, path, problem in problems if problem]
+
+
+def _created(config: Config) -> dict[str, tuple[Path, int]]:
+    """The directories that s3spool makes if they are missing, with their modes."""
+    watched, archive = config.watch.directory, config.after.archive_directory
+    created = {"state.directory": (config.state.directory, 0o700)}
+    if watched == Path("tmp").absolute() and not os.path.lexists(watched):
+        created["watch.directory"] = (watched, 0o777)
+    if archive and "archive" in config.actions:
+        created["after.archive_directory"] = (archive, 0o777)
+    return created
 
 
 def _problems(config: Config, creates_folder: bool) -> Iterator[tuple[str, Path, str]]:
@@ -47,7 +58,10 @@ def _problems(config: Config, creates_folder: bool) -> Iterator[tuple[str, Path,
         yield "watch.directory", watched, problem
     is_used = archive and "archive" in actions and not problem and not _not_creatable(archive)
     if archive and is_used and not same_mount(archive, watched):
-        problem = "is on another file system or mount than watch.directory; files can only be renamed within one"
+        problem = (
+            "is on another file system or mount than watch.directory; files can only be renamed within one"
+            " (for a service: one ReadWritePaths= above both)"
+        )
         yield "after.archive_directory", archive, problem
     socket, bundle = config.service.control_socket, config.destination.ca_bundle
     if socket.parent != config.state.directory:
@@ -74,13 +88,13 @@ def _unusable(path: Path, access: int, adjective: str) -> str:
 
 def _not_creatable(path: Path) -> str:
     """Why it is neither a writable directory nor can become one; else ""."""
-    nearest = _nearest(path)
-    if nearest == path:
+    there = nearest(path)
+    if there == path:
         return _unusable(path, os.W_OK | os.X_OK, "writable")
-    if not nearest.is_dir():
-        return f"cannot be made: {nearest} is not a directory"
-    may_write = os.access(nearest, os.W_OK | os.X_OK)
-    return "" if may_write else f"does not exist and cannot be made: {nearest} is not writable {_USER}"
+    if not there.is_dir():
+        return f"cannot be made: {there} is not a directory"
+    may_write = os.access(there, os.W_OK | os.X_OK)
+    return "" if may_write else f"does not exist and cannot be made: {there} is not writable {_USER}"
 
 
 def sandbox(path: Path) -> str:
@@ -89,14 +103,14 @@ def sandbox(path: Path) -> str:
         if path.is_relative_to(home) and home.is_dir() and not home.stat().st_mode & 0o7777:
             return f"; the unit hides it: a drop-in has to say ProtectHome=tmpfs and BindPaths={path}"
     with contextlib.suppress(OSError):  # the caller has reported the error
-        if os.statvfs(_nearest(path)).f_flag & os.ST_RDONLY:
+        if os.statvfs(nearest(path)).f_flag & os.ST_RDONLY:
             return f"; it is read-only here: for a service a drop-in has to say ReadWritePaths={path}"
     return ""
 
 
 def same_mount(one: Path, other: Path) -> bool:
     """Whether rename(2) can move files from one to the other: it never crosses mounts, not even of one disk."""
-    return _mount(_nearest(one)) == _mount(_nearest(other))
+    return _mount(nearest(one)) == _mount(nearest(other))
 
 
 def _mount(path: Path) -> tuple[int, str]:
@@ -112,6 +126,6 @@ def _mount(path: Path) -> tuple[int, str]:
         os.close(fd)
 
 
-def _nearest(path: Path) -> Path:
+def nearest(path: Path) -> Path:
     """The path, or the nearest parent that exists."""
     return next(place for place in (path, *path.parents) if os.path.lexists(place))

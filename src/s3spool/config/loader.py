@@ -22,17 +22,16 @@ from s3spool.config.schema import (
     Config,
     DestinationConfig,
     changed,
-    options,
     value_of,
 )
-from s3spool.config.trust import HERE, choose, doubt, is_inside
+from s3spool.config.trust import HERE, choose, is_inside, untrusted_reason
 from s3spool.config.validators import PREFIX_FIELDS, is_loopback, split_address
-from s3spool.config.values import Option
+from s3spool.config.values import named, unknown
 from s3spool.errors import ConfigError, raise_config_errors
 
 __all__ = [
-    "LIVE", "PREFIX_FIELDS", "SYSTEM_FILE", "Config", "Option", "changed", "check_directories", "load", "locate",
-    "options", "places", "require_bucket",
+    "LIVE", "PREFIX_FIELDS", "SYSTEM_FILE", "Config", "changed", "check_directories", "load", "locate", "places",
+    "require_bucket",
 ]  # fmt: skip
 
 #: The last place where a configuration is looked for.
@@ -80,7 +79,7 @@ def load(
     """
     source = path or (locate(environ, overrides=overrides, tell=tell) if search else None)
     given = [*_from_environment(environ), *_from_overrides(overrides)]
-    if path and (why := doubt(path)):
+    if path and (why := untrusted_reason(path)):
         tell(f"{path}: {why}; it counts because it was named")
     settings = [*(_from_file(source) if source else ()), *given]
     known = {setting.name: setting for setting in settings if setting.name in OPTIONS}
@@ -228,25 +227,18 @@ def _xdg_directory(environ: Mapping[str, str], variable: str, below_home: str) -
 
 
 def _unknown(setting: _Setting) -> ConfigError:
-    import difflib  # noqa: PLC0415 - start-up time
-
     section, key = setting.section, setting.key
     if section == "rule":
         return setting.error(section, "rules stand in the file, as [[rule]], and nowhere else")
-    if section not in SECTIONS:
-        what, wrong, known, field = "section", section, list(SECTIONS), _printable(section)
-    elif key is None:
+    if section in SECTIONS and key is None:
         return setting.error(section, f"must be a table: a line [{section}] with its keys below")
+    near = [name for name in OPTIONS if name.endswith(f".{key if section in SECTIONS else section}")]
+    if section not in SECTIONS:
+        field, problem = named(section), unknown("section", section, SECTIONS, near)
     else:
-        what, wrong, known = "key", key, list(SECTIONS[section].__struct_fields__)
-        field = f"{section}.{_printable(key)}"
-    near = [name for name in OPTIONS if name.endswith(f".{wrong}")] or difflib.get_close_matches(wrong, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    return setting._replace(value=None).error(field, f"unknown {what} ({hint})")
-
-
-def _printable(key: str) -> str:
-    return key if key.isprintable() and key else repr(key)
+        field = f"{section}.{named(key or '')}"
+        problem = unknown("key", key or "", SECTIONS[section].__struct_fields__, near)
+    return setting._replace(value=None).error(field, problem)
 
 
 def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from s3spool.config.values import Option, globs
+from s3spool.config.values import Option, globs, named, unknown
 from s3spool.errors import ConfigError
 
 #: What a rule may set: keys of [destination].
@@ -47,8 +47,8 @@ def read_rules(tables: object, options: Mapping[str, Option], errors: list[Confi
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         errors.append(ConfigError("rule", None, "must be tables: a line [[rule]] with its keys below, for each rule"))
         return ()
-    keys = {key: options[f"destination.{key}"] for key in DESTINATION_KEYS}
-    keys |= {"after": options["after.action"], "match": _MATCH}
+    names = {"after": "after.action"} | {key: f"destination.{key}" for key in DESTINATION_KEYS}
+    keys = {"match": _MATCH} | {key: options[name] for key, name in sorted(names.items())}
     return tuple(_read(f"rule[{number}]", table, keys, errors) for number, table in enumerate(tables, 1))
 
 
@@ -64,13 +64,7 @@ def _read(rule: str, table: Mapping[str, object], keys: Mapping[str, Option], er
     values: dict[str, Any] = {}
     for key, value in {"match": None, **table}.items():
         if key not in keys:
-            import difflib  # noqa: PLC0415 - start-up time
-
-            near = difflib.get_close_matches(key, keys, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: match, {', '.join(sorted({*keys} - {'match'}))}"
-            errors.append(
-                ConfigError(f"{rule}.{key if key.isprintable() else repr(key)}", None, f"unknown key ({hint})")
-            )
+            errors.append(ConfigError(f"{rule}.{named(key)}", None, unknown("key", key, keys)))
             continue
         try:
             values[key] = keys[key].read(value)

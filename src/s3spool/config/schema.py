@@ -212,11 +212,6 @@ OPTIONS = {
 }
 
 
-def options() -> list[Option]:
-    """Every key, in the order of the sections."""
-    return [*OPTIONS.values()]
-
-
 def value_of(config: Config, name: str) -> object:
     """The value of a key by its dotted name."""
     section, key = name.split(".")

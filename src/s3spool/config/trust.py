@@ -20,7 +20,7 @@ def choose(found: list[Path], watched: Callable[[], Iterable[Path]], tell: Calla
     Anyone may drop files into the `watched` folders. `tell` gets a line if a file is passed over.
     Raises ConfigError if that leaves no file.
     """
-    if not found or found[0] != HERE or not (why := doubt(HERE) or _dropped(watched())):
+    if not found or found[0] != HERE or not (why := untrusted_reason(HERE) or _dropped(watched())):
         return found[0] if found else None
     if len(found) == 1:
         raise ConfigError(str(HERE), None, f"{why}, so it does not count; name a file with --config")
@@ -39,7 +39,7 @@ def _dropped(watched: Iterable[Path]) -> str:
     return f"is inside the watched folder {inside}" if inside else ""
 
 
-def doubt(path: Path) -> str:
+def untrusted_reason(path: Path) -> str:
     """Why another user could have written or placed the file, in a few words; else "".
 
     Only regular files are checked: the user always names a pipe or device.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -61,6 +61,20 @@ def path(meaning: str, default: str = "") -> Meta:
 def globs(meaning: str, least: int = 0) -> Meta:
     limits = 'must hold at least one pattern; ["*"] takes every file'
     return Meta(description=meaning, min_length=least, extra={"limits": limits})
+
+
+def named(key: str) -> str:
+    """A section or key as a message shows it."""
+    return key if key.isprintable() and key else repr(key)
+
+
+def unknown(what: str, wrong: str, known: Collection[str], near: Sequence[str] = ()) -> str:
+    """The sentence for a section or key that does not exist, with the nearest known one."""
+    import difflib  # noqa: PLC0415 - start-up time
+
+    near = near or difflib.get_close_matches(wrong, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {what} ({hint})"
 
 
 class Option:

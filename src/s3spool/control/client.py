@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,12 +14,14 @@ from s3spool.config.loader import Config
 from s3spool.control.names import path_in
 from s3spool.control.offline import OfflineAnswers
 from s3spool.control.protocol import NoDaemonError, ask, json_line
+from s3spool.control.rules import prefix_of
 from s3spool.control.status import Status
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.files import become_owner
 from s3spool.ledger.protocol import LedgerReader
 from s3spool.ledger.rows import from_text, to_text
 from s3spool.logs.text import shown
+from s3spool.s3.keys import Prefix, key_of
 
 BATCH_BYTES = 128 * 1024  # of paths in one request; the daemon refuses twice as much
 
@@ -56,10 +58,7 @@ class ControlClient:
         return True
 
     def status(self) -> Status:
-        try:
-            answer = ask(self._socket, "status")
-        except NoDaemonError:
-            return self._offline.status()
+        answer = self._ask("status", self._offline.status)
         try:
             return msgspec.convert(answer, Status)
         except msgspec.ValidationError as exc:
@@ -86,15 +85,10 @@ class ControlClient:
 
     def why(self, file: str) -> dict[str, Any]:
         path = self._path(file)
-        try:
-            return _dict(ask(self._socket, "why", path=to_text(path)))
-        except NoDaemonError:
-            return self._offline.why(path)
+        return _dict(self._ask("why", lambda: self._offline.why(path), path=to_text(path)))
 
     def key(self, file: str) -> str:
         """The key in the bucket. If the prefix holds the mtime of a file that is gone, only a receipt tells it."""
-        from s3spool.s3.keys import Prefix, key_of  # noqa: PLC0415 - start-up time
-
         path = self._path(file)
         where = self._where_of(path)
         prefix = where["prefix"]
@@ -135,10 +129,8 @@ class ControlClient:
 
     def forget_path(self, path: str) -> bool:
         """As `forget`, by the relative path."""
-        try:
-            return bool(ask(self._socket, "forget", path=to_text(path))["forgotten"])
-        except NoDaemonError:
-            return self._offline.forget(path)
+        answer = self._ask("forget", lambda: self._offline.forget(path), path=to_text(path))
+        return bool(answer["forgotten"])
 
     def ledger(self) -> AbstractContextManager[LedgerReader | None]:
         """The ledger itself; None if no daemon has ever run with this state directory."""
@@ -150,17 +142,11 @@ class ControlClient:
 
     def pause(self, reason: str) -> None:
         """Take no new file until `resume`, across restarts."""
-        try:
-            ask(self._socket, "pause", reason=reason)
-        except NoDaemonError:
-            self._offline.pause(reason)
+        self._ask("pause", lambda: self._offline.pause(reason), reason=reason)
 
     def resume(self) -> bool:
         """Whether there was a pause by hand."""
-        try:
-            return bool(ask(self._socket, "resume")["resumed"])
-        except NoDaemonError:
-            return self._offline.resume()
+        return bool(self._ask("resume", self._offline.resume)["resumed"])
 
     def top(self) -> dict[str, Any]:
         """Raises NoDaemonError."""
@@ -177,19 +163,18 @@ class ControlClient:
     @cached_property
     def _folder(self) -> str:
         """The watched folder, resolved. The command line of a running daemon may have set another one."""
-        try:
-            answer = ask(self._socket, "where")
-        except NoDaemonError:
-            return os.path.realpath(self.config.watch.directory)
-        return "/" + str(from_text(answer["below_root"]))
+        below_root = to_text(os.path.realpath(self.config.watch.directory)[1:])
+        return "/" + str(from_text(self._ask("where", lambda: {"below_root": below_root})["below_root"]))
 
     def _where_of(self, path: str) -> dict[str, str]:
-        try:
-            return _dict(ask(self._socket, "where", path=to_text(path)))
-        except NoDaemonError:
-            from s3spool.control.rules import prefix_of  # noqa: PLC0415 - start-up time
+        return _dict(self._ask("where", lambda: prefix_of(self.config, path), path=to_text(path)))
 
-            return prefix_of(self.config, path)
+    def _ask(self, command: str, offline: Callable[[], Any], **arguments: Any) -> Any:
+        """The daemon's answer, or that of `offline` if no daemon runs."""
+        try:
+            return ask(self._socket, command, **arguments)
+        except NoDaemonError:
+            return offline()
 
     def _path(self, file: str) -> str:
         return path_in(self._folder, file)

@@ -8,13 +8,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from s3spool import __version__
 from s3spool.config.loader import Config
 from s3spool.control import views
+from s3spool.control.rules import with_rule
 from s3spool.control.status import Bytes, Destination, Files, Status, Watch
 from s3spool.errors import AlreadyRunningError, S3SpoolError
+from s3spool.folder.filters import FileFilter
+from s3spool.folder.folder import Folder
+from s3spool.folder.rules import FileRules
 from s3spool.ledger.database import DirectoryLock, holder
 from s3spool.ledger.files import open_regular
 from s3spool.ledger.opening import open_ledger, open_shared_reader
@@ -22,9 +26,6 @@ from s3spool.ledger.protocol import LOOKUP_ROWS, LedgerBackend, LedgerReader
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Pause
 from s3spool.logs.text import shown
-
-if TYPE_CHECKING:
-    from s3spool.folder.folder import Folder
 
 DURABLE_S = 10.0
 
@@ -72,11 +73,8 @@ class OfflineAnswers:
 
     def explain(self, paths: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The answer of `why` for each of these paths."""
-        from s3spool.control.rules import with_rule  # noqa: PLC0415 - start-up time
-        from s3spool.folder.filters import FileFilter  # noqa: PLC0415 - the same
-
         watch = self._config.watch
-        names = FileFilter(watch.include, watch.exclude)
+        names, rules = FileFilter(watch.include, watch.exclude), FileRules(self._config)
         with self.reader() as reader, self._open(self._folder) as folder:
             destination = reader.destination(self._config.destination.ledger_name) if reader else None
             rest = iter(paths)
@@ -91,7 +89,7 @@ class OfflineAnswers:
                         left_out=views.left_out(path, names, recursive=watch.recursive),
                         destination=destination,
                     )
-                    yield path, with_rule(answer, self._config, path)
+                    yield path, with_rule(answer, rules, path)
 
     def retry(self, paths: Sequence[str] | None) -> int:
         """Make these, or all, files of the retry list due; return how many there are."""
@@ -101,22 +99,22 @@ class OfflineAnswers:
             self._write(lambda ledger: ledger.release(paths))
         return released
 
-    def forget(self, path: str) -> bool:
+    def forget(self, path: str) -> dict[str, bool]:
         with self.reader() as reader:
             known = reader is not None and path in reader.known([path])
         if known:
             self._write(lambda ledger: ledger.forget(path))
-        return known
+        return {"forgotten": known}
 
     def pause(self, reason: str) -> None:
         self._write(lambda ledger: ledger.record_pause(Pause(time.time(), reason)))
 
-    def resume(self) -> bool:
+    def resume(self) -> dict[str, bool]:
         with self.reader() as reader:
             paused = reader is not None and reader.pause() is not None
         if paused:
             self._write(lambda ledger: ledger.record_pause(None))
-        return paused
+        return {"resumed": paused}
 
     def identity_of(self, path: str, root: str) -> Any:
         """The identity of the file in `root` now; None: no such file."""
@@ -125,8 +123,6 @@ class OfflineAnswers:
 
     @contextlib.contextmanager
     def _open(self, root: str) -> Iterator[Folder]:
-        from s3spool.folder.folder import Folder  # noqa: PLC0415 - start-up time
-
         try:
             folder = Folder(Path(root))
         except OSError as exc:

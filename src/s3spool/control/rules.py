@@ -8,11 +8,10 @@ from s3spool.config.loader import Config
 from s3spool.folder.rules import FileRules
 
 
-def with_rule(answer: dict[str, Any], config: Config, path: str) -> dict[str, Any]:
+def with_rule(answer: dict[str, Any], rules: FileRules, path: str) -> dict[str, Any]:
     """An answer of `why` that names the rule: its number (from 1), None where none applies."""
-    if not config.rules:
-        return answer
-    rules = FileRules(config)
+    if len(rules.destinations) == 1:
+        return answer  # there are no rules
     name = rules.name(path)
     return answer | {"rule": rules.number(path), "why": f"{answer['why']}; {name or 'no rule'} applies"}
 

@@ -8,8 +8,6 @@ from functools import partial
 from typing import NamedTuple
 
 from s3spool.config.loader import Config
-from s3spool.config.schema import DestinationConfig
-from s3spool.daemon.liveness import HEARTBEAT_TIMEOUT_S
 from s3spool.daemon.operator_pause import OperatorPause
 from s3spool.daemon.other_nodes import OtherNodes
 from s3spool.discovery.deduplicate import Deduplicator, SettleThread
@@ -22,18 +20,17 @@ from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
 from s3spool.folder.rules import FileRules
 from s3spool.folder.slow_directories import SlowDirectories
+from s3spool.heartbeat import HEARTBEAT_TIMEOUT_S
 from s3spool.ledger.database import DirectoryLock
 from s3spool.ledger.opening import open_ledger
 from s3spool.ledger.protocol import LOOKUP_ROWS, LedgerBackend
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle
 from s3spool.s3.bandwidth import BandwidthLimiter
-from s3spool.s3.client import Connection
 from s3spool.s3.content import PartBucket
 from s3spool.s3.keys import too_deep
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.object_rules import ObjectRules
-from s3spool.s3.options import ObjectOptions
 from s3spool.s3.store import Store
 from s3spool.upload.cpu_affinity import CpuAffinity
 from s3spool.upload.event_hook import EventHook
@@ -229,7 +226,7 @@ def filter_of(config: Config) -> FileFilter:
 
 def rules_of(config: Config) -> ObjectRules:
     rules = FileRules(config)
-    return ObjectRules([*map(options_of, rules.destinations)], rules.index)
+    return ObjectRules(rules.destinations, rules.index)
 
 
 def rule_action_of(config: Config) -> Callable[[str], str] | None:
@@ -237,31 +234,10 @@ def rule_action_of(config: Config) -> Callable[[str], str] | None:
     return FileRules(config).action if any(rule.after for rule in config.rules) else None
 
 
-def connection_of(config: Config) -> Connection:
-    destination = config.destination
-    return Connection(
-        destination.bucket,
-        destination.endpoint_url,
-        destination.region,
-        destination.profile,
-        destination.addressing_style,
-        destination.ca_bundle,
-        config.upload.timeout_s,
-        destination.requester_pays,
-        destination.use_accelerate_endpoint,
-        destination.use_dualstack_endpoint,
-        destination.use_fips_endpoint,
-    )
-
-
 def store_of(config: Config, bandwidth: BandwidthLimiter | None = None) -> Store:
     """The bucket of a configuration. Raises ConfigError."""
-    return Store(connection_of(config), options_of(config.destination), rules=rules_of(config), bandwidth=bandwidth)
-
-
-def options_of(destination: DestinationConfig) -> ObjectOptions:
-    """The keys of [destination] that each object has."""
-    return ObjectOptions(**{name: getattr(destination, name) for name in ObjectOptions._fields})
+    timeout_s = config.upload.timeout_s
+    return Store(config.destination, timeout_s=timeout_s, rules=rules_of(config), bandwidth=bandwidth)
 
 
 def _remote_of(config: Config) -> Remote:

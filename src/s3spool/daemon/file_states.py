@@ -119,7 +119,7 @@ class FileStates:
         components = self._components
         # In the order of the flow: a file on its way cannot be missed between two looks.
         finished = components.scan.finished
-        settling = components.settle.unfinished()
+        settling = components.settle.pending()
         queued, in_flight = components.inbox.counts()
         with components.ledger.reader() as reader:
             counts = reader.counts()
@@ -137,7 +137,7 @@ class FileStates:
         scanned = components.scan.finished > 0
         if not scanned or not components.folder.still_there():
             return True, 0
-        if components.settle.unfinished() or any(components.inbox.counts()):
+        if components.settle.pending() or any(components.inbox.counts()):
             return True, 0
         with components.ledger.reader() as reader:
             counts = reader.counts()

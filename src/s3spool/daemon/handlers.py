@@ -22,6 +22,7 @@ from s3spool.daemon.operator_pause import pause_orders
 from s3spool.daemon.supervisor import Daemon
 from s3spool.daemon.top_view import top_orders
 from s3spool.errors import LedgerUnavailableError, S3SpoolError
+from s3spool.folder.rules import FileRules
 from s3spool.ledger.protocol import LedgerReader
 from s3spool.ledger.rows import from_text, to_text
 
@@ -67,7 +68,7 @@ class _Answers:
         size.in_flight = sum(job.size for job in components.workers.jobs())
         watch = daemon.watch_manager.watch  # once: the supervisor may replace it at any moment
         destination = daemon.config.destination
-        hanging = [*components.scan.mounts.hanging(), *daemon.hanging][:HANGING_LISTED]
+        hanging = [*components.scan.mounts.hanging(), *daemon.liveness.hanging_files][:HANGING_LISTED]
         large = daemon.files.large_files().items()
         return Status(
             version=__version__,
@@ -110,7 +111,7 @@ class _Answers:
         except LedgerUnavailableError:
             if self._components.ledger.claims is None:
                 raise
-            last = self._daemon.retry_summary
+            last = self._daemon.status_line.ledger
             counted = files.counted(last.waiting, last.parked, last.uploaded)
             return counted, Bytes(uploaded=last.uploaded_bytes, unsent=in_memory + last.unsent_bytes)
 
@@ -159,7 +160,7 @@ class _Answers:
             left_out=views.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive),
             destination=components.ledger.destination,
         )
-        answer = with_rule(answer, daemon.config, path)
+        answer = with_rule(answer, FileRules(daemon.config), path)
         return answer if sight is Sight.ALL else {name: answer[name] for name in ("path", "state", "why")}
 
     def retry(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:

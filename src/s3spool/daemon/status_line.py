@@ -16,16 +16,18 @@ from s3spool.logs.units import duration, size
 
 
 class StatusLine:
-    """Any thread may ask for it; `ledger` belongs to the thread that asks, or is only read."""
+    """One thread calls `text`, which counts the ledger's rows again if they have changed."""
 
     def __init__(self, components: Components, files: FileStates, rate: RateMeter, once: OnceDone | None) -> None:
         self._components = components
         self._files = files
         self._rate = rate
         self._once = once
+        self.ledger = RetrySummary(components.ledger)  #: as of the last `text`
 
-    def text(self, state: str, ledger: RetrySummary) -> str:
-        components = self._components
+    def text(self, state: str) -> str:
+        components, ledger = self._components, self.ledger
+        ledger.refresh()
         if state == "draining":
             uploading = len(components.workers.jobs())
             return f"stopping, {uploading} uploading may finish" if uploading else "stopping"
@@ -37,9 +39,12 @@ class StatusLine:
             return f"{pause}; {backlog(files, unsent_bytes)}"
         large = sorted(self._files.large_files().values(), key=lambda file: -file.bytes)
         done = self._once.bar(self._rate.sent_bytes(), unsent_bytes) if self._once else ""
-        oldest_s = self._files.oldest_unsent_s(ledger.oldest_ns)
-        line = done + running(files, unsent_bytes, self._rate.now(), oldest_s, large)
+        line = done + running(files, unsent_bytes, self._rate.now(), self.oldest_unsent_s(), large)
         return f"{line}; {paused_by_hand(held, time.time())}" if held else line
+
+    def oldest_unsent_s(self) -> float:
+        """Any thread."""
+        return self._files.oldest_unsent_s(self.ledger.oldest_ns)
 
 
 def running(files: Files, unsent_bytes: int, rate: Rate, oldest_s: float, large: list[LargeFile]) -> str:

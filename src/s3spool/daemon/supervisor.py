@@ -21,7 +21,6 @@ from s3spool.daemon.file_states import FileStates
 from s3spool.daemon.liveness import LivenessCheck
 from s3spool.daemon.once import LOOK_S, OnceDone
 from s3spool.daemon.rate import RateMeter
-from s3spool.daemon.retry_summary import RetrySummary
 from s3spool.daemon.status_line import StatusLine
 from s3spool.daemon.thread_names import ThreadNames
 from s3spool.daemon.wakeup import Wakeup
@@ -76,32 +75,20 @@ class Daemon:
         self.watch_manager = WatchManager(
             folder, scan, components.settle, components.inbox, components.stats, config.watch, self.wake
         )
-        self._liveness = LivenessCheck(
-            {
-                "ledger": ledger.heartbeat,
-                "after": components.after.heartbeat,
-                "workers": components.workers.heartbeat,
-                "retry": components.retry.heartbeat,
-                "settle": components.settle.heartbeat,
-                "scan": scan.heartbeat,
-                "watch": self.watch_manager.heartbeat,
-            }
-        )
-        self.retry_summary = RetrySummary(ledger)
-        self._terminal_summary = RetrySummary(ledger)
+        self.liveness = LivenessCheck(components, self.watch_manager.heartbeat)
         self.files = FileStates(components)
         self.rate = RateMeter(components)
         self._cleaning = DailyCleaning(folder, components.large, ledger, config.state, self._is_unsafe)
         self._freed = 0
         self._once = OnceDone(self.files) if once else None
-        self._status_line = StatusLine(components, self.files, self.rate, self._once)
+        self.status_line = StatusLine(components, self.files, self.rate, self._once)
+        self._terminal_line = StatusLine(components, self.files, self.rate, self._once)
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
         self._notifier = Notifier()
         self._thread_names = ThreadNames()
         self._control: ControlServer | None = None
         self._http: HttpServer | None = None
-        self.hanging: list[str] = []  #: files whose file system does not answer
 
     # Start
 
@@ -188,22 +175,15 @@ class Daemon:
     def tick(self, now: float) -> None:
         """Replace dead workers, check the folder, report to systemd."""
         self.components.workers.replace_dead()
-        self._look_for_hanging_files(now)
+        self.liveness.find_hanging_files(now)
         self._thread_names.publish()
         self.watch_manager.check()
         self.components.cpu_affinity.avoid_busy_cpu()
         self._give_memory_back()
         if self._notifier.watchdog_interval_s and self._healthy(now):
             self._notifier.watchdog()
-        self.retry_summary.refresh()
         self._notifier.status(self.summary())
         self._cleaning.run_if_due(now)
-
-    def _look_for_hanging_files(self, now: float) -> None:
-        self.components.slow.refresh(self.components.folder.root)
-        before, self.hanging = self.hanging, self.components.workers.hanging_files(now)
-        for path in set(self.hanging) - set(before):
-            log.warning("file.hanging", path=path, hint="the file system does not answer; the other files go on")
 
     def _healthy(self, now: float) -> bool:
         """Whether the threads that cannot be replaced are alive; if not, systemd's watchdog restarts the daemon."""
@@ -217,12 +197,8 @@ class Daemon:
 
     def silent_threads(self, now: float) -> list[str]:
         """The names of threads that died, or whose heartbeat is old. Any thread."""
-        components = self.components
-        components.workers.look_at_gate()
-        threads = (components.ledger, components.after, components.retry, components.settle_thread, components.scan)
-        dead = [type(thread).__name__ for thread in threads if not thread.alive()]
-        dead += ["http"] if self._http is not None and not self._http.alive() else []
-        return dead + self._liveness.silent(now)
+        dead = self.liveness.silent(now)
+        return dead if self._http is None or self._http.alive() else [*dead, "http"]
 
     def _give_memory_back(self) -> None:
         """After large files or closed connections: without this the C library keeps freed memory."""
@@ -233,7 +209,7 @@ class Daemon:
 
     def _is_unsafe(self, path: str) -> bool:
         """Whether an access to this path could hang, or the folder is gone."""
-        return self.watch_manager.lost or bool(self.hanging and self.components.slow.holds(path))
+        return self.watch_manager.lost or bool(self.liveness.hanging_files and self.components.slow.holds(path))
 
     def apply(self, config: Config) -> None:
         """Use the settings of `config` that can change while the daemon runs."""
@@ -311,13 +287,12 @@ class Daemon:
         return True
 
     def summary(self) -> str:
-        """The line for `systemctl status`. Any thread; quick."""
-        return self._status_line.text(self.state, self.retry_summary)
+        """The line for `systemctl status`. Only the supervisor's thread."""
+        return self.status_line.text(self.state)
 
     def terminal_line(self) -> str:
-        """`summary` with counts of this moment. Only the log thread calls it."""
-        self._terminal_summary.refresh()
-        return self._status_line.text(self.state, self._terminal_summary)
+        """The line on a terminal. Only the log thread."""
+        return self._terminal_line.text(self.state)
 
     def oldest_unsent_s(self) -> float:
-        return self.files.oldest_unsent_s(self.retry_summary.oldest_ns)
+        return self.status_line.oldest_unsent_s()

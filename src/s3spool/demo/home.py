@@ -55,16 +55,19 @@ class Home(NamedTuple):
 
     def watched(self) -> Path | None:
         """The folder of this demo; None if its configuration cannot be read."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            return Path(tomllib.loads(self.config.read_text(encoding="utf-8"))["watch"]["directory"])
-        return None
+        folder = self._setting("watch", "directory")
+        return Path(folder) if folder else None
 
     def port(self) -> int:
         """The port of the last run; 0: there was none."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            table = tomllib.loads(self.config.read_text(encoding="utf-8"))
-            return urlsplit(table["destination"]["endpoint_url"]).port or 0
+        with suppress(ValueError):
+            return urlsplit(self._setting("destination", "endpoint_url")).port or 0
         return 0
+
+    def _setting(self, section: str, key: str) -> str:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return str(tomllib.loads(self.config.read_text(encoding="utf-8"))[section][key])
+        return ""
 
 
 def homes_here(environ: Mapping[str, str] = os.environ) -> Iterator[Home]:

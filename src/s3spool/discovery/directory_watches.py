@@ -8,15 +8,9 @@ import os
 import threading
 from collections.abc import Callable
 
-from watchdog.observers.inotify_c import (
-    CallbackId,
-    InotifyConstants,
-    InotifyFD,
-    Mask,
-    WatchCallback,
-    WatchDescriptor,
-)
+from watchdog.observers.inotify_c import InotifyConstants, Mask, WatchDescriptor
 
+from s3spool.discovery.inotify import Inotify
 from s3spool.discovery.watch_table import WatchTable
 from s3spool.folder.directories import NotAFileError, opened_directory
 
@@ -35,7 +29,7 @@ MASK = Mask(
     | InotifyConstants.IN_ONLYDIR
     | InotifyConstants.IN_EXCL_UNLINK
 )
-WATCHED_BYTES = 64 * 1024 * 1024  # memory limit for watches: about 100,000 directories
+WATCHED_BYTES = 32 * 1024 * 1024  # memory limit for watches: about 100,000 directories
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}  # gone, or not readable, which the scan reports
 
 
@@ -45,18 +39,17 @@ class DirectoryWatches:
     No file system call is made under the lock: a call may hang.
     """
 
-    def __init__(self, root: bytes, callback: WatchCallback, rescan: Callable[[str], None]) -> None:
+    def __init__(self, root: bytes, rescan: Callable[[str], None]) -> None:
         self._root = root
-        self._callback = callback
         self._rescan = rescan
         self._lock = threading.RLock()
-        self._inotify: InotifyFD | None = None
+        self._inotify: Inotify | None = None
         self._forgotten = 0  # how often directories were forgotten
         self._refused = False  # since the last walk began: more watches are not asked for
         self.table = WatchTable()
         self.exhausted = ""  # why some directories cannot be watched; existing watches stay
 
-    def open(self, inotify: InotifyFD) -> None:
+    def open(self, inotify: Inotify) -> None:
         self._inotify = inotify
 
     def close(self) -> None:
@@ -128,15 +121,9 @@ class DirectoryWatches:
             self._refuse(f"{len(self.table):,} directories are watched, more would take too much memory")
             return False
         # Not by its path: inotify would follow a symlink that replaced a component.
-        wd = inotify.add_callback(b"/proc/self/fd/%d" % fd, MASK, self._callback, _callback_id(directory))
-        if wd < 0:
-            # watchdog ignores EACCES and records a watch anyway; the scan reports the directory.
-            inotify.remove_callbacks([(wd, _callback_id(directory))])
-            return False
-        before = self.table.remove(wd)
-        if before is not None:
-            # The scan reached the new name of a renamed directory before the event of the rename.
-            inotify.remove_callbacks([(wd, _callback_id(before))])
+        wd = inotify.add(b"/proc/self/fd/%d" % fd, MASK)
+        # The scan may reach the new name of a renamed directory before the event of the rename.
+        self.table.remove(wd)
         self.table.add(wd, directory, identity)
         return True
 
@@ -162,22 +149,16 @@ class DirectoryWatches:
         with self._lock:
             self._forgotten += 1
             gone = self.table.below(directory)
-            for wd, _ in reversed(gone):
+            for wd in reversed(gone):
                 self.table.remove(wd)
-            if inotify is not None and gone:
+            if inotify is not None:
                 # Under the lock: a watch that another thread adds again may get the same descriptor.
-                with contextlib.suppress(OSError):
-                    inotify.remove_callbacks([(wd, _callback_id(path)) for wd, path in gone])
+                inotify.remove(gone)
 
 
 def _identity(fd: int) -> tuple[int, int]:
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
-
-
-def _callback_id(directory: str) -> CallbackId:
-    """One per name: the watch of a renamed directory has two names for a moment."""
-    return CallbackId(hash(directory))
 
 
 def limit_hint(exc: OSError) -> str:

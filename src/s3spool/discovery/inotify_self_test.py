@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchCallback
+from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent
+
+from s3spool.discovery.inotify import Inotify
 
 OPEN = int(InotifyConstants.IN_OPEN)
 
@@ -12,12 +14,12 @@ OPEN = int(InotifyConstants.IN_OPEN)
 class InotifySelfTest:
     """Watches a private memory file; each open of it has to arrive as an event."""
 
-    def __init__(self, inotify: InotifyFD, callback: WatchCallback) -> None:
+    def __init__(self, inotify: Inotify) -> None:
         """Raises OSError."""
         self._fd = os.memfd_create("s3spool-echo")
         self._path = b"/proc/self/fd/%d" % self._fd
         try:
-            self._wd = inotify.add_callback(self._path, Mask(OPEN), callback, CallbackId(0))
+            self._wd = inotify.add(self._path, OPEN)
         except OSError:
             os.close(self._fd)
             raise

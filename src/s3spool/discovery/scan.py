@@ -162,7 +162,7 @@ class Scan:
 
     def _rest(self, last: float) -> bool:
         """Wait for the pause after the last scan; True if `want` or `ping` was called meanwhile."""
-        rest_s = last + POLL_SHARE * self._last_duration_s - time.monotonic()
+        rest_s = last + min(self._rescan_s, POLL_SHARE * self._last_duration_s) - time.monotonic()
         return rest_s > 0 and self.heartbeat.wait(self._wanted, rest_s)
 
     def _scan(self, reasons: set[str]) -> None:

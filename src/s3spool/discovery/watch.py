@@ -7,7 +7,6 @@ the Observer's time.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections import deque
@@ -15,13 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from watchdog.observers.inotify_c import (
-    InotifyConstants,
-    InotifyEvent,
-    InotifyFD,
-    WatchCallback,
-    WatchDescriptor,
-)
+from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, WatchCallback, WatchDescriptor
 
 from s3spool.discovery.deep_directories import DeepDirectories
 from s3spool.discovery.directory_watches import (
@@ -33,6 +26,7 @@ from s3spool.discovery.directory_watches import (
     DirectoryWatches,
     limit_hint,
 )
+from s3spool.discovery.inotify import Inotify
 from s3spool.discovery.inotify_self_test import InotifySelfTest
 from s3spool.discovery.lister import Lister
 from s3spool.discovery.watch_table import steps_up
@@ -49,8 +43,6 @@ RECENT_DIRECTORIES = 64  # where files arrived last: listed at once after an ove
 RECENT_S = 60.0  # only files that changed so recently: an overflow loses the events of seconds
 WAIT_S = 0.05  # how often to look for room
 log = structlog.get_logger()
-# An overflow is logged below, as `watch.overflowed`.
-logging.getLogger(InotifyFD.__module__).addFilter(lambda record: "overflowed" not in record.getMessage())
 
 Hint = Callable[[str, SettleReason], None]
 
@@ -88,9 +80,9 @@ class Watch(WatchCallback):
         self._hint = hint
         self._rescan = rescan
         self._lost = lost
-        self._watches = DirectoryWatches(self._root, self, rescan)
+        self._watches = DirectoryWatches(self._root, rescan)
         self._device = 0  # the root's
-        self._inotify: InotifyFD | None = None
+        self._inotify: Inotify | None = None
         self._heartbeat = heartbeat or Heartbeat()  # of watchdog's thread
         self._self_test: InotifySelfTest | None = None
         self.overflows = 0
@@ -110,10 +102,9 @@ class Watch(WatchCallback):
         between the two, and a million waiting files do not delay the start.
         """
         try:
-            self._inotify = InotifyFD()
+            self._inotify = Inotify(self, self._heartbeat)
         except OSError as exc:
             raise WatchUnavailableError(limit_hint(exc)) from exc
-        self._inotify.name = "watch"
         self._inotify.start()
         self._watches.open(self._inotify)
         if not self._watches.add(""):
@@ -121,7 +112,7 @@ class Watch(WatchCallback):
             raise WatchUnavailableError(self.exhausted or f"{os.fsdecode(self._root)} cannot be watched")
         self._device = (self._watches.table.identity("") or (0,))[0]
         with contextlib.suppress(OSError):
-            self._self_test = InotifySelfTest(self._inotify, self)
+            self._self_test = InotifySelfTest(self._inotify)
             self._self_test.cause()  # to learn whether it comes back
 
     def stop(self) -> None:
@@ -142,7 +133,7 @@ class Watch(WatchCallback):
         return self._inotify is not None and self._inotify.is_alive()
 
     def self_test(self) -> None:
-        """Cause an event, which refreshes the heartbeat; refresh it here where no event can be expected."""
+        """Cause an event: reading it refreshes the heartbeat; refresh it here where no event can be expected."""
         test = self._self_test
         if test is None or not test.cause():
             self._heartbeat.beat()
@@ -168,7 +159,6 @@ class Watch(WatchCallback):
     # WatchCallback, called on watchdog's thread: an exception would end that thread.
 
     def on_event(self, event: InotifyEvent) -> None:
-        self._heartbeat.beat()
         try:
             self._handle(event)
         except Exception:
@@ -180,7 +170,6 @@ class Watch(WatchCallback):
             self._lost()
 
     def on_queue_overflow(self) -> None:
-        self._heartbeat.beat()
         self.overflows += 1
         log.warning("watch.overflowed", overflows=self.overflows)
         # The event of a rename may be lost: the names of watched directories are unknown until the scan's `ensure`.
@@ -191,10 +180,10 @@ class Watch(WatchCallback):
     def _handle(self, event: InotifyEvent) -> None:
         if self._self_test is not None and self._self_test.is_it(event):
             return
+        mask = event.mask
         directory = self._watches.table.directory(event.wd)
         if directory is None:
             return
-        mask = event.mask
         if mask & ISDIR and event.name:
             self._handle_directory(mask, f"{directory}{os.fsdecode(event.name)}")
         elif mask & (CLOSE_WRITE | MOVED_TO | CREATE):

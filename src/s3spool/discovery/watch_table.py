@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from watchdog.observers.inotify_c import WatchDescriptor
 
-WATCH_BYTES = 600  # memory per watch, without its path
+WATCH_BYTES = 300  # memory per watch, without its path
 
 
 class Watched(NamedTuple):
@@ -48,7 +49,7 @@ class WatchTable:
     def add(self, wd: WatchDescriptor, directory: str, identity: tuple[int, int]) -> None:
         self._of[wd] = Watched(directory, *identity)
         self._wd_of[directory] = wd
-        self.bytes += WATCH_BYTES + len(directory)
+        self.bytes += WATCH_BYTES + sys.getsizeof(directory)
         for parent, child in steps_up(directory):
             children = self._below.setdefault(parent, set())
             if child in children:
@@ -63,7 +64,7 @@ class WatchTable:
         directory = watched.directory
         if self._wd_of.get(directory) == wd:
             del self._wd_of[directory]
-        self.bytes -= WATCH_BYTES + len(directory)
+        self.bytes -= WATCH_BYTES + sys.getsizeof(directory)
         for parent, child in steps_up(directory):
             if child in self._wd_of or child in self._below:
                 break
@@ -73,7 +74,7 @@ class WatchTable:
                     del self._below[parent]
         return directory
 
-    def below(self, directory: str) -> list[tuple[WatchDescriptor, str]]:
+    def below(self, directory: str) -> list[WatchDescriptor]:
         """The watches of this directory and all below it, deepest last; "" means all below the root."""
         found = []
         pending = [directory] if directory else list(self._below.get("", ()))
@@ -81,7 +82,7 @@ class WatchTable:
             path = pending.pop()
             pending.extend(self._below.get(path, ()))
             if (wd := self._wd_of.get(path)) is not None:
-                found.append((wd, path))
+                found.append(wd)
         return found
 
     def clear(self) -> None:

@@ -28,7 +28,7 @@ class FileFilter:
         self._exclude = _Exclude([*exclude, f"{REMOVING}*", REMOVING_SHARED])
 
     def accepts_file(self, path: str) -> bool:
-        return (self._everything or self._include.match(path) is not None) and self.enters_directory(path)
+        return not self._exclude.match(path) and (self._everything or self._include.match(path) is not None)
 
     def enters_directory(self, path: str) -> bool:
         """Whether files below this directory may be accepted."""

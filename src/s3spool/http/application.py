@@ -15,7 +15,7 @@ from s3spool.control.protocol import json_line
 from s3spool.control.server import Handler
 from s3spool.control.status import Status
 from s3spool.errors import S3SpoolError
-from s3spool.http.guard import Guard, Refusal
+from s3spool.http.guard import Guard
 from s3spool.http.metrics import CONTENT_TYPE, Metrics
 from s3spool.ledger.rows import from_text
 from s3spool.logs.text import shown
@@ -85,7 +85,7 @@ class Application:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         refusal = self._guard.refuse(environ)
-        answer = _refused(refusal) if refusal else self._answer(environ)
+        answer = _json(refusal.status, {"error": refusal.reason}) if refusal else self._answer(environ)
         headers = [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body))), *_HEADERS]
         if answer.status.startswith("401"):
             headers.append(("WWW-Authenticate", 'Basic realm="s3spool"'))
@@ -154,7 +154,3 @@ class Application:
 
 def _json(status: str, value: object) -> Answer:
     return Answer(status, _JSON, json_line(value))
-
-
-def _refused(refusal: Refusal) -> Answer:
-    return _json(refusal.status, {"error": refusal.reason})

@@ -17,32 +17,43 @@ from s3spool.upload.stats import Histogram, Stats
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class DaemonCollector(Collector):
-    """Metrics from the answer of `status` and the counters."""
+class Metrics(Collector):
+    """Metrics from the answer of `status` and the counters. Thread-safe."""
 
     def __init__(self, status: Callable[[], Status], stats: Stats, node: str) -> None:
         self._status = status
         self._stats = stats
         self._node = node
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        """What Prometheus reads."""
+        return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
         status, stats = self._status(), self._stats
         files, watch, destination = status.files, status.watch, status.destination
         yield from _counts("s3spool_files", "Files by result since the start.", "result", _results(stats))
-        uploaded = CounterMetricFamily("s3spool_uploaded_bytes", "Bytes of uploaded files since the start.")
-        uploaded.add_metric([], stats.bytes_uploaded)
-        yield uploaded
         gauge = GaugeMetricFamily(
             "s3spool_files", "Files by state now; uploaded ones as `status` counts them.", labels=["state"]
         )
         for state in STATES:
             gauge.add_metric([state], getattr(files, state))
         yield gauge
-        yield _gauge("s3spool_oldest_unsent_seconds", "Age of the oldest unsent file.", status.oldest_unsent_s)
-        yield _gauge("s3spool_destination_paused", "1 while no uploads begin.", int(destination.state == "paused"))
-        yield _gauge("s3spool_paused_by_hand", "1 between `s3spool pause` and `resume`.", int(destination.by_hand))
-        yield _count("s3spool_watch_overflows", "Overflows of the kernel's event queue.", watch.overflows)
-        yield _count("s3spool_watch_missed_files", "Files that only a scan found.", watch.files_missed)
+        for name, text, value in (
+            ("oldest_unsent_seconds", "Age of the oldest unsent file.", status.oldest_unsent_s),
+            ("destination_paused", "1 while no uploads begin.", int(destination.state == "paused")),
+            ("paused_by_hand", "1 between `s3spool pause` and `resume`.", int(destination.by_hand)),
+        ):
+            yield GaugeMetricFamily(f"s3spool_{name}", text, value=value)
+        for name, text, value in (
+            ("uploaded_bytes", "Bytes of uploaded files since the start.", stats.bytes_uploaded),
+            ("watch_overflows", "Overflows of the kernel's event queue.", watch.overflows),
+            ("watch_missed_files", "Files that only a scan found.", watch.files_missed),
+        ):
+            yield CounterMetricFamily(f"s3spool_{name}", text, value=value)
         failures = dict(stats.failures)  # a copy: workers add to it
         yield from _counts("s3spool_retries", "Failed attempts by error code.", "error_code", failures)
         yield _histogram("s3spool_upload_seconds", "From the start of the attempt to S3's answer.", stats.upload_s)
@@ -54,28 +65,8 @@ class DaemonCollector(Collector):
         yield info
 
 
-class Metrics:
-    """The text that Prometheus reads. Thread-safe."""
-
-    def __init__(self, collector: DaemonCollector) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(collector)
-        ProcessCollector(registry=self._registry)
-
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
-
-
 def _results(stats: Stats) -> dict[str, int]:
     return {"uploaded": stats.uploaded, "parked": stats.parked, "vanished": stats.vanished, "failed": stats.failed}
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, value=value)
-
-
-def _count(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(name, text, value=value)
 
 
 def _counts(name: str, text: str, label: str, values: Mapping[str, float]) -> Iterator[Metric]:

@@ -51,7 +51,7 @@ EVENTS: dict[str, EventSpec] = {
         "b9a06f1dfb3d4a0aa6b6ab8f7a0f5c13",
     ),
     "config.refused": EventSpec("error", "the new configuration is wrong, and nothing was changed[: {error}]"),
-    "config.doubted": EventSpec("warning", "other users could have written the configuration[: {reason}]"),
+    "config.untrusted": EventSpec("warning", "other users could have written the configuration[: {reason}]"),
     "daemon.user_changed": EventSpec("info", "root becomes the owner of the state directory[: {reason}]"),
     "systemd.missing": EventSpec("warning", "no native journal entries[: {reason}]"),
     "transport.fallback": EventSpec("warning", "uploading through boto3, which is slower[: {reason}]"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import Any
 
 LINES = 100
@@ -18,7 +19,8 @@ class LineLimit:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._periods: dict[Cause, tuple[float, int]] = {}  # when it began, lines since then
+        self._began = 0.0  # the period that `_lines` counts
+        self._lines: Counter[Cause] = Counter()
 
     def admits(self, event: str, fields: dict[str, Any], now: float) -> bool:
         """Whether to write this line; if not, it is counted."""
@@ -26,32 +28,28 @@ class LineLimit:
             return True
         cause = (event, str(fields.get("error_code", "")))
         with self._lock:
-            began, lines = self._periods.get(cause, (now, 0))
-            if now - began >= PERIOD_S and lines <= LINES:
-                began, lines = now, 0
-            if cause not in self._periods and len(self._periods) >= CAUSES:
-                self._forget(now)
-            self._periods[cause] = (began, lines + 1)
-            return lines < LINES
+            if now - self._began >= PERIOD_S and not self._exceeded():
+                self._began = now
+                self._lines.clear()
+            if cause not in self._lines and len(self._lines) >= CAUSES:
+                cause = (event, "other")
+            self._lines[cause] += 1
+            return self._lines[cause] <= LINES
 
     def summaries(self, now: float) -> list[dict[str, Any]]:
-        """The fields of one summary line per cause with too many lines in a period that has ended."""
-        found = []
+        """The fields of one summary line per cause with too many lines, once the period has ended."""
         with self._lock:
-            for cause, (began, lines) in list(self._periods.items()):
-                if now - began >= PERIOD_S and lines > LINES:
-                    found.append({"summarized": cause[0], "error_code": cause[1], "lines": lines - LINES})
-                    self._periods[cause] = (now, 0)
-        return found
+            if now - self._began < PERIOD_S:
+                return []
+            exceeded = self._exceeded()
+            self._lines.clear()
+        return [{"summarized": event, "error_code": code, "lines": lines} for (event, code), lines in exceeded.items()]
 
     def next_s(self, now: float) -> float | None:
         """Seconds until the next summary; None: there is none to come."""
         with self._lock:
-            ends = [began + PERIOD_S for began, lines in self._periods.values() if lines > LINES]
-        return max(0.0, min(ends) - now) if ends else None
+            return max(0.0, self._began + PERIOD_S - now) if self._exceeded() else None
 
-    def _forget(self, now: float) -> None:
-        """The caller holds the lock. Where all are recent, one of them begins anew, which only writes more."""
-        old = [cause for cause, (began, lines) in self._periods.items() if now - began >= PERIOD_S and lines <= LINES]
-        for cause in old or [next(iter(self._periods))]:
-            del self._periods[cause]
+    def _exceeded(self) -> dict[Cause, int]:
+        """The lines that were not written. The caller holds the lock."""
+        return {cause: lines - LINES for cause, lines in self._lines.items() if lines > LINES}

@@ -51,7 +51,7 @@ class Inbox:
         self._max_in_flight = workers + MAX_UNCOMMITTED
         rng = rng or random.Random()  # noqa: S311 - picks probes, no secrets
         self._selection = Selection(size, workers, breaker, self._slow, sent_bytes, rng)
-        self._lanes = self._selection.lanes
+        self._queues = self._selection.queues
         self.parts = self._selection.parts
         self._wake_room = size // WAKE_DIVISOR
         self._queued: set[str] = set()
@@ -73,12 +73,12 @@ class Inbox:
         """
         with self._lock:
             for item in items:
-                lane = self._lanes.lane_of(item)
+                lane = self._queues.lane_of(item)
                 if lane is Lane.SLOW:
-                    if not self._lanes.full_for(item, lane):
+                    if not self._queues.full_for(item, lane):
                         self._add(item, lane)
                     continue
-                while self._lanes.full(lane) and not self._closed:
+                while self._queues.full(lane) and not self._closed:
                     self._waiting_offers[lane] += 1
                     self._drained.wait(MEANWHILE_S if meanwhile else None)
                     self._waiting_offers -= Counter([lane])  # removes a lane without waiting offers
@@ -93,8 +93,8 @@ class Inbox:
         """Queue items until one has no room; returns how many were accepted (or were here already)."""
         with self._lock:
             for count, item in enumerate(items):
-                lane = self._lanes.lane_of(item)
-                if self._closed or self._lanes.full_for(item, lane):
+                lane = self._queues.lane_of(item)
+                if self._closed or self._queues.full_for(item, lane):
                     return count
                 self._add(item, lane)
         return len(items)
@@ -111,7 +111,7 @@ class Inbox:
                 return returned
             self._forget_in_flight(item.path)
             self._queued.add(item.path)
-            lane = self._lanes[self._lanes.lane_of(item)]
+            lane = self._queues[self._queues.lane_of(item)]
             if first:
                 lane.appendleft(item)
             else:
@@ -193,7 +193,7 @@ class Inbox:
         """The path is no longer in flight; True if it was offered again meanwhile."""
         with self._lock:
             offered_again = self._forget_in_flight(path)
-            if self._idle_workers and self._queued:
+            if self._queued and self._idle_workers.waiting:
                 self._idle_workers.notify()
             return offered_again
 
@@ -224,7 +224,7 @@ class Inbox:
     def oldest(self) -> list[str]:
         """The path that has been in flight longest, and the one that has waited longest in each lane."""
         with self._lock:
-            return [*itertools.islice(self._in_flight, 1), *(item.path for item in self._lanes.heads())]
+            return [*itertools.islice(self._in_flight, 1), *(item.path for item in self._queues.heads())]
 
     def state_of(self, path: str) -> str | None:
         with self._lock:
@@ -267,10 +267,10 @@ class Inbox:
             self._in_flight[path] = True
         elif path not in self._queued:
             self._queued.add(path)
-            self._lanes[lane].append(item)
+            self._queues[lane].append(item)
             if self._breaker.open and item.lane is Lane.ARRIVED and self._selection.wants_untried_probe():
                 self._breaker.expect_arrival()
-            if self._idle_workers:
+            if self._idle_workers.waiting:
                 self._idle_workers.notify()
 
     def _forget_in_flight(self, path: str) -> bool:
@@ -291,10 +291,10 @@ class Inbox:
             self._queued.discard(item.path)
             self._in_flight[item.path] = False
             for lane in self._waiting_offers:
-                if not self._lanes.full(lane, leave=self._wake_room):
+                if not self._queues.full(lane, leave=self._wake_room):
                     self._drained.notify_all()
-            if item.large and self._lanes[Lane.LARGE] and self._idle_workers:
+            if item.large and self._queues[Lane.LARGE] and self._idle_workers.waiting:
                 self._idle_workers.notify()  # time alone may have made room for one more
-        elif item is not None and not paused and self._idle_workers and self.parts.next_in_s() == 0:
+        elif item is not None and not paused and self._idle_workers.waiting and self.parts.next_in_s() == 0:
             self._idle_workers.notify()  # one more part may go: the concurrency may have grown just now
         return item

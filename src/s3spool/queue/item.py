@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 from s3spool.ledger.rows import NO_FAILURES, Failures, Identity, Receipt
 
 
-class Lane(Enum):
+class Lane(StrEnum):
     """Which queue of the inbox an item waits in."""
 
     ARRIVED = "arrived"  #: hinted by the watcher

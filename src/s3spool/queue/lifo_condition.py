@@ -10,30 +10,26 @@ class LifoCondition:
 
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock
-        self._calls: list[threading.Lock] = []  # one locked lock per waiter; a release wakes it
-
-    def __len__(self) -> int:
-        """How many waiters have not been notified."""
-        return len(self._calls)
+        self.waiting: list[threading.Lock] = []  #: one locked lock per waiter that was not notified; a release wakes it
 
     def wait(self, timeout_s: float | None = None, *, last: bool = False) -> bool:
         """Release the lock until notified; False after the timeout. `last`: notify all other waiters first."""
         call = threading.Lock()
         call.acquire()
-        self._calls.insert(0 if last else len(self._calls), call)
+        self.waiting.insert(0 if last else len(self.waiting), call)
         self._lock.release()
         try:
             called = call.acquire(timeout=-1 if timeout_s is None else timeout_s)
         finally:
             self._lock.acquire()
-        if not called and call in self._calls:
-            self._calls.remove(call)
+        if not called and call in self.waiting:
+            self.waiting.remove(call)
             return False
         return True
 
     def notify(self, count: int = 1) -> None:
-        for _ in range(min(count, len(self._calls))):
-            self._calls.pop().release()
+        for _ in range(min(count, len(self.waiting))):
+            self.waiting.pop().release()
 
     def notify_all(self) -> None:
-        self.notify(len(self._calls))
+        self.notify(len(self.waiting))

@@ -133,6 +133,8 @@ class PartQueue:
 
     def take(self) -> PartItem | None:
         """Take a part, or the completion, of the next file in turn."""
+        if not self._transfers:
+            return None
         now = time.monotonic()
         with self._lock:
             transfer = self._next(now)

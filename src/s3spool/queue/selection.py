@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from s3spool.failure.breaker import PROBES, CircuitBreaker, Probe
 from s3spool.folder.slow_directories import SlowDirectories, max_slow_files
+from s3spool.queue.inbox_queues import DEFERRED, UNTRIED, InboxQueues
 from s3spool.queue.item import Item, Lane
-from s3spool.queue.lanes import DEFERRED, UNTRIED, Lanes
 from s3spool.queue.parts import OPEN_TRANSFERS, PartItem, PartQueue
 
 LANE_ROTATION = (Lane.ARRIVED, Lane.FOUND, Lane.BODY, Lane.ARRIVED, Lane.RETRY)  # no lane starves another one
@@ -48,7 +48,7 @@ class Selection:
         sent_bytes: Callable[[], int],
         rng: random.Random,
     ) -> None:
-        self.lanes = Lanes(size, slow)
+        self.queues = InboxQueues(size, slow)
         self._breaker = breaker
         self._slow = slow
         self._rng = rng
@@ -73,7 +73,7 @@ class Selection:
         """Rule 4 of the circuit breaker: the newest untried file, a random untried one, or else any other one."""
         if not (queued or self.parts.waiting()):
             return None
-        untried = [lane for lane in UNTRIED if self.lanes[lane]]
+        untried = [lane for lane in UNTRIED if self.queues[lane]]
         probe = self._breaker.take_probe(untried=bool(untried))
         if probe is None:
             return None
@@ -109,21 +109,22 @@ class Selection:
         return self.parts.take() if self.body_room() else None
 
     def _take_file(self) -> Item | None:
-        if self.lanes[Lane.SLOW] and self._slow_files.has_room():
+        if self.queues[Lane.SLOW] and self._slow_files.has_room():
             return self._remove(Lane.SLOW, 0)
         for lane in (next(self._rotation), *UNTRIED, Lane.BODY, Lane.RETRY):
-            if (index := self._first_allowed(lane)) is not None:
+            items = self.queues[lane]
+            if items and lane in UNTRIED:
+                return items.popleft()
+            if items and (index := self._first_allowed(lane)) is not None:
                 return self._remove(lane, index)
         index = None if self.parts.waiting() else self._first_allowed(Lane.LARGE)
         return None if index is None else self._remove(Lane.LARGE, index)
 
     def _first_allowed(self, lane: Lane) -> int | None:
-        """The index of the lane's first file whose share of the workers has room; None where there is none."""
-        items = self.lanes[lane]
+        """The index of the first file of BODY, RETRY or LARGE whose share of the workers has room; None: no file."""
+        items = self.queues[lane]
         if not items or (lane is Lane.BODY and not self.body_room()):
             return None
-        if lane in UNTRIED:
-            return 0
         tried_room = self._tried_files.has_room()
         if lane is Lane.RETRY:
             return 0 if tried_room else None
@@ -135,10 +136,10 @@ class Selection:
 
     def _take_tried_probe(self) -> Item | PartItem | None:
         # A slow file only where there is no other one: a probe that hangs proves nothing.
-        lanes = [lane for lane in (Lane.RETRY, *DEFERRED) if self.lanes[lane]]
-        if not lanes and self._slow_files.has_room() and self.lanes[Lane.SLOW]:
+        lanes = [lane for lane in (Lane.RETRY, *DEFERRED) if self.queues[lane]]
+        if not lanes and self._slow_files.has_room() and self.queues[Lane.SLOW]:
             lanes = [Lane.SLOW]
-        files, parts = self.lanes.count(lanes), self.parts.waiting()
+        files, parts = self.queues.count(lanes), self.parts.waiting()
         if not files or self._rng.randrange(files + parts) >= files:
             part = self.parts.take()
             if part is not None or not files:
@@ -146,15 +147,15 @@ class Selection:
         return self._take_at_random(lanes)
 
     def _take_at_random(self, lanes: list[Lane]) -> Item:
-        index = self._rng.randrange(self.lanes.count(lanes))
+        index = self._rng.randrange(self.queues.count(lanes))
         for lane in lanes:
-            if index < len(self.lanes[lane]):
+            if index < len(self.queues[lane]):
                 break
-            index -= len(self.lanes[lane])
+            index -= len(self.queues[lane])
         return self._remove(lane, index)
 
     def _remove(self, lane: Lane, index: int) -> Item:
-        items = self.lanes[lane]
+        items = self.queues[lane]
         item = items[index]
         del items[index]
         if lane is Lane.SLOW:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 from s3spool.heartbeat import Heartbeat
@@ -18,7 +18,7 @@ BUSY_S = 5.0
 BUSY_PER_S = 500  # how many busy files become due in a second at most: a crowd of them waits longer
 
 
-class SettleReason(Enum):
+class SettleReason(StrEnum):
     """Why a path waits; decides how long."""
 
     CHANGED = "changed"  #: written or moved in: wait `settle_s`
@@ -138,7 +138,7 @@ class Settle:
     def __len__(self) -> int:
         return len(self._reason_of)
 
-    def unfinished(self) -> int:
+    def pending(self) -> int:
         """How many paths wait, plus those handed out that may not be in the inbox yet."""
         with self._lock:
             return len(self._reason_of) + self._handed_out

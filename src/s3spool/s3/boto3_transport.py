@@ -22,7 +22,7 @@ class Boto3Transport:
     """A `Sender`. Not thread-safe, but the client may be shared."""
 
     def __init__(self, client: Callable[[], S3Client], bucket: str, bandwidth: Bandwidth | None = None) -> None:
-        """`client` returns a client of `client.body_client`; it is called for each request."""
+        """`client` is `Clients.bodies`; it is called for each request."""
         self._client = client
         self._bucket = bucket
         self._bandwidth = bandwidth

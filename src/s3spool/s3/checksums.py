@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import os
 import zlib
@@ -58,7 +59,7 @@ def running(algorithm: str) -> Running:
 def of_bytes(algorithm: str, data: bytes) -> str:
     """Return the checksum of `data` in base64."""
     if algorithm == "crc64nvme":
-        return base64.b64encode(awscrt.checksums.crc64nvme(data).to_bytes(8, "big")).decode()
+        return binascii.b2a_base64(awscrt.checksums.crc64nvme(data).to_bytes(8, "big"), newline=False).decode()
     checksum = running(algorithm)
     checksum.update(data)
     return base64.b64encode(checksum.digest()).decode()

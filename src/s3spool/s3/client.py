@@ -16,6 +16,7 @@ import botocore.session
 import certifi
 from botocore import UNSIGNED
 
+from s3spool.config.schema import DestinationConfig
 from s3spool.errors import ConfigError
 from s3spool.s3 import plain_http
 from s3spool.s3.boto3_http import guarded
@@ -30,10 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_REGION = "us-east-1"
 _PROBE_KEY = "s3spool-key"
 _SYSTEM_CA = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
-_HASHED_CA = (
-    "/etc/ssl/certs",
-    "/etc/pki/ca-trust/extracted/pem/directory-hash",
-)  # the same, one file each
+_HASHED_CA = ("/etc/ssl/certs", "/etc/pki/ca-trust/extracted/pem/directory-hash")  # the same, one file each
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+\Z")
 _MOST_WORKERS = 1000
 _GRANT_GET = "grant s3:GetObject as well: this store confirms uploads only when asked with HEAD"
@@ -46,22 +44,6 @@ class Endpoint(NamedTuple):
     region: str
 
 
-class Connection(NamedTuple):
-    """The settings of [destination] that say how to reach one bucket."""
-
-    bucket: str
-    endpoint_url: str
-    region: str
-    profile: str
-    addressing_style: str
-    ca_bundle: Path | None
-    timeout_s: float
-    requester_pays: bool = False
-    use_accelerate_endpoint: bool = False
-    use_dualstack_endpoint: bool = False
-    use_fips_endpoint: bool = False
-
-
 class Found(NamedTuple):
     """An object as HEAD shows it: size in bytes; `checksums` by algorithm in base64, "" if there is none."""
 
@@ -71,41 +53,12 @@ class Found(NamedTuple):
     version_id: str
 
 
-def session(connection: Connection) -> boto3.Session:
+def session(destination: DestinationConfig) -> boto3.Session:
     """Return a session of boto3. Raises ConfigError if destination.profile does not exist."""
     try:
-        return boto3.Session(profile_name=connection.profile or None, region_name=connection.region or None)
+        return boto3.Session(profile_name=destination.profile or None, region_name=destination.region or None)
     except botocore.exceptions.ProfileNotFound as exc:
-        raise ConfigError("destination.profile", connection.profile, f"{exc}; see ~/.aws/config") from exc
-
-
-def client(boto: boto3.Session, connection: Connection, where: Endpoint) -> S3Client:
-    """Return a client for all but bodies; thread-safe. It retries once by itself."""
-    made: S3Client = boto.client(
-        "s3", config=_config(connection, **_proxies(where)), **_arguments(boto, connection, where.region)
-    )
-    if connection.requester_pays:
-        made.meta.events.register("before-call.s3", _pay)
-    return guarded(made, str(ca_bundle(boto, connection)))
-
-
-def body_client(boto: boto3.Session, connection: Connection, where: Endpoint) -> S3Client:
-    """Return a client for bodies: one attempt, one pass over the file, a connection for each worker."""
-    more: dict[str, dict[str, Any]] = {
-        **_proxies(where),
-        "retries": {"total_max_attempts": 1, "mode": "standard"},
-        "s3": {"payload_signing_enabled": False},
-    }
-    made: S3Client = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, where.region))
-    if plain_http.beyond_loopback(made.meta.endpoint_url):  # the URL may come from AWS_ENDPOINT_URL
-        more["s3"]["payload_signing_enabled"] = True
-        made = boto.client("s3", config=_config(connection, **more), **_arguments(boto, connection, where.region))
-    return hooked(guarded(made, str(ca_bundle(boto, connection))))
-
-
-def _pay(params: dict[str, Any], **_: Any) -> None:
-    """Add the header without which a bucket whose requesters pay refuses every request."""
-    params["headers"]["x-amz-request-payer"] = "requester"
+        raise ConfigError("destination.profile", destination.profile, f"{exc}; see ~/.aws/config") from exc
 
 
 class _UrlFound(Exception):  # noqa: N818 - a message, not an error
@@ -120,33 +73,44 @@ def _raise_url(request: Any, **_: Any) -> None:
     raise _UrlFound(request.url)
 
 
+def _pay(params: dict[str, Any], **_: Any) -> None:
+    """Add the header without which a bucket whose requesters pay refuses every request."""
+    params["headers"]["x-amz-request-payer"] = "requester"
+
+
 class Clients:
     """Keeps one client of each kind for the current region and credentials. Thread-safe."""
 
-    def __init__(self, boto: boto3.Session, connection: Connection, credentials: Credentials) -> None:
+    def __init__(
+        self, boto: boto3.Session, destination: DestinationConfig, timeout_s: float, credentials: Credentials
+    ) -> None:
         """Raises ConfigError."""
         self._boto = boto
-        self._connection = connection
+        self._destination = destination
+        self._timeout_s = timeout_s
         self._credentials = credentials
-        self.endpoint = endpoint(boto, connection, region_of(boto, connection))
+        # S3's answers correct the region.
+        self.endpoint = self._endpoint(destination.region or boto.region_name or DEFAULT_REGION)
         self._lock = threading.Lock()  # boto3's sessions are not thread-safe
-        self._made: dict[Callable[..., S3Client], tuple[tuple[str, int], S3Client]] = {}
+        self._made: dict[Callable[[Endpoint], S3Client], tuple[tuple[str, int], S3Client]] = {}
 
     def plain(self) -> S3Client:
-        return self._of(client)
+        """Return the client for all but bodies. It retries once by itself."""
+        return self._of(self._make_plain)
 
     def bodies(self) -> S3Client:
-        return self._of(body_client)
+        """Return the client for bodies: one attempt, one pass over the file, a connection for each worker."""
+        return self._of(self._make_for_bodies)
 
     def move_to(self, region: str) -> bool:
         """Take the bucket's region from an answer of S3, never an address; return True if it is new."""
         with self._lock:
             known = region == self.endpoint.region
             if not known:
-                self.endpoint = endpoint(self._boto, self._connection, region)
+                self.endpoint = self._endpoint(region)
             return not known
 
-    def _of(self, make: Callable[..., S3Client]) -> S3Client:
+    def _of(self, make: Callable[[Endpoint], S3Client]) -> S3Client:
         # A client keeps the credentials that it was made with.
         where = self.endpoint
         wanted = where.region, self._credentials.generation
@@ -155,26 +119,72 @@ class Clients:
             with self._lock:
                 made = self._made.get(make)
                 if made is None or made[0] != wanted:
-                    made = self._made[make] = wanted, make(self._boto, self._connection, where)
+                    made = self._made[make] = wanted, make(where)
         return made[1]
 
+    def _make_plain(self, where: Endpoint) -> S3Client:
+        made = self._guarded(where)
+        if self._destination.requester_pays:
+            made.meta.events.register("before-call.s3", _pay)
+        return made
 
-def endpoint(boto: boto3.Session, connection: Connection, region: str) -> Endpoint:
-    """Return the endpoint by botocore's rules: addressing style, dual stack, access points. Raises ConfigError."""
-    try:
-        # A session of its own, freed with the client: a session keeps the whole description of S3, some 10 MiB.
-        unsigned = session(connection).client(
-            "s3", config=_config(connection, signature_version=UNSIGNED), **_arguments(boto, connection, region)
+    def _make_for_bodies(self, where: Endpoint) -> S3Client:
+        s3 = {"payload_signing_enabled": plain_http.beyond_loopback(where.url)}
+        return hooked(self._guarded(where, s3, retries={"total_max_attempts": 1, "mode": "standard"}))
+
+    def _guarded(self, where: Endpoint, s3: Mapping[str, Any] = {}, **config: Any) -> S3Client:
+        proxy = proxy_of(where.url)
+        # An empty mapping for none keeps botocore from asking the environment by a rule of its own.
+        config["proxies"] = {"http": proxy, "https": proxy} if proxy else {}
+        return guarded(self._client(self._boto, where.region, s3, **config), self._ca)
+
+    def _endpoint(self, region: str) -> Endpoint:
+        """Return the endpoint by botocore's rules: addressing style, dual stack, access points. Raises ConfigError."""
+        destination = self._destination
+        try:
+            # A session of its own, freed with the client: a session keeps the whole description of S3, some 10 MiB.
+            unsigned = self._client(session(destination), region, signature_version=UNSIGNED)
+            # Botocore makes presigned URLs for the global host, which redirects requests for young buckets elsewhere.
+            unsigned.meta.events.register("before-send.s3.PutObject", _raise_url)
+            unsigned.put_object(Bucket=destination.bucket, Key=_PROBE_KEY, Body=b"")
+        except _UrlFound as found:
+            proxy_of(found.url)  # raises ConfigError before anything is sent
+            return Endpoint(found.url.removesuffix(_PROBE_KEY), region)
+        except (botocore.exceptions.BotoCoreError, ValueError) as exc:
+            raise ConfigError("destination.endpoint_url", destination.endpoint_url or None, str(exc)) from exc
+        raise AssertionError("botocore sent a request without the event before-send")
+
+    @property
+    def _ca(self) -> str:
+        return str(ca_bundle(self._boto, self._destination))
+
+    def _client(self, boto: boto3.Session, region: str, s3: Mapping[str, Any] = {}, **config: Any) -> S3Client:
+        destination, style = self._destination, self._destination.addressing_style
+        options: dict[str, Any] = {
+            "connect_timeout": self._timeout_s,
+            "read_timeout": self._timeout_s,
+            # Every worker may send a HEAD at once; urllib3 warns about each connection beyond the pool's size.
+            "max_pool_connections": _MOST_WORKERS,
+            "retries": {"total_max_attempts": 2, "mode": "standard"},
+            # None: as the environment or the profile says.
+            "use_dualstack_endpoint": destination.use_dualstack_endpoint or None,
+            "use_fips_endpoint": destination.use_fips_endpoint or None,
+            # Checksums are plain headers here: several stores refuse aws-chunked trailers.
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+            "user_agent_extra": "s3spool",
+        }
+        # Stores other than AWS rarely have DNS names for buckets.
+        merged: Any = {"addressing_style": "path" if style == "auto" and destination.endpoint_url else style, **s3}
+        if destination.use_accelerate_endpoint:
+            merged["use_accelerate_endpoint"] = True
+        return boto.client(
+            "s3",
+            region_name=region,
+            endpoint_url=destination.endpoint_url or None,
+            verify=self._ca,
+            config=botocore.config.Config(**options | config, s3=merged),
         )
-        # Botocore makes presigned URLs for the global host, which redirects requests for young buckets elsewhere.
-        unsigned.meta.events.register("before-send.s3.PutObject", _raise_url)
-        unsigned.put_object(Bucket=connection.bucket, Key=_PROBE_KEY, Body=b"")
-    except _UrlFound as found:
-        proxy_of(found.url)  # raises ConfigError before anything is sent
-        return Endpoint(found.url.removesuffix(_PROBE_KEY), region)
-    except (botocore.exceptions.BotoCoreError, ValueError) as exc:
-        raise ConfigError("destination.endpoint_url", connection.endpoint_url or None, str(exc)) from exc
-    raise AssertionError("botocore sent a request without the event before-send")
 
 
 def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:
@@ -198,19 +208,14 @@ def look(client: S3Client, bucket: str, key: str, path: str) -> Found | None:
     return Found(head["ContentLength"], head["ETag"].strip('"'), found, head.get("VersionId", ""))
 
 
-def region_of(boto: boto3.Session, connection: Connection) -> str:
-    """Return the configured region, else that of boto3's chain, else the default; S3's answers correct it."""
-    return connection.region or boto.region_name or DEFAULT_REGION
-
-
-def ca_bundle(boto: boto3.Session, connection: Connection) -> Path:
+def ca_bundle(boto: boto3.Session, destination: DestinationConfig) -> Path:
     """Return destination.ca_bundle, else that of AWS's tools (AWS_CA_BUNDLE), else the system's bundle.
 
     libcurl and boto3 both use it: by default libcurl's wheel uses no system path, and boto3 only certifi's.
     """
     shared = boto._session.get_config_variable("ca_bundle")  # noqa: SLF001 - no public way
     found = (path for path in _SYSTEM_CA if os.path.exists(path))
-    return connection.ca_bundle or Path(shared or next(found, certifi.where()))
+    return destination.ca_bundle or Path(shared or next(found, certifi.where()))
 
 
 def ca_source(bundle: Path) -> Path:
@@ -228,45 +233,3 @@ def ca_source(bundle: Path) -> Path:
     except OSError:
         return bundle  # libcurl's error names it
     return bundle
-
-
-def _arguments(boto: boto3.Session, connection: Connection, region: str) -> dict[str, Any]:
-    return {
-        "region_name": region,
-        "endpoint_url": connection.endpoint_url or None,
-        "verify": str(ca_bundle(boto, connection)),
-    }
-
-
-def _proxies(where: Endpoint) -> dict[str, Any]:
-    """Return an empty mapping for none: it keeps botocore from asking the environment by a rule of its own."""
-    proxy = proxy_of(where.url)
-    return {"proxies": {"http": proxy, "https": proxy} if proxy else {}}
-
-
-def _style(connection: Connection) -> Any:
-    if connection.addressing_style == "auto" and connection.endpoint_url:
-        # Stores other than AWS rarely have DNS names for buckets.
-        return "path"
-    return connection.addressing_style
-
-
-def _config(connection: Connection, **more: Any) -> Any:
-    options: dict[str, Any] = {
-        "connect_timeout": connection.timeout_s,
-        "read_timeout": connection.timeout_s,
-        # Every worker may send a HEAD at once; urllib3 warns about each connection beyond the pool's size.
-        "max_pool_connections": _MOST_WORKERS,
-        "retries": {"total_max_attempts": 2, "mode": "standard"},
-        # None: as the environment or the profile says.
-        "use_dualstack_endpoint": connection.use_dualstack_endpoint or None,
-        "use_fips_endpoint": connection.use_fips_endpoint or None,
-        # Checksums are plain headers here: several stores refuse aws-chunked trailers.
-        "request_checksum_calculation": "when_required",
-        "response_checksum_validation": "when_required",
-        "user_agent_extra": "s3spool",
-    }
-    s3 = {"addressing_style": _style(connection)} | more.pop("s3", {})
-    if connection.use_accelerate_endpoint:
-        s3["use_accelerate_endpoint"] = True
-    return botocore.config.Config(**options | more, s3=s3)

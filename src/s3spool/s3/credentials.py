@@ -52,7 +52,7 @@ class Credentials:
         self._asked = threading.Event()
         self._closing = False
         self._found: object = None
-        self._expiry: datetime | None = None  # None: static keys, or an expiry that botocore does not tell
+        self.expiry: datetime | None = None  #: None: static keys, or an expiry that botocore does not tell
         self._refreshable = False
         self._thread = threading.Thread(target=self._run, name="credentials", daemon=True)
         self._last_refresh = 0.0
@@ -60,11 +60,6 @@ class Credentials:
         first = threading.Thread(target=self.refresh, name="first keys", daemon=True)
         first.start()
         first.join(FIRST_S)
-
-    @property
-    def expiry(self) -> datetime | None:
-        """When they end; None for static keys, or where botocore does not tell."""
-        return self._expiry
 
     def start(self) -> None:
         self._thread.start()
@@ -89,13 +84,13 @@ class Credentials:
             if found is None:
                 self.error = "no credentials found by boto3's chain"
                 # The chain skips a metadata service that is down: keys that are still valid are kept.
-                if self._expiry is None or self._expiry <= datetime.now(UTC):
+                if self.expiry is None or self.expiry <= datetime.now(UTC):
                     self.current = None
                 return
             self.source = getattr(found, "method", "")
             self._refreshable = hasattr(found, "refresh_needed")
             frozen = found.get_frozen_credentials()
-            self._expiry = getattr(found, "_expiry_time", None)  # there is no public name for it
+            self.expiry = getattr(found, "_expiry_time", None)  # there is no public name for it
             snapshot = Snapshot(frozen.access_key, frozen.secret_key, frozen.token or "")
             if not all(part.isascii() and part.isprintable() for part in snapshot):
                 self.current, self.error = None, "the credentials found hold characters that no key has"
@@ -129,9 +124,9 @@ class Credentials:
         """
         if self.current is not None and not self._refreshable:
             return None
-        if self.current is None or self._expiry is None:
+        if self.current is None or self.expiry is None:
             return REFRESH_S
-        ahead_s = (self._expiry - datetime.now(UTC)).total_seconds() - AHEAD_S
+        ahead_s = (self.expiry - datetime.now(UTC)).total_seconds() - AHEAD_S
         return min(max(ahead_s, REFRESH_S), LONGEST_S)
 
     def _forget_cached(self) -> None:

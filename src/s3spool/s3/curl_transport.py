@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,7 +52,8 @@ class CurlTransport:
     ) -> None:
         """`endpoint` is called for each request; `ca` is a bundle, or a directory of certificates named by hash.
 
-        A request fails after `timeout_s` (rounded to whole seconds) without progress, up to eight seconds late.
+        A request fails after `timeout_s` (rounded to whole seconds) without progress: of a MultiClient up to two
+        seconds late, otherwise up to eight, because libcurl compares an average of five seconds with its limit.
         """
         self._endpoint_now = endpoint
         self._ca = ca
@@ -63,6 +65,8 @@ class CurlTransport:
         self._headers: list[bytes] = []
         self._body: list[bytes] = []
         self._error: tuple[int, str] | None = None
+        self._progress = 0  # bytes that were sent and received, as of `_progress_at`
+        self._progress_at = 0.0  # monotonic seconds
         self._range: FileRange | None = None
         self._streaming = False
         self._buffer_bytes = 0  # 0: this handle has not sent a range yet
@@ -87,9 +91,11 @@ class CurlTransport:
         self._error = None
         self._range = None
         credentials = self._credentials.current
-        if credentials is None or not signs_with(credentials):
+        if credentials is None:
             return
         if credentials is not self._signed_with:
+            if not signs_with(credentials):
+                return
             curl.setopt(pycurl.USERPWD, f"{credentials.access_key}:{credentials.secret_key}")
             self._signed_with = credentials
         if self._endpoint is not self._endpoint_now():
@@ -113,6 +119,9 @@ class CurlTransport:
 
     def send(self) -> None:
         if self.start():
+            # Not for a MultiClient, which has `is_silent`: libcurl would set a timer for each request.
+            self.curl.setopt(pycurl.LOW_SPEED_LIMIT, LOW_SPEED_BYTES_S)
+            self.curl.setopt(pycurl.LOW_SPEED_TIME, self._timeout_s)
             try:
                 self.curl.perform()
             except pycurl.error as exc:
@@ -125,7 +134,21 @@ class CurlTransport:
             return False
         if self._bandwidth is not None and request.body:
             wait_for_all(self._bandwidth, len(request.body))
+        self._progress = 0
+        self._progress_at = time.monotonic()
         return True
+
+    def is_silent(self, now: float) -> bool:
+        """Whether the request has made no progress for too long; `answer` then has the error. For MultiClient."""
+        curl = self.curl
+        progress = curl.getinfo(pycurl.SIZE_UPLOAD_T) + curl.getinfo(pycurl.SIZE_DOWNLOAD_T)
+        if progress != self._progress:
+            self._progress = progress
+            self._progress_at = now
+        elif now - self._progress_at >= self._timeout_s:
+            self.failed(pycurl.E_OPERATION_TIMEDOUT, f"no progress for {self._timeout_s} s")
+            return True
+        return False
 
     def failed(self, number: int, message: str) -> None:
         """Record libcurl's error for `answer`."""
@@ -172,8 +195,6 @@ class CurlTransport:
         self._use_endpoint(curl)
         curl.setopt(pycurl.DNS_CACHE_TIMEOUT, DNS_CACHE_S)
         curl.setopt(pycurl.CONNECTTIMEOUT, self._timeout_s)
-        curl.setopt(pycurl.LOW_SPEED_LIMIT, LOW_SPEED_BYTES_S)
-        curl.setopt(pycurl.LOW_SPEED_TIME, self._timeout_s)
         if self._ca.is_dir():
             curl.unsetopt(pycurl.CAINFO)  # the wheel's own bundle
             curl.setopt(pycurl.CAPATH, str(self._ca))

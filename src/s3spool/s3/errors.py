@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import botocore.exceptions
 import botocore.parsers
 
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import Scope, UploadError, unfit
 from s3spool.s3.error_table import BY_CODE, BY_CURL, BY_STATUS, NETWORK, TRANSIENT, Rule
 from s3spool.s3.transport import Answer, Request
 
@@ -33,7 +33,6 @@ _UNREACHABLE = (
     botocore.exceptions.SSLError,
     botocore.exceptions.ProxyConnectionError,
 )
-_USER = re.compile(r"(\w+://)[^/\s]*@")
 _NO_CREDENTIALS = (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError)
 
 
@@ -42,10 +41,8 @@ def from_curl(number: int, message: str, path: str) -> UploadError:
     if "CONNECT tunnel failed" in message:
         number = 97  # CURLE_PROXY: libcurl says RECV_ERROR
     code, rule = BY_CURL.get(number, (f"CURL_{number}", TRANSIENT))
-    error = _error(path, code, message or f"libcurl ended with its error {number}", rule)
-    if rule.scope is Scope.FILE:
-        error.operation = "read"  # our read callback ended the transfer
-    return error
+    operation = "read" if rule.scope is Scope.FILE else "upload"  # our read callback ended the transfer
+    return _by_rule(rule, operation, path, code, message or f"libcurl ended with its error {number}")
 
 
 def from_boto3(exc: Exception, path: str, operation: str = "upload") -> UploadError:
@@ -98,13 +95,16 @@ def from_code(
         facts = [f"HTTP {status}"] if code and message and status else []
         facts += [f"{name} {value}" for name in _IDS if (value := (headers or {}).get(name))]
         cause += f" ({', '.join(facts)})" if facts else ""
-    error = _error(path, code or f"HTTP{status}", cause, rule)
-    error.operation = operation
+    error = _by_rule(rule, operation, path, code or f"HTTP{status}", cause)
     error.status = status
     if skew := _skew(status, headers or {}):
         error.hint += f"; {skew}" if error.hint else skew
     error.retry_after_s = retry_after_s(headers or {})
     return error
+
+
+def _by_rule(rule: Rule, operation: str, path: str, code: str, cause: str) -> UploadError:
+    return UploadError(operation, path, code, cause, rule.scope, rule.permanent, rule.hint)
 
 
 def untrusted(request: Request, why: str) -> UploadError:
@@ -180,18 +180,6 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())[:_TEXT_LENGTH]
 
 
-def _error(path: str, code: str, message: str, rule: Rule) -> UploadError:
-    return UploadError(
-        "upload",
-        path,
-        code,
-        message,
-        scope=rule.scope,
-        permanent=rule.permanent,
-        hint=rule.hint,
-    )
-
-
 def mismatch(request: Request, why: str) -> UploadError:
     """Return the error for an object whose checksum differs from that of the file."""
     return UploadError("confirm", request.path, "BadDigest", f"S3 has other bytes than were read: {why}")
@@ -199,15 +187,8 @@ def mismatch(request: Request, why: str) -> UploadError:
 
 def conflict(path: str, key: str) -> UploadError:
     """Return the error for another object at this key while overwriting is forbidden."""
-    return UploadError(
-        "upload",
-        path,
-        "PreconditionFailed",
-        f'another object is at {key} and destination.overwrite = "never"',
-        scope=Scope.FILE,  # a HEAD showed the object
-        permanent=True,
-        hint="rename the file, or remove the object",
-    )
+    cause = f'another object is at {key} and destination.overwrite = "never"'  # a HEAD showed the object
+    return unfit(path, "PreconditionFailed", cause, "rename the file, or remove the object", operation="upload")
 
 
 def is_about_checksum(error: UploadError) -> bool:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping
 
 from s3spool.config.templates import parsed
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import unfit
 from s3spool.s3.content import Content
 from s3spool.s3.options import META, Headers, mtime_text
 
@@ -52,9 +52,7 @@ class FileMetadata:
         if length > MAX_BYTES:
             cause = f"its metadata would have {length} bytes, S3 allows {MAX_BYTES}"
             hint = "shorten what destination.metadata takes from the file"
-            raise UploadError(
-                "map", content.path, "MetadataTooLarge", cause, scope=Scope.FILE, permanent=True, hint=hint
-            )
+            raise unfit(content.path, "MetadataTooLarge", cause, hint)
         return tuple((name, value) for name, value in rendered if value)
 
 

@@ -9,11 +9,13 @@ import time
 from collections.abc import Collection
 from urllib.parse import quote, unquote_to_bytes
 
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import unfit
 
 MAX_KEY_BYTES = 1024  # S3 user guide, "Object key naming": up to 1,024 bytes in UTF-8
 _ODD = re.compile(r"[\x00-\x1f\x7f%\\\x80-\x9f\ud800-\udfff\u2028\u2029]")
 _SAFE = "/-_.~"
+# A path that is its own key, and a key that is its own URL: most of them. No segment begins with a dot.
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_~-][A-Za-z0-9_.~-]*/)*[A-Za-z0-9_~-][A-Za-z0-9_.~-]*")
 
 
 def key_of(path: str, prefix: str) -> str:
@@ -25,18 +27,11 @@ def key_of(path: str, prefix: str) -> str:
 
     Raises UploadError (permanent) when the key is longer than S3 allows.
     """
-    key = prefix + (path if path.isascii() and path.isalnum() else encoded(path))
+    key = prefix + (path if _PLAIN.fullmatch(path) else encoded(path))
     size = len(key) if key.isascii() else len(key.encode())
     if size > MAX_KEY_BYTES:
-        raise UploadError(
-            "map",
-            path,
-            "KeyTooLongError",
-            f"the key would have {size} bytes, S3 allows {MAX_KEY_BYTES}",
-            scope=Scope.FILE,
-            permanent=True,
-            hint="shorten the name or destination.prefix",
-        )
+        cause = f"the key would have {size} bytes, S3 allows {MAX_KEY_BYTES}"
+        raise unfit(path, "KeyTooLongError", cause, "shorten the name or destination.prefix")
     return key
 
 
@@ -114,4 +109,4 @@ def url_quoted(key: str) -> str:
 
     libcurl resolves "." and ".." segments, also encoded ones: `key_of` and the configuration let none into a key.
     """
-    return quote(key, safe=_SAFE)
+    return key if _PLAIN.fullmatch(key) else quote(key, safe=_SAFE)

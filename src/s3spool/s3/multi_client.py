@@ -13,7 +13,7 @@ import pycurl
 from s3spool.s3.curl_transport import CurlTransport
 
 LONGEST_WAIT_S = 5.0  # the caller has to refresh its heartbeat
-SPEED_CHECK_S = 1.0  # libcurl forgets its own checks of LOW_SPEED_TIME while a socket is silent
+PROGRESS_CHECK_S = 1.0  # libcurl forgets its own checks of LOW_SPEED_TIME while a socket is silent
 _WANTED = {
     pycurl.POLL_IN: select.EPOLLIN,
     pycurl.POLL_OUT: select.EPOLLOUT,
@@ -30,8 +30,7 @@ class MultiClient:
     def __init__(self) -> None:
         self._in_flight: dict[pycurl.Curl, CurlTransport] = {}
         self._due: float | None = None  # monotonic seconds: libcurl's timer
-        self._next_speed_check = 0.0  # monotonic seconds
-        self._sockets: set[int] = set()
+        self._next_progress_check = 0.0  # monotonic seconds
         self._epoll = select.epoll()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wakeup, select.EPOLLIN)
@@ -59,9 +58,9 @@ class MultiClient:
             # libcurl detects EPOLLERR and EPOLLHUP.
             readable = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
             self._multi.socket_action(descriptor, readable | (pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0))
-        # Last, so that a response that arrived while this thread was busy counts as progress.
-        self._check_speed()
         self._collect(done)
+        # Last, so that a response that arrived while this thread was busy counts as progress.
+        self._end_silent_requests(done)
 
     def wake(self) -> None:
         """Make a blocking `poll` return to its `pending` queue."""
@@ -87,7 +86,6 @@ class MultiClient:
         for curl in self._in_flight:
             self._multi.remove_handle(curl)
         self._in_flight.clear()
-        self._sockets.clear()
         self._multi.close()
         self._due = None
 
@@ -98,30 +96,33 @@ class MultiClient:
         self._in_flight[transport.curl] = transport
         return True
 
-    def _check_speed(self) -> None:
+    def _end_silent_requests(self, done: deque[CurlTransport]) -> None:
         now = time.monotonic()
-        if self._next_speed_check <= now:
-            self._next_speed_check = now + SPEED_CHECK_S
-            for descriptor in list(self._sockets):
-                self._multi.socket_action(descriptor, 0)
+        if self._next_progress_check > now:
+            return
+        self._next_progress_check = now + PROGRESS_CHECK_S
+        for curl, transport in list(self._in_flight.items()):
+            if transport.is_silent(now):
+                self._multi.remove_handle(curl)
+                del self._in_flight[curl]
+                done.append(transport)
 
     def _collect(self, done: deque[CurlTransport]) -> None:
         left = 1
         while left:
             left, arrived, failed = self._multi.info_read()
-            for curl, number, message in (*((curl, 0, "") for curl in arrived), *failed):
-                transport = self._in_flight[curl]
-                if number:
-                    transport.failed(number, message)
-                done.append(transport)
+            for curl, number, message in failed:
+                self._in_flight[curl].failed(number, message)
+                arrived.append(curl)
+            for curl in arrived:
                 self._multi.remove_handle(curl)
-                del self._in_flight[curl]
+                done.append(self._in_flight.pop(curl))
 
     def _wait_s(self) -> float:
         now = time.monotonic()
         due = now + LONGEST_WAIT_S if self._due is None else self._due
         if self._in_flight:
-            due = min(due, self._next_speed_check)
+            due = min(due, self._next_progress_check)
         return min(LONGEST_WAIT_S, max(0.0, due - now))
 
     def _on_timer(self, wait_ms: int) -> None:
@@ -131,12 +132,12 @@ class MultiClient:
     def _on_socket(self, what: int, descriptor: int, _multi: object, known: object) -> None:
         """Libcurl's socket callback: which events to wait for."""
         if what == pycurl.POLL_REMOVE:
-            self._sockets.discard(descriptor)
-            with contextlib.suppress(FileNotFoundError):
+            try:  # noqa: SIM105 - for each request: contextlib.suppress takes a microsecond
                 self._epoll.unregister(descriptor)
+            except FileNotFoundError:
+                pass
         elif known is None:
             self._epoll.register(descriptor, _WANTED[what])
-            self._sockets.add(descriptor)
             self._multi.assign(descriptor, self)
         else:
             self._epoll.modify(descriptor, _WANTED[what])

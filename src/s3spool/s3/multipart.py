@@ -10,13 +10,14 @@ from urllib.parse import urlencode
 import botocore.exceptions
 import structlog
 
-from s3spool.errors import Scope, UploadError
+from s3spool.errors import UploadError, unfit
 from s3spool.ledger.rows import Multipart, Part
 from s3spool.s3 import checksums
 from s3spool.s3.client import Found, look
 from s3spool.s3.content import Content, Stored
 from s3spool.s3.errors import FAILURES, conflict, mismatch, untrusted, untrusted_success
 from s3spool.s3.multipart_uploads import GONE, Uploads
+from s3spool.s3.options import common_headers
 from s3spool.s3.store import MIB
 from s3spool.s3.transport import Answer, Request
 
@@ -36,15 +37,8 @@ class MultipartStore(Uploads):
     def check_size(self, path: str, size: int) -> None:
         """Raises UploadError (permanent) for more bytes than an object can have."""
         if size > MAX_OBJECT_BYTES:
-            raise UploadError(
-                "map",
-                path,
-                "EntityTooLarge",
-                f"the file has {size} bytes, S3 takes {MAX_OBJECT_BYTES} (5 TiB)",
-                scope=Scope.FILE,
-                permanent=True,
-                hint="split the file",
-            )
+            cause = f"the file has {size} bytes, S3 takes {MAX_OBJECT_BYTES} (5 TiB)"
+            raise unfit(path, "EntityTooLarge", cause, "split the file")
 
     def matches(
         self, upload: Multipart, content: Content, number: int, there: Mapping[str, Any], ours: Part | None
@@ -75,7 +69,7 @@ class MultipartStore(Uploads):
         offset = (number - 1) * upload.part_size
         length = min(upload.part_size, content.size - offset)
         value = checksums.of_range(algorithm, content.fd, offset, length)
-        headers = ((checksums.header_of(algorithm), value), *self._store.options.common_headers)
+        headers = ((checksums.header_of(algorithm), value), *common_headers(self._store.destination))
         query = urlencode({"partNumber": number, "uploadId": upload.upload_id})
         checksum = f"{algorithm}:{value}"
         return Request(upload.key, query, headers, None, content.fd, offset, length, checksum, content.path)

@@ -13,7 +13,7 @@ from s3spool.ledger.rows import Identity, Multipart
 from s3spool.s3.content import Content
 from s3spool.s3.errors import FAILURES, from_boto3, untrusted_success
 from s3spool.s3.keys import key_of
-from s3spool.s3.options import arguments_of
+from s3spool.s3.options import arguments_of, common_headers
 from s3spool.s3.store import Store
 
 UNSUPPORTED = {"NotImplemented", "MethodNotAllowed", "HTTP501", "HTTP405"}  # s3rver
@@ -40,7 +40,7 @@ class Uploads:
         prepared = store.rules.of(path)
         key = key_of(path, prepared.prefix.of(identity.mtime_ns / 1e9))
         headers = prepared.headers(Content(path, identity, None, -1, attributes))
-        arguments = {"Bucket": store.bucket, "Key": key, **arguments_of(headers)}
+        arguments = {"Bucket": store.bucket, "Key": key, **arguments_of(store.client, "CreateMultipartUpload", headers)}
         algorithm = store.algorithm
         answer: Mapping[str, Any] | None = None
         while answer is None:
@@ -100,8 +100,9 @@ class Uploads:
                 raise error from exc
 
     def named(self, upload: Multipart) -> dict[str, Any]:
-        """Return boto3's arguments that identify an upload."""
-        common = arguments_of(self._store.options.common_headers)
+        """Return boto3's arguments that identify an upload; all operations name them alike."""
+        store = self._store
+        common = arguments_of(store.client, "ListParts", common_headers(store.destination))
         return {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.upload_id, **common}
 
     def failed(self, exc: Exception, path: str, operation: str) -> UploadError:

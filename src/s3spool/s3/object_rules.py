@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from s3spool.config.schema import DestinationConfig
 from s3spool.s3.content import Content
 from s3spool.s3.content_types import content_type_of
 from s3spool.s3.file_metadata import FileMetadata
 from s3spool.s3.keys import Prefix
-from s3spool.s3.options import META, Headers, ObjectOptions, mtime_text, retain_until
+from s3spool.s3.options import META, Headers, grants_of, headers_of, mtime_text, retain_until
 
 _MTIME = f"{META}mtime"
 _RETAIN_UNTIL = "x-amz-object-lock-retain-until-date"
@@ -18,13 +19,13 @@ _RETAIN_UNTIL = "x-amz-object-lock-retain-until-date"
 class PreparedOptions:
     """Options with their headers made. Thread-safe."""
 
-    def __init__(self, options: ObjectOptions) -> None:
+    def __init__(self, options: DestinationConfig) -> None:
         self.options = options
         self.prefix = Prefix(options.prefix)
         self._auto = options.content_type == "auto"
         self.metadata = FileMetadata(options.metadata)
         constant = ((f"{META}{name}", value) for name, value in self.metadata.constant.items() if value)
-        self._headers = (*options.headers, *constant)
+        self._headers = (*headers_of(options), *constant)
         self._depends = bool(options.object_lock_mode or self.metadata.any)  # on the file or the time
         self._by_type: dict[str, Headers] = {}  # at most as many as content_types has types
 
@@ -49,7 +50,7 @@ class PreparedOptions:
 class ObjectRules:
     """The options of each path. Immutable but for what is prepared, so thread-safe."""
 
-    def __init__(self, options: Sequence[ObjectOptions], index: Callable[[str], int] = lambda _: -1) -> None:
+    def __init__(self, options: Sequence[DestinationConfig], index: Callable[[str], int] = lambda _: -1) -> None:
         """`options` of each rule, and of [destination] at the end; `index`: a path's rule, -1 for none."""
         self.options = options
         self._prepared = [PreparedOptions(each) for each in options]
@@ -63,4 +64,4 @@ class ObjectRules:
     @property
     def grants(self) -> list[str]:
         """The permissions that uploads with any of these options take."""
-        return list(dict.fromkeys(grant for each in self.options for grant in each.grants))
+        return list(dict.fromkeys(grant for each in self.options for grant in grants_of(each)))

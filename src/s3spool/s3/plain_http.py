@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import urlsplit
 
+from s3spool.config.validators import is_loopback
 from s3spool.s3.proxies import proxy_of
 
 DANGER = (
@@ -17,11 +17,6 @@ def beyond_loopback(url: str) -> bool:
     """Return whether requests to this URL leave this machine unencrypted; a proxy may be anywhere."""
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
-    if parts.scheme == "http" and proxy_of(url):
-        return True
-    if parts.scheme != "http" or host == "localhost" or host.endswith(".localhost"):
+    if parts.scheme != "http":
         return False
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return True
+    return bool(proxy_of(url)) or not (host.endswith(".localhost") or is_loopback(host))

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from s3spool.config.schema import DestinationConfig
 from s3spool.errors import UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
 from s3spool.s3.boto3_transport import Boto3Transport
-from s3spool.s3.client import Clients, Connection, Endpoint, Found
+from s3spool.s3.client import Clients, Endpoint, Found
 from s3spool.s3.content import Content, Multiplexer, NeedsVerificationError, Sender, Stored
 from s3spool.s3.credentials import Credentials, signs_with
 from s3spool.s3.errors import conflict, from_answer, is_about_checksum, mismatch, untrusted
 from s3spool.s3.keys import key_of
 from s3spool.s3.object_rules import ObjectRules
-from s3spool.s3.options import ObjectOptions
 from s3spool.s3.overwrite import OverwriteGuard
 from s3spool.s3.transport import Answer, Bandwidth, Request
 
@@ -39,28 +39,28 @@ class Store:
 
     def __init__(
         self,
-        connection: Connection,
-        options: ObjectOptions,
+        destination: DestinationConfig,
         *,
+        timeout_s: float,
         rules: ObjectRules | None = None,
         bandwidth: Bandwidth | None = None,
     ) -> None:
         """Raises ConfigError. Asks the credential chain for at most five seconds; sends nothing to S3."""
-        self._connection = connection
-        self.options = options
+        self.destination = destination
+        self._timeout_s = timeout_s
         self._bandwidth = bandwidth
-        self.bucket = connection.bucket
-        self._session = s3_client.session(connection)
+        self.bucket = destination.bucket
+        self._session = s3_client.session(destination)
         self.credentials = Credentials(self._session)
-        self._clients = Clients(self._session, connection, self.credentials)
-        self.rules = rules or ObjectRules([options])
-        self.auto = options.checksum == "auto"
-        self.algorithm = "crc64nvme" if self.auto else options.checksum
-        self.never = options.overwrite == "never"
+        self._clients = Clients(self._session, destination, timeout_s, self.credentials)
+        self.rules = rules or ObjectRules([destination])
+        self.auto = destination.checksum == "auto"
+        self.algorithm = "crc64nvme" if self.auto else destination.checksum
+        self.never = destination.overwrite == "never"
         self.guard = OverwriteGuard(never=self.never, url=self._clients.endpoint.url)
         self.no_curl = self._why_no_curl()
         self._curl = None if self.no_curl else _curl_transport()
-        self._ca = s3_client.ca_source(s3_client.ca_bundle(self._session, connection))
+        self._ca = s3_client.ca_source(s3_client.ca_bundle(self._session, destination))
 
     def apply(self, rules: ObjectRules) -> None:
         """Other options, for requests that are made from now on."""
@@ -68,7 +68,7 @@ class Store:
 
     def _why_no_curl(self) -> str:
         """Return why libcurl cannot sign requests; "" if it can."""
-        if self._connection.bucket.endswith(".mrap"):
+        if self.destination.bucket.endswith(".mrap"):
             return "a multi-region access point takes another signature than libcurl makes"
         keys = self.credentials.current
         if keys and not signs_with(keys):
@@ -103,7 +103,7 @@ class Store:
             lambda: self._clients.endpoint,
             self.credentials,
             ca=self._ca,
-            timeout_s=self._connection.timeout_s,
+            timeout_s=self._timeout_s,
             bandwidth=self._bandwidth,
         )
 
@@ -149,7 +149,7 @@ class Store:
     @property
     def asks_first(self) -> bool:
         """Whether `existing` must be called before a request: the server may ignore If-None-Match."""
-        return self.guard.asks_first
+        return self.never and self.guard.asks_first
 
     def existing(self, content: Content, request: Request) -> Stored | None:
         """Return the object at this key if it has our content, None if there is none; block.
@@ -169,7 +169,7 @@ class Store:
         Raises NeedsVerificationError if only another request or read can tell and `may_verify` is False.
         """
         stored = self._verified(content, request, answer, may_verify=may_verify)
-        if request.body is not None and self.guard.wants_trial:
+        if self.never and request.body is not None and self.guard.wants_trial:
             if not may_verify:
                 raise NeedsVerificationError
             self._try_condition(request)
@@ -265,7 +265,7 @@ class Store:
 
     def moves_to(self, region: str, error: UploadError) -> bool:
         """Return whether an answer names the bucket's `region`: the next requests go there, `error` is retried."""
-        told = _REGION.match(region) and not self._connection.endpoint_url
+        told = _REGION.match(region) and not self.destination.endpoint_url
         # Requests sent before another worker learnt the region are retried as well.
         if not told or not (self._clients.move_to(region) or error.code in _OTHER_REGION):
             return False

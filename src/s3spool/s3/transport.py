@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from s3spool.errors import UploadError
@@ -87,11 +88,17 @@ class FileRange:
 def parsed_headers(lines: list[bytes]) -> dict[str, str]:
     """Return the headers of the last of the answers that these lines hold, names in lower case."""
     headers: dict[str, str] = {}
-    for line in b"".join(lines).decode("latin-1").split("\n"):
-        if line.startswith("HTTP/"):
+    for line in lines:
+        if line.startswith(b"HTTP/"):
             headers.clear()  # the lines before are those of an interim answer (100, a proxy's)
             continue
-        name, colon, value = line.partition(":")
-        if colon:
-            headers[name.lower()] = value.strip()
+        name, value = _parsed_line(line)
+        if name:
+            headers[name] = value
     return headers
+
+
+@lru_cache(maxsize=128)  # most lines are those of the answer before
+def _parsed_line(line: bytes) -> tuple[str, str]:
+    name, colon, value = line.decode("latin-1").partition(":")
+    return (name.lower(), value.strip()) if colon else ("", "")

@@ -37,10 +37,10 @@ class Verifier:
         self._store = store
         self.may_list = True
 
-    def doubtful(self, receipts: Sequence[Receipt]) -> tuple[list[Receipt], int]:
+    def unverified(self, receipts: Sequence[Receipt]) -> tuple[list[Receipt], int]:
         """Those that listings do not show as they were sent, and the number of requests. Raises UploadError."""
         rest = sorted(receipts, key=lambda receipt: receipt.key)
-        doubts: list[Receipt] = []
+        unverified: list[Receipt] = []
         requests = 0
         while self.may_list and len(rest) > 1:
             requests += 1
@@ -52,10 +52,10 @@ class Verifier:
             covered = [receipt for receipt in rest if receipt.key <= last]
             rest = rest[len(covered) :]
             wrong = [receipt for receipt in covered if not _is_listed(receipt, found.get(receipt.key))]
-            doubts += wrong
+            unverified += wrong
             if len(covered) - len(wrong) <= 1:
                 break  # other objects lie between: a HEAD each costs no more
-        return doubts + rest, requests
+        return unverified + rest, requests
 
     def look(self, receipt: Receipt) -> Difference | None:
         """Ask for one object. Raises UploadError where none could be asked for."""

@@ -94,6 +94,7 @@ class PostUpload:
         self._rescan = rescan
         self._exhausted = False  # a removal has failed for lack of descriptors or memory
         self._warnings = WarningLimit()
+        self._log = log
         self._queue: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
         self.heartbeat = Heartbeat()
         self._thread = threading.Thread(target=self._run, name="after", daemon=True)
@@ -111,6 +112,7 @@ class PostUpload:
         return self._rule_action(path) if self._rule_action else self.action
 
     def start(self) -> None:
+        self._log = log.bind()  # the lazy logger of a module takes a microsecond for each line
         self._thread.start()
         self._slow_thread.start()
 
@@ -142,7 +144,7 @@ class PostUpload:
             if sent is None:
                 return
             self._report_uploaded(sent)
-            if self._slow.holds(sent.receipt.path):
+            if self._slow.any and self._slow.holds(sent.receipt.path):
                 self._slow_queue.put(sent)
             else:
                 self._finish(sent)
@@ -172,7 +174,7 @@ class PostUpload:
             # The ctime is not older than the drop: a copied file brings its mtime along.
             self._stats.completion_s.observe(max(0.0, receipt.uploaded_at - receipt.identity.ctime_ns / 1e9))
             self._on_uploaded(receipt)
-            log.info(
+            self._log.info(
                 "file.uploaded",
                 path=receipt.path,
                 key=receipt.key,
@@ -188,7 +190,7 @@ class PostUpload:
     def _apply_action(self, sent: Sent) -> bool:
         """Keep, delete or archive; True when the file has changed and has to be sent again."""
         receipt = sent.receipt
-        if "keep" in {receipt.after, self.action_of(receipt.path)}:
+        if receipt.after == "keep" or self.action_of(receipt.path) == "keep":
             self._mark(receipt, None)
             return False  # "keep" in the configuration now also applies to earlier uploads
         try:

@@ -88,10 +88,11 @@ class SmallUploads:
         """Open and read the file; None when there is nothing to send (the item is finished)."""
         if isinstance(item, PartItem):
             return self._large.begin_part(item)
-        item = self._large.deferred_taken(item)
+        if item.large:
+            item = self._large.deferred_taken(item)
         if item.tried:
             item = item._replace(success_before=self._breaker.last_success_at)
-        if self._slow.holds(item.path):
+        if self._slow.any and self._slow.holds(item.path):
             if self._inbox.admit_slow(item.path):
                 return Job(self, item, UNOPENED, None, Times(0.0, 0.0))
             self._inbox.put_back(item, first=False)
@@ -114,7 +115,8 @@ class SmallUploads:
         try:
             fd, status = self._folder.open(item.path)
             identity = Identity.of(status)
-            self._check_size(item.path, status.st_size)
+            if self._max_size and status.st_size > self._max_size:
+                raise self._too_large(item.path, status.st_size)
             times = Times(time.time(), time.monotonic())
             content = self._read(item, fd, identity, times.unix_s)
             if content is not None:
@@ -219,18 +221,16 @@ class SmallUploads:
         error = UploadError("send", job.item.path, "WorkerDied", "the worker that sent it died", scope=Scope.FILE)
         self._results.failed(job.item, job.content.identity, error)
 
-    def _check_size(self, path: str, size: int) -> None:
-        """Raises UploadError (permanent)."""
-        if self._max_size and size > self._max_size:
-            raise UploadError(
-                "map",  # S3 was not asked
-                path,
-                "FileTooLarge",
-                f"the file has {size} bytes, watch.max_size is {self._max_size}",
-                scope=Scope.FILE,
-                permanent=True,
-                hint="split the file, or raise watch.max_size, restart and retry it",
-            )
+    def _too_large(self, path: str, size: int) -> UploadError:
+        return UploadError(
+            "map",  # S3 was not asked
+            path,
+            "FileTooLarge",
+            f"the file has {size} bytes, watch.max_size is {self._max_size}",
+            scope=Scope.FILE,
+            permanent=True,
+            hint="split the file, or raise watch.max_size, restart and retry it",
+        )
 
     def _read(self, item: Item, fd: int, identity: Identity, now: float) -> Content | None:
         """The content if the file is complete and unchanged; else the file goes back to settle. Raises OSError."""

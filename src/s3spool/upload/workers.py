@@ -228,6 +228,7 @@ class Workers:
             self._closing = True
         else:
             with self._gate:
+                self.heartbeat.beat()
                 # Responses are handled under the gate: after a slow-down response no further request is sent.
                 held = slot.number >= self._limiter.limit and not self._breaker.open
                 if not (held and self._inbox.put_back(item, first=True)):
@@ -274,7 +275,6 @@ class Workers:
 
     def _begin(self, slot: Slot, item: Item | PartItem) -> bool:
         """Open the file, and prepare the request of a small one. True if it is multiplexed."""
-        self.heartbeat.beat()
         job = slot.job = self._upload.begin(item)
         if job is None or job.request is None:
             return False

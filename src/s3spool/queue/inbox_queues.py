@@ -1,4 +1,4 @@
-"""The lanes of the inbox: one queue of names for each kind of file, and how much room each has."""
+"""The queues of the inbox: one bounded queue of names for each kind of file."""
 
 from __future__ import annotations
 
@@ -13,24 +13,21 @@ DEFERRED_FACTOR = 4  # the deferred lanes together may hold 4 x `size`; more tak
 SLOW_RETRY_FACTOR = 4  # no scan finds a retry of a slow directory that is left out: it gets 4 x the room
 
 
-class Lanes:
-    """Each lane holds up to `size` items. Not thread-safe: the inbox's lock guards it."""
+class InboxQueues(dict[Lane, deque[Item]]):
+    """One queue for each lane, of up to `size` items. Not thread-safe: the inbox's lock guards it."""
 
     def __init__(self, size: int, slow: SlowDirectories) -> None:
         self._size = size
         self._slow = slow
-        self._lanes: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
-        self._body, self._large = (self._lanes[lane] for lane in DEFERRED)
-
-    def __getitem__(self, lane: Lane) -> deque[Item]:
-        return self._lanes[lane]
+        super().__init__((lane, deque()) for lane in Lane)
+        self._body, self._large = (self[lane] for lane in DEFERRED)
 
     def heads(self) -> list[Item]:
-        """The first item of each lane."""
-        return [lane[0] for lane in self._lanes.values() if lane]
+        """The first item of each queue."""
+        return [queue[0] for queue in self.values() if queue]
 
     def count(self, lanes: list[Lane]) -> int:
-        return sum(len(self._lanes[lane]) for lane in lanes)
+        return sum(len(self[lane]) for lane in lanes)
 
     def lane_of(self, item: Item) -> Lane:
         if item.large or item.body:
@@ -40,10 +37,10 @@ class Lanes:
     def full_for(self, item: Item, lane: Lane) -> bool:
         """Whether a new item, whose lane this is, has no room."""
         if lane is Lane.SLOW:
-            return len(self._lanes[lane]) >= self._size * (SLOW_RETRY_FACTOR if item.tried else 1)
+            return len(self[lane]) >= self._size * (SLOW_RETRY_FACTOR if item.tried else 1)
         return self.full(lane)
 
     def full(self, lane: Lane, *, leave: int = 0) -> bool:
         """Whether a lane for new files has no more room than `leave`."""
         deferred = len(self._body) + len(self._large) - DEFERRED_FACTOR * self._size
-        return len(self._lanes[lane]) + max(0, deferred) + leave >= self._size
+        return len(self[lane]) + max(0, deferred) + leave >= self._size

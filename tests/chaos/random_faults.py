@@ -1,4 +1,4 @@
-"""Bad weather: each request meets a fault of its own, or none, chosen by a seed."""
+"""Random faults: each request meets a fault of its own, or none, chosen by a seed."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def faults() -> dict[str, Fault]:
     return kinds
 
 
-class Storm(Fault):
+class RandomFaults(Fault):
     """The n-th request of one kind for one key meets the same fault whenever the seed is the same."""
 
     def __init__(self, seed: int) -> None:
@@ -122,7 +122,7 @@ class Storm(Fault):
         return self._kinds[kind] if kind else Fault()
 
     def _pick(self, line: str) -> str:
-        """The name of a fault; "" for fair weather."""
+        """The name of a fault; "" for none."""
         with self._lock:
             self._seen[line] += 1
             rng = random.Random(f"{self._seed} {line} {self._seen[line]}")

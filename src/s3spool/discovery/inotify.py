@@ -1,0 +1,83 @@
+"""One inotify instance with one callback.
+
+It is watchdog's InotifyFD without its table of watches, which takes half a KiB per watch, and without the events that
+nobody wants.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+from watchdog.observers import inotify_c
+from watchdog.observers.inotify_c import (
+    DEFAULT_EVENT_BUFFER_SIZE,
+    InotifyConstants,
+    InotifyEvent,
+    InotifyFD,
+    Mask,
+    WatchCallback,
+    WatchDescriptor,
+)
+
+from s3spool.folder.folder import REMOVING
+from s3spool.heartbeat import Heartbeat
+
+_OVERFLOW = int(InotifyConstants.IN_Q_OVERFLOW)
+_MOVED_FROM = int(InotifyConstants.IN_MOVED_FROM)
+_ISDIR = int(InotifyConstants.IN_ISDIR)
+_OWN_REMOVAL = os.fsencode(REMOVING)
+
+
+class Inotify(InotifyFD):
+    """Watchdog's thread that reads events; thread-safe. After `stop` no watch is added or removed."""
+
+    def __init__(self, callback: WatchCallback, heartbeat: Heartbeat) -> None:
+        """Reading events refreshes the heartbeat. Raises OSError."""
+        super().__init__()
+        self.name = "watch"
+        self._callback = callback
+        self._heartbeat = heartbeat
+
+    def add(self, path: bytes, mask: int) -> WatchDescriptor:
+        """Watch this path; a watched inode keeps its descriptor. Raises OSError."""
+        with self._lock:
+            if self._closed:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            wd = inotify_c.inotify_add_watch(self._inotify_fd, path, Mask(mask))
+        if wd < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return wd
+
+    def remove(self, wds: list[WatchDescriptor]) -> None:
+        """Remove these watches; a watch that the kernel has removed already is no error."""
+        with self._lock:
+            for wd in wds:
+                if not self._closed:
+                    inotify_c.inotify_rm_watch(self._inotify_fd, wd)
+
+    def read_events(self, *, event_buffer_size: int = DEFAULT_EVENT_BUFFER_SIZE) -> list[InotifyEvent]:
+        """Block until there are events.
+
+        A file that leaves is left out, and so is our own removal, which renames the file first: two of the three events
+        of a small file, before watchdog makes objects of them.
+        """
+        buffer = self._read_event_buffer(event_buffer_size)
+        self._heartbeat.beat()
+        return [
+            InotifyEvent(wd, mask, cookie, name)
+            for wd, mask, cookie, name in self._parse_event_buffer(buffer)
+            if (wd != -1 or mask & _OVERFLOW)
+            and mask & (_MOVED_FROM | _ISDIR) != _MOVED_FROM
+            and not name.startswith(_OWN_REMOVAL)
+        ]
+
+    def handle_event(self, event: InotifyEvent) -> None:
+        if event.is_queue_overflow:
+            self._callback.on_queue_overflow()
+        elif event.is_ignored:
+            self._callback.on_watch_deleted(event.wd)
+        else:
+            self._callback.on_event(event)
