@@ -89,17 +89,22 @@ def test_a_dead_nodes_files_are_taken_over_within_two_leases(
 
 def test_a_node_that_sleeps_for_longer_than_its_lease(tmp_path: Path, server: FaultyS3, postgres: Postgres) -> None:
     """Others send its files meanwhile; when it wakes up it records nothing and removes nothing that is not its own."""
-    with Cluster(tmp_path, server, postgres.database()) as cluster:
-        cluster.drop(400)
-        sleeper = cluster.nodes[0]
-        eventually(lambda: len(sleeper.events("file.uploaded")) > 20, timeout_s=30)
+    server.behave()
+    server.script(Delay(0.2), times=None, match="^PUT")
+    cluster = Cluster(tmp_path, server, postgres.database())
+    cluster.drop(400)
+    with cluster.nodes[0] as sleeper:
+        eventually(lambda: len(sleeper.events("file.uploaded")) > 20, timeout_s=60)
         sleeper.signal(signal.SIGSTOP)
-        time.sleep(3 * LEASE_S)  # the lease runs out by the clock
-        sleeper.signal(signal.SIGCONT)
-        cluster.drop(100, tag="later")
-        cluster.wait_empty()
+        for node in cluster.nodes[1:]:
+            node.start()
+        with cluster.nodes[1], cluster.nodes[2]:
+            eventually(partial(cluster.has_versions, 250), timeout_s=60)
+            sleeper.signal(signal.SIGCONT)
+            cluster.drop(100, tag="later")
+            cluster.wait_empty()
 
-        cluster.assert_clean(sent_again=IN_FLIGHT)
+            cluster.assert_clean(sent_again=IN_FLIGHT)
 
 
 def test_a_database_that_is_restarted(tmp_path: Path, server: FaultyS3) -> None:

@@ -16,7 +16,7 @@ PROBES = 8  # files that a daemon keeps for the probes of a paused destination
 
 
 class OtherNodes(Listener):
-    """`has_enough` and `destination_changed` run on any thread, the other methods on the ledger's."""
+    """`room` and `destination_changed` run on any thread, the other methods on the ledger's."""
 
     def __init__(
         self,
@@ -57,10 +57,11 @@ class OtherNodes(Listener):
         self._gave_up = True
         return True
 
-    def has_enough(self) -> bool:
-        enough = self._breaker.open and self._inbox.counts()[0] >= PROBES
-        self._skipped = self._skipped or enough
-        return enough
+    def room(self) -> int | None:
+        if not self._breaker.open:
+            return None
+        self._skipped = True
+        return max(0, PROBES - self._inbox.counts()[0])
 
     def destination_changed(self) -> None:
         if not self._breaker.open:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -50,8 +51,9 @@ class PostgresClaims(Claims):
         return self._owners.get(path) == self._lease.owner
 
     def take(self, paths: Sequence[str], meanwhile: Callable[[], None] = lambda: None) -> dict[str, Known]:
-        wanted = {path for path in paths if not self.holds(path)}
-        if not wanted or (self._listener is not None and self._listener.has_enough()):
+        unclaimed = dict.fromkeys(path for path in paths if not self.holds(path))
+        wanted = set(itertools.islice(unclaimed, self._listener.room() if self._listener else None))
+        if not wanted:
             return {}
         new: dict[str, Known] = {}
         done = threading.Event()
