@@ -72,6 +72,7 @@ def test_a_dead_nodes_files_are_taken_over_within_two_leases(
     with Cluster(tmp_path, server, postgres.database(), "ab", lease_s=3) as cluster:
         first, second = cluster.nodes
         second.signal(signal.SIGSTOP)
+        server.behave()
         server.script(HoldUntil(threading.Event()), times=None, match="^PUT")
         cluster.drop(30)
         eventually(lambda: server.count("^PUT") >= 10)
@@ -224,6 +225,7 @@ def test_a_large_file_of_a_killed_node_is_resumed(tmp_path: Path, server: Faulty
     """The other node sends only the parts that S3 does not have."""
     upload = {"multipart_threshold": "5MiB", "part_size": "5MiB", "workers": 4}
     with Cluster(tmp_path, server, postgres.database(), "ab", upload=upload) as cluster:
+        server.behave()
         server.script(HoldUntil(threading.Event()), times=None, match="partNumber&uploadId")
         cluster.put("large", random.Random(1).randbytes(30 * 2**20))
         eventually(lambda: cluster.events("multipart.started"))

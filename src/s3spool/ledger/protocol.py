@@ -121,8 +121,8 @@ class Claims(Protocol):
         """Claim these paths; returns the new claims, with the ledger's rows of each.
 
         Left out: paths of other living daemons, paths that are claimed already, and those for which the listener has no
-        room. Blocks until the ledger answers, and calls `meanwhile` each second. Raises LedgerUnavailableError where the
-        ledger is closed.
+        room. Blocks until the ledger answers, and calls `meanwhile` each second.
+        Raises LedgerUnavailableError where the ledger is closed.
         """
 
     def give_back(self, paths: Sequence[str]) -> None:
