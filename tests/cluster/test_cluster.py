@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 IN_FLIGHT = 150  #: files of a node that are being sent, or were sent and have no receipt yet
 SLACK_S = 10.0
+KEPT_FOR_PROBES = 30  #: with those in flight
 
 
 @pytest.fixture
@@ -71,6 +72,7 @@ def test_a_dead_nodes_files_are_taken_over_within_two_leases(
     with Cluster(tmp_path, server, postgres.database(), "ab", lease_s=3) as cluster:
         first, second = cluster.nodes
         second.signal(signal.SIGSTOP)
+        server.behave()
         server.script(HoldUntil(threading.Event()), times=None, match="^PUT")
         cluster.drop(30)
         eventually(lambda: server.count("^PUT") >= 10)
@@ -88,17 +90,22 @@ def test_a_dead_nodes_files_are_taken_over_within_two_leases(
 
 def test_a_node_that_sleeps_for_longer_than_its_lease(tmp_path: Path, server: FaultyS3, postgres: Postgres) -> None:
     """Others send its files meanwhile; when it wakes up it records nothing and removes nothing that is not its own."""
-    with Cluster(tmp_path, server, postgres.database()) as cluster:
-        cluster.drop(400)
-        sleeper = cluster.nodes[0]
-        eventually(lambda: len(sleeper.events("file.uploaded")) > 20, timeout_s=30)
+    server.behave()
+    server.script(Delay(0.2), times=None, match="^PUT")
+    cluster = Cluster(tmp_path, server, postgres.database())
+    cluster.drop(400)
+    with cluster.nodes[0] as sleeper:
+        eventually(lambda: len(sleeper.events("file.uploaded")) > 20, timeout_s=60)
         sleeper.signal(signal.SIGSTOP)
-        time.sleep(3 * LEASE_S)  # the lease runs out by the clock
-        sleeper.signal(signal.SIGCONT)
-        cluster.drop(100, tag="later")
-        cluster.wait_empty()
+        for node in cluster.nodes[1:]:
+            node.start()
+        with cluster.nodes[1], cluster.nodes[2]:
+            eventually(partial(cluster.has_versions, 250), timeout_s=60)
+            sleeper.signal(signal.SIGCONT)
+            cluster.drop(100, tag="later")
+            cluster.wait_empty()
 
-        cluster.assert_clean(sent_again=IN_FLIGHT)
+            cluster.assert_clean(sent_again=IN_FLIGHT)
 
 
 def test_a_database_that_is_restarted(tmp_path: Path, server: FaultyS3) -> None:
@@ -109,6 +116,8 @@ def test_a_database_that_is_restarted(tmp_path: Path, server: FaultyS3) -> None:
         database.stop("immediate")
         cluster.drop(100, tag="meanwhile")
         eventually(lambda: all(node.events("ledger.failed") for node in cluster.nodes), timeout_s=30)
+        status = cluster.nodes[0].cli("status")
+        assert status.returncode == 0, status.stderr
         time.sleep(0.5)  # removals of committed receipts end
         there = len(cluster.left())
         time.sleep(1)
@@ -193,10 +202,30 @@ def test_a_pause_of_one_node_holds_all(tmp_path: Path, server: FaultyS3, postgre
         cluster.assert_clean()
 
 
+def test_a_node_that_cannot_reach_s3_leaves_the_files_to_others(
+    tmp_path: Path, server: FaultyS3, postgres: Postgres
+) -> None:
+    """It reaches the database, so that its lease lasts: it gives up what it has claimed, and claims little."""
+    cluster = Cluster(tmp_path, server, postgres.database(), retry={"initial_s": 0.5, "max_s": 2})
+    cluster.nodes[0].environment |= {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
+    cluster.drop(300)
+    with cluster.nodes[0] as first:
+        first.wait_event("destination.paused")
+        with cluster:
+            cluster.drop(100, tag="later")
+            eventually(lambda: len(cluster.left()) <= KEPT_FOR_PROBES, timeout_s=60)
+            assert not [node for node in cluster.nodes[1:] if node.events("destination.paused")]
+            first.stop()
+            cluster.wait_empty()
+
+            cluster.assert_clean()
+
+
 def test_a_large_file_of_a_killed_node_is_resumed(tmp_path: Path, server: FaultyS3, postgres: Postgres) -> None:
     """The other node sends only the parts that S3 does not have."""
     upload = {"multipart_threshold": "5MiB", "part_size": "5MiB", "workers": 4}
     with Cluster(tmp_path, server, postgres.database(), "ab", upload=upload) as cluster:
+        server.behave()
         server.script(HoldUntil(threading.Event()), times=None, match="partNumber&uploadId")
         cluster.put("large", random.Random(1).randbytes(30 * 2**20))
         eventually(lambda: cluster.events("multipart.started"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import pytest
@@ -117,6 +117,20 @@ def test_a_file_without_a_claim_is_claimed_before_it_is_sent(new: NewHouse) -> N
     assert first.ledger.flush(30)
     second.inbox.offer([Item("a")])
     eventually(lambda: second.stats.uploaded == 1)
+
+
+def test_nothing_starts_while_the_lease_is_over(new: NewHouse) -> None:
+    """Files and parts wait in the queue; the ledger's thread wakes the workers when there is a lease again."""
+    house = new("house", started=False)
+    lease = cast("Any", house.ledger).lease
+    assert set(claims(house).take(["a"])) == {"a"}
+    house.offer("a")
+    until, lease._until = lease._until, 0.0
+
+    assert house.inbox.take_nowait() is None
+
+    lease._until = until
+    assert house.inbox.take_nowait() == Item("a")
 
 
 def test_the_claim_of_a_file_that_is_gone_is_given_back(new: NewHouse) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from s3spool.check.shared_ledger import shared_ledger
 from s3spool.config import loader
 from s3spool.control.client import ControlClient
 from s3spool.errors import ConfigError, LedgerUnavailableError
@@ -100,6 +101,21 @@ def test_commands_answer_from_the_shared_ledger(tmp_path: Path, postgres: Postgr
     with client.ledger() as reader:
         assert reader is not None
         assert reader.destination(config.destination.ledger_name) == 1
+
+
+def test_check_says_whether_the_database_answers(tmp_path: Path, postgres: Postgres) -> None:
+    """Before and after the first daemon, and where nobody listens."""
+    config = a_config(tmp_path, postgres.database())
+    (before,) = shared_ledger(config)
+    with node(config):
+        (after,) = shared_ledger(config)
+    (away,) = shared_ledger(a_config(tmp_path, "postgresql://somebody@127.0.0.1:1/s3spool"))
+
+    assert (before.text, after.text) == (
+        "the database of state.ledger answers; the first daemon makes the tables",
+        "the database of state.ledger answers: 0 receipts",
+    )
+    assert away.text.startswith("postgresql://127.0.0.1/s3spool: ")
 
 
 def test_a_command_is_no_node(tmp_path: Path, postgres: Postgres) -> None:

@@ -205,3 +205,24 @@ def test_three_nodes_that_offer_all_files_send_each_once(new_node: NewNode) -> N
     with nodes[0].reader() as reader:
         assert reader.counts()["uploaded"] == len(names)
     assert sum(node.statements for node in nodes) - before < len(names) / 10
+
+
+def test_clocks_that_are_a_day_apart(new_node: NewNode) -> None:
+    """A file is due at the same moment for all: the database's clock counts."""
+    here, there = new_node("here"), new_node("there")
+    there.lease.ahead_s = -86_400.0  # its own clock is a day ahead
+    here.claims.take(["a"])
+    here.record_retry(a_retry("a", next_attempt=1000.0))
+    assert here.flush(30)
+
+    with there.reader() as reader:
+        assert reader.next_due() == 1000.0 + 86_400
+        assert reader.due(86_400 + 999.0, 10) == []
+        assert [row.next_attempt for row in reader.due(86_400 + 1000.0, 10)] == [1000.0 + 86_400]
+    found = there.claims.take(["a"])["a"].retry
+    assert found is not None
+    assert found.next_attempt == 1000.0 + 86_400
+    there.record_retry(found._replace(last_error_at=7.0))
+    assert there.flush(30)
+    with here.reader() as reader:
+        assert reader.next_due() == 1000.0

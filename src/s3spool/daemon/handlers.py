@@ -17,11 +17,11 @@ from s3spool.control.access import Access, Sight
 from s3spool.control.peer import Peer
 from s3spool.control.rules import prefix_of, with_rule
 from s3spool.control.server import Handler
-from s3spool.control.status import Bytes, Destination, Status, Watch
+from s3spool.control.status import Bytes, Destination, Files, Status, Watch
 from s3spool.daemon.operator_pause import pause_orders
 from s3spool.daemon.supervisor import Daemon
 from s3spool.daemon.top_view import top_orders
-from s3spool.errors import S3SpoolError
+from s3spool.errors import LedgerUnavailableError, S3SpoolError
 from s3spool.folder.rules import FileRules
 from s3spool.ledger.protocol import LedgerReader
 from s3spool.ledger.rows import from_text, to_text
@@ -63,9 +63,7 @@ class _Answers:
         since = held.since if held else breaker.paused_at
         reasons = [held.words] if held else []
         reasons += [f"{reason.code}: {reason.cause}"] if reason else []
-        with self._reader() as reader:
-            files = daemon.files.count(reader)
-            size = Bytes(uploaded=reader.uploaded_bytes(), unsent=daemon.files.memory_bytes() + reader.unsent_bytes())
+        files, size = self._figures()
         files.vanished, files.excluded = components.stats.vanished, components.scan.excluded
         size.in_flight = sum(job.size for job in components.workers.jobs())
         watch = daemon.watch_manager.watch  # once: the supervisor may replace it at any moment
@@ -101,6 +99,21 @@ class _Answers:
             oldest_unsent_s=daemon.oldest_unsent_s(),
             last_error=components.stats.last_error if self.access.controls(peer) else None,  # it names a file
         )
+
+    def _figures(self) -> tuple[Files, Bytes]:
+        """What the ledger counts, and what is in memory; while a shared ledger is away, the last counts."""
+        files, in_memory = self._daemon.files, self._daemon.files.memory_bytes()
+        try:
+            with self._reader() as reader:
+                return files.count(reader), Bytes(
+                    uploaded=reader.uploaded_bytes(), unsent=in_memory + reader.unsent_bytes()
+                )
+        except LedgerUnavailableError:
+            if self._components.ledger.claims is None:
+                raise
+            last = self._daemon.status_line.ledger
+            counted = files.counted(last.waiting, last.parked, last.uploaded)
+            return counted, Bytes(uploaded=last.uploaded_bytes, unsent=in_memory + last.unsent_bytes)
 
     def page(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
         """One page of `list`, and where the next one begins."""

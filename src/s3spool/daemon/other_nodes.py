@@ -1,24 +1,42 @@
-"""Reacts to what other daemons do that share the ledger."""
+"""Reacts to what other daemons do that share the ledger, and leaves them what this one cannot send."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from s3spool.daemon.operator_pause import OperatorPause
+from s3spool.failure.breaker import CircuitBreaker
 from s3spool.ledger.protocol import Listener
 from s3spool.ledger.rows import Pause
 from s3spool.queue.inbox import Inbox
 from s3spool.upload.retry import RetryThread
 
+PROBES = 8  # files that a daemon keeps for the probes of a paused destination
+
 
 class OtherNodes(Listener):
-    """All methods run on the ledger's thread."""
+    """`room` and `destination_changed` run on any thread, the other methods on the ledger's."""
 
-    def __init__(self, inbox: Inbox, retry: RetryThread, pause: OperatorPause, rescan: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        breaker: CircuitBreaker,
+        retry: RetryThread,
+        pause: OperatorPause,
+        rescan: Callable[[str], None],
+        *,
+        lease_s: float,
+    ) -> None:
         self._inbox = inbox
+        self._breaker = breaker
         self._retry = retry
         self._pause = pause
         self._rescan = rescan
+        self._lease_s = lease_s
+        self._gave_up = False  # in this pause of the destination
+        self._skipped = False  # files were left to others
+        breaker.on_change(self.destination_changed)
 
     def node_gone(self) -> None:
         self._rescan("takeover")
@@ -30,3 +48,24 @@ class OtherNodes(Listener):
 
     def paused(self, pause: Pause | None) -> None:
         self._pause.follow(pause)
+
+    def gives_up(self) -> bool:
+        """Once per pause of the destination: the network of this host alone may be the trouble."""
+        since = self._breaker.paused_at
+        if since is None or self._gave_up or time.time() - since < self._lease_s:
+            return False
+        self._gave_up = True
+        return True
+
+    def room(self) -> int | None:
+        if not self._breaker.open:
+            return None
+        self._skipped = True
+        return max(0, PROBES - self._inbox.counts()[0])
+
+    def destination_changed(self) -> None:
+        if not self._breaker.open:
+            self._gave_up = False
+            if self._skipped:
+                self._skipped = False
+                self._rescan("takeover")

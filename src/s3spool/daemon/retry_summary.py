@@ -18,6 +18,7 @@ class RetrySummary:
         self.oldest_ns = 0  #: ctime of the oldest waiting file, 0: there is none
         self.uploaded = 0
         self.unsent_bytes = 0
+        self.uploaded_bytes = 0
 
     def refresh(self) -> None:
         """Never raises: the retry thread reports a ledger that cannot be read."""
@@ -31,6 +32,7 @@ class RetrySummary:
             self.oldest_ns = oldest_ns or 0
             self.uploaded = self._reader.counts()["uploaded"]
             self.unsent_bytes = self._reader.unsent_bytes()
+            self.uploaded_bytes = self._reader.uploaded_bytes()
             self._seen = version
         except (LedgerError, OSError):
             self._reader = None

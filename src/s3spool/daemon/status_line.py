@@ -23,10 +23,10 @@ class StatusLine:
         self._files = files
         self._rate = rate
         self._once = once
-        self._ledger = RetrySummary(components.ledger)
+        self.ledger = RetrySummary(components.ledger)  #: as of the last `text`
 
     def text(self, state: str) -> str:
-        components, ledger = self._components, self._ledger
+        components, ledger = self._components, self.ledger
         ledger.refresh()
         if state == "draining":
             uploading = len(components.workers.jobs())
@@ -44,7 +44,7 @@ class StatusLine:
 
     def oldest_unsent_s(self) -> float:
         """Any thread."""
-        return self._files.oldest_unsent_s(self._ledger.oldest_ns)
+        return self._files.oldest_unsent_s(self.ledger.oldest_ns)
 
 
 def running(files: Files, unsent_bytes: int, rate: Rate, oldest_s: float, large: list[LargeFile]) -> str:

@@ -120,8 +120,9 @@ class Claims(Protocol):
     def take(self, paths: Sequence[str], meanwhile: Callable[[], None] = lambda: None) -> dict[str, Known]:
         """Claim these paths; returns the new claims, with the ledger's rows of each.
 
-        A path of another living daemon is left out, and so is one that is claimed already. Blocks until the ledger
-        answers, and calls `meanwhile` each second. Raises LedgerUnavailableError where the ledger is closed.
+        Left out: paths of other living daemons, paths that are claimed already, and those for which the listener has no
+        room. Blocks until the ledger answers, and calls `meanwhile` each second.
+        Raises LedgerUnavailableError where the ledger is closed.
         """
 
     def give_back(self, paths: Sequence[str]) -> None:
@@ -136,6 +137,12 @@ class Listener(Protocol):
 
     def may_start(self) -> None:
         """Uploads may start again."""
+
+    def gives_up(self) -> bool:
+        """Whether others should send what this daemon has claimed and not started. Asked with each renewal."""
+
+    def room(self) -> int | None:
+        """How many more files this daemon should claim now; None: any number. Any thread asks."""
 
     def paused(self, pause: Pause | None) -> None:
         """The pause by hand as it is now; called with each renewal of the lease."""

@@ -68,7 +68,7 @@ class RetryThread:
             committed = threading.Event()
             self._ledger.claim([item.path for item in items[:accepted]], now, committed.set)
             self._wait(committed)
-        if accepted < len(items):
+        if accepted < len(due):  # no room, or another daemon has some of them
             return ROOM_S
         if len(due) == BATCH:
             return 0.0

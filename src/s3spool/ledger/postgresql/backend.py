@@ -63,6 +63,7 @@ class PostgresLedger(LedgerBackend):
                 self.lease = Lease(self.destination, node or "", lease_s=lease_s)
                 if node is not None:
                     self.lease.renew(connection)
+                    self.lease.look(connection, None)
             except BaseException:
                 connection.close()
                 raise
@@ -90,6 +91,7 @@ class PostgresLedger(LedgerBackend):
 
     def listen(self, listener: Listener) -> None:
         self._listener = listener
+        self._claims.listen(listener)
 
     @property
     def name(self) -> str:
@@ -114,10 +116,11 @@ class PostgresLedger(LedgerBackend):
     def flush(self, timeout_s: float) -> bool:
         done = threading.Event()
         self._put((), done.set)
+        self._claims.urgent.set()
         return done.wait(timeout_s)
 
     def reader(self) -> PostgresReader:
-        return PostgresReader(self._url, self.destination, device=self._device, owner=lambda: self.lease.owner)
+        return PostgresReader(self._url, self.destination, device=self._device, lease=self.lease)
 
     def report_read_error(self, error: Exception, before: str = "") -> str:
         if str(error) != before and self._session.failing_since is None:
@@ -129,7 +132,7 @@ class PostgresLedger(LedgerBackend):
         self._inbox.put(Work((sql.RECORD_RECEIPTS,), row, path=receipt.path, committed=committed, lost=lost))
 
     def record_retry(self, retry: Retry, committed: Committed | None = None, lost: Lost | None = None) -> None:
-        row = sql.retry_row(retry)
+        row = sql.retry_row(retry._replace(next_attempt=self.lease.to_database(retry.next_attempt)))
         self._inbox.put(Work((sql.RECORD_RETRIES,), row, path=retry.path, committed=committed, lost=lost))
 
     def record_multipart(self, multipart: Multipart, committed: Committed | None = None) -> None:
@@ -145,7 +148,7 @@ class PostgresLedger(LedgerBackend):
             self._put(sql.PAUSE, committed, since=pause.since, reason=sql.storable(pause.reason))
 
     def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
-        self._put(sql.CLAIM, committed, paths, now=now)
+        self._put(sql.CLAIM, committed, paths, now=self.lease.to_database(now))
 
     def release(self, paths: Sequence[str] | None, committed: Committed | None = None) -> None:
         self._put(sql.RELEASE_ALL if paths is None else sql.RELEASE, committed, paths or ())
@@ -154,7 +157,7 @@ class PostgresLedger(LedgerBackend):
         self._put(sql.RELEASE_PROVISIONAL, committed)
 
     def hasten(self, now: float, latest: float, committed: Committed | None = None) -> None:
-        self._put(sql.HASTEN, committed, now=now, latest=latest)
+        self._put(sql.HASTEN, committed, now=self.lease.to_database(now), latest=self.lease.to_database(latest))
 
     def forget(self, path: str, committed: Committed | None = None) -> None:
         self._put(sql.FORGET, committed, [path])
@@ -227,8 +230,9 @@ class PostgresLedger(LedgerBackend):
     def _keep_lease(self, db: Connection) -> None:
         if not self._is_node or self.lease.due_in_s() > 0:
             return
-        if self._listener is not None:
-            self.lease.look(db, self._listener)
+        self.lease.look(db, self._listener)
+        if self._listener is not None and self._listener.gives_up():
+            self.lease.leave(db)
         held = self.lease.holds()
         self.lease.renew(db)
         if not held:
@@ -272,7 +276,7 @@ class PostgresLedger(LedgerBackend):
             work.lost(work.path)
 
     def _known(self, rows: Rows) -> dict[str, Known]:
-        return dict(map(RowReader(self._device).known, rows))
+        return dict(map(RowReader(self._device, self.lease).known, rows))
 
     def _announce(self, db: Connection) -> None:
         """A reader of any node sees that there is something new."""

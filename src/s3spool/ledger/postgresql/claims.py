@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from s3spool.ledger.postgresql import statements as sql
 from s3spool.ledger.postgresql.groups import Rows, Work
 from s3spool.ledger.postgresql.lease import Lease
 from s3spool.ledger.postgresql.session import Session
-from s3spool.ledger.protocol import Claims, Known
+from s3spool.ledger.protocol import Claims, Known, Listener
 
 BATCH = 100  # so many paths are worth a statement of their own
 PACE_S = 0.25  # of smaller batches: in a crowd they wait for each other
@@ -37,7 +38,11 @@ class PostgresClaims(Claims):
         self._made = made
         self._owners: dict[str, int] = {}  # the number that this process had when it claimed the path
         self._asked_at = 0.0
+        self._listener: Listener | None = None
         self.urgent = threading.Event()  # the next group should not wait for more rows
+
+    def listen(self, listener: Listener) -> None:
+        self._listener = listener
 
     def may_start(self) -> bool:
         return self._lease.holds() and self._session.failing_since is None
@@ -46,7 +51,8 @@ class PostgresClaims(Claims):
         return self._owners.get(path) == self._lease.owner
 
     def take(self, paths: Sequence[str], meanwhile: Callable[[], None] = lambda: None) -> dict[str, Known]:
-        wanted = {path for path in paths if not self.holds(path)}
+        unclaimed = dict.fromkeys(path for path in paths if not self.holds(path))
+        wanted = set(itertools.islice(unclaimed, self._listener.room() if self._listener else None))
         if not wanted:
             return {}
         new: dict[str, Known] = {}
@@ -60,10 +66,10 @@ class PostgresClaims(Claims):
             done.set()
 
         now = time.monotonic()
-        if len(wanted) >= BATCH or now - self._asked_at > PACE_S:
-            self.urgent.set()
-        self._asked_at = now
+        urgent, self._asked_at = len(wanted) >= BATCH or now - self._asked_at > PACE_S, now
         self._put(Work((sql.TAKE,), paths=[*wanted], taken=taken))
+        if urgent:
+            self.urgent.set()
         while not done.wait(BEAT_S):
             meanwhile()
             if not self._alive():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from s3spool.ledger.postgresql.connection import Connection, number
 from s3spool.ledger.protocol import Listener
@@ -22,7 +23,8 @@ _RENEW = (
     " WHERE id = %s AND alive_until > clock_timestamp()"
 )
 _LOOK = (
-    "SELECT ARRAY(SELECT id FROM nodes WHERE nodes.destination = %(destination)s), pause.since, pause.reason"
+    "SELECT ARRAY(SELECT id FROM nodes WHERE nodes.destination = %(destination)s), pause.since, pause.reason,"
+    " extract(epoch FROM clock_timestamp())"
     " FROM (VALUES (1)) AS one LEFT JOIN pause ON pause.destination = %(destination)s"
 )
 _EXPIRE = "DELETE FROM nodes WHERE alive_until <= clock_timestamp()"
@@ -45,6 +47,7 @@ class Lease:
         self._clock = clock
         self.owner = 0  #: nodes.id; 0: none yet
         self.renewed = 0.0  #: when the last renewal that succeeded began
+        self.ahead_s = 0.0  #: the database's clock minus that of this host, in whole seconds
         self._until = 0.0
         self._nodes: set[int] = set()  # all that live, this one included
 
@@ -60,18 +63,27 @@ class Lease:
             self.owner = number(connection, _JOIN, (self._destination, self._name, self._lease_s))
         self.renewed, self._until = asked, asked + self._lease_s
 
+    def to_database(self, time_s: float) -> float:
+        """A moment of this host's clock by that of the database, which all hosts share; 0 is 0."""
+        return time_s + self.ahead_s if time_s else 0.0
+
+    def from_database(self, time_s: float) -> float:
+        return time_s - self.ahead_s if time_s else 0.0
+
     def due_in_s(self) -> float:
         """When the next renewal is due."""
         return self.renewed + self._lease_s / 3 - self._clock()
 
-    def look(self, connection: Connection, listener: Listener) -> None:
-        """Report what other nodes have done. Raises psycopg.Error."""
-        row = connection.execute(_LOOK, {"destination": self._destination}).fetchone()
-        nodes, since, reason = row or ([], None, None)
-        before, self._nodes = self._nodes, set(nodes)  # type: ignore[call-overload] # an array
-        if before - self._nodes:
-            listener.node_gone()
-        listener.paused(None if since is None else Pause(since, reason))  # type: ignore[arg-type] # its columns
+    def look(self, connection: Connection, listener: Listener | None) -> None:
+        """Compare the clocks, and report what other nodes have done. Raises psycopg.Error."""
+        rows: list[tuple[Any, ...]] = connection.execute(_LOOK, {"destination": self._destination}).fetchall()
+        nodes, since, reason, now = rows[0]
+        self.ahead_s = float(round(float(now) - time.time()))
+        before, self._nodes = self._nodes, set(nodes)
+        if listener is not None:
+            if before - self._nodes:
+                listener.node_gone()
+            listener.paused(None if since is None else Pause(since, reason))
 
     def leave(self, connection: Connection) -> None:
         """Hand all claims over at once. Raises psycopg.Error."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 from s3spool.ledger.postgresql import statements as sql
 from s3spool.ledger.postgresql.connection import connect, number, speaking_of
+from s3spool.ledger.postgresql.lease import Lease
 from s3spool.ledger.protocol import AGES_S, ALL, LOOKUP_ROWS, SUMMED_ROWS, Known, LedgerReader
 from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, State, from_text, to_text
 
@@ -33,12 +34,12 @@ WHERE CASE WHEN files.failed IS NOT NULL THEN files.failed IS DISTINCT FROM foun
 class PostgresReader(LedgerReader):
     """The queries of one destination's rows in PostgreSQL."""
 
-    def __init__(self, url: str, destination: int, *, device: int, owner: Callable[[], int] = lambda: 0) -> None:
-        """`device`: st_dev of the folder on this host; `owner`: the number of this daemon. Raises LedgerError."""
-        self._owner = owner
+    def __init__(self, url: str, destination: int, *, device: int, lease: Lease | None = None) -> None:
+        """`device`: st_dev of the folder on this host; `lease`: that of this daemon. Raises LedgerError."""
+        self._lease = lease or Lease(destination, "")
         self._url = url
         self._destination = destination
-        self._made = RowReader(device)
+        self._made = RowReader(device, self._lease)
         with speaking_of(url):
             self._db = connect(url)
 
@@ -65,15 +66,14 @@ class PostgresReader(LedgerReader):
         for start in range(0, len(found), LOOKUP_ROWS):
             some = found[start : start + LOOKUP_ROWS]
             rows = [{"path": to_text(path), "identity": sql.shared(identity)} for path, identity in some]
-            pairs = self._rows(_NEWS, found=sql.as_json(rows), number=destination, owner=self._owner())
+            pairs = self._rows(_NEWS, found=sql.as_json(rows), number=destination, owner=self._lease.owner)
             news.update((from_text(text), bool(is_known)) for text, is_known in pairs)
         return news
 
     def due(self, now: float, limit: int) -> list[Retry]:
         statement = f"SELECT {sql.RETRY} FROM files WHERE {_WAITING} AND next_attempt <= %(now)s"  # noqa: S608 - constants
-        return list(
-            self._rows(f"{statement} ORDER BY next_attempt LIMIT %(limit)s", self._made.retry, now=now, limit=limit)
-        )
+        statement += " ORDER BY next_attempt LIMIT %(limit)s"
+        return list(self._rows(statement, self._made.retry, now=self._lease.to_database(now), limit=limit))
 
     def waiting_without_proof(self) -> int:
         waiting = f"{_HERE} AND state = 'waiting' AND own_failures = 0"
@@ -176,7 +176,7 @@ class PostgresReader(LedgerReader):
 
     def _value(self, statement: str) -> float | None:
         value = next(self._rows(statement))[0]
-        return None if value is None else float(value)
+        return None if value is None else self._lease.from_database(float(value))
 
     def is_alive(self, owner: int) -> bool:
         return bool(next(self._rows("SELECT EXISTS (SELECT FROM nodes WHERE id = %(owner)s)", owner=owner))[0])
@@ -202,9 +202,10 @@ _RECEIPT_WIDTH = len(Receipt._fields)
 
 
 class RowReader(NamedTuple):
-    """Rows as this host has them: with the number that it gives to the folder's device."""
+    """Rows as this host has them: with the number that it gives to the folder's device, and by its clock."""
 
     device: int
+    lease: Lease
 
     def known(self, row: Sequence[Any]) -> tuple[str, Known]:
         """A row with the columns of a receipt and of a retry."""
@@ -216,7 +217,8 @@ class RowReader(NamedTuple):
         return Receipt(from_text(row[0]), self._identity(row), *row[2:])
 
     def retry(self, row: Sequence[Any]) -> Retry:
-        return Retry(from_text(row[0]), self._identity(row), *row[2:9], State(row[9]), *row[10:])  # type: ignore[call-arg] # fixed width
+        due = self.lease.from_database(row[8])
+        return Retry(from_text(row[0]), self._identity(row), *row[2:8], due, State(row[9]), *row[10:])  # type: ignore[call-arg] # fixed width
 
     def multipart(self, row: Sequence[Any]) -> Multipart:
         return Multipart(from_text(row[0]), self._identity(row), *row[2:])
