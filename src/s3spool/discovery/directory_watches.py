@@ -150,12 +150,13 @@ class DirectoryWatches:
             return False
         # Not by its path: inotify would follow a symlink that replaced a component.
         wd = inotify.add(b"/proc/self/fd/%d" % fd, MASK)
-        if known is not None and known != wd:
-            self._remove([known])
-        # The scan may reach the new name of a renamed directory before the event of the rename.
-        self.table.remove(wd)
-        self.table.add(wd, directory, identity)
         self._unverified.discard(wd)
+        if wd != known:
+            if known is not None:
+                self._remove([known])
+            # The scan may reach the new name of a renamed directory before the event of the rename.
+            self.table.remove(wd)
+            self.table.add(wd, directory, identity)
         return True
 
     def is_current(self, directory: str) -> bool:
