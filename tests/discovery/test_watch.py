@@ -493,7 +493,9 @@ def overflowing(watched: Watched) -> Iterator[None]:
 def test_an_overflow_asks_for_a_scan(
     watched: Watched, root: Path, lines: Lines, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When the kernel drops events, because we were too slow, we say so; and go on."""
+    """When the kernel drops events, because we were too slow, we say so; and go on. All watches stay."""
+    (root / "sub").mkdir()
+    watched.forget()
     with overflowing(watched):
         (root / "lost").touch()
 
@@ -503,25 +505,291 @@ def test_an_overflow_asks_for_a_scan(
     assert len(lines.named("watch.overflowed")) == 1
     assert not [record for record in caplog.records if "overflow" in record.getMessage()], "it is told once"
     watched.hints.clear()
-    (root / "after").touch()
-    eventually(lambda: "after" in watched.paths())
+    for name in ("after", "sub/after"):
+        (root / name).touch()
+    eventually(lambda: {"after", "sub/after"} <= watched.paths())
 
 
-def test_names_are_right_again_after_an_overflow(watched: Watched, root: Path, lines: Lines) -> None:
-    """A rename among the lost events, and another directory in its place: a scan puts the names right."""
-    (root / "in").mkdir()
+def walk(watched: Watched, apart: str = "") -> None:
+    """Visit each directory as a scan does; `apart` has a walk of its own."""
+    watched.watch.begin_walk()
+    for directory in directories(watched.root):
+        if not apart or not directory.startswith(apart):
+            watched.watch.ensure(directory)
+    watched.watch.end_walk()
+
+
+def directories(root: Path) -> list[str]:
+    """ "" and "a/b/" below it."""
+    return [f"{top}/".removeprefix(f"{root}/") for top, _, _ in os.walk(root)]
+
+
+def renamed(root: Path, outside: Path) -> None:
+    (root / "t").rename(root / "new")
+
+
+def moved_down(root: Path, outside: Path) -> None:
+    (root / "below").mkdir()
+    (root / "t").rename(root / "below/t")
+
+
+def renamed_and_another_in_its_place(root: Path, outside: Path) -> None:
+    (root / "t").rename(root / "new")
+    tree(root / "t")
+
+
+def swapped(root: Path, outside: Path) -> None:
+    (root / "t").rename(root / "new")
+    (root / "u").rename(root / "t")
+    (root / "new").rename(root / "u")
+
+
+def moved_out(root: Path, outside: Path) -> None:
+    (root / "t").rename(outside / "t")
+
+
+def moved_out_and_another_in_its_place(root: Path, outside: Path) -> None:
+    (root / "t").rename(outside / "t")
+    tree(root / "t")
+
+
+def replaced_by_a_symlink(root: Path, outside: Path) -> None:
+    (root / "t").rename(outside / "t")
+    (root / "t").symlink_to(outside / "t")
+
+
+def removed(root: Path, outside: Path) -> None:
+    shutil.rmtree(root / "t")
+
+
+def removed_and_made_anew(root: Path, outside: Path) -> None:
+    # The new directories often get the inode numbers of the old ones.
+    shutil.rmtree(root / "t")
+    tree(root / "t")
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        renamed,
+        moved_down,
+        renamed_and_another_in_its_place,
+        swapped,
+        moved_out,
+        moved_out_and_another_in_its_place,
+        replaced_by_a_symlink,
+        removed,
+        removed_and_made_anew,
+    ],
+)
+def test_watches_are_right_after_an_overflow_and_a_scan(
+    watched: Watched, root: Path, outside: Path, lost: Callable[[Path, Path], None]
+) -> None:
+    """The events of directories are lost: after a scan each is watched under its name, and nothing else is."""
+    for name in ("t", "u"):
+        tree(root / name)
     watched.forget()
     with overflowing(watched):
-        (root / "in").rename(root / "taken")
-        (root / "in").mkdir()
+        lost(root, outside)
 
-    for directory in ("", "in/", "taken/"):
-        watched.watch.ensure(directory)
+    walk(watched)
     watched.forget()
-    (root / "in/new").touch()
-    (root / "taken/new").touch()
+    expected = [f"{directory}later" for directory in directories(root)]
+    for top in (root, outside):
+        for directory in directories(top):
+            (top / directory / "later").touch()
 
-    watched.expect("in/new", "taken/new")
+    watched.expect(*expected)
+    eventually(lambda: watched.watch.directories() == len(expected))
+    assert not watched.watch._watches._unverified
+
+
+def test_a_renamed_tree_keeps_its_watches_after_an_overflow(
+    watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch that is removed makes an event: 100,000 of them are the next overflow."""
+    tree(root / "t")
+    watched.forget()
+    removals: list[inotify_c.WatchDescriptor] = []
+    monkeypatch.setattr(Inotify, "remove", lambda _, wds: removals.extend(wds))
+
+    with overflowing(watched):
+        (root / "t").rename(root / "new")
+    walk(watched)
+
+    assert not removals
+    assert {"new/", "new/x/", "new/x/y/"} <= set(watched.watch._watches.table._wd_of)
+    assert watched.watch.directories() == 4
+
+
+@pytest.mark.parametrize("first", ["the scan", "the mount"])
+def test_a_mount_during_an_overflow(watched: Watched, root: Path, first: str) -> None:
+    """Its own walk watches it, before the scan's walk ends or later; what it covers is no longer watched."""
+    tree(root / "t")
+    watched.forget()
+
+    def walk_the_mount() -> None:
+        for directory in ("t/", "t/x/"):
+            watched.watch.ensure(directory)
+
+    with contextlib.ExitStack() as stack:
+        with overflowing(watched):
+            stack.enter_context(mounted(root / "t"))
+            (root / "t/x").mkdir()
+        if first == "the mount":
+            walk_the_mount()
+        walk(watched, apart="t/")
+        if first == "the scan":
+            walk_the_mount()
+        watched.forget()
+        for name in ("t/later", "t/x/later"):
+            (root / name).touch()
+
+        watched.expect("t/later", "t/x/later")
+        eventually(lambda: watched.watch.directories() == 3)
+
+
+def test_a_mount_before_an_overflow(watched: Watched, root: Path) -> None:
+    """Directories renamed and removed on it: its own walk watches all of it again."""
+    with mounted(root / "t"):
+        for directory in ("t/", "t/old/", "t/gone/"):
+            (root / directory).mkdir(exist_ok=True)
+            watched.watch.ensure(directory)
+        with overflowing(watched):
+            (root / "t/old").rename(root / "t/new")
+            (root / "t/gone").rmdir()
+        walk(watched, apart="t/")
+        for directory in ("t/", "t/new/"):
+            watched.watch.ensure(directory)
+        watched.forget()
+        (root / "t/new/later").touch()
+
+        watched.expect("t/new/later")
+        assert watched.watch.directories() == 3
+
+
+def test_a_walk_that_began_before_an_overflow_removes_no_watch(watched: Watched, root: Path) -> None:
+    """It may have passed a directory before it was renamed: only the walk that follows has met them all."""
+    tree(root / "t")
+    watched.forget()
+
+    watched.watch.begin_walk()
+    for directory in directories(root):
+        watched.watch.ensure(directory)
+    watched.watch.on_queue_overflow()
+    watched.watch.end_walk()
+
+    assert watched.watch.directories() == 4
+    walk(watched)
+    assert watched.watch.directories() == 4
+
+
+def test_a_directory_made_again_after_an_overflow_is_watched(watched: Watched, root: Path) -> None:
+    """Its removal was lost and its inode number is the same: the event that it was made counts."""
+    (root / "t").mkdir()
+    watched.forget()
+    with overflowing(watched):
+        (root / "t").rmdir()
+    (root / "t").mkdir()
+    watched.forget()
+    (root / "t/new").touch()
+
+    watched.expect("t/new")
+
+
+def test_directories_that_left_during_an_overflow_make_room(
+    watched: Watched, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of memory is reached: after the scan others are watched in their place."""
+    for name in ("t", "u"):
+        tree(root / name)
+    watched.forget()
+    monkeypatch.setattr(directory_watches, "WATCHED_BYTES", watched.watch._watches.table.bytes - 1)
+    with overflowing(watched):
+        moved_out_and_another_in_its_place(root, outside)
+        (root / "u").rename(root / "v")
+
+    walk(watched)
+    eventually(lambda: watched.watch.exhausted)
+    walk(watched)
+
+    assert not watched.watch.exhausted
+    assert set(watched.watch._watches.table._wd_of) == set(directories(root))
+
+
+def test_at_the_memory_limit_directories_stay_watched_after_an_overflow(
+    watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the new one has no room, though the scan meets it first."""
+    for name in ("t", "u"):
+        tree(root / name)
+    watched.forget()
+    known = directories(root)
+    monkeypatch.setattr(directory_watches, "WATCHED_BYTES", watched.watch._watches.table.bytes - 1)
+    with overflowing(watched):
+        (root / "new").mkdir()
+
+    watched.watch.begin_walk()
+    for directory in ("new/", *known):
+        watched.watch.ensure(directory)
+    watched.watch.end_walk()
+
+    assert set(watched.watch._watches.table._wd_of) == set(known)
+
+
+def test_a_root_that_cannot_be_opened_after_an_overflow_stays_watched(
+    watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptor is left for a moment: the root is never in doubt."""
+    with monkeypatch.context() as patched:
+        error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        fails(patched, directory_watches, "opened_directory", error, times=FOR_EVER)
+        watched.watch.on_queue_overflow()
+        walk(watched)
+    (root / "new").touch()
+
+    watched.expect("new")
+
+
+def test_a_moved_directory_says_nothing_once_another_has_its_name(watched: Watched, root: Path, outside: Path) -> None:
+    """After an overflow the scan watches the other one: what happens in the moved one must not end that."""
+    tree(root / "t")
+    watched.forget()
+    with overflowing(watched):
+        moved_out_and_another_in_its_place(root, outside)
+
+    watched.watch.begin_walk()
+    for directory in directories(root):
+        watched.watch.ensure(directory)
+    (outside / "t/x").rename(outside / "x")
+    (outside / "t/elsewhere").touch()
+    watched.forget()
+    (root / "t/x/later").touch()
+
+    watched.expect("t/x/later")
+
+
+def test_race_a_directory_is_renamed_and_the_queue_overflows_while_it_is_added(
+    watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scan has opened it under its old name: it must not be watched as that."""
+    tree(root / "t")
+    watched.forget()
+    watched.watch._watches.forget("t/")
+    monkeypatch.setattr(watched.watch, "on_event", lambda _: None)
+    opened = directory_watches._identity
+
+    def rename(fd: int) -> tuple[int, int]:
+        if (root / "t").exists():
+            (root / "t").rename(root / "new")
+            watched.watch.on_queue_overflow()
+        return opened(fd)
+
+    monkeypatch.setattr(directory_watches, "_identity", rename)
+
+    watched.watch.ensure("t/")
+
+    assert watched.watch.directories() == 1
 
 
 def test_a_listing_that_hangs_holds_no_event_up(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,9 +131,11 @@ def test_inotifys_limits(limit: str, value: int, make: Make, faulty: FaultyS3) -
 
 
 def test_more_events_than_the_kernel_keeps(make: Make, faulty: FaultyS3) -> None:
-    """The stopped process hears of none of the files; a scan makes good for it, and no file is left."""
+    """The stopped process hears of no file and no renamed directory; a scan makes good for it, and no file is left."""
     kept = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-    daemon = make(watch=RARELY).start_scanned()
+    daemon = make(watch=RARELY)
+    (daemon.folder / "old").mkdir(parents=True)
+    daemon.start_scanned()
     daemon.signal(signal.SIGSTOP)
     fillers = daemon.folder / ".one", daemon.folder / ".other"  # equal events in a row would be one
     for _ in range(kept // 2 + 1):
@@ -141,7 +143,8 @@ def test_more_events_than_the_kernel_keeps(make: Make, faulty: FaultyS3) -> None
             filler.touch()
         for filler in fillers:
             filler.unlink()
-    names = {f"f{number}" for number in range(FILES)}
+    (daemon.folder / "old").rename(daemon.folder / "new")
+    names = {*(f"f{number}" for number in range(FILES)), "new/lost"}
     for name in names:
         daemon.drop(name)
     daemon.signal(signal.SIGCONT)
@@ -150,6 +153,8 @@ def test_more_events_than_the_kernel_keeps(make: Make, faulty: FaultyS3) -> None
 
     eventually(lambda: set(faulty.contents()) == names)
     eventually(lambda: any("overflow" in scan["reason"] for scan in daemon.events("scan.finished")))
+    daemon.drop("new/later")
+    eventually(lambda: set(faulty.contents()) == {*names, "new/later"})
     assert daemon.stop() == 0
 
 

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from watchdog.observers.inotify_c import InotifyConstants, Mask, WatchDescriptor
 
@@ -44,7 +44,9 @@ class DirectoryWatches:
         self._rescan = rescan
         self._lock = threading.RLock()
         self._inotify: Inotify | None = None
-        self._forgotten = 0  # how often directories were forgotten
+        self._renames = 0  # how often directories may have been renamed
+        self._overflowed = False  # since the last walk began
+        self._unverified: set[WatchDescriptor] = set()  # since an overflow, these may have another name or be gone
         self._refused = False  # since the last walk began: more watches are not asked for
         self.table = WatchTable()
         self.exhausted = ""  # why some directories cannot be watched; existing watches stay
@@ -62,20 +64,45 @@ class DirectoryWatches:
 
     def ensure(self, directory: str) -> None:
         """Watch this directory ("a/b/") if it is not watched yet; the scan calls it for each directory it walks."""
-        if self._inotify is None or self._refused:
+        if self._inotify is None:
             return
-        if directory and self._is_covered(directory):
-            self.forget(directory)
         if directory not in self.table:
-            self.add(directory)
+            if self._refused:
+                return
+        elif directory and self.is_verified(directory) and self._is_covered(directory):
+            self.forget(directory)
+        self.add(directory)
+
+    def overflowed(self) -> None:
+        """Events of renamed and removed directories may be lost: the next walk verifies the watches.
+
+        They stay: removing 100,000 watches makes as many events, which overflow the queue again.
+        """
+        with self._lock:
+            self._overflowed = True
+            self._renames += 1
+            self._unverified = self.table.below_root(same_device=True)
+            # A mount has a walk of its own, which may hang.
+            self._remove(self.table.below_root(same_device=False))
 
     def begin_walk(self) -> None:
         """The scan visits each directory now: watches may be available again."""
         self._refused = False
+        self._overflowed = False
 
     def end_walk(self) -> None:
+        """The scan has visited each directory: unverified ones have left the folder."""
         if not self._refused:
             self.exhausted = ""
+        with self._lock:
+            if not self._overflowed:
+                unverified, self._unverified = self._unverified, set()
+                self._remove(unverified)
+
+    def is_verified(self, directory: str) -> bool:
+        """Whether this directory is watched under its present name, as far as events tell."""
+        wd = self.table.descriptor(directory)
+        return wd is not None and wd not in self._unverified
 
     def removed(self, wd: WatchDescriptor) -> str | None:
         """The kernel has removed this watch; returns its directory."""
@@ -84,15 +111,15 @@ class DirectoryWatches:
 
     def add(self, directory: str) -> bool:
         """Watch this directory; True also if it is watched already, False if that is impossible now."""
-        while directory not in self.table:
-            forgotten = self._forgotten
+        while not self.is_verified(directory):
+            renames = self._renames
             try:
                 with opened_directory(self._root, directory) as fd:
                     # fstat may block. Adding the watch under the lock does not ask the file system again.
                     identity = _identity(fd)
                     with self._lock:
-                        # A directory that was forgotten meanwhile may have been renamed since it was opened.
-                        if forgotten == self._forgotten:
+                        # The directory may have been renamed since it was opened.
+                        if renames == self._renames:
                             return self._add_opened(directory, fd, identity)
             except NotAFileError:
                 return False
@@ -115,16 +142,21 @@ class DirectoryWatches:
         inotify = self._inotify
         if inotify is None:
             return False
-        if directory in self.table:
+        if self.is_verified(directory):
             return True
-        if self.table.bytes > WATCHED_BYTES:
+        known = self.table.descriptor(directory)
+        if known is None and self.table.bytes > WATCHED_BYTES:
             self._refuse(f"{len(self.table):,} directories are watched, more would take too much memory")
             return False
         # Not by its path: inotify would follow a symlink that replaced a component.
         wd = inotify.add(b"/proc/self/fd/%d" % fd, MASK)
-        # The scan may reach the new name of a renamed directory before the event of the rename.
-        self.table.remove(wd)
-        self.table.add(wd, directory, identity)
+        self._unverified.discard(wd)
+        if wd != known:
+            if known is not None:
+                self._remove([known])
+            # The scan may reach the new name of a renamed directory before the event of the rename.
+            self.table.remove(wd)
+            self.table.add(wd, directory, identity)
         return True
 
     def is_current(self, directory: str) -> bool:
@@ -144,16 +176,17 @@ class DirectoryWatches:
         return self.table.identity(directory), there
 
     def forget(self, directory: str) -> None:
-        """Remove the watches of this directory ("a/b/") and all below it; "" means all below the root."""
-        inotify = self._inotify
+        """Remove the watches of this directory ("a/b/") and all below it."""
         with self._lock:
-            self._forgotten += 1
-            gone = self.table.below(directory)
-            for wd in reversed(gone):
-                self.table.remove(wd)
-            if inotify is not None:
-                # Under the lock: a watch that another thread adds again may get the same descriptor.
-                inotify.remove(gone)
+            self._renames += 1
+            self._remove(reversed(self.table.below(directory)))
+
+    def _remove(self, wds: Iterable[WatchDescriptor]) -> None:
+        """The caller holds the lock: a watch that another thread adds again may get the same descriptor."""
+        gone = [wd for wd in wds if self.table.remove(wd) is not None]
+        inotify = self._inotify
+        if gone and inotify is not None:
+            inotify.remove(gone)
 
 
 def _identity(fd: int) -> tuple[int, int]:

@@ -172,8 +172,7 @@ class Watch(WatchCallback):
     def on_queue_overflow(self) -> None:
         self.overflows += 1
         log.warning("watch.overflowed", overflows=self.overflows)
-        # The event of a rename may be lost: the names of watched directories are unknown until the scan's `ensure`.
-        self._watches.forget("")
+        self._watches.overflowed()
         self._recent_lister.add("")
         self._rescan("overflow")
 
@@ -209,7 +208,7 @@ class Watch(WatchCallback):
             elif self._is_mounted(directory):
                 self._watches.forget(directory)
                 self._mounts_lister.add(directory)
-            elif not (mask & CREATE and directory in self._watches.table and self._watches.is_current(directory)):
+            elif not (mask & CREATE and self._watches.is_verified(directory) and self._watches.is_current(directory)):
                 # A former directory of this name keeps its watch as long as a process has it open.
                 self._watches.forget(directory)
                 if self._watches.add(directory) or self.exhausted:

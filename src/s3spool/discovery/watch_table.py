@@ -40,6 +40,9 @@ class WatchTable:
         watched = self._of.get(wd)
         return None if watched is None else watched.directory
 
+    def descriptor(self, directory: str) -> WatchDescriptor | None:
+        return self._wd_of.get(directory)
+
     def identity(self, directory: str) -> tuple[int, int] | None:
         """Device and inode."""
         wd = self._wd_of.get(directory)
@@ -75,15 +78,22 @@ class WatchTable:
         return directory
 
     def below(self, directory: str) -> list[WatchDescriptor]:
-        """The watches of this directory and all below it, deepest last; "" means all below the root."""
+        """The watches of this directory and all below it, deepest last."""
         found = []
-        pending = [directory] if directory else list(self._below.get("", ()))
+        pending = [directory]
         while pending:
             path = pending.pop()
             pending.extend(self._below.get(path, ()))
             if (wd := self._wd_of.get(path)) is not None:
                 found.append(wd)
         return found
+
+    def below_root(self, *, same_device: bool) -> set[WatchDescriptor]:
+        """The watches of all directories below the root that are on its device, or are not."""
+        device, _ = self.identity("") or (0, 0)
+        return {
+            wd for wd, watched in self._of.items() if watched.directory and (watched.device == device) is same_device
+        }
 
     def clear(self) -> None:
         self._of.clear()
