@@ -184,7 +184,7 @@ def build(
         ledger=ledger,
         slow=slow,
     )
-    ledger.listen(OtherNodes(inbox, retry_thread, pause, rescan))
+    ledger.listen(OtherNodes(inbox, retry_thread, pause, stats, rescan))
     return Components(
         lock=lock,
         folder=folder,

@@ -14,6 +14,7 @@ from msgspec import to_builtins
 from s3spool import __version__
 from s3spool.control import views
 from s3spool.control.access import Access, Sight
+from s3spool.control.nodes import living
 from s3spool.control.peer import Peer
 from s3spool.control.rules import prefix_of, with_rule
 from s3spool.control.server import Handler
@@ -65,6 +66,7 @@ class _Answers:
         with self._reader() as reader:
             files = daemon.files.count(reader)
             size = Bytes(uploaded=reader.uploaded_bytes(), unsent=daemon.files.memory_bytes() + reader.unsent_bytes())
+            nodes = living(reader, daemon.config.destination.ledger_name, components.ledger.owner)
         files.vanished, files.excluded = components.stats.vanished, components.scan.excluded
         size.in_flight = sum(job.size for job in components.workers.jobs())
         watch = daemon.watch_manager.watch  # once: the supervisor may replace it at any moment
@@ -97,6 +99,7 @@ class _Answers:
             rate=daemon.rate.now(),
             large_files=[file for path, file in large if self.access.sight(peer, path) is Sight.ALL],
             hanging=[to_text(path) for path in hanging],
+            nodes=nodes,
             oldest_unsent_s=daemon.oldest_unsent_s(),
             last_error=components.stats.last_error if self.access.controls(peer) else None,  # it names a file
         )
@@ -128,7 +131,7 @@ class _Answers:
                 row.update(to_builtins(file))
         if len(texts) == views.PAGE_ROWS:
             return rows, cursor._replace(after=texts[-1])
-        return rows, views.Cursor("retries")
+        return rows, views.Cursor("nodes" if self._components.ledger.claims else "retries")
 
     def why(self, request: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
         path = _path(request.get("path"))
@@ -137,12 +140,13 @@ class _Answers:
         live = daemon.files.live(path)
         # The ledger before the folder: a file that is sent and removed in between has its receipt.
         with self._reader() as reader:
+            node = reader.holders([path]).get(path)
             known = reader.known([path]).get(path)
         answer = views.why(
             path,
             known,
             views.identity_of(components.folder, path, known),
-            live=live,
+            live=live or (views.on_node(node) if node else None),
             left_out=views.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive),
             destination=components.ledger.destination,
         )
@@ -214,7 +218,7 @@ def _cursor(value: object) -> views.Cursor:
     if value is None:
         return views.Cursor("memory")
     match value:
-        case ["memory" | "retries" | "receipts" as section, str(after)]:
+        case ["memory" | "nodes" | "retries" | "receipts" as section, str(after)]:
             return views.Cursor(section, after)
     raise S3SpoolError("not a request this daemon knows: there is no such page")
 

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from s3spool.errors import LedgerError, LedgerUnavailableError
 
-MIGRATIONS = ("0001_files.sql",)
+MIGRATIONS = ("0001_files.sql", "0002_nodes.sql")
 VERSION = len(MIGRATIONS)
 CONNECT_S = 5
 _LOCK = 0x53335350  # of pg_advisory_xact_lock: one node at a time changes the schema
