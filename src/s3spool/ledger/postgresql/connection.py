@@ -88,6 +88,17 @@ def migrate(connection: Connection, url: str) -> None:
         connection.execute("INSERT INTO s3spool_schema VALUES (%s)", (VERSION,))
 
 
+@contextlib.contextmanager
+def schema_locked(url: str) -> Iterator[None]:
+    """A daemon that starts meanwhile waits in `migrate`. Raises LedgerError."""
+    with speaking_of(url):
+        connection = connect(url)
+    with connection, speaking_of(url):
+        if not number(connection, "SELECT pg_try_advisory_lock(%s)::int", (_LOCK,)):
+            raise LedgerError(f"{shown(url)}: a daemon that starts, or another copy, uses it; try again")
+        yield
+
+
 def destination_of(connection: Connection, name: str) -> int:
     """The number of this destination, the same for each node."""
     connection.execute("INSERT INTO destinations (name) VALUES (%s) ON CONFLICT DO NOTHING", (name,))
