@@ -22,6 +22,7 @@ class OtherNodes(Listener):
         retry: RetryThread,
         pause: OperatorPause,
         stats: Stats,
+        marker: str,
         rescan: Callable[[str], None],
     ) -> None:
         self._inbox = inbox
@@ -29,6 +30,7 @@ class OtherNodes(Listener):
         self._pause = pause
         self._rescan = rescan
         self._stats = stats
+        self._marker = marker
         self._at, self._uploaded = time.monotonic(), 0
 
     def node_gone(self) -> None:
@@ -43,7 +45,7 @@ class OtherNodes(Listener):
         now, uploaded = time.monotonic(), self._stats.uploaded
         rate = (uploaded - self._uploaded) * 60 / max(now - self._at, 1.0)
         self._at, self._uploaded = now, uploaded
-        return NodeLoad(self._inbox.counts()[1], round(rate, 1))
+        return NodeLoad(self._inbox.counts()[1], round(rate, 1), self._marker)
 
     def paused(self, pause: Pause | None) -> None:
         self._pause.follow(pause)

@@ -114,6 +114,7 @@ class PostgresLedger(LedgerBackend):
     def flush(self, timeout_s: float) -> bool:
         done = threading.Event()
         self._put((), done.set)
+        self._claims.urgent.set()
         return done.wait(timeout_s)
 
     def reader(self) -> PostgresReader:
