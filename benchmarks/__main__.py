@@ -27,7 +27,7 @@ ALL_CLIENTS: tuple[Client, ...] = (S3Spool(), *PEERS)
 CLIENTS = {client.name: client for client in ALL_CLIENTS}
 ROWS_BY_NAME = {row.name: row for row in ROWS}
 SLOW = {"boto3", "aws"}  # ten times slower: a part of the files says as much
-DEFAULT_ROWS = [row.name for row in ROWS] + ["latency", "idle", "start", "resume"]
+DEFAULT_ROWS = [row.name for row in ROWS] + ["latency", "idle", "start", "resume", "nodes"]
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a tmpfs, and only a private directory in it is used
 
 

@@ -50,6 +50,7 @@ class Job:
     backlog: bool = False  # the files lie in the daemon's folder before it starts
     settings: str = ""  # more of the daemon's configuration, as TOML
     scraped: bool = False  # the daemon answers HTTP, and its metrics are read each second
+    ledger_url: str = ""  # of PostgreSQL, where several daemons share one; empty: SQLite
 
 
 class Client(Protocol):

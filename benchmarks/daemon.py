@@ -44,6 +44,7 @@ workers = {workers}
 action = "delete"
 [state]
 directory = {state}
+ledger = {ledger}
 [log]
 format = "json"
 {more}
@@ -115,7 +116,7 @@ class S3Spool:
                 peak_rss_bytes=proc.peak_rss_bytes(daemon.pid),
                 voluntary_switches=proc.voluntary_switches(daemon.pid) - switches_before,
             )
-            _wait_until_empty(daemon.folder)
+            wait_until_empty(daemon.folder)
         return usage
 
 
@@ -170,6 +171,7 @@ def running(job: Job) -> Iterator[Daemon]:
             ca_bundle=f"ca_bundle = {json.dumps(str(job.sink.ca_bundle))}" if job.sink.ca_bundle else "",
             workers=job.in_flight,
             state=json.dumps(str(state)),
+            ledger=json.dumps(job.ledger_url),
             more=http + job.settings,
         ),
     )
@@ -209,10 +211,10 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"not ready: {log.read_text(errors='replace')[-500:]}")
 
 
-def _wait_until_empty(folder: Path) -> None:
+def wait_until_empty(folder: Path) -> None:
     """A receipt comes before the deletion; what stays behind would be a bug worth failing for."""
     deadline = time.monotonic() + STALL_TIMEOUT_S
-    while left := os.listdir(folder):
+    while left := [name for name in os.listdir(folder) if not name.startswith(".")]:
         if time.monotonic() > deadline:
             raise RuntimeError(f"{len(left)} files were confirmed but not deleted")
         time.sleep(0.05)

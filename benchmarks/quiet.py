@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from benchmarks import daemon, outage, proc
+from benchmarks import daemon, nodes, outage, proc
 from benchmarks.blackhole import Blackhole
 from benchmarks.clients import Job
 from benchmarks.sinks import Sink
@@ -70,7 +70,7 @@ def start(memory: Path, disk: Path) -> dict[str, float]:
     return {"median_s": statistics.median(taken_s), "worst_s": max(taken_s)}
 
 
-ROWS = {"latency": latency, "idle": idle, "start": start, "resume": outage.resume}
+ROWS = {"latency": latency, "idle": idle, "start": start, "resume": outage.resume, "nodes": nodes.speedup}
 
 
 @contextmanager

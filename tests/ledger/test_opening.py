@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s3spool.check.shared_ledger import shared_ledger
+from s3spool.check.shared_ledger import check_shared_ledger
 from s3spool.config import loader
 from s3spool.control.client import ControlClient
 from s3spool.errors import ConfigError, LedgerUnavailableError
@@ -106,15 +106,14 @@ def test_commands_answer_from_the_shared_ledger(tmp_path: Path, postgres: Postgr
 def test_check_says_whether_the_database_answers(tmp_path: Path, postgres: Postgres) -> None:
     """Before and after the first daemon, and where nobody listens."""
     config = a_config(tmp_path, postgres.database())
-    (before,) = shared_ledger(config)
+    before = next(check_shared_ledger(config))
     with node(config):
-        (after,) = shared_ledger(config)
-    (away,) = shared_ledger(a_config(tmp_path, "postgresql://somebody@127.0.0.1:1/s3spool"))
+        after = next(check_shared_ledger(config))
+    away = next(check_shared_ledger(a_config(tmp_path, "postgresql://somebody@127.0.0.1:1/s3spool")))
 
-    assert (before.text, after.text) == (
-        "the database of state.ledger answers; the first daemon makes the tables",
-        "the database of state.ledger answers: 0 receipts",
-    )
+    assert (before.level, after.level, away.level) == ("ok", "ok", "error")
+    assert "schema: none yet; the first daemon makes it" in before.text
+    assert "schema version" in after.text
     assert away.text.startswith("postgresql://127.0.0.1/s3spool: ")
 
 

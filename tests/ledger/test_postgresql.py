@@ -13,7 +13,8 @@ import pytest
 from s3spool.errors import LedgerError
 from s3spool.ledger.postgresql.backend import PostgresLedger
 from s3spool.ledger.postgresql.connection import VERSION
-from s3spool.ledger.protocol import Known
+from s3spool.ledger.protocol import Known, Listener
+from s3spool.ledger.rows import NodeLoad, Pause
 from support.postgres import Postgres
 from support.rows import SOME, a_receipt, a_retry
 from support.waiting import eventually
@@ -226,3 +227,58 @@ def test_clocks_that_are_a_day_apart(new_node: NewNode) -> None:
     assert there.flush(30)
     with here.reader() as reader:
         assert reader.next_due() == 1000.0
+
+
+class Reporting(Listener):
+    """A daemon with this load."""
+
+    def __init__(self, load: NodeLoad) -> None:
+        self._load = load
+
+    def node_gone(self) -> None: ...
+
+    def may_start(self) -> None: ...
+
+    def paused(self, pause: Pause | None) -> None: ...
+
+    def gives_up(self) -> bool:
+        return False
+
+    def room(self) -> None:
+        return None
+
+    def load(self) -> NodeLoad:
+        return self._load
+
+
+def test_nodes_report_their_load_with_the_lease(new_node: NewNode) -> None:
+    """A reader of any node sees each living node with what it said last; a node that has left is gone."""
+    first, second = new_node("first", lease_s=0.3), new_node("second")
+    first.listen(Reporting(NodeLoad(7, 120.5, "mark")))
+    with second.reader() as reader:
+        eventually(lambda: reader.nodes()[0].load == NodeLoad(7, 120.5, "mark"), timeout_s=30)
+        nodes = reader.nodes()
+        assert [(node.name, node.destination, node.owner) for node in nodes] == [
+            ("first", "here", first.owner),
+            ("second", "here", second.owner),
+        ]
+        assert [0 < node.lease_left_s <= most for node, most in zip(nodes, (0.3, 60), strict=True)] == [True, True]
+
+        first.close(30)
+        assert [node.name for node in reader.nodes()] == ["second"]
+
+
+def test_files_of_other_nodes_have_the_name_of_the_node(new_node: NewNode) -> None:
+    """A node's own claims are left out; those of a node that has left are nobody's."""
+    first, second = new_node("first"), new_node("second")
+    first.claims.take(["a", "b", "\udcff"])
+    second.claims.take(["c"])
+    with first.reader() as mine, second.reader() as reader:
+        assert mine.elsewhere() == [("c", "second")]
+        assert reader.elsewhere(limit=2) == [("\udcff", "first"), ("a", "first")]
+        assert reader.elsewhere(after="a") == [("b", "first")]
+        assert reader.holders(["b", "c", "d"]) == {"b": "first"}
+        assert reader.claimed_elsewhere() == 3
+
+        first.close(30)
+        assert (reader.elsewhere(), reader.holders(["b"]), reader.claimed_elsewhere()) == ([], {}, 0)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from s3spool.check.result import CheckResult, error, ok, warning
 from s3spool.check.rules import check_rules
-from s3spool.check.shared_ledger import shared_ledger
+from s3spool.check.shared_ledger import check_shared_ledger
 from s3spool.check.walk import walk
 from s3spool.config import loader as configuration
 from s3spool.config.directories import nearest, wrong_paths
@@ -152,7 +152,7 @@ def _state(config: Config) -> Iterator[CheckResult]:
     yield result
     if result.level == "error" or not directory.is_dir():
         return
-    yield from (shared_ledger if config.state.ledger else _ledger)(config)
+    yield from _ledger(config)
     socket = _path(config, "control socket")
     if socket.level == "error" or sockets != directory:
         yield socket if socket.level == "error" else ok("control socket", str(sockets))
@@ -172,6 +172,9 @@ def _room(directory: Path, text: str) -> CheckResult:
 
 
 def _ledger(config: Config) -> Iterator[CheckResult]:
+    if config.state.ledger:
+        yield from check_shared_ledger(config)
+        return
     path = config.state.ledger_path
     pid = holder(config.state.directory)
     used = f", in use by the daemon (pid {pid})" if pid else ""

@@ -17,6 +17,7 @@ import click
 
 from s3spool import __version__
 from s3spool.cli import queries
+from s3spool.cli.ledger import ledger
 from s3spool.cli.options import Run, group_options, run_options, say
 from s3spool.cli.service import service
 from s3spool.errors import ConfigError, S3SpoolError
@@ -66,6 +67,7 @@ def cli(**_: object) -> None:
 
 
 cli.add_command(service)
+cli.add_command(ledger)
 for command in queries.COMMANDS:
     cli.add_command(command)
 

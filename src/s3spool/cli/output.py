@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from s3spool.control.protocol import json_line
-from s3spool.control.status import LargeFile, Status
+from s3spool.control.status import LargeFile, Node, Status
 from s3spool.ledger.rows import from_text
 from s3spool.logs.text import printable, printable_json, shown
 from s3spool.logs.units import bar, duration, size
@@ -55,6 +55,7 @@ def print_status(status: Status) -> None:
         ("rate", rate if status.pid else ""),
         *(("large file", f"{progress(file)} {shown(file.path)}") for file in status.large_files),
         *(("hanging", f"{shown(path)} (its file system does not answer)") for path in status.hanging),
+        *(("node", _node(node)) for node in status.nodes),
         ("oldest unsent", duration(status.oldest_unsent_s) if status.oldest_unsent_s else ""),
         ("last error", status.last_error or ""),
         ("folder", shown(watch.directory) + (f" ({watch.backend})" if watch.backend else "")),
@@ -67,6 +68,20 @@ def print_status(status: Status) -> None:
     for label, text in lines:
         if text:
             click.echo(f"{label:<14} {printable(text)}")
+
+
+def _node(node: Node) -> str:
+    where = f"{node.name}{' (this one)' if node.this else ''}"
+    return f"{where}: {node.in_flight:,} in flight, {node.files_per_minute:,.0f} files/minute"
+
+
+def print_nodes(nodes: Sequence[Node]) -> None:
+    width = max([4, *(len(printable(node.name)) for node in nodes)])
+    click.echo(f"{'NODE':<{width}}  IN FLIGHT  FILES/MIN  LEASE LEFT  SINCE")
+    for node in nodes:
+        figures = f"{node.in_flight:>9,}  {node.files_per_minute:>9,.0f}  {node.lease_left_s:>8.1f} s"
+        where = f"{node.started} on {node.host}, s3spool {node.version}"
+        click.echo(f"{printable(node.name):<{width}}  {figures}  {printable(where)}")
 
 
 def progress(file: LargeFile) -> str:
@@ -132,6 +147,8 @@ def _detail(row: Mapping[str, Any], *, on_terminal: bool) -> str:
         file = msgspec.convert(row, LargeFile)
         speed = f", {size(file.bytes_per_s)}/s, {duration(file.left_s)} left" if file.left_s is not None else ""
         return f"{file.bytes_uploaded / file.bytes:.0%}{speed}"
+    if "node" in row:
+        return f"on {row['node']}"
     if "error_code" not in row:
         return ""
     again = f", next try at {row['next_attempt']}" if "next_attempt" in row and not on_terminal else ""

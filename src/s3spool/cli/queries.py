@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 from msgspec import to_builtins
 
 from s3spool.cli.options import asks_daemon, client_of, json_option, say
-from s3spool.cli.output import print_rows, print_status, print_why, to_json
+from s3spool.cli.output import print_nodes, print_rows, print_status, print_why, to_json
 from s3spool.cli.wait import SOME_PARKED, TIMED_OUT, wait_for_all, wait_for_files
 from s3spool.control.client import ControlClient
 from s3spool.control.views import STATES
@@ -53,6 +53,22 @@ def status(client: ControlClient, as_json: bool) -> None:
     """Say what the daemon is doing. Without a daemon the ledger answers."""
     answer = client.status()
     click.echo(to_json(to_builtins(answer))) if as_json else print_status(answer)
+
+
+@click.command()
+@asks_daemon
+@json_option
+def nodes(client: ControlClient, as_json: bool) -> None:
+    """List the daemons that share the ledger. Each line has load, lease, start, host and version."""
+    found = client.status().nodes
+    if as_json:
+        click.echo(to_json(to_builtins(found)))
+    elif found:
+        print_nodes(found)
+    elif client.config.state.ledger:
+        click.echo("no daemon of this destination runs")
+    else:
+        click.echo("the ledger is a SQLite file, which one daemon uses alone (state.ledger)")
 
 
 @click.command()
@@ -178,4 +194,4 @@ def wait(client: ControlClient, files: tuple[str, ...], timeout_s: float | None)
     sys.exit(code)
 
 
-COMMANDS: list[Any] = [status, top, list_, why, key, retry, forget, rescan, pause, resume, verify_, wait]
+COMMANDS: list[Any] = [status, nodes, top, list_, why, key, retry, forget, rescan, pause, resume, verify_, wait]

@@ -5,6 +5,7 @@ These annotations are the only list of keys. The loader, the sample file in pack
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -137,6 +138,10 @@ class StateConfig(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Annotated[str, doc(_LEDGER, rules.ledger_url)] = ""
     node: Annotated[str, matching("name of this daemon in a shared ledger; empty: the host's", rules.HEADER)] = ""
     lease_s: Annotated[float, seconds("seconds after which other nodes take over the files of a dead one", 1, 600)] = 15
+
+    @property
+    def node_name(self) -> str:
+        return self.node or os.uname().nodename
 
     @property
     def ledger_path(self) -> Path:

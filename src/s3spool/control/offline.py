@@ -13,6 +13,7 @@ from typing import Any
 from s3spool import __version__
 from s3spool.config.loader import Config
 from s3spool.control import views
+from s3spool.control.nodes import living
 from s3spool.control.rules import with_rule
 from s3spool.control.status import Bytes, Destination, Files, Status, Watch
 from s3spool.errors import AlreadyRunningError, S3SpoolError
@@ -56,6 +57,7 @@ class OfflineAnswers:
                 status.files = Files(**counts)
                 status.bytes = Bytes(uploaded=reader.uploaded_bytes(), unsent=reader.unsent_bytes())
                 status.oldest_unsent_s = views.age_s(reader.backlog()[2])
+                status.nodes = living(reader, destination.ledger_name)
                 status.last_error = last and f"{shown(last.path)}: {last.error_code}: {last.error}"
                 if pause:
                     paused = status.destination
@@ -79,13 +81,14 @@ class OfflineAnswers:
             destination = reader.destination(self._config.destination.ledger_name) if reader else None
             rest = iter(paths)
             while some := [*islice(rest, LOOKUP_ROWS)]:
+                nodes = reader.holders(some) if reader else {}
                 known = reader.known(some) if reader else {}
                 for path in some:
                     answer = views.why(
                         path,
                         known.get(path),
                         views.identity_of(folder, path, known.get(path)),
-                        live=None,
+                        live=views.on_node(nodes[path]) if path in nodes else None,
                         left_out=views.left_out(path, names, recursive=watch.recursive),
                         destination=destination,
                     )

@@ -24,7 +24,10 @@ class Watch(msgspec.Struct, kw_only=True):
 
 
 class Files(msgspec.Struct, kw_only=True):
-    """How many files are in each state, as `list` shows them; then two counters since the start."""
+    """How many files are in each state, as `list` shows them; then two counters since the start.
+
+    In a shared ledger the first three count files of this daemon, the next three files of all daemons.
+    """
 
     settling: int = 0
     queued: int = 0
@@ -59,6 +62,19 @@ class LargeFile(msgspec.Struct, kw_only=True):
     left_s: float | None = None  #: None while the rate is not known
 
 
+class Node(msgspec.Struct, kw_only=True):
+    """A living daemon that shares the ledger, as it said with its last renewal of the lease."""
+
+    name: str
+    host: str
+    version: str
+    started: str
+    lease_left_s: float
+    in_flight: int
+    files_per_minute: float
+    this: bool = False  #: the daemon that answers
+
+
 class Status(msgspec.Struct, kw_only=True):
     """Defaults are the answer where no daemon runs and no ledger is there."""
 
@@ -73,5 +89,6 @@ class Status(msgspec.Struct, kw_only=True):
     rate: Rate = msgspec.field(default_factory=Rate)
     large_files: list[LargeFile] = []
     hanging: list[str] = []
+    nodes: list[Node] = []  #: of this destination, where a ledger is shared
     oldest_unsent_s: float = 0.0
     last_error: str | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3spool.errors import Fault, S3SpoolError
 from s3spool.ledger.protocol import Known, LedgerReader
-from s3spool.ledger.rows import Identity, Receipt, Retry, State, to_text
+from s3spool.ledger.rows import Identity, Receipt, Retry, State, from_text, to_text
 from s3spool.logs.text import shown
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Live(NamedTuple):
 class Cursor(NamedTuple):
     """Where a page of `list` begins."""
 
-    section: str  #: "memory" (settling, queued, uploading), "retries" or "receipts", in this order
+    section: str  #: "memory" (settling, queued, uploading), "nodes", "retries" or "receipts", in this order
     after: str = ""  #: the last path of the page before, in the ledger's spelling
 
 
@@ -46,7 +46,7 @@ def wanted(state: str, only: str | None) -> bool:
 
 def rows(reader: LedgerReader, only: str | None) -> Iterator[dict[str, Any]]:
     """Rows of `list` that the ledger knows. Paths are in the ledger's spelling (rows.to_text)."""
-    cursor: Cursor | None = Cursor("retries")
+    cursor: Cursor | None = Cursor("nodes")
     while cursor is not None:
         some, cursor = page(reader, only, cursor)
         yield from some
@@ -58,8 +58,11 @@ def page(reader: LedgerReader, only: str | None, cursor: Cursor) -> tuple[list[d
     No read transaction outlives the page: SQLite cannot shorten its WAL while one is open.
     """
     some: list[dict[str, Any]] = []
-    following = None
-    if cursor.section == "retries":
+    if cursor.section == "nodes":
+        if wanted("uploading", only):
+            some = [of_claim(*claim) for claim in reader.elsewhere(after=cursor.after, limit=PAGE_ROWS)]
+        following: Cursor | None = Cursor("retries")
+    elif cursor.section == "retries":
         states = [state for state in State if wanted(state.value, only)]
         if states:
             state = states[0] if len(states) == 1 else None
@@ -67,8 +70,22 @@ def page(reader: LedgerReader, only: str | None, cursor: Cursor) -> tuple[list[d
         following = Cursor("receipts") if wanted("uploaded", only) else None
     else:
         receipts = reader.receipts(after=cursor.after, limit=PAGE_ROWS, unsent=False)
-        some = [of_receipt(receipt) for receipt in receipts]
-    return some, cursor._replace(after=some[-1]["path"]) if len(some) == PAGE_ROWS else following
+        some, following = [of_receipt(receipt) for receipt in receipts], None
+    if len(some) == PAGE_ROWS:
+        following = cursor._replace(after=some[-1]["path"])
+    if cursor.section != "nodes" and some:
+        held = reader.holders([from_text(row["path"]) for row in some])
+        some = [row for row in some if from_text(row["path"]) not in held]  # one path, one row
+    return some, following
+
+
+def of_claim(path: str, node: str) -> dict[str, Any]:
+    """A file that another node uploads."""
+    return {"path": to_text(path), "state": "uploading", "node": node}
+
+
+def on_node(node: str) -> Live:
+    return Live("uploading", f"uploading on {node}")
 
 
 def of_retry(retry: Retry) -> dict[str, Any]:

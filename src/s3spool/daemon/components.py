@@ -18,6 +18,7 @@ from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.failure.retry_policy import Policy
 from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
+from s3spool.folder.marker import FolderMarker
 from s3spool.folder.rules import FileRules
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.heartbeat import HEARTBEAT_TIMEOUT_S
@@ -60,6 +61,7 @@ class Components:
 
     lock: DirectoryLock
     folder: Folder
+    marker: FolderMarker
     slow: SlowDirectories
     scan: Scan
     settle: Settle
@@ -184,10 +186,14 @@ def build(
         ledger=ledger,
         slow=slow,
     )
-    ledger.listen(OtherNodes(inbox, breaker, retry_thread, pause, rescan, lease_s=config.state.lease_s))
+    marker = FolderMarker(folder.root, config.state.node_name if ledger.claims else "")
+    ledger.listen(
+        OtherNodes(inbox, breaker, retry_thread, pause, stats, marker.content, rescan, lease_s=config.state.lease_s)
+    )
     return Components(
         lock=lock,
         folder=folder,
+        marker=marker,
         slow=slow,
         scan=scan,
         settle=settle,

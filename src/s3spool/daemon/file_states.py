@@ -122,10 +122,11 @@ class FileStates:
         settling = components.settle.pending()
         queued, in_flight = components.inbox.counts()
         with components.ledger.reader() as reader:
+            elsewhere = reader.claimed_elsewhere()
             counts = reader.counts()
         return {
             "scan": finished,
-            "left": settling + queued + in_flight + counts["waiting"],
+            "left": settling + queued + in_flight + elsewhere + counts["waiting"],
             "parked": counts["parked"],
             # If the folder is gone, its files are unknown, and a scan of it ends at once.
             "folder_there": components.folder.still_there(),
@@ -141,7 +142,9 @@ class FileStates:
             return True, 0
         with components.ledger.reader() as reader:
             counts = reader.counts()
-            return reader.waiting_without_proof() > 0, counts["waiting"] + counts["parked"]
+            return bool(reader.claimed_elsewhere() or reader.waiting_without_proof()), counts["waiting"] + counts[
+                "parked"
+            ]
 
 
 class Speed:

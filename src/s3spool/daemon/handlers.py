@@ -14,10 +14,11 @@ from msgspec import to_builtins
 from s3spool import __version__
 from s3spool.control import views
 from s3spool.control.access import Access, Sight
+from s3spool.control.nodes import living
 from s3spool.control.peer import Peer
 from s3spool.control.rules import prefix_of, with_rule
 from s3spool.control.server import Handler
-from s3spool.control.status import Bytes, Destination, Files, Status, Watch
+from s3spool.control.status import Bytes, Destination, Files, Node, Status, Watch
 from s3spool.daemon.operator_pause import pause_orders
 from s3spool.daemon.supervisor import Daemon
 from s3spool.daemon.top_view import top_orders
@@ -63,7 +64,7 @@ class _Answers:
         since = held.since if held else breaker.paused_at
         reasons = [held.words] if held else []
         reasons += [f"{reason.code}: {reason.cause}"] if reason else []
-        files, size = self._figures()
+        files, size, nodes = self._figures()
         files.vanished, files.excluded = components.stats.vanished, components.scan.excluded
         size.in_flight = sum(job.size for job in components.workers.jobs())
         watch = daemon.watch_manager.watch  # once: the supervisor may replace it at any moment
@@ -96,24 +97,25 @@ class _Answers:
             rate=daemon.rate.now(),
             large_files=[file for path, file in large if self.access.sight(peer, path) is Sight.ALL],
             hanging=[to_text(path) for path in hanging],
+            nodes=nodes,
             oldest_unsent_s=daemon.oldest_unsent_s(),
             last_error=components.stats.last_error if self.access.controls(peer) else None,  # it names a file
         )
 
-    def _figures(self) -> tuple[Files, Bytes]:
+    def _figures(self) -> tuple[Files, Bytes, list[Node]]:
         """What the ledger counts, and what is in memory; while a shared ledger is away, the last counts."""
         files, in_memory = self._daemon.files, self._daemon.files.memory_bytes()
         try:
             with self._reader() as reader:
-                return files.count(reader), Bytes(
-                    uploaded=reader.uploaded_bytes(), unsent=in_memory + reader.unsent_bytes()
-                )
+                size = Bytes(uploaded=reader.uploaded_bytes(), unsent=in_memory + reader.unsent_bytes())
+                name = self._daemon.config.destination.ledger_name
+                return files.count(reader), size, living(reader, name, self._components.ledger.owner)
         except LedgerUnavailableError:
             if self._components.ledger.claims is None:
                 raise
             last = self._daemon.status_line.ledger
             counted = files.counted(last.waiting, last.parked, last.uploaded)
-            return counted, Bytes(uploaded=last.uploaded_bytes, unsent=in_memory + last.unsent_bytes)
+            return counted, Bytes(uploaded=last.uploaded_bytes, unsent=in_memory + last.unsent_bytes), []
 
     def page(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
         """One page of `list`, and where the next one begins."""
@@ -142,7 +144,7 @@ class _Answers:
                 row.update(to_builtins(file))
         if len(texts) == views.PAGE_ROWS:
             return rows, cursor._replace(after=texts[-1])
-        return rows, views.Cursor("retries")
+        return rows, views.Cursor("nodes" if self._components.ledger.claims else "retries")
 
     def why(self, request: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
         path = _path(request.get("path"))
@@ -151,12 +153,13 @@ class _Answers:
         live = daemon.files.live(path)
         # The ledger before the folder: a file that is sent and removed in between has its receipt.
         with self._reader() as reader:
+            node = reader.holders([path]).get(path)
             known = reader.known([path]).get(path)
         answer = views.why(
             path,
             known,
             views.identity_of(components.folder, path, known),
-            live=live,
+            live=live or (views.on_node(node) if node else None),
             left_out=views.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive),
             destination=components.ledger.destination,
         )
@@ -228,7 +231,7 @@ def _cursor(value: object) -> views.Cursor:
     if value is None:
         return views.Cursor("memory")
     match value:
-        case ["memory" | "retries" | "receipts" as section, str(after)]:
+        case ["memory" | "nodes" | "retries" | "receipts" as section, str(after)]:
             return views.Cursor(section, after)
     raise S3SpoolError("not a request this daemon knows: there is no such page")
 

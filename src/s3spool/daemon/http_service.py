@@ -29,12 +29,12 @@ def http_server(daemon: Daemon, handlers: Mapping[str, Handler]) -> HttpServer |
         from s3spool.http.application import Application, Health  # noqa: PLC0415 - an extra
         from s3spool.http.guard import Guard  # noqa: PLC0415 - the same
         from s3spool.http.metrics import Metrics  # noqa: PLC0415 - the same
-        from s3spool.http.server import HttpServer, node_name  # noqa: PLC0415 - the same
+        from s3spool.http.server import HttpServer  # noqa: PLC0415 - the same
     except ImportError as exc:
         problem = f"needs the extra http ({exc}): pip install 's3spool[http]'"
         raise ConfigError("service.http_listen", service.http_listen, problem) from exc
     status = partial(handlers["status"], {}, Peer(os.geteuid(), frozenset()))
-    metrics = Metrics(status, daemon.components.stats, node_name())
+    metrics = Metrics(status, daemon.components.stats, daemon.config.state.node_name)
     guard = Guard(split_address(service.http_listen)[0], service.http_token)
 
     def health() -> Health:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from s3spool.daemon.operator_pause import OperatorPause
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.ledger.protocol import Listener
-from s3spool.ledger.rows import Pause
+from s3spool.ledger.rows import NodeLoad, Pause
 from s3spool.queue.inbox import Inbox
 from s3spool.upload.retry import RetryThread
+from s3spool.upload.stats import Stats
 
 PROBES = 8  # files that a daemon keeps for the probes of a paused destination
 
@@ -24,6 +25,8 @@ class OtherNodes(Listener):
         breaker: CircuitBreaker,
         retry: RetryThread,
         pause: OperatorPause,
+        stats: Stats,
+        marker: str,
         rescan: Callable[[str], None],
         *,
         lease_s: float,
@@ -34,6 +37,9 @@ class OtherNodes(Listener):
         self._pause = pause
         self._rescan = rescan
         self._lease_s = lease_s
+        self._stats = stats
+        self._marker = marker
+        self._at, self._uploaded = time.monotonic(), 0
         self._gave_up = False  # in this pause of the destination
         self._skipped = False  # files were left to others
         breaker.on_change(self.destination_changed)
@@ -45,6 +51,12 @@ class OtherNodes(Listener):
     def may_start(self) -> None:
         self._inbox.wake_all()
         self._retry.wake()
+
+    def load(self) -> NodeLoad:
+        now, uploaded = time.monotonic(), self._stats.uploaded
+        rate = (uploaded - self._uploaded) * 60 / max(now - self._at, 1.0)
+        self._at, self._uploaded = now, uploaded
+        return NodeLoad(self._inbox.counts()[1], round(rate, 1), self._marker)
 
     def paused(self, pause: Pause | None) -> None:
         self._pause.follow(pause)

@@ -253,6 +253,7 @@ class Daemon:
         components.settle_thread.join(1.0)
         flushed = components.ledger.close(10.0)
         components.after.close(5.0)
+        components.marker.remove()
         components.hook.close()
         if self._http is not None:
             self._http.close()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from s3spool.folder.folder import REMOVING, REMOVING_SHARED
+from s3spool.folder.marker import MARKER
 
 _PLAIN = re.compile(r"\*?[^*?\[/]+|[^*?\[/]+\*")  # "*.part", ".*", "4913"
 
@@ -25,7 +26,7 @@ class FileFilter:
         self.too_deep = too_deep
         self._everything = "*" in include
         self._include = _compiled(include)
-        self._exclude = _Exclude([*exclude, f"{REMOVING}*", REMOVING_SHARED])
+        self._exclude = _Exclude([*exclude, f"{REMOVING}*", REMOVING_SHARED, f"{MARKER}*"])
 
     def accepts_file(self, path: str) -> bool:
         return not self._exclude.match(path) and (self._everything or self._include.match(path) is not None)

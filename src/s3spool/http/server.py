@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import threading
 import time
@@ -103,7 +102,3 @@ class HttpServer:
         self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._connections))
         self._thread.join(CLOSE_S)
         self._server.task_dispatcher.shutdown(timeout=CLOSE_S)
-
-
-def node_name() -> str:
-    return os.uname().nodename

@@ -25,7 +25,7 @@ def open_ledger(
         return Ledger(state.ledger_path, destination=destination, on_damage=on_damage)
     with _extra():
         from s3spool.ledger.postgresql.backend import PostgresLedger  # noqa: PLC0415 - an extra
-    node = None if command else state.node or os.uname().nodename
+    node = None if command else state.node_name
     return PostgresLedger(
         state.ledger, destination=destination, node=node, device=_device(config), lease_s=state.lease_s
     )

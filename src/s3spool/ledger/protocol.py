@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 from s3spool.heartbeat import Heartbeat
-from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, State
+from s3spool.ledger.rows import Identity, Multipart, Node, NodeLoad, Part, Pause, Receipt, Retry, State
 
 Committed = Callable[[], None]
 Lost = Callable[[str], None]  # called with the path
@@ -104,6 +104,22 @@ class LedgerReader(Protocol):
         """Whether the daemon with this number shares the ledger and its lease lasts."""
         return False
 
+    def nodes(self) -> list[Node]:
+        """The living daemons that share the ledger, of all destinations, in the order of their names."""
+        return []
+
+    def claimed_elsewhere(self) -> int:
+        """How many files other living daemons have claimed."""
+        return 0
+
+    def elsewhere(self, *, after: str = "", limit: int = ALL) -> list[tuple[str, str]]:  # noqa: ARG002 - for others
+        """(path, name of the node) of these files, in the order of their paths from behind `after`."""
+        return []
+
+    def holders(self, paths: Sequence[str]) -> dict[str, str]:  # noqa: ARG002 - for others
+        """The names of the other living daemons that have claimed some of these files."""
+        return {}
+
 
 class Claims(Protocol):
     """The files that this daemon has claimed in a ledger that it shares with others. Any thread.
@@ -143,6 +159,9 @@ class Listener(Protocol):
 
     def room(self) -> int | None:
         """How many more files this daemon should claim now; None: any number. Any thread asks."""
+
+    def load(self) -> NodeLoad:
+        """What this daemon reports of itself; called with each renewal of the lease."""
 
     def paused(self, pause: Pause | None) -> None:
         """The pause by hand as it is now; called with each renewal of the lease."""

@@ -123,6 +123,30 @@ class Pause(NamedTuple):
         return f"by hand: {self.reason}" if self.reason else "by hand"
 
 
+class NodeLoad(NamedTuple):
+    """What a node reports with each renewal of its lease."""
+
+    in_flight: int = 0  # files that workers have
+    files_per_minute: float = 0.0  # uploaded since the report before
+    marker: str = ""  # content of its marker file in the folder; empty: it could not write one
+
+
+NO_LOAD = NodeLoad()
+
+
+class Node(NamedTuple):
+    """A daemon that shares the ledger, and whose lease lasts."""
+
+    owner: int  # its number among the owners of claims
+    destination: str  # the ledger's name of its destination
+    name: str
+    host: str
+    version: str
+    started_at: float  # Unix seconds, by the database's clock
+    lease_left_s: float
+    load: NodeLoad
+
+
 def to_text(path: str) -> str:
     """A path as the ledger keeps it: itself, or `//` and its bytes as Latin-1 where it is not UTF-8.
 

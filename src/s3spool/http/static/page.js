@@ -103,6 +103,7 @@ function files(state, rows, total, fill) {
 }
 
 function uploading(entry, row) {
+  if (row.node) entry.children[1].textContent = `on ${row.node}`;
   if (row.bytes_uploaded === undefined) return; // a small file goes in one piece
   let bar = entry.querySelector("progress");
   if (!bar) {
@@ -144,9 +145,10 @@ function show(overview) {
   get("pausing").hidden = destination.by_hand;
   get("resume").hidden = !destination.by_hand;
   get("version").textContent = `s3spool ${status.version}, process ${status.pid}, since ${time(status.started)}`;
+  get("nodes").textContent = status.nodes.map((node) => ` · ${node.this ? "node" : "beside node"} ${node.name}`).join("");
   tiles(status);
   plot(status);
-  files("uploading", overview.uploading, status.files.uploading, uploading);
+  files("uploading", overview.uploading, Math.max(status.files.uploading, overview.uploading.length), uploading);
   files("parked", overview.parked, status.files.parked, failed);
   files("waiting", overview.waiting, status.files.waiting, failed);
 }

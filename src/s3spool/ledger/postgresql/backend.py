@@ -29,7 +29,7 @@ from s3spool.ledger.postgresql.lease import LEASE_S, Lease
 from s3spool.ledger.postgresql.reader import PostgresReader, RowReader
 from s3spool.ledger.postgresql.session import HOPELESS, KEPT, Session
 from s3spool.ledger.protocol import Committed, Known, LedgerBackend, Listener, Lost
-from s3spool.ledger.rows import Multipart, Part, Pause, Receipt, Retry, to_text
+from s3spool.ledger.rows import NO_LOAD, Multipart, Part, Pause, Receipt, Retry, to_text
 
 GROUP_S = 0.005  # the first row of a group waits for more rows, so that one statement serves them all
 BUSY_GROUP_S = 0.25  # the same after a group of at least CROWD rows
@@ -234,7 +234,7 @@ class PostgresLedger(LedgerBackend):
         if self._listener is not None and self._listener.gives_up():
             self.lease.leave(db)
         held = self.lease.holds()
-        self.lease.renew(db)
+        self.lease.renew(db, self._listener.load() if self._listener else NO_LOAD)
         if not held:
             self._tell_may_start()
 

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from s3spool.errors import LedgerError, LedgerUnavailableError
 
-MIGRATIONS = ("0001_files.sql",)
+MIGRATIONS = ("0001_files.sql", "0002_nodes.sql")
 VERSION = len(MIGRATIONS)
 CONNECT_S = 5
 _LOCK = 0x53335350  # of pg_advisory_xact_lock: one node at a time changes the schema
@@ -86,6 +86,17 @@ def migrate(connection: Connection, url: str) -> None:
             connection.execute(resources.files(__package__).joinpath(name).read_text().encode())
         connection.execute("DELETE FROM s3spool_schema")
         connection.execute("INSERT INTO s3spool_schema VALUES (%s)", (VERSION,))
+
+
+@contextlib.contextmanager
+def schema_locked(url: str) -> Iterator[None]:
+    """A daemon that starts meanwhile waits in `migrate`. Raises LedgerError."""
+    with speaking_of(url):
+        connection = connect(url)
+    with connection, speaking_of(url):
+        if not number(connection, "SELECT pg_try_advisory_lock(%s)::int", (_LOCK,)):
+            raise LedgerError(f"{shown(url)}: a daemon that starts, or another copy, uses it; try again")
+        yield
 
 
 def destination_of(connection: Connection, name: str) -> int:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
+from s3spool import __version__
 from s3spool.ledger.postgresql.connection import Connection, number
 from s3spool.ledger.protocol import Listener
-from s3spool.ledger.rows import Pause
+from s3spool.ledger.rows import NO_LOAD, NodeLoad, Pause
 
 LEASE_S = 15.0
 RENEW_S = LEASE_S / 3
 
 _JOIN = (
-    "INSERT INTO nodes (destination, name, alive_until)"
-    " VALUES (%s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id"
+    "INSERT INTO nodes (destination, name, host, version, alive_until)"
+    " VALUES (%s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id"
 )
 # A lease that is over stays over, even if nobody has noticed yet.
 _RENEW = (
-    "UPDATE nodes SET alive_until = clock_timestamp() + make_interval(secs => %s)"
+    "UPDATE nodes SET alive_until = clock_timestamp() + make_interval(secs => %s),"
+    " in_flight = %s, files_per_minute = %s, marker = %s"
     " WHERE id = %s AND alive_until > clock_timestamp()"
 )
 _LOOK = (
@@ -55,12 +58,13 @@ class Lease:
         """Whether this process may start uploads of files that it has claimed."""
         return self._clock() < self._until
 
-    def renew(self, connection: Connection) -> None:
-        """Renew or begin the lease, and end the leases that are over. Raises psycopg.Error."""
+    def renew(self, connection: Connection, load: NodeLoad = NO_LOAD) -> None:
+        """Renew or begin the lease, report the load, and end the leases that are over. Raises psycopg.Error."""
         asked = self._clock()
         connection.execute(_EXPIRE)
-        if not (self.owner and connection.execute(_RENEW, (self._lease_s, self.owner)).rowcount):
-            self.owner = number(connection, _JOIN, (self._destination, self._name, self._lease_s))
+        if not (self.owner and connection.execute(_RENEW, (self._lease_s, *load, self.owner)).rowcount):
+            node = (self._destination, self._name, os.uname().nodename, __version__, self._lease_s)
+            self.owner = number(connection, _JOIN, node)
         self.renewed, self._until = asked, asked + self._lease_s
 
     def to_database(self, time_s: float) -> float:

@@ -10,7 +10,19 @@ from s3spool.ledger.postgresql import statements as sql
 from s3spool.ledger.postgresql.connection import connect, number, speaking_of
 from s3spool.ledger.postgresql.lease import Lease
 from s3spool.ledger.protocol import AGES_S, ALL, LOOKUP_ROWS, SUMMED_ROWS, Known, LedgerReader
-from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, State, from_text, to_text
+from s3spool.ledger.rows import (
+    Identity,
+    Multipart,
+    Node,
+    NodeLoad,
+    Part,
+    Pause,
+    Receipt,
+    Retry,
+    State,
+    from_text,
+    to_text,
+)
 
 _HERE = "destination = %(destination)s"
 _FREE = "(owner IS NULL OR NOT EXISTS (SELECT FROM nodes WHERE nodes.id = owner))"
@@ -28,6 +40,17 @@ FROM json_to_recordset(%(found)s) AS found (path text, identity bigint[])
 WHERE CASE WHEN files.failed IS NOT NULL THEN files.failed IS DISTINCT FROM found.identity
     ELSE files.sent IS DISTINCT FROM found.identity OR files.after IS DISTINCT FROM 'keep' END
     AND NOT EXISTS (SELECT FROM nodes WHERE nodes.id = files.owner AND nodes.id <> %(owner)s)
+"""
+
+_NODES = """
+SELECT nodes.id, destinations.name, nodes.name, host, version, extract(epoch FROM started_at)::float8,
+    extract(epoch FROM alive_until - clock_timestamp())::float8, in_flight, files_per_minute, marker
+FROM nodes JOIN destinations ON destinations.id = nodes.destination
+WHERE alive_until > clock_timestamp() ORDER BY nodes.name, nodes.id
+"""
+_CLAIMS = f"""
+FROM files JOIN nodes ON nodes.id = files.owner AND nodes.id <> %(owner)s AND nodes.alive_until > clock_timestamp()
+WHERE files.{_HERE}
 """
 
 
@@ -181,6 +204,23 @@ class PostgresReader(LedgerReader):
     def is_alive(self, owner: int) -> bool:
         return bool(next(self._rows("SELECT EXISTS (SELECT FROM nodes WHERE id = %(owner)s)", owner=owner))[0])
 
+    def nodes(self) -> list[Node]:
+        return list(self._rows(_NODES, _node))
+
+    def claimed_elsewhere(self) -> int:
+        return int(next(self._rows(f"SELECT count(*) {_CLAIMS}", owner=self._lease.owner))[0])
+
+    def elsewhere(self, *, after: str = "", limit: int = ALL) -> list[tuple[str, str]]:
+        statement = f"SELECT path, nodes.name {_CLAIMS} AND path > %(after)s ORDER BY path LIMIT %(limit)s"
+        most = None if limit == ALL else limit
+        rows = self._rows(statement, owner=self._lease.owner, after=after, limit=most)
+        return [(from_text(text), node) for text, node in rows]
+
+    def holders(self, paths: Sequence[str]) -> dict[str, str]:
+        statement = f"SELECT path, nodes.name {_CLAIMS} AND path = ANY(%(paths)s)"
+        rows = self._rows(statement, owner=self._lease.owner, paths=[*map(to_text, paths)])
+        return {from_text(text): node for text, node in rows}
+
     def _rows(self, statement: str, make: Callable[[Sequence[Any]], Any] = tuple, **arguments: Any) -> Iterator[Any]:
         """Raises LedgerError."""
         with speaking_of(self._url):
@@ -225,3 +265,7 @@ class RowReader(NamedTuple):
 
     def _identity(self, row: Sequence[Any]) -> Identity:
         return Identity(self.device, *row[1][1:])
+
+
+def _node(row: Sequence[Any]) -> Node:
+    return Node(*row[:7], NodeLoad(*row[7:]))  # type: ignore[call-arg] # fixed width
