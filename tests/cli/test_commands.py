@@ -62,7 +62,7 @@ STATUS = {
     "rate": {"files_per_s", "bytes_per_s"},
     "large_files": None,
     "hanging": None,
-    "nodes": [],
+    "nodes": None,
     "oldest_unsent_s": None,
     "last_error": None,
 }
