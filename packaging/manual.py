@@ -15,7 +15,8 @@ from pathlib import Path
 import click
 
 from s3spool import __version__
-from s3spool.cli import commands as cli
+from s3spool.cli.commands import cli
+from s3spool.cli.wait import SOME_PARKED, TIMED_OUT
 from s3spool.config import schema as config_schema
 from s3spool.config.rules import DESTINATION_KEYS
 from s3spool.config.schema import LIVE, SECTIONS
@@ -25,8 +26,8 @@ EXIT_CODES = {
     0: "Fine.",
     S3SpoolError.exit_code: "An error; one line on standard error says which. `check`: it would not work.",
     click.UsageError.exit_code: "The command line is wrong.",
-    cli.PARKED: "`wait`: some files are parked. `run --once`: some files are not sent.",
-    cli.TIMED_OUT: "`wait`: time-out.",
+    SOME_PARKED: "`wait`: some files are parked. `run --once`: some files are not sent.",
+    TIMED_OUT: "`wait`: time-out.",
     ConfigError.exit_code: "The configuration or the ledger is wrong: a restart does not help, so the service does"
     " not try one.",
 }
@@ -48,8 +49,8 @@ def page(template: str) -> str:
 
 
 def _commands() -> Iterator[str]:
-    yield from _options(click.Context(cli.cli, info_name="s3spool"))
-    for context in _contexts(click.Context(cli.cli, info_name="s3spool")):
+    yield from _options(click.Context(cli, info_name="s3spool"))
+    for context in _contexts(click.Context(cli, info_name="s3spool")):
         words = [context.command_path, *context.command.collect_usage_pieces(context)]
         yield f".SS {_exact(' '.join(words))}"
         for paragraph in (context.command.help or "").split("\n\n"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -201,3 +203,12 @@ def test_security_names_what_version_names() -> None:
     for name in (*named, "OpenSSL"):
         assert name in SECURITY
         assert re.search(rf"{name}[ /]\d", said), said
+
+
+@pytest.mark.parametrize("template", ["s3spool.1.in", "s3spool.toml.5.in"])
+def test_the_manual_pages_are_made(template: str) -> None:
+    """The Debian package is built from them; `make test-system` alone would see that one fails."""
+    command = [sys.executable, "packaging/manual.py", f"packaging/man/{template}"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert not re.search(r"@[a-z-]+@", made.stdout)
