@@ -15,6 +15,7 @@ from s3spool.discovery import directory_files
 from s3spool.discovery import scan as scan_module
 from s3spool.discovery.watch import Watch
 from s3spool.errors import LedgerError
+from s3spool.folder import slow_directories
 from s3spool.folder.filters import FileFilter
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import Reader
@@ -259,6 +260,33 @@ def test_a_watch_that_is_missing_is_armed(house: House) -> None:
 
     assert watch.directories() == 3
     watch.stop()
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_mount_is_walked_whole(build: Build, watched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The walk of another device waits for room in the inbox: no file of it is left to the next scan."""
+    monkeypatch.setattr(slow_directories, "other_devices", lambda _: ("mount/",))
+    house = build(size=2)
+    names = {f"mount/sub/{house.drop(f'mount/sub/{number}').name}" for number in range(10)}
+    if watched:
+        house.scan.use(watch := a_watch(house))
+        watch.start()
+        watch._watches.forget("mount/sub/")
+    house.start(house.scan)
+    house.scan.want("start")
+
+    found: set[str] = set()
+
+    def all_found() -> bool:
+        found.update(taken(house))
+        return found == names
+
+    eventually(all_found)
+
+    assert house.scan.started == 1
+    if watched:
+        assert watch.directories() == 3
+        watch.stop()
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])

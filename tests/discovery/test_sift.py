@@ -10,6 +10,7 @@ import structlog
 from s3spool.discovery import deduplicate as sift_module
 from s3spool.discovery.deduplicate import RACY_S, Verdict, verdict
 from s3spool.errors import LedgerError
+from s3spool.folder import slow_directories
 from s3spool.ledger.protocol import Known
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, State
@@ -180,6 +181,24 @@ def test_a_file_that_cannot_be_looked_at_goes_to_a_worker(house: House, monkeypa
     fails(monkeypatch, house.folder, "identity_of", PermissionError(13, "Permission denied"))
 
     assert sort(house, "a") == [Item("a", Lane.FOUND)]
+
+
+def test_files_of_a_mount_are_left_to_the_workers(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look may hang there; the worker compares the checksum with the receipt of this destination, if there is one."""
+    monkeypatch.setattr(slow_directories, "other_devices", lambda _: ("mount/",))
+    house.components.slow.refresh(house.root)
+    fails(monkeypatch, house.folder, "identity_of", AssertionError("a look at the mount"))
+    here = house.ledger.destination
+    sent = a_receipt("mount/sent", destination=here)
+    house.record(sent, a_receipt("mount/moved", destination=here + 1), a_retry("mount/failed"))
+
+    items = sort(house, "mount/sent", "mount/moved", "mount/failed")
+
+    assert [(item.path, item.receipt) for item in items] == [
+        ("mount/sent", sent),
+        ("mount/moved", None),
+        ("mount/failed", None),
+    ]
 
 
 def test_the_settle_thread_offers_what_is_ripe(house: House) -> None:
