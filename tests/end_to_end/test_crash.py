@@ -331,7 +331,7 @@ def test_killed_again_and_again_while_it_starts(make: Make, faulty: FaultyS3) ->
 # --- any moment
 
 
-KILLS = 8
+KILLS = 12
 FILES_A_ROUND = 30
 BEFORE_ITS_FIRST_WORD, AFTER_ITS_FIRST_WORD = 2, 5  # the kills that come while it starts
 
@@ -340,7 +340,7 @@ BEFORE_ITS_FIRST_WORD, AFTER_ITS_FIRST_WORD = 2, 5  # the kills that come while 
 def test_killed_at_random_moments_nothing_is_lost(
     make: Make, faulty: FaultyS3, record_property: Callable[[str, object], None]
 ) -> None:
-    """240 files, 8 kills, delete mode: each file is in the bucket or in the folder, and is sent again only if
+    """360 files, 12 kills, delete mode: each file is in the bucket or in the folder, and is sent again only if
     the kill came before its receipt."""
     seed = random.SystemRandom().randrange(10**6)
     record_property("seed", seed)
