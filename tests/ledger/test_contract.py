@@ -282,7 +282,7 @@ def test_receipts_count_for_their_destination_alone(new: NewLedger) -> None:
 class LedgerAgainstModel(RuleBasedStateMachine):
     """The ledger against three dicts, compared whenever it has been flushed, and across restarts."""
 
-    paths = st.sampled_from(["a", "b", "ü", "\udcff"])
+    paths = st.sampled_from(["a", "b", "ü/new\nline", "\udcff\u202e"])
 
     def __init__(self, new: NewLedger, place: str) -> None:
         super().__init__()
@@ -302,9 +302,9 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         self.calls.append(number)
         return lambda: self.told.append(number)
 
-    @rule(path=paths, key=st.sampled_from(["k1", "k2"]))
-    def receipt(self, path: str, key: str) -> None:
-        row = a_receipt(path, key=key)
+    @rule(path=paths, key=st.sampled_from(["k1", "k2"]), inode=st.sampled_from([-(2**63), 1, 2**63 - 1]))
+    def receipt(self, path: str, key: str, inode: int) -> None:
+        row = a_receipt(path, key=key, identity=SOME._replace(inode=inode), destination=self.ledger.destination)
         self.ledger.record_receipt(row, self.callback())
         self.receipts[path] = row
         self.retries.pop(path, None)
@@ -340,6 +340,12 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         self.ledger.forget_retry(path, self.callback())
         self.retries.pop(path, None)
 
+    @rule(paths=st.sets(paths))
+    def drop_receipts(self, paths: set[str]) -> None:
+        self.ledger.drop_receipts(sorted(paths))
+        for path in paths:
+            self.receipts.pop(path, None)
+
     @rule(path=paths)
     def multipart(self, path: str) -> None:
         self.ledger.record_multipart(a_multipart(path), self.callback())
@@ -365,12 +371,17 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         with self.ledger.reader() as reader:
             assert {row.path: row for row in reader.receipts()} == self.receipts
             assert {row.path: row for row in reader.retries()} == {p: row for p, (row, _) in self.retries.items()}
-            due = {row.path for row in reader.due(1e9, 100)}
-            assert due == {
-                p for p, (row, claimed) in self.retries.items() if row.state is State.WAITING and not claimed
-            }
+            rows = {path: row for path, (row, _) in self.retries.items()}
+            known = {path: Known(self.receipts.get(path), rows.get(path)) for path in {*self.receipts, *rows}}
+            assert reader.known([*sorted(known), "unknown"]) == known
+            free = [row for row, claimed in self.retries.values() if row.state is State.WAITING and not claimed]
+            for now in (0.0, 15.0, 30.0):
+                due = reader.due(now, 100)
+                assert {row.path for row in due} == {row.path for row in free if row.next_attempt <= now}
+                assert [row.next_attempt for row in due] == sorted(row.next_attempt for row in due)
+            assert reader.next_due() == min((row.next_attempt for row in free), default=None)
             assert {row.path: {row.upload_id} for row in reader.multiparts()} == self.uploads
-            for name in ["a", "b", "ü", "\udcff"]:
+            for name in ["a", "b", "ü/new\nline", "\udcff\u202e"]:
                 upload_id = a_multipart(name).upload_id
                 assert bool(reader.parts(upload_id)) is (name in self.uploads)
 
@@ -384,7 +395,7 @@ def test_any_history_of_calls(new: NewLedger) -> None:
     places = itertools.count()
     run_state_machine_as_test(
         lambda: LedgerAgainstModel(new, f"model-{next(places)}"),  # type: ignore[arg-type] # a factory will do
-        settings=settings(max_examples=20, stateful_step_count=25, deadline=None),
+        settings=settings(max_examples=40, stateful_step_count=25, deadline=None),
     )
 
 

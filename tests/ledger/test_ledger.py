@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from s3spool.errors import AlreadyRunningError, LedgerError
 from s3spool.ledger import database, health, store
 from s3spool.ledger.database import DirectoryLock, holder
 from s3spool.ledger.protocol import Known
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import Identity, Receipt, Retry, State, from_text, to_text
+from s3spool.ledger.rows import Identity, Retry, State, from_text, to_text
 from s3spool.ledger.store import Ledger
 from support.lines import Lines, recorded
-from support.rows import SOME, a_multipart, a_part, a_receipt, a_retry
+from support.rows import SOME, a_receipt, a_retry
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -116,129 +115,6 @@ def test_a_group_is_bounded(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> 
     assert ledger.tries - tries >= 7
     with Reader(ledger.path) as reader:
         assert reader.counts()["uploaded"] == 50
-
-
-class LedgerAgainstModel(RuleBasedStateMachine):
-    """The ledger against three dicts, compared whenever it has been flushed, and across restarts."""
-
-    paths = st.sampled_from(["a", "b", "ü/new\nline", "\udcff\u202e"])
-
-    @initialize()
-    def start(self) -> None:
-        self.directory = tempfile.TemporaryDirectory()
-        self.path = Path(self.directory.name) / "ledger.sqlite3"
-        self.receipts: dict[str, Receipt] = {}
-        self.retries: dict[str, tuple[Retry, bool]] = {}
-        self.uploads: dict[str, set[str]] = {}
-        self.calls: list[int] = []
-        self.told: list[int] = []
-        self.open()
-
-    def open(self) -> None:
-        self.ledger = Ledger(self.path, destination="here")
-        self.ledger.start()
-
-    def teardown(self) -> None:
-        if hasattr(self, "ledger"):
-            self.ledger.close(10)
-            self.directory.cleanup()
-
-    def callback(self) -> Callable[[], None]:
-        number = len(self.calls)
-        self.calls.append(number)
-        return lambda: self.told.append(number)
-
-    @rule(path=paths, key=st.sampled_from(["k1", "k2"]), inode=st.sampled_from([-(2**63), 1, 2**63 - 1]))
-    def receipt(self, path: str, key: str, inode: int) -> None:
-        row = a_receipt(path, key=key, identity=SOME._replace(inode=inode), destination=self.ledger.destination)
-        self.ledger.record_receipt(row, self.callback())
-        self.receipts[path] = row
-        self.retries.pop(path, None)
-
-    @rule(path=paths, state=st.sampled_from(State), at=st.sampled_from([10.0, 20.0]))
-    def retry(self, path: str, state: State, at: float) -> None:
-        row = a_retry(path, state=state, next_attempt=at)
-        self.ledger.record_retry(row, self.callback())
-        self.retries[path] = (row, False)
-
-    @rule(paths=st.lists(paths, max_size=3), now=st.sampled_from([5.0, 15.0, 25.0]))
-    def claim(self, paths: list[str], now: float) -> None:
-        self.ledger.claim(paths, now, self.callback())
-        for path in paths:
-            if path in self.retries and self.retries[path][0].next_attempt <= now:
-                self.retries[path] = (self.retries[path][0], True)
-
-    @rule(paths=st.none() | st.lists(paths, max_size=3))
-    def release(self, paths: list[str] | None) -> None:
-        self.ledger.release(paths, self.callback())
-        for path, (row, claimed) in self.retries.items():
-            if path in paths if paths is not None else not claimed:
-                self.retries[path] = (row._replace(state=State.WAITING, next_attempt=0.0), False)
-
-    @rule(path=paths)
-    def forget(self, path: str) -> None:
-        self.ledger.forget(path, self.callback())
-        self.receipts.pop(path, None)
-        self.retries.pop(path, None)
-
-    @rule(path=paths)
-    def forget_retry(self, path: str) -> None:
-        self.ledger.forget_retry(path, self.callback())
-        self.retries.pop(path, None)
-
-    @rule(paths=st.sets(paths))
-    def drop_receipts(self, paths: set[str]) -> None:
-        self.ledger.drop_receipts(sorted(paths))
-        for path in paths:
-            self.receipts.pop(path, None)
-
-    @rule(path=paths)
-    def multipart(self, path: str) -> None:
-        self.ledger.record_multipart(a_multipart(path), self.callback())
-        self.ledger.record_part(a_part(a_multipart(path).upload_id))
-        self.uploads[path] = {a_multipart(path).upload_id}
-
-    @rule(path=paths)
-    def forget_multipart(self, path: str) -> None:
-        self.ledger.forget_multipart(a_multipart(path).upload_id, self.callback())
-        self.uploads.pop(path, None)
-
-    @rule()
-    def restart(self) -> None:
-        assert self.ledger.close(10)
-        self.retries = {path: (row, False) for path, (row, _) in self.retries.items()}
-        self.open()
-
-    @rule()
-    def compare(self) -> None:
-        assert self.ledger.flush(10)
-
-        assert self.told == self.calls
-        with Reader(self.path) as reader:
-            assert {row.path: row for row in reader.receipts()} == self.receipts
-            assert {row.path: row for row in reader.retries()} == {p: row for p, (row, _) in self.retries.items()}
-            rows = {path: row for path, (row, _) in self.retries.items()}
-            known = {path: Known(self.receipts.get(path), rows.get(path)) for path in {*self.receipts, *rows}}
-            assert reader.known([*sorted(known), "unknown"]) == known
-            free = [row for row, claimed in self.retries.values() if row.state is State.WAITING and not claimed]
-            for now in (0.0, 15.0, 30.0):
-                due = reader.due(now, 100)
-                assert {row.path for row in due} == {row.path for row in free if row.next_attempt <= now}
-                assert [row.next_attempt for row in due] == sorted(row.next_attempt for row in due)
-            assert reader.next_due() == min((row.next_attempt for row in free), default=None)
-            assert {row.path: {row.upload_id} for row in reader.multiparts()} == self.uploads
-            for name in ["a", "b", "ü/new\nline", "\udcff\u202e"]:
-                upload_id = a_multipart(name).upload_id
-                assert bool(reader.parts(upload_id)) is (name in self.uploads)
-
-    @invariant()
-    def told_in_order(self) -> None:
-        if hasattr(self, "told"):
-            assert self.told == self.calls[: len(self.told)]
-
-
-LedgerAgainstModel.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
-TestLedgerAgainstModel = LedgerAgainstModel.TestCase
 
 
 # What is broken

@@ -96,9 +96,7 @@ class LargeUploads:
         return size > self._threshold
 
     def deferred_taken(self, item: Item) -> Item:
-        """A worker has taken an item, which may have been deferred; if it goes back, its own lane gets it."""
-        if not item.large:
-            return item
+        """A worker has taken a deferred item; if it goes back, its own lane gets it."""
         self._queue.deferred_taken(item.path)
         return item._replace(large=False)
 
