@@ -80,6 +80,11 @@ def rounds(planned: int, longest_s: float) -> Iterator[int]:
         yield number
 
 
+def longer() -> float:
+    """How many times as long as by default a test may take; 1 where it is to be shorter."""
+    return max(1.0, share_of_plan())
+
+
 def share_of_plan() -> float:
     """CHAOS_MINUTES, as a share of the five that the whole takes by default."""
     return float(os.environ.get("CHAOS_MINUTES") or 5) / 5

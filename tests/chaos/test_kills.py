@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaos.campaign import Campaign
-from chaos.figures import rounds
+from chaos.figures import longer, rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from chaos.figures import Figures
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900 * longer())]
 
 ROUNDS, ACTS = 75, 110
 LONGEST_S = 103.0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaos.figures import rounds
+from chaos.figures import longer, rounds
 from chaos.power_cuts import PowerCuts
 from support.power import CannotMountError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from chaos.figures import Figures
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(900 * longer())]
 
 ROUNDS, FILES = 7, 40
 LONGEST_S = 12.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaos.figures import Figures, rounds
+from chaos.figures import Figures, longer, rounds
 from chaos.oracle import Oracle
 from chaos.witness import Digests, Version
 from chaos.writers import Writers
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from s3spool.demo.seaweed import Seaweed
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600 * longer())]
 
 ROUNDS, ACTS = 12, 60
 WAIT_S = 180.0

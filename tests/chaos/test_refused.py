@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaos.campaign import Campaign
+from chaos.figures import longer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from chaos.figures import Figures
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600 * longer())]
 
 ACTS = 150
 

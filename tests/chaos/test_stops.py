@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaos.campaign import Campaign
-from chaos.figures import rounds, share_of_plan
+from chaos.figures import longer, rounds, share_of_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from chaos.figures import Figures
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600 * longer())]
 
 LONG_S = 60.0
 FAMINES = 8
