@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -88,7 +89,7 @@ def house(build: Build) -> House:
 
 def sort(house: House, *paths: str, hinted: bool = False) -> list[Item]:
     with Reader(house.ledger.path) as reader:
-        return house.deduplicator.sort([(path, None, None) for path in paths], reader, hinted=hinted)
+        return [*chain(*house.deduplicator.sort([(path, None, None) for path in paths], reader, hinted=hinted))]
 
 
 def test_sorting_a_mixed_lot(house: House, lines: Lines) -> None:
@@ -133,7 +134,7 @@ def test_what_a_scan_has_found(house: House, lines: Lines, level: str) -> None:
     found = [(path.name, house.identity(path.name)) for path in sorted(house.root.iterdir())]
 
     with Reader(house.ledger.path) as reader:
-        items = house.deduplicator.sort_found(found, reader, lambda *_: False)
+        items = [*chain(*house.deduplicator.sort_found(found, reader, lambda *_: False))]
 
     assert {item.path: item.receipt and item.receipt.path for item in items} == {
         "new": None,
@@ -153,7 +154,7 @@ def test_what_was_seen_travels_with_the_item(house: House) -> None:
     house.record(a_retry("b"))
 
     with Reader(house.ledger.path) as reader:
-        items = house.deduplicator.sort([("a", None, SOME), ("b", None, SOME)], reader, hinted=True)
+        items = [*chain(*house.deduplicator.sort([("a", None, SOME), ("b", None, SOME)], reader, hinted=True))]
 
     assert items == [Item("a", seen=SOME), Item("b", seen=SOME)]
 

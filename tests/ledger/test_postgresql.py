@@ -208,6 +208,22 @@ def test_three_nodes_that_offer_all_files_send_each_once(new_node: NewNode) -> N
     assert sum(node.statements for node in nodes) - before < len(names) / 10
 
 
+def test_claims_do_not_cut_the_groups_of_receipts_short(new_node: NewNode) -> None:
+    """Two hundred receipts among which ten claims are made need no more than a statement for every fifty of them."""
+    node = new_node("a")
+    names = [f"{number:03}" for number in range(200)]
+    node.claims.take(names)
+    before = node.statements
+
+    for number in range(10):
+        for name in names[20 * number : 20 * (number + 1)]:
+            node.record_receipt(a_receipt(name, destination=node.destination))
+        assert len(node.claims.take([f"{number}-{each}" for each in range(100)])) == 100
+    assert node.flush(60)
+
+    assert node.statements - before <= 10 + 4
+
+
 def test_clocks_that_are_a_day_apart(new_node: NewNode) -> None:
     """A file is due at the same moment for all: the database's clock counts."""
     here, there = new_node("here"), new_node("there")

@@ -24,7 +24,7 @@ from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.heartbeat import HEARTBEAT_TIMEOUT_S
 from s3spool.ledger.database import DirectoryLock
 from s3spool.ledger.opening import open_ledger
-from s3spool.ledger.protocol import LOOKUP_ROWS, LedgerBackend
+from s3spool.ledger.protocol import LedgerBackend
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle
 from s3spool.s3.bandwidth import BandwidthLimiter
@@ -221,7 +221,7 @@ def build(
 def queue_size_of(config: Config, ledger: LedgerBackend, workers: int) -> int:
     """What one of several daemons has claimed, no other daemon can send: it claims little ahead."""
     size = config.upload.queue_size
-    return size if ledger.claims is None else min(size, max(2 * LOOKUP_ROWS, CLAIMED_PER_WORKER * workers))
+    return size if ledger.claims is None else min(size, CLAIMED_PER_WORKER * workers)
 
 
 def filter_of(config: Config) -> FileFilter:

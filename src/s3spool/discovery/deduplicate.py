@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
+from itertools import chain
 
 import structlog
 
 from s3spool.errors import LedgerError
 from s3spool.folder.folder import Folder
 from s3spool.folder.slow_directories import SlowDirectories
-from s3spool.ledger.protocol import Known, LedgerBackend, LedgerReader
+from s3spool.ledger.protocol import CLAIMED_ROWS, Claims, Known, LedgerBackend, LedgerReader
 from s3spool.ledger.rows import Identity, Receipt
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
@@ -76,23 +77,34 @@ class Deduplicator:
         *,
         hinted: bool,
         meanwhile: Callable[[], None] = lambda: None,
-    ) -> list[Item]:
-        """The items to send. Raises LedgerError, but never OSError.
+    ) -> Iterator[list[Item]]:
+        """The items to send, in pieces. Raises LedgerError, but never OSError.
 
-        The worker, not this thread, looks at a file that is not in the ledger. In a shared ledger the files are claimed
-        first, which may block: a file of another daemon is left out, and the next scan looks at it again.
+        The worker, not this thread, looks at a file that is not in the ledger.
         """
-        paths = [path for path, _, _ in candidates]
         if self._claims is None:
-            return self._items(candidates, reader.known(paths), hinted=hinted)
-        known = self._claims.take(paths, meanwhile)
-        rows = {path: row for path, row in known.items() if row != UNKNOWN}
-        items = self._items([each for each in candidates if each[0] in known], rows, hinted=hinted)
-        self._claims.give_back([*known.keys() - {item.path for item in items}])
-        # The inbox knows these: it remembers that they were offered again.
+            yield self._items(candidates, reader.known([path for path, _, _ in candidates]), hinted=hinted)
+        else:
+            yield from self._claimed(candidates, self._claims, hinted=hinted, meanwhile=meanwhile)
+
+    def _claimed(
+        self, candidates: Sequence[Candidate], claims: Claims, *, hinted: bool, meanwhile: Callable[[], None]
+    ) -> Iterator[list[Item]]:
+        """Claim a piece, which may block, and yield it; the next piece when that one is queued.
+
+        Each daemon begins with another piece. A file of another daemon is left out; the next scan looks at it again.
+        """
         lane = Lane.ARRIVED if hinted else Lane.FOUND
-        held = [each for each in candidates if each[0] not in known and self._claims.holds(each[0])]
-        return items + [Item(path, lane, seen=seen) for path, _, seen in held]
+        pieces = [candidates[start : start + CLAIMED_ROWS] for start in range(0, len(candidates), CLAIMED_ROWS)]
+        first = self._ledger.owner % len(pieces) if pieces else 0
+        for piece in pieces[first:] + pieces[:first]:
+            known = claims.take([path for path, _, _ in piece], meanwhile)
+            rows = {path: row for path, row in known.items() if row != UNKNOWN}
+            items = self._items([each for each in piece if each[0] in known], rows, hinted=hinted)
+            claims.give_back([*known.keys() - {item.path for item in items}])
+            # The inbox knows these: it remembers that they were offered again.
+            held = [each for each in piece if each[0] not in known and claims.holds(each[0])]
+            yield items + [Item(path, lane, seen=seen) for path, _, seen in held]
 
     def _items(self, candidates: Sequence[Candidate], known: Mapping[str, Known], *, hinted: bool) -> list[Item]:
         items: list[Item] = []
@@ -130,7 +142,7 @@ class Deduplicator:
         reader: LedgerReader,
         settles: Callable[[str, Identity], bool],
         meanwhile: Callable[[], None] = lambda: None,
-    ) -> list[Item]:
+    ) -> Iterator[list[Item]]:
         """`sort` for the files of a scan, of which almost all are unchanged; fastest in the order of paths.
 
         `settles`: whether this file changed a moment ago, and waits in settle from now on.
@@ -138,17 +150,18 @@ class Deduplicator:
         if self._claims is not None:  # a file that settles is not claimed yet
             news = reader.news(found, self._ledger.destination)
             ready = [(path, identity, None) for path, identity in found if path in news and not settles(path, identity)]
-            return self.sort(ready, reader, hinted=False, meanwhile=meanwhile)
+            yield from self.sort(ready, reader, hinted=False, meanwhile=meanwhile)
+            return
         identities = dict(found)
-        return [item for item in self._news(found, reader) if not settles(item.path, identities[item.path])]
+        yield [item for item in self._news(found, reader) if not settles(item.path, identities[item.path])]
 
     def _news(self, found: Sequence[tuple[str, Identity]], reader: LedgerReader) -> list[Item]:
         if log.is_enabled_for(logging.DEBUG):  # one line per file
-            return self.sort([(path, identity, None) for path, identity in found], reader, hinted=False)
+            return [*chain(*self.sort([(path, identity, None) for path, identity in found], reader, hinted=False))]
         news = reader.news(found, self._ledger.destination)
         unknown = [Item(path, Lane.FOUND) for path, known in news.items() if not known]
         known = [(path, identity, None) for path, identity in found if news.get(path)]
-        return unknown + self.sort(known, reader, hinted=False)
+        return [*chain(unknown, *self.sort(known, reader, hinted=False))]
 
     def _identity_of(self, path: str) -> Identity | None:
         try:
@@ -204,10 +217,11 @@ class SettleThread:
     def _step(self, ripe: Sequence[Ripe], reader: LedgerReader) -> None:
         beat = self._settle.heartbeat.beat
         candidates = [(path, None, seen) for path, seen, _ in ripe]
-        items = self._deduplicator.sort(candidates, reader, hinted=True, meanwhile=beat)
         busy = {path for path, _, was_busy in ripe if was_busy}
-        # Files that are tried again and again take their turns with those of the scan: new ones do not wait for them.
-        again = [item._replace(lane=Lane.FOUND) for item in items if item.path in busy]
-        for item in again[self._inbox.offer_nowait(again) :]:
-            self._settle.add(item.path, SettleReason.BUSY, item.seen)
-        self._inbox.offer((item for item in items if item.path not in busy), meanwhile=beat)
+        for items in self._deduplicator.sort(candidates, reader, hinted=True, meanwhile=beat):
+            # Files that are tried again and again take turns with those of the scan: new ones do not wait for them.
+            again = [item._replace(lane=Lane.FOUND) for item in items if item.path in busy]
+            for item in again[self._inbox.offer_nowait(again) :]:
+                self._settle.add(item.path, SettleReason.BUSY, item.seen)
+            if not self._inbox.offer((item for item in items if item.path not in busy), meanwhile=beat):
+                return

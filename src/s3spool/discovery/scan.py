@@ -22,7 +22,7 @@ from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.heartbeat import Heartbeat
-from s3spool.ledger.protocol import LOOKUP_ROWS, LedgerBackend, LedgerReader
+from s3spool.ledger.protocol import CLAIMED_ROWS, LOOKUP_ROWS, LedgerBackend, LedgerReader
 from s3spool.ledger.rows import Identity
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from s3spool.discovery.watch import Watch
 
 BATCH = 20 * LOOKUP_ROWS  # sorted: a larger batch reads fewer pages of the ledger per file
+SHARED_BATCH = 4 * CLAIMED_ROWS  # the same where several daemons claim the files of a batch
 ROUTINE = {"timer", "poll", "request"}  # such a scan is worth a line only if it found something
 EXPECTED = {"start", "full", "ledger", "poll", "restored", "limit", "takeover"}  # files found then were not missed
 AT_ONCE = {"start", "request", "reload", "restored", "takeover"}  # a person asks, or files may have no daemon
@@ -74,7 +75,7 @@ class Scan:
         self._inbox = inbox
         self._deduplicator = deduplicator
         self._ledger = ledger
-        self._batch = BATCH if ledger.claims is None else LOOKUP_ROWS  # what is claimed at once waits for room
+        self._batch = BATCH if ledger.claims is None else SHARED_BATCH
         self._unreadable = False  # whether the last scan has warned of a directory
         self.watch: Watch | None = None  # None: polling
         self._reasons: set[str] = set()
@@ -272,11 +273,15 @@ class Scan:
             settling += waits
             return waits
 
-        items = self._deduplicator.sort_found(found, reader, settles, self.heartbeat.beat)
-        if offer is not None:
-            offer(items)
-            return settling + len(items)
-        waits_at = time.monotonic()
-        self._inbox.offer(items, meanwhile=self.heartbeat.beat)
-        self._waited_s += time.monotonic() - waits_at
-        return settling + len(items)
+        offered = 0
+        for items in self._deduplicator.sort_found(found, reader, settles, self.heartbeat.beat):
+            offered += len(items)
+            if offer is not None:
+                offer(items)
+                continue
+            waits_at = time.monotonic()
+            is_open = self._inbox.offer(items, meanwhile=self.heartbeat.beat)
+            self._waited_s += time.monotonic() - waits_at
+            if not is_open:
+                break
+        return settling + offered

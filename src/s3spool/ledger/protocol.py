@@ -11,6 +11,7 @@ from s3spool.ledger.rows import Identity, Multipart, Node, NodeLoad, Part, Pause
 Committed = Callable[[], None]
 Lost = Callable[[str], None]  # called with the path
 LOOKUP_ROWS = 500  # rows of one query
+CLAIMED_ROWS = 1000  # of one claim; as long as they wait for room in the queue, no other daemon can send them
 ALL = -1  # no limit
 AGES_S = (300, 3600, 86_400)  #: bounds of `LedgerReader.ages`
 SUMMED_ROWS = 100_000  # adding up more sizes would make `status` slow

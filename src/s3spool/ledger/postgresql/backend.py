@@ -24,17 +24,12 @@ from s3spool.ledger.postgresql.connection import (
     shown,
     speaking_of,
 )
-from s3spool.ledger.postgresql.groups import Rows, Work, gathered
+from s3spool.ledger.postgresql.groups import ANNOUNCE_S, BUSY_GROUP_S, CROWD, GROUP_S, WAKE, Rows, Work, gathered
 from s3spool.ledger.postgresql.lease import LEASE_S, Lease
 from s3spool.ledger.postgresql.reader import PostgresReader, RowReader
 from s3spool.ledger.postgresql.session import HOPELESS, KEPT, Session
 from s3spool.ledger.protocol import Committed, Known, LedgerBackend, Listener, Lost
 from s3spool.ledger.rows import NO_LOAD, Multipart, Part, Pause, Receipt, Retry, to_text
-
-GROUP_S = 0.005  # the first row of a group waits for more rows, so that one statement serves them all
-BUSY_GROUP_S = 0.25  # the same after a group of at least CROWD rows
-CROWD = 8
-ANNOUNCE_S = 1.0  # how often readers see in a crowd that there is something new
 
 log = structlog.get_logger()
 
@@ -191,22 +186,40 @@ class PostgresLedger(LedgerBackend):
     def _step(self) -> bool:
         """Gather one group, make it durable, call back; False when it was the last."""
         self.heartbeat.beat()
-        wait_s = self.lease.due_in_s() if self._is_node else None
-        if self._unannounced:
-            wait_s = ANNOUNCE_S if wait_s is None else min(wait_s, ANNOUNCE_S)
         try:
-            first = self._inbox.get(timeout=self.heartbeat.capped(None if wait_s is None else max(0.0, wait_s)))
+            first = self._next()
         except queue.Empty:
             self._crowded = False
             return self._commit_until_done([])
         if first is None:
             return False
-        if not self._session.closing.is_set():
-            self._claims.urgent.wait(BUSY_GROUP_S if self._crowded else GROUP_S)
-        self._claims.urgent.clear()
+        if not self._commit_claims_meanwhile(BUSY_GROUP_S if self._crowded else GROUP_S):
+            return False
         group, last = gathered(self._inbox, first)
         self._crowded = sum(work.size for work in group) >= CROWD
         return self._commit_until_done(group) and not last
+
+    def _next(self) -> Work | None:
+        """Raises queue.Empty when the lease or the readers have waited long enough."""
+        if not self._claims.asked.empty():
+            return WAKE  # the group before had swallowed it
+        wait_s = max(0.0, self.lease.due_in_s()) if self._is_node else None
+        if self._unannounced:
+            wait_s = ANNOUNCE_S if wait_s is None else min(wait_s, ANNOUNCE_S)
+        return self._inbox.get(timeout=self.heartbeat.capped(wait_s))
+
+    def _commit_claims_meanwhile(self, wait_s: float) -> bool:
+        """While a group gathers; False if the ledger is closed and the database is away."""
+        ends_at = time.monotonic() + wait_s
+        while True:
+            left_s = ends_at - time.monotonic()
+            urgent = left_s > 0 and not self._session.closing.is_set() and self._claims.urgent.wait(left_s)
+            self._claims.urgent.clear()
+            asked, _ = gathered(self._claims.asked, WAKE)
+            if not self._commit_until_done(asked):
+                return False
+            if not (urgent and asked):
+                return True
 
     def _commit_until_done(self, group: list[Work]) -> bool:
         """False if the ledger is closed and the database is away."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from s3spool.errors import LedgerUnavailableError
 from s3spool.ledger.postgresql import statements as sql
-from s3spool.ledger.postgresql.groups import Rows, Work
+from s3spool.ledger.postgresql.groups import WAKE, Rows, Work
 from s3spool.ledger.postgresql.lease import Lease
 from s3spool.ledger.postgresql.session import Session
 from s3spool.ledger.protocol import Claims, Known, Listener
@@ -39,7 +40,8 @@ class PostgresClaims(Claims):
         self._owners: dict[str, int] = {}  # the number that this process had when it claimed the path
         self._asked_at = 0.0
         self._listener: Listener | None = None
-        self.urgent = threading.Event()  # the next group should not wait for more rows
+        self.asked: queue.SimpleQueue[Work | None] = queue.SimpleQueue()  # claims do not wait behind other rows
+        self.urgent = threading.Event()  # what is asked, or a group that is gathered, should not wait for more
 
     def listen(self, listener: Listener) -> None:
         self._listener = listener
@@ -67,7 +69,8 @@ class PostgresClaims(Claims):
 
         now = time.monotonic()
         urgent, self._asked_at = len(wanted) >= BATCH or now - self._asked_at > PACE_S, now
-        self._put(Work((sql.TAKE,), paths=[*wanted], taken=taken))
+        self.asked.put(Work((sql.TAKE,), paths=[*wanted], taken=taken))
+        self._put(WAKE)
         if urgent:
             self.urgent.set()
         while not done.wait(BEAT_S):

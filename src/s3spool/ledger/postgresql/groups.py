@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 
 from s3spool.ledger.protocol import Committed, Lost
 
+GROUP_S = 0.005  # the first row of a group waits for more rows, so that one statement serves them all
+BUSY_GROUP_S = 0.5  # the same after a group of at least CROWD rows; claims do not wait for it
+CROWD = 8
 GROUP_ROWS = 1000
+ANNOUNCE_S = 1.0  # how often readers see in a crowd that there is something new
 Rows = list[tuple[Any, ...]]
 
 
@@ -39,12 +43,16 @@ class Work(NamedTuple):
         return row.get("path") or (row["upload_id"], row["number"])
 
 
+WAKE = Work(())  # the ledger's thread looks at what else there is to do
+
+
 def gathered(inbox: queue.SimpleQueue[Work | None], first: Work) -> tuple[list[Work], bool]:
     """A group that begins with `first`, and whether the end of the queue has come."""
-    group = [first]
+    group = [] if first is WAKE else [first]
     while len(group) < GROUP_ROWS and not inbox.empty():
         work = inbox.get_nowait()
         if work is None:
             return group, True
-        group.append(work)
+        if work is not WAKE:
+            group.append(work)
     return group, False

@@ -85,13 +85,9 @@ class PostgresReader(LedgerReader):
         return found
 
     def news(self, found: Sequence[tuple[str, Identity]], destination: int) -> dict[str, bool]:
-        news: dict[str, bool] = {}
-        for start in range(0, len(found), LOOKUP_ROWS):
-            some = found[start : start + LOOKUP_ROWS]
-            rows = [{"path": to_text(path), "identity": sql.shared(identity)} for path, identity in some]
-            pairs = self._rows(_NEWS, found=sql.as_json(rows), number=destination, owner=self._lease.owner)
-            news.update((from_text(text), bool(is_known)) for text, is_known in pairs)
-        return news
+        rows = [{"path": to_text(path), "identity": sql.shared(identity)} for path, identity in found]
+        pairs = self._rows(_NEWS, found=sql.as_json(rows), number=destination, owner=self._lease.owner)
+        return {from_text(text): bool(is_known) for text, is_known in pairs}
 
     def due(self, now: float, limit: int) -> list[Retry]:
         statement = f"SELECT {sql.RETRY} FROM files WHERE {_WAITING} AND next_attempt <= %(now)s"  # noqa: S608 - constants
