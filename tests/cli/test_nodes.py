@@ -65,12 +65,14 @@ def test_nodes_lists_the_living(place: Path, node: PostgresLedger) -> None:
     assert typed(place, "nodes") == "no daemon of this destination runs\n"
 
 
-def test_list_and_why_name_the_node_that_uploads(place: Path, node: PostgresLedger) -> None:
+def test_list_and_why_name_the_node_that_has_claimed_a_file(place: Path, node: PostgresLedger) -> None:
     """A file has one row, whatever the ledger knows of it from before."""
     (place / "spool/a").write_text("content")
 
-    assert typed(place, "why", str(place / "spool/a")) == "a: uploading\nuploading on there\n"
-    assert typed(place, "list").split() == ["uploading", "a", "on", "there"]
+    assert typed(place, "why", str(place / "spool/a")) == "a: queued\nclaimed by there, which sends it\n"
+    assert typed(place, "list").split() == ["queued", "a", "on", "there"]
+    assert typed(place, "list", "--state", "queued").split() == ["queued", "a", "on", "there"]
+    assert typed(place, "list", "--state", "uploading") == ""
     assert typed(place, "list", "--state", "waiting") == ""
 
     node.close(30)

@@ -14,7 +14,7 @@ from s3spool.errors import LedgerError
 from s3spool.ledger.postgresql.backend import PostgresLedger
 from s3spool.ledger.postgresql.connection import VERSION
 from s3spool.ledger.protocol import Known, Listener
-from s3spool.ledger.rows import NodeLoad, Pause
+from s3spool.ledger.rows import NO_LOAD, NodeLoad, Pause
 from support.postgres import Postgres
 from support.rows import SOME, a_receipt, a_retry
 from support.waiting import eventually
@@ -120,6 +120,55 @@ def test_a_receipt_whose_answer_was_lost_is_recognised(new_node: NewNode) -> Non
 
     assert told.is_set()
     assert lost == []
+
+
+def test_a_number_that_another_node_has_got_is_not_renewed(new_node: NewNode) -> None:
+    """A replica without the last commits gives a number again: the process that has it first gets another one."""
+    node = new_node("node", start=False)
+    number = node.lease.owner
+    with psycopg.connect(node._url, autocommit=True) as db:
+        db.execute("UPDATE nodes SET name = 'newcomer', started_at = clock_timestamp() WHERE id = %s", (number,))
+        node.lease.renew(db)
+
+        assert node.lease.owner != number
+        assert db.execute("SELECT name FROM nodes ORDER BY id").fetchall() == [("newcomer",), ("node",)]
+    node._session.disconnect()
+
+
+def test_claims_are_compared_with_a_database_that_lost_its_last_commits(new_node: NewNode) -> None:
+    """What only the process calls claimed is claimed again; what only the database does is free; a scan is wanted."""
+    node, other = new_node("node"), new_node("other")
+    gone = threading.Event()
+    listener = Reporting(NO_LOAD)
+    listener.node_gone = gone.set  # type: ignore[method-assign]
+    node.claims.take(["claim lost", "kept"])
+    node.listen(listener)
+    with psycopg.connect(node._url, autocommit=True) as db:
+        db.execute("DELETE FROM files WHERE path = 'claim lost'")
+        db.execute("INSERT INTO files VALUES (%s, 'receipt lost', %s)", (node.destination, node.owner))
+        assert node._session.connection is not None
+        db.execute("SELECT pg_terminate_backend(%s)", (node._session.connection.info.backend_pid,))
+    node.claims.give_back(["some"])
+    assert node.flush(30)
+
+    assert [path for path in ("claim lost", "kept", "receipt lost") if node.claims.holds(path)] == ["kept"]
+    assert set(other.claims.take(["claim lost", "kept", "receipt lost"])) == {"claim lost", "receipt lost"}
+    assert gone.is_set()
+
+
+def test_void_claims_of_files_that_are_gone_leave_the_table(new_node: NewNode) -> None:
+    """A row that has a receipt or a retry stays, and so does the claim of a living node."""
+    dead, living = new_node("dead"), new_node("living")
+    dead.claims.take(["gone", "sent", "failed"])
+    living.claims.take(["claimed"])
+    with psycopg.connect(dead._url, autocommit=True) as db:
+        db.execute("UPDATE files SET sent = '{1}' WHERE path = 'sent'")
+        db.execute("UPDATE files SET failed = '{1}' WHERE path = 'failed'")
+        assert dead.close(30)
+        living.claims.drop_void()
+        assert living.flush(30)
+
+        assert db.execute("SELECT path FROM files ORDER BY 1").fetchall() == [("claimed",), ("failed",), ("sent",)]
 
 
 def test_nodes_that_start_at_once_make_one_schema(postgres: Postgres) -> None:

@@ -59,7 +59,7 @@ def page(reader: LedgerReader, only: str | None, cursor: Cursor) -> tuple[list[d
     """
     some: list[dict[str, Any]] = []
     if cursor.section == "nodes":
-        if wanted("uploading", only):
+        if wanted("queued", only):
             some = [of_claim(*claim) for claim in reader.elsewhere(after=cursor.after, limit=PAGE_ROWS)]
         following: Cursor | None = Cursor("retries")
     elif cursor.section == "retries":
@@ -80,12 +80,12 @@ def page(reader: LedgerReader, only: str | None, cursor: Cursor) -> tuple[list[d
 
 
 def of_claim(path: str, node: str) -> dict[str, Any]:
-    """A file that another node uploads."""
-    return {"path": to_text(path), "state": "uploading", "node": node}
+    """A file that another node has claimed; only that node knows whether it sends the file already."""
+    return {"path": to_text(path), "state": "queued", "node": node}
 
 
 def on_node(node: str) -> Live:
-    return Live("uploading", f"uploading on {node}")
+    return Live("queued", f"claimed by {node}, which sends it")
 
 
 def of_retry(retry: Retry) -> dict[str, Any]:

@@ -185,6 +185,8 @@ class Scan:
         duration_s = time.monotonic() - start
         self._last_duration_s = duration_s - self._waited_s
         self.mounts.wait(self.heartbeat.beat)
+        if self._ledger.claims is not None:
+            self._ledger.claims.drop_void()  # files of dead daemons that this scan has not found
         missed = 0 if reasons & EXPECTED or (self.watch is not None and self.watch.exhausted) else offered
         self.missed += missed
         say = log.debug if reasons <= ROUTINE and not offered else log.info

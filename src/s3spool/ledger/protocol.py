@@ -145,12 +145,15 @@ class Claims(Protocol):
     def give_back(self, paths: Sequence[str]) -> None:
         """End the claims of files that are not sent after all."""
 
+    def drop_void(self) -> None:
+        """Forget files of which nothing is known but the claim of a daemon that has ended."""
+
 
 class Listener(Protocol):
     """What other daemons do, and the ledger's thread reports. No method may block or raise."""
 
     def node_gone(self) -> None:
-        """A daemon has ended, or its lease is over: its files are free."""
+        """Files may be free: a daemon has ended, its lease is over, or the database was away."""
 
     def may_start(self) -> None:
         """Uploads may start again."""

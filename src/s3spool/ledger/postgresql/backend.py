@@ -63,7 +63,7 @@ class PostgresLedger(LedgerBackend):
                 connection.close()
                 raise
         self._listener: Listener | None = None
-        self._session = Session(url, connection, longest_wait_s=lease_s / 3, recovered=self._tell_may_start)
+        self._session = Session(url, connection, lease_s / 3, self._reconnected, self._recovered)
         self.heartbeat = self._session.heartbeat
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._claims = PostgresClaims(self.lease, self._session, self._inbox.put, self.alive, self._known)
@@ -240,9 +240,18 @@ class PostgresLedger(LedgerBackend):
                 work.taken([])
         return True
 
+    def _reconnected(self, db: Connection) -> None:
+        """The database may be a replica without the last commits: compare lease and claims with it."""
+        if self._is_node:
+            self._renew_lease(db)
+            if free := self._claims.compare(db, self.destination):
+                self._commit([Work(sql.GIVE_BACK, paths=free)], db)
+
     def _keep_lease(self, db: Connection) -> None:
-        if not self._is_node or self.lease.due_in_s() > 0:
-            return
+        if self._is_node and self.lease.due_in_s() <= 0:
+            self._renew_lease(db)
+
+    def _renew_lease(self, db: Connection) -> None:
         self.lease.look(db, self._listener)
         if self._listener is not None and self._listener.gives_up():
             self.lease.leave(db)
@@ -250,6 +259,11 @@ class PostgresLedger(LedgerBackend):
         self.lease.renew(db, self._listener.load() if self._listener else NO_LOAD)
         if not held:
             self._tell_may_start()
+
+    def _recovered(self) -> None:
+        self._tell_may_start()
+        if self._listener is not None:
+            self._listener.node_gone()  # receipts and retries that the database lost are known to no daemon
 
     def _tell_may_start(self) -> None:
         if self._listener is not None:

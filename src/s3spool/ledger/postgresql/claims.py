@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 
 from s3spool.errors import LedgerUnavailableError
 from s3spool.ledger.postgresql import statements as sql
+from s3spool.ledger.postgresql.connection import Connection
 from s3spool.ledger.postgresql.groups import WAKE, Rows, Work
 from s3spool.ledger.postgresql.lease import Lease
 from s3spool.ledger.postgresql.session import Session
 from s3spool.ledger.protocol import Claims, Known, Listener
+from s3spool.ledger.rows import from_text
 
 BATCH = 100  # so many paths are worth a statement of their own
 PACE_S = 0.25  # of smaller batches: in a crowd they wait for each other
@@ -83,7 +85,18 @@ class PostgresClaims(Claims):
         if paths:
             self._put(Work(sql.GIVE_BACK, paths=paths))
 
+    def drop_void(self) -> None:
+        self._put(Work(sql.DROP_VOID))
+
     # The ledger's thread calls these.
+
+    def compare(self, db: Connection, destination: int) -> list[str]:
+        """End the claims that the database does not know; returns the paths that only the database calls claimed."""
+        owners = [*{self._lease.owner, *self._owners.values()}]
+        rows: Rows = db.execute(sql.CLAIMED.encode(), {"destination": destination, "owners": owners}).fetchall()
+        known = {from_text(path): owner for path, owner in rows}
+        self.end([path for path, owner in self._owners.items() if known.get(path) != owner])
+        return [path for path, owner in known.items() if owner == self._lease.owner and not self.holds(path)]
 
     def owner_of(self, path: str) -> int:
         return self._owners.get(path, 0)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from s3spool import __version__
-from s3spool.ledger.postgresql.connection import Connection, number
+from s3spool.ledger.postgresql.connection import Connection
 from s3spool.ledger.protocol import Listener
 from s3spool.ledger.rows import NO_LOAD, NodeLoad, Pause
 
@@ -17,13 +17,14 @@ RENEW_S = LEASE_S / 3
 
 _JOIN = (
     "INSERT INTO nodes (destination, name, host, version, alive_until)"
-    " VALUES (%s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id"
+    " VALUES (%s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id, started_at"
 )
-# A lease that is over stays over, even if nobody has noticed yet.
+# A lease that is over stays over, even if nobody has noticed yet. A replica without the last commits may have given the
+# number to another node.
 _RENEW = (
     "UPDATE nodes SET alive_until = clock_timestamp() + make_interval(secs => %s),"
     " in_flight = %s, files_per_minute = %s, marker = %s"
-    " WHERE id = %s AND alive_until > clock_timestamp()"
+    " WHERE id = %s AND started_at = %s AND alive_until > clock_timestamp()"
 )
 _LOOK = (
     "SELECT ARRAY(SELECT id FROM nodes WHERE nodes.destination = %(destination)s), pause.since, pause.reason,"
@@ -31,7 +32,7 @@ _LOOK = (
     " FROM (VALUES (1)) AS one LEFT JOIN pause ON pause.destination = %(destination)s"
 )
 _EXPIRE = "DELETE FROM nodes WHERE alive_until <= clock_timestamp()"
-_LEAVE = "DELETE FROM nodes WHERE id = %s"
+_LEAVE = "DELETE FROM nodes WHERE id = %s AND started_at = %s"
 
 
 class Lease:
@@ -51,6 +52,7 @@ class Lease:
         self.owner = 0  #: nodes.id; 0: none yet
         self.renewed = 0.0  #: when the last renewal that succeeded began
         self.ahead_s = 0.0  #: the database's clock minus that of this host, in whole seconds
+        self._started_at: object = None  # by the database's clock
         self._until = 0.0
         self._nodes: set[int] = set()  # all that live, this one included
 
@@ -62,9 +64,11 @@ class Lease:
         """Renew or begin the lease, report the load, and end the leases that are over. Raises psycopg.Error."""
         asked = self._clock()
         connection.execute(_EXPIRE)
-        if not (self.owner and connection.execute(_RENEW, (self._lease_s, *load, self.owner)).rowcount):
+        this = (self.owner, self._started_at)
+        if not (self.owner and connection.execute(_RENEW, (self._lease_s, *load, *this)).rowcount):
             node = (self._destination, self._name, os.uname().nodename, __version__, self._lease_s)
-            self.owner = number(connection, _JOIN, node)
+            rows: list[tuple[Any, ...]] = connection.execute(_JOIN, node).fetchall()
+            self.owner, self._started_at = rows[0]
         self.renewed, self._until = asked, asked + self._lease_s
 
     def to_database(self, time_s: float) -> float:
@@ -92,4 +96,4 @@ class Lease:
     def leave(self, connection: Connection) -> None:
         """Hand all claims over at once. Raises psycopg.Error."""
         self._until = 0.0
-        connection.execute(_LEAVE, (self.owner,))
+        connection.execute(_LEAVE, (self.owner, self._started_at))

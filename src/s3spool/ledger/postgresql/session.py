@@ -25,10 +25,16 @@ class Session:
     """Only the ledger's thread calls `run` and `disconnect`; any thread reads."""
 
     def __init__(
-        self, url: str, connection: Connection, *, longest_wait_s: float, recovered: Callable[[], None]
+        self,
+        url: str,
+        connection: Connection,
+        longest_wait_s: float,
+        reconnected: Callable[[Connection], None],
+        recovered: Callable[[], None],
     ) -> None:
-        """`recovered` is called when the database answers again."""
+        """`reconnected` is called with each later connection, `recovered` when the database answers again."""
         self._url = url
+        self._reconnected = reconnected
         self._recovered = recovered
         self._longest_wait_s = longest_wait_s
         self.connection: Connection | None = connection
@@ -45,6 +51,7 @@ class Session:
             try:
                 if self.connection is None:
                     self.connection = connect(self._url)
+                    self._reconnected(self.connection)
                 act(self.connection)
             except HOPELESS:
                 raise

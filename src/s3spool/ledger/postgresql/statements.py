@@ -99,6 +99,11 @@ _DROP_EMPTY = f"DELETE FROM files WHERE {_THESE} AND sent IS NULL AND failed IS 
 _WAITING = "UPDATE files SET state = 'waiting', next_attempt = 0, provisional = false"
 
 CLAIM = (f"UPDATE files SET owner = %(owner)s WHERE {_THESE} AND next_attempt <= %(now)s AND {_MINE_OR_FREE}",)  # noqa: S608 - constants
+CLAIMED = f"SELECT path, owner FROM files WHERE {_HERE} AND owner = ANY(%(owners)s)"  # noqa: S608 - constants
+# A row that another node locks is no longer void, or is deleted by that node.
+_VOID = f"{_HERE} AND owner IS NOT NULL AND {_FREE} AND sent IS NULL AND failed IS NULL"
+_UNLOCKED = f"SELECT path FROM files WHERE {_VOID} FOR UPDATE SKIP LOCKED"  # noqa: S608 - constants
+DROP_VOID = (f"DELETE FROM files WHERE {_HERE} AND path IN ({_UNLOCKED})",)  # noqa: S608 - constants
 GIVE_BACK = (f"UPDATE files SET {_NOT_MINE} WHERE {_THESE}", _DROP_EMPTY)  # noqa: S608 - constants
 RELEASE = (f"{_WAITING}, {_UNLESS_HELD} WHERE {_THESE} AND failed IS NOT NULL",)
 RELEASE_ALL = (f"{_WAITING} WHERE {_HERE} AND failed IS NOT NULL AND {_FREE}",)
