@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cluster.cluster import LEASE_S, Cluster
+from cluster.cluster import Cluster
 from support.database_proxy import DatabaseProxy
 from support.faults import Delay, HoldUntil
 from support.faulty import FaultyS3
+from support.nodes import LEASE_S
 from support.postgres import Postgres
 from support.waiting import eventually
 
@@ -137,7 +138,7 @@ def test_a_database_that_some_nodes_cannot_reach(
     url = postgres.database()
     with contextlib.ExitStack() as stack:
         proxies = [stack.enter_context(DatabaseProxy(postgres.directory / ".s.PGSQL.5432")) for _ in range(3)]
-        urls = [f"postgresql://s3spool@127.0.0.1:{proxy.port}/{name_of(url)}?sslmode=disable" for proxy in proxies]
+        urls = [proxy.url(name_of(url)) for proxy in proxies]
         cluster = stack.enter_context(Cluster(tmp_path, server, url, node_url=urls.__getitem__))
         cluster.drop(300)
         eventually(lambda: cluster.versions() > 50, timeout_s=30)
@@ -163,7 +164,7 @@ def test_a_database_that_needs_a_second_for_each_statement(
     """Claims and receipts go in batches, and the lease is renewed in between."""
     url = postgres.database()
     with DatabaseProxy(postgres.directory / ".s.PGSQL.5432") as proxy:
-        slow = f"postgresql://s3spool@127.0.0.1:{proxy.port}/{name_of(url)}?sslmode=disable"
+        slow = proxy.url(name_of(url))
         with Cluster(tmp_path, server, url, node_url=lambda _: slow, lease_s=15) as cluster:
             proxy.delay_s = 1.0
             cluster.drop(200)
