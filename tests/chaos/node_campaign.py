@@ -154,7 +154,7 @@ class NodeCampaign(BaseCampaign):
 
     def _kill(self, node: Daemon) -> None:
         self._bury()
-        if node.alive:
+        if node.runs:
             node.kill()
             self._stopped.discard(node)
             self.figures.kills += 1
@@ -180,6 +180,7 @@ class NodeCampaign(BaseCampaign):
             code = node.ends_within(0) if node.runs else None
             if code is None:
                 continue
+            self._stopped.discard(node)
             step = self._steps.pop(node, "")
             if step and code == -signal.SIGKILL:
                 self.figures.kills += 1
@@ -196,7 +197,8 @@ class NodeCampaign(BaseCampaign):
 
     def _start_dead(self) -> None:
         """Most of them, and most of the time until they are ready."""
-        dead = [node for node in self.nodes.nodes if not node.alive]
+        self._bury()
+        dead = [node for node in self.nodes.nodes if not node.runs]
         for node in dead:
             if len(dead) < len(NAMES) and self._rng.random() < 0.15:
                 continue  # it stays away for a round
@@ -225,9 +227,9 @@ class NodeCampaign(BaseCampaign):
     def _start_all(self) -> None:
         self._bury()
         for node in self.nodes.nodes:
-            if node.alive and node in self._steps:  # it would die in the end
+            if node in self._steps:  # it would die in the end
                 self._kill(node)
-            if not node.alive:
+            if not node.runs:
                 self._start(node)
         self._wait_ready()
 
