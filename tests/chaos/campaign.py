@@ -105,7 +105,7 @@ class Campaign(BaseCampaign):
         self._start()
         self.daemon.wait_ready(START_S)
         path = self.writers.drop_medium()
-        eventually(self._is_stopped, timeout_s=START_S, message=f"{self.context}: it stops at {step}")
+        eventually(self.daemon.stands_still, timeout_s=START_S, message=f"{self.context}: it stops at {step}")
         if late:
             self.writers.open_and_think(path)
         else:
@@ -123,9 +123,6 @@ class Campaign(BaseCampaign):
         eventually(self._all_seen, timeout_s=DRAIN_S, message=f"{what} is sent again, or lost to its writer")
         self.daemon.kill()
         self.figures.kills += 1
-
-    def _is_stopped(self) -> bool:
-        return Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     def refuse_all(self, fault: str, acts: int, *, kill: bool) -> None:
         """A life in which every request is refused for good: the breaker opens before many files have failed for it."""

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,13 +18,13 @@ from cluster.cluster import Cluster
 from support.database_proxy import DatabaseProxy
 from support.faults import Delay, HoldUntil
 from support.faulty import FaultyS3
+from support.killing import program
 from support.nodes import LEASE_S
 from support.postgres import Postgres
 from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.cluster
 IN_FLIGHT = 150  #: files of a node that are being sent, or were sent and have no receipt yet
@@ -107,6 +108,26 @@ def test_a_node_that_sleeps_for_longer_than_its_lease(tmp_path: Path, server: Fa
             cluster.wait_empty()
 
             cluster.assert_clean(sent_again=IN_FLIGHT)
+
+
+def test_a_node_that_wakes_up_late_does_not_replace_a_newer_object(
+    tmp_path: Path, server: FaultyS3, postgres: Postgres
+) -> None:
+    """It stopped before it sent the file; meanwhile another node has sent the file, and the next one of that name."""
+    cluster = Cluster(tmp_path, server, postgres.database(), "ab")
+    late, other = cluster.nodes
+    late.program, late.environment["PYTHONPATH"] = program("stop:checksum"), str(Path(__file__).parents[1])
+    cluster.put("report", bytes(200_000))
+    with late:
+        eventually(late.stands_still)
+        with other:
+            cluster.wait_empty()
+            cluster.put("report", bytes(300_000))
+            cluster.wait_empty()
+            late.signal(signal.SIGCONT)
+            assert late.stop() == 0  # after what it was doing
+
+            cluster.assert_clean()
 
 
 def test_a_database_that_is_restarted(tmp_path: Path, server: FaultyS3) -> None:

@@ -91,6 +91,10 @@ class Daemon:
         """Started, and its end not noticed yet."""
         return self._process is not None
 
+    def stands_still(self) -> bool:
+        """Whether SIGSTOP has stopped it."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
     def start(self) -> Self:
         assert self._process is None, "it runs already"
         self.config_path.write_text(to_toml(self.config))
