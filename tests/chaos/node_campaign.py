@@ -60,7 +60,7 @@ class NodeCampaign(BaseCampaign):
         self._steps: dict[Daemon, str] = {}  # at which the nodes that run are to die
         self._stopped: set[Daemon] = set()
         self._left_aside = False  # a node died while a file was out of the way
-        self._troubled = False  # in this round the database is not always there
+        self._disturbed: set[Daemon] = set()  # since these nodes started, the database was away or slow
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -82,7 +82,6 @@ class NodeCampaign(BaseCampaign):
 
     def round(self, acts: int) -> None:
         """Each trouble begins and ends within the round; whoever died is started at its end."""
-        self._troubled = False
         self._start_dead()
         events = sorted(self._events(), key=lambda event: event[0])
         length_s = max([self._rng.uniform(1.0, 4.0), *(at_s for at_s, _ in events)])
@@ -131,7 +130,7 @@ class NodeCampaign(BaseCampaign):
         delay_s = self._rng.choice(SLOW_S)
 
         def begin() -> None:
-            self._troubled = True
+            self._disturbed.update(self.nodes.nodes)
             if kind == "restarted":
                 self.figures.database["restarted"] += 1
                 self._database.stop("immediate")
@@ -187,7 +186,7 @@ class NodeCampaign(BaseCampaign):
                 self.figures.kills_at_steps[step] += 1
                 self._left_aside |= step in {"after:aside", "before:unlink", "before:restore"}
                 continue
-            refused = code == 1 and self._troubled and not node.events("daemon.ready", this_run=True)
+            refused = code == 1 and node in self._disturbed and not node.events("daemon.ready", this_run=True)
             assert refused, f"{self.context}: {node.home.name} ended with {code}\n{node.log_tail()}"
             self.figures.refused_starts += 1
             if step:
@@ -215,6 +214,7 @@ class NodeCampaign(BaseCampaign):
             if step.endswith(":restore"):
                 self._left_aside = False
         node.start()
+        self._disturbed.discard(node)
         self.figures.starts += 1
 
     def _wait_ready(self) -> None:
