@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chaos.base_campaign import BACKLOG, DRAIN_S, START_S, BaseCampaign, sections
-from chaos.steps import WHEN, Steps, plan
+from chaos.steps import LARGE, WHEN, Steps, plan
 from chaos.witness import Witness
 from support.database_proxy import DatabaseProxy
 from support.killing import program as dying_at
@@ -31,6 +31,7 @@ TESTS = Path(__file__).parents[1]
 NAMES = ("a", "b", "c")
 DATABASE = "postgres"
 KILLED = (0, 1, 1, 1, 2, 3)  # nodes of a round, at random moments
+LARGE_EVERY = 30  # acts in a round at one of whose steps a large file has to come
 SLOW_S = (0.02, 0.1, 0.5, 1.0)  # for each message to the database
 
 Event = tuple[float, "Callable[[], None]"]  # seconds after the round's begin
@@ -85,7 +86,8 @@ class NodeCampaign(BaseCampaign):
         self._start_dead()
         events = sorted(self._events(), key=lambda event: event[0])
         length_s = max([self._rng.uniform(1.0, 4.0), *(at_s for at_s, _ in events)])
-        self._set_faults(self._rng.choice([*(step.partition(":")[2] for step in self._steps.values()), ""]))
+        kind = self._rng.choice([*(step.partition(":")[2] for step in self._steps.values()), ""])
+        self._set_faults(kind)
         begun = time.monotonic()
         done = 0
         while (now_s := time.monotonic() - begun) < length_s or events:
@@ -93,6 +95,8 @@ class NodeCampaign(BaseCampaign):
                 events.pop(0)[1]()
             due = min(acts, int(acts * now_s / length_s) + 1)
             self._act(due - done)
+            if kind in LARGE and due // LARGE_EVERY > done // LARGE_EVERY:
+                self.writers.act_on_large()
             done = due
             self._bury()
             time.sleep(0.02)
