@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-power-cuts mutants test-contention test-cluster test-chaos test-compat soak test-system deb dist lock lint types bench clean
+.PHONY: run test test-power-cuts mutants test-contention test-cluster test-cluster-chaos test-chaos test-compat soak test-system deb dist lock lint types bench clean
 
 run: $(VENV)/.demo
 	$(BIN)/s3spool demo
@@ -26,7 +26,7 @@ test-contention: $(VENV)/.dev
 
 # Kills, faults and restless writers for ten minutes at most; CHAOS_SEED=n replays, CHAOS_MINUTES=n lasts longer.
 test-chaos: $(VENV)/.dev
-	$(BIN)/python -m pytest -m 'chaos and not slow' tests/chaos
+	$(BIN)/python -m pytest -m 'chaos and not slow and not cluster' tests/chaos
 
 # The power is cut at each named step and at random, on loop devices: root, e2fsprogs, xfsprogs; ten minutes.
 test-power-cuts: $(VENV)/.dev
@@ -35,6 +35,10 @@ test-power-cuts: $(VENV)/.dev
 # Several daemons on one folder, with a PostgreSQL of their own (apt install postgresql); four minutes at most.
 test-cluster: $(VENV)/.dev
 	$(BIN)/python -m pytest -m cluster tests/cluster
+
+# Chaos with three daemons on one folder: their database is restarted, cut off and slow as well; takes PostgreSQL.
+test-cluster-chaos: $(VENV)/.dev
+	CHAOS_MINUTES=$${CHAOS_MINUTES:-4} $(BIN)/python -m pytest -m 'chaos and cluster' tests/chaos
 
 # S3 servers and programs of other makers, in a minute; s3rver comes from npm into a cache. Rewrites docs/compatibility.md
 # where it differs.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import resource
 import signal
 import sqlite3
@@ -11,11 +10,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chaos.figures import Figures
-from chaos.oracle import Oracle
+from chaos.base_campaign import BACKLOG, DRAIN_S, START_S, BaseCampaign, sections
 from chaos.random_faults import TIMEOUT_S
+from chaos.steps import LARGE, STARTING, Steps, plan
 from chaos.witness import Witness
-from chaos.writers import Writers
 from s3spool.failure.breaker import STREAK
 from s3spool.folder.folder import REMOVING
 from s3spool.ledger.reader import _COUNTED
@@ -25,55 +23,33 @@ from support.killing import program as dying_at
 from support.waiting import eventually
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
 TESTS = Path(__file__).parents[1]
-DRAIN_S = 180.0
-START_S = 60.0
 HEARTBEAT_TIMEOUT_S = 3.0  # how long a step is waited for
 REQUESTS = 120  # a life at whose end no step waits goes on for so many at most
-SOON = 3  # lives until a step is tried once more
-BACKLOG = 1500  # names not seen to arrive; above it there are fewer faults for a while
-# Steps that some mode of removal never comes to.
-ONLY = {"compare+unlink": "delete", "aside": "delete", "unlink": "delete", "restore": "delete"}
-ONLY |= {"compare+rename": "archive", "rename": "archive"}
-INSANE = {"thread.died", "worker.replaced", "daemon.unhealthy", "ledger.failed", "watch.lost", "log.dropped"}
-_WHEN = ("before", "after")
-ACTIONS = ("delete", "archive", "keep")
-LARGE = ("resumed", "create", "record multipart", "record part", "complete", "forget multipart", "abort")
-FAILING = ("record retry", "claim")
-STARTING = ("lock", "migrate", "ledger", "watch", "control", "scan")
 
 
-class Campaign:
-    """One mode of removal, one seed, one daemon that dies again and again."""
+class Campaign(BaseCampaign):
+    """One daemon that dies again and again."""
 
     def __init__(self, home: Path, action: str, seed: int, *, program: tuple[str, ...] = ()) -> None:
         """`program`: another one than the real daemon, which dies at random moments only."""
-        self.action = action
-        self.figures = Figures()
-        self.witness = Witness(seed)
-        self._rng = random.Random(f"{seed} {action}")
+        witness = Witness(seed)
         self.daemon = Daemon(
             home,
-            bucket=self.witness.bucket,
-            environment=self.witness.environment() | {"PYTHONPATH": str(TESTS)},
-            after={"action": action, "archive_directory": str(home / "archive")},
-            upload={"multipart_threshold": "5MiB", "part_size": "5MiB", "timeout_s": TIMEOUT_S, "workers": 40},
-            retry={"initial_s": 0.1, "max_s": 0.5},
-            watch={"settle_s": 0, "rescan_s": 5},
+            bucket=witness.bucket,
+            environment=witness.environment() | {"PYTHONPATH": str(TESTS)},
+            **sections(home, action, workers=40),
         )
-        self.writers = Writers(self.daemon.folder, random.Random(f"{seed} {action} writers"))
-        self.oracle = Oracle(self.daemon, self.writers, self.witness)
+        super().__init__(self.daemon, witness, action, seed)
         self._ordinary = program or self.daemon.program
-        self._todo = [] if program else _plan(action, seed)  # where it is still to die
-        self._missed: set[str] = set()  # where it was to die already, but did not come to
+        self._steps = Steps([] if program else plan(action, seed, STEPS), self._rng)
         self._code: int | None = None  # of this life, once it has ended by itself
         self._left_aside = False  # it died while a file was out of the way
-        self._down = False  # the server refuses connections
-        self.context = f"{action}, CHAOS_SEED={seed}"
 
     def __enter__(self) -> Self:
         self.witness.start()
@@ -92,9 +68,7 @@ class Campaign:
         kind = step.partition(":")[2]
         self._set_faults(kind)
         if not step and self._rng.random() < 0.2:
-            self.witness.go_down()
-            self._down = True
-            self.figures.outages += 1
+            self._go_down()
         done = self.writers.acts
         early = self._rng.randint(0, acts // 2)
         self._act(early)
@@ -131,7 +105,7 @@ class Campaign:
         self._start()
         self.daemon.wait_ready(START_S)
         path = self.writers.drop_medium()
-        eventually(self._is_stopped, timeout_s=START_S, message=f"{self.context}: it stops at {step}")
+        eventually(self.daemon.stands_still, timeout_s=START_S, message=f"{self.context}: it stops at {step}")
         if late:
             self.writers.open_and_think(path)
         else:
@@ -149,9 +123,6 @@ class Campaign:
         eventually(self._all_seen, timeout_s=DRAIN_S, message=f"{what} is sent again, or lost to its writer")
         self.daemon.kill()
         self.figures.kills += 1
-
-    def _is_stopped(self) -> bool:
-        return Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     def refuse_all(self, fault: str, acts: int, *, kill: bool) -> None:
         """A life in which every request is refused for good: the breaker opens before many files have failed for it."""
@@ -201,30 +172,16 @@ class Campaign:
         self.witness.faults.share = share
         self._act(count)
 
-    def finish(self, *, sane: bool = True) -> Figures:
-        """The faults end: everything drains, and what is parked has a reason and can be released.
-
-        `sane`: nothing went wrong in the daemon itself, all it met were faults of others.
-        """
-        self._end_faults()
-        self.writers.end()
+    def _start_all(self) -> None:
         if not self.daemon.alive:
             self.start()
-        self._drain()
-        self.figures.parked = len(self.oracle.parked())
-        assert self.daemon.cli("retry", "--all", timeout_s=START_S).returncode == 0
-        eventually(lambda: not self._left(), timeout_s=DRAIN_S, message=f"{self.context}: all is sent")
-        eventually(self._all_seen, timeout_s=DRAIN_S, message=f"{self.context}: all is recorded and removed")
+
+    def _stop_all(self) -> None:
         assert self.daemon.stop(START_S) == 0
-        self._look()
         self._assert_counted()
-        assert self.oracle.undelivered() == []
-        self.figures.verdict = self.oracle.judge()
-        self.figures.verdict.assert_clean(self.context)
-        if sane:
-            self._assert_sane()
-        self._count()
-        return self.figures
+
+    def _cli(self, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        return self.daemon.cli(*arguments, timeout_s=timeout_s)
 
     def _assert_counted(self) -> None:
         """What the ledger's triggers have kept up, and `status` says without counting, is what there is."""
@@ -232,37 +189,12 @@ class Campaign:
             said = db.execute("SELECT receipts, receipt_bytes, waiting, parked FROM totals").fetchone()
             assert said == db.execute(_COUNTED).fetchone(), self.context
 
-    def _assert_sane(self) -> None:
-        events = self.daemon.events()
-        strange = [it for it in events if it["event"] in INSANE or str(it.get("hint", "")).startswith("this is a bug")]
-        assert not strange, f"{self.context}: {strange[:3]}"
-
     # --- one life
-
-    def _set_faults(self, step: str) -> None:
-        """At random, but not such that the step is out of reach."""
-        faults = self.witness.faults
-        faults.share = self._rng.choice([0.05, 0.1, 0.2, 0.3] if step else [0.2, 0.4, 0.6, 1.0])
-        faults.only = self._rng.choice(faults.kinds) if faults.share == 1.0 or self._rng.random() < 0.2 else ""
-        if step in FAILING:
-            faults.share, faults.only = 0.3, "500 InternalError"
-
-    def _end_faults(self) -> None:
-        self.witness.faults.share = 0.0
 
     def _program(self) -> str:
         """The step at which this life is to end; "" where the moment is a random one."""
-        self.daemon.program = self._ordinary
-        # To put a file back it has to be found out of the way.
-        ready = [step for step in self._todo if not step.endswith(":restore") or self._left_aside]
-        restoring = [step for step in ready if step.endswith(":restore")]
-        if not ready or (not restoring and self._rng.random() < 0.2):
-            return ""
-        step = (restoring or ready)[0]
-        self._todo.remove(step)
-        rare = step.partition(":")[2] in {*STARTING, *LARGE, *FAILING, "restore"} or step in self._missed
-        calls = [1] if rare else [1, 1, 2, 3, 10, 40]
-        self.daemon.program = dying_at(step, self._rng.choice(calls))
+        step = self._steps.take(left_aside=self._left_aside)
+        self.daemon.program = dying_at(step, self._steps.call(step)) if step else self._ordinary
         return step
 
     def _start(self, *, ordinary: bool = False) -> None:
@@ -297,15 +229,14 @@ class Campaign:
         self.figures.kills += 1
         if self._code is None:
             self.daemon.kill()
-            if step:  # it has not come to that: soon again, or another time
-                self._todo.insert(len(self._todo) if step in self._missed else SOON, step)
-                self._missed.add(step)
+            if step:
+                self._steps.miss(step)
             return
         self._left_aside = step in {"after:aside", "before:unlink", "before:restore"}
         assert (self._code, bool(step)) == (-signal.SIGKILL, True), f"{self.context}: it ended with {self._code}"
         self.figures.kills_at_steps[step] += 1
         if self.action == "delete" and step.partition(":")[2] in STARTING and self.figures.kills_at_steps[step] == 1:
-            self._todo.insert(0, step)  # twice in a row
+            self._steps.again(step)  # twice in a row
 
     def _wait(self, duration_s: float) -> None:
         """Let time pass, or the daemon die."""
@@ -317,65 +248,14 @@ class Campaign:
         while self._code is None and not condition() and time.monotonic() < deadline:
             self._wait(0.02)
 
-    def _come_up(self) -> None:
-        if self._down:
-            self._down = False
-            self.witness.come_up()
-
     def _freeze(self, duration_s: float) -> None:
         self.stop_for(duration_s, 5)
-
-    def _act(self, count: int) -> None:
-        for _ in range(count):
-            self.writers.act()
-
-    def _look(self) -> None:
-        self.oracle.look()
-        self.oracle.verdict.assert_clean(self.context)
-
-    # --- draining
 
     def _clear_up(self) -> None:
         """A life with fewer faults, until the backlog is half of what it may be."""
         self.witness.faults.share, self.witness.faults.only = 0.1, ""
         self._start(ordinary=True)
-        eventually(
-            lambda: self._retry_summary() < BACKLOG // 2, timeout_s=DRAIN_S, message=f"{self.context}: the backlog"
-        )
+        eventually(lambda: self._pending() < BACKLOG // 2, timeout_s=DRAIN_S, message=f"{self.context}: the backlog")
         self.daemon.kill()
         self.figures.kills += 1
         self._look()
-
-    def _retry_summary(self) -> int:
-        self.oracle.look()
-        return len(self.writers.pending)
-
-    def _drain(self) -> None:
-        done = self.daemon.cli("wait", "--timeout", str(DRAIN_S), timeout_s=DRAIN_S + START_S)
-        assert done.returncode in {0, 3}, f"{self.context}: {done.stderr}{done.stdout}"
-
-    def _left(self) -> list[str]:
-        return self.oracle.undelivered()
-
-    def _all_seen(self) -> bool:
-        self.oracle.look()
-        return not self.writers.pending
-
-    def _count(self) -> None:
-        figures, writers = self.figures, self.writers
-        figures.files, figures.states = len(writers.files), writers.states
-        figures.large = sum(file.large for file in writers.files.values())
-        figures.dropped_bytes = writers.written_bytes
-        figures.requests = self.witness.total
-        figures.faults = self.witness.faults.met
-
-
-def _plan(action: str, seed: int) -> list[str]:
-    """Steps that only this mode comes to, then all others; each mode begins elsewhere, so that together they do all."""
-    rng = random.Random(f"{seed} steps")
-    own = [f"{when}:{step}" for step in STEPS if ONLY.get(step) == action for when in _WHEN]
-    others = [f"{when}:{step}" for step in STEPS if step not in ONLY for when in _WHEN]
-    rng.shuffle(own)
-    rng.shuffle(others)
-    start = len(others) * ACTIONS.index(action) // len(ACTIONS)
-    return [*own, *others[start:], *others[:start]]

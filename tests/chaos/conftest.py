@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaos.figures import NO_SUMS, seed
-from support.killing import STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chaos.figures import Figures
 
-_KEY, _STEPS = "chaos", "chaos steps"
+_KEY, _STEPS, _EVERY = "chaos", "chaos steps", "chaos every step"
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +29,7 @@ def report(record_property: Callable[[str, object], None]) -> Callable[[Figures]
     def hand_over(figures: Figures) -> None:
         record_property(_KEY, figures.as_dict())
         record_property(_STEPS, sorted(figures.kills_at_steps))
+        record_property(_EVERY, figures.every_step)
 
     return hand_over
 
@@ -50,10 +50,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             totals[name] = max(totals[name], value) if name in NO_SUMS else totals[name] + value
     terminalreporter.section("chaos")
     for name, total in totals.items():
+        if not total and not name.isupper():
+            continue
         apart = "  ".join(f"{figures.get(name, 0):>8,}" for figures in columns.values())
         terminalreporter.write_line(f"{name:<55} {total:>9,} : {apart}")
     died_at = {step for its in properties.values() for step in its.get(_STEPS, [])}
-    every = {f"{when}:{step}" for step in STEPS for when in ("before", "after")}
+    every = {step for its in properties.values() for step in its.get(_EVERY, [])}
     terminalreporter.write_line(f"named steps: died at {len(every & died_at)} of {len(every)}")
     if every - died_at:
         terminalreporter.write_line(f"not at: {', '.join(sorted(every - died_at))}")

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from chaos.oracle import Verdict
+from chaos.steps import WHEN
+from support.killing import STEPS
 
 KINDS = "kinds of faults"
 NO_SUMS = {KINDS}  #: several tests come to the same
@@ -22,10 +24,15 @@ class Figures:
 
     kills: int = 0
     kills_at_steps: Counter[str] = field(default_factory=Counter)
+    every_step: list[str] = field(default_factory=lambda: [f"{when}:{step}" for step in STEPS for when in WHEN])
     power_cuts: int = 0
     power_cuts_at_steps: int = 0
     starts: int = 0
     stops: int = 0
+    stops_beyond_lease: int = 0
+    database: Counter[str] = field(default_factory=Counter)  #: troubles of the shared ledger's database
+    refused_starts: int = 0  #: without that database
+    claims_lost: int = 0
     outages: int = 0
     files: int = 0
     states: int = 0
@@ -45,6 +52,10 @@ class Figures:
             "power cuts": self.power_cuts,
             "power cuts at a named step": self.power_cuts_at_steps,
             "stopped and continued": self.stops,
+            "stopped for longer than the lease": self.stops_beyond_lease,
+            **{f"database {kind}": count for kind, count in sorted(self.database.items())},
+            "starts refused without the database": self.refused_starts,
+            "claims lost": self.claims_lost,
             "outages": self.outages,
             "files": self.files,
             "states of files": self.states,
@@ -87,4 +98,8 @@ def longer() -> float:
 
 def share_of_plan() -> float:
     """CHAOS_MINUTES, as a share of the five that the whole takes by default."""
-    return float(os.environ.get("CHAOS_MINUTES") or 5) / 5
+    return minutes(5) / 5
+
+
+def minutes(default: float) -> float:
+    return float(os.environ.get("CHAOS_MINUTES") or default)

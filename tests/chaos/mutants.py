@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from s3spool.folder.folder import Folder
+from s3spool.ledger.postgresql.backend import PostgresLedger
 from s3spool.ledger.store import Ledger
 from s3spool.s3.content import Content, Stored
 from s3spool.s3.store import Store
@@ -14,7 +15,7 @@ from s3spool.s3.store import Store
 if TYPE_CHECKING:
     from s3spool.ledger.rows import Identity, Receipt
 
-_record_receipt = Ledger.record_receipt
+_record_receipt, _record_shared = Ledger.record_receipt, PostgresLedger.record_receipt
 
 
 def _believe(self: Store, content: Content, request: Any, answer: Any, *, may_verify: bool) -> Stored:
@@ -30,17 +31,19 @@ def _unlink(self: Folder, path: str, identity: Identity) -> bool:
     return True
 
 
-def _hurry(self: Ledger, receipt: Receipt, committed: Any = None, lost: Any = None) -> None:
+def _hurry(self: Ledger | PostgresLedger, receipt: Receipt, committed: Any = None, lost: Any = None) -> None:
     """Remove first, record later."""
     if committed:
         committed()
-    _record_receipt(self, receipt, None, lost)
+    record: Any = _record_receipt if isinstance(self, Ledger) else _record_shared
+    record(self, receipt, None, lost)
 
 
 MUTANTS: dict[str, tuple[type, str, Any]] = {
     "credulous": (Store, "verify", _believe),
     "careless": (Folder, "unlink_if_same", _unlink),
     "hasty": (Ledger, "record_receipt", _hurry),
+    "hasty node": (PostgresLedger, "record_receipt", _hurry),
 }
 
 

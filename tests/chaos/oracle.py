@@ -6,9 +6,8 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from s3spool.folder.folder import REMOVING
+from s3spool.folder.folder import original, removed_by
 from s3spool.ledger.protocol import Known
-from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, State
 from s3spool.upload.small import SMALL_BYTES
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from chaos.writers import Writers
     from s3spool.ledger.rows import Receipt
     from support.daemon import Daemon
+    from support.nodes import Nodes
 
 LOOKUP = 500
 
@@ -60,7 +60,7 @@ class Verdict:
 class Oracle:
     """Compares what the writers did with what the server has. One thread, that of the writers."""
 
-    def __init__(self, daemon: Daemon, writers: Writers, bucket: Bucket) -> None:
+    def __init__(self, daemon: Daemon | Nodes, writers: Writers, bucket: Bucket) -> None:
         self.verdict = Verdict()
         self._daemon = daemon
         self._writers = writers
@@ -90,9 +90,8 @@ class Oracle:
         known = self._known(paths)
         for path in paths:
             file = self._writers.files[path]
-            place = self._daemon.folder / path
             # In this order: it may go while we look, and then it has to be there already.
-            identity = _identity(place) or _identity(place.with_name(REMOVING + place.name))
+            identity = _found(self._daemon.folder / path)
             receipt = known[path].receipt if path in known else None
             if identity is None:
                 self._see_gone(path, receipt)
@@ -119,15 +118,17 @@ class Oracle:
             self.verdict.early.append(f"{path!r}: it is gone, {version} is in the bucket, {receipt} is recorded")
 
     def _known(self, paths: list[str]) -> dict[str, Known]:
-        ledger = self._daemon.state_directory / "ledger.sqlite3"
-        if not ledger.exists():
+        reader = self._daemon.reader()
+        if reader is None:
             return {}  # the first start was cut short
-        with Reader(ledger) as reader:
-            return reader.known(paths) if reader.made() else {}
+        with reader:
+            return reader.known(paths)
 
     def parked(self) -> set[str]:
         """Those that are parked; each with a reason."""
-        with Reader(self._daemon.state_directory / "ledger.sqlite3") as reader:
+        reader = self._daemon.reader()
+        assert reader is not None
+        with reader:
             rows = list(reader.retries(State.PARKED))
         assert all(row.error for row in rows), rows
         return {row.path for row in rows}
@@ -163,6 +164,20 @@ def _speaks_of(proof: Receipt | dict[str, Any], version: Version) -> bool:
     """Whether a receipt, or a line of the log, is about this version."""
     checksum, etag = (proof["checksum"], proof["etag"]) if isinstance(proof, dict) else (proof.checksum, proof.etag)
     return version.content.proven_by(checksum) or version.etag == etag.strip('"')
+
+
+def _found(place: Path) -> Identity | None:
+    """Under its name, or aside for its removal; another daemon may put it back in between."""
+    return _identity(place) or _aside(place) or _identity(place)
+
+
+def _aside(place: Path) -> Identity | None:
+    try:
+        names = [entry.name for entry in place.parent.iterdir()]
+    except FileNotFoundError:
+        return None
+    asides = (name for name in names if removed_by(name) is not None and original(name) == place.name)
+    return next(filter(None, (_identity(place.with_name(name)) for name in asides)), None)
 
 
 def _identity(place: Path) -> Identity | None:

@@ -9,8 +9,10 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chaos.campaign import FAILING, INSANE, ONLY, STARTING, TESTS
+from chaos.base_campaign import INSANE
+from chaos.campaign import TESTS
 from chaos.figures import Figures
+from chaos.steps import FAILING, ONLY, STARTING
 from chaos.witness import Digests, Witness
 from s3spool.folder.folder import REMOVING
 from s3spool.ledger.protocol import Known

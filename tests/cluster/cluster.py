@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg
 
 from s3spool.ledger.rows import from_text
-from support.daemon import Daemon
+from support.nodes import LEASE_S, Nodes
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from support.faulty import FaultyS3
     from support.s3_store import StoredObject
-
-LEASE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +35,8 @@ class Verdict:
     recorded_again: list[str]  #: two receipts for one content
 
 
-class Cluster:
-    """`names`: one daemon each; `database` gives each of them the URL of the ledger."""
+class Cluster(Nodes):
+    """`names`: one daemon each; `node_url` gives each of them the URL of the ledger."""
 
     def __init__(
         self,
@@ -51,30 +49,13 @@ class Cluster:
         lease_s: float = LEASE_S,
         **sections: Mapping[str, Any],
     ) -> None:
-        self.folder = directory / "spool"
-        self.folder.mkdir()
-        self.url = url
-        self.server = server
+        urls = [(name, node_url(number) if node_url else url) for number, name in enumerate(names)]
+        tables: dict[str, Mapping[str, Any]] = {"after": {"action": "delete"}, "upload": {"workers": 10}, **sections}
+        super().__init__(directory, server, url, urls, tables, lease_s=lease_s)
         self._lock = threading.Lock()
         self._dropped: dict[str, list[bytes]] = {}
         self._versions: dict[str, list[bytes]] = {}
         server.store.on_stored = self._stored
-        tables: dict[str, Mapping[str, Any]] = {"after": {"action": "delete"}, "upload": {"workers": 10}, **sections}
-        self.nodes = [
-            Daemon(
-                directory / f"node-{number}",
-                bucket=server.bucket,
-                environment=server.environment(),
-                **tables,
-            )
-            for number, _ in enumerate(names)
-        ]
-        for number, (node, name) in enumerate(zip(self.nodes, names, strict=True)):
-            node.folder = self.folder
-            node.config["watch"] |= {"directory": str(self.folder)}
-            node.config["destination"] |= {"endpoint_url": server.endpoint_url}
-            ledger = node_url(number) if node_url else url
-            node.config["state"] |= {"ledger": ledger, "node": name, "lease_s": lease_s}
 
     def __enter__(self) -> Self:
         try:
@@ -110,9 +91,6 @@ class Cluster:
 
     def has_versions(self, count: int) -> bool:
         return self.versions() >= count
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        return [event for node in self.nodes for event in node.events(name)]
 
     def left(self) -> list[str]:
         return [path for path in self._dropped if (self.folder / path).exists()]

@@ -8,21 +8,23 @@ import signal
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
-from cluster.cluster import LEASE_S, Cluster
+from cluster.cluster import Cluster
 from support.database_proxy import DatabaseProxy
 from support.faults import Delay, HoldUntil
 from support.faulty import FaultyS3
+from support.killing import program
+from support.nodes import LEASE_S
 from support.postgres import Postgres
 from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.cluster
 IN_FLIGHT = 150  #: files of a node that are being sent, or were sent and have no receipt yet
@@ -108,6 +110,26 @@ def test_a_node_that_sleeps_for_longer_than_its_lease(tmp_path: Path, server: Fa
             cluster.assert_clean(sent_again=IN_FLIGHT)
 
 
+def test_a_node_that_wakes_up_late_does_not_replace_a_newer_object(
+    tmp_path: Path, server: FaultyS3, postgres: Postgres
+) -> None:
+    """It stopped before it sent the file; meanwhile another node has sent the file, and the next one of that name."""
+    cluster = Cluster(tmp_path, server, postgres.database(), "ab")
+    late, other = cluster.nodes
+    late.program, late.environment["PYTHONPATH"] = program("stop:checksum"), str(Path(__file__).parents[1])
+    cluster.put("report", bytes(200_000))
+    with late:
+        eventually(late.stands_still)
+        with other:
+            cluster.wait_empty()
+            cluster.put("report", bytes(300_000))
+            cluster.wait_empty()
+            late.signal(signal.SIGCONT)
+            assert late.stop() == 0  # after what it was doing
+
+            cluster.assert_clean()
+
+
 def test_a_database_that_is_restarted(tmp_path: Path, server: FaultyS3) -> None:
     """Nothing is removed while it is away, and all goes on by itself; what was sent is not sent again."""
     with Postgres() as database, Cluster(tmp_path, server, database.database(), lease_s=30) as cluster:
@@ -137,7 +159,7 @@ def test_a_database_that_some_nodes_cannot_reach(
     url = postgres.database()
     with contextlib.ExitStack() as stack:
         proxies = [stack.enter_context(DatabaseProxy(postgres.directory / ".s.PGSQL.5432")) for _ in range(3)]
-        urls = [f"postgresql://s3spool@127.0.0.1:{proxy.port}/{name_of(url)}?sslmode=disable" for proxy in proxies]
+        urls = [proxy.url(name_of(url)) for proxy in proxies]
         cluster = stack.enter_context(Cluster(tmp_path, server, url, node_url=urls.__getitem__))
         cluster.drop(300)
         eventually(lambda: cluster.versions() > 50, timeout_s=30)
@@ -163,7 +185,7 @@ def test_a_database_that_needs_a_second_for_each_statement(
     """Claims and receipts go in batches, and the lease is renewed in between."""
     url = postgres.database()
     with DatabaseProxy(postgres.directory / ".s.PGSQL.5432") as proxy:
-        slow = f"postgresql://s3spool@127.0.0.1:{proxy.port}/{name_of(url)}?sslmode=disable"
+        slow = proxy.url(name_of(url))
         with Cluster(tmp_path, server, url, node_url=lambda _: slow, lease_s=15) as cluster:
             proxy.delay_s = 1.0
             cluster.drop(200)

@@ -86,6 +86,15 @@ class Daemon:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def runs(self) -> bool:
+        """Started, and its end not noticed yet."""
+        return self._process is not None
+
+    def stands_still(self) -> bool:
+        """Whether SIGSTOP has stopped it."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
     def start(self) -> Self:
         assert self._process is None, "it runs already"
         self.config_path.write_text(to_toml(self.config))
@@ -168,6 +177,16 @@ class Daemon:
 
     def ledger(self) -> Reader:
         return Reader(self.state_directory / "ledger.sqlite3")
+
+    def reader(self) -> Reader | None:
+        """The same; None until a start has made it."""
+        if not (self.state_directory / "ledger.sqlite3").exists():
+            return None
+        reader = self.ledger()
+        if reader.made():
+            return reader
+        reader.close()
+        return None
 
     def receipts(self) -> int:
         """How many files are uploaded and recorded."""

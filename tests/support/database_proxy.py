@@ -22,11 +22,14 @@ class DatabaseProxy:
         self._server = server
         self._is_cut = False
         self._lock = threading.Lock()
-        self._sockets: list[socket.socket] = []
+        self._sockets: set[socket.socket] = set()  # of the connections that last
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.port: int = self._listener.getsockname()[1]
         self._acceptor = threading.Thread(target=self._accept, name="database-proxy", daemon=True)
+
+    def url(self, database: str) -> str:
+        return f"postgresql://s3spool@127.0.0.1:{self.port}/{database}?sslmode=disable"
 
     def cut(self) -> None:
         """End all connections, and each new one at once, until `mend`."""
@@ -49,39 +52,40 @@ class DatabaseProxy:
         self.cut()
         for thread in self._threads:
             thread.join(10)
-        for end in self._sockets:
-            end.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.socket(socket.AF_UNIX)
+                thread = threading.Thread(target=self._serve, args=(client,), name="database-proxy", daemon=True)
+                thread.start()
+                self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+
+    def _serve(self, client: socket.socket) -> None:
+        """One connection, until either end closes it."""
+        with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
+            with self._lock:
+                if self._is_cut:
+                    return
+                self._sockets |= {client, server}
+            try:
+                server.connect(str(self._server))
+                answers = threading.Thread(target=_pump, args=(server, client, lambda: 0.0), daemon=True)
+                answers.start()
+                _pump(client, server, lambda: self.delay_s)
+                answers.join()
+            finally:
                 with self._lock:
-                    self._sockets += [client, server]
-                    refused = self._is_cut
-                try:
-                    server.connect(str(self._server))
-                except OSError:
-                    refused = True
-                if refused:
-                    _shut(client)
-                    continue
-                self._pump(client, server, lambda: self.delay_s)
-                self._pump(server, client, lambda: 0.0)
+                    self._sockets -= {client, server}
 
-    def _pump(self, source: socket.socket, target: socket.socket, delay_s: Callable[[], float]) -> None:
-        def run() -> None:
-            with contextlib.suppress(OSError):
-                while data := source.recv(1 << 16):
-                    time.sleep(delay_s())
-                    target.sendall(data)
-            _shut(source)
-            _shut(target)
 
-        thread = threading.Thread(target=run, name="database-proxy", daemon=True)
-        thread.start()
-        self._threads.append(thread)
+def _pump(source: socket.socket, target: socket.socket, delay_s: Callable[[], float]) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            time.sleep(delay_s())
+            target.sendall(data)
+    _shut(source)
+    _shut(target)
 
 
 def _shut(end: socket.socket) -> None:

@@ -42,7 +42,7 @@ def _is_by_descriptor(*_: object, dir_fd: int | None = None, **__: object) -> bo
 
 
 def _is_aside(_: int, __: str, target: str, ___: int) -> bool:
-    return target.startswith(REMOVING)
+    return target.startswith(REMOVING[:-1])  # a number follows where the ledger is shared
 
 
 def _is_read_twice(_store: object, content: Content) -> bool:
@@ -89,9 +89,9 @@ STEPS = {
 STOPS = {"checksum": Step("s3spool.s3.store:Store.request", _is_read_twice)}
 
 
-def program(step: str, count: int = 1) -> tuple[str, ...]:
+def program(step: str, count: int = 1, *, module: str = "support.killing") -> tuple[str, ...]:
     """For `Daemon.program`; needs PYTHONPATH to lead to the tests."""
-    return (sys.executable, "-m", "support.killing", step, str(count), "--")
+    return (sys.executable, "-m", module, step, str(count), "--")
 
 
 def _wrap(when: str, step: Step, count: int) -> None:

@@ -161,11 +161,12 @@ class SmallUploads:
             job.request = self._bucket.request(content)
             if self._bucket.asks_first and (stored := self._bucket.existing(content, job.request)):
                 return self._found_there(job, stored)
-            sender.prepare(job.request)
+            if self._results.may_start(item):  # the checksum may have taken longer than the lease
+                sender.prepare(job.request)
+                return True
+            self._breaker.refund_probe()
         except Exception as exc:  # noqa: BLE001 - the same
             self._results.failed(item, content.identity, translated(exc, item.path), job.times.monotonic_s)
-        else:
-            return True
         self._close(job)
         return False
 
@@ -179,8 +180,7 @@ class SmallUploads:
 
     def _open_late(self, job: Job) -> bool:
         """Open a slow file, outside the gate; False when there is nothing to send."""
-        opened = self._opened(job.item)
-        if opened is None:
+        if (opened := self._opened(job.item)) is None:
             self._breaker.refund_probe()
             return False
         job.content, job.times = opened.content, opened.times
