@@ -11,12 +11,13 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from watchdog.observers import inotify_c
 from watchdog.observers.inotify_c import InotifyFD
 
-from s3spool.discovery import directory_watches
+from s3spool.discovery import directory_watches, watch
 from s3spool.discovery.inotify import Inotify
 from s3spool.discovery.watch import Watch, WatchUnavailableError
 from s3spool.folder.directories import listed, opened_directory
@@ -999,10 +1000,13 @@ def test_no_watch_left(root: Path, code: int, hint: str, monkeypatch: pytest.Mon
     assert late.rescans == ["limit"]
 
 
-def test_no_descriptor_left_asks_for_a_scan(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory that cannot be opened now is watched by the next scan, which nobody else would ask for."""
+@pytest.mark.parametrize("user", [directory_watches, watch], ids=["watched", "listed"])
+def test_no_descriptor_left_asks_for_a_scan(
+    user: ModuleType, watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that cannot be opened now is left to the next scan, which nobody else would ask for."""
     error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    fails(monkeypatch, directory_watches, "opened_directory", error, times=FOR_EVER)
+    fails(monkeypatch, user, "opened_directory", error, times=FOR_EVER)
 
     (root / "late").mkdir()
 

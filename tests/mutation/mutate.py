@@ -6,33 +6,19 @@ import ast
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_SWAPPED: dict[type[ast.AST], str] = {
-    ast.Lt: "<=",
-    ast.LtE: "<",
-    ast.Gt: ">=",
-    ast.GtE: ">",
-    ast.Eq: "!=",
-    ast.NotEq: "==",
-    ast.Is: "is not",
-    ast.IsNot: "is",
-    ast.In: "not in",
-    ast.NotIn: "in",
-    ast.And: "or",
-    ast.Or: "and",
-    ast.Add: "-",
-    ast.Sub: "+",
-    ast.Mult: "/",
-    ast.Div: "*",
-}
+_ONE = ["<", ">", "==", "is", "in", "and", "+", "*"]
+_OTHER = ["<=", ">=", "!=", "is not", "not in", "or", "-", "/"]
+_SWAPPED = dict(zip(_ONE + _OTHER, _OTHER + _ONE, strict=True))
 
 
 class Mutant(NamedTuple):
-    """`text[start:end]`, offsets in the module's bytes, becomes `replacement`."""
+    """`text[start:end]`, offsets in the module's bytes, becomes `replacement`; `lines` are its statement's."""
 
     start: int
     end: int
     replacement: str
     line: int
+    lines: tuple[int, int] = (0, 0)
 
     def apply(self, source: bytes) -> bytes:
         return source[: self.start] + self.replacement.encode() + source[self.end :]
@@ -43,7 +29,7 @@ def mutants(source: bytes) -> list[Mutant]:
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
-    return sorted(set(_Finder(source, starts).find(ast.parse(source))))
+    return sorted(set(_Finder(source, starts).find(ast.parse(source), (0, 0))))
 
 
 class _Finder:
@@ -51,26 +37,24 @@ class _Finder:
         self._source = source
         self._starts = starts
 
-    def find(self, node: ast.AST) -> Iterator[Mutant]:
+    def find(self, node: ast.AST, lines: tuple[int, int]) -> Iterator[Mutant]:
         if _is_idle(node):
             return
-        if isinstance(node, ast.expr):
-            yield from self._of_expression(node)
-        else:
-            yield from self._of_statement(node)
+        if isinstance(node, ast.stmt | ast.ExceptHandler):
+            lines = _head(node)
+        found = self._of_expression(node) if isinstance(node, ast.expr) else self._of_statement(node)
+        yield from (mutant._replace(lines=lines) for mutant in found)
         skipped = _never_run(node)
         for child in ast.iter_child_nodes(node):
             if child not in skipped:
-                yield from self.find(child)
+                yield from self.find(child, lines)
 
     def _of_expression(self, node: ast.expr) -> Iterator[Mutant]:
         match node:
-            case ast.Compare(left=left, ops=[operator], comparators=[right]):
-                yield self._between(left, right, operator)
-            case ast.BoolOp(op=operator, values=[first, second, *_]):
-                yield self._between(first, second, operator)
-            case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _SWAPPED:
-                yield self._between(left, right, operator)
+            case ast.Compare(left=left, ops=[_], comparators=[right]) | ast.BinOp(left=left, right=right):
+                yield from self._between(left, right)
+            case ast.BoolOp(values=[left, right, *_]):
+                yield from self._between(left, right)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 yield self._replace(node, self._text(operand))
             case ast.Constant(value=bool() as value):
@@ -101,13 +85,14 @@ class _Finder:
             case ast.ExceptHandler(type=ast.expr() as caught):
                 yield self._replace(caught, "ZeroDivisionError")
 
-    def _between(self, left: ast.expr, right: ast.expr, operator: ast.AST) -> Mutant:
+    def _between(self, left: ast.expr, right: ast.expr) -> Iterator[Mutant]:
         """The operator, which has no position of its own: the text between its operands without their brackets."""
         start, end = self._end(left), self._start(right)
-        between = self._source[start:end].decode()
-        bare = between.strip(" \n()\\")
-        at = start + len(between[: between.index(bare)].encode())
-        return Mutant(at, at + len(bare.encode()), _SWAPPED[type(operator)], self._source.count(b"\n", 0, at) + 1)
+        operator = self._source[start:end].decode().strip(" \n()\\")
+        if operator in _SWAPPED:
+            at = self._source.index(operator.encode(), start)
+            line = self._source.count(b"\n", 0, at) + 1
+            yield Mutant(at, at + len(operator), _SWAPPED[operator], line)
 
     def _replace(self, node: ast.expr | ast.stmt, replacement: str) -> Mutant:
         return Mutant(self._start(node), self._end(node), replacement, node.lineno)
@@ -122,6 +107,13 @@ class _Finder:
 
     def _text(self, node: ast.expr) -> str:
         return f"({self._source[self._start(node) : self._end(node)].decode()})"
+
+
+def _head(node: ast.stmt | ast.ExceptHandler) -> tuple[int, int]:
+    """The first and last line of a statement; of a compound statement, without its body."""
+    body: list[ast.stmt] = getattr(node, "body", [])
+    last = body[0].lineno - 1 if body else node.end_lineno or node.lineno
+    return node.lineno, max(node.lineno, last)
 
 
 def _is_idle(node: ast.AST) -> bool:
