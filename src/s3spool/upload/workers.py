@@ -80,8 +80,7 @@ class Workers:
         self._closing = False
         self._threads: list[threading.Thread] = []
         self._slots = [Slot(number) for number in range(count)]
-        client = bucket.multiplexer()
-        self._leader_followers = LeaderFollowers(client, self._gate, count, self._complete) if client else None
+        self._leader_followers = LeaderFollowers(bucket.multiplexer(), self._gate, count, self._complete)
         self._limited = limited
         self._ending: threading.Thread | None = None
         self.heartbeat = Heartbeat()  # of the workers that hold the gate
@@ -132,13 +131,13 @@ class Workers:
 
     def hanging(self, now: float) -> list[str]:
         """The names of workers that hold a file and hang. Only the supervisor calls it."""
-        members = self._leader_followers.members() if self._leader_followers else set()
+        members = self._leader_followers.members()
         busy: list[tuple[threading.Thread, object]] = [
             (thread, slot.job)
             for thread, slot in zip(self._threads, self._slots, strict=True)
             if (job := slot.job) is not None and slot.number not in members and not self._slow.holds(job.item.path)
         ]
-        leader = self._leader_followers.leader if self._leader_followers else None
+        leader = self._leader_followers.leader
         if leader is not None:
             busy.append((self._threads[leader], self._leader_followers))
         names = {thread.native_id or 0: thread.name for thread, _ in busy}
@@ -148,7 +147,7 @@ class Workers:
         """The paths of slow files in which a worker hangs. Only the supervisor calls it."""
         if not self._slow.any:
             return []
-        members = self._leader_followers.members() if self._leader_followers else set()
+        members = self._leader_followers.members()
         jobs = {
             thread.native_id or 0: job
             for thread, slot in zip(self._threads, self._slots, strict=True)
@@ -176,8 +175,6 @@ class Workers:
             thread.join(max(0.0, remaining_s()))
         if self.alive():
             return False
-        if self._leader_followers is None:
-            return True
         if self._ending is None:
             # On close, libcurl waits for unfinished name lookups, which may take minutes.
             self._ending = threading.Thread(target=self._leader_followers.close, name="upload-end", daemon=True)
@@ -210,7 +207,7 @@ class Workers:
             else:
                 multiplexed = self._send_blocking(slot, job)
             job = None
-            if multiplexed and self._leader_followers and not self._leader_followers.join(slot.number):
+            if multiplexed and not self._leader_followers.join(slot.number):
                 job, slot.job = slot.job, None
                 if job is not None:
                     job.abandon()
@@ -278,7 +275,7 @@ class Workers:
         job = slot.job = self._upload.begin(item)
         if job is None or job.request is None:
             return False
-        if self._leader_followers is None or self._limited():
+        if self._limited():
             slot.blocking = slot.blocking or self._bucket.transport()
             slot.blocking.prepare(job.request)
             return False
@@ -287,5 +284,5 @@ class Workers:
         return True
 
     def _submit(self, slot: Slot, multiplexed: bool) -> None:
-        if multiplexed and self._leader_followers and slot.multiplexed:
+        if multiplexed and slot.multiplexed:
             self._leader_followers.submit(slot.number, slot.multiplexed)
