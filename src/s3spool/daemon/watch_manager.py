@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import structlog
@@ -81,10 +80,8 @@ class WatchManager:
         """Watch the root again if it was lost, replaced, or its watching thread died."""
         self._check_root()
         self._check_watch()
-        if self.watch is None:
+        if self.watch is None or self.lost:
             self.heartbeat.beat()  # no thread watches: scans find the files
-        elif time.monotonic() - self.heartbeat.last >= self.heartbeat.capped(None):
-            self.watch.self_test()
 
     def apply(self, names: FileFilter) -> None:
         if self.watch is not None:

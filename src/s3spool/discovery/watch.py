@@ -27,7 +27,6 @@ from s3spool.discovery.directory_watches import (
     limit_hint,
 )
 from s3spool.discovery.inotify import Inotify
-from s3spool.discovery.inotify_self_test import InotifySelfTest
 from s3spool.discovery.lister import Lister
 from s3spool.discovery.watch_table import steps_up
 from s3spool.folder.directories import NotAFileError, listed, opened_directory
@@ -84,7 +83,6 @@ class Watch(WatchCallback):
         self._device = 0  # the root's
         self._inotify: Inotify | None = None
         self._heartbeat = heartbeat or Heartbeat()  # of watchdog's thread
-        self._self_test: InotifySelfTest | None = None
         self.overflows = 0
         self._lister = Lister("watch-new", self._list, rescan)
         self._recent: deque[str] = deque(maxlen=RECENT_DIRECTORIES)
@@ -111,9 +109,6 @@ class Watch(WatchCallback):
             self.stop()
             raise WatchUnavailableError(self.exhausted or f"{os.fsdecode(self._root)} cannot be watched")
         self._device = (self._watches.table.identity("") or (0,))[0]
-        with contextlib.suppress(OSError):
-            self._self_test = InotifySelfTest(self._inotify)
-            self._self_test.cause()  # to learn whether it comes back
 
     def stop(self) -> None:
         self._lister.close()
@@ -124,19 +119,10 @@ class Watch(WatchCallback):
         if inotify is not None:
             inotify.stop()
             inotify.join(5.0)
-        test, self._self_test = self._self_test, None
-        if test is not None:
-            test.close()
         self._watches.clear()
 
     def alive(self) -> bool:
         return self._inotify is not None and self._inotify.is_alive()
-
-    def self_test(self) -> None:
-        """Cause an event: reading it refreshes the heartbeat; refresh it here where no event can be expected."""
-        test = self._self_test
-        if test is None or not test.cause():
-            self._heartbeat.beat()
 
     def directories(self) -> int:
         return len(self._watches.table)
@@ -177,8 +163,6 @@ class Watch(WatchCallback):
         self._rescan("overflow")
 
     def _handle(self, event: InotifyEvent) -> None:
-        if self._self_test is not None and self._self_test.is_it(event):
-            return
         mask = event.mask
         directory = self._watches.table.directory(event.wd)
         if directory is None:
