@@ -84,9 +84,9 @@ class Workers:
         self._limited = limited
         self._ending: threading.Thread | None = None
         self.heartbeat = Heartbeat()  # of the workers that hold the gate
-        self.hang_detector = HangDetector(hang_timeout_s)
+        self.hang_timeout_s = hang_timeout_s
+        self._hang_detector = HangDetector()
         self._slow = slow or SlowDirectories()
-        self._slow_hang_detector = HangDetector(HANGS_S)
         self.closed_idle = 0  #: how often an idle worker has closed its connections
 
     def start(self) -> None:
@@ -131,29 +131,13 @@ class Workers:
 
     def hanging(self, now: float) -> list[str]:
         """The names of workers that hold a file and hang. Only the supervisor calls it."""
-        members = self._leader_followers.members()
-        busy: list[tuple[threading.Thread, object]] = [
-            (thread, slot.job)
-            for thread, slot in zip(self._threads, self._slots, strict=True)
-            if (job := slot.job) is not None and slot.number not in members and not self._slow.holds(job.item.path)
-        ]
-        leader = self._leader_followers.leader
-        if leader is not None:
-            busy.append((self._threads[leader], self._leader_followers))
-        names = {thread.native_id or 0: thread.name for thread, _ in busy}
-        return [names[number] for number in self.hang_detector.find(((t.native_id or 0, job) for t, job in busy), now)]
+        stuck = self._stuck(now, self.hang_timeout_s)
+        return [name for name, path in stuck if path is None or not self._slow.holds(path)]
 
     def hanging_files(self, now: float) -> list[str]:
         """The paths of slow files in which a worker hangs. Only the supervisor calls it."""
-        if not self._slow.any:
-            return []
-        members = self._leader_followers.members()
-        jobs = {
-            thread.native_id or 0: job
-            for thread, slot in zip(self._threads, self._slots, strict=True)
-            if (job := slot.job) is not None and slot.number not in members and self._slow.holds(job.item.path)
-        }
-        return sorted({jobs[number].item.path for number in self._slow_hang_detector.find(jobs.items(), now)})
+        paths = {path for _, path in self._stuck(now, HANGS_S) if path is not None} if self._slow.any else ()
+        return sorted(path for path in paths if self._slow.holds(path))
 
     def only_hanging(self, now: float) -> bool:
         """Whether every live worker hangs in a slow file. Only the supervisor calls it."""
@@ -181,6 +165,19 @@ class Workers:
             self._ending.start()
         self._ending.join(max(CLOSE_S, remaining_s()))
         return not self._ending.is_alive()
+
+    def _stuck(self, now: float, for_s: float) -> list[tuple[str, str | None]]:
+        """The name and file of each worker that has used no CPU for so long; the leader has no file of its own."""
+        members, leader = self._leader_followers.members(), self._leader_followers.leader
+        busy: dict[int, tuple[object, str, str | None]] = {}
+        for thread, slot in zip(self._threads, self._slots, strict=True):
+            job = slot.job
+            if slot.number == leader:
+                busy[thread.native_id or 0] = self._leader_followers, thread.name, None
+            elif job is not None and slot.number not in members:
+                busy[thread.native_id or 0] = job, thread.name, job.item.path
+        jobs = [(number, job) for number, (job, _, _) in busy.items()]
+        return [busy[number][1:] for number in self._hang_detector.find(jobs, now, for_s)]
 
     def _new_thread(self, number: int) -> threading.Thread:
         name = f"upload-{number:03d}"
