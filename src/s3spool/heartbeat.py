@@ -37,25 +37,24 @@ class Heartbeat:
 
 
 class HangDetector:
-    """Finds threads that have had the same job for `timeout_s` and used no CPU time meanwhile.
+    """Finds threads that have had the same job for some time and used no CPU time meanwhile.
 
     A worker that waits for S3 is not among them: libcurl checks its clock each second. Only the supervisor's thread
     calls `find`.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
+    def __init__(self) -> None:
         self._seen: dict[int, tuple[object, int, float]] = {}  # by thread: its job, its CPU time, since when
 
-    def find(self, jobs: Iterable[tuple[int, object]], now: float) -> list[int]:
-        """`jobs`: native id and job of each busy thread. Returns the native ids of the threads that hang."""
+    def find(self, jobs: Iterable[tuple[int, object]], now: float, for_s: float) -> list[int]:
+        """`jobs`: native id and job of each busy thread. Returns the native ids of those that hang for so long."""
         seen, hanging = {}, []
         for thread, job in jobs:
             before = self._seen.get(thread)
             cpu_ns = cpu_time_ns(thread)
             if before is not None and before[0] is job and before[1] == cpu_ns:
                 seen[thread] = before
-                if now - before[2] > self.timeout_s:
+                if now - before[2] > for_s:
                     hanging.append(thread)
             else:
                 seen[thread] = (job, cpu_ns, now)

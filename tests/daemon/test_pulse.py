@@ -132,8 +132,8 @@ def test_a_thread_that_waits_for_a_failing_ledger_beats(build: Build) -> None:
     hold.set()
 
 
-def test_the_watch_beats_over_the_kernel(tmp_path: Path) -> None:
-    """Watchdog's thread beats when the event of the self-test arrives; a stopped watch needs no event."""
+def test_the_watch_beats(tmp_path: Path) -> None:
+    """Watchdog's own thread does, while nothing happens."""
     beating: list[threading.Thread] = []
     one = Heartbeat()
     one.beat = lambda: beating.append(threading.current_thread())  # type: ignore[method-assign]
@@ -147,17 +147,10 @@ def test_the_watch_beats_over_the_kernel(tmp_path: Path) -> None:
         heartbeat=one,
     )
     watch.start()
-    eventually(lambda: watch._self_test is not None and watch._self_test._heard)
-    beating.clear()
+    eventually(lambda: len(beating) > 2)
 
-    watch.self_test()
-    eventually(lambda: beating)
-    assert beating == [watch._inotify]
+    assert set(beating) == {watch._inotify}
     watch.stop()
-    beating.clear()
-    watch.self_test()
-
-    assert beating == [threading.current_thread()]
 
 
 def test_a_worker_that_neither_sends_nor_waits_is_named(build: Build) -> None:
@@ -182,12 +175,12 @@ def test_a_worker_that_neither_sends_nor_waits_is_named(build: Build) -> None:
 
 def test_a_thread_that_uses_the_cpu_does_not_hang() -> None:
     """A checksum of a large file, or libcurl's look at the clock, is work."""
-    detector = HangDetector(timeout_s=10)
+    detector = HangDetector()
     me, file = threading.get_native_id(), object()
 
-    assert detector.find([(me, file)], 0.0) == []
+    assert detector.find([(me, file)], 0.0, 10.0) == []
     before = cpu_time_ns(me)
     while cpu_time_ns(me) == before:
         pass
-    assert detector.find([(me, file)], 100.0) == []
+    assert detector.find([(me, file)], 100.0, 10.0) == []
     assert cpu_time_ns(2**22 + 1) == -1, "it has ended, or never was"

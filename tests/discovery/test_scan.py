@@ -13,6 +13,7 @@ import pytest
 
 from s3spool.discovery import directory_files
 from s3spool.discovery import scan as scan_module
+from s3spool.discovery.directory_watches import DirectoryWatches
 from s3spool.discovery.watch import Watch
 from s3spool.errors import LedgerError
 from s3spool.folder import slow_directories
@@ -253,12 +254,12 @@ def test_a_watch_that_is_missing_is_armed(house: House) -> None:
     house.drop("sub/deep/a")
     watch = a_watch(house)
     watch.start()
-    watch._watches.forget("sub/")
-    house.scan.use(watch)
+    watch.watches.forget("sub/")
+    house.scan.use(watch.watches)
 
     scan(house)
 
-    assert watch.directories() == 3
+    assert len(watch.watches.table) == 3
     watch.stop()
 
 
@@ -269,9 +270,10 @@ def test_a_mount_is_walked_whole(build: Build, watched: bool, monkeypatch: pytes
     house = build(size=2)
     names = {f"mount/sub/{house.drop(f'mount/sub/{number}').name}" for number in range(10)}
     if watched:
-        house.scan.use(watch := a_watch(house))
+        watch = a_watch(house)
+        house.scan.use(watch.watches)
         watch.start()
-        watch._watches.forget("mount/sub/")
+        watch.watches.forget("mount/sub/")
     house.start(house.scan)
     house.scan.want("start")
 
@@ -285,7 +287,7 @@ def test_a_mount_is_walked_whole(build: Build, watched: bool, monkeypatch: pytes
 
     assert house.scan.started == 1
     if watched:
-        assert watch.directories() == 3
+        assert len(watch.watches.table) == 3
         watch.stop()
 
 
@@ -391,10 +393,10 @@ def test_polling_is_as_frequent_as_the_walk_is_short(build: Build) -> None:
     busy = house.scan._interval_s()
     house.scan._last_duration_s = 7000.0
     endless = house.scan._interval_s()
-    watch = SimpleNamespace(exhausted="")
-    house.scan.use(cast("Watch", watch))
+    watches = SimpleNamespace(exhausted="")
+    house.scan.use(cast("DirectoryWatches", watches))
     watched = house.scan._interval_s()
-    watch.exhausted = "the inotify limit is reached"
+    watches.exhausted = "the inotify limit is reached"
     house.scan._last_duration_s = 7.0
 
     assert (idle, busy, endless, watched, house.scan._interval_s()) == (2.0, 70.0, 300.0, 300.0, 70.0)
@@ -438,7 +440,7 @@ def test_scans_by_itself_from_time_to_time(build: Build, lines: Lines, watched: 
     house = build(rescan_s=0.01)
     house.drop("a")
     if watched:
-        house.scan.use(a_watch(house))
+        house.scan.use(a_watch(house).watches)
 
     house.start(house.scan)
 

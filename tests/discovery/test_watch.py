@@ -205,10 +205,10 @@ def test_what_was_there_before_is_the_scans(root: Path) -> None:
 
     watched.watch.start()
 
-    assert watched.watch.directories() == 1
+    assert len(watched.watch.watches.table) == 1
     for directory in ("t/", "t/x/", "t/x/y/"):
-        watched.watch.ensure(directory)
-    assert watched.watch.directories() == 4
+        watched.watch.watches.ensure(directory)
+    assert len(watched.watch.watches.table) == 4
     (root / "t/x/y/new").touch()
     watched.expect("t/x/y/new")
     watched.watch.stop()
@@ -241,7 +241,7 @@ def test_a_renamed_directory_has_new_paths(watched: Watched, root: Path) -> None
     (root / "new/x/y/later").touch()
     (root / "new/later").touch()
     watched.expect("new/x/y/later", "new/later")
-    assert watched.watch.directories() == 4
+    assert len(watched.watch.watches.table) == 4
 
 
 def test_two_directories_swap_names(watched: Watched, root: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_directory_that_is_moved_out_is_not_watched(watched: Watched, root: Pa
     (outside / "t/new").touch()
 
     watched.expect()
-    assert watched.watch.directories() == 1
+    assert len(watched.watch.watches.table) == 1
 
 
 def test_a_deleted_directory_is_forgotten_and_may_come_again(watched: Watched, root: Path) -> None:
@@ -279,9 +279,9 @@ def test_a_deleted_directory_is_forgotten_and_may_come_again(watched: Watched, r
     for _ in range(3):
         tree(root / "t")
         watched.forget()
-        assert watched.watch.directories() == 4
+        assert len(watched.watch.watches.table) == 4
         shutil.rmtree(root / "t")
-        eventually(lambda: watched.watch.directories() == 1)
+        eventually(lambda: len(watched.watch.watches.table) == 1)
     tree(root / "t")
 
     watched.expect("t/1", "t/x/2", "t/x/y/3")
@@ -299,7 +299,7 @@ def test_a_directory_renamed_over_another(watched: Watched, root: Path) -> None:
     (root / "a/new").touch()
 
     watched.expect("a/new")
-    assert watched.watch.directories() == 2
+    assert len(watched.watch.watches.table) == 2
     assert watched.losses == 0
 
 
@@ -318,7 +318,7 @@ def test_a_directory_made_anew_while_the_old_one_is_in_use(watched: Watched, roo
     (root / "a/later").touch()
 
     watched.expect("a/later")
-    assert watched.watch.directories() == 2
+    assert len(watched.watch.watches.table) == 2
 
 
 def test_an_excluded_directory_is_not_watched(watched: Watched, root: Path, outside: Path) -> None:
@@ -329,7 +329,7 @@ def test_an_excluded_directory_is_not_watched(watched: Watched, root: Path, outs
     (root / "ok" / ".hidden" / "a").touch()
 
     watched.expect()
-    assert watched.watch.directories() == 2
+    assert len(watched.watch.watches.table) == 2
 
 
 def test_a_directory_whose_new_name_is_excluded_is_left(watched: Watched, root: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_directory_whose_new_name_is_excluded_is_left(watched: Watched, root: 
 
     (root / "t").rename(root / ".t")
     watched.catch_up()
-    hidden = watched.watch.directories()
+    hidden = len(watched.watch.watches.table)
     (root / ".t").rename(root / "t")
 
     watched.expect("t/1", "t/x/2", "t/x/y/3")
@@ -357,11 +357,11 @@ def test_symlinked_directories_are_not_followed(watched: Watched, root: Path, ou
 
     (outside / "t/new").touch()
     (outside / "t/x/new").touch()
-    watched.watch.ensure("link/")
+    watched.watch.watches.ensure("link/")
     (outside / "t/newer").touch()
 
     watched.expect()
-    assert watched.watch.directories() == 2
+    assert len(watched.watch.watches.table) == 2
 
 
 def test_not_recursive(root: Path, outside: Path) -> None:
@@ -376,7 +376,7 @@ def test_not_recursive(root: Path, outside: Path) -> None:
     (root / "a").touch()
 
     watched.expect("a")
-    assert watched.watch.directories() == 1
+    assert len(watched.watch.watches.table) == 1
     watched.watch.stop()
 
 
@@ -392,15 +392,15 @@ def test_ensure_heals_a_missing_watch(watched: Watched, root: Path) -> None:
     """What the events did not tell of is armed by the scan, once; what is gone is no error."""
     (root / "sub").mkdir()
     watched.forget()
-    watched.watch._watches.forget("sub/")
-    assert watched.watch.directories() == 1
+    watched.watch.watches.forget("sub/")
+    assert len(watched.watch.watches.table) == 1
 
     for directory in ("", "sub/", "sub/", "missing/"):
-        watched.watch.ensure(directory)
+        watched.watch.watches.ensure(directory)
 
     (root / "sub/a").touch()
     watched.expect("sub/a")
-    assert watched.watch.directories() == 2
+    assert len(watched.watch.watches.table) == 2
 
 
 def test_what_is_mounted_over_a_directory_is_watched_from_the_next_scan_on(watched: Watched, root: Path) -> None:
@@ -410,11 +410,11 @@ def test_what_is_mounted_over_a_directory_is_watched_from_the_next_scan_on(watch
 
     with mounted(root / "sub"):
         for directory in ("", "sub/"):
-            watched.watch.ensure(directory)
+            watched.watch.watches.ensure(directory)
         (root / "sub/mounted").touch()
         watched.expect("sub/mounted")
     eventually(lambda: watched.rescans == ["unmounted"])
-    watched.watch.ensure("sub/")
+    watched.watch.watches.ensure("sub/")
     watched.forget()
     (root / "sub/below").touch()
 
@@ -437,8 +437,8 @@ def test_race_the_scan_ensures_a_renamed_directory_first(watched: Watched, root:
     assert held.wait(10)
     (root / "old").rename(root / "new")
 
-    watched.watch.ensure("new/")
-    watched.watch.ensure("new/x/")
+    watched.watch.watches.ensure("new/")
+    watched.watch.watches.ensure("new/x/")
     go_on.set()
     watched.forget()
     for name in ("new/later", "new/x/later", "new/x/y/later"):
@@ -446,7 +446,7 @@ def test_race_the_scan_ensures_a_renamed_directory_first(watched: Watched, root:
 
     watched.expect("new/later", "new/x/later", "new/x/y/later")
     assert watched.rescans == []
-    assert watched.watch.directories() == 4
+    assert len(watched.watch.watches.table) == 4
 
 
 def test_race_a_directory_is_watched_again_while_its_watch_is_removed(
@@ -455,7 +455,7 @@ def test_race_a_directory_is_watched_again_while_its_watch_is_removed(
     """Inotify gives both the same descriptor: the removal must not take the new watch along."""
     (root / "sub").mkdir()
     watched.forget()
-    again = threading.Thread(target=watched.watch.ensure, args=("sub/",))
+    again = threading.Thread(target=watched.watch.watches.ensure, args=("sub/",))
     remove = Inotify.remove
 
     def beside(inotify: Inotify, wds: list[inotify_c.WatchDescriptor]) -> None:
@@ -465,7 +465,7 @@ def test_race_a_directory_is_watched_again_while_its_watch_is_removed(
 
     with monkeypatch.context() as patched:
         patched.setattr(Inotify, "remove", beside)
-        watched.watch._watches.forget("sub/")
+        watched.watch.watches.forget("sub/")
         again.join(10)
 
     (root / "sub/a").touch()
@@ -513,11 +513,11 @@ def test_an_overflow_asks_for_a_scan(
 
 def walk(watched: Watched, apart: str = "") -> None:
     """Visit each directory as a scan does; `apart` has a walk of its own."""
-    watched.watch.begin_walk()
+    watched.watch.watches.begin_walk()
     for directory in directories(watched.root):
         if not apart or not directory.startswith(apart):
-            watched.watch.ensure(directory)
-    watched.watch.end_walk()
+            watched.watch.watches.ensure(directory)
+    watched.watch.watches.end_walk()
 
 
 def directories(root: Path) -> list[str]:
@@ -601,8 +601,8 @@ def test_watches_are_right_after_an_overflow_and_a_scan(
             (top / directory / "later").touch()
 
     watched.expect(*expected)
-    eventually(lambda: watched.watch.directories() == len(expected))
-    assert not watched.watch._watches._unverified
+    eventually(lambda: len(watched.watch.watches.table) == len(expected))
+    assert not watched.watch.watches._unverified
 
 
 def test_a_renamed_tree_keeps_its_watches_after_an_overflow(
@@ -619,8 +619,8 @@ def test_a_renamed_tree_keeps_its_watches_after_an_overflow(
     walk(watched)
 
     assert not removals
-    assert {"new/", "new/x/", "new/x/y/"} <= set(watched.watch._watches.table._wd_of)
-    assert watched.watch.directories() == 4
+    assert {"new/", "new/x/", "new/x/y/"} <= set(watched.watch.watches.table._wd_of)
+    assert len(watched.watch.watches.table) == 4
 
 
 @pytest.mark.parametrize("first", ["the scan", "the mount"])
@@ -631,7 +631,7 @@ def test_a_mount_during_an_overflow(watched: Watched, root: Path, first: str) ->
 
     def walk_the_mount() -> None:
         for directory in ("t/", "t/x/"):
-            watched.watch.ensure(directory)
+            watched.watch.watches.ensure(directory)
 
     with contextlib.ExitStack() as stack:
         with overflowing(watched):
@@ -647,7 +647,7 @@ def test_a_mount_during_an_overflow(watched: Watched, root: Path, first: str) ->
             (root / name).touch()
 
         watched.expect("t/later", "t/x/later")
-        eventually(lambda: watched.watch.directories() == 3)
+        eventually(lambda: len(watched.watch.watches.table) == 3)
 
 
 def test_a_mount_before_an_overflow(watched: Watched, root: Path) -> None:
@@ -655,18 +655,18 @@ def test_a_mount_before_an_overflow(watched: Watched, root: Path) -> None:
     with mounted(root / "t"):
         for directory in ("t/", "t/old/", "t/gone/"):
             (root / directory).mkdir(exist_ok=True)
-            watched.watch.ensure(directory)
+            watched.watch.watches.ensure(directory)
         with overflowing(watched):
             (root / "t/old").rename(root / "t/new")
             (root / "t/gone").rmdir()
         walk(watched, apart="t/")
         for directory in ("t/", "t/new/"):
-            watched.watch.ensure(directory)
+            watched.watch.watches.ensure(directory)
         watched.forget()
         (root / "t/new/later").touch()
 
         watched.expect("t/new/later")
-        assert watched.watch.directories() == 3
+        assert len(watched.watch.watches.table) == 3
 
 
 def test_a_walk_that_began_before_an_overflow_removes_no_watch(watched: Watched, root: Path) -> None:
@@ -674,15 +674,15 @@ def test_a_walk_that_began_before_an_overflow_removes_no_watch(watched: Watched,
     tree(root / "t")
     watched.forget()
 
-    watched.watch.begin_walk()
+    watched.watch.watches.begin_walk()
     for directory in directories(root):
-        watched.watch.ensure(directory)
+        watched.watch.watches.ensure(directory)
     watched.watch.on_queue_overflow()
-    watched.watch.end_walk()
+    watched.watch.watches.end_walk()
 
-    assert watched.watch.directories() == 4
+    assert len(watched.watch.watches.table) == 4
     walk(watched)
-    assert watched.watch.directories() == 4
+    assert len(watched.watch.watches.table) == 4
 
 
 def test_a_directory_made_again_after_an_overflow_is_watched(watched: Watched, root: Path) -> None:
@@ -705,17 +705,17 @@ def test_directories_that_left_during_an_overflow_make_room(
     for name in ("t", "u"):
         tree(root / name)
     watched.forget()
-    monkeypatch.setattr(directory_watches, "WATCHED_BYTES", watched.watch._watches.table.bytes - 1)
+    monkeypatch.setattr(directory_watches, "WATCHED_BYTES", watched.watch.watches.table.bytes - 1)
     with overflowing(watched):
         moved_out_and_another_in_its_place(root, outside)
         (root / "u").rename(root / "v")
 
     walk(watched)
-    eventually(lambda: watched.watch.exhausted)
+    eventually(lambda: watched.watch.watches.exhausted)
     walk(watched)
 
-    assert not watched.watch.exhausted
-    assert set(watched.watch._watches.table._wd_of) == set(directories(root))
+    assert not watched.watch.watches.exhausted
+    assert set(watched.watch.watches.table._wd_of) == set(directories(root))
 
 
 def test_at_the_memory_limit_directories_stay_watched_after_an_overflow(
@@ -726,16 +726,16 @@ def test_at_the_memory_limit_directories_stay_watched_after_an_overflow(
         tree(root / name)
     watched.forget()
     known = directories(root)
-    monkeypatch.setattr(directory_watches, "WATCHED_BYTES", watched.watch._watches.table.bytes - 1)
+    monkeypatch.setattr(directory_watches, "WATCHED_BYTES", watched.watch.watches.table.bytes - 1)
     with overflowing(watched):
         (root / "new").mkdir()
 
-    watched.watch.begin_walk()
+    watched.watch.watches.begin_walk()
     for directory in ("new/", *known):
-        watched.watch.ensure(directory)
-    watched.watch.end_walk()
+        watched.watch.watches.ensure(directory)
+    watched.watch.watches.end_walk()
 
-    assert set(watched.watch._watches.table._wd_of) == set(known)
+    assert set(watched.watch.watches.table._wd_of) == set(known)
 
 
 def test_a_root_that_cannot_be_opened_after_an_overflow_stays_watched(
@@ -759,9 +759,9 @@ def test_a_moved_directory_says_nothing_once_another_has_its_name(watched: Watch
     with overflowing(watched):
         moved_out_and_another_in_its_place(root, outside)
 
-    watched.watch.begin_walk()
+    watched.watch.watches.begin_walk()
     for directory in directories(root):
-        watched.watch.ensure(directory)
+        watched.watch.watches.ensure(directory)
     (outside / "t/x").rename(outside / "x")
     (outside / "t/elsewhere").touch()
     watched.forget()
@@ -776,7 +776,7 @@ def test_race_a_directory_is_renamed_and_the_queue_overflows_while_it_is_added(
     """The scan has opened it under its old name: it must not be watched as that."""
     tree(root / "t")
     watched.forget()
-    watched.watch._watches.forget("t/")
+    watched.watch.watches.forget("t/")
     monkeypatch.setattr(watched.watch, "on_event", lambda _: None)
     opened = directory_watches._identity
 
@@ -788,9 +788,9 @@ def test_race_a_directory_is_renamed_and_the_queue_overflows_while_it_is_added(
 
     monkeypatch.setattr(directory_watches, "_identity", rename)
 
-    watched.watch.ensure("t/")
+    watched.watch.watches.ensure("t/")
 
-    assert watched.watch.directories() == 1
+    assert len(watched.watch.watches.table) == 1
 
 
 def test_a_listing_that_hangs_holds_no_event_up(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -828,7 +828,7 @@ def test_a_mount_that_hangs_holds_no_other_directory_up(
         return opened_directory(top, directory)
 
     with mounted(root / "mount"):
-        watched.watch.ensure("mount/")
+        watched.watch.watches.ensure("mount/")
         watched.forget()
         for module in ("watch", "directory_watches"):
             monkeypatch.setattr(f"s3spool.discovery.{module}.opened_directory", hang)
@@ -843,7 +843,7 @@ def test_a_mount_that_hangs_holds_no_other_directory_up(
                 watched.forget()
         finally:
             go_on.set()
-        eventually(lambda: "mount/hung/" in watched.watch._watches.table)
+        eventually(lambda: "mount/hung/" in watched.watch.watches.table)
         (root / "mount/hung/file").touch()
 
         watched.expect("mount/hung/file")
@@ -851,20 +851,20 @@ def test_a_mount_that_hangs_holds_no_other_directory_up(
 
 def test_what_watches_take_is_counted(watched: Watched, root: Path) -> None:
     """Directories come, are renamed and go: no watch, no name and no byte stays behind."""
-    before = watched.watch._watches.table.bytes
+    before = watched.watch.watches.table.bytes
     for number in range(20):
         tree(root / f"a {number}")
     watched.catch_up()
     for number in range(20):
         (root / f"a {number}").rename(root / f"b {number}")
     watched.catch_up()
-    eventually(lambda: watched.watch.directories() == 61)
+    eventually(lambda: len(watched.watch.watches.table) == 61)
     for number in range(20):
         shutil.rmtree(root / f"b {number}")
 
-    eventually(lambda: watched.watch.directories() == 1)
-    assert watched.watch._watches.table.bytes == before
-    assert not watched.watch._watches.table._below
+    eventually(lambda: len(watched.watch.watches.table) == 1)
+    assert watched.watch.watches.table.bytes == before
+    assert not watched.watch.watches.table._below
 
 
 def test_what_is_counted_is_what_watches_take(root: Path) -> None:
@@ -877,10 +877,10 @@ def test_what_is_counted_is_what_watches_take(root: Path) -> None:
     tracemalloc.start()
     try:
         for directory in directories:
-            watched.watch.ensure(directory)
+            watched.watch.watches.ensure(directory)
         taken, _ = tracemalloc.get_traced_memory()
-        assert watched.watch.directories() == 5001
-        assert taken < 1.3 * watched.watch._watches.table.bytes
+        assert len(watched.watch.watches.table) == 5001
+        assert taken < 1.3 * watched.watch.watches.table.bytes
     finally:
         tracemalloc.stop()
         watched.watch.stop()
@@ -894,19 +894,19 @@ def test_watches_take_a_limited_amount_of_memory(watched: Watched, root: Path, m
 
     eventually(lambda: watched.rescans == ["limit"])
     watched.catch_up()
-    assert 5 < watched.watch.directories() < 15
-    assert watched.watch.exhausted.endswith("directories are watched, more would take too much memory")
+    assert 5 < len(watched.watch.watches.table) < 15
+    assert watched.watch.watches.exhausted.endswith("directories are watched, more would take too much memory")
     (root / "0/a").touch()
     eventually(lambda: "0/a" in watched.paths())
     for number in range(15):
         shutil.rmtree(root / f"{number}")
     watched.catch_up()
-    watched.watch.begin_walk()
+    watched.watch.watches.begin_walk()
     for number in range(15, 20):
-        watched.watch.ensure(f"{number}/")
-    watched.watch.end_walk()
-    assert not watched.watch.exhausted
-    assert watched.watch.directories() == 6
+        watched.watch.watches.ensure(f"{number}/")
+    watched.watch.watches.end_walk()
+    assert not watched.watch.watches.exhausted
+    assert len(watched.watch.watches.table) == 6
 
 
 def test_an_exception_in_a_hint_does_not_end_the_watching(watched: Watched, root: Path, lines: Lines) -> None:
@@ -953,9 +953,9 @@ def test_stop_leaves_nothing_behind(root: Path) -> None:
         watched.watch.stop()
 
         assert not watched.watch.alive()
-        assert watched.watch.directories() == 0
-        watched.watch.ensure("t/")
-        watched.watch._watches.forget("t/")
+        assert len(watched.watch.watches.table) == 0
+        watched.watch.watches.ensure("t/")
+        watched.watch.watches.forget("t/")
 
     assert threading.active_count() == threads
     eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) == descriptors)
@@ -994,8 +994,8 @@ def test_no_watch_left(root: Path, code: int, hint: str, monkeypatch: pytest.Mon
         Watched(root).watch.start()
     (root / "sub").mkdir()
     eventually(lambda: late.rescans == ["limit"])
-    assert late.watch.exhausted
-    late.watch.ensure("sub/")
+    assert late.watch.watches.exhausted
+    late.watch.watches.ensure("sub/")
     late.watch.stop()
     assert late.rescans == ["limit"]
 
@@ -1027,13 +1027,13 @@ def test_a_directory_that_may_not_be_read(watched: Watched, root: Path, monkeypa
     for name in ("secret 1", "secret 2", "open"):
         (root / name).mkdir()
     watched.catch_up()
-    watched.watch.ensure("secret 1/")
+    watched.watch.watches.ensure("secret 1/")
 
     (root / "open/a").touch()
 
     eventually(lambda: "open/a" in watched.paths())
     assert watched.rescans == []
-    assert watched.watch.directories() == 2
+    assert len(watched.watch.watches.table) == 2
 
 
 # Where inotify is blind

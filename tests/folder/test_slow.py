@@ -9,7 +9,7 @@ import pytest
 
 from s3spool.failure.breaker import Times
 from s3spool.folder.mounts import other_devices
-from s3spool.folder.slow_directories import QUICK_FILES, SlowDirectories, max_slow_files
+from s3spool.folder.slow_directories import MAX_DIRECTORIES, SlowDirectories, max_slow_files
 from s3spool.ledger.rows import Failures, Identity, Multipart
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
@@ -34,7 +34,7 @@ class Slow(SlowDirectories):
 
     def __init__(self) -> None:
         super().__init__()
-        self.note_duration("slow/one", 2.0)
+        self.note_slow_file("slow/one", 2.0)
 
 
 def test_what_is_mounted_inside_on_another_device(tmp_path: Path) -> None:
@@ -45,19 +45,26 @@ def test_what_is_mounted_inside_on_another_device(tmp_path: Path) -> None:
     assert other_devices(Path("/data/spool"), mounts) == ("a b/", "deep/nfs/")
 
 
-def test_a_directory_is_slow_until_it_was_quick_for_long() -> None:
-    """Each relapse doubles how long."""
-    slow = SlowDirectories()
+def test_a_directory_is_slow_for_a_minute(tmp_path: Path) -> None:
+    """After a file that hung; each further slow one counts anew."""
+    now = 0.0
+    slow = SlowDirectories(clock=lambda: now)
     assert not slow.holds("d/a")
-    slow.note_duration("d/a", 2.0)
-    for quick in (QUICK_FILES, 2 * QUICK_FILES):
-        for _ in range(quick):
-            assert slow.holds("d/b")
-            assert not slow.holds("d/below/b")
-            assert not slow.holds("b")
-            slow.note_duration("d/b", 0.01)
-        assert not slow.holds("d/b")
-        slow.note_duration("d/b", 2.0)
+    slow.note_slow_file("d/a", 2.0)
+    assert slow.holds("d/b")
+    assert not slow.holds("d/below/b")
+    assert not slow.holds("b")
+    now += 59.0
+    slow.refresh(tmp_path)
+    assert slow.holds("d/b")
+    slow.note_slow_file("d/a", 2.0)
+    now += 59.0
+    slow.refresh(tmp_path)
+    assert slow.holds("d/b")
+    now += 2.0
+    slow.refresh(tmp_path)
+    assert not slow.holds("d/b")
+    assert not slow.any
 
 
 def test_a_busy_machine_makes_no_directory_slow() -> None:
@@ -65,12 +72,23 @@ def test_a_busy_machine_makes_no_directory_slow() -> None:
     now = 0.0
     slow = SlowDirectories(clock=lambda: now)
     for _ in range(10):
-        slow.note_duration("d/a", 0.3)
+        slow.note_slow_file("d/a", 0.3)
         now += 31.0
         assert not slow.holds("d/a")
     for _ in range(2):
-        slow.note_duration("d/a", 0.3)
+        slow.note_slow_file("d/a", 0.3)
     assert slow.holds("d/a")
+
+
+def test_a_limited_number_of_directories_is_remembered() -> None:
+    """The one whose slow file is longest ago is forgotten."""
+    slow = SlowDirectories()
+    for number in range(MAX_DIRECTORIES + 1):
+        slow.note_slow_file(f"{number}/a", 2.0)
+
+    assert not slow.holds("0/a")
+    assert slow.holds("1/a")
+    assert slow.holds(f"{MAX_DIRECTORIES}/a")
 
 
 @pytest.mark.parametrize(("workers", "slow"), [(1, 1), (2, 1), (8, 4), (100, 10), (1000, 10)])
@@ -107,7 +125,7 @@ def test_files_of_a_directory_that_has_become_slow() -> None:
     inbox = Inbox(10, 4, a_breaker(initial_s=1.0, max_s=1.0), slow=slow)
     inbox.offer([Item(f"slow/{number}") for number in range(4)])
     taken = [item for _ in range(4) if (item := inbox.take_nowait())]
-    slow.note_duration("slow/0", 2.0)
+    slow.note_slow_file("slow/0", 2.0)
 
     assert [inbox.admit_slow(item.path) for item in taken] == [True, True, False, False]
     for item in taken[2:]:

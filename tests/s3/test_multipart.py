@@ -128,12 +128,9 @@ def test_more_than_s3_takes(big: Uploader) -> None:
     assert caught.value.scope is Scope.FILE
 
 
-@pytest.mark.parametrize("kind", ["curl", "boto3"])
-def test_every_size_with_each_transport(
-    tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str, store_at: StoreAt, kind: str
-) -> None:
+def test_every_size(tmp_path: Path, seaweed: Seaweed, s3: S3Client, bucket: str, store_at: StoreAt) -> None:
     """One part, one byte more, two parts, one byte more; zeros, and a file that is mostly a hole."""
-    store = store_at(seaweed, kind, bucket=bucket)
+    store = store_at(seaweed, bucket=bucket)
     files = {str(size): content_of(size, seed=size) for size in (PART, PART + 1, 2 * PART, 2 * PART + 1)}
     files |= {"zeros": bytes(2 * PART), "hole": bytes(PART) + b"in the middle" + bytes(PART)}
 
@@ -155,16 +152,15 @@ def test_every_size_with_each_transport(
 
 
 @pytest.mark.usefixtures("seaweed")
-@pytest.mark.parametrize("kind", ["curl", "boto3"])
 @pytest.mark.parametrize("where", ["seaweed", "faulty"])
 @pytest.mark.parametrize("checksum", ["auto", "crc64nvme", "crc32", "sha256", "md5"])
 def test_every_checksum(
-    request: pytest.FixtureRequest, tmp_path: Path, store_at: StoreAt, checksum: str, where: str, kind: str
+    request: pytest.FixtureRequest, tmp_path: Path, store_at: StoreAt, checksum: str, where: str
 ) -> None:
     """Each part goes with the one chosen; the receipt has that of the whole, or of the parts', or none."""
     bucket = request.getfixturevalue("bucket") if where == "seaweed" else ""
     content = content_of(2 * PART + 1)
-    store = store_at(request.getfixturevalue(where), kind, bucket=bucket, checksum=checksum)
+    store = store_at(request.getfixturevalue(where), bucket=bucket, checksum=checksum)
 
     with uploader(file_of(tmp_path, content), store, PART) as made:
         upload, parts = made.sent()

@@ -105,7 +105,7 @@ def test_check_says_where_the_redirect_points(tmp_path: Path, server: FaultyS3, 
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("kind", ["curl", "carried", "boto3"])
+@pytest.mark.parametrize("kind", ["curl", "carried"])
 def test_no_request_follows(
     server: FaultyS3, elsewhere: FaultyS3, store_at: StoreAt, tmp_path: Path, kind: str
 ) -> None:

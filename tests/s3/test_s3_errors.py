@@ -131,7 +131,6 @@ def test_errnos(name: str) -> None:
         (botocore.exceptions.ConnectionClosedError(endpoint_url="u"), "", UNSTEADY),
         (botocore.exceptions.HTTPClientError(error="e"), "", UNSTEADY),
         (botocore.exceptions.UnknownServiceError(service_name="s", known_service_names=[]), "", UNSTEADY),
-        (OSError(errno.EIO, "Input/output error"), "", Rule(Scope.FILE)),
     ],
     ids=lambda value: type(value).__name__,
 )

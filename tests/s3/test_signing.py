@@ -1,4 +1,4 @@
-"""Signatures of libcurl are those of botocore: SigV4 as a server got it, computed a second time by the reference."""
+"""Signatures are those of botocore: SigV4 as a server got it, computed a second time by the reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from s3spool.s3.credentials import Snapshot
-from s3spool.s3.store import Store
+from s3spool.s3.signing import libcurl_signs, signed
 from support.faulty import FaultyS3
 from support.s3_messages import Request
 from support.stores import destination, put, put_request, store_of, use
@@ -105,57 +105,78 @@ def test_signature_is_that_of_botocore(
 
 
 @pytest.mark.parametrize(
-    ("access", "kind"),
+    "access",
     [
-        ("account:user", "boto3"),
-        (":", "boto3"),
-        ("user@example.org", "boto3"),
-        ("a/b+c=%41;d", "boto3"),
-        ('with blank "quotes"', "boto3"),
-        ("az09AZ.d~e_f-g.h", "curl"),
+        "account:user",
+        ":",
+        "user@example.org",
+        "a/b+c=%41;d",
+        'with blank "quotes"',
+        "az09AZ.d~e_f-g.h",
     ],
 )
 @pytest.mark.parametrize("secret", [SECRET, "se:cr:et"])
+@pytest.mark.parametrize("token", ["", TOKEN])
 def test_every_access_key_is_signed_with(
-    access: str, kind: str, secret: str, server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    access: str, secret: str, token: str, server: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that libcurl would cut or percent-encode go by boto3."""
-    use({"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}, monkeypatch)
-    store = Store(destination(server.bucket, server.endpoint_url, region="eu-central-1"), timeout_s=20.0)
-    transport = store.transport()
-    server.requests.clear()
+    """Also those that libcurl would cut or percent-encode."""
+    use({"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret, "AWS_SESSION_TOKEN": token}, monkeypatch)
+    transport = store_of("curl", destination(server.bucket, server.endpoint_url, region="eu-central-1")).transport()
+    for key, query, headers in (("a b+c&d=e?f#g%h", "", HEADERS), ("plain", PART + "a%2Fb%3D", OBJECT)):
+        server.requests.clear()
 
-    answer = put(transport, put_request("a"))
+        answer = put(transport, put_request(key, b"body", headers, query))
 
+        assert answer.error is None
+        (request,) = server.requests
+        assert request.key == key
+        found = _AUTHORIZATION.fullmatch(request.headers["authorization"])
+        assert found
+        assert found["scope"].startswith(f"{access}/{request.headers['x-amz-date'][:8]}/")
+        signed = found["headers"].split(";")
+        assert {name for name in request.headers if name.startswith("x-amz-")} | {"host"} <= set(signed)
+        keys = Credentials(access, secret, token or None)
+        assert found["signature"] == reference(server, request, query, signed, token, keys)
     transport.close()
-    server.cut()  # boto3 keeps its connection
-    assert (answer.status, store.kind) == (200, kind)
-    assert (store.multiplexer() is None) == (kind == "boto3")
-    (request,) = server.requests
-    found = _AUTHORIZATION.fullmatch(request.headers["authorization"])
-    assert found
-    assert found["scope"].startswith(f"{access}/{request.headers['x-amz-date'][:8]}/")
-    signed = found["headers"].split(";")
-    assert found["signature"] == reference(server, request, "", signed, "", Credentials(access, secret))
 
 
-def test_an_access_key_for_boto3_that_comes_later_is_an_error(
-    server: FaultyS3, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not a wrong signature: the line says what to do."""
+def test_keys_of_either_kind_follow_one_another(server: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open transport signs with the keys of now."""
     use({"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}, monkeypatch)
-    store = store_of("curl", destination(server.bucket, server.endpoint_url))
+    store = store_of("curl", destination(server.bucket, server.endpoint_url, region="eu-central-1"))
     transport = store.transport()
-    store.credentials.current = Snapshot("account:user", SECRET, "")
-    server.requests.clear()
 
-    answer = put(transport, put_request("a"))
-
+    for access in (ACCESS, "account:user", ACCESS):
+        store.credentials.current = Snapshot(access, SECRET, "")
+        server.requests.clear()
+        put(transport, put_request("a"))
+        (request,) = server.requests
+        found = _AUTHORIZATION.fullmatch(request.headers["authorization"])
+        assert found
+        assert found["scope"].startswith(f"{access}/")
+        keys = Credentials(access, SECRET)
+        assert found["signature"] == reference(server, request, "", found["headers"].split(";"), "", keys)
     transport.close()
-    assert answer.error is not None
-    assert answer.error.code == "NoCredentials"
-    assert "restart" in answer.error.cause
-    assert not server.requests
+
+
+def test_a_multi_region_access_point_gets_sigv4a(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which libcurl cannot make: it holds for all regions."""
+    use({"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}, monkeypatch)
+    where = destination("arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap", "")
+    url = store_of("curl", where).endpoint.url
+    keys = Snapshot(ACCESS, SECRET, TOKEN)
+
+    headers = signed(f"{url}a", {"x-amz-meta-a": "b"}, "UNSIGNED-PAYLOAD", keys, "us-east-1")
+
+    assert not libcurl_signs(keys, url)
+    assert headers["Authorization"].startswith(f"AWS4-ECDSA-P256-SHA256 Credential={ACCESS}/")
+    found = {name.lower(): value for name, value in headers.items()}
+    assert found["x-amz-region-set"] == "*"
+    assert found["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+    assert found["x-amz-security-token"] == TOKEN
+    _, _, names = headers["Authorization"].partition("SignedHeaders=")
+    assert {"host", "x-amz-meta-a", "x-amz-region-set"} <= {*names.partition(",")[0].split(";")}
 
 
 def reference(

@@ -1,4 +1,4 @@
-"""The one act that carries bytes: both transports follow one contract."""
+"""The one act that carries bytes, by itself and in a multi client."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ODD_KEYS = [
 ]
 
 
-@pytest.fixture(params=["curl", "carried", "boto3"])
+@pytest.fixture(params=["curl", "carried"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -502,8 +502,8 @@ class EarlyRefusal(HoldUntil):
 
 
 @pytest.mark.parametrize("timeout_s", [1.0])
-def test_a_refusal_in_the_middle_of_a_body(kind: str, transport: Sender, faulty: FaultyS3, tmp_path: Path) -> None:
-    """libcurl hears it and stops; boto3 hears only that nobody reads on. The connection is not used again."""
+def test_a_refusal_in_the_middle_of_a_body(transport: Sender, faulty: FaultyS3, tmp_path: Path) -> None:
+    """libcurl hears it and stops. The connection is not used again."""
     path = tmp_path / "huge"
     path.touch()
     os.truncate(path, 64 * MIB)  # more than the buffers of both sockets hold
@@ -514,12 +514,8 @@ def test_a_refusal_in_the_middle_of_a_body(kind: str, transport: Sender, faulty:
     answer = put(transport, range_request("a", fd, 0, 64 * MIB))
 
     os.close(fd)
-    if kind != "boto3":
-        assert (answer.error, answer.status) == (None, 413)
-        assert b"EntityTooLarge" in answer.body
-    else:
-        assert answer.error is not None
-        assert answer.error.scope is Scope.UNKNOWN
+    assert (answer.error, answer.status) == (None, 413)
+    assert b"EntityTooLarge" in answer.body
     assert ok(put(transport, put_request("next")))
     fault.event.set()
 
@@ -541,7 +537,6 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["curl", "carried"])
 @pytest.mark.parametrize(
     ("name", "streamed"), [(name, False) for name in ENDLESS] + [("error, all at once", True), ("body in drips", True)]
 )
@@ -587,8 +582,6 @@ def test_without_credentials_nothing_is_sent(
     store.credentials._forget_cached()
 
     store.credentials.refresh()
-    if kind == "boto3":  # it keeps the credentials it was made with
-        store._clients._made.clear()
     error = put(transport, put_request("b")).error
 
     assert error is not None
@@ -638,10 +631,3 @@ def test_descriptors_are_given_back(kind: str, faulty: FaultyS3, store_at: Store
 
     # The server's ends of them close when it sees ours closed: it may hold a few at any time.
     assert len(set(os.listdir("/proc/self/fd")) - before) < 10
-
-
-def test_regions_apart_from_one_signature_go_through_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A multi-region access point takes SigV4A, which libcurl cannot make."""
-    use({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}, monkeypatch)
-
-    store_of("boto3", destination("arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap", ""))

@@ -61,7 +61,7 @@ class House:
         threshold: int = 2**30,
         part_size: int = 2**20,
         bandwidth: Any = None,
-        carries: bool = True,
+        blocking: bool = False,
         root: Path | None = None,
         ledger: str = "",
     ) -> None:
@@ -73,7 +73,6 @@ class House:
         self.archive = directory / "archive"
         self.root.mkdir(exist_ok=True)
         self.bucket = MemoryBucket()
-        self.bucket.carries = carries
         config = Config(
             watch=WatchConfig(
                 directory=self.root, recursive=recursive, exclude=(".*",), settle_s=settle_s, rescan_s=rescan_s
@@ -99,6 +98,8 @@ class House:
         self.breaker = self.components.breaker
         self.workers = self.components.workers
         self.upload = self.components.upload
+        if blocking:
+            self.workers._limited = lambda: True
         self.large = self.components.large
         self.results = self.components.results
         self.ledger = cast("Ledger", self.components.ledger)

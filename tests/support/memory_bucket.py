@@ -45,7 +45,6 @@ class MemoryBucket:
         self.refusals: dict[str, list[UploadError]] = {}  # path -> for its next attempts, in order
         self.down: UploadError | None = None  # the answer to everything
         self.must_ask = False  # whether an answer alone proves nothing
-        self.carries = True  # whether small files ride; else each request takes a thread of its own
         self.excepthooks: set[str] = set()  # sending these once kills the worker
         self.before_put: Callable[[str], object] = lambda _: None
         self.open_senders = 0
@@ -66,8 +65,8 @@ class MemoryBucket:
             self.open_senders += 1
         return MemorySender(self)
 
-    def multiplexer(self) -> MemoryCarrier | None:
-        return MemoryCarrier() if self.carries else None
+    def multiplexer(self) -> MemoryCarrier:
+        return MemoryCarrier()
 
     def request(self, content: Content) -> Put:
         return Put(content, self.digest(content))

@@ -36,12 +36,8 @@ def use(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def store_of(kind: str, where: DestinationConfig, *, timeout_s: float = 20.0, bandwidth: Any = None) -> Store:
-    """`kind` is curl, carried (curl, not by itself but by its carrier) or boto3."""
-    store = (_CarriedStore if kind == "carried" else Store)(where, timeout_s=timeout_s, bandwidth=bandwidth)
-    if kind == "boto3":
-        store._curl = None
-    assert store.kind == ("boto3" if kind == "boto3" else "curl")
-    return store
+    """`kind` is curl, or carried (its transports do not send by themselves but by their carrier)."""
+    return (_CarriedStore if kind == "carried" else Store)(where, timeout_s=timeout_s, bandwidth=bandwidth)
 
 
 class _CarriedStore(Store):
@@ -52,8 +48,7 @@ class _CarriedStore(Store):
 class _Carried:
     """One transport on a carrier of its own: whatever is true of a transport that sends must be true of it."""
 
-    def __init__(self, transport: Sender, multiplexer: Multiplexer | None) -> None:
-        assert multiplexer is not None
+    def __init__(self, transport: Sender, multiplexer: Multiplexer) -> None:
         self._transport = transport
         self._multiplexer = multiplexer
         self.prepare = transport.prepare

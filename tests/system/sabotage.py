@@ -26,7 +26,7 @@ def _obey(_number: int, frame: FrameType | None) -> None:
         frame = frame.f_back
     assert frame is not None
     daemon: Any = frame.f_locals["self"]
-    daemon.liveness.timeout_s = daemon.components.workers.hang_detector.timeout_s = 1.5  # a minute is long for a test
+    daemon.liveness.timeout_s = daemon.components.workers.hang_timeout_s = 1.5  # a minute is long for a test
     what, how = Path(ORDERS).read_text(encoding="utf-8").split()
     if how == "dies":
         _die({"watch": daemon.watch_manager.watch._inotify.name, "workers": "upload-"}.get(what, what))

@@ -33,10 +33,10 @@ from support.waiting import eventually
 LARGE = SMALL_BYTES + 1
 
 
-@pytest.fixture(params=["wheel", "alone"])
+@pytest.fixture(params=["multiplexed", "blocking"])
 def build(build: Build, request: pytest.FixtureRequest) -> Build:
-    """Each test once with small files on the wheel, once with each in a thread of its own."""
-    return functools.partial(build, carries=request.param == "wheel")
+    """Each test once with small files multiplexed, once with each in a thread, as under a bandwidth limit."""
+    return functools.partial(build, blocking=request.param == "blocking")
 
 
 @pytest.fixture
@@ -723,9 +723,8 @@ def test_a_dead_worker_is_replaced_and_its_file_sent(
 def test_a_leader_that_dies_costs_no_file(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files under way are sent again, by the other workers and by the one that replaces it."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    house = build(carries=True)
+    house = build(blocking=False)
     leader_followers = house.workers._leader_followers
-    assert leader_followers is not None
     poll, broken = leader_followers._client.poll, [True]
 
     def breaks(pending: Any, over: Any, *, wait: bool) -> None:

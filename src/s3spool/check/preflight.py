@@ -63,9 +63,6 @@ def examine(store: Store, prefix: str) -> Iterator[CheckResult]:
         return
     until = f", valid until {keys.expiry:%Y-%m-%d %H:%M} UTC and then renewed" if keys.expiry else ""
     yield ok("credentials", f"from {_SOURCES.get(keys.source, keys.source or 'an unnamed provider')}{until}")
-    if store.kind == "boto3":
-        why = store.no_curl or "pycurl cannot be used here"
-        yield warning("transport", f"{why}: boto3 sends the files, several times slower")
     if proxy := proxy_of(store.endpoint.url):
         yield ok("proxy", masked(proxy))
     try:

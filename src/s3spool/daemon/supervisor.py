@@ -123,7 +123,6 @@ class Daemon:
             bucket=self.config.destination.bucket,
             prefix=self.config.destination.prefix,
             endpoint=components.store.endpoint.url,
-            transport=components.store.kind,
             duration_s=round(time.monotonic() - start, 3),
             pid=os.getpid(),
         )

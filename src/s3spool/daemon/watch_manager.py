@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import structlog
@@ -81,10 +80,8 @@ class WatchManager:
         """Watch the root again if it was lost, replaced, or its watching thread died."""
         self._check_root()
         self._check_watch()
-        if self.watch is None:
+        if self.watch is None or self.lost:
             self.heartbeat.beat()  # no thread watches: scans find the files
-        elif time.monotonic() - self.heartbeat.last >= self.heartbeat.capped(None):
-            self.watch.self_test()
 
     def apply(self, names: FileFilter) -> None:
         if self.watch is not None:
@@ -104,7 +101,7 @@ class WatchManager:
 
     def _use(self, watch: Watch | None) -> None:
         self.watch = watch
-        self._scan.use(watch)
+        self._scan.use(watch.watches if watch else None)
 
     def _hint(self, path: str, quiet: SettleReason) -> None:
         """Called by the watcher's thread."""
@@ -146,13 +143,13 @@ class WatchManager:
     def _check_watch(self) -> None:
         if self.watch is None or self.lost:
             return
-        if self.watch.exhausted:
+        if self.watch.watches.exhausted:
             if not self._partial:  # once; the other directories stay watched
-                log.warning("watch.polling", directory=str(self._folder.root), reason=self.watch.exhausted)
+                log.warning("watch.polling", directory=str(self._folder.root), reason=self.watch.watches.exhausted)
             self.backend = "inotify+poll"
         elif self._partial:
             self.backend = "inotify"
-        self._partial = bool(self.watch.exhausted)
+        self._partial = bool(self.watch.watches.exhausted)
         if not self.watch.alive():
             log.error("watch.lost", directory=str(self._folder.root), hint="the watching thread died: starting another")
             self.stop()

@@ -49,7 +49,7 @@ class DirectoryWatches:
         self._unverified: set[WatchDescriptor] = set()  # since an overflow, these may have another name or be gone
         self._refused = False  # since the last walk began: more watches are not asked for
         self.table = WatchTable()
-        self.exhausted = ""  # why some directories cannot be watched; existing watches stay
+        self.exhausted = ""  #: why some directories cannot be watched; existing watches stay
 
     def open(self, inotify: Inotify) -> None:
         self._inotify = inotify

@@ -34,7 +34,7 @@ class Inotify(InotifyFD):
     """Watchdog's thread that reads events; thread-safe. After `stop` no watch is added or removed."""
 
     def __init__(self, callback: WatchCallback, heartbeat: Heartbeat) -> None:
-        """Reading events refreshes the heartbeat. Raises OSError."""
+        """The thread beats while it waits for events. Raises OSError."""
         super().__init__()
         self.name = "watch"
         self._callback = callback
@@ -65,7 +65,6 @@ class Inotify(InotifyFD):
         of a small file, before watchdog makes objects of them.
         """
         buffer = self._read_event_buffer(event_buffer_size)
-        self._heartbeat.beat()
         return [
             InotifyEvent(wd, mask, cookie, name)
             for wd, mask, cookie, name in self._parse_event_buffer(buffer)
@@ -73,6 +72,16 @@ class Inotify(InotifyFD):
             and mask & (_MOVED_FROM | _ISDIR) != _MOVED_FROM
             and not name.startswith(_OWN_REMOVAL)
         ]
+
+    def _check_inotify_fd(self) -> bool:
+        """Wait for events; watchdog's own wait has no end, and no heartbeat."""
+        if self._poller is None:
+            return super()._check_inotify_fd()
+        ready: list[tuple[int, int]] = []
+        while not ready:
+            self._heartbeat.beat()
+            ready = self._poller.poll(self._heartbeat.capped(None) * 1000)
+        return any(fd == self._inotify_fd for fd, _ in ready)
 
     def handle_event(self, event: InotifyEvent) -> None:
         if event.is_queue_overflow:

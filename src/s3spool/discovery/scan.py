@@ -7,13 +7,13 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import structlog
 
 from s3spool.discovery.deduplicate import Deduplicator
 from s3spool.discovery.deep_directories import DeepDirectories
 from s3spool.discovery.directory_files import DirectoryFiles, FoundFile
+from s3spool.discovery.directory_watches import DirectoryWatches
 from s3spool.discovery.mount_scan import MountScans
 from s3spool.discovery.pending_directories import PendingDirectories
 from s3spool.errors import EXHAUSTED, LedgerError
@@ -27,9 +27,6 @@ from s3spool.ledger.rows import Identity
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.settle import Settle, SettleReason
-
-if TYPE_CHECKING:
-    from s3spool.discovery.watch import Watch
 
 BATCH = 20 * LOOKUP_ROWS  # sorted: a larger batch reads fewer pages of the ledger per file
 SHARED_BATCH = 4 * CLAIMED_ROWS  # the same where several daemons claim the files of a batch
@@ -77,7 +74,7 @@ class Scan:
         self._ledger = ledger
         self._batch = BATCH if ledger.claims is None else SHARED_BATCH
         self._unreadable = False  # whether the last scan has warned of a directory
-        self.watch: Watch | None = None  # None: polling
+        self.watches: DirectoryWatches | None = None  # None: polling
         self._reasons: set[str] = set()
         self._lock = threading.Lock()  # guards the reasons
         self.heartbeat = Heartbeat()
@@ -101,9 +98,9 @@ class Scan:
         """Other include and exclude patterns, from the next directory on."""
         self.names = names
 
-    def use(self, watch: Watch | None) -> None:
-        """The watch that reports new files between scans; None: scans alone find them."""
-        self.watch = watch
+    def use(self, watches: DirectoryWatches | None) -> None:
+        """The watches that report new files between scans; None: scans alone find them."""
+        self.watches = watches
 
     def want(self, reason: str) -> None:
         with self._lock:
@@ -117,7 +114,7 @@ class Scan:
         self._thread.join(timeout_s)
 
     def _interval_s(self) -> float:
-        if self.watch is not None and not self.watch.exhausted:
+        if self.watches is not None and not self.watches.exhausted:
             return self._rescan_s
         return min(self._rescan_s, max(1.0, self._settle_s, POLL_SHARE * self._last_duration_s))
 
@@ -159,7 +156,7 @@ class Scan:
             reasons, self._reasons = self._reasons, set()
         if reasons or asked:
             return reasons
-        return {"timer"} if self.watch is not None else {"poll"}
+        return {"timer"} if self.watches is not None else {"poll"}
 
     def _rest(self, last: float) -> bool:
         """Wait for the pause after the last scan; True if `want` or `ping` was called meanwhile."""
@@ -187,7 +184,7 @@ class Scan:
         self.mounts.wait(self.heartbeat.beat)
         if self._ledger.claims is not None:
             self._ledger.claims.drop_void()  # files of dead daemons that this scan has not found
-        missed = 0 if reasons & EXPECTED or (self.watch is not None and self.watch.exhausted) else offered
+        missed = 0 if reasons & EXPECTED or (self.watches is not None and self.watches.exhausted) else offered
         self.missed += missed
         say = log.debug if reasons <= ROUTINE and not offered else log.info
         say(
@@ -211,8 +208,8 @@ class Scan:
         pending.add(f"{parent}/" if parent else "", [name])
         with self._ledger.reader() as reader:
             while (directory := pending.pop()) is not None and not stopped():
-                if self.watch is not None:
-                    self.watch.ensure(directory)
+                if self.watches is not None:
+                    self.watches.ensure(directory)
                 found = self._files.listed(directory, pending, reader, self.names)
                 # Offered per directory: the next one may hang.
                 with contextlib.suppress(FileNotFoundError, NotAFileError):
@@ -225,16 +222,16 @@ class Scan:
         Raises LedgerError, and OSError where the root is gone.
         """
         unreadable = False
-        watch = self.watch
+        watches = self.watches
         self._files.take_excluded()
-        if watch is not None:
-            watch.begin_walk()
+        if watches is not None:
+            watches.begin_walk()
         pending = PendingDirectories()
         pending.add("", [""])
         while (directory := pending.pop(apart)) is not None and not self._stop.is_set():
             self.heartbeat.beat()
-            if self.watch is not None:
-                self.watch.ensure(directory)
+            if self.watches is not None:
+                self.watches.ensure(directory)
             try:
                 yield from self._files.listed(directory, pending, reader, self.names)
             except (FileNotFoundError, NotAFileError):
@@ -250,13 +247,13 @@ class Scan:
                 unreadable = True
         self._unreadable = unreadable
         if not self._stop.is_set():
-            self._end_walk(watch)
+            self._end_walk(watches)
 
-    def _end_walk(self, watch: Watch | None) -> None:
+    def _end_walk(self, watches: DirectoryWatches | None) -> None:
         self.excluded = self._files.take_excluded()
         self.deep.end_scan()
-        if watch is not None:
-            watch.end_walk()
+        if watches is not None:
+            watches.end_walk()
 
     def _offer(
         self, batch: list[FoundFile], reader: LedgerReader, offer: Callable[[Sequence[Item]], object] | None = None

@@ -27,7 +27,6 @@ from s3spool.discovery.directory_watches import (
     limit_hint,
 )
 from s3spool.discovery.inotify import Inotify
-from s3spool.discovery.inotify_self_test import InotifySelfTest
 from s3spool.discovery.lister import Lister
 from s3spool.discovery.watch_table import steps_up
 from s3spool.folder.directories import NotAFileError, listed, opened_directory
@@ -80,11 +79,10 @@ class Watch(WatchCallback):
         self._hint = hint
         self._rescan = rescan
         self._lost = lost
-        self._watches = DirectoryWatches(self._root, rescan)
+        self.watches = DirectoryWatches(self._root, rescan)
         self._device = 0  # the root's
         self._inotify: Inotify | None = None
         self._heartbeat = heartbeat or Heartbeat()  # of watchdog's thread
-        self._self_test: InotifySelfTest | None = None
         self.overflows = 0
         self._lister = Lister("watch-new", self._list, rescan)
         self._recent: deque[str] = deque(maxlen=RECENT_DIRECTORIES)
@@ -106,55 +104,25 @@ class Watch(WatchCallback):
         except OSError as exc:
             raise WatchUnavailableError(limit_hint(exc)) from exc
         self._inotify.start()
-        self._watches.open(self._inotify)
-        if not self._watches.add(""):
+        self.watches.open(self._inotify)
+        if not self.watches.add(""):
             self.stop()
-            raise WatchUnavailableError(self.exhausted or f"{os.fsdecode(self._root)} cannot be watched")
-        self._device = (self._watches.table.identity("") or (0,))[0]
-        with contextlib.suppress(OSError):
-            self._self_test = InotifySelfTest(self._inotify)
-            self._self_test.cause()  # to learn whether it comes back
+            raise WatchUnavailableError(self.watches.exhausted or f"{os.fsdecode(self._root)} cannot be watched")
+        self._device = (self.watches.table.identity("") or (0,))[0]
 
     def stop(self) -> None:
         self._lister.close()
         self._mounts_lister.close()
         self._recent_lister.close()
         inotify, self._inotify = self._inotify, None
-        self._watches.close()
+        self.watches.close()
         if inotify is not None:
             inotify.stop()
             inotify.join(5.0)
-        test, self._self_test = self._self_test, None
-        if test is not None:
-            test.close()
-        self._watches.clear()
+        self.watches.clear()
 
     def alive(self) -> bool:
         return self._inotify is not None and self._inotify.is_alive()
-
-    def self_test(self) -> None:
-        """Cause an event: reading it refreshes the heartbeat; refresh it here where no event can be expected."""
-        test = self._self_test
-        if test is None or not test.cause():
-            self._heartbeat.beat()
-
-    def directories(self) -> int:
-        return len(self._watches.table)
-
-    @property
-    def exhausted(self) -> str:
-        """Why some directories cannot be watched; "" if all are."""
-        return self._watches.exhausted
-
-    def ensure(self, directory: str) -> None:
-        """Watch this directory ("a/b/") if it is not watched yet; the scan calls it for each directory it walks."""
-        self._watches.ensure(directory)
-
-    def begin_walk(self) -> None:
-        self._watches.begin_walk()
-
-    def end_walk(self) -> None:
-        self._watches.end_walk()
 
     # WatchCallback, called on watchdog's thread: an exception would end that thread.
 
@@ -166,21 +134,19 @@ class Watch(WatchCallback):
             self._rescan("error")
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        if self._watches.removed(wd) == "":
+        if self.watches.removed(wd) == "":
             self._lost()
 
     def on_queue_overflow(self) -> None:
         self.overflows += 1
         log.warning("watch.overflowed", overflows=self.overflows)
-        self._watches.overflowed()
+        self.watches.overflowed()
         self._recent_lister.add("")
         self._rescan("overflow")
 
     def _handle(self, event: InotifyEvent) -> None:
-        if self._self_test is not None and self._self_test.is_it(event):
-            return
         mask = event.mask
-        directory = self._watches.table.directory(event.wd)
+        directory = self.watches.table.directory(event.wd)
         if directory is None:
             return
         if mask & ISDIR and event.name:
@@ -201,31 +167,31 @@ class Watch(WatchCallback):
             return
         directory = f"{path}/"
         if mask & MOVED_FROM:
-            self._watches.forget(directory)
+            self.watches.forget(directory)
         elif mask & (CREATE | MOVED_TO) and self.names.enters_directory(path):
             if self.names.too_deep(path):
                 self._deep.note(path)
             elif self._is_mounted(directory):
-                self._watches.forget(directory)
+                self.watches.forget(directory)
                 self._mounts_lister.add(directory)
-            elif not (mask & CREATE and self._watches.is_verified(directory) and self._watches.is_current(directory)):
+            elif not (mask & CREATE and self.watches.is_verified(directory) and self.watches.is_current(directory)):
                 # A former directory of this name keeps its watch as long as a process has it open.
-                self._watches.forget(directory)
-                if self._watches.add(directory) or self.exhausted:
+                self.watches.forget(directory)
+                if self.watches.add(directory) or self.watches.exhausted:
                     # Files that arrived before the watch made no event.
                     self._lister.add(directory)
 
     def _is_mounted(self, directory: str) -> bool:
         """Whether the parent of this new directory is on another device than the root."""
         parent, _ = next(steps_up(directory))
-        return (self._watches.table.identity(parent) or (self._device,))[0] != self._device
+        return (self.watches.table.identity(parent) or (self._device,))[0] != self._device
 
     def _list(self, directory: str) -> None:
         """Watch a new directory and all below it, and hint at its files. Runs on a lister's thread."""
         pending = [directory]
         while pending and self._inotify is not None:
             current = pending.pop()
-            if not self._watches.add(current) and not self.exhausted:
+            if not self.watches.add(current) and not self.watches.exhausted:
                 continue
             try:
                 self._list_one(current, pending)
@@ -273,4 +239,4 @@ class Watch(WatchCallback):
         """Wait for room; False if the directory was removed or renamed meanwhile (then its new name is listed)."""
         while not self._room() and self._inotify is not None:
             time.sleep(WAIT_S)
-        return self._inotify is not None and (directory in self._watches.table or bool(self.exhausted))
+        return self._inotify is not None and (directory in self.watches.table or bool(self.watches.exhausted))

@@ -54,7 +54,6 @@ EVENTS: dict[str, EventSpec] = {
     "config.untrusted": EventSpec("warning", "other users could have written the configuration[: {reason}]"),
     "daemon.user_changed": EventSpec("info", "root becomes the owner of the state directory[: {reason}]"),
     "systemd.missing": EventSpec("warning", "no native journal entries[: {reason}]"),
-    "transport.fallback": EventSpec("warning", "uploading through boto3, which is slower[: {reason}]"),
     "destination.condition_ignored": EventSpec(
         "warning",
         "the server ignores If-None-Match: each upload asks with HEAD first whether an object is there",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,9 +18,7 @@ from botocore import UNSIGNED
 
 from s3spool.config.schema import DestinationConfig
 from s3spool.errors import ConfigError
-from s3spool.s3 import plain_http
 from s3spool.s3.boto3_http import guarded
-from s3spool.s3.boto3_transport import hooked
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.errors import FAILURES, from_boto3, untrusted_success
 from s3spool.s3.proxies import proxy_of
@@ -79,7 +77,7 @@ def _pay(params: dict[str, Any], **_: Any) -> None:
 
 
 class Clients:
-    """Keeps one client of each kind for the current region and credentials. Thread-safe."""
+    """Keeps a client for the current region and credentials. Thread-safe."""
 
     def __init__(
         self, boto: boto3.Session, destination: DestinationConfig, timeout_s: float, credentials: Credentials
@@ -92,15 +90,19 @@ class Clients:
         # S3's answers correct the region.
         self.endpoint = self._endpoint(destination.region or boto.region_name or DEFAULT_REGION)
         self._lock = threading.Lock()  # boto3's sessions are not thread-safe
-        self._made: dict[Callable[[Endpoint], S3Client], tuple[tuple[str, int], S3Client]] = {}
+        self._made: tuple[tuple[str, int], S3Client] | None = None
 
     def plain(self) -> S3Client:
         """Return the client for all but bodies. It retries once by itself."""
-        return self._of(self._make_plain)
-
-    def bodies(self) -> S3Client:
-        """Return the client for bodies: one attempt, one pass over the file, a connection for each worker."""
-        return self._of(self._make_for_bodies)
+        # A client keeps the credentials that it was made with.
+        wanted = self.endpoint.region, self._credentials.generation
+        made = self._made
+        if made is None or made[0] != wanted:
+            with self._lock:
+                made = self._made
+                if made is None or made[0] != wanted:
+                    made = self._made = wanted, self._make(self.endpoint)
+        return made[1]
 
     def move_to(self, region: str) -> bool:
         """Take the bucket's region from an answer of S3, never an address; return True if it is new."""
@@ -110,33 +112,14 @@ class Clients:
                 self.endpoint = self._endpoint(region)
             return not known
 
-    def _of(self, make: Callable[[Endpoint], S3Client]) -> S3Client:
-        # A client keeps the credentials that it was made with.
-        where = self.endpoint
-        wanted = where.region, self._credentials.generation
-        made = self._made.get(make)
-        if made is None or made[0] != wanted:
-            with self._lock:
-                made = self._made.get(make)
-                if made is None or made[0] != wanted:
-                    made = self._made[make] = wanted, make(where)
-        return made[1]
-
-    def _make_plain(self, where: Endpoint) -> S3Client:
-        made = self._guarded(where)
+    def _make(self, where: Endpoint) -> S3Client:
+        proxy = proxy_of(where.url)
+        # An empty mapping for none keeps botocore from asking the environment by a rule of its own.
+        proxies = {"http": proxy, "https": proxy} if proxy else {}
+        made = guarded(self._client(self._boto, where.region, proxies=proxies), self._ca)
         if self._destination.requester_pays:
             made.meta.events.register("before-call.s3", _pay)
         return made
-
-    def _make_for_bodies(self, where: Endpoint) -> S3Client:
-        s3 = {"payload_signing_enabled": plain_http.beyond_loopback(where.url)}
-        return hooked(self._guarded(where, s3, retries={"total_max_attempts": 1, "mode": "standard"}))
-
-    def _guarded(self, where: Endpoint, s3: Mapping[str, Any] = {}, **config: Any) -> S3Client:
-        proxy = proxy_of(where.url)
-        # An empty mapping for none keeps botocore from asking the environment by a rule of its own.
-        config["proxies"] = {"http": proxy, "https": proxy} if proxy else {}
-        return guarded(self._client(self._boto, where.region, s3, **config), self._ca)
 
     def _endpoint(self, region: str) -> Endpoint:
         """Return the endpoint by botocore's rules: addressing style, dual stack, access points. Raises ConfigError."""
@@ -158,7 +141,7 @@ class Clients:
     def _ca(self) -> str:
         return str(ca_bundle(self._boto, self._destination))
 
-    def _client(self, boto: boto3.Session, region: str, s3: Mapping[str, Any] = {}, **config: Any) -> S3Client:
+    def _client(self, boto: boto3.Session, region: str, **config: Any) -> S3Client:
         destination, style = self._destination, self._destination.addressing_style
         options: dict[str, Any] = {
             "connect_timeout": self._timeout_s,
@@ -175,15 +158,15 @@ class Clients:
             "user_agent_extra": "s3spool",
         }
         # Stores other than AWS rarely have DNS names for buckets.
-        merged: Any = {"addressing_style": "path" if style == "auto" and destination.endpoint_url else style, **s3}
+        s3: Any = {"addressing_style": "path" if style == "auto" and destination.endpoint_url else style}
         if destination.use_accelerate_endpoint:
-            merged["use_accelerate_endpoint"] = True
+            s3["use_accelerate_endpoint"] = True
         return boto.client(
             "s3",
             region_name=region,
             endpoint_url=destination.endpoint_url or None,
             verify=self._ca,
-            config=botocore.config.Config(**options | config, s3=merged),
+            config=botocore.config.Config(**options | config, s3=s3),
         )
 
 

@@ -119,8 +119,7 @@ class Bucket(Protocol):
 
     def transport(self) -> Sender: ...
 
-    def multiplexer(self) -> Multiplexer | None:
-        """Return None if each request needs a thread of its own."""
+    def multiplexer(self) -> Multiplexer: ...
 
     def attributes(self, path: str) -> Collection[str]:
         """What `Content.attributes` has to hold for this file."""

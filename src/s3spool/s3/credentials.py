@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from datetime import UTC, datetime
@@ -17,7 +16,6 @@ AHEAD_S = 15 * 60.0  # how long before their expiry botocore begins to renew cre
 REFRESH_S = 60.0  # between questions while the chain has no keys, or only keys that end within AHEAD_S
 LONGEST_S = 86400.0  # an expiry in the year 9999 is more seconds than a thread can wait
 FIRST_S = 5.0  # a start waits so long for the chain, whose programs and services may never answer
-_ENCODED = re.compile(r"[^A-Za-z0-9._~-]")
 log = structlog.get_logger()
 
 
@@ -30,11 +28,6 @@ class Snapshot(NamedTuple):
 
     def __repr__(self) -> str:
         return "Snapshot(...)"
-
-
-def signs_with(keys: Snapshot) -> bool:
-    """Return whether libcurl can sign: it cuts an access key at a colon (Swift's), and encodes other characters."""
-    return not _ENCODED.search(keys.access_key)
 
 
 class Credentials:

@@ -15,10 +15,11 @@ import pycurl
 from s3spool.s3 import plain_http
 from s3spool.s3.checksums import of_range
 from s3spool.s3.client import Endpoint
-from s3spool.s3.credentials import Credentials, Snapshot, signs_with
+from s3spool.s3.credentials import Credentials, Snapshot
 from s3spool.s3.errors import from_code, from_curl
 from s3spool.s3.keys import url_quoted
 from s3spool.s3.proxies import proxy_of
+from s3spool.s3.signing import libcurl_signs, signed
 from s3spool.s3.transport import Answer, Bandwidth, FileRange, Request, parsed_headers, wait_for_all
 
 BUFFER_BYTES = 256 * 1024  # libcurl's buffer for a range of a file: a hundred slow connections need little memory
@@ -71,6 +72,9 @@ class CurlTransport:
         self._streaming = False
         self._buffer_bytes = 0  # 0: this handle has not sent a range yet
         self._signed_with: Snapshot | None = None
+        self._endpoint: Endpoint | None = None
+        self._libcurl_signs = True
+        self._signs_payload = False
         # The connection is not shared with other handles of a MultiClient: a pool of stale connections would be tried
         # one by one.
         self._connections = pycurl.CurlShare()
@@ -83,7 +87,6 @@ class CurlTransport:
 
     def prepare(self, request: Request) -> None:
         """Raises OSError where the payload has to be signed and the file cannot be read."""
-        curl = self.curl
         self._request = None
         self._path = request.path
         self._headers.clear()
@@ -93,22 +96,23 @@ class CurlTransport:
         credentials = self._credentials.current
         if credentials is None:
             return
-        if credentials is not self._signed_with:
-            if not signs_with(credentials):
-                return
-            curl.setopt(pycurl.USERPWD, f"{credentials.access_key}:{credentials.secret_key}")
-            self._signed_with = credentials
-        if self._endpoint is not self._endpoint_now():
-            self._use_endpoint(curl)
+        endpoint = self._endpoint_now()
+        if credentials is not self._signed_with or endpoint is not self._endpoint:
+            self._sign_for(endpoint, credentials)
+        curl = self.curl
         query = f"?{request.query}" if request.query else ""
-        curl.setopt(pycurl.URL, self._endpoint.url + url_quoted(request.key) + query)
+        url = endpoint.url + url_quoted(request.key) + query
+        curl.setopt(pycurl.URL, url)
         payload = _payload_sha256(request) if self._signs_payload else "UNSIGNED-PAYLOAD"
         lines = [
             *_CONSTANT,
             f"x-amz-content-sha256: {payload}",
             *(f"{name}: {value}" for name, value in request.headers),
         ]
-        if credentials.token:
+        if not self._libcurl_signs:
+            headers = signed(url, dict(request.headers), payload, credentials, endpoint.region)
+            lines = [*_CONSTANT, *(f"{name}: {value}" for name, value in headers.items())]
+        elif credentials.token:
             lines.append(f"x-amz-security-token: {credentials.token}")
         curl.setopt(pycurl.HTTPHEADER, lines)
         if request.body is not None:
@@ -157,8 +161,6 @@ class CurlTransport:
     def answer(self) -> Answer:
         if self._request is None:
             why = self._credentials.error or "no credentials found by boto3's chain"
-            if self._credentials.current is not None:
-                why = "libcurl cannot sign with the characters of the new access key: restart s3spool, then boto3 does"
             return Answer(0, {}, b"", from_code(0, "NoCredentials", why, self._path))
         status = self.curl.getinfo(pycurl.RESPONSE_CODE)
         if self._error is not None:
@@ -172,12 +174,7 @@ class CurlTransport:
 
     def release_buffers(self) -> None:
         if self._buffer_bytes:
-            # libcurl keeps the buffer of a range for as long as the handle lives.
-            self.curl.close()
-            self._streaming = False
-            self._buffer_bytes = 0
-            self._signed_with = None
-            self.curl = self._new_handle()
+            self._renew_handle()  # libcurl keeps the buffer of a range for as long as the handle lives
 
     def close(self) -> None:
         self.curl.close()
@@ -192,7 +189,6 @@ class CurlTransport:
         curl.setopt(pycurl.TCP_NODELAY, 1)
         curl.setopt(pycurl.TCP_KEEPALIVE, 1)
         curl.setopt(pycurl.FOLLOWLOCATION, 0)
-        self._use_endpoint(curl)
         curl.setopt(pycurl.DNS_CACHE_TIMEOUT, DNS_CACHE_S)
         curl.setopt(pycurl.CONNECTTIMEOUT, self._timeout_s)
         if self._ca.is_dir():
@@ -210,11 +206,24 @@ class CurlTransport:
         curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
         return curl
 
-    def _use_endpoint(self, curl: pycurl.Curl) -> None:
-        self._endpoint = self._endpoint_now()
-        self._signs_payload = plain_http.beyond_loopback(self._endpoint.url)
-        curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
-        curl.setopt(pycurl.PROXY, proxy_of(self._endpoint.url))  # set, also to "": else libcurl asks the environment
+    def _renew_handle(self) -> None:
+        self.curl.close()
+        self._streaming = False
+        self._buffer_bytes = 0
+        self._signed_with = None
+        self.curl = self._new_handle()
+
+    def _sign_for(self, endpoint: Endpoint, credentials: Snapshot) -> None:
+        if self._signed_with is not None:
+            self._renew_handle()  # pycurl cannot unset AWS_SIGV4
+        self._endpoint, self._signed_with = endpoint, credentials
+        self._libcurl_signs = libcurl_signs(credentials, endpoint.url)
+        self._signs_payload = plain_http.beyond_loopback(endpoint.url)
+        curl = self.curl
+        if self._libcurl_signs:
+            curl.setopt(pycurl.USERPWD, f"{credentials.access_key}:{credentials.secret_key}")
+            curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{endpoint.region}:s3")
+        curl.setopt(pycurl.PROXY, proxy_of(endpoint.url))  # set, also to "": else libcurl asks the environment
         curl.setopt(pycurl.NOPROXY, "")
 
     def _load_body(self, body: bytes) -> None:
@@ -247,9 +256,10 @@ class CurlTransport:
         except OSError:
             return pycurl.READFUNC_ABORT
 
-    def _seek(self, offset: int, origin: int) -> int:
+    def _seek(self, offset: int, _origin: int) -> int:
+        """Libcurl counts from the start of the body (CURLOPT_SEEKFUNCTION)."""
         if self._range is not None:
-            self._range.seek(offset, origin)
+            self._range.seek(offset)
         return pycurl.SEEKFUNC_OK
 
     def _write(self, data: bytes) -> int:

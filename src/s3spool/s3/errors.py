@@ -46,7 +46,7 @@ def from_curl(number: int, message: str, path: str) -> UploadError:
 
 
 def from_boto3(exc: Exception, path: str, operation: str = "upload") -> UploadError:
-    """Return the error for an exception of boto3 (one of FAILURES), or for an OSError."""
+    """Return the error for an exception of boto3 (one of FAILURES)."""
     if isinstance(exc, botocore.exceptions.ClientError):
         told = exc.response.get("Error", {})
         meta = exc.response.get("ResponseMetadata", {})
@@ -56,13 +56,10 @@ def from_boto3(exc: Exception, path: str, operation: str = "upload") -> UploadEr
         return from_code(status, code, told.get("Message", ""), path, meta.get("HTTPHeaders"), operation)
     if isinstance(exc, _NO_CREDENTIALS):
         return from_code(0, "NoCredentials", str(exc), path, operation=operation)
-    if isinstance(exc, botocore.exceptions.BotoCoreError):  # before the others: some are ValueError or OSError too
-        if not isinstance(exc, botocore.parsers.ResponseParserError):
-            scope = Scope.EVERYBODY if isinstance(exc, _UNREACHABLE) else Scope.UNKNOWN
-            cause = _USER.sub(r"\1***@", str(exc))  # botocore misses a password that occurs elsewhere in a proxy's URL
-            return UploadError(operation, path, type(exc).__name__, cause, scope=scope, hint=NETWORK)
-    elif isinstance(exc, OSError):
-        return UploadError(operation, path, type(exc).__name__, str(exc), scope=Scope.FILE)
+    if isinstance(exc, botocore.exceptions.BotoCoreError):
+        scope = Scope.EVERYBODY if isinstance(exc, _UNREACHABLE) else Scope.UNKNOWN
+        cause = _USER.sub(r"\1***@", str(exc))  # botocore misses a password that occurs elsewhere in a proxy's URL
+        return UploadError(operation, path, type(exc).__name__, cause, scope=scope, hint=NETWORK)
     why = "XML nested too deep" if isinstance(exc, RecursionError) else f"{type(exc).__name__}: {exc}"
     error = untrusted_success(operation, path, "")
     error.code = "UnreadableAnswer"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -12,12 +12,13 @@ from s3spool.config.schema import DestinationConfig
 from s3spool.errors import UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
-from s3spool.s3.boto3_transport import Boto3Transport
 from s3spool.s3.client import Clients, Endpoint, Found
 from s3spool.s3.content import Content, Multiplexer, NeedsVerificationError, Sender, Stored
-from s3spool.s3.credentials import Credentials, signs_with
+from s3spool.s3.credentials import Credentials
+from s3spool.s3.curl_transport import CurlTransport
 from s3spool.s3.errors import conflict, from_answer, is_about_checksum, mismatch, untrusted
 from s3spool.s3.keys import key_of
+from s3spool.s3.multi_client import MultiClient
 from s3spool.s3.object_rules import ObjectRules
 from s3spool.s3.overwrite import OverwriteGuard
 from s3spool.s3.transport import Answer, Bandwidth, Request
@@ -58,27 +59,11 @@ class Store:
         self.algorithm = "crc64nvme" if self.auto else destination.checksum
         self.never = destination.overwrite == "never"
         self.guard = OverwriteGuard(never=self.never, url=self._clients.endpoint.url)
-        self.no_curl = self._why_no_curl()
-        self._curl = None if self.no_curl else _curl_transport()
         self._ca = s3_client.ca_source(s3_client.ca_bundle(self._session, destination))
 
     def apply(self, rules: ObjectRules) -> None:
         """Other options, for requests that are made from now on."""
         self.rules = rules
-
-    def _why_no_curl(self) -> str:
-        """Return why libcurl cannot sign requests; "" if it can."""
-        if self.destination.bucket.endswith(".mrap"):
-            return "a multi-region access point takes another signature than libcurl makes"
-        keys = self.credentials.current
-        if keys and not signs_with(keys):
-            return "libcurl cannot sign with an access key that holds other characters than A-Z a-z 0-9 . _ ~ -"
-        return ""
-
-    @property
-    def kind(self) -> str:
-        """Which transport sends bodies: "curl" or "boto3"."""
-        return "boto3" if self._curl is None else "curl"
 
     @property
     def client(self) -> S3Client:
@@ -97,9 +82,7 @@ class Store:
 
     def transport(self) -> Sender:
         """Return a new sender; it belongs to one thread at a time."""
-        if self._curl is None:
-            return Boto3Transport(self._clients.bodies, self.bucket, self._bandwidth)
-        return self._curl(
+        return CurlTransport(
             lambda: self._clients.endpoint,
             self.credentials,
             ca=self._ca,
@@ -107,12 +90,8 @@ class Store:
             bandwidth=self._bandwidth,
         )
 
-    def multiplexer(self) -> Multiplexer | None:
-        """Return a new multiplexer for small requests; None if boto3 sends the bodies."""
-        if self._curl is None:
-            return None
-        from s3spool.s3.multi_client import MultiClient  # noqa: PLC0415 - pycurl may be missing
-
+    def multiplexer(self) -> Multiplexer:
+        """Return a new multiplexer for small requests."""
         return MultiClient()
 
     def attributes(self, path: str) -> frozenset[str]:
@@ -282,14 +261,5 @@ class Store:
     def _prefer_md5(self) -> None:
         """Use MD5, which an ETag shows, at a store that does not repeat our checksum."""
         if self.auto and self.algorithm != "md5":
-            log.debug("transport.fallback", reason=f"the store does not confirm {self.algorithm}; using md5")
+            log.debug("library.warning", logger="s3", message=f"the store does not confirm {self.algorithm}; using md5")
             self.algorithm = "md5"
-
-
-def _curl_transport() -> Callable[..., Sender] | None:
-    try:
-        from s3spool.s3.curl_transport import CurlTransport  # noqa: PLC0415 - pycurl may be missing
-    except ImportError as exc:
-        log.warning("transport.fallback", reason=f"pycurl cannot be used ({exc}): boto3 sends the bodies, slower")
-        return None
-    return CurlTransport

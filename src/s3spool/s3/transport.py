@@ -1,4 +1,4 @@
-"""One PUT: its request, its answer, and what both transports need to send it."""
+"""One PUT: its request, its answer, and the range of a file that it sends."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def wait_for_all(bandwidth: Bandwidth, length: int) -> None:
 
 
 class FileRange:
-    """The range of one request as a file object, under the bandwidth limit. Not thread-safe."""
+    """The range of one request, read piece by piece under the bandwidth limit. Not thread-safe."""
 
     def __init__(self, request: Request, bandwidth: Bandwidth | None) -> None:
         self._request = request
@@ -52,11 +52,10 @@ class FileRange:
         self._position = 0
         self.error = ""  #: why the range could not be read to its end
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         """Raises OSError also where the file is too short: server and client would wait for the rest."""
         request = self._request
-        rest = request.length - self._position
-        wanted = rest if size < 0 else min(size, rest)
+        wanted = min(size, request.length - self._position)
         if wanted <= 0:
             return b""
         if self._bandwidth is not None:
@@ -73,16 +72,12 @@ class FileRange:
         self._position += len(data)
         return data
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+    def seek(self, offset: int) -> None:
         """Move to an earlier byte: a body is sent again where a kept connection was dead."""
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence, self._request.length)
-        return self._position
+        self._position = offset
 
     def tell(self) -> int:
         return self._position
-
-    def __len__(self) -> int:
-        return self._request.length
 
 
 def parsed_headers(lines: list[bytes]) -> dict[str, str]:

@@ -132,8 +132,8 @@ class SmallUploads:
             self._not_read(item, identity, exc)
         if fd >= 0 and (job is None or job.content.fd < 0):
             os.close(fd)
-        if (duration_s := time.monotonic() - began) > SLOW_S or self._slow.any:
-            self._slow.note_duration(item.path, duration_s)
+        if (duration_s := time.monotonic() - began) > SLOW_S:
+            self._slow.note_slow_file(item.path, duration_s)
         return job
 
     def _not_read(self, item: Item, identity: Identity, exc: Exception) -> None:

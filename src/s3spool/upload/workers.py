@@ -80,14 +80,13 @@ class Workers:
         self._closing = False
         self._threads: list[threading.Thread] = []
         self._slots = [Slot(number) for number in range(count)]
-        client = bucket.multiplexer()
-        self._leader_followers = LeaderFollowers(client, self._gate, count, self._complete) if client else None
+        self._leader_followers = LeaderFollowers(bucket.multiplexer(), self._gate, count, self._complete)
         self._limited = limited
         self._ending: threading.Thread | None = None
         self.heartbeat = Heartbeat()  # of the workers that hold the gate
-        self.hang_detector = HangDetector(hang_timeout_s)
+        self.hang_timeout_s = hang_timeout_s
+        self._hang_detector = HangDetector()
         self._slow = slow or SlowDirectories()
-        self._slow_hang_detector = HangDetector(HANGS_S)
         self.closed_idle = 0  #: how often an idle worker has closed its connections
 
     def start(self) -> None:
@@ -132,29 +131,13 @@ class Workers:
 
     def hanging(self, now: float) -> list[str]:
         """The names of workers that hold a file and hang. Only the supervisor calls it."""
-        members = self._leader_followers.members() if self._leader_followers else set()
-        busy: list[tuple[threading.Thread, object]] = [
-            (thread, slot.job)
-            for thread, slot in zip(self._threads, self._slots, strict=True)
-            if (job := slot.job) is not None and slot.number not in members and not self._slow.holds(job.item.path)
-        ]
-        leader = self._leader_followers.leader if self._leader_followers else None
-        if leader is not None:
-            busy.append((self._threads[leader], self._leader_followers))
-        names = {thread.native_id or 0: thread.name for thread, _ in busy}
-        return [names[number] for number in self.hang_detector.find(((t.native_id or 0, job) for t, job in busy), now)]
+        stuck = self._stuck(now, self.hang_timeout_s)
+        return [name for name, path in stuck if path is None or not self._slow.holds(path)]
 
     def hanging_files(self, now: float) -> list[str]:
         """The paths of slow files in which a worker hangs. Only the supervisor calls it."""
-        if not self._slow.any:
-            return []
-        members = self._leader_followers.members() if self._leader_followers else set()
-        jobs = {
-            thread.native_id or 0: job
-            for thread, slot in zip(self._threads, self._slots, strict=True)
-            if (job := slot.job) is not None and slot.number not in members and self._slow.holds(job.item.path)
-        }
-        return sorted({jobs[number].item.path for number in self._slow_hang_detector.find(jobs.items(), now)})
+        paths = {path for _, path in self._stuck(now, HANGS_S) if path is not None} if self._slow.any else ()
+        return sorted(path for path in paths if self._slow.holds(path))
 
     def only_hanging(self, now: float) -> bool:
         """Whether every live worker hangs in a slow file. Only the supervisor calls it."""
@@ -176,14 +159,25 @@ class Workers:
             thread.join(max(0.0, remaining_s()))
         if self.alive():
             return False
-        if self._leader_followers is None:
-            return True
         if self._ending is None:
             # On close, libcurl waits for unfinished name lookups, which may take minutes.
             self._ending = threading.Thread(target=self._leader_followers.close, name="upload-end", daemon=True)
             self._ending.start()
         self._ending.join(max(CLOSE_S, remaining_s()))
         return not self._ending.is_alive()
+
+    def _stuck(self, now: float, for_s: float) -> list[tuple[str, str | None]]:
+        """The name and file of each worker that has used no CPU for so long; the leader has no file of its own."""
+        members, leader = self._leader_followers.members(), self._leader_followers.leader
+        busy: dict[int, tuple[object, str, str | None]] = {}
+        for thread, slot in zip(self._threads, self._slots, strict=True):
+            job = slot.job
+            if slot.number == leader:
+                busy[thread.native_id or 0] = self._leader_followers, thread.name, None
+            elif job is not None and slot.number not in members:
+                busy[thread.native_id or 0] = job, thread.name, job.item.path
+        jobs = [(number, job) for number, (job, _, _) in busy.items()]
+        return [busy[number][1:] for number in self._hang_detector.find(jobs, now, for_s)]
 
     def _new_thread(self, number: int) -> threading.Thread:
         name = f"upload-{number:03d}"
@@ -210,7 +204,7 @@ class Workers:
             else:
                 multiplexed = self._send_blocking(slot, job)
             job = None
-            if multiplexed and self._leader_followers and not self._leader_followers.join(slot.number):
+            if multiplexed and not self._leader_followers.join(slot.number):
                 job, slot.job = slot.job, None
                 if job is not None:
                     job.abandon()
@@ -278,7 +272,7 @@ class Workers:
         job = slot.job = self._upload.begin(item)
         if job is None or job.request is None:
             return False
-        if self._leader_followers is None or self._limited():
+        if self._limited():
             slot.blocking = slot.blocking or self._bucket.transport()
             slot.blocking.prepare(job.request)
             return False
@@ -287,5 +281,5 @@ class Workers:
         return True
 
     def _submit(self, slot: Slot, multiplexed: bool) -> None:
-        if multiplexed and self._leader_followers and slot.multiplexed:
+        if multiplexed and slot.multiplexed:
             self._leader_followers.submit(slot.number, slot.multiplexed)
