@@ -18,7 +18,6 @@ from chaos.witness import Witness
 from chaos.writers import Writers
 from s3spool.failure.breaker import STREAK
 from s3spool.folder.folder import REMOVING
-from s3spool.ledger.reader import _COUNTED
 from support.daemon import Daemon
 from support.killing import STEPS, STOPS
 from support.killing import program as dying_at
@@ -31,6 +30,10 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parents[1]
 DRAIN_S = 180.0
+_COUNTED = (
+    "SELECT (SELECT count(*) FROM receipts), (SELECT coalesce(sum(size), 0) FROM receipts),"
+    " (SELECT count(*) FROM retries WHERE state = 'waiting'), (SELECT count(*) FROM retries WHERE state = 'parked')"
+)
 START_S = 60.0
 HEARTBEAT_TIMEOUT_S = 3.0  # how long a step is waited for
 REQUESTS = 120  # a life at whose end no step waits goes on for so many at most

@@ -14,13 +14,6 @@ from s3spool.ledger.statements import COLUMNS
 
 _RECEIPT, _MULTIPART, _PART = (", ".join(COLUMNS[table]) for table in ("receipts", "multiparts", "parts"))
 _RETRY = ", ".join(column for column in COLUMNS["retries"] if column != "claimed")
-_COUNTED = (
-    "SELECT (SELECT count(*) FROM receipts), (SELECT coalesce(sum(size), 0) FROM receipts),"
-    " (SELECT count(*) FROM retries WHERE state = 'waiting'), (SELECT count(*) FROM retries WHERE state = 'parked')"
-)
-TOTALS_SINCE = 2  # the version of the ledger that has totals.sql
-FAILURES_SINCE = 3  # and failures.sql
-PAUSE_SINCE = 4  # and pause.sql
 
 
 def _is_as_found(table: str) -> str:
@@ -45,9 +38,6 @@ class Reader(LedgerReader):
         """Raises LedgerError."""
         self._path = path
         self._db = open_for_reading(path)
-        # After an upgrade no daemon may have migrated it yet.
-        old = self._version() < FAILURES_SINCE
-        self._retry = _RETRY.replace("own_failures, provisional", "0, 0") if old else _RETRY
 
     def close(self) -> None:
         self._db.close()
@@ -60,7 +50,7 @@ class Reader(LedgerReader):
 
     def made(self) -> bool:
         """False until the first daemon of this directory has created the tables."""
-        return self._version() > 0
+        return int(next(self._rows("PRAGMA user_version"))[0]) > 0
 
     def known(self, paths: Sequence[str]) -> dict[str, Known]:
         """The rows of these paths; unknown paths are left out."""
@@ -71,7 +61,7 @@ class Reader(LedgerReader):
             marks = ",".join("?" * len(texts))
             for receipt in self._rows(f"SELECT {_RECEIPT} FROM receipts WHERE path IN ({marks})", texts, _receipt):  # noqa: S608 - constants
                 found[receipt.path] = Known(receipt, None)
-            for retry in self._rows(f"SELECT {self._retry} FROM retries WHERE path IN ({marks})", texts, _retry):  # noqa: S608 - constants
+            for retry in self._rows(f"SELECT {_RETRY} FROM retries WHERE path IN ({marks})", texts, _retry):  # noqa: S608 - constants
                 before = found.get(retry.path)
                 found[retry.path] = Known(before.receipt if before else None, retry)
         return found
@@ -98,7 +88,7 @@ class Reader(LedgerReader):
     def due(self, now: float, limit: int) -> list[Retry]:
         """Waiting retries that are due and with no worker, the longest due first."""
         rows = self._rows(
-            f"SELECT {self._retry} FROM retries WHERE state = 'waiting' AND claimed = 0 AND next_attempt <= ?"  # noqa: S608 - constants
+            f"SELECT {_RETRY} FROM retries WHERE state = 'waiting' AND claimed = 0 AND next_attempt <= ?"  # noqa: S608 - constants
             " ORDER BY next_attempt LIMIT ?",
             (now, limit),
             _retry,
@@ -122,7 +112,7 @@ class Reader(LedgerReader):
 
     def retries(self, state: State | None = None, *, after: str = "", limit: int = ALL) -> Iterator[Retry]:
         """Streamed in the order of their paths, from behind the path `after` (as `to_text` spells it)."""
-        statement = f"SELECT {self._retry} FROM retries WHERE path > ? AND state IN (?, ?) ORDER BY path LIMIT ?"  # noqa: S608 - constants
+        statement = f"SELECT {_RETRY} FROM retries WHERE path > ? AND state IN (?, ?) ORDER BY path LIMIT ?"  # noqa: S608 - constants
         states = [state.value] * 2 if state else [each.value for each in State]
         yield from self._rows(statement, (after, *states, limit), _retry)
 
@@ -178,8 +168,6 @@ class Reader(LedgerReader):
 
     def pause(self) -> Pause | None:
         """The pause by hand."""
-        if self._version() < PAUSE_SINCE:
-            return None
         return next(self._rows("SELECT since, reason FROM pause", make=lambda row: Pause(*row)), None)
 
     def errors(self, limit: int) -> list[tuple[str, str, int]]:
@@ -200,7 +188,7 @@ class Reader(LedgerReader):
         return list(self._rows(statement, (limit,)))
 
     def last_error(self) -> Retry | None:
-        statement = f"SELECT {self._retry} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants
+        statement = f"SELECT {_RETRY} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants
         return next(self._rows(statement, make=_retry), None)
 
     def unsent_bytes(self) -> int:
@@ -221,12 +209,8 @@ class Reader(LedgerReader):
 
     def _totals(self) -> tuple[int, int, int, int]:
         """Receipts, their bytes, waiting and parked retries."""
-        counted = self._version() >= TOTALS_SINCE  # as in __init__
-        row = next(self._rows("SELECT receipts, receipt_bytes, waiting, parked FROM totals" if counted else _COUNTED))
+        row = next(self._rows("SELECT receipts, receipt_bytes, waiting, parked FROM totals"))
         return int(row[0]), int(row[1]), int(row[2]), int(row[3])
-
-    def _version(self) -> int:
-        return int(next(self._rows("PRAGMA user_version"))[0])
 
     def _rows(
         self, statement: str, args: Sequence[object] = (), make: Callable[[Sequence[Any]], Any] = tuple
