@@ -53,10 +53,10 @@ class OfflineAnswers:
         )
         with self.reader() as reader:
             if reader is not None:
-                counts, last, pause = reader.counts(), reader.last_error(), reader.pause()
-                status.files = Files(**counts)
-                status.bytes = Bytes(uploaded=reader.uploaded_bytes(), unsent=reader.unsent_bytes())
-                status.oldest_unsent_s = views.age_s(reader.backlog()[2])
+                totals, last, pause = reader.totals(), reader.last_error(), reader.pause()
+                status.files = Files(uploaded=totals.uploaded, waiting=totals.waiting, parked=totals.parked)
+                status.bytes = Bytes(uploaded=totals.uploaded_bytes, unsent=totals.unsent_bytes)
+                status.oldest_unsent_s = views.age_s(totals.oldest_ns)
                 status.nodes = living(reader, destination.ledger_name)
                 status.last_error = last and f"{shown(last.path)}: {last.error_code}: {last.error}"
                 if pause:

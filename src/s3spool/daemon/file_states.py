@@ -12,7 +12,7 @@ from s3spool.control import views
 from s3spool.control.status import Files, LargeFile
 from s3spool.control.views import Live
 from s3spool.daemon.components import Components
-from s3spool.ledger.protocol import LedgerReader
+from s3spool.daemon.ledger_figures import LedgerFigures
 from s3spool.ledger.rows import to_text
 from s3spool.queue.settle import SettleReason
 from s3spool.upload.large import PartJob
@@ -32,6 +32,7 @@ class FileStates:
     def __init__(self, components: Components) -> None:
         self._components = components
         self._speed = Speed()
+        self.ledger = LedgerFigures(components.ledger)
 
     def in_memory(self) -> dict[str, str]:
         """The path and state of each file that is settling, queued or uploading; a path has one state."""
@@ -39,18 +40,14 @@ class FileStates:
         states = dict.fromkeys(self._components.settle.paths(LISTED), "settling")
         return states | dict.fromkeys(queued, "queued") | dict.fromkeys(uploading, "uploading")
 
-    def count(self, reader: LedgerReader) -> Files:
+    def count(self) -> Files:
         """How many files are in each state."""
-        waiting, parked, _ = reader.backlog()
-        return self.counted(waiting, parked, reader.counts()["uploaded"])
+        ledger, memory = self.ledger.now(), Counter(self.in_memory().values())
+        waiting = ledger.waiting - ledger.claimed
+        return Files(**memory, waiting=waiting, parked=ledger.parked, uploaded=ledger.uploaded)
 
-    def counted(self, waiting: int, parked: int, uploaded: int) -> Files:
-        """The same, if the figures of the ledger are known already."""
-        memory = Counter(self.in_memory().values())
-        return Files(**memory, waiting=waiting, parked=parked, uploaded=uploaded)
-
-    def memory_bytes(self) -> int:
-        """What is left to send of the files in memory; an estimate if there are many."""
+    def unsent_bytes(self) -> int:
+        """What is left to send; an estimate if there are many files in memory."""
         memory = [path for path in self.in_memory() if not self._components.slow.holds(path)]
         sizes = []
         for path in memory[:MEASURED]:
@@ -58,7 +55,8 @@ class FileStates:
                 identity = self._components.folder.identity_of(path)
                 sizes.append(identity.size if identity else 0)
         size = sum(sizes) * len(memory) // max(1, len(sizes))
-        return max(0, size - sum(file.bytes_uploaded for file in self.large_files().values()))
+        left = max(0, size - sum(file.bytes_uploaded for file in self.large_files().values()))
+        return left + self.ledger.now().unsent_bytes
 
     def live(self, path: str) -> Live | None:
         """Where this file is in memory, and why; None: it is not."""
@@ -98,13 +96,13 @@ class FileStates:
             [(path, min(size, done + sending[path]), size) for path, done, size in components.large.progress()], now
         )
 
-    def oldest_unsent_s(self, oldest_ns: int) -> float:
+    def oldest_unsent_s(self) -> float:
         """For how many seconds the oldest unsent file has been as it is; 0: there is none.
 
-        `oldest_ns` is the oldest ctime in the retry list, 0 without one. The ctime counts, as a copied file keeps its
-        mtime.
+        The ctime counts, as a copied file keeps its mtime.
         """
-        found = [oldest_ns] if oldest_ns else []
+        waiting_ns = self.ledger.now().oldest_ns
+        found = [waiting_ns] if waiting_ns else []
         for path in self._components.inbox.oldest():
             if self._components.slow.holds(path):
                 continue  # a look might hang, and with it the supervisor

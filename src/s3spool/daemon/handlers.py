@@ -18,7 +18,7 @@ from s3spool.control.nodes import living
 from s3spool.control.peer import Peer
 from s3spool.control.rules import prefix_of, with_rule
 from s3spool.control.server import Handler
-from s3spool.control.status import Bytes, Destination, Files, Node, Status, Watch
+from s3spool.control.status import Bytes, Destination, Node, Status, Watch
 from s3spool.daemon.operator_pause import pause_orders
 from s3spool.daemon.supervisor import Daemon
 from s3spool.daemon.top_view import top_orders
@@ -64,9 +64,8 @@ class _Answers:
         since = held.since if held else breaker.paused_at
         reasons = [held.words] if held else []
         reasons += [f"{reason.code}: {reason.cause}"] if reason else []
-        files, size, nodes = self._figures()
+        files = daemon.files.count()
         files.vanished, files.excluded = components.stats.vanished, components.scan.excluded
-        size.in_flight = sum(job.size for job in components.workers.jobs())
         watch = daemon.watch_manager.watch  # once: the supervisor may replace it at any moment
         destination = daemon.config.destination
         hanging = [*components.scan.mounts.hanging(), *daemon.liveness.hanging_files][:HANGING_LISTED]
@@ -93,29 +92,28 @@ class _Answers:
                 too_deep=[to_text(path) for path in components.scan.deep.paths()],
             ),
             files=files,
-            bytes=size,
+            bytes=Bytes(
+                uploaded=daemon.files.ledger.now().uploaded_bytes,
+                in_flight=sum(job.size for job in components.workers.jobs()),
+                unsent=daemon.files.unsent_bytes(),
+            ),
             rate=daemon.rate.now(),
             large_files=[file for path, file in large if self.access.sight(peer, path) is Sight.ALL],
             hanging=[to_text(path) for path in hanging],
-            nodes=nodes,
-            oldest_unsent_s=daemon.oldest_unsent_s(),
+            nodes=self._nodes(),
+            oldest_unsent_s=daemon.files.oldest_unsent_s(),
             last_error=components.stats.last_error if self.access.controls(peer) else None,  # it names a file
         )
 
-    def _figures(self) -> tuple[Files, Bytes, list[Node]]:
-        """What the ledger counts, and what is in memory; while a shared ledger is away, the last counts."""
-        files, in_memory = self._daemon.files, self._daemon.files.memory_bytes()
+    def _nodes(self) -> list[Node]:
+        """None while a shared ledger is away."""
         try:
             with self._reader() as reader:
-                size = Bytes(uploaded=reader.uploaded_bytes(), unsent=in_memory + reader.unsent_bytes())
-                name = self._daemon.config.destination.ledger_name
-                return files.count(reader), size, living(reader, name, self._components.ledger.owner)
+                return living(reader, self._daemon.config.destination.ledger_name, self._components.ledger.owner)
         except LedgerUnavailableError:
             if self._components.ledger.claims is None:
                 raise
-            last = self._daemon.status_line.ledger
-            counted = files.counted(last.waiting, last.parked, last.uploaded)
-            return counted, Bytes(uploaded=last.uploaded_bytes, unsent=in_memory + last.unsent_bytes), []
+            return []
 
     def page(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
         """One page of `list`, and where the next one begins."""

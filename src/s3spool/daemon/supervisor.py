@@ -81,8 +81,7 @@ class Daemon:
         self._cleaning = DailyCleaning(folder, components.large, ledger, config.state, self._is_unsafe)
         self._freed = 0
         self._once = OnceDone(self.files) if once else None
-        self.status_line = StatusLine(components, self.files, self.rate, self._once)
-        self._terminal_line = StatusLine(components, self.files, self.rate, self._once)
+        self._status_line = StatusLine(components, self.files, self.rate, self._once)
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
         self._notifier = Notifier()
@@ -288,12 +287,5 @@ class Daemon:
         return True
 
     def summary(self) -> str:
-        """The line for `systemctl status`. Only the supervisor's thread."""
-        return self.status_line.text(self.state)
-
-    def terminal_line(self) -> str:
-        """The line on a terminal. Only the log thread."""
-        return self._terminal_line.text(self.state)
-
-    def oldest_unsent_s(self) -> float:
-        return self.status_line.oldest_unsent_s()
+        """The line for `systemctl status` and for a terminal. Any thread."""
+        return self._status_line.text(self.state)

@@ -62,12 +62,12 @@ def open_for_destination(path: Path, name: str) -> tuple[sqlite3.Connection, int
 def open_for_reading(path: Path) -> sqlite3.Connection:
     """Open the ledger read-only; works beside a running daemon and without one.
 
-    Raises LedgerError. The connection belongs to the calling thread.
+    Raises LedgerError. Threads may share the connection, but only one may use it at a time.
     """
     require_regular(path)
     with speaking_of(path), contextlib.ExitStack() as stack:
         uri = f"file:{_uri_quoted(path)}?mode=ro"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
         stack.callback(connection.close)
         connection.execute("PRAGMA cache_size = -2048")
         _check(connection, path)

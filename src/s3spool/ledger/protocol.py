@@ -13,7 +13,6 @@ Lost = Callable[[str], None]  # called with the path
 LOOKUP_ROWS = 500  # rows of one query
 ALL = -1  # no limit
 AGES_S = (300, 3600, 86_400)  #: bounds of `LedgerReader.ages`
-SUMMED_ROWS = 100_000  # adding up more sizes would make `status` slow
 
 
 class Known(NamedTuple):
@@ -21,6 +20,18 @@ class Known(NamedTuple):
 
     receipt: Receipt | None
     retry: Retry | None
+
+
+class Totals(NamedTuple):
+    """The figures of a ledger."""
+
+    uploaded: int = 0
+    uploaded_bytes: int = 0
+    waiting: int = 0
+    parked: int = 0
+    claimed: int = 0  # waiting files that a worker has
+    oldest_ns: int | None = None  # the oldest ctime of all that wait
+    unsent_bytes: int = 0  # of waiting and parked files that no worker has; 0 if there are too many to add up
 
 
 class LedgerReader(Protocol):
@@ -74,8 +85,8 @@ class LedgerReader(Protocol):
     def counts(self) -> dict[str, int]:
         """How many rows of each kind: uploaded, waiting, parked."""
 
-    def backlog(self) -> tuple[int, int, int | None]:
-        """(waiting and with no worker, parked, the oldest ctime_ns of all that wait)."""
+    def totals(self) -> Totals:
+        """As `counts`, with all figures."""
 
     def version(self) -> int:
         """Changes with each commit of another connection; 1 or more; comparable within this reader only."""
@@ -90,12 +101,6 @@ class LedgerReader(Protocol):
         """(first path segment, files by age as AGES_S bounds it) of the retry list, the most files first."""
 
     def last_error(self) -> Retry | None: ...
-
-    def unsent_bytes(self) -> int:
-        """The sizes of the files in the retry list that no worker has; 0 if there are too many to add up."""
-
-    def uploaded_bytes(self) -> int:
-        """The sizes of all receipts together."""
 
     def destination(self, name: str) -> int | None:
         """The number that receipts of this destination carry."""

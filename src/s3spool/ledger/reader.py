@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Any, Self
 
 from s3spool.ledger.database import open_for_reading, speaking_of
-from s3spool.ledger.protocol import AGES_S, ALL, LOOKUP_ROWS, SUMMED_ROWS, Known, LedgerReader
+from s3spool.ledger.protocol import AGES_S, ALL, LOOKUP_ROWS, Known, LedgerReader, Totals
 from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, State, from_text, to_text
 from s3spool.ledger.statements import COLUMNS
 
 _RECEIPT, _MULTIPART, _PART = (", ".join(COLUMNS[table]) for table in ("receipts", "multiparts", "parts"))
 _RETRY = ", ".join(column for column in COLUMNS["retries"] if column != "claimed")
+SUMMED_ROWS = 100_000  # adding up more sizes would make `status` slow
+_TOTALS = f"""
+SELECT receipts, receipt_bytes, waiting, parked,
+    (SELECT count(*) FROM retries WHERE state = 'waiting' AND claimed = 1),
+    (SELECT min(ctime_ns) FROM retries WHERE state = 'waiting'),
+    CASE WHEN waiting + parked > {SUMMED_ROWS} THEN 0
+        ELSE (SELECT coalesce(sum(size), 0) FROM retries WHERE claimed = 0) END
+FROM totals
+"""  # noqa: S608 - constants
 
 
 def _is_as_found(table: str) -> str:
@@ -150,17 +159,12 @@ class Reader(LedgerReader):
 
     def counts(self) -> dict[str, int]:
         """How many rows of each kind: uploaded, waiting, parked."""
-        uploaded, _, waiting, parked = self._totals()
+        uploaded, waiting, parked = next(self._rows("SELECT receipts, waiting, parked FROM totals"))
         return {"uploaded": uploaded, "waiting": waiting, "parked": parked}
 
-    def backlog(self) -> tuple[int, int, int | None]:
-        """(waiting and with no worker, parked, the oldest ctime_ns of all that wait)."""
-        _, _, waiting, parked = self._totals()
-        ((claimed, oldest_ns),) = self._rows(
-            "SELECT (SELECT count(*) FROM retries WHERE state = 'waiting' AND claimed = 1),"
-            " (SELECT min(ctime_ns) FROM retries WHERE state = 'waiting')"
-        )
-        return max(0, waiting - claimed), parked, oldest_ns  # a worker may have failed between the two queries
+    def totals(self) -> Totals:
+        """As `counts`, with all figures."""
+        return Totals(*next(self._rows(_TOTALS)))
 
     def version(self) -> int:
         """Changes with each commit of another connection; 1 or more; comparable within this reader only."""
@@ -191,26 +195,10 @@ class Reader(LedgerReader):
         statement = f"SELECT {_RETRY} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants
         return next(self._rows(statement, make=_retry), None)
 
-    def unsent_bytes(self) -> int:
-        """The sizes of the files in the retry list that no worker has; 0 if there are too many to add up."""
-        _, _, waiting, parked = self._totals()
-        if waiting + parked > SUMMED_ROWS:
-            return 0
-        return int(next(self._rows("SELECT coalesce(sum(size), 0) FROM retries WHERE claimed = 0"))[0])
-
-    def uploaded_bytes(self) -> int:
-        """The sizes of all receipts together."""
-        return int(self._totals()[1])
-
     def destination(self, name: str) -> int | None:
         """The number that receipts of this destination carry (`Ledger.destination`)."""
         row = next(self._rows("SELECT id FROM destinations WHERE name = ?", (name,)), None)
         return None if row is None else int(row[0])
-
-    def _totals(self) -> tuple[int, int, int, int]:
-        """Receipts, their bytes, waiting and parked retries."""
-        row = next(self._rows("SELECT receipts, receipt_bytes, waiting, parked FROM totals"))
-        return int(row[0]), int(row[1]), int(row[2]), int(row[3])
 
     def _rows(
         self, statement: str, args: Sequence[object] = (), make: Callable[[Sequence[Any]], Any] = tuple

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 from s3spool.ledger.postgresql import statements as sql
 from s3spool.ledger.postgresql.connection import connect, number, speaking_of
 from s3spool.ledger.postgresql.lease import Lease
-from s3spool.ledger.protocol import AGES_S, ALL, LOOKUP_ROWS, SUMMED_ROWS, Known, LedgerReader
+from s3spool.ledger.protocol import AGES_S, ALL, LOOKUP_ROWS, Known, LedgerReader, Totals
 from s3spool.ledger.rows import (
     Identity,
     Multipart,
@@ -27,10 +27,10 @@ from s3spool.ledger.rows import (
 _HERE = "destination = %(destination)s"
 _FREE = "(owner IS NULL OR NOT EXISTS (SELECT FROM nodes WHERE nodes.id = owner))"
 _WAITING = f"{_HERE} AND state = 'waiting' AND {_FREE}"
-_COUNTS = f"""
-SELECT count(sent), coalesce(sum(sent[3]), 0), count(*) FILTER (WHERE state = 'waiting'),
+_TOTALS = f"""
+SELECT count(sent), coalesce(sum(sent[3]), 0)::bigint, count(*) FILTER (WHERE state = 'waiting'),
     count(*) FILTER (WHERE state = 'parked'), count(*) FILTER (WHERE state = 'waiting' AND NOT {_FREE}),
-    min(failed[5]) FILTER (WHERE state = 'waiting')
+    min(failed[5]) FILTER (WHERE state = 'waiting'), coalesce(sum(failed[3]) FILTER (WHERE {_FREE}), 0)::bigint
 FROM files WHERE {_HERE}
 """  # noqa: S608 - constants
 _NEWS = """
@@ -138,12 +138,11 @@ class PostgresReader(LedgerReader):
         return list(self._rows(statement, lambda row: Part(*row), upload_id=upload_id))
 
     def counts(self) -> dict[str, int]:
-        uploaded, _, waiting, parked, *_ = next(self._rows(_COUNTS))
-        return {"uploaded": uploaded, "waiting": waiting, "parked": parked}
+        totals = self.totals()
+        return {"uploaded": totals.uploaded, "waiting": totals.waiting, "parked": totals.parked}
 
-    def backlog(self) -> tuple[int, int, int | None]:
-        _, _, waiting, parked, claimed, oldest_ns = next(self._rows(_COUNTS))
-        return waiting - claimed, parked, oldest_ns
+    def totals(self) -> Totals:
+        return Totals(*next(self._rows(_TOTALS)))
 
     def version(self) -> int:
         return int(next(self._rows("SELECT last_value + is_called::int FROM changes"))[0])
@@ -169,15 +168,6 @@ class PostgresReader(LedgerReader):
     def last_error(self) -> Retry | None:
         statement = f"SELECT {sql.RETRY} FROM files WHERE {_HERE} AND failed IS NOT NULL"  # noqa: S608 - constants
         return next(self._rows(f"{statement} ORDER BY last_error_at DESC LIMIT 1", self._made.retry), None)
-
-    def unsent_bytes(self) -> int:
-        unsent = f"SELECT failed[3] AS size FROM files WHERE {_HERE} AND failed IS NOT NULL AND {_FREE}"  # noqa: S608 - constants
-        some = f"SELECT count(*), coalesce(sum(size), 0) FROM ({unsent} LIMIT {SUMMED_ROWS + 1}) AS few"  # noqa: S608 - constants
-        count, size = next(self._rows(some))
-        return 0 if count > SUMMED_ROWS else int(size)
-
-    def uploaded_bytes(self) -> int:
-        return int(next(self._rows(_COUNTS))[1])
 
     def destination(self, name: str) -> int | None:
         row = next(self._rows("SELECT id FROM destinations WHERE name = %(name)s", name=name), None)
