@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from s3spool.daemon.ledger_figures import LedgerFigures
-from s3spool.ledger.protocol import Totals
+from s3spool.ledger.queries import Totals
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import State
 from s3spool.ledger.store import Ledger

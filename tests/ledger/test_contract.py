@@ -17,7 +17,8 @@ from s3spool.ledger.postgresql.backend import PostgresLedger
 from s3spool.ledger.postgresql.connection import Connection
 from s3spool.ledger.postgresql.groups import Work
 from s3spool.ledger.postgresql.statements import TAKE
-from s3spool.ledger.protocol import LOOKUP_ROWS, Known, LedgerBackend, Totals
+from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.queries import LOOKUP_ROWS, Known, Totals
 from s3spool.ledger.rows import Receipt, Retry, State
 from s3spool.ledger.store import Ledger
 from support.rows import SOME, a_multipart, a_part, a_receipt, a_retry

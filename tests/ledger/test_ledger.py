@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from s3spool.errors import AlreadyRunningError, LedgerError
 from s3spool.ledger import database, health, store
 from s3spool.ledger.database import DirectoryLock, holder
-from s3spool.ledger.protocol import Known
+from s3spool.ledger.queries import Known
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, from_text, to_text
 from s3spool.ledger.store import Ledger

@@ -18,7 +18,7 @@ from s3spool.control.rules import prefix_of
 from s3spool.control.status import Status
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.files import become_owner
-from s3spool.ledger.protocol import LedgerReader
+from s3spool.ledger.queries import LedgerReader
 from s3spool.ledger.rows import from_text, to_text
 from s3spool.logs.text import shown
 from s3spool.s3.keys import Prefix, key_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from s3spool.control.status import Node
 from s3spool.control.views import iso
-from s3spool.ledger.protocol import LedgerReader
+from s3spool.ledger.queries import LedgerReader
 
 
 def living(reader: LedgerReader, destination: str, owner: int = 0) -> list[Node]:

@@ -23,7 +23,8 @@ from s3spool.folder.rules import FileRules
 from s3spool.ledger.database import DirectoryLock, holder
 from s3spool.ledger.files import open_regular
 from s3spool.ledger.opening import open_ledger, open_shared_reader
-from s3spool.ledger.protocol import LOOKUP_ROWS, LedgerBackend, LedgerReader
+from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.queries import LOOKUP_ROWS, LedgerReader
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Pause
 from s3spool.logs.text import shown

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3spool.errors import Fault, S3SpoolError
-from s3spool.ledger.protocol import Known, LedgerReader
+from s3spool.ledger.queries import Known, LedgerReader
 from s3spool.ledger.rows import Identity, Receipt, Retry, State, from_text, to_text
 from s3spool.logs.text import shown
 

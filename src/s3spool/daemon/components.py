@@ -24,7 +24,8 @@ from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.heartbeat import HEARTBEAT_TIMEOUT_S
 from s3spool.ledger.database import DirectoryLock
 from s3spool.ledger.opening import open_ledger
-from s3spool.ledger.protocol import LOOKUP_ROWS, LedgerBackend
+from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.queries import LOOKUP_ROWS
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle
 from s3spool.s3.bandwidth import BandwidthLimiter

@@ -24,7 +24,7 @@ from s3spool.daemon.supervisor import Daemon
 from s3spool.daemon.top_view import top_orders
 from s3spool.errors import LedgerUnavailableError, S3SpoolError
 from s3spool.folder.rules import FileRules
-from s3spool.ledger.protocol import LedgerReader
+from s3spool.ledger.queries import LedgerReader
 from s3spool.ledger.rows import from_text, to_text
 
 DURABLE_S = 10.0

@@ -6,7 +6,8 @@ import threading
 import time
 
 from s3spool.errors import LedgerError
-from s3spool.ledger.protocol import LedgerBackend, LedgerReader, Totals
+from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.queries import LedgerReader, Totals
 
 PAUSE_S = 5.0  # between two tries to read: a connection that fails may take seconds
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 from s3spool.config.schema import Config
 from s3spool.errors import ConfigError
-from s3spool.ledger.protocol import LedgerBackend, LedgerReader
+from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.queries import LedgerReader
 
 
 def open_ledger(

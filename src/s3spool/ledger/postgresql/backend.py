@@ -28,7 +28,8 @@ from s3spool.ledger.postgresql.groups import Rows, Work, gathered
 from s3spool.ledger.postgresql.lease import LEASE_S, Lease
 from s3spool.ledger.postgresql.reader import PostgresReader, RowReader
 from s3spool.ledger.postgresql.session import HOPELESS, KEPT, Session
-from s3spool.ledger.protocol import Committed, Known, LedgerBackend, Listener, Lost
+from s3spool.ledger.protocol import Committed, LedgerBackend, Listener, Lost
+from s3spool.ledger.queries import Known
 from s3spool.ledger.rows import NO_LOAD, Multipart, Part, Pause, Receipt, Retry, to_text
 
 GROUP_S = 0.005  # the first row of a group waits for more rows, so that one statement serves them all

@@ -12,7 +12,8 @@ from s3spool.ledger.postgresql import statements as sql
 from s3spool.ledger.postgresql.groups import Rows, Work
 from s3spool.ledger.postgresql.lease import Lease
 from s3spool.ledger.postgresql.session import Session
-from s3spool.ledger.protocol import Claims, Known, Listener
+from s3spool.ledger.protocol import Claims, Listener
+from s3spool.ledger.queries import Known
 
 BATCH = 100  # so many paths are worth a statement of their own
 PACE_S = 0.25  # of smaller batches: in a crowd they wait for each other
