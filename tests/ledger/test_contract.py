@@ -325,14 +325,14 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
     @rule(paths=st.none() | st.lists(paths, max_size=3))
     def release(self, paths: list[str] | None) -> None:
-        self.ledger.release(paths, self.callback())
+        self.ledger.release(paths)
         for path, (row, claimed) in self.retries.items():
             if path in paths if paths is not None else not claimed:
                 self.retries[path] = (row._replace(state=State.WAITING, next_attempt=0.0), False)
 
     @rule(path=paths)
     def forget(self, path: str) -> None:
-        self.ledger.forget(path, self.callback())
+        self.ledger.forget(path)
         self.receipts.pop(path, None)
         self.retries.pop(path, None)
 
@@ -355,7 +355,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
     @rule(path=paths)
     def forget_multipart(self, path: str) -> None:
-        self.ledger.forget_multipart(a_multipart(path).upload_id, self.callback())
+        self.ledger.forget_multipart(a_multipart(path).upload_id)
         self.uploads.pop(path, None)
 
     @rule()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +23,7 @@ from s3spool.daemon.supervisor import Daemon
 from s3spool.daemon.top_view import top_orders
 from s3spool.errors import LedgerUnavailableError, S3SpoolError
 from s3spool.folder.rules import FileRules
+from s3spool.ledger.protocol import LedgerBackend
 from s3spool.ledger.queries import LedgerReader
 from s3spool.ledger.rows import from_text, to_text
 
@@ -171,9 +171,8 @@ class _Answers:
         with self._reader() as reader:
             released = views.releasable(reader, paths)
         probing = components.breaker.open
-        done = threading.Event()
-        components.ledger.release(paths, done.set)
-        _durable(done)
+        components.ledger.release(paths)
+        _durable(components.ledger)
         components.retry.wake()
         components.breaker.probe_now()
         self._daemon.wake()  # `systemctl status` counts them
@@ -185,9 +184,8 @@ class _Answers:
         daemon, components = self._daemon, self._components
         with self._reader() as reader:
             known = path in reader.known([path])
-        done = threading.Event()
-        components.ledger.forget(path, done.set)
-        _durable(done)
+        components.ledger.forget(path)
+        _durable(components.ledger)
         daemon.wake()  # the same
         left_out = views.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive)
         # Not by a scan: it would count the file as one that the watch has missed.
@@ -238,6 +236,6 @@ def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _durable(done: threading.Event) -> None:
-    if not done.wait(DURABLE_S):
+def _durable(ledger: LedgerBackend) -> None:
+    if not ledger.flush(DURABLE_S):
         raise S3SpoolError("the ledger does not answer: see `s3spool status` and the log")

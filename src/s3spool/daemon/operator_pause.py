@@ -80,9 +80,8 @@ class OperatorPause:
         log.warning("uploads.paused", reason=pause.reason, since=iso(pause.since))
 
     def _store(self, pause: Pause | None) -> None:
-        done = threading.Event()
-        self._ledger.record_pause(pause, done.set)
-        if not done.wait(DURABLE_S):
+        self._ledger.record_pause(pause)
+        if not self._ledger.flush(DURABLE_S):
             raise S3SpoolError("done, but not on disk yet: a restart may forget it; see the log")
 
 

@@ -70,7 +70,7 @@ class Daemon:
         self._http_server = http_server
         self.state = "starting"
         self._wakeup = Wakeup()
-        self.components = components = build(config, workers=workers, on_damage=self.wake)
+        self.components = components = build(config, workers=workers)
         folder, scan, ledger = components.folder, components.scan, components.ledger
         self.watch_manager = WatchManager(
             folder, scan, components.settle, components.inbox, components.stats, config.watch, self.wake

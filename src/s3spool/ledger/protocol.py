@@ -122,7 +122,7 @@ class LedgerBackend(Protocol):
 
     def record_part(self, part: Part) -> None: ...
 
-    def record_pause(self, pause: Pause | None, committed: Committed | None = None) -> None:
+    def record_pause(self, pause: Pause | None) -> None:
         """The pause by hand, or its end."""
 
     def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
@@ -131,7 +131,7 @@ class LedgerBackend(Protocol):
         A file that failed again in the meantime has a new row, due later; that row stays unclaimed.
         """
 
-    def release(self, paths: Sequence[str] | None, committed: Committed | None = None) -> None:
+    def release(self, paths: Sequence[str] | None) -> None:
         """Make waiting and parked files due at once: these, or all."""
 
     def release_provisional(self, committed: Committed | None = None) -> None:
@@ -140,11 +140,11 @@ class LedgerBackend(Protocol):
     def hasten(self, now: float, latest: float, committed: Committed | None = None) -> None:
         """Make due at `now` what is due after `latest`: the clock was set back."""
 
-    def forget(self, path: str, committed: Committed | None = None) -> None:
+    def forget(self, path: str) -> None:
         """Drop the receipt and the retry of this path."""
 
     def forget_retry(self, path: str, committed: Committed | None = None) -> None: ...
 
-    def forget_multipart(self, upload_id: str, committed: Committed | None = None) -> None: ...
+    def forget_multipart(self, upload_id: str) -> None: ...
 
     def drop_receipts(self, paths: Sequence[str]) -> None: ...
