@@ -1,4 +1,4 @@
-"""Why the daemon cannot do its work, for `/healthz`: the supervisor's checks, and what stops all uploads."""
+"""The answer of `/healthz`: the supervisor's checks, and what stops all uploads."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from s3spool.daemon.status_line import paused
+from s3spool.daemon.status_line import paused, paused_by_hand
 
 if TYPE_CHECKING:
     from s3spool.daemon.supervisor import Daemon
 
 
-def reasons(daemon: Daemon) -> Iterator[str]:
-    """One sentence each; none where all is well. Any thread."""
+def health(daemon: Daemon) -> dict[str, str]:
+    """`unhealthy` and why; a pause by hand is no illness. Any thread."""
+    if reason := "; ".join(_reasons(daemon)):
+        return {"status": "unhealthy", "reason": reason}
+    held = daemon.components.pause.current
+    return {"status": "paused", "reason": paused_by_hand(held, time.time())} if held else {"status": "ok"}
+
+
+def _reasons(daemon: Daemon) -> Iterator[str]:
+    """One sentence each; none where all is well."""
     components = daemon.components
     if daemon.state != "running":
         yield f"the daemon is {daemon.state}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING
 from s3spool.config.validators import split_address
 from s3spool.control.peer import Peer
 from s3spool.control.server import Handler
-from s3spool.daemon.health import reasons
-from s3spool.daemon.status_line import paused_by_hand
+from s3spool.daemon.health import health
 from s3spool.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ def http_server(daemon: Daemon, handlers: Mapping[str, Handler]) -> HttpServer |
     if not service.http_listen:
         return None
     try:
-        from s3spool.http.application import Application, Health  # noqa: PLC0415 - an extra
+        from s3spool.http.application import Application  # noqa: PLC0415 - an extra
         from s3spool.http.guard import Guard  # noqa: PLC0415 - the same
         from s3spool.http.metrics import Metrics  # noqa: PLC0415 - the same
         from s3spool.http.server import HttpServer  # noqa: PLC0415 - the same
@@ -36,11 +34,6 @@ def http_server(daemon: Daemon, handlers: Mapping[str, Handler]) -> HttpServer |
     status = partial(handlers["status"], {}, Peer(os.geteuid(), frozenset()))
     metrics = Metrics(status, daemon.components.stats, daemon.config.state.node_name)
     guard = Guard(split_address(service.http_listen)[0], service.http_token)
-
-    def health() -> Health:
-        held = daemon.components.pause.current
-        return Health([*reasons(daemon)], paused_by_hand(held, time.time()) if held else "")
-
-    server = HttpServer(Application(handlers, health, metrics, guard), service.http_listen)
+    server = HttpServer(Application(handlers, partial(health, daemon), metrics, guard), service.http_listen)
     server.start()
     return server
