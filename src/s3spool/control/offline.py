@@ -13,8 +13,6 @@ from typing import Any
 from s3spool import __version__
 from s3spool.config.loader import Config
 from s3spool.control import views
-from s3spool.control.nodes import living
-from s3spool.control.rules import with_rule
 from s3spool.control.status import Bytes, Destination, Files, Status, Watch
 from s3spool.errors import AlreadyRunningError, S3SpoolError
 from s3spool.folder.filters import FileFilter
@@ -58,7 +56,7 @@ class OfflineAnswers:
                 status.files = Files(uploaded=totals.uploaded, waiting=totals.waiting, parked=totals.parked)
                 status.bytes = Bytes(uploaded=totals.uploaded_bytes, unsent=totals.unsent_bytes)
                 status.oldest_unsent_s = views.age_s(totals.oldest_ns)
-                status.nodes = living(reader, destination.ledger_name)
+                status.nodes = views.living(reader, destination.ledger_name)
                 status.last_error = last and f"{shown(last.path)}: {last.error_code}: {last.error}"
                 if pause:
                     paused = status.destination
@@ -93,7 +91,7 @@ class OfflineAnswers:
                         left_out=views.left_out(path, names, recursive=watch.recursive),
                         destination=destination,
                     )
-                    yield path, with_rule(answer, rules, path)
+                    yield path, views.with_rule(answer, rules, path)
 
     def retry(self, paths: Sequence[str] | None) -> int:
         """Make these, or all, files of the retry list due; return how many there are."""

@@ -13,10 +13,13 @@ from s3spool.control.status import Files, LargeFile
 from s3spool.control.views import Live
 from s3spool.daemon.components import Components
 from s3spool.daemon.ledger_figures import LedgerFigures
+from s3spool.errors import LedgerError
 from s3spool.ledger.rows import to_text
 from s3spool.queue.settle import SettleReason
 from s3spool.upload.large import PartJob
 
+LOOK_S = 0.1  # between two looks of `run --once`
+LOOKS = 2  # a file may be between two components at one look
 LISTED = 100_000  # more than the inbox holds by default
 MEASURED = 500  # files whose sizes are looked up; the sizes of more are estimated from these
 _SETTLING = {
@@ -143,6 +146,24 @@ class FileStates:
             return bool(reader.claimed_elsewhere() or reader.waiting_without_proof()), counts["waiting"] + counts[
                 "parked"
             ]
+
+
+class OnceDone:
+    """The end of `s3spool run --once`: each file was sent, or failed by its own fault. Only the supervisor calls it."""
+
+    def __init__(self, files: FileStates) -> None:
+        self._files = files
+        self._quiet_looks = 0
+        self.left = 0  #: files that were not sent
+
+    def look(self) -> bool:
+        """Whether two looks in a row found nothing to do after the first scan."""
+        try:
+            trying, self.left = self._files.untried()
+        except (LedgerError, OSError):
+            trying = True
+        self._quiet_looks = 0 if trying else self._quiet_looks + 1
+        return self._quiet_looks >= LOOKS
 
 
 class Speed:

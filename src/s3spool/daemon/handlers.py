@@ -13,12 +13,9 @@ from msgspec import to_builtins
 from s3spool import __version__
 from s3spool.control import views
 from s3spool.control.access import Access, Sight
-from s3spool.control.nodes import living
 from s3spool.control.peer import Peer
-from s3spool.control.rules import prefix_of, with_rule
 from s3spool.control.server import Handler
 from s3spool.control.status import Bytes, Destination, Node, Status, Watch
-from s3spool.daemon.operator_pause import pause_orders
 from s3spool.daemon.supervisor import Daemon
 from s3spool.daemon.top_view import top_orders
 from s3spool.errors import LedgerUnavailableError, S3SpoolError
@@ -29,6 +26,7 @@ from s3spool.ledger.rows import from_text, to_text
 
 DURABLE_S = 10.0
 HANGING_LISTED = 10
+MAX_REASON = 500  # characters
 
 
 def handlers(daemon: Daemon) -> dict[str, Handler]:
@@ -39,7 +37,8 @@ def handlers(daemon: Daemon) -> dict[str, Handler]:
         "retry": answers.retry,
         "forget": answers.forget,
         "rescan": answers.rescan,
-        **pause_orders(daemon),
+        "pause": answers.pause,
+        "resume": answers.resume,
         **top_orders(daemon, answers.status, answers.page),
     }
     return {
@@ -109,7 +108,7 @@ class _Answers:
         """None while a shared ledger is away."""
         try:
             with self._reader() as reader:
-                return living(reader, self._daemon.config.destination.ledger_name, self._components.ledger.owner)
+                return views.living(reader, self._daemon.config.destination.ledger_name, self._components.ledger.owner)
         except LedgerUnavailableError:
             if self._components.ledger.claims is None:
                 raise
@@ -161,7 +160,7 @@ class _Answers:
             left_out=views.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive),
             destination=components.ledger.destination,
         )
-        answer = with_rule(answer, FileRules(daemon.config), path)
+        answer = views.with_rule(answer, FileRules(daemon.config), path)
         return answer if sight is Sight.ALL else {name: answer[name] for name in ("path", "state", "why")}
 
     def retry(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
@@ -199,6 +198,21 @@ class _Answers:
         self._components.scan.want("request")
         return {"pid": os.getpid(), "scan": number}
 
+    def pause(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
+        reason = request.get("reason", "")
+        if not isinstance(reason, str) or len(reason) > MAX_REASON:
+            raise S3SpoolError(f"the reason must be a text of at most {MAX_REASON} characters")
+        try:
+            return {"since": views.iso(self._components.pause.pause(reason.strip()).since)}
+        finally:
+            self._daemon.wake()  # `systemctl status` shows it
+
+    def resume(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
+        try:
+            return {"resumed": self._components.pause.resume()}
+        finally:
+            self._daemon.wake()  # the same
+
     def progress(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
         """The figures that `wait` needs."""
         return self._daemon.files.progress() | {"pid": os.getpid()}
@@ -207,7 +221,7 @@ class _Answers:
         """What the command line may have set: names are resolved and the key of `path` is made with it."""
         folder = str(self._components.folder.root)
         path = _path(request["path"]) if request.get("path") else ""
-        return {"below_root": to_text(folder[1:]), **prefix_of(self._daemon.config, path)}
+        return {"below_root": to_text(folder[1:]), **views.prefix_of(self._daemon.config, path)}
 
     def _reader(self) -> LedgerReader:
         return self._components.ledger.reader()

@@ -7,21 +7,21 @@ import time
 from s3spool.control.status import Files, LargeFile, Rate
 from s3spool.daemon.components import Components
 from s3spool.daemon.file_states import FileStates
-from s3spool.daemon.once import OnceDone
 from s3spool.daemon.rate import RateMeter
 from s3spool.ledger.rows import Pause
 from s3spool.logs.text import printable, shown
-from s3spool.logs.units import duration, size
+from s3spool.logs.units import bar, duration, size
 
 
 class StatusLine:
     """Thread-safe."""
 
-    def __init__(self, components: Components, files: FileStates, rate: RateMeter, once: OnceDone | None) -> None:
+    def __init__(self, components: Components, files: FileStates, rate: RateMeter, *, with_bar: bool) -> None:
+        """`with_bar`: the progress of all files comes first."""
         self._components = components
         self._files = files
         self._rate = rate
-        self._once = once
+        self._with_bar = with_bar
 
     def text(self, state: str) -> str:
         components = self._components
@@ -34,8 +34,9 @@ class StatusLine:
             pause = paused(reason.short, since, components.breaker.next_probe_s, time.time())
             return f"{pause}; {backlog(files, unsent_bytes)}"
         large = sorted(self._files.large_files().values(), key=lambda file: -file.bytes)
-        done = self._once.bar(self._rate.sent_bytes(), unsent_bytes) if self._once else ""
-        line = done + running(files, unsent_bytes, self._rate.now(), self._files.oldest_unsent_s(), large)
+        line = running(files, unsent_bytes, self._rate.now(), self._files.oldest_unsent_s(), large)
+        if self._with_bar and (whole := self._rate.sent_bytes() + unsent_bytes):
+            line = f"{bar(whole - unsent_bytes, whole)}, {line}"
         return f"{line}; {paused_by_hand(held, time.time())}" if held else line
 
 

@@ -19,9 +19,8 @@ from s3spool.control.server import ControlServer, Handler
 from s3spool.daemon import memory
 from s3spool.daemon.cleaning import DailyCleaning
 from s3spool.daemon.components import build
-from s3spool.daemon.file_states import FileStates
+from s3spool.daemon.file_states import LOOK_S, FileStates, OnceDone
 from s3spool.daemon.liveness import LivenessCheck
-from s3spool.daemon.once import LOOK_S, OnceDone
 from s3spool.daemon.rate import RateMeter
 from s3spool.daemon.status_line import StatusLine
 from s3spool.daemon.thread_names import ThreadNames
@@ -83,7 +82,7 @@ class Daemon:
         self._cleaning = DailyCleaning(folder, components.large, ledger, config.state, self._is_unsafe)
         self._freed = 0
         self._once = OnceDone(self.files) if once else None
-        self._status_line = StatusLine(components, self.files, self.rate, self._once)
+        self._status_line = StatusLine(components, self.files, self.rate, with_bar=once)
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
         self._notifier = Notifier()
