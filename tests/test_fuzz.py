@@ -273,7 +273,7 @@ def test_questions_to_a_damaged_ledger_are_answered_or_refused(
         lambda reader: reader.parts("upload of large%20file%207"),
         lambda reader: reader.counts(),
         lambda reader: reader.last_error(),
-        lambda reader: reader.uploaded_bytes(),
+        lambda reader: reader.totals(),
         lambda reader: reader.destination("d"),
     ]
     with contextlib.suppress(LedgerError), Reader(path) as reader:

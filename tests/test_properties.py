@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from s3spool.discovery.deduplicate import RACY_S, Verdict, verdict
 from s3spool.errors import UploadError
 from s3spool.folder.filters import FileFilter
-from s3spool.ledger.protocol import Known
+from s3spool.ledger.queries import Known
 from s3spool.ledger.rows import Identity, Receipt, Retry
 from s3spool.s3.keys import MAX_KEY_BYTES, decoded, encoded, key_of, url_quoted
 from support.rows import SOME, a_receipt, a_retry

@@ -16,7 +16,6 @@ from chaos.steps import LARGE, STARTING, Steps, plan
 from chaos.witness import Witness
 from s3spool.failure.breaker import STREAK
 from s3spool.folder.folder import REMOVING
-from s3spool.ledger.reader import _COUNTED
 from support.daemon import Daemon
 from support.killing import STEPS, STOPS
 from support.killing import program as dying_at
@@ -29,6 +28,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 TESTS = Path(__file__).parents[1]
+_COUNTED = (
+    "SELECT (SELECT count(*) FROM receipts), (SELECT coalesce(sum(size), 0) FROM receipts),"
+    " (SELECT count(*) FROM retries WHERE state = 'waiting'), (SELECT count(*) FROM retries WHERE state = 'parked')"
+)
 HEARTBEAT_TIMEOUT_S = 3.0  # how long a step is waited for
 REQUESTS = 120  # a life at whose end no step waits goes on for so many at most
 

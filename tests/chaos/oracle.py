@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from s3spool.folder.folder import original, removed_by
-from s3spool.ledger.protocol import Known
+from s3spool.ledger.queries import Known
 from s3spool.ledger.rows import Identity, State
 from s3spool.upload.small import SMALL_BYTES
 

@@ -15,7 +15,7 @@ from chaos.figures import Figures
 from chaos.steps import FAILING, ONLY, STARTING
 from chaos.witness import Digests, Witness
 from s3spool.folder.folder import REMOVING
-from s3spool.ledger.protocol import Known
+from s3spool.ledger.queries import Known
 from s3spool.ledger.reader import Reader
 from s3spool.s3.keys import key_of
 from support.daemon import Daemon

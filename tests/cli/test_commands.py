@@ -31,7 +31,7 @@ from s3spool.control.status import Bytes, Destination, Files, Rate, Status
 from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.database import DirectoryLock
-from s3spool.ledger.protocol import Known
+from s3spool.ledger.queries import Known
 from s3spool.ledger.rows import Identity, State
 from s3spool.ledger.store import Ledger
 from s3spool.logs.text import printable

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 from test_notifications import Manager
 
 from s3spool.errors import Scope, UploadError
-from s3spool.ledger import database
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import NO_FAILURES, Pause
 from s3spool.ledger.store import Ledger
@@ -214,16 +212,9 @@ def test_inbox_on_hold_during_an_outage() -> None:
     assert taken == [Item("b")]
 
 
-def test_ledger_before_the_pause(tmp_path: Path) -> None:
-    """A reader of the third version knows of none; a daemon adds the table."""
+def test_the_ledger_keeps_the_pause(tmp_path: Path) -> None:
+    """Its words may hold bytes that are not UTF-8; the end of the pause removes it."""
     path = tmp_path / "ledger.sqlite3"
-    with contextlib.closing(sqlite3.connect(path)) as old:
-        for name in ("schema.sql", "totals.sql", "failures.sql"):
-            old.executescript(database._text(name))
-        old.executescript(f"PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = 3")
-
-    with Reader(path) as reader:
-        assert reader.pause() is None
     ledger = Ledger(path, destination="here")
     ledger.start()
     ledger.record_pause(Pause(1.5, "a \udcff reason"))

@@ -12,7 +12,7 @@ from s3spool.discovery import deduplicate as sift_module
 from s3spool.discovery.deduplicate import RACY_S, Verdict, verdict
 from s3spool.errors import LedgerError
 from s3spool.folder import slow_directories
-from s3spool.ledger.protocol import Known
+from s3spool.ledger.queries import Known
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, State
 from s3spool.queue.item import Item, Lane

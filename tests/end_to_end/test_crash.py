@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from s3spool.ledger.protocol import Known
+from s3spool.ledger.queries import Known
 from s3spool.ledger.rows import Retry, State
 from support.daemon import Daemon, Make
 from support.faults import Delay, Fault, HoldUntil, Status

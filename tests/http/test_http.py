@@ -444,7 +444,7 @@ def test_all_numbers_agree_during_a_load(make: Make, faulty: FaultyS3) -> None:
         found = metrics(daemon)
         overview = json.loads(ask(daemon, "/api/overview")[2])
         with Reader(daemon.state_directory / "ledger.sqlite3") as reader:
-            counts, size = reader.counts(), reader.uploaded_bytes()
+            counts, size = reader.counts(), reader.totals().uploaded_bytes
 
     assert seen == sorted(seen)
     uploaded = count - count // 10 + later

@@ -17,7 +17,8 @@ from s3spool.ledger.postgresql.backend import PostgresLedger
 from s3spool.ledger.postgresql.connection import Connection
 from s3spool.ledger.postgresql.groups import Work
 from s3spool.ledger.postgresql.statements import TAKE
-from s3spool.ledger.protocol import LOOKUP_ROWS, Known, LedgerBackend
+from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.queries import LOOKUP_ROWS, Known, Totals
 from s3spool.ledger.rows import Receipt, Retry, State
 from s3spool.ledger.store import Ledger
 from support.rows import SOME, a_multipart, a_part, a_receipt, a_retry
@@ -324,14 +325,14 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
     @rule(paths=st.none() | st.lists(paths, max_size=3))
     def release(self, paths: list[str] | None) -> None:
-        self.ledger.release(paths, self.callback())
+        self.ledger.release(paths)
         for path, (row, claimed) in self.retries.items():
             if path in paths if paths is not None else not claimed:
                 self.retries[path] = (row._replace(state=State.WAITING, next_attempt=0.0), False)
 
     @rule(path=paths)
     def forget(self, path: str) -> None:
-        self.ledger.forget(path, self.callback())
+        self.ledger.forget(path)
         self.receipts.pop(path, None)
         self.retries.pop(path, None)
 
@@ -354,7 +355,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
     @rule(path=paths)
     def forget_multipart(self, path: str) -> None:
-        self.ledger.forget_multipart(a_multipart(path).upload_id, self.callback())
+        self.ledger.forget_multipart(a_multipart(path).upload_id)
         self.uploads.pop(path, None)
 
     @rule()
@@ -468,8 +469,15 @@ def test_totals_are_what_counting_tells(ledger: LedgerBackend) -> None:
             "waiting": len(waiting),
             "parked": len(retries) - len(waiting),
         }
-        assert reader.uploaded_bytes() == sum(receipt.identity.size for receipt in receipts)
-        assert reader.backlog() == (len(waiting) - 1, len(retries) - len(waiting), SOME.ctime_ns)
+        assert reader.totals() == Totals(
+            uploaded=len(receipts),
+            uploaded_bytes=sum(receipt.identity.size for receipt in receipts),
+            waiting=len(waiting),
+            parked=len(retries) - len(waiting),
+            claimed=1,
+            oldest_ns=SOME.ctime_ns,
+            unsent_bytes=(len(retries) - 1) * SOME.size,
+        )
 
 
 def test_backlog_by_age_and_segment(ledger: LedgerBackend) -> None:
@@ -495,6 +503,6 @@ def test_backlog_by_age_and_segment(ledger: LedgerBackend) -> None:
     with ledger.reader() as reader:
         assert sorted(reader.ages(now, 10)) == [("", 1, 0, 0, 1), ("//\xff/", 1, 0, 0, 0), ("a/", 1, 1, 1, 0)]
         assert reader.errors(10) == [("parked", "Code", 4), ("waiting", "Code", 2)]
-        assert reader.unsent_bytes() == 5 * SOME.size
+        assert reader.totals().unsent_bytes == 5 * SOME.size
         assert reader.waiting_without_proof() == 1
         assert [receipt.path for receipt in reader.receipts(unsent=False)] == ["sent"]

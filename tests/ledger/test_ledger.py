@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from s3spool.errors import AlreadyRunningError, LedgerError
 from s3spool.ledger import database, health, store
 from s3spool.ledger.database import DirectoryLock, holder
-from s3spool.ledger.protocol import Known
+from s3spool.ledger.queries import Known
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import Identity, Retry, State, from_text, to_text
+from s3spool.ledger.rows import Identity, from_text, to_text
 from s3spool.ledger.store import Ledger
 from support.lines import Lines, recorded
 from support.rows import SOME, a_receipt, a_retry
@@ -594,6 +594,17 @@ def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.
         assert db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'half'").fetchone() == (0,)
 
 
+@pytest.mark.parametrize("opener", OPENERS)
+def test_a_ledger_from_before_the_first_release_is_refused(path: Path, opener: Callable[[Path], object]) -> None:
+    """No migration leads from there: one line says so, and the file stays as it was."""
+    Ledger(path, destination="here")._db.close()
+    a_database(path, "PRAGMA journal_mode = DELETE", "PRAGMA user_version = 3")
+    before = path.read_bytes()
+
+    assert "written before the first release of s3spool (ledger version 3)" in refusal(path, opener)
+    assert path.read_bytes() == before
+
+
 # Who may use it
 
 
@@ -660,59 +671,3 @@ def test_asking_who_holds_it_keeps_nobody_out(tmp_path: Path) -> None:
     finally:
         stop.set()
         thread.join(10)
-
-
-def test_the_first_version_of_a_ledger(path: Path) -> None:
-    """It had no totals: until a daemon opens it the rows are counted, then they are kept up to date."""
-    with contextlib.closing(sqlite3.connect(path)) as old:
-        old.executescript(database._text("schema.sql"))
-        old.executescript(f"PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = 1")
-        for name, state in (("a", "waiting"), ("b", "parked"), ("c", "parked")):
-            row = (name, *SOME, 1, 0.0, 0.0, "code", "error", "", 1.0, state, 0)
-            old.execute("INSERT INTO retries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        receipt = ("sent", *SOME, 1, "key", "etag", "", "", 0.0, 0.0, "keep")
-        old.execute("INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", receipt)
-        old.commit()
-    before = {"uploaded": 1, "waiting": 1, "parked": 2}
-
-    with Reader(path) as reader:
-        assert (reader.counts(), reader.uploaded_bytes()) == (before, SOME.size)
-    ledger = Ledger(path, destination="here")
-    ledger.start()
-    ledger.record_receipt(a_receipt("c"))
-    assert ledger.close(10)
-
-    with Reader(path) as reader:
-        assert (reader.counts(), reader.uploaded_bytes()) == ({"uploaded": 2, "waiting": 1, "parked": 1}, 2 * SOME.size)
-
-
-def test_the_second_version_of_a_ledger(path: Path) -> None:
-    """It marked what was parked without proof by a time: a reader shows it as it is, a daemon carries it over."""
-    failures = (2, 10.5, 20.25, "EntityTooLarge", "too large", "")
-    with contextlib.closing(sqlite3.connect(path)) as old:
-        for name in ("schema.sql", "totals.sql"):
-            old.executescript(database._text(name))
-        old.executescript(f"PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = 2")
-        rows = {"for good": (0.0, "parked"), "without proof": (20.25, "parked"), "waiting": (30.5, "waiting")}
-        for name, (next_attempt, state) in rows.items():
-            row = (name, *SOME, *failures, next_attempt, state, 0)
-            old.execute("INSERT INTO retries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        old.commit()
-    then = [Retry(name, SOME, *failures, next_attempt, State(state)) for name, (next_attempt, state) in rows.items()]
-
-    with Reader(path) as reader:
-        assert list(reader.retries()) == [then[0], then[2], then[1]]
-        assert reader.known(["waiting"])["waiting"].retry == then[2]
-        assert reader.due(40.0, 10) == [then[2]]
-        assert reader.last_error() is not None
-    ledger = Ledger(path, destination="here")
-    with Reader(path) as reader:
-        carried_over = list(reader.retries())
-    ledger.start()
-    ledger.release_provisional()
-    assert ledger.close(10)
-
-    assert carried_over == [then[0], then[2], then[1]._replace(next_attempt=0.0, provisional=True)]
-    with Reader(path) as reader:
-        assert [row.path for row in reader.due(0.0, 10)] == ["without proof"]
-        assert [row.path for row in reader.retries(State.PARKED)] == ["for good"]

@@ -258,15 +258,9 @@ def test_a_ledger_that_cannot_be_read_when_it_is_cleaned(
 
 
 @pytest.fixture
-def damages() -> list[str]:
-    """One entry for each call of `on_damage`."""
-    return []
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, quick: None, lines: Lines, damages: list[str]) -> Iterator[Ledger]:
+def ledger(tmp_path: Path, quick: None, lines: Lines) -> Iterator[Ledger]:
     (tmp_path / "state").mkdir()
-    one = Ledger(tmp_path / "state" / "ledger.sqlite3", destination="here", on_damage=lambda: damages.append("damage"))
+    one = Ledger(tmp_path / "state" / "ledger.sqlite3", destination="here")
     one.start()
     yield one
     one.close(10)
@@ -274,7 +268,7 @@ def ledger(tmp_path: Path, quick: None, lines: Lines, damages: list[str]) -> Ite
 
 
 @pytest.mark.parametrize("break_it", [*UNTOUCHED, *TOUCHED], ids=lambda act: act.__name__)
-def test_each_damage_ends_the_ledger(break_it: Break, ledger: Ledger, lines: Lines, damages: list[str]) -> None:
+def test_each_damage_ends_the_ledger(break_it: Break, ledger: Ledger, lines: Lines) -> None:
     """One line says what is wrong, and the broken file is kept."""
     ledger.record_receipt(a_receipt("before"))
     assert ledger.flush(10)
@@ -289,7 +283,7 @@ def test_each_damage_ends_the_ledger(break_it: Break, ledger: Ledger, lines: Lin
     assert ".broken-" in failed["hint"]
     assert bool(broken(ledger.path.parent)) is (break_it is not delete_all)
     assert not ledger.path.exists()
-    assert damages == ["damage"]
+    assert ledger.damaged
 
 
 def test_what_others_write_into_the_ledger_is_noticed(ledger: Ledger) -> None:
@@ -332,9 +326,7 @@ def test_nobody_waits_for_a_fifo_in_the_place_of_the_ledger(ledger: Ledger) -> N
         Reader(ledger.path)
 
 
-def test_rows_that_are_not_durable_are_dropped_without_a_callback(
-    ledger: Ledger, lines: Lines, damages: list[str]
-) -> None:
+def test_rows_that_are_not_durable_are_dropped_without_a_callback(ledger: Ledger, lines: Lines) -> None:
     """A receipt in a deleted file is worth nothing: nothing may be removed because of it."""
     told: list[str] = []
     ledger.record_receipt(a_receipt("before"), lambda: told.append("before"))
@@ -345,7 +337,7 @@ def test_rows_that_are_not_durable_are_dropped_without_a_callback(
 
     eventually(lambda: not ledger.alive())
     assert told == ["before"]
-    assert damages == ["damage"]
+    assert ledger.damaged
     assert "was deleted" in ledger.damaged
     assert len(lines.named("ledger.failed")) == 1
     assert not ledger.close(1)

@@ -13,7 +13,8 @@ import pytest
 from s3spool.errors import LedgerError
 from s3spool.ledger.postgresql.backend import PostgresLedger
 from s3spool.ledger.postgresql.connection import VERSION
-from s3spool.ledger.protocol import Known, Listener
+from s3spool.ledger.protocol import Listener
+from s3spool.ledger.queries import Known
 from s3spool.ledger.rows import NO_LOAD, NodeLoad, Pause
 from support.postgres import Postgres
 from support.rows import SOME, a_receipt, a_retry

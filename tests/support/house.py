@@ -24,7 +24,7 @@ from s3spool.daemon.components import Remote, build
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
 from s3spool.failure.retry_policy import Policy
-from s3spool.ledger.protocol import Known
+from s3spool.ledger.queries import Known
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, Receipt, Retry
 from s3spool.ledger.store import Ledger

@@ -18,7 +18,7 @@ import botocore.exceptions
 
 from s3spool.check.lifecycle import check_lifecycle
 from s3spool.check.result import CheckResult, error, ok, warning
-from s3spool.check.rule_trial import try_rules
+from s3spool.check.rules import try_rules
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums

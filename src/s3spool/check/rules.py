@@ -1,7 +1,10 @@
-"""An example of each [[rule]] from the files of the folder, for `s3spool check`."""
+"""`s3spool check` of each [[rule]]: an example from the folder, and whether the bucket takes what it asks for."""
 
 from __future__ import annotations
 
+import copy
+import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +13,14 @@ from s3spool.check.walk import walk
 from s3spool.config.loader import Config
 from s3spool.errors import UploadError
 from s3spool.folder.rules import FileRules
+from s3spool.ledger.rows import Identity
 from s3spool.logs.text import shown
 from s3spool.s3.content_types import content_type_of
 from s3spool.s3.keys import Prefix, key_of
+from s3spool.s3.multipart import MultipartStore
+from s3spool.s3.object_rules import ObjectRules
+from s3spool.s3.options import grants_of
+from s3spool.s3.store import MIB, Store
 
 MOST_FILES = 100_000  # looked at
 
@@ -51,3 +59,23 @@ def _example(config: Config, rules: FileRules, subject: str, path: str) -> Check
     more = [kind, destination.storage_class, destination.cache_control, destination.acl, rules.action(path)]
     url = shown(f"s3://{destination.bucket}/{key}")
     return ok(subject, f"{shown(path)} would be {url} ({', '.join(filter(None, more))})")
+
+
+def try_rules(store: Store) -> Iterator[CheckResult]:
+    """Begin and abort an upload in parts for each rule; yield what goes wrong."""
+    identity = Identity(0, 0, MIB, time.time_ns(), 0)
+    for number, options in enumerate(store.rules.options[:-1], 1):
+        subject = f"rule {number}"
+        of_rule = copy.copy(store)
+        of_rule.rules = ObjectRules([options])
+        parts = MultipartStore(of_rule)
+        try:
+            upload = parts.create(f"s3spool-check-{secrets.token_hex(8)}", identity, 0, 5 * MIB)
+        except UploadError as exc:
+            hint = exc.hint.replace("grant s3:PutObject on", f"grant {', '.join(grants_of(options))} on")
+            yield error(subject, f"CreateMultipartUpload: {exc.code}: {exc.cause}{f'; {hint}' if hint else ''}")
+            continue
+        try:
+            parts.abort(upload)
+        except UploadError as exc:
+            yield warning(subject, f"AbortMultipartUpload of {upload.key}: {exc.code}: {exc.cause}")

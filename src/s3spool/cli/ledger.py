@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from s3spool.config.schema import Config
     from s3spool.control.client import ControlClient
-    from s3spool.ledger.protocol import LedgerBackend, LedgerReader
+    from s3spool.ledger.protocol import LedgerBackend
+    from s3spool.ledger.queries import LedgerReader
 
 _CLOSE_S = 60.0
 _URL = "postgresql://"

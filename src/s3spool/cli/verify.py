@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import click
@@ -20,7 +21,7 @@ from s3spool.control.client import ControlClient
 from s3spool.control.protocol import json_line
 from s3spool.daemon.components import store_of
 from s3spool.demo.home import use_keys
-from s3spool.ledger.protocol import LedgerReader
+from s3spool.ledger.queries import LedgerReader
 from s3spool.ledger.rows import Receipt, to_text
 from s3spool.logs.text import printable, printable_json, shown
 from s3spool.s3.verification import Difference, Verifier
@@ -95,14 +96,11 @@ class Verification:
     def _pages(self) -> Iterator[Sequence[Receipt]]:
         if self._reader is None:
             return
+        receipts = self._reader.receipts()
         if self._sample is not None:
-            chosen = sorted(self._reader.random_receipts(self._sample), key=lambda receipt: receipt.key)
-            yield from (chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH))
-            return
-        after = ""
-        while page := list(self._reader.receipts(after=after, limit=BATCH)):
+            receipts = iter(sorted(self._reader.random_receipts(self._sample), key=lambda receipt: receipt.key))
+        while page := [*islice(receipts, BATCH)]:
             yield page
-            after = to_text(page[-1].path)
 
 
 def verify(client: ControlClient, options: Options) -> int:

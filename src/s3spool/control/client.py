@@ -14,11 +14,11 @@ from s3spool.config.loader import Config
 from s3spool.control.names import path_in
 from s3spool.control.offline import OfflineAnswers
 from s3spool.control.protocol import NoDaemonError, ask, json_line
-from s3spool.control.rules import prefix_of
 from s3spool.control.status import Status
+from s3spool.control.views import prefix_of
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.files import become_owner
-from s3spool.ledger.protocol import LedgerReader
+from s3spool.ledger.queries import LedgerReader
 from s3spool.ledger.rows import from_text, to_text
 from s3spool.logs.text import shown
 from s3spool.s3.keys import Prefix, key_of

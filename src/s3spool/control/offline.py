@@ -13,8 +13,6 @@ from typing import Any
 from s3spool import __version__
 from s3spool.config.loader import Config
 from s3spool.control import views
-from s3spool.control.nodes import living
-from s3spool.control.rules import with_rule
 from s3spool.control.status import Bytes, Destination, Files, Status, Watch
 from s3spool.errors import AlreadyRunningError, S3SpoolError
 from s3spool.folder.filters import FileFilter
@@ -23,7 +21,8 @@ from s3spool.folder.rules import FileRules
 from s3spool.ledger.database import DirectoryLock, holder
 from s3spool.ledger.files import open_regular
 from s3spool.ledger.opening import open_ledger, open_shared_reader
-from s3spool.ledger.protocol import LOOKUP_ROWS, LedgerBackend, LedgerReader
+from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.queries import LOOKUP_ROWS, LedgerReader
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Pause
 from s3spool.logs.text import shown
@@ -53,11 +52,11 @@ class OfflineAnswers:
         )
         with self.reader() as reader:
             if reader is not None:
-                counts, last, pause = reader.counts(), reader.last_error(), reader.pause()
-                status.files = Files(**counts)
-                status.bytes = Bytes(uploaded=reader.uploaded_bytes(), unsent=reader.unsent_bytes())
-                status.oldest_unsent_s = views.age_s(reader.backlog()[2])
-                status.nodes = living(reader, destination.ledger_name)
+                totals, last, pause = reader.totals(), reader.last_error(), reader.pause()
+                status.files = Files(uploaded=totals.uploaded, waiting=totals.waiting, parked=totals.parked)
+                status.bytes = Bytes(uploaded=totals.uploaded_bytes, unsent=totals.unsent_bytes)
+                status.oldest_unsent_s = views.age_s(totals.oldest_ns)
+                status.nodes = views.living(reader, destination.ledger_name)
                 status.last_error = last and f"{shown(last.path)}: {last.error_code}: {last.error}"
                 if pause:
                     paused = status.destination
@@ -92,7 +91,7 @@ class OfflineAnswers:
                         left_out=views.left_out(path, names, recursive=watch.recursive),
                         destination=destination,
                     )
-                    yield path, with_rule(answer, rules, path)
+                    yield path, views.with_rule(answer, rules, path)
 
     def retry(self, paths: Sequence[str] | None) -> int:
         """Make these, or all, files of the retry list due; return how many there are."""

@@ -1,4 +1,4 @@
-"""Rows of `list` and answers of `why` from the ledger, for the daemon and the command line alike."""
+"""Rows of `list`, answers of `why` and nodes from the ledger, for the daemon and the command line alike."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from s3spool.config.schema import Config
+from s3spool.control.status import Node
 from s3spool.errors import Fault, S3SpoolError
-from s3spool.ledger.protocol import Known, LedgerReader
+from s3spool.folder.rules import FileRules
+from s3spool.ledger.queries import Known, LedgerReader
 from s3spool.ledger.rows import Identity, Receipt, Retry, State, from_text, to_text
 from s3spool.logs.text import shown
 
@@ -179,6 +182,38 @@ def left_out(path: str, names: FileFilter, *, recursive: bool) -> str:
         return "left out: it is in a subdirectory, and watch.recursive is false"
     directory = path.rpartition("/")[0]
     return "too deep: every key below its directory would be too long" if names.too_deep(directory) else ""
+
+
+def with_rule(answer: dict[str, Any], rules: FileRules, path: str) -> dict[str, Any]:
+    """An answer of `why` that names the rule: its number (from 1), None where none applies."""
+    if len(rules.destinations) == 1:
+        return answer  # there are no rules
+    name = rules.name(path)
+    return answer | {"rule": rules.number(path), "why": f"{answer['why']}; {name or 'no rule'} applies"}
+
+
+def prefix_of(config: Config, path: str) -> dict[str, str]:
+    """The prefix of a file's key, and the rule that has a say: `rule 2 (*.html)`, or ""."""
+    rules = FileRules(config)
+    return {"prefix": rules.destination(path).prefix, "rule": rules.name(path)}
+
+
+def living(reader: LedgerReader, destination: str, owner: int = 0) -> list[Node]:
+    """The nodes of the destination with this name; `owner`: the number of the daemon that answers."""
+    return [
+        Node(
+            name=node.name,
+            host=node.host,
+            version=node.version,
+            started=iso(node.started_at),
+            lease_left_s=round(node.lease_left_s, 1),
+            in_flight=node.load.in_flight,
+            files_per_minute=node.load.files_per_minute,
+            this=node.owner == owner,
+        )
+        for node in reader.nodes()
+        if node.destination == destination
+    ]
 
 
 def releasable(reader: LedgerReader | None, paths: Sequence[str] | None) -> int:

@@ -95,19 +95,17 @@ class Components:
         self.store.apply(rules_of(config))
 
 
-def build(
-    config: Config, *, remote: Remote | None = None, workers: int = 0, on_damage: Callable[[], None] = lambda: None
-) -> Components:
+def build(config: Config, *, remote: Remote | None = None, workers: int = 0) -> Components:
     """Take the state directory's lock and build; no thread starts. A part is built after the parts that it calls.
 
-    `remote`: the configured bucket if None; `workers`: as configured if 0; `on_damage` runs on the ledger's thread
-    when the ledger cannot be used any more. Raises ConfigError, LedgerError, AlreadyRunningError, OSError.
+    `remote`: the configured bucket if None; `workers`: as configured if 0. Raises ConfigError, LedgerError,
+    AlreadyRunningError, OSError.
     """
     watch, retry, after = config.watch, config.retry, config.after
     workers = workers or config.upload.workers
     lock = DirectoryLock(config.state.directory)
     store, parts, bandwidth = remote or _remote_of(config)
-    ledger = open_ledger(config, on_damage=on_damage)
+    ledger = open_ledger(config)
     folder, slow, stats = _folder_of(config, lambda: ledger.owner), SlowDirectories(), Stats()
     name = f"s3://{config.destination.bucket}/{config.destination.prefix}"
     limiter = ConcurrencyLimiter(name, max_s=retry.max_s)

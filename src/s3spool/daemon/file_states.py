@@ -12,11 +12,14 @@ from s3spool.control import views
 from s3spool.control.status import Files, LargeFile
 from s3spool.control.views import Live
 from s3spool.daemon.components import Components
-from s3spool.ledger.protocol import LedgerReader
+from s3spool.daemon.ledger_figures import LedgerFigures
+from s3spool.errors import LedgerError
 from s3spool.ledger.rows import to_text
 from s3spool.queue.settle import SettleReason
 from s3spool.upload.large import PartJob
 
+LOOK_S = 0.1  # between two looks of `run --once`
+LOOKS = 2  # a file may be between two components at one look
 LISTED = 100_000  # more than the inbox holds by default
 MEASURED = 500  # files whose sizes are looked up; the sizes of more are estimated from these
 _SETTLING = {
@@ -32,6 +35,7 @@ class FileStates:
     def __init__(self, components: Components) -> None:
         self._components = components
         self._speed = Speed()
+        self.ledger = LedgerFigures(components.ledger)
 
     def in_memory(self) -> dict[str, str]:
         """The path and state of each file that is settling, queued or uploading; a path has one state."""
@@ -39,18 +43,14 @@ class FileStates:
         states = dict.fromkeys(self._components.settle.paths(LISTED), "settling")
         return states | dict.fromkeys(queued, "queued") | dict.fromkeys(uploading, "uploading")
 
-    def count(self, reader: LedgerReader) -> Files:
+    def count(self) -> Files:
         """How many files are in each state."""
-        waiting, parked, _ = reader.backlog()
-        return self.counted(waiting, parked, reader.counts()["uploaded"])
+        ledger, memory = self.ledger.now(), Counter(self.in_memory().values())
+        waiting = ledger.waiting - ledger.claimed
+        return Files(**memory, waiting=waiting, parked=ledger.parked, uploaded=ledger.uploaded)
 
-    def counted(self, waiting: int, parked: int, uploaded: int) -> Files:
-        """The same, if the figures of the ledger are known already."""
-        memory = Counter(self.in_memory().values())
-        return Files(**memory, waiting=waiting, parked=parked, uploaded=uploaded)
-
-    def memory_bytes(self) -> int:
-        """What is left to send of the files in memory; an estimate if there are many."""
+    def unsent_bytes(self) -> int:
+        """What is left to send; an estimate if there are many files in memory."""
         memory = [path for path in self.in_memory() if not self._components.slow.holds(path)]
         sizes = []
         for path in memory[:MEASURED]:
@@ -58,7 +58,8 @@ class FileStates:
                 identity = self._components.folder.identity_of(path)
                 sizes.append(identity.size if identity else 0)
         size = sum(sizes) * len(memory) // max(1, len(sizes))
-        return max(0, size - sum(file.bytes_uploaded for file in self.large_files().values()))
+        left = max(0, size - sum(file.bytes_uploaded for file in self.large_files().values()))
+        return left + self.ledger.now().unsent_bytes
 
     def live(self, path: str) -> Live | None:
         """Where this file is in memory, and why; None: it is not."""
@@ -98,13 +99,13 @@ class FileStates:
             [(path, min(size, done + sending[path]), size) for path, done, size in components.large.progress()], now
         )
 
-    def oldest_unsent_s(self, oldest_ns: int) -> float:
+    def oldest_unsent_s(self) -> float:
         """For how many seconds the oldest unsent file has been as it is; 0: there is none.
 
-        `oldest_ns` is the oldest ctime in the retry list, 0 without one. The ctime counts, as a copied file keeps its
-        mtime.
+        The ctime counts, as a copied file keeps its mtime.
         """
-        found = [oldest_ns] if oldest_ns else []
+        waiting_ns = self.ledger.now().oldest_ns
+        found = [waiting_ns] if waiting_ns else []
         for path in self._components.inbox.oldest():
             if self._components.slow.holds(path):
                 continue  # a look might hang, and with it the supervisor
@@ -145,6 +146,24 @@ class FileStates:
             return bool(reader.claimed_elsewhere() or reader.waiting_without_proof()), counts["waiting"] + counts[
                 "parked"
             ]
+
+
+class OnceDone:
+    """The end of `s3spool run --once`: each file was sent, or failed by its own fault. Only the supervisor calls it."""
+
+    def __init__(self, files: FileStates) -> None:
+        self._files = files
+        self._quiet_looks = 0
+        self.left = 0  #: files that were not sent
+
+    def look(self) -> bool:
+        """Whether two looks in a row found nothing to do after the first scan."""
+        try:
+            trying, self.left = self._files.untried()
+        except (LedgerError, OSError):
+            trying = True
+        self._quiet_looks = 0 if trying else self._quiet_looks + 1
+        return self._quiet_looks >= LOOKS
 
 
 class Speed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,21 +13,20 @@ from msgspec import to_builtins
 from s3spool import __version__
 from s3spool.control import views
 from s3spool.control.access import Access, Sight
-from s3spool.control.nodes import living
 from s3spool.control.peer import Peer
-from s3spool.control.rules import prefix_of, with_rule
 from s3spool.control.server import Handler
-from s3spool.control.status import Bytes, Destination, Files, Node, Status, Watch
-from s3spool.daemon.operator_pause import pause_orders
+from s3spool.control.status import Bytes, Destination, Node, Status, Watch
 from s3spool.daemon.supervisor import Daemon
 from s3spool.daemon.top_view import top_orders
 from s3spool.errors import LedgerUnavailableError, S3SpoolError
 from s3spool.folder.rules import FileRules
-from s3spool.ledger.protocol import LedgerReader
+from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.queries import LedgerReader
 from s3spool.ledger.rows import from_text, to_text
 
 DURABLE_S = 10.0
 HANGING_LISTED = 10
+MAX_REASON = 500  # characters
 
 
 def handlers(daemon: Daemon) -> dict[str, Handler]:
@@ -39,7 +37,8 @@ def handlers(daemon: Daemon) -> dict[str, Handler]:
         "retry": answers.retry,
         "forget": answers.forget,
         "rescan": answers.rescan,
-        **pause_orders(daemon),
+        "pause": answers.pause,
+        "resume": answers.resume,
         **top_orders(daemon, answers.status, answers.page),
     }
     return {
@@ -64,9 +63,8 @@ class _Answers:
         since = held.since if held else breaker.paused_at
         reasons = [held.words] if held else []
         reasons += [f"{reason.code}: {reason.cause}"] if reason else []
-        files, size, nodes = self._figures()
+        files = daemon.files.count()
         files.vanished, files.excluded = components.stats.vanished, components.scan.excluded
-        size.in_flight = sum(job.size for job in components.workers.jobs())
         watch = daemon.watch_manager.watch  # once: the supervisor may replace it at any moment
         destination = daemon.config.destination
         hanging = [*components.scan.mounts.hanging(), *daemon.liveness.hanging_files][:HANGING_LISTED]
@@ -93,29 +91,28 @@ class _Answers:
                 too_deep=[to_text(path) for path in components.scan.deep.paths()],
             ),
             files=files,
-            bytes=size,
+            bytes=Bytes(
+                uploaded=daemon.files.ledger.now().uploaded_bytes,
+                in_flight=sum(job.size for job in components.workers.jobs()),
+                unsent=daemon.files.unsent_bytes(),
+            ),
             rate=daemon.rate.now(),
             large_files=[file for path, file in large if self.access.sight(peer, path) is Sight.ALL],
             hanging=[to_text(path) for path in hanging],
-            nodes=nodes,
-            oldest_unsent_s=daemon.oldest_unsent_s(),
+            nodes=self._nodes(),
+            oldest_unsent_s=daemon.files.oldest_unsent_s(),
             last_error=components.stats.last_error if self.access.controls(peer) else None,  # it names a file
         )
 
-    def _figures(self) -> tuple[Files, Bytes, list[Node]]:
-        """What the ledger counts, and what is in memory; while a shared ledger is away, the last counts."""
-        files, in_memory = self._daemon.files, self._daemon.files.memory_bytes()
+    def _nodes(self) -> list[Node]:
+        """None while a shared ledger is away."""
         try:
             with self._reader() as reader:
-                size = Bytes(uploaded=reader.uploaded_bytes(), unsent=in_memory + reader.unsent_bytes())
-                name = self._daemon.config.destination.ledger_name
-                return files.count(reader), size, living(reader, name, self._components.ledger.owner)
+                return views.living(reader, self._daemon.config.destination.ledger_name, self._components.ledger.owner)
         except LedgerUnavailableError:
             if self._components.ledger.claims is None:
                 raise
-            last = self._daemon.status_line.ledger
-            counted = files.counted(last.waiting, last.parked, last.uploaded)
-            return counted, Bytes(uploaded=last.uploaded_bytes, unsent=in_memory + last.unsent_bytes), []
+            return []
 
     def page(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
         """One page of `list`, and where the next one begins."""
@@ -163,7 +160,7 @@ class _Answers:
             left_out=views.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive),
             destination=components.ledger.destination,
         )
-        answer = with_rule(answer, FileRules(daemon.config), path)
+        answer = views.with_rule(answer, FileRules(daemon.config), path)
         return answer if sight is Sight.ALL else {name: answer[name] for name in ("path", "state", "why")}
 
     def retry(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
@@ -173,9 +170,8 @@ class _Answers:
         with self._reader() as reader:
             released = views.releasable(reader, paths)
         probing = components.breaker.open
-        done = threading.Event()
-        components.ledger.release(paths, done.set)
-        _durable(done)
+        components.ledger.release(paths)
+        _durable(components.ledger)
         components.retry.wake()
         components.breaker.probe_now()
         self._daemon.wake()  # `systemctl status` counts them
@@ -187,9 +183,8 @@ class _Answers:
         daemon, components = self._daemon, self._components
         with self._reader() as reader:
             known = path in reader.known([path])
-        done = threading.Event()
-        components.ledger.forget(path, done.set)
-        _durable(done)
+        components.ledger.forget(path)
+        _durable(components.ledger)
         daemon.wake()  # the same
         left_out = views.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive)
         # Not by a scan: it would count the file as one that the watch has missed.
@@ -203,6 +198,21 @@ class _Answers:
         self._components.scan.want("request")
         return {"pid": os.getpid(), "scan": number}
 
+    def pause(self, request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
+        reason = request.get("reason", "")
+        if not isinstance(reason, str) or len(reason) > MAX_REASON:
+            raise S3SpoolError(f"the reason must be a text of at most {MAX_REASON} characters")
+        try:
+            return {"since": views.iso(self._components.pause.pause(reason.strip()).since)}
+        finally:
+            self._daemon.wake()  # `systemctl status` shows it
+
+    def resume(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
+        try:
+            return {"resumed": self._components.pause.resume()}
+        finally:
+            self._daemon.wake()  # the same
+
     def progress(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:
         """The figures that `wait` needs."""
         return self._daemon.files.progress() | {"pid": os.getpid()}
@@ -211,7 +221,7 @@ class _Answers:
         """What the command line may have set: names are resolved and the key of `path` is made with it."""
         folder = str(self._components.folder.root)
         path = _path(request["path"]) if request.get("path") else ""
-        return {"below_root": to_text(folder[1:]), **prefix_of(self._daemon.config, path)}
+        return {"below_root": to_text(folder[1:]), **views.prefix_of(self._daemon.config, path)}
 
     def _reader(self) -> LedgerReader:
         return self._components.ledger.reader()
@@ -240,6 +250,6 @@ def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _durable(done: threading.Event) -> None:
-    if not done.wait(DURABLE_S):
+def _durable(ledger: LedgerBackend) -> None:
+    if not ledger.flush(DURABLE_S):
         raise S3SpoolError("the ledger does not answer: see `s3spool status` and the log")

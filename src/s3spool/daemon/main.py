@@ -74,7 +74,7 @@ def run(
     if beyond_loopback(where):
         structlog.get_logger().warning("destination.unencrypted", endpoint=where, hint=DANGER)
     structlog.get_logger().info("daemon.after_upload", outcome=config.after_upload(), action=config.after.action)
-    writer.show_summary(daemon.terminal_line)
+    writer.show_summary(daemon.summary)
     # These objects live as long as the process: the garbage collector need not visit them.
     gc.collect()
     gc.freeze()

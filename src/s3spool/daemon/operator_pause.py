@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
 import structlog
 
-from s3spool.control.peer import Peer
-from s3spool.control.server import Handler
 from s3spool.control.views import iso
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.protocol import LedgerBackend
 from s3spool.ledger.rows import Pause
 from s3spool.queue.inbox import Inbox
 
-if TYPE_CHECKING:
-    from s3spool.daemon.supervisor import Daemon
-
 DURABLE_S = 10.0
-MAX_REASON = 500  # characters
 log = structlog.get_logger()
 
 
@@ -80,28 +73,6 @@ class OperatorPause:
         log.warning("uploads.paused", reason=pause.reason, since=iso(pause.since))
 
     def _store(self, pause: Pause | None) -> None:
-        done = threading.Event()
-        self._ledger.record_pause(pause, done.set)
-        if not done.wait(DURABLE_S):
+        self._ledger.record_pause(pause)
+        if not self._ledger.flush(DURABLE_S):
             raise S3SpoolError("done, but not on disk yet: a restart may forget it; see the log")
-
-
-def pause_orders(daemon: Daemon) -> dict[str, Handler]:
-    """Handlers of the control socket. `wake` refreshes what `systemctl status` shows."""
-
-    def begin(request: Mapping[str, Any], _: Peer) -> dict[str, Any]:
-        reason = request.get("reason", "")
-        if not isinstance(reason, str) or len(reason) > MAX_REASON:
-            raise S3SpoolError(f"the reason must be a text of at most {MAX_REASON} characters")
-        try:
-            return {"since": iso(daemon.components.pause.pause(reason.strip()).since)}
-        finally:
-            daemon.wake()
-
-    def end(_: Mapping[str, Any], __: Peer) -> dict[str, Any]:
-        try:
-            return {"resumed": daemon.components.pause.resume()}
-        finally:
-            daemon.wake()
-
-    return {"pause": begin, "resume": end}

@@ -7,44 +7,37 @@ import time
 from s3spool.control.status import Files, LargeFile, Rate
 from s3spool.daemon.components import Components
 from s3spool.daemon.file_states import FileStates
-from s3spool.daemon.once import OnceDone
 from s3spool.daemon.rate import RateMeter
-from s3spool.daemon.retry_summary import RetrySummary
 from s3spool.ledger.rows import Pause
 from s3spool.logs.text import printable, shown
-from s3spool.logs.units import duration, size
+from s3spool.logs.units import bar, duration, size
 
 
 class StatusLine:
-    """One thread calls `text`, which counts the ledger's rows again if they have changed."""
+    """Thread-safe."""
 
-    def __init__(self, components: Components, files: FileStates, rate: RateMeter, once: OnceDone | None) -> None:
+    def __init__(self, components: Components, files: FileStates, rate: RateMeter, *, with_bar: bool) -> None:
+        """`with_bar`: the progress of all files comes first."""
         self._components = components
         self._files = files
         self._rate = rate
-        self._once = once
-        self.ledger = RetrySummary(components.ledger)  #: as of the last `text`
+        self._with_bar = with_bar
 
     def text(self, state: str) -> str:
-        components, ledger = self._components, self.ledger
-        ledger.refresh()
+        components = self._components
         if state == "draining":
             uploading = len(components.workers.jobs())
             return f"stopping, {uploading} uploading may finish" if uploading else "stopping"
-        files = self._files.counted(ledger.waiting, ledger.parked, ledger.uploaded)
-        unsent_bytes = self._files.memory_bytes() + ledger.unsent_bytes
+        files, unsent_bytes = self._files.count(), self._files.unsent_bytes()
         reason, since, held = components.breaker.reason, components.breaker.paused_at, components.pause.current
         if held is None and components.breaker.open and reason is not None and since is not None:
             pause = paused(reason.short, since, components.breaker.next_probe_s, time.time())
             return f"{pause}; {backlog(files, unsent_bytes)}"
         large = sorted(self._files.large_files().values(), key=lambda file: -file.bytes)
-        done = self._once.bar(self._rate.sent_bytes(), unsent_bytes) if self._once else ""
-        line = done + running(files, unsent_bytes, self._rate.now(), self.oldest_unsent_s(), large)
+        line = running(files, unsent_bytes, self._rate.now(), self._files.oldest_unsent_s(), large)
+        if self._with_bar and (whole := self._rate.sent_bytes() + unsent_bytes):
+            line = f"{bar(whole - unsent_bytes, whole)}, {line}"
         return f"{line}; {paused_by_hand(held, time.time())}" if held else line
-
-    def oldest_unsent_s(self) -> float:
-        """Any thread."""
-        return self._files.oldest_unsent_s(self.ledger.oldest_ns)
 
 
 def running(files: Files, unsent_bytes: int, rate: Rate, oldest_s: float, large: list[LargeFile]) -> str:

@@ -6,6 +6,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +19,11 @@ from s3spool.control.server import ControlServer, Handler
 from s3spool.daemon import memory
 from s3spool.daemon.cleaning import DailyCleaning
 from s3spool.daemon.components import build
-from s3spool.daemon.file_states import FileStates
+from s3spool.daemon.file_states import LOOK_S, FileStates, OnceDone
 from s3spool.daemon.liveness import LivenessCheck
-from s3spool.daemon.once import LOOK_S, OnceDone
 from s3spool.daemon.rate import RateMeter
 from s3spool.daemon.status_line import StatusLine
 from s3spool.daemon.thread_names import ThreadNames
-from s3spool.daemon.wakeup import Wakeup
 from s3spool.daemon.watch_manager import WatchManager
 from s3spool.errors import ConfigError
 from s3spool.logs import excepthooks
@@ -69,8 +69,9 @@ class Daemon:
         self._reload = reload
         self._http_server = http_server
         self.state = "starting"
-        self._wakeup = Wakeup()
-        self.components = components = build(config, workers=workers, on_damage=self.wake)
+        # threading.Event must not be set by a signal handler of the thread that waits for it.
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
+        self.components = components = build(config, workers=workers)
         folder, scan, ledger = components.folder, components.scan, components.ledger
         self.watch_manager = WatchManager(
             folder, scan, components.settle, components.inbox, components.stats, config.watch, self.wake
@@ -81,8 +82,7 @@ class Daemon:
         self._cleaning = DailyCleaning(folder, components.large, ledger, config.state, self._is_unsafe)
         self._freed = 0
         self._once = OnceDone(self.files) if once else None
-        self.status_line = StatusLine(components, self.files, self.rate, self._once)
-        self._terminal_line = StatusLine(components, self.files, self.rate, self._once)
+        self._status_line = StatusLine(components, self.files, self.rate, with_bar=once)
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)
         self._notifier = Notifier()
@@ -152,14 +152,20 @@ class Daemon:
 
     def wake(self) -> None:
         """Tick now. Any thread, and signal handlers."""
-        self._wakeup.set()
+        self._wakeups.put(None)
+
+    def _sleep(self, duration_s: float) -> None:
+        with suppress(Empty):
+            self._wakeups.get(timeout=duration_s)
+            while True:
+                self._wakeups.get_nowait()
 
     def _supervise(self) -> None:
         while not self.components.ledger.damaged:
             if self._once is not None and self._once.look():
                 return
             tick_s = LOST_TICK_S if self.watch_manager.lost else TICK_S if self._once is None else LOOK_S
-            self._wakeup.sleep(min(tick_s, self._notifier.watchdog_interval_s or tick_s))
+            self._sleep(min(tick_s, self._notifier.watchdog_interval_s or tick_s))
             while self._signals:
                 if self._signals.pop(0) != signal.SIGHUP or (self._on_terminal and not os.isatty(0)):
                     return  # a signal to stop, or the terminal is gone
@@ -283,16 +289,9 @@ class Daemon:
                 extended = time.monotonic()
                 self._notifier.extend_timeout(EXTEND_S)
                 self._notifier.status(self.summary())
-            self._wakeup.sleep(min(wait_s, 0.05))
+            self._sleep(min(wait_s, 0.05))
         return True
 
     def summary(self) -> str:
-        """The line for `systemctl status`. Only the supervisor's thread."""
-        return self.status_line.text(self.state)
-
-    def terminal_line(self) -> str:
-        """The line on a terminal. Only the log thread."""
-        return self._terminal_line.text(self.state)
-
-    def oldest_unsent_s(self) -> float:
-        return self.status_line.oldest_unsent_s()
+        """The line for `systemctl status` and for a terminal. Any thread."""
+        return self._status_line.text(self.state)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3spool.control.peer import Peer
 from s3spool.control.server import Handler
-from s3spool.ledger.protocol import AGES_S
+from s3spool.ledger.queries import AGES_S
 from s3spool.ledger.rows import to_text
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import structlog
 from s3spool.errors import LedgerError
 from s3spool.folder.folder import Folder
 from s3spool.folder.slow_directories import SlowDirectories
-from s3spool.ledger.protocol import CLAIMED_ROWS, Claims, Known, LedgerBackend, LedgerReader
+from s3spool.ledger.protocol import CLAIMED_ROWS, Claims, LedgerBackend
+from s3spool.ledger.queries import Known, LedgerReader
 from s3spool.ledger.rows import Identity, Receipt
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane

@@ -12,7 +12,8 @@ from s3spool.discovery.pending_directories import PendingDirectories
 from s3spool.folder.directories import NotAFileError, listed, opened_directory
 from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder, original, removed_by
-from s3spool.ledger.protocol import LedgerBackend, LedgerReader
+from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.queries import LedgerReader
 from s3spool.ledger.rows import Identity
 
 CHECK_ENTRIES = 1000  # after this many entries, check that the directory still has its name

@@ -22,7 +22,8 @@ from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.heartbeat import Heartbeat
-from s3spool.ledger.protocol import CLAIMED_ROWS, LOOKUP_ROWS, LedgerBackend, LedgerReader
+from s3spool.ledger.protocol import CLAIMED_ROWS, LedgerBackend
+from s3spool.ledger.queries import LOOKUP_ROWS, LedgerReader
 from s3spool.ledger.rows import Identity
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item

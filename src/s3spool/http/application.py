@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,19 +55,13 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Health(NamedTuple):
-    """Why the daemon cannot work, and the pause by hand, which is no illness."""
-
-    reasons: Sequence[str]
-    paused: str
-
-
 class Application:
     """Answers on the server's threads."""
 
     def __init__(
-        self, handlers: Mapping[str, Handler], health: Callable[[], Health], metrics: Metrics, guard: Guard
+        self, handlers: Mapping[str, Handler], health: Callable[[], dict[str, str]], metrics: Metrics, guard: Guard
     ) -> None:
+        """`health`: the answer of /healthz."""
         self._handlers = handlers
         self._health = health
         self._guard = guard
@@ -115,10 +109,8 @@ class Application:
         return self._pages[path]()
 
     def _health_answer(self) -> Answer:
-        reasons, paused = self._health()
-        if reasons:
-            return _json("503 Service Unavailable", {"status": "unhealthy", "reason": "; ".join(reasons)})
-        return _json("200 OK", {"status": "paused", "reason": paused} if paused else {"status": "ok"})
+        answer = self._health()
+        return _json("503 Service Unavailable" if answer["status"] == "unhealthy" else "200 OK", answer)
 
     def _order(self, path: str, environ: WSGIEnvironment) -> Answer:
         command = path.removeprefix("/api/")

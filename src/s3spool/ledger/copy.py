@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from s3spool.errors import LedgerError
 from s3spool.ledger.postgresql.statements import storable
-from s3spool.ledger.protocol import LOOKUP_ROWS, LedgerBackend, LedgerReader
+from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.queries import LOOKUP_ROWS, LedgerReader
 from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, to_text
 
 FLUSH_S = 120.0
@@ -122,24 +123,17 @@ class LedgerCopy:
 
 
 def _rows(kind: str, reader: LedgerReader, destination: int | None) -> Iterator[Row]:
-    """In the order of their paths. No query outlives a page: SQLite cannot shorten its WAL meanwhile."""
+    """In the order of their paths."""
     if kind == "receipts":
-        return (row for row in _paged(reader.receipts) if row.destination == destination)
+        return (row for row in reader.receipts() if row.destination == destination)
     if kind == "failed files":
-        return _paged(reader.retries)
+        return reader.retries()
     if kind == "uploads in parts":
         rows = [row for row in reader.multiparts() if row.destination == destination]
         rows.sort(key=lambda row: to_text(row.path))
         return (Upload(row.path, row, reader.parts(row.upload_id)) for row in rows)
     pause = reader.pause()
     return iter([HandPause("", pause)] if pause else [])
-
-
-def _paged(query: Callable[..., Iterator[Any]]) -> Iterator[Any]:
-    after = ""
-    while page := list(query(after=after, limit=LOOKUP_ROWS)):
-        yield from page
-        after = to_text(page[-1].path)
 
 
 def _same(source: Row | None, target: Row | None) -> bool:

@@ -15,23 +15,12 @@ from s3spool.ledger.files import make_private, open_regular, require_regular
 
 VERSION = 4
 APPLICATION_ID = 0x53335350  # "S3SP": by this file(1) and s3spool recognise a ledger
+#: From version n to n + 1, each in one transaction with the new version number. Versions before 4 were never released.
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], object]] = {}
 
 # SQLite's file format: user_version stands at byte 60, application_id at 68.
 _MAGIC = b"SQLite format 3\0"
 _HEAD_BYTES = 72
-
-
-def _script(name: str) -> Callable[[sqlite3.Connection], None]:
-    def run(connection: sqlite3.Connection) -> None:
-        for statement in _statements(name):
-            connection.execute(statement)
-
-    return run
-
-
-_SCRIPTS = ("schema.sql", "totals.sql", "failures.sql", "pause.sql")
-MIGRATIONS = {1: _script("totals.sql"), 2: _script("failures.sql"), 3: _script("pause.sql")}
-"""From version n to n + 1, each in one transaction with the new version number."""
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
@@ -73,12 +62,12 @@ def open_for_destination(path: Path, name: str) -> tuple[sqlite3.Connection, int
 def open_for_reading(path: Path) -> sqlite3.Connection:
     """Open the ledger read-only; works beside a running daemon and without one.
 
-    Raises LedgerError. The connection belongs to the calling thread.
+    Raises LedgerError. Threads may share the connection, but only one may use it at a time.
     """
     require_regular(path)
     with speaking_of(path), contextlib.ExitStack() as stack:
         uri = f"file:{_uri_quoted(path)}?mode=ro"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
         stack.callback(connection.close)
         connection.execute("PRAGMA cache_size = -2048")
         _check(connection, path)
@@ -87,7 +76,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
 
 def refuse(path: Path) -> None:
-    """Raise LedgerError for a newer version, or no regular file. Changes nothing and takes no lock."""
+    """Raise LedgerError for another version, or no regular file. Changes nothing and takes no lock."""
     require_regular(path)
     try:
         with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
@@ -96,7 +85,7 @@ def refuse(path: Path) -> None:
         return
     ours = head.startswith(_MAGIC) and len(head) == _HEAD_BYTES
     if ours and int.from_bytes(head[68:72]) == APPLICATION_ID:
-        _refuse_newer(int.from_bytes(head[60:64]), path)
+        _refuse_version(int.from_bytes(head[60:64]), path)
 
 
 @contextlib.contextmanager
@@ -184,14 +173,19 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise LedgerError(
             f"{path}: is a SQLite database, but not a ledger of s3spool; move it away or set state.directory"
         )
-    _refuse_newer(version, path)
+    _refuse_version(version, path)
 
 
-def _refuse_newer(version: int, path: Path) -> None:
+def _refuse_version(version: int, path: Path) -> None:
     if version > VERSION:
         raise LedgerError(
             f"{path}: written by a newer s3spool (ledger version {version}, this program knows {VERSION});"
             " install that version again, or move the file away or set state.directory to start afresh"
+        )
+    if 0 < version < min(MIGRATIONS, default=VERSION):
+        raise LedgerError(
+            f"{path}: written before the first release of s3spool (ledger version {version});"
+            " move the file away or set state.directory to start afresh"
         )
 
 
@@ -199,7 +193,7 @@ def _migrate(connection: sqlite3.Connection, *, fresh: bool) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if fresh or version == 0:
         connection.executescript(
-            f"BEGIN IMMEDIATE; {'; '.join(map(_text, _SCRIPTS))};"
+            f"BEGIN IMMEDIATE; {_schema()};"
             f" PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
         )
         return
@@ -210,20 +204,10 @@ def _migrate(connection: sqlite3.Connection, *, fresh: bool) -> None:
         connection.execute("COMMIT")
 
 
-def _text(name: str) -> str:
+def _schema() -> str:
     """Without comments: SQLite stores them, and a schema that fits into the first page is read in one piece."""
-    lines = resources.files(__package__).joinpath(name).read_text().splitlines()
+    lines = resources.files(__package__).joinpath("schema.sql").read_text().splitlines()
     return "\n".join(" ".join(line.partition("--")[0].split()) for line in lines)
-
-
-def _statements(name: str) -> Iterator[str]:
-    """One by one: executescript() would end the transaction."""
-    statement = ""
-    for line in _text(name).splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
 
 
 def _translated(text: str, path: Path) -> LedgerError:

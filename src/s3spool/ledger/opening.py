@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from s3spool.config.schema import Config
 from s3spool.errors import ConfigError
-from s3spool.ledger.protocol import LedgerBackend, LedgerReader
+from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.queries import LedgerReader
 
 
-def open_ledger(
-    config: Config, *, on_damage: Callable[[], None] = lambda: None, command: bool = False
-) -> LedgerBackend:
+def open_ledger(config: Config, *, command: bool = False) -> LedgerBackend:
     """Open or create it; its thread does not run yet. Raises ConfigError, LedgerError.
 
     `command`: it is opened for one change, not for a daemon that takes files.
@@ -22,7 +21,7 @@ def open_ledger(
     if not state.ledger:
         from s3spool.ledger.store import Ledger  # noqa: PLC0415 - start-up time of commands
 
-        return Ledger(state.ledger_path, destination=destination, on_damage=on_damage)
+        return Ledger(state.ledger_path, destination=destination)
     with _extra():
         from s3spool.ledger.postgresql.backend import PostgresLedger  # noqa: PLC0415 - an extra
     node = None if command else state.node_name

@@ -1,125 +1,17 @@
-"""What every ledger does, wherever its rows are: `LedgerBackend` writes, `LedgerReader` answers queries."""
+"""What every ledger does, wherever its rows are; `queries` has what its readers answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from s3spool.heartbeat import Heartbeat
-from s3spool.ledger.rows import Identity, Multipart, Node, NodeLoad, Part, Pause, Receipt, Retry, State
+from s3spool.ledger.queries import Known, LedgerReader
+from s3spool.ledger.rows import Multipart, NodeLoad, Part, Pause, Receipt, Retry
 
 Committed = Callable[[], None]
 Lost = Callable[[str], None]  # called with the path
-LOOKUP_ROWS = 500  # rows of one query
 CLAIMED_ROWS = 1000  # of one claim; as long as they wait for room in the queue, no other daemon can send them
-ALL = -1  # no limit
-AGES_S = (300, 3600, 86_400)  #: bounds of `LedgerReader.ages`
-SUMMED_ROWS = 100_000  # adding up more sizes would make `status` slow
-
-
-class Known(NamedTuple):
-    """The ledger's rows of one path."""
-
-    receipt: Receipt | None
-    retry: Retry | None
-
-
-class LedgerReader(Protocol):
-    """One read-only connection. Not thread-safe: each thread opens its own. All queries raise LedgerError."""
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def known(self, paths: Sequence[str]) -> dict[str, Known]:
-        """The rows of these paths; unknown paths are left out."""
-
-    def news(self, found: Sequence[tuple[str, Identity]], destination: int) -> dict[str, bool]:
-        """The files whose state differs from the ledger; the value: whether the ledger has a row of the path.
-
-        Left out: this very state was sent to `destination` and stays in the folder, or is in the retry list, or another
-        living daemon has claimed it.
-        """
-
-    def due(self, now: float, limit: int) -> list[Retry]:
-        """Waiting retries that are due and with no worker, the longest due first."""
-
-    def waiting_without_proof(self) -> int:
-        """How many waiting files have not failed by their own proven fault (`Failures.own`)."""
-
-    def next_due(self) -> float | None:
-        """When the next waiting retry is due, in Unix seconds."""
-
-    def last_due(self) -> float | None:
-        """When the last waiting retry is due, in Unix seconds."""
-
-    def retries(self, state: State | None = None, *, after: str = "", limit: int = ALL) -> Iterator[Retry]:
-        """Streamed in the order of their paths, from behind the path `after` (as `to_text` spells it)."""
-
-    def receipts(self, *, after: str = "", limit: int = ALL, unsent: bool = True) -> Iterator[Receipt]:
-        """Streamed as by `retries`; `unsent` False leaves out files that are in the retry list as well."""
-
-    def random_receipts(self, count: int) -> Iterator[Receipt]: ...
-
-    def receipts_before(self, time_s: float) -> Iterator[Receipt]:
-        """Receipts of uploads that ended before this moment."""
-
-    def multiparts(self) -> list[Multipart]: ...
-
-    def multipart(self, path: str) -> Multipart | None: ...
-
-    def parts(self, upload_id: str) -> list[Part]: ...
-
-    def counts(self) -> dict[str, int]:
-        """How many rows of each kind: uploaded, waiting, parked."""
-
-    def backlog(self) -> tuple[int, int, int | None]:
-        """(waiting and with no worker, parked, the oldest ctime_ns of all that wait)."""
-
-    def version(self) -> int:
-        """Changes with each commit of another connection; 1 or more; comparable within this reader only."""
-
-    def pause(self) -> Pause | None:
-        """The pause by hand."""
-
-    def errors(self, limit: int) -> list[tuple[str, str, int]]:
-        """(state, error code, files) of the retry list, the most frequent first."""
-
-    def ages(self, now: float, limit: int) -> list[tuple[Any, ...]]:
-        """(first path segment, files by age as AGES_S bounds it) of the retry list, the most files first."""
-
-    def last_error(self) -> Retry | None: ...
-
-    def unsent_bytes(self) -> int:
-        """The sizes of the files in the retry list that no worker has; 0 if there are too many to add up."""
-
-    def uploaded_bytes(self) -> int:
-        """The sizes of all receipts together."""
-
-    def destination(self, name: str) -> int | None:
-        """The number that receipts of this destination carry."""
-
-    def is_alive(self, owner: int) -> bool:  # noqa: ARG002 - for others
-        """Whether the daemon with this number shares the ledger and its lease lasts."""
-        return False
-
-    def nodes(self) -> list[Node]:
-        """The living daemons that share the ledger, of all destinations, in the order of their names."""
-        return []
-
-    def claimed_elsewhere(self) -> int:
-        """How many files other living daemons have claimed."""
-        return 0
-
-    def elsewhere(self, *, after: str = "", limit: int = ALL) -> list[tuple[str, str]]:  # noqa: ARG002 - for others
-        """(path, name of the node) of these files, in the order of their paths from behind `after`."""
-        return []
-
-    def holders(self, paths: Sequence[str]) -> dict[str, str]:  # noqa: ARG002 - for others
-        """The names of the other living daemons that have claimed some of these files."""
-        return {}
 
 
 class Claims(Protocol):
@@ -234,7 +126,7 @@ class LedgerBackend(Protocol):
 
     def record_part(self, part: Part) -> None: ...
 
-    def record_pause(self, pause: Pause | None, committed: Committed | None = None) -> None:
+    def record_pause(self, pause: Pause | None) -> None:
         """The pause by hand, or its end."""
 
     def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
@@ -243,7 +135,7 @@ class LedgerBackend(Protocol):
         A file that failed again in the meantime has a new row, due later; that row stays unclaimed.
         """
 
-    def release(self, paths: Sequence[str] | None, committed: Committed | None = None) -> None:
+    def release(self, paths: Sequence[str] | None) -> None:
         """Make waiting and parked files due at once: these, or all."""
 
     def release_provisional(self, committed: Committed | None = None) -> None:
@@ -252,11 +144,11 @@ class LedgerBackend(Protocol):
     def hasten(self, now: float, latest: float, committed: Committed | None = None) -> None:
         """Make due at `now` what is due after `latest`: the clock was set back."""
 
-    def forget(self, path: str, committed: Committed | None = None) -> None:
+    def forget(self, path: str) -> None:
         """Drop the receipt and the retry of this path."""
 
     def forget_retry(self, path: str, committed: Committed | None = None) -> None: ...
 
-    def forget_multipart(self, upload_id: str, committed: Committed | None = None) -> None: ...
+    def forget_multipart(self, upload_id: str) -> None: ...
 
     def drop_receipts(self, paths: Sequence[str]) -> None: ...

@@ -1,26 +1,29 @@
-"""Queries to the ledger: read-only, so any number of threads and processes may run them."""
+"""Queries to the ledger's SQLite file: read-only, so any number of threads and processes may run them."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from s3spool.ledger.database import open_for_reading, speaking_of
-from s3spool.ledger.protocol import AGES_S, ALL, LOOKUP_ROWS, SUMMED_ROWS, Known, LedgerReader
-from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, State, from_text, to_text
+from s3spool.ledger.queries import LOOKUP_ROWS, Known, LedgerReader, Totals
+from s3spool.ledger.rows import Identity, Multipart, Receipt, Retry, State, from_text, to_text
 from s3spool.ledger.statements import COLUMNS
 
-_RECEIPT, _MULTIPART, _PART = (", ".join(COLUMNS[table]) for table in ("receipts", "multiparts", "parts"))
-_RETRY = ", ".join(column for column in COLUMNS["retries"] if column != "claimed")
-_COUNTED = (
-    "SELECT (SELECT count(*) FROM receipts), (SELECT coalesce(sum(size), 0) FROM receipts),"
-    " (SELECT count(*) FROM retries WHERE state = 'waiting'), (SELECT count(*) FROM retries WHERE state = 'parked')"
-)
-TOTALS_SINCE = 2  # the version of the ledger that has totals.sql
-FAILURES_SINCE = 3  # and failures.sql
-PAUSE_SINCE = 4  # and pause.sql
+SUMMED_ROWS = 100_000  # adding up more sizes would make `status` slow
+_TOTALS = f"""
+SELECT receipts, receipt_bytes, waiting, parked,
+    (SELECT count(*) FROM retries WHERE state = 'waiting' AND claimed = 1),
+    (SELECT min(ctime_ns) FROM retries WHERE state = 'waiting'),
+    CASE WHEN waiting + parked > {SUMMED_ROWS} THEN 0
+        ELSE (SELECT coalesce(sum(size), 0) FROM retries WHERE claimed = 0) END
+FROM totals
+"""  # noqa: S608 - constants
+# The mark of a name that is not UTF-8 stays before its first segment.
+_MARK = "CASE WHEN path LIKE '//%' THEN '//' ELSE '' END"
+_REST = "substr(path, CASE WHEN path LIKE '//%' THEN 3 ELSE 1 END)"
 
 
 def _is_as_found(table: str) -> str:
@@ -41,47 +44,41 @@ END
 class Reader(LedgerReader):
     """The queries of the SQLite file."""
 
+    RECEIPTS, RETRIES, MULTIPARTS, PAUSES = "receipts", "retries", "multiparts", "pause"
+    RECEIPT, MULTIPART = ", ".join(COLUMNS["receipts"]), ", ".join(COLUMNS["multiparts"])
+    RETRY = ", ".join(column for column in COLUMNS["retries"] if column != "claimed")
+    NO_RETRY = "NOT EXISTS (SELECT 1 FROM retries WHERE retries.path = receipts.path)"
+    SEGMENT = f"CASE instr({_REST}, '/') WHEN 0 THEN '' ELSE {_MARK} || substr({_REST}, 1, instr({_REST}, '/')) END"
+
     def __init__(self, path: Path) -> None:
         """Raises LedgerError."""
         self._path = path
         self._db = open_for_reading(path)
-        # After an upgrade no daemon may have migrated it yet.
-        old = self._version() < FAILURES_SINCE
-        self._retry = _RETRY.replace("own_failures, provisional", "0, 0") if old else _RETRY
 
     def close(self) -> None:
         self._db.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def made(self) -> bool:
         """False until the first daemon of this directory has created the tables."""
-        return self._version() > 0
+        return int(self._value("PRAGMA user_version")) > 0
 
     def known(self, paths: Sequence[str]) -> dict[str, Known]:
-        """The rows of these paths; unknown paths are left out."""
         found: dict[str, Known] = {}
         for start in range(0, len(paths), LOOKUP_ROWS):
             texts = [to_text(path) for path in paths[start : start + LOOKUP_ROWS]]
             texts += [""] * (LOOKUP_ROWS - len(texts) if len(texts) > 1 else 0)  # no path is empty
-            marks = ",".join("?" * len(texts))
-            for receipt in self._rows(f"SELECT {_RECEIPT} FROM receipts WHERE path IN ({marks})", texts, _receipt):  # noqa: S608 - constants
+            where = f"path IN ({','.join('?' * len(texts))})"
+            for receipt in self._run(f"SELECT {self.RECEIPT} FROM receipts WHERE {where}", texts, self._receipt):  # noqa: S608 - constants
                 found[receipt.path] = Known(receipt, None)
-            for retry in self._rows(f"SELECT {self._retry} FROM retries WHERE path IN ({marks})", texts, _retry):  # noqa: S608 - constants
+            for retry in self._run(f"SELECT {self.RETRY} FROM retries WHERE {where}", texts, self._retry):  # noqa: S608 - constants
                 before = found.get(retry.path)
                 found[retry.path] = Known(before.receipt if before else None, retry)
         return found
 
     def news(self, found: Sequence[tuple[str, Identity]], destination: int) -> dict[str, bool]:
-        """The files whose state differs from the ledger; the value: whether the ledger has a row of the path.
+        """As LedgerReader says. SQLite compares, and does not say a word of a million files that are as they were.
 
-        As it has them: this very state was sent to `destination` and is to stay, or this very state is in the retry
-        list. SQLite compares, and does not say a word of a million files that are as they were. Ask in the order of
-        the paths: in any other each look goes to another page.
+        Ask in the order of the paths: in any other each look goes to another page.
         """
         news: dict[str, bool] = {}
         for start in range(0, len(found), LOOKUP_ROWS):
@@ -92,148 +89,30 @@ class Reader(LedgerReader):
                 args += identity
             args += ("", 0, 0, 0, 0, 0) * (LOOKUP_ROWS - len(some))  # no path is empty
             args.append(destination)
-            news.update((from_text(text), bool(known)) for text, known in self._rows(_NEWS, args) if text)
+            news.update((from_text(text), bool(known)) for text, known in self._run(_NEWS, args) if text)
         return news
 
-    def due(self, now: float, limit: int) -> list[Retry]:
-        """Waiting retries that are due and with no worker, the longest due first."""
-        rows = self._rows(
-            f"SELECT {self._retry} FROM retries WHERE state = 'waiting' AND claimed = 0 AND next_attempt <= ?"  # noqa: S608 - constants
-            " ORDER BY next_attempt LIMIT ?",
-            (now, limit),
-            _retry,
-        )
-        return list(rows)
-
-    def waiting_without_proof(self) -> int:
-        """How many waiting files have not failed by their own proven fault (`Failures.own`)."""
-        waiting = "SELECT count(*) FROM retries WHERE state = 'waiting'"
-        return int(next(self._rows(f"{waiting} AND own_failures = 0"))[0])
-
-    def next_due(self) -> float | None:
-        """When the next waiting retry is due, in Unix seconds."""
-        row = next(self._rows("SELECT min(next_attempt) FROM retries WHERE state = 'waiting' AND claimed = 0"))
-        return None if row[0] is None else float(row[0])
-
-    def last_due(self) -> float | None:
-        """When the last waiting retry is due, in Unix seconds."""
-        row = next(self._rows("SELECT max(next_attempt) FROM retries WHERE state = 'waiting' AND claimed = 0"))
-        return None if row[0] is None else float(row[0])
-
-    def retries(self, state: State | None = None, *, after: str = "", limit: int = ALL) -> Iterator[Retry]:
-        """Streamed in the order of their paths, from behind the path `after` (as `to_text` spells it)."""
-        statement = f"SELECT {self._retry} FROM retries WHERE path > ? AND state IN (?, ?) ORDER BY path LIMIT ?"  # noqa: S608 - constants
-        states = [state.value] * 2 if state else [each.value for each in State]
-        yield from self._rows(statement, (after, *states, limit), _retry)
-
-    def receipts(self, *, after: str = "", limit: int = ALL, unsent: bool = True) -> Iterator[Receipt]:
-        """Likewise; `unsent` False leaves out files that are in the retry list as well."""
-        where = (
-            "path > ?"
-            if unsent
-            else "path > ? AND NOT EXISTS (SELECT 1 FROM retries WHERE retries.path = receipts.path)"
-        )
-        statement = f"SELECT {_RECEIPT} FROM receipts WHERE {where} ORDER BY path LIMIT ?"  # noqa: S608 - constants
-        yield from self._rows(statement, (after, limit), _receipt)
-
-    def random_receipts(self, count: int) -> Iterator[Receipt]:
-        yield from self._rows(f"SELECT {_RECEIPT} FROM receipts ORDER BY random() LIMIT ?", (count,), _receipt)  # noqa: S608 - constants
-
-    def receipts_before(self, time_s: float) -> Iterator[Receipt]:
-        """Receipts of uploads that ended before this moment."""
-        yield from self._rows(f"SELECT {_RECEIPT} FROM receipts WHERE uploaded_at < ?", (time_s,), _receipt)  # noqa: S608 - constants
-
-    def multiparts(self) -> list[Multipart]:
-        return list(self._rows(f"SELECT {_MULTIPART} FROM multiparts", make=_multipart))  # noqa: S608 - constants
-
-    def multipart(self, path: str) -> Multipart | None:
-        statement = f"SELECT {_MULTIPART} FROM multiparts WHERE path = ?"  # noqa: S608 - constants
-        return next(self._rows(statement, (to_text(path),), _multipart), None)
-
-    def parts(self, upload_id: str) -> list[Part]:
-        rows = self._rows(
-            f"SELECT {_PART} FROM parts WHERE upload_id = ? ORDER BY number",  # noqa: S608 - constants
-            (upload_id,),
-            lambda row: Part(*row),
-        )
-        return list(rows)
-
-    def counts(self) -> dict[str, int]:
-        """How many rows of each kind: uploaded, waiting, parked."""
-        uploaded, _, waiting, parked = self._totals()
-        return {"uploaded": uploaded, "waiting": waiting, "parked": parked}
-
-    def backlog(self) -> tuple[int, int, int | None]:
-        """(waiting and with no worker, parked, the oldest ctime_ns of all that wait)."""
-        _, _, waiting, parked = self._totals()
-        ((claimed, oldest_ns),) = self._rows(
-            "SELECT (SELECT count(*) FROM retries WHERE state = 'waiting' AND claimed = 1),"
-            " (SELECT min(ctime_ns) FROM retries WHERE state = 'waiting')"
-        )
-        return max(0, waiting - claimed), parked, oldest_ns  # a worker may have failed between the two queries
+    def totals(self) -> Totals:
+        return Totals(*next(self._rows(_TOTALS)))
 
     def version(self) -> int:
-        """Changes with each commit of another connection; 1 or more; comparable within this reader only."""
-        return int(next(self._rows("PRAGMA data_version"))[0])
+        return int(self._value("PRAGMA data_version"))
 
-    def pause(self) -> Pause | None:
-        """The pause by hand."""
-        if self._version() < PAUSE_SINCE:
-            return None
-        return next(self._rows("SELECT since, reason FROM pause", make=lambda row: Pause(*row)), None)
+    def receipts_before(self, time_s: float) -> Iterator[Receipt]:
+        return self._rows(f"SELECT {self.RECEIPT} FROM receipts WHERE uploaded_at < :time", self._receipt, time=time_s)  # noqa: S608 - constants
 
-    def errors(self, limit: int) -> list[tuple[str, str, int]]:
-        """(state, error code, files) of the retry list, the most frequent first."""
-        statement = "SELECT state, error_code, count(*) FROM retries GROUP BY 1, 2 ORDER BY 3 DESC LIMIT ?"
-        return list(self._rows(statement, (limit,)))
+    def _rows(self, statement: str, make: Callable[[Sequence[Any]], Any] = tuple, **arguments: object) -> Iterator[Any]:
+        return self._run(statement, arguments, make)
 
-    def ages(self, now: float, limit: int) -> list[tuple[Any, ...]]:
-        """(first path segment, files by age as AGES_S bounds it) of the retry list, the most files first."""
-        ages = ", ".join(
-            f"sum(ctime_ns <= {int((now - low) * 1e9)} AND ctime_ns > {int((now - high) * 1e9)})"
-            for low, high in zip((-now, *AGES_S), (*AGES_S, now), strict=True)
-        )
-        rest = "substr(path, CASE WHEN path LIKE '//%' THEN 3 ELSE 1 END)"
-        mark = "CASE WHEN path LIKE '//%' THEN '//' ELSE '' END"
-        segment = f"CASE instr({rest}, '/') WHEN 0 THEN '' ELSE {mark} || substr({rest}, 1, instr({rest}, '/')) END"
-        statement = f"SELECT {segment}, {ages} FROM retries GROUP BY 1 ORDER BY count(*) DESC LIMIT ?"  # noqa: S608 - constants
-        return list(self._rows(statement, (limit,)))
-
-    def last_error(self) -> Retry | None:
-        statement = f"SELECT {self._retry} FROM retries ORDER BY last_error_at DESC LIMIT 1"  # noqa: S608 - constants
-        return next(self._rows(statement, make=_retry), None)
-
-    def unsent_bytes(self) -> int:
-        """The sizes of the files in the retry list that no worker has; 0 if there are too many to add up."""
-        _, _, waiting, parked = self._totals()
-        if waiting + parked > SUMMED_ROWS:
-            return 0
-        return int(next(self._rows("SELECT coalesce(sum(size), 0) FROM retries WHERE claimed = 0"))[0])
-
-    def uploaded_bytes(self) -> int:
-        """The sizes of all receipts together."""
-        return int(self._totals()[1])
-
-    def destination(self, name: str) -> int | None:
-        """The number that receipts of this destination carry (`Ledger.destination`)."""
-        row = next(self._rows("SELECT id FROM destinations WHERE name = ?", (name,)), None)
-        return None if row is None else int(row[0])
-
-    def _totals(self) -> tuple[int, int, int, int]:
-        """Receipts, their bytes, waiting and parked retries."""
-        counted = self._version() >= TOTALS_SINCE  # as in __init__
-        row = next(self._rows("SELECT receipts, receipt_bytes, waiting, parked FROM totals" if counted else _COUNTED))
-        return int(row[0]), int(row[1]), int(row[2]), int(row[3])
-
-    def _version(self) -> int:
-        return int(next(self._rows("PRAGMA user_version"))[0])
-
-    def _rows(
-        self, statement: str, args: Sequence[object] = (), make: Callable[[Sequence[Any]], Any] = tuple
+    def _run(
+        self,
+        statement: str,
+        arguments: Sequence[object] | dict[str, object],
+        make: Callable[[Sequence[Any]], Any] = tuple,
     ) -> Iterator[Any]:
         """Raises LedgerError: a file that could be opened may still turn out to be damaged."""
         with speaking_of(self._path):
-            for row in self._db.execute(statement, args):
+            for row in self._db.execute(statement, arguments):
                 try:
                     made = make(row)
                 except (ValueError, TypeError, AttributeError) as exc:
@@ -241,19 +120,16 @@ class Reader(LedgerReader):
                     raise sqlite3.DatabaseError(f"malformed row: {exc}") from exc
                 yield made
 
+    def _receipt(self, row: Sequence[Any]) -> Receipt:
+        return Receipt(from_text(row[0]), _identity(row), *row[6:])
+
+    def _retry(self, row: Sequence[Any]) -> Retry:
+        state, own_failures, provisional = State(row[13]), int(row[14]), bool(row[15])
+        return Retry(from_text(row[0]), _identity(row), *row[6:13], state, own_failures, provisional)  # type: ignore[call-arg] # fixed width
+
+    def _multipart(self, row: Sequence[Any]) -> Multipart:
+        return Multipart(from_text(row[0]), _identity(row), *row[6:])
+
 
 def _identity(row: Sequence[Any]) -> Identity:
     return Identity(*row[1:6])
-
-
-def _receipt(row: Sequence[Any]) -> Receipt:
-    return Receipt(from_text(row[0]), _identity(row), *row[6:])
-
-
-def _retry(row: Sequence[Any]) -> Retry:
-    state, own_failures, provisional = State(row[13]), int(row[14]), bool(row[15])
-    return Retry(from_text(row[0]), _identity(row), *row[6:13], state, own_failures, provisional)  # type: ignore[call-arg] # fixed width
-
-
-def _multipart(row: Sequence[Any]) -> Multipart:
-    return Multipart(from_text(row[0]), _identity(row), *row[6:])

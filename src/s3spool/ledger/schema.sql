@@ -40,10 +40,15 @@ CREATE TABLE retries (
     hint         TEXT NOT NULL,
     next_attempt REAL NOT NULL,            -- parked: 0
     state        TEXT NOT NULL CHECK (state IN ('waiting', 'parked')),
-    claimed      INTEGER NOT NULL DEFAULT 0  -- 1: handed to the workers, reset at start
+    own_failures INTEGER NOT NULL,         -- the evidence of whose fault it is (see CircuitBreaker)
+    provisional  INTEGER NOT NULL,         -- 1: parked without proof
+    claimed      INTEGER NOT NULL          -- 1: handed to the workers, reset at start
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX retries_due ON retries (state, claimed, next_attempt);
+CREATE INDEX retries_by_age ON retries (state, ctime_ns);
+CREATE INDEX retries_by_error ON retries (last_error_at);
+CREATE INDEX retries_provisional ON retries (provisional) WHERE provisional = 1;
 
 CREATE TABLE multiparts (
     path        TEXT PRIMARY KEY,
@@ -69,3 +74,41 @@ CREATE TABLE parts (
     checksum  TEXT NOT NULL,
     PRIMARY KEY (upload_id, number)
 ) STRICT, WITHOUT ROWID;
+
+-- One row, kept by the triggers below: nobody counts millions to say how many there are.
+CREATE TABLE totals (
+    receipts      INTEGER NOT NULL,
+    receipt_bytes INTEGER NOT NULL,
+    waiting       INTEGER NOT NULL,
+    parked        INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO totals VALUES (0, 0, 0, 0);
+
+-- INSERT OR REPLACE would not fire those for what it deletes: rows are replaced with ON CONFLICT DO UPDATE.
+CREATE TRIGGER receipts_inserted AFTER INSERT ON receipts BEGIN
+    UPDATE totals SET receipts = receipts + 1, receipt_bytes = receipt_bytes + NEW.size;
+END;
+CREATE TRIGGER receipts_updated AFTER UPDATE OF size ON receipts WHEN NEW.size <> OLD.size BEGIN
+    UPDATE totals SET receipt_bytes = receipt_bytes + NEW.size - OLD.size;
+END;
+CREATE TRIGGER receipts_deleted AFTER DELETE ON receipts BEGIN
+    UPDATE totals SET receipts = receipts - 1, receipt_bytes = receipt_bytes - OLD.size;
+END;
+CREATE TRIGGER retries_inserted AFTER INSERT ON retries BEGIN
+    UPDATE totals SET waiting = waiting + (NEW.state = 'waiting'), parked = parked + (NEW.state = 'parked');
+END;
+CREATE TRIGGER retries_updated AFTER UPDATE OF state ON retries WHEN NEW.state <> OLD.state BEGIN
+    UPDATE totals SET waiting = waiting + (NEW.state = 'waiting') - (OLD.state = 'waiting'),
+                      parked = parked + (NEW.state = 'parked') - (OLD.state = 'parked');
+END;
+CREATE TRIGGER retries_deleted AFTER DELETE ON retries BEGIN
+    UPDATE totals SET waiting = waiting - (OLD.state = 'waiting'), parked = parked - (OLD.state = 'parked');
+END;
+
+-- A pause by hand survives a restart.
+CREATE TABLE pause (
+    id     INTEGER PRIMARY KEY CHECK (id = 1),  -- one row, or none
+    since  REAL NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;

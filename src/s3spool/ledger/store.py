@@ -6,7 +6,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,17 +51,15 @@ class Ledger(LedgerBackend):
     durable are dropped without a callback, and the daemon has to be started again.
     """
 
-    def __init__(self, path: Path, *, destination: str, on_damage: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, path: Path, *, destination: str) -> None:
         """Open or create the file; raises LedgerError. `destination` is the bucket and prefix of this run's receipts.
 
-        A damaged file is put aside, and a new one created. `on_damage` is called on the ledger's thread when it ends
-        because of damage.
+        A damaged file is put aside, and a new one created.
         """
         self.path = path
         # Only the ledger's thread uses the connection once that runs.
         self._db, self.destination = open_or_begin_anew(path, destination)
         self._guard = Guard(path)
-        self._on_damage = on_damage
         self.damaged = ""  #: why this ledger cannot be used any more
         self._damage: LedgerDamagedError | None = None  # what a reader found; any thread sets it
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
@@ -109,28 +107,28 @@ class Ledger(LedgerBackend):
     def record_part(self, part: Part) -> None:
         self._put("parts", "", tuple(part), None)
 
-    def forget_multipart(self, upload_id: str, committed: Committed | None = None) -> None:
+    def forget_multipart(self, upload_id: str) -> None:
         self._put("", sql.FORGET_PARTS, (upload_id,), None)
-        self._put("", sql.FORGET_MULTIPART, (upload_id,), committed)
+        self._put("", sql.FORGET_MULTIPART, (upload_id,), None)
 
     def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
         self._put("", sql.CLAIM, (sql.as_json(*paths), now), committed)
 
-    def release(self, paths: Sequence[str] | None, committed: Committed | None = None) -> None:
+    def release(self, paths: Sequence[str] | None) -> None:
         if paths is None:
-            self._put("", sql.RELEASE_ALL, (), committed)
+            self._put("", sql.RELEASE_ALL, (), None)
         else:
-            self._put("", sql.RELEASE, (sql.as_json(*paths),), committed)
+            self._put("", sql.RELEASE, (sql.as_json(*paths),), None)
 
     def release_provisional(self, committed: Committed | None = None) -> None:
         self._put("", sql.RELEASE_PROVISIONAL, (), committed)
 
-    def forget(self, path: str, committed: Committed | None = None) -> None:
-        self._put("", sql.FORGET_RECEIPT, (sql.as_json(path),), None)
-        self._put("", sql.FORGET_RETRY, (sql.as_json(path),), committed)
+    def forget(self, path: str) -> None:
+        self.drop_receipts([path])
+        self.forget_retry(path)
 
-    def record_pause(self, pause: Pause | None, committed: Committed | None = None) -> None:
-        self._put("", *(sql.pause(pause) if pause else (sql.RESUME, ())), committed)
+    def record_pause(self, pause: Pause | None) -> None:
+        self._put("", *(sql.pause(pause) if pause else (sql.RESUME, ())), None)
 
     def hasten(self, now: float, latest: float, committed: Committed | None = None) -> None:
         self._put("", sql.HASTEN, (now, latest), committed)
@@ -180,7 +178,6 @@ class Ledger(LedgerBackend):
         except OSError as failure:
             error = f"{error}; it cannot be renamed: {failure.strerror}"
         log.error("ledger.failed", path=str(self.path), error=error, hint=ENDING)
-        self._on_damage()
 
     def _step(self) -> bool:
         """Gather one group, make it durable, call back; False when it was the last. Raises LedgerDamagedError."""

@@ -10,7 +10,8 @@ import structlog
 from s3spool.errors import LedgerError
 from s3spool.failure.retry_policy import Policy
 from s3spool.heartbeat import Heartbeat
-from s3spool.ledger.protocol import Claims, LedgerBackend, LedgerReader
+from s3spool.ledger.protocol import Claims, LedgerBackend
+from s3spool.ledger.queries import LedgerReader
 from s3spool.ledger.rows import State
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane

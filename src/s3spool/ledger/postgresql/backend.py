@@ -28,7 +28,8 @@ from s3spool.ledger.postgresql.groups import ANNOUNCE_S, BUSY_GROUP_S, CROWD, GR
 from s3spool.ledger.postgresql.lease import LEASE_S, Lease
 from s3spool.ledger.postgresql.reader import PostgresReader, RowReader
 from s3spool.ledger.postgresql.session import HOPELESS, KEPT, Session
-from s3spool.ledger.protocol import Committed, Known, LedgerBackend, Listener, Lost
+from s3spool.ledger.protocol import Committed, LedgerBackend, Listener, Lost
+from s3spool.ledger.queries import Known
 from s3spool.ledger.rows import NO_LOAD, Multipart, Part, Pause, Receipt, Retry, to_text
 
 log = structlog.get_logger()
@@ -136,17 +137,17 @@ class PostgresLedger(LedgerBackend):
     def record_part(self, part: Part) -> None:
         self._inbox.put(Work((sql.RECORD_PARTS,), part._asdict()))
 
-    def record_pause(self, pause: Pause | None, committed: Committed | None = None) -> None:
+    def record_pause(self, pause: Pause | None) -> None:
         if pause is None:
-            self._put(sql.RESUME, committed)
+            self._put(sql.RESUME, None)
         else:
-            self._put(sql.PAUSE, committed, since=pause.since, reason=sql.storable(pause.reason))
+            self._put(sql.PAUSE, None, since=pause.since, reason=sql.storable(pause.reason))
 
     def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
         self._put(sql.CLAIM, committed, paths, now=self.lease.to_database(now))
 
-    def release(self, paths: Sequence[str] | None, committed: Committed | None = None) -> None:
-        self._put(sql.RELEASE_ALL if paths is None else sql.RELEASE, committed, paths or ())
+    def release(self, paths: Sequence[str] | None) -> None:
+        self._put(sql.RELEASE_ALL if paths is None else sql.RELEASE, None, paths or ())
 
     def release_provisional(self, committed: Committed | None = None) -> None:
         self._put(sql.RELEASE_PROVISIONAL, committed)
@@ -154,14 +155,14 @@ class PostgresLedger(LedgerBackend):
     def hasten(self, now: float, latest: float, committed: Committed | None = None) -> None:
         self._put(sql.HASTEN, committed, now=self.lease.to_database(now), latest=self.lease.to_database(latest))
 
-    def forget(self, path: str, committed: Committed | None = None) -> None:
-        self._put(sql.FORGET, committed, [path])
+    def forget(self, path: str) -> None:
+        self._put(sql.FORGET, None, [path])
 
     def forget_retry(self, path: str, committed: Committed | None = None) -> None:
         self._put(sql.FORGET_RETRY, committed, [path])
 
-    def forget_multipart(self, upload_id: str, committed: Committed | None = None) -> None:
-        self._put(sql.FORGET_MULTIPART, committed, upload_id=upload_id)
+    def forget_multipart(self, upload_id: str) -> None:
+        self._put(sql.FORGET_MULTIPART, None, upload_id=upload_id)
 
     def drop_receipts(self, paths: Sequence[str]) -> None:
         self._put(sql.DROP_RECEIPTS, None, paths)

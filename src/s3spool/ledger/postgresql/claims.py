@@ -14,7 +14,8 @@ from s3spool.ledger.postgresql.connection import Connection
 from s3spool.ledger.postgresql.groups import WAKE, Rows, Work
 from s3spool.ledger.postgresql.lease import Lease
 from s3spool.ledger.postgresql.session import Session
-from s3spool.ledger.protocol import Claims, Known, Listener
+from s3spool.ledger.protocol import Claims, Listener
+from s3spool.ledger.queries import Known
 from s3spool.ledger.rows import from_text
 
 BATCH = 100  # so many paths are worth a statement of their own

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from s3spool.ledger.postgresql import statements as sql
 from s3spool.ledger.postgresql.connection import connect, number, speaking_of
 from s3spool.ledger.postgresql.lease import Lease
-from s3spool.ledger.protocol import AGES_S, ALL, LOOKUP_ROWS, SUMMED_ROWS, Known, LedgerReader
-from s3spool.ledger.rows import (
-    Identity,
-    Multipart,
-    Node,
-    NodeLoad,
-    Part,
-    Pause,
-    Receipt,
-    Retry,
-    State,
-    from_text,
-    to_text,
-)
+from s3spool.ledger.queries import ALL, LOOKUP_ROWS, Known, LedgerReader, Totals
+from s3spool.ledger.rows import Identity, Multipart, Node, NodeLoad, Receipt, Retry, State, from_text, to_text
 
+_NAMED = re.compile(r"(?<!:):(\w+)")  # arguments as LedgerReader writes them
 _HERE = "destination = %(destination)s"
 _FREE = "(owner IS NULL OR NOT EXISTS (SELECT FROM nodes WHERE nodes.id = owner))"
-_WAITING = f"{_HERE} AND state = 'waiting' AND {_FREE}"
-_COUNTS = f"""
-SELECT count(sent), coalesce(sum(sent[3]), 0), count(*) FILTER (WHERE state = 'waiting'),
+_RETRIES = f"""
+SELECT {sql.RETRY}, failed[3] AS size, failed[5] AS ctime_ns, CASE WHEN {_FREE} THEN 0 ELSE 1 END AS claimed
+FROM files WHERE {_HERE} AND failed IS NOT NULL
+"""  # noqa: S608 - constants
+_TOTALS = f"""
+SELECT count(sent), coalesce(sum(sent[3]), 0)::bigint, count(*) FILTER (WHERE state = 'waiting'),
     count(*) FILTER (WHERE state = 'parked'), count(*) FILTER (WHERE state = 'waiting' AND NOT {_FREE}),
-    min(failed[5]) FILTER (WHERE state = 'waiting')
+    min(failed[5]) FILTER (WHERE state = 'waiting'), coalesce(sum(failed[3]) FILTER (WHERE {_FREE}), 0)::bigint
 FROM files WHERE {_HERE}
 """  # noqa: S608 - constants
 _NEWS = """
@@ -57,6 +49,14 @@ WHERE files.{_HERE}
 class PostgresReader(LedgerReader):
     """The queries of one destination's rows in PostgreSQL."""
 
+    RECEIPT, RETRY, MULTIPART = sql.RECEIPT, sql.RETRY, sql.MULTIPART
+    RECEIPTS = f"(SELECT {sql.RECEIPT}, failed FROM files WHERE {_HERE} AND sent IS NOT NULL) AS receipts"  # noqa: S608 - constants
+    RETRIES = f"({_RETRIES}) AS retries"
+    MULTIPARTS = f"(SELECT {sql.MULTIPART} FROM multiparts WHERE {_HERE}) AS multiparts"  # noqa: S608 - constants
+    PAUSES = f"(SELECT since, reason FROM pause WHERE {_HERE}) AS pauses"  # noqa: S608 - constants
+    NO_RETRY = "failed IS NULL"
+    SEGMENT = "coalesce(substring(path FROM '^((//)?[^/]*/)'), '')"
+
     def __init__(self, url: str, destination: int, *, device: int, lease: Lease | None = None) -> None:
         """`device`: st_dev of the folder on this host; `lease`: that of this daemon. Raises LedgerError."""
         self._lease = lease or Lease(destination, "")
@@ -68,12 +68,6 @@ class PostgresReader(LedgerReader):
 
     def close(self) -> None:
         self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def known(self, paths: Sequence[str]) -> dict[str, Known]:
         found: dict[str, Known] = {}
@@ -89,113 +83,15 @@ class PostgresReader(LedgerReader):
         pairs = self._rows(_NEWS, found=sql.as_json(rows), number=destination, owner=self._lease.owner)
         return {from_text(text): bool(is_known) for text, is_known in pairs}
 
-    def due(self, now: float, limit: int) -> list[Retry]:
-        statement = f"SELECT {sql.RETRY} FROM files WHERE {_WAITING} AND next_attempt <= %(now)s"  # noqa: S608 - constants
-        statement += " ORDER BY next_attempt LIMIT %(limit)s"
-        return list(self._rows(statement, self._made.retry, now=self._lease.to_database(now), limit=limit))
-
-    def waiting_without_proof(self) -> int:
-        waiting = f"{_HERE} AND state = 'waiting' AND own_failures = 0"
-        return int(next(self._rows(f"SELECT count(*) FROM files WHERE {waiting}"))[0])  # noqa: S608 - constants
-
-    def next_due(self) -> float | None:
-        return self._value(f"SELECT min(next_attempt) FROM files WHERE {_WAITING}")  # noqa: S608 - constants
-
-    def last_due(self) -> float | None:
-        return self._value(f"SELECT max(next_attempt) FROM files WHERE {_WAITING}")  # noqa: S608 - constants
-
-    def retries(self, state: State | None = None, *, after: str = "", limit: int = ALL) -> Iterator[Retry]:
-        states = [state.value] if state else [each.value for each in State]
-        where = f"{_HERE} AND path > %(after)s AND state = ANY(%(states)s)"
-        yield from self._paged(sql.RETRY, where, self._made.retry, after, limit, states=states)
-
-    def receipts(self, *, after: str = "", limit: int = ALL, unsent: bool = True) -> Iterator[Receipt]:
-        where = f"{_HERE} AND path > %(after)s AND sent IS NOT NULL"
-        where += "" if unsent else " AND failed IS NULL"
-        yield from self._paged(sql.RECEIPT, where, self._made.receipt, after, limit)
-
-    def random_receipts(self, count: int) -> Iterator[Receipt]:
-        statement = f"SELECT {sql.RECEIPT} FROM files WHERE {_HERE} AND sent IS NOT NULL ORDER BY random()"  # noqa: S608 - constants
-        yield from self._rows(f"{statement} LIMIT %(count)s", self._made.receipt, count=count)
-
     def receipts_before(self, time_s: float) -> Iterator[Receipt]:
-        where = f"{_HERE} AND path > %(after)s AND sent IS NOT NULL AND uploaded_at < %(time_s)s"
-        yield from self._paged(sql.RECEIPT, where, self._made.receipt, "", ALL, time_s=time_s)
+        rows = f"SELECT {self.RECEIPT} FROM {self.RECEIPTS} WHERE path > :after AND uploaded_at < :time"  # noqa: S608 - constants
+        return self._paged(rows, self._receipt, "", ALL, time=time_s)
 
-    def multiparts(self) -> list[Multipart]:
-        return list(self._rows(f"SELECT {sql.MULTIPART} FROM multiparts WHERE {_HERE}", self._made.multipart))  # noqa: S608 - constants
-
-    def multipart(self, path: str) -> Multipart | None:
-        statement = f"SELECT {sql.MULTIPART} FROM multiparts WHERE {_HERE} AND path = %(path)s"  # noqa: S608 - constants
-        return next(self._rows(statement, self._made.multipart, path=to_text(path)), None)
-
-    def parts(self, upload_id: str) -> list[Part]:
-        statement = f"SELECT {sql.PART} FROM parts WHERE upload_id = %(upload_id)s ORDER BY number"  # noqa: S608 - constants
-        return list(self._rows(statement, lambda row: Part(*row), upload_id=upload_id))
-
-    def counts(self) -> dict[str, int]:
-        uploaded, _, waiting, parked, *_ = next(self._rows(_COUNTS))
-        return {"uploaded": uploaded, "waiting": waiting, "parked": parked}
-
-    def backlog(self) -> tuple[int, int, int | None]:
-        _, _, waiting, parked, claimed, oldest_ns = next(self._rows(_COUNTS))
-        return waiting - claimed, parked, oldest_ns
+    def totals(self) -> Totals:
+        return Totals(*next(self._rows(_TOTALS)))
 
     def version(self) -> int:
         return int(next(self._rows("SELECT last_value + is_called::int FROM changes"))[0])
-
-    def pause(self) -> Pause | None:
-        return next(self._rows(f"SELECT since, reason FROM pause WHERE {_HERE}", lambda row: Pause(*row)), None)  # noqa: S608 - constants
-
-    def errors(self, limit: int) -> list[tuple[str, str, int]]:
-        statement = f"SELECT state, error_code, count(*) FROM files WHERE {_HERE} AND failed IS NOT NULL"  # noqa: S608 - constants
-        return list(self._rows(f"{statement} GROUP BY 1, 2 ORDER BY 3 DESC LIMIT %(limit)s", limit=limit))
-
-    def ages(self, now: float, limit: int) -> list[tuple[Any, ...]]:
-        bounds_ns = [int((now - age_s) * 1e9) for age_s in (-now, *AGES_S, now)]
-        ages = ", ".join(
-            f"count(*) FILTER (WHERE failed[5] <= {low} AND failed[5] > {high})"
-            for low, high in itertools.pairwise(bounds_ns)
-        )
-        # As in SQLite: the first directory; the mark of a name that is not UTF-8 stays before it.
-        segment = "coalesce(substring(path FROM '^((//)?[^/]*/)'), '')"
-        statement = f"SELECT {segment}, {ages} FROM files WHERE {_HERE} AND failed IS NOT NULL"  # noqa: S608 - constants
-        return list(self._rows(f"{statement} GROUP BY 1 ORDER BY count(*) DESC LIMIT %(limit)s", limit=limit))
-
-    def last_error(self) -> Retry | None:
-        statement = f"SELECT {sql.RETRY} FROM files WHERE {_HERE} AND failed IS NOT NULL"  # noqa: S608 - constants
-        return next(self._rows(f"{statement} ORDER BY last_error_at DESC LIMIT 1", self._made.retry), None)
-
-    def unsent_bytes(self) -> int:
-        unsent = f"SELECT failed[3] AS size FROM files WHERE {_HERE} AND failed IS NOT NULL AND {_FREE}"  # noqa: S608 - constants
-        some = f"SELECT count(*), coalesce(sum(size), 0) FROM ({unsent} LIMIT {SUMMED_ROWS + 1}) AS few"  # noqa: S608 - constants
-        count, size = next(self._rows(some))
-        return 0 if count > SUMMED_ROWS else int(size)
-
-    def uploaded_bytes(self) -> int:
-        return int(next(self._rows(_COUNTS))[1])
-
-    def destination(self, name: str) -> int | None:
-        row = next(self._rows("SELECT id FROM destinations WHERE name = %(name)s", name=name), None)
-        return None if row is None else int(row[0])
-
-    def _paged(
-        self, columns: str, where: str, make: Callable[[Sequence[Any]], Any], after: str, limit: int, **arguments: Any
-    ) -> Iterator[Any]:
-        """Page by page: neither the server nor this process holds a million rows."""
-        statement = f"SELECT {columns} FROM files WHERE {where} ORDER BY path LIMIT %(page)s"  # noqa: S608 - constants
-        while limit:
-            page = LOOKUP_ROWS if limit == ALL else min(limit, LOOKUP_ROWS)
-            rows = list(self._rows(statement, make, after=after, page=page, **arguments))
-            yield from rows
-            if len(rows) < page:
-                return
-            after = to_text(rows[-1].path)
-            limit -= 0 if limit == ALL else page
-
-    def _value(self, statement: str) -> float | None:
-        value = next(self._rows(statement))[0]
-        return None if value is None else self._lease.from_database(float(value))
 
     def is_alive(self, owner: int) -> bool:
         return bool(next(self._rows("SELECT EXISTS (SELECT FROM nodes WHERE id = %(owner)s)", owner=owner))[0])
@@ -217,11 +113,27 @@ class PostgresReader(LedgerReader):
         rows = self._rows(statement, owner=self._lease.owner, paths=[*map(to_text, paths)])
         return {from_text(text): node for text, node in rows}
 
-    def _rows(self, statement: str, make: Callable[[Sequence[Any]], Any] = tuple, **arguments: Any) -> Iterator[Any]:
+    def _rows(self, statement: str, make: Callable[[Sequence[Any]], Any] = tuple, **arguments: object) -> Iterator[Any]:
         """Raises LedgerError."""
+        text = _NAMED.sub(r"%(\1)s", statement)
         with speaking_of(self._url):
-            rows = self._db.execute(statement.encode(), {"destination": self._destination, **arguments}).fetchall()
+            rows = self._db.execute(text.encode(), {"destination": self._destination, **arguments}).fetchall()
         return map(make, rows)
+
+    def _receipt(self, row: Sequence[Any]) -> Receipt:
+        return self._made.receipt(row)
+
+    def _retry(self, row: Sequence[Any]) -> Retry:
+        return self._made.retry(row)
+
+    def _multipart(self, row: Sequence[Any]) -> Multipart:
+        return self._made.multipart(row)
+
+    def _to_ledger(self, time_s: float) -> float:
+        return self._lease.to_database(time_s)
+
+    def _from_ledger(self, time_s: float) -> float:
+        return self._lease.from_database(time_s)
 
 
 def opened(url: str, destination: str, *, device: int) -> PostgresReader | None:

@@ -1,0 +1,40 @@
+"""The figures of the ledger, kept up to date at little cost."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from s3spool.errors import LedgerError
+from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.queries import LedgerReader, Totals
+
+PAUSE_S = 5.0  # between two tries to read: a connection that fails may take seconds
+
+
+class LedgerFigures:
+    """Thread-safe."""
+
+    def __init__(self, ledger: LedgerBackend) -> None:
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._reader: LedgerReader | None = None
+        self._seen = 0  # the reader's version at the last count
+        self._totals = Totals()
+        self._again_at = 0.0  # monotonic seconds
+
+    def now(self) -> Totals:
+        """The last figures where the ledger cannot be read: the retry thread reports that."""
+        with self._lock:
+            try:
+                if self._reader is None:
+                    if time.monotonic() < self._again_at:
+                        return self._totals
+                    self._reader, self._seen = self._ledger.reader(), 0
+                version = self._reader.version()
+                if version != self._seen:  # an idle daemon counts no rows
+                    self._totals = self._reader.totals()
+                    self._seen = version
+            except (LedgerError, OSError):
+                self._reader, self._again_at = None, time.monotonic() + PAUSE_S
+            return self._totals
