@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from s3spool.ledger.protocol import LedgerReader
+    from s3spool.ledger.queries import LedgerReader
     from support.faulty import FaultyS3
 
 LEASE_S = 2.0
