@@ -26,11 +26,12 @@ from s3spool.ledger.postgresql.connection import (
 )
 from s3spool.ledger.postgresql.groups import ANNOUNCE_S, BUSY_GROUP_S, CROWD, GROUP_S, WAKE, Rows, Work, gathered
 from s3spool.ledger.postgresql.lease import LEASE_S, Lease
+from s3spool.ledger.postgresql.membership import Membership
 from s3spool.ledger.postgresql.reader import PostgresReader, RowReader
 from s3spool.ledger.postgresql.session import HOPELESS, KEPT, Session
 from s3spool.ledger.protocol import Committed, LedgerBackend, Listener, Lost
 from s3spool.ledger.queries import Known
-from s3spool.ledger.rows import NO_LOAD, Multipart, Part, Pause, Receipt, Retry, to_text
+from s3spool.ledger.rows import Multipart, Part, Pause, Receipt, Retry, to_text
 
 log = structlog.get_logger()
 
@@ -63,12 +64,11 @@ class PostgresLedger(LedgerBackend):
             except BaseException:
                 connection.close()
                 raise
-        self._listener: Listener | None = None
-        self._session = Session(url, connection, lease_s / 3, self._reconnected, self._recovered)
+        self._membership = Membership(self.lease, is_node=node is not None)
+        self._session = Session(url, connection, lease_s / 3, self._reconnected, self._membership.recovered)
         self.heartbeat = self._session.heartbeat
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._claims = PostgresClaims(self.lease, self._session, self._inbox.put, self.alive, self._known)
-        self._is_node = node is not None
         self.damaged = ""
         self.statements = 0
         # Only the ledger's thread uses these.
@@ -86,7 +86,7 @@ class PostgresLedger(LedgerBackend):
         return self.lease.owner
 
     def listen(self, listener: Listener) -> None:
-        self._listener = listener
+        self._membership.listener = listener
         self._claims.listen(listener)
 
     @property
@@ -204,7 +204,7 @@ class PostgresLedger(LedgerBackend):
         """Raises queue.Empty when the lease or the readers have waited long enough."""
         if not self._claims.asked.empty():
             return WAKE  # the group before had swallowed it
-        wait_s = max(0.0, self.lease.due_in_s()) if self._is_node else None
+        wait_s = self._membership.due_in_s()
         if self._unannounced:
             wait_s = ANNOUNCE_S if wait_s is None else min(wait_s, ANNOUNCE_S)
         return self._inbox.get(timeout=self.heartbeat.capped(wait_s))
@@ -227,12 +227,12 @@ class PostgresLedger(LedgerBackend):
         for _, some in groupby(group, key=lambda work: work.kind):
             run = list(some)
             try:
-                done = self._session.run(self._keep_lease) and self._session.run(partial(self._commit, run))
+                done = self._session.run(self._membership.keep) and self._session.run(partial(self._commit, run))
             except HOPELESS as exc:
                 done = all(self._commit_until_done([each]) for each in run) if len(run) > 1 else self._refused(run, exc)
             if not done:
                 return False
-        return self._session.run(self._keep_lease) and self._session.run(self._announce)
+        return self._session.run(self._membership.keep) and self._session.run(self._announce)
 
     def _refused(self, run: list[Work], exc: Exception) -> bool:
         log.error("ledger.failed", path=self.name, error=f"a row was refused: {exc}")
@@ -243,32 +243,9 @@ class PostgresLedger(LedgerBackend):
 
     def _reconnected(self, db: Connection) -> None:
         """The database may be a replica without the last commits: compare lease and claims with it."""
-        if self._is_node:
-            self._renew_lease(db)
-            if free := self._claims.compare(db, self.destination):
-                self._commit([Work(sql.GIVE_BACK, paths=free)], db)
-
-    def _keep_lease(self, db: Connection) -> None:
-        if self._is_node and self.lease.due_in_s() <= 0:
-            self._renew_lease(db)
-
-    def _renew_lease(self, db: Connection) -> None:
-        self.lease.look(db, self._listener)
-        if self._listener is not None and self._listener.gives_up():
-            self.lease.leave(db)
-        held = self.lease.holds()
-        self.lease.renew(db, self._listener.load() if self._listener else NO_LOAD)
-        if not held:
-            self._tell_may_start()
-
-    def _recovered(self) -> None:
-        self._tell_may_start()
-        if self._listener is not None:
-            self._listener.node_gone()  # receipts and retries that the database lost are known to no daemon
-
-    def _tell_may_start(self) -> None:
-        if self._listener is not None:
-            self._listener.may_start()
+        self._membership.renew(db)
+        if free := self._claims.compare(db, self.destination):
+            self._commit([Work(sql.GIVE_BACK, paths=free)], db)
 
     def _commit(self, run: list[Work], db: Connection) -> None:
         work = run[0]
