@@ -15,15 +15,14 @@ def _has_receipt(_ledger: object, run: list[Any], *_: object) -> bool:
     return bool(run[0].statements == (sql.RECORD_RECEIPTS,))
 
 
-# The ledger's own steps in the place of SQLite's; "insert" is a part of the commit there.
-STEPS = {name: step for name, step in killing.STEPS.items() if name != "insert"} | {
+# The ledger's own steps in the place of SQLite's; "insert" is a part of the commit, and "take" claims retries as well.
+STEPS = {name: step for name, step in killing.STEPS.items() if name not in {"insert", "claim"}} | {
     "record": Step(f"{_BACKEND}:PostgresLedger.record_receipt"),
     "commit": Step(f"{_BACKEND}:PostgresLedger._commit", _has_receipt),
     "record multipart": Step(f"{_BACKEND}:PostgresLedger.record_multipart"),
     "record part": Step(f"{_BACKEND}:PostgresLedger.record_part"),
     "forget multipart": Step(f"{_BACKEND}:PostgresLedger.forget_multipart"),
     "record retry": Step(f"{_BACKEND}:PostgresLedger.record_retry"),
-    "claim": Step(f"{_BACKEND}:PostgresLedger.claim"),
     "migrate": Step(f"{_BACKEND}:migrate"),
     "ledger": Step(f"{_BACKEND}:PostgresLedger.__init__"),
     "take": Step("s3spool.ledger.postgresql.claims:PostgresClaims.take"),
