@@ -6,7 +6,7 @@ import random
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, LiteralString, Self
 
 import psycopg
 
@@ -92,6 +92,17 @@ class Cluster(Nodes):
     def has_versions(self, count: int) -> bool:
         return self.versions() >= count
 
+    def most_versions(self) -> int:
+        """Of one file."""
+        with self._lock:
+            return max(map(len, self._versions.values()))
+
+    def has_recorded(self, count: int) -> bool:
+        return len(self.events("file.uploaded")) >= count
+
+    def dropped(self) -> list[str]:
+        return [*self._dropped]
+
     def left(self) -> list[str]:
         return [path for path in self._dropped if (self.folder / path).exists()]
 
@@ -99,9 +110,12 @@ class Cluster(Nodes):
         """Until all files were sent and removed."""
         eventually(lambda: not self.left(), timeout_s=timeout_s, message="an empty folder")
 
-    def judge(self) -> Verdict:
+    def judge(self, *, logged: bool = False) -> Verdict:
+        """`logged`: the log proves a receipt; the database has lost some."""
         left = self.left()
-        receipts = set(self._receipts())
+        receipts = set(self.receipts())
+        if logged:
+            receipts |= {from_text(event["path"]) for event in self.events("file.uploaded")}
         recorded = Counter(from_text(event["path"]) for event in self.events("file.uploaded"))
         with self._lock:
             newest = {path: contents[-1] for path, contents in self._dropped.items()}
@@ -123,9 +137,18 @@ class Cluster(Nodes):
         assert len(verdict.sent_again) <= sent_again + len(self.events("file.claim_lost")), verdict
         return verdict
 
-    def _receipts(self) -> Iterator[str]:
+    def receipts(self) -> Iterator[str]:
+        yield from self._paths("SELECT path FROM files WHERE sent IS NOT NULL")
+
+    def has_claims(self, count: int) -> bool:
+        return len(self.claims()) >= count
+
+    def claims(self) -> list[str]:
+        return [*self._paths("SELECT path FROM files WHERE owner IS NOT NULL")]
+
+    def _paths(self, statement: LiteralString) -> Iterator[str]:
         with psycopg.connect(self.url) as db:
-            yield from (from_text(row[0]) for row in db.execute("SELECT path FROM files WHERE sent IS NOT NULL"))
+            yield from (from_text(row[0]) for row in db.execute(statement))
 
     def _stored(self, key: str, stored: StoredObject) -> None:
         with self._lock:

@@ -9,7 +9,6 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
@@ -23,20 +22,10 @@ from support.nodes import LEASE_S
 from support.postgres import Postgres
 from support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 pytestmark = pytest.mark.cluster
 IN_FLIGHT = 150  #: files of a node that are being sent, or were sent and have no receipt yet
 SLACK_S = 10.0
 KEPT_FOR_PROBES = 30  #: with those in flight
-
-
-@pytest.fixture
-def server() -> Iterator[FaultyS3]:
-    with FaultyS3() as server:
-        server.script(Delay(0.03), times=None, match="^PUT")
-        yield server
 
 
 def test_three_nodes_send_each_file_once(tmp_path: Path, server: FaultyS3, postgres: Postgres) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
 
 import psycopg
 import pytest
 
+from s3spool.config.schema import StateConfig
+from s3spool.daemon.cleaning import DailyCleaning
 from s3spool.errors import Scope, UploadError
 from s3spool.folder.marker import marker_name
 from s3spool.queue.item import Item
+from s3spool.upload import missing
 from support.house import House
 from support.lines import Lines, recorded
 from support.waiting import eventually
@@ -213,3 +217,81 @@ def test_a_file_that_was_sent_elsewhere_is_not_sent_again(new: NewHouse) -> None
         known = reader.known(["a"])["a"]
         assert known.receipt is not None
         assert known.receipt.identity == second.identity("a")
+
+
+def failing_file(house: House) -> None:
+    """`a` waits for its next try, and is no longer where this daemon looks."""
+    house.drop("a")
+    house.bucket.down = UploadError("put", "a", "Odd", "no", Scope.FILE)
+    house.settle.add("a")
+    eventually(lambda: house.stats.failed == 1)
+    assert house.ledger.flush(30)
+    (house.root / "a").unlink()
+
+
+def waiting(house: House) -> list[str]:
+    with house.ledger.reader() as reader:
+        return [row.path for row in reader.retries()]
+
+
+def test_a_failed_file_that_is_not_found_keeps_its_retry_for_a_minute(
+    new: NewHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This host may see the folder late, and another daemon may see the file: it is offered to that daemon."""
+    house = new("house")
+    failing_file(house)
+    eventually(lambda: house.retry.missing._missed)
+    house.quiet()
+    assert waiting(house) == ["a"]
+    assert house.stats.vanished == 0
+
+    monkeypatch.setattr(missing, "LATE_S", 0.2)
+    monkeypatch.setattr(missing, "PAUSE_S", 0.1)
+    eventually(lambda: house.stats.vanished == 1)
+    assert house.ledger.flush(30)
+    assert waiting(house) == []
+
+
+def test_a_daemon_in_another_folder_ends_no_retry_and_drops_no_receipt(
+    new: NewHouse, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The marker of another node is not here: what this daemon does not find, that one may see."""
+    monkeypatch.setattr(missing, "LATE_S", 0.0)
+    monkeypatch.setattr(missing, "PAUSE_S", 0.1)
+    house = new("house")
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute(
+            "INSERT INTO nodes (destination, name, alive_until, marker)"
+            " VALUES (1, 'other', now() + interval '1 h', 'its content')"
+        )
+    house.drop("sent")
+    house.settle.add("sent")
+    eventually(lambda: house.stats.uploaded == 1)
+    (house.root / "sent").unlink()
+    failing_file(house)
+    looks = mock.Mock(wraps=house.retry.missing.is_gone)
+    monkeypatch.setattr(house.retry.missing, "is_gone", looks)
+    eventually(lambda: looks.call_count >= 3)
+    state = StateConfig(directory=house.root, receipt_days=0)
+    sees_all = house.components.marker.sees_all
+    DailyCleaning(house.folder, house.components.large, house.ledger, state, lambda _: False, sees_all).clean()
+    assert house.ledger.flush(30)
+
+    assert waiting(house) == ["a"]
+    assert house.stats.vanished == 0
+    with house.ledger.reader() as reader:
+        assert reader.known(["sent"])
+
+
+def test_a_scan_ends_the_claims_of_dead_daemons(new: NewHouse, url: str) -> None:
+    """On files that are gone: no row is left of them."""
+    dead, house = new("dead", started=False), new("house", started=False)
+    assert set(claims(dead).take(["gone"])) == {"gone"}
+    dead.close()
+    house.start(house.scan)
+    house.scan.want("request")
+    eventually(lambda: house.scan.finished >= 1)
+    assert house.ledger.flush(30)
+
+    with psycopg.connect(url) as db:
+        assert db.execute("SELECT path FROM files").fetchall() == []

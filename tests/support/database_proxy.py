@@ -17,9 +17,9 @@ class DatabaseProxy:
     """Listens on loopback while it is entered. Thread-safe."""
 
     def __init__(self, server: Path) -> None:
-        """`server`: the socket of the server."""
+        """`server`: the socket of the server, which may change."""
         self.delay_s = 0.0  #: before each message of a client is passed on
-        self._server = server
+        self.server = server  #: of new connections
         self._is_cut = False
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()  # of the connections that last
@@ -69,7 +69,7 @@ class DatabaseProxy:
                     return
                 self._sockets |= {client, server}
             try:
-                server.connect(str(self._server))
+                server.connect(str(self.server))
                 answers = threading.Thread(target=_pump, args=(server, client, lambda: 0.0), daemon=True)
                 answers.start()
                 _pump(client, server, lambda: self.delay_s)

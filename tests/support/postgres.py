@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -31,23 +32,26 @@ def programs() -> Path:
 class Postgres:
     """One server; `database` makes an empty database and returns its URL."""
 
+    initdb: tuple[str, ...] = ()  #: more options of initdb
+
     def __init__(self) -> None:
         self._bin = programs()
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a busy disk stalls it for minutes
         self.directory = Path(tempfile.mkdtemp(prefix="s3spool-pg-", dir=memory))  # a socket's path is short
+        self.socket = self.directory / ".s.PGSQL.5432"
         self._become: list[str] = []
         if os.geteuid() == 0:  # initdb refuses root
-            user = pwd.getpwnam("nobody")
-            os.chown(self.directory, user.pw_uid, user.pw_gid)
-            self._become = becoming(user.pw_uid)
+            self._become = becoming(pwd.getpwnam("nobody").pw_uid)
+        self.give(self.directory)
 
     def __enter__(self) -> Self:
-        self._run("initdb", "--no-sync", "--username=s3spool", "--auth=trust", "--encoding=UTF8", "--locale=C")
+        options = ("--no-sync", "--username=s3spool", "--auth=trust", "--encoding=UTF8", "--locale=C")
+        self._run("initdb", *options, *self.initdb)
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if (self.directory / "data" / "postmaster.pid").exists():  # a test that failed may have stopped it
+        if self.alive():  # a test that failed may have stopped it
             self.stop()
         shutil.rmtree(self.directory)
 
@@ -59,13 +63,31 @@ class Postgres:
     def stop(self, mode: str = "fast") -> None:
         self._run("pg_ctl", "--wait", "--silent", f"--mode={mode}", "stop")
 
+    def alive(self) -> bool:
+        return (self.directory / "data/postmaster.pid").exists()
+
+    def kill(self) -> None:
+        """`kill -9`; its children end when they notice it."""
+        pid = self.directory / "data/postmaster.pid"
+        os.kill(int(pid.read_text().split()[0]), signal.SIGKILL)
+        pid.unlink()
+
+    def give(self, directory: Path) -> None:
+        """The server's user owns this directory from now on."""
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("nobody")
+            os.chown(directory, user.pw_uid, user.pw_gid)
+
     def url(self, database: str) -> str:
         return f"postgresql://s3spool@/{database}?host={self.directory}"
 
-    def database(self) -> str:
+    def database(self, tablespace: Path | None = None) -> str:
+        """`tablespace`: a directory of the server's user, for all tables."""
         name = f"test_{uuid.uuid4().hex[:8]}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+            if tablespace:
+                connection.execute(f"CREATE TABLESPACE {name} LOCATION '{tablespace}'".encode())
+            connection.execute(f"CREATE DATABASE {name} {f'TABLESPACE {name}' if tablespace else ''}".encode())
         return self.url(name)
 
     def _run(self, program: str, *arguments: str) -> None:

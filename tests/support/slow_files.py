@@ -1,4 +1,4 @@
-"""A FUSE file system whose chosen names answer late, or not before they are told to.
+"""A FUSE file system whose chosen names answer late, or not before they are told to; and one with old caches.
 
 `SlowFiles` starts it (slow_files_server.py), and unmounts whatever happens.
 """
@@ -29,6 +29,7 @@ class SlowFiles:
         self.place = place
         self.backing = home / "backing"
         self._orders = home / "orders"
+        self._server: tuple[str, ...] = ("support.slow_files_server",)
         self._process: subprocess.Popen[bytes] | None = None
 
     def hold(self, operation: str, name: str = "", *, seconds: float | None = None) -> None:
@@ -49,8 +50,9 @@ class SlowFiles:
         for directory in (self.place, self.backing, self._orders):
             directory.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.slow_files_server", self.place, self.backing, self._orders],
+            [sys.executable, "-m", self._server[0], self.place, self.backing, self._orders, *self._server[1:]],
             cwd=Path(__file__).parents[1],
+            env={**os.environ, "FUSE_LIBRARY_NAME": "fuse3"},  # libfuse 2 may be there as well
         )
         eventually(self._mounted, message=f"{self.place} mounted")
         return self
@@ -69,3 +71,12 @@ class SlowFiles:
         assert self._process is not None
         assert self._process.poll() is None, "the file system ended"
         return os.path.ismount(self.place)
+
+
+class LateFiles(SlowFiles):
+    """Shows the directory `backing` at `place` as a host sees it whose caches are `late_s` seconds old."""
+
+    def __init__(self, place: Path, home: Path, backing: Path, late_s: float) -> None:
+        super().__init__(place, home)
+        self.backing = backing
+        self._server = ("support.late_files_server", str(late_s))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from s3spool.config.schema import StateConfig
 from s3spool.errors import LedgerError
 from s3spool.folder.folder import Folder
 from s3spool.ledger.protocol import LedgerBackend
+from s3spool.ledger.rows import Node
 from s3spool.upload.large import LargeUploads
 
 DAY_S = 86400.0
@@ -27,8 +28,13 @@ class DailyCleaning:
         ledger: LedgerBackend,
         config: StateConfig,
         folder_is_unsafe: Callable[[str], bool],
+        same_folder: Callable[[Sequence[Node]], bool] = lambda _: True,
     ) -> None:
-        """`folder_is_unsafe`: whether an access to this path could hang, or the folder is gone."""
+        """`folder_is_unsafe`: whether an access to this path could hang, or the folder is gone.
+
+        `same_folder`: whether this daemon sees the folder of these nodes.
+        """
+        self._same_folder = same_folder
         self._folder = folder
         self._large = large
         self._ledger = ledger
@@ -58,6 +64,8 @@ class DailyCleaning:
         """Drop old receipts whose file is gone. Raises LedgerError, OSError."""
         batch: list[str] = []
         with self._ledger.reader() as reader:
+            if not self._same_folder(reader.nodes()):
+                return  # what is not in this folder may be in theirs
             for receipt in reader.receipts_before(older_than):
                 if self._is_gone(receipt.path):
                     batch.append(receipt.path)

@@ -122,7 +122,9 @@ def build(config: Config, *, remote: Remote | None = None, workers: int = 0) -> 
     hook = EventHook(after.exec, bucket, breaker)
     pause = OperatorPause(ledger, inbox, hook.paused)
     settle = Settle(watch.settle_s, config.upload.queue_size)
-    retry_thread = RetryThread(ledger, inbox, _policy_of(config))
+    node = config.state.node_name if ledger.claims else ""
+    marker = FolderMarker(folder.root, node, config.destination.ledger_name)
+    retry_thread = RetryThread(ledger, inbox, _policy_of(config), marker.sees_all)
 
     def rescan(reason: str) -> None:
         scan.want(reason)  # the scan is built last, and each part may ask for one
@@ -184,7 +186,6 @@ def build(config: Config, *, remote: Remote | None = None, workers: int = 0) -> 
         ledger=ledger,
         slow=slow,
     )
-    marker = FolderMarker(folder.root, config.state.node_name if ledger.claims else "")
     ledger.listen(
         OtherNodes(inbox, breaker, retry_thread, pause, stats, marker.content, rescan, lease_s=config.state.lease_s)
     )

@@ -79,7 +79,8 @@ class Daemon:
         self.liveness = LivenessCheck(components, self.watch_manager.heartbeat)
         self.files = FileStates(components)
         self.rate = RateMeter(components)
-        self._cleaning = DailyCleaning(folder, components.large, ledger, config.state, self._is_unsafe)
+        sees_all = components.marker.sees_all
+        self._cleaning = DailyCleaning(folder, components.large, ledger, config.state, self._is_unsafe, sees_all)
         self._freed = 0
         self._once = OnceDone(self.files) if once else None
         self._status_line = StatusLine(components, self.files, self.rate, with_bar=once)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from s3spool.ledger.rows import Node
 
 MARKER = ".s3spool-node."
 _LONGEST = 100  # bytes of the content that are read
@@ -15,8 +21,10 @@ _LONGEST = 100  # bytes of the content that are read
 class FolderMarker:
     """`content` is random, and new with each start: an old file of the same name proves nothing."""
 
-    def __init__(self, root: Path, node: str) -> None:
+    def __init__(self, root: Path, node: str, destination: str = "") -> None:
         """Write it; where that fails, `content` is empty. Without the name of a node there is none."""
+        self._root = root
+        self._destination = destination
         self._path = root / marker_name(node)
         self.content = ""
         if node:
@@ -24,6 +32,14 @@ class FolderMarker:
             with suppress(OSError):  # a folder may be read-only for an uploader that keeps its files
                 self._write(content)
                 self.content = content
+
+    def sees_all(self, nodes: Sequence[Node]) -> bool:
+        """Whether the markers of all nodes of this destination are in this folder."""
+        here = [node for node in nodes if node.destination == self._destination and node.load.marker]
+        names = Counter(node.name for node in here)  # daemons of one name overwrite each other's marker
+        return all(
+            names[node.name] > 1 or _content(self._root / marker_name(node.name)) == node.load.marker for node in here
+        )
 
     def remove(self) -> None:
         """Unless another daemon of the same name has written its own."""

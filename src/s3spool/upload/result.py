@@ -172,6 +172,11 @@ class ResultHandler:
         self.settle_again(item, SettleReason.CHANGED, None)
 
     def vanished(self, item: Item) -> None:
+        claims, missing = self._claims, self._retry.missing
+        if claims is not None and item.failures.attempts and not missing.is_gone(item.path, time.monotonic()):
+            claims.give_back([item.path])  # another daemon may see it: its retry stays
+            self.done(item.path)
+            return
         with self._stats_lock:
             self._stats.vanished += 1
         log.info("file.vanished", path=item.path)

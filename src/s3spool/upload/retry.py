@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -12,9 +13,10 @@ from s3spool.failure.retry_policy import Policy
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.protocol import Claims, LedgerBackend
 from s3spool.ledger.queries import LedgerReader
-from s3spool.ledger.rows import State
+from s3spool.ledger.rows import Node, State
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
+from s3spool.upload.missing import MissingFiles
 
 BATCH = 500
 ROOM_S = 1.0  # how long to wait when the inbox has no room
@@ -25,7 +27,16 @@ log = structlog.get_logger()
 class RetryThread:
     """Sleeps until the next waiting file is due, claims it in the ledger and offers it to the inbox."""
 
-    def __init__(self, ledger: LedgerBackend, inbox: Inbox, policy: Policy) -> None:
+    def __init__(
+        self,
+        ledger: LedgerBackend,
+        inbox: Inbox,
+        policy: Policy,
+        same_folder: Callable[[Sequence[Node]], bool] = lambda _: True,
+    ) -> None:
+        """`same_folder`: whether this daemon sees the folder of these nodes."""
+        self._same_folder = same_folder
+        self.missing = MissingFiles()
         self._ledger = ledger
         self._claims = ledger.claims
         self._inbox = inbox
@@ -57,9 +68,11 @@ class RetryThread:
     def tick(self, reader: LedgerReader, now: float) -> float | None:
         """Offer the files due at `now` (Unix seconds); returns seconds until the next tick, None: when woken."""
         self.ticks += 1
-        due = reader.due(now, BATCH)
-        items = [Item(row.path, Lane.RETRY, row.failures) for row in due]
-        if self._claims is not None:
+        left = self.missing.left_to_others(time.monotonic())
+        due = reader.due(now, BATCH + len(left))
+        items = [Item(row.path, Lane.RETRY, row.failures) for row in due if row.path not in left]
+        if self._claims is not None and items:
+            self.missing.same_folder = self._same_folder(reader.nodes())
             items = self._claimed(items, self._claims, now)
         accepted = self._inbox.offer_nowait(items)
         if self._claims is not None:
