@@ -7,8 +7,8 @@ import time
 
 import structlog
 
+from s3spool.config.schema import RetryConfig
 from s3spool.errors import LedgerError
-from s3spool.failure.retry_policy import Policy
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.protocol import Claims, LedgerBackend, LedgerReader
 from s3spool.ledger.rows import State
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 class RetryThread:
     """Sleeps until the next waiting file is due, claims it in the ledger and offers it to the inbox."""
 
-    def __init__(self, ledger: LedgerBackend, inbox: Inbox, policy: Policy) -> None:
+    def __init__(self, ledger: LedgerBackend, inbox: Inbox, policy: RetryConfig) -> None:
         self._ledger = ledger
         self._claims = ledger.claims
         self._inbox = inbox
@@ -41,7 +41,7 @@ class RetryThread:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def apply(self, policy: Policy) -> None:
+    def apply(self, policy: RetryConfig) -> None:
         self.policy = policy
 
     def wake(self) -> None:
