@@ -23,7 +23,6 @@ from s3spool.config.schema import (
 from s3spool.daemon.components import Remote, build
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
-from s3spool.failure.retry_policy import Policy
 from s3spool.ledger.queries import Known
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, Receipt, Retry
@@ -57,7 +56,7 @@ class House:
         rescan_s: float = 3600.0,
         recursive: bool = True,
         probes_s: tuple[float, float] = (0.01, 0.02),
-        policy: Policy | None = None,
+        policy: RetryConfig | None = None,
         threshold: int = 2**30,
         part_size: int = 2**20,
         bandwidth: Any = None,
@@ -87,7 +86,7 @@ class House:
         )
         store = cast("Store", self.bucket)
         self.components = build(config, remote=Remote(store, self.bucket.parts, bandwidth or BandwidthLimiter()))
-        self.components.retry.apply(policy or Policy(initial_s=0.01, max_s=0.02, max_attempts=0))
+        self.components.retry.apply(policy or RetryConfig(initial_s=0.01, max_s=0.02, max_attempts=0))
         self.folder = self.components.folder
         self.scan = self.components.scan
         self.settle = self.components.settle

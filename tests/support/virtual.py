@@ -12,10 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from s3spool.config.schema import RetryConfig
 from s3spool.errors import Scope, UploadError
 from s3spool.failure import breaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
-from s3spool.failure.retry_policy import Policy
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import NO_FAILURES, Identity, State
 from s3spool.ledger.store import Ledger
@@ -58,7 +58,7 @@ class Pipeline:
         self.directory, self.workers = directory, workers
         self.now = 0.0
         self.rng = random.Random(1)
-        self.policy = Policy(initial_s=1.0, max_s=300.0, max_attempts=max_attempts)
+        self.policy = RetryConfig(initial_s=1.0, max_s=300.0, max_attempts=max_attempts)
         clock = SimpleNamespace(time=self.time, monotonic=self.time)
         self._patches = ExitStack()
         for module in (breaker, inbox, results, retry):

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from s3spool.config.schema import RetryConfig
 from s3spool.errors import LedgerError, Scope, UploadError
-from s3spool.failure.retry_policy import Policy
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Failures, Multipart, State
 from s3spool.queue.item import Item
@@ -298,7 +298,7 @@ def test_a_part_that_keeps_failing_makes_the_file_wait(house: House) -> None:
 
 def test_a_refused_large_file_is_parked_once_others_pass(build: Build) -> None:
     """What its first failure proves travels with the file: another file passes, and the second refusal is its own."""
-    house = build(policy=Policy(initial_s=0.2, max_s=0.2, max_attempts=0)).start()
+    house = build(policy=RetryConfig(initial_s=0.2, max_s=0.2, max_attempts=0)).start()
     drop_big(house, 2)
     house.drop("small")
     house.bucket.refusals["big"] = [a_refusal(permanent=True) for _ in range(50)]
@@ -354,7 +354,7 @@ def test_a_ledger_that_cannot_be_read_is_not_the_files_fault(
     build: Build, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits, is not parked, whatever `max_attempts` says, and goes when the ledger can be read again."""
-    house = build(policy=Policy(initial_s=0.01, max_s=0.02, max_attempts=1))
+    house = build(policy=RetryConfig(initial_s=0.01, max_s=0.02, max_attempts=1))
     content = drop_big(house, 2)
     fails(monkeypatch, house.large._resumable, "resumed", LedgerError("unable to open database file"), times=2)
     house.start()
@@ -423,7 +423,7 @@ def test_giving_up_leaves_no_orphan(house: House, lines: Lines, act: str) -> Non
 
 def test_an_outage_in_the_middle_costs_no_attempt(build: Build, lines: Lines) -> None:
     """The parts wait with everything else, a part may be the probe, and nothing is sent twice that arrived."""
-    house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
+    house = build(policy=RetryConfig(initial_s=0.01, max_s=0.01, max_attempts=1))
     content = drop_big(house, 10)
     down = UploadError("put", "a", "Unreachable", "no route", Scope.EVERYBODY)
 

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s3spool.config.schema import RetryConfig
 from s3spool.errors import LedgerError, UploadError
-from s3spool.failure.retry_policy import PROVISIONAL, Delay, Park, Policy, backoff_s, decide
+from s3spool.failure.retry_policy import PROVISIONAL, Delay, Park, backoff_s, decide
 from s3spool.ledger import store as ledger_module
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Failures, State
@@ -31,7 +32,7 @@ from support.lines import Lines
 from support.rows import a_retry
 from support.waiting import eventually
 
-POLICY = Policy(initial_s=1.0, max_s=300.0, max_attempts=0)
+POLICY = RetryConfig(initial_s=1.0, max_s=300.0, max_attempts=0)
 
 
 class Share(random.Random):
@@ -97,7 +98,7 @@ def failures(attempts: int, *, own: int = 0, since_s: float = 0.0) -> Failures:
 
 def decided(error: UploadError, failures: Failures, **policy: Any) -> Delay | Park:
     settings = {"initial_s": 1.0, "max_s": 300.0, "max_attempts": 0} | policy
-    return decide(error, failures, policy=Policy(**settings), rng=Share(1.0))
+    return decide(error, failures, policy=RetryConfig(**settings), rng=Share(1.0))
 
 
 @pytest.mark.parametrize(

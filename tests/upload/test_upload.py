@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from s3spool.config.schema import RetryConfig
 from s3spool.errors import Fault, S3SpoolError, Scope, UploadError
 from s3spool.failure.breaker import PROBES, STREAK
-from s3spool.failure.retry_policy import Policy
 from s3spool.folder.lease import Lease
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Failures, Identity, State
@@ -409,7 +409,7 @@ def test_what_cannot_succeed_is_parked(house: House, lines: Lines) -> None:
 
 def test_a_refusal_without_any_success_parks_until_another_file_passes(build: Build, lines: Lines) -> None:
     """Three attempts; then it waits for proof. The next success gives it one try more, which settles it."""
-    house = build(policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=0)).start()
+    house = build(policy=RetryConfig(initial_s=0.01, max_s=0.01, max_attempts=0)).start()
     house.bucket.refusals["bad"] = [refused(permanent=True) for _ in range(9)]
     house.bucket.refusals["unlucky"] = [refused(permanent=True) for _ in range(3)]
     house.offer(house.drop("bad").name, house.drop("unlucky").name)
@@ -535,7 +535,7 @@ def test_an_answer_that_trips_us_up_each_time_pauses(
 
 def test_a_destination_that_is_down_costs_no_file_anything(build: Build, lines: Lines) -> None:
     """Everything waits, nothing is counted or parked; one line when it pauses, one when it resumes."""
-    house = build(workers=20, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1)).start()
+    house = build(workers=20, policy=RetryConfig(initial_s=0.01, max_s=0.01, max_attempts=1)).start()
     house.bucket.down = denied()
     names = house.drop_many(100)
 
@@ -607,7 +607,7 @@ def test_a_probe_that_needs_no_request_does_not_stop_the_probing(
 
 def test_a_file_that_opens_the_breaker_alone_is_found_out(build: Build, lines: Lines) -> None:
     """S3 answers 403 for this one only: once others have passed, it backs off by itself."""
-    house = build(workers=1, policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0)).start()
+    house = build(workers=1, policy=RetryConfig(initial_s=60.0, max_s=60.0, max_attempts=0)).start()
     house.bucket.refusals["bad"] = [denied() for _ in range(1000)]
     names = [house.drop(name).name for name in ("bad", "good", "better", "best")]
 
@@ -627,7 +627,7 @@ def test_a_line_at_the_attempts_1_2_4_and_8(build: Build, lines: Lines) -> None:
 
     After so many failures of its own, where that is configured, a file is parked.
     """
-    house = build(workers=1, policy=Policy(initial_s=0.001, max_s=0.001, max_attempts=20)).start()
+    house = build(workers=1, policy=RetryConfig(initial_s=0.001, max_s=0.001, max_attempts=20)).start()
     broken = UploadError("read", "bad", "errno 5", "Input/output error", Scope.FILE)
     house.bucket.refusals["bad"] = [broken for _ in range(20)]
     house.drop("bad")
@@ -644,7 +644,7 @@ def test_a_line_at_the_attempts_1_2_4_and_8(build: Build, lines: Lines) -> None:
 
 def test_a_streak_of_transient_errors_opens_the_breaker(build: Build, lines: Lines) -> None:
     """500 after 500 of different files without a success between them is an outage, not many bad files."""
-    house = build(workers=1, policy=Policy(initial_s=60.0, max_s=60.0, max_attempts=0))
+    house = build(workers=1, policy=RetryConfig(initial_s=60.0, max_s=60.0, max_attempts=0))
     house.bucket.down = UploadError("put", "a", "InternalError", "we encountered an internal error")
     house.start()
     names = house.drop_many(2 * STREAK)
@@ -662,7 +662,7 @@ def test_a_streak_of_transient_errors_opens_the_breaker(build: Build, lines: Lin
 
 def test_what_has_lost_its_cause_costs_no_attempt(build: Build, lines: Lines) -> None:
     """A checksum or a region that was corrected: all that were in flight go again, without a line or a count."""
-    house = build(workers=8, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
+    house = build(workers=8, policy=RetryConfig(initial_s=0.01, max_s=0.01, max_attempts=1))
     names = house.drop_many(20)
     house.bucket.refusals = {name: [denied(retry_immediately=True)] for name in names}
     house.start()
@@ -677,7 +677,7 @@ def test_what_has_lost_its_cause_costs_no_attempt(build: Build, lines: Lines) ->
 
 def test_what_only_seemed_to_have_lost_its_cause_is_an_error(build: Build, lines: Lines) -> None:
     """A server that goes on refusing for what it was told: the destination is paused, and no request is wasted."""
-    house = build(workers=1, policy=Policy(initial_s=0.01, max_s=0.01, max_attempts=1))
+    house = build(workers=1, policy=RetryConfig(initial_s=0.01, max_s=0.01, max_attempts=1))
     house.bucket.down = denied(retry_immediately=True)
     house.start()
     names = house.drop_many(3)

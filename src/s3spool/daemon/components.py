@@ -15,7 +15,6 @@ from s3spool.discovery.scan import Scan
 from s3spool.errors import ConfigError
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.failure.concurrency_limiter import ConcurrencyLimiter
-from s3spool.failure.retry_policy import Policy
 from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder
 from s3spool.folder.marker import FolderMarker
@@ -87,7 +86,7 @@ class Components:
     def apply(self, config: Config) -> None:
         """Hand on the settings that can change while the daemon runs."""
         self.scan.apply(filter_of(config))
-        self.retry.apply(_policy_of(config))
+        self.retry.apply(config.retry)
         self.breaker.apply(initial_s=config.retry.initial_s, max_s=config.retry.max_s)
         self.limiter.apply(max_s=config.retry.max_s)
         self.bandwidth.set_rate(config.upload.max_bandwidth)
@@ -124,7 +123,7 @@ def build(config: Config, *, remote: Remote | None = None, workers: int = 0) -> 
     settle = Settle(watch.settle_s, config.upload.queue_size)
     node = config.state.node_name if ledger.claims else ""
     marker = FolderMarker(folder.root, node, config.destination.ledger_name)
-    retry_thread = RetryThread(ledger, inbox, _policy_of(config), marker.sees_all)
+    retry_thread = RetryThread(ledger, inbox, retry, marker.sees_all)
 
     def rescan(reason: str) -> None:
         scan.want(reason)  # the scan is built last, and each part may ask for one
@@ -249,11 +248,6 @@ def _remote_of(config: Config) -> Remote:
     bandwidth = BandwidthLimiter(config.upload.max_bandwidth)
     store = store_of(config, bandwidth)
     return Remote(store, MultipartStore(store), bandwidth)
-
-
-def _policy_of(config: Config) -> Policy:
-    retry = config.retry
-    return Policy(initial_s=retry.initial_s, max_s=retry.max_s, max_attempts=retry.max_attempts)
 
 
 def _folder_of(config: Config, owner: Callable[[], int]) -> Folder:

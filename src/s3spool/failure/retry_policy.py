@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from s3spool.config.schema import RetryConfig
 from s3spool.errors import UploadError
 from s3spool.ledger.rows import Failures
 
@@ -12,15 +13,6 @@ PROVISIONAL = 3  # so many refusals, without any success since, and the file is 
 REFUSED_S = 1.0  # the longest wait after a first refusal, whatever retry.initial_s: people want to know
 UNPROVEN_S = 10.0  # while nobody knows whose fault it is, a file waits no longer than this (or initial_s) ...
 UNPROVEN_SHARE = 1 / 6  # ... or this share of the time since its first failure, whichever is longer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """The [retry] section."""
-
-    initial_s: float
-    max_s: float
-    max_attempts: int  # 0: for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +40,7 @@ def backoff_s(attempt: int, *, initial_s: float, max_s: float, rng: random.Rando
     return rng.uniform(min(0.1, cap_s), cap_s)
 
 
-def decide(error: UploadError, failures: Failures, *, policy: Policy, rng: random.Random) -> Delay | Park:
+def decide(error: UploadError, failures: Failures, *, policy: RetryConfig, rng: random.Random) -> Delay | Park:
     """What follows from this error, the last of these failures; the rules 1 and 2 of `CircuitBreaker`.
 
     A file whose failures are proven to be its own backs off up to `policy.max_s`, or is parked. Any other one backs

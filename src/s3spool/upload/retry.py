@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from s3spool.config.schema import RetryConfig
 from s3spool.errors import LedgerError
-from s3spool.failure.retry_policy import Policy
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.protocol import Claims, LedgerBackend
 from s3spool.ledger.queries import LedgerReader
@@ -31,7 +31,7 @@ class RetryThread:
         self,
         ledger: LedgerBackend,
         inbox: Inbox,
-        policy: Policy,
+        policy: RetryConfig,
         same_folder: Callable[[Sequence[Node]], bool] = lambda _: True,
     ) -> None:
         """`same_folder`: whether this daemon sees the folder of these nodes."""
@@ -53,7 +53,7 @@ class RetryThread:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def apply(self, policy: Policy) -> None:
+    def apply(self, policy: RetryConfig) -> None:
         self.policy = policy
 
     def wake(self) -> None:
