@@ -187,8 +187,6 @@ def test_a_folder_or_ledger_that_cannot_be_used_is_named(prepare: Prepare, line:
     prepare(daemon)
 
     assert refusal(daemon).startswith(line.format(home=daemon.home))
-    if prepare is ledger_from_a_newer_version:  # its head tells enough: not even a lock is left beside it
-        assert [path.name for path in daemon.state_directory.iterdir()] == ["ledger.sqlite3"]
 
 
 def test_a_ledger_that_is_no_database_is_kept_aside(daemon: Daemon) -> None:

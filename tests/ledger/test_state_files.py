@@ -12,7 +12,7 @@ import pytest
 
 from s3spool.errors import LedgerError
 from s3spool.ledger import database
-from s3spool.ledger.database import DirectoryLock, holder, open_for_reading, open_for_writing, refuse
+from s3spool.ledger.database import DirectoryLock, holder, open_for_reading, open_for_writing
 from s3spool.ledger.store import Ledger
 from support.rows import a_retry
 from support.users import DAEMON, DROPPER, ROOTS, as_user, becoming, open_place, require_root, run_until_ready
@@ -212,7 +212,7 @@ def test_a_root_without_capabilities(house: House, missing: str, problem: str) -
 
 
 @pytest.mark.parametrize("side", ["", "-wal", "-shm"])
-@pytest.mark.parametrize("opened", [open_for_writing, open_for_reading, refuse])
+@pytest.mark.parametrize("opened", [open_for_writing, open_for_reading])
 def test_links_are_refused(tmp_path: Path, side: str, opened: object) -> None:
     """Whoever runs it: a state file is a regular file of the state directory itself."""
     path = tmp_path / "ledger.sqlite3"

@@ -172,7 +172,7 @@ def verify_(client: ControlClient, sample: int | None, repair: bool, as_json: bo
     """Compare the receipts with the bucket. Exit code 1 if an object is missing or is not what was sent."""
     from s3spool.cli import verify  # noqa: PLC0415 - start-up time
 
-    sys.exit(verify.verify(client, verify.Options(sample, repair, as_json)))
+    sys.exit(verify.verify(client, sample=sample, repair=repair, as_json=as_json))
 
 
 @click.command()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import structlog
@@ -31,14 +31,6 @@ THREADS = 32
 BATCH = 1000  # receipts, as many as a listing has keys
 AHEAD = 8  # batches under way
 _CREDENTIALS = "AWS_SHARED_CREDENTIALS_FILE"
-
-
-class Options(NamedTuple):
-    """What was typed."""
-
-    sample: int | None
-    repair: bool
-    as_json: bool
 
 
 class Verification:
@@ -103,7 +95,7 @@ class Verification:
             yield page
 
 
-def verify(client: ControlClient, options: Options) -> int:
+def verify(client: ControlClient, *, sample: int | None, repair: bool, as_json: bool) -> int:
     """Print the differences as they come; 1 where there are any. Raises S3SpoolError."""
     config = client.config
     require_bucket(config)
@@ -113,14 +105,14 @@ def verify(client: ControlClient, options: Options) -> int:
     store, began, repaired, differing = store_of(config), time.monotonic(), 0, 0
     with client.ledger() as reader:
         destination = reader.destination(config.destination.ledger_name) if reader else None
-        write = _JsonOutput() if options.as_json else _TextOutput()
-        run = Verification(reader, Verifier(store), destination, options.sample)
-        total = min(reader.counts()["uploaded"], options.sample or sys.maxsize) if reader else 0
+        write = _JsonOutput() if as_json else _TextOutput()
+        run = Verification(reader, Verifier(store), destination, sample)
+        total = min(reader.counts()["uploaded"], sample or sys.maxsize) if reader else 0
         with _progress(total) as advance:
             for difference in run.differences(advance):
                 differing += 1
                 path = difference.receipt.path
-                again = options.repair and client.is_there(path) and client.forget_path(path)
+                again = repair and client.is_there(path) and client.forget_path(path)
                 repaired += again
                 write.difference(difference, again=again)
     write.end(

@@ -24,7 +24,6 @@ MAX_REQUEST_BYTES = 256 * 1024
 USER_CONNECTIONS = 32
 CONNECTIONS = 128
 _THREADS = 2  # for each user and command
-_CHUNK_BYTES = 65536
 _BACKLOG = 128
 _STEPS_TO_BEGIN = 5  # of the event loop, from accept to `_connected`
 
@@ -81,7 +80,7 @@ class ControlServer:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(_report)
         server = await asyncio.start_unix_server(
-            self._connected, sock=self._socket, limit=_CHUNK_BYTES, backlog=_BACKLOG
+            self._connected, sock=self._socket, limit=MAX_REQUEST_BYTES, backlog=_BACKLOG
         )
         self._started.set()
         await self._stop.wait()
@@ -151,14 +150,11 @@ class ControlServer:
 
 
 async def _request(reader: asyncio.StreamReader) -> bytes:
-    """The first line, or as much as a request may be long."""
-    line = bytearray()
-    while b"\n" not in line[-_CHUNK_BYTES:] and len(line) < MAX_REQUEST_BYTES:
-        chunk = await reader.read(_CHUNK_BYTES)
-        if not chunk:
-            break
-        line += chunk
-    return bytes(line.partition(b"\n")[0])
+    """The first line; empty where it is longer than a request may be."""
+    try:
+        return await reader.readline()
+    except ValueError:
+        return b""
 
 
 def _answered(handler: Handler, request: Mapping[str, Any], peer: Peer) -> bytes:

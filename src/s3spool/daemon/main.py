@@ -12,7 +12,6 @@ from s3spool.config import loader as configuration
 from s3spool.config.loader import Config
 from s3spool.daemon.limits import affordable_workers, raise_open_files
 from s3spool.errors import S3SpoolError
-from s3spool.ledger.database import refuse
 from s3spool.ledger.files import become_owner
 
 SWITCH_S = 0.001  # the longest time that a busy thread keeps the GIL from another thread
@@ -30,7 +29,6 @@ def run(
     """
     configuration.require_bucket(config)
     became = become_owner(config.state.directory)
-    refuse(config.state.ledger_path)
     configuration.check_directories(config)
 
     from s3spool.daemon import memory  # noqa: PLC0415 - after the errors that take one line

@@ -18,10 +18,6 @@ APPLICATION_ID = 0x53335350  # "S3SP": by this file(1) and s3spool recognise a l
 #: From version n to n + 1, each in one transaction with the new version number. Versions before 4 were never released.
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], object]] = {}
 
-# SQLite's file format: user_version stands at byte 60, application_id at 68.
-_MAGIC = b"SQLite format 3\0"
-_HEAD_BYTES = 72
-
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """Open or create the ledger.
@@ -73,19 +69,6 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         _check(connection, path)
         stack.pop_all()
     return connection
-
-
-def refuse(path: Path) -> None:
-    """Raise LedgerError for another version, or no regular file. Changes nothing and takes no lock."""
-    require_regular(path)
-    try:
-        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError:
-        return
-    ours = head.startswith(_MAGIC) and len(head) == _HEAD_BYTES
-    if ours and int.from_bytes(head[68:72]) == APPLICATION_ID:
-        _refuse_version(int.from_bytes(head[60:64]), path)
 
 
 @contextlib.contextmanager
@@ -173,10 +156,6 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise LedgerError(
             f"{path}: is a SQLite database, but not a ledger of s3spool; move it away or set state.directory"
         )
-    _refuse_version(version, path)
-
-
-def _refuse_version(version: int, path: Path) -> None:
     if version > VERSION:
         raise LedgerError(
             f"{path}: written by a newer s3spool (ledger version {version}, this program knows {VERSION});"
