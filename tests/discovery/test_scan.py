@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -369,6 +370,28 @@ def test_a_root_that_is_gone_is_tried_again(house: House, lines: Lines, monkeypa
     eventually(lambda: taken(house) == {"a"})
     eventually(lambda: lines.named("scan.finished"))
     assert house.scan.missed == 0
+
+
+@pytest.mark.parametrize("where", ["", "below"])
+def test_a_scan_without_a_descriptor_begins_again(house: House, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory may be in order: without another scan its files would wait for the timer."""
+    monkeypatch.setattr(scan_module, "ERROR_S", 0.01)
+    house.drop("below/a")
+    look = os.scandir
+    refused: list[Any] = []
+
+    def refuse(path: Any) -> Any:
+        if not refused and Path(f"/proc/self/fd/{path}").readlink() == house.root / where:
+            refused.append(path)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    house.start(house.scan)
+    house.scan.want("start")
+
+    eventually(lambda: taken(house) == {"below/a"})
 
 
 def test_a_ledger_that_is_broken_is_tried_again(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:

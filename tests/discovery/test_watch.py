@@ -10,6 +10,7 @@ import shutil
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +21,7 @@ from watchdog.observers.inotify_c import InotifyFD
 from s3spool.discovery import directory_watches, watch
 from s3spool.discovery.inotify import Inotify
 from s3spool.discovery.watch import Watch, WatchUnavailableError
-from s3spool.folder.directories import listed, opened_directory
+from s3spool.folder.directories import NotAFileError, listed, opened_directory
 from s3spool.folder.filters import FileFilter
 from s3spool.folder.mounts import remote_file_system
 from s3spool.queue.settle import SettleReason
@@ -1011,6 +1012,30 @@ def test_no_descriptor_left_asks_for_a_scan(
     (root / "late").mkdir()
 
     eventually(lambda: watched.rescans == ["error"])
+
+
+@pytest.mark.parametrize("error", [NotAFileError("now a file"), FileNotFoundError(errno.ENOENT, "gone")])
+def test_race_a_directory_goes_while_its_tree_is_listed(
+    error: Exception, watched: Watched, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are listed all the same, and nobody has to scan."""
+    for name in "abc":
+        (outside / "t" / name).mkdir(parents=True)
+        (outside / "t" / name / "file").touch()
+    gone: list[str] = []
+
+    def opened(folder: bytes, directory: str) -> AbstractContextManager[int]:
+        if directory != "t/" and not gone:
+            gone.append(directory)
+            raise error
+        return opened_directory(folder, directory)
+
+    monkeypatch.setattr(watch, "opened_directory", opened)
+
+    (outside / "t").rename(root / "t")
+
+    eventually(lambda: gone and watched.paths() == {f"t/{name}/file" for name in "abc"} - {f"{gone[0]}file"})
+    assert watched.rescans == []
 
 
 def test_a_directory_that_may_not_be_read(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from s3spool.folder import rename
+from s3spool.folder import directories, rename
 from s3spool.folder.directories import NotAFileError
 from s3spool.folder.folder import Folder
 from s3spool.folder.lease import Lease, release_lease, take_lease
@@ -183,8 +183,15 @@ def test_a_symlink_swapped_in_for_a_file(folder: Folder, root: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("level", ["sub", "sub/deep"])
-def test_a_symlink_swapped_in_for_a_directory(folder: Folder, root: Path, tmp_path: Path, level: str) -> None:
+@pytest.mark.parametrize("kernel", ["today's", "older than 5.6"])
+def test_a_symlink_swapped_in_for_a_directory(
+    folder: Folder, root: Path, tmp_path: Path, level: str, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A directory on the way that has become a symlink leads nowhere, neither to read nor to remove."""
+    if kernel != "today's":
+        monkeypatch.setattr(directories, "_OPENAT2", 100_000)  # no such system call
+    (root / "real" / "deep").mkdir(parents=True)
+    (root / "real" / "deep" / "a").write_bytes(b"A")
     outside = tmp_path / "outside"
     (outside / "deep").mkdir(parents=True)
     (outside / "deep" / "a").write_bytes(b"secret")
@@ -196,6 +203,7 @@ def test_a_symlink_swapped_in_for_a_directory(folder: Folder, root: Path, tmp_pa
     secret = identity(outside / "deep" / "a")
 
     with descriptors_kept():
+        assert read(folder, "real/deep/a") == b"A"
         for act in (
             lambda: folder.open("sub/deep/a"),
             lambda: folder.unlink_if_same("sub/deep/a", secret),

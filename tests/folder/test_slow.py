@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import deque
 from pathlib import Path
 
 import pytest
 
 from s3spool.failure.breaker import Times
+from s3spool.folder import slow_directories
 from s3spool.folder.mounts import other_devices
 from s3spool.folder.slow_directories import MAX_DIRECTORIES, SlowDirectories, max_slow_files
 from s3spool.ledger.rows import Failures, Identity, Multipart
@@ -15,6 +18,7 @@ from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.parts import PartQueue, Transfer
 from s3spool.s3.content import Content
+from support.failing import fails
 from support.house import a_breaker
 
 FAILED = Failures(attempts=1, error_code="EIO")
@@ -43,6 +47,19 @@ def test_what_is_mounted_inside_on_another_device(tmp_path: Path) -> None:
     mounts.write_text(MOUNTS)
 
     assert other_devices(Path("/data/spool"), mounts) == ("a b/", "deep/nfs/")
+
+
+def test_mounts_are_remembered_while_they_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor is left, for example: files of a mount must not be opened on the threads of the others."""
+    slow = SlowDirectories()
+    monkeypatch.setattr(slow_directories, "other_devices", lambda _: ("mount/",))
+    slow.refresh(Path("/data/spool"))
+    fails(monkeypatch, slow_directories, "other_devices", OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+
+    slow.refresh(Path("/data/spool"))
+
+    assert slow.mounts == ("mount/",)
+    assert slow.holds("mount/a")
 
 
 def test_a_directory_is_slow_for_a_minute(tmp_path: Path) -> None:

@@ -237,6 +237,15 @@ def test_an_upload_that_s3_does_not_know(big: Uploader) -> None:
     assert part_refused.value.code == complete_refused.value.code == "NoSuchUpload"
 
 
+def test_an_abort_that_is_refused_is_an_error(big: Uploader, faulty: FaultyS3) -> None:
+    """The upload has to stay in the ledger, for the next sweep."""
+    upload = big.create()
+    faulty.script(Status(code=403, error_code="AccessDenied"), match="DELETE .*uploadId")
+
+    with pytest.raises(UploadError):
+        big.bucket.abort(upload)
+
+
 @pytest.mark.parametrize("fault", [EmptyOk(), HtmlOk()], ids=lambda fault: type(fault).__name__)
 def test_a_success_that_says_nothing(big: Uploader, faulty: FaultyS3, fault: Fault) -> None:
     """What a captive portal answers is neither an upload id nor a list without parts."""

@@ -398,9 +398,10 @@ def test_the_systems_certificates_are_read_one_by_one(
     bundle.write_bytes(certificate.read_bytes() * (1 if complete else 2))
     hashed = finished("openssl", "x509", "-noout", "-hash", "-in", str(certificate), check=True)
     (directory / f"{hashed.stdout.strip()}.0").symlink_to(certificate)
-    monkeypatch.setattr("s3spool.s3.client._SYSTEM_CA", (str(bundle),))
+    monkeypatch.setattr("s3spool.s3.client._SYSTEM_CA", (str(bundle), str(tmp_path / "none")))
     monkeypatch.setattr("s3spool.s3.client._HASHED_CA", (str(tmp_path / "missing"), str(directory)))
     assert ca_source(bundle) == (directory if complete else bundle)
+    assert ca_source(tmp_path / "none") == tmp_path / "none"  # libcurl's error names it
     with FaultyS3(certificate=(certificate, key)) as server:
         use(server.environment(), monkeypatch)
         store = store_of("curl", destination(server.bucket, server.endpoint_url))
