@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from support.postgres import Postgres
 
 pytestmark = pytest.mark.cluster
-FILES, WORKERS = 30, 2
+FILES, WORKERS = 30, 4
 UPLOAD = {"workers": WORKERS, "timeout_s": 300}  # held requests do not end by themselves
 
 
