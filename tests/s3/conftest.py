@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from s3spool.s3.content import Sender
+from s3spool.s3.curl_transport import CurlTransport
 from s3spool.s3.store import Store
 from support.stores import destination, store_of, use
 
 StoreAt = Callable[..., Store]
-TransportAt = Callable[..., Sender]
+TransportAt = Callable[..., CurlTransport]
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def store_at(monkeypatch: pytest.MonkeyPatch) -> StoreAt:
 
 @pytest.fixture
 def transport_at(store_at: StoreAt) -> Iterator[TransportAt]:
-    made: list[Sender] = []
+    made: list[CurlTransport] = []
 
-    def make(server: Any, kind: str = "curl", **keys: Any) -> Sender:
+    def make(server: Any, kind: str = "curl", **keys: Any) -> CurlTransport:
         made.append(store_at(server, kind, **keys).transport())
         return made[-1]
 

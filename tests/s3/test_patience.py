@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from s3spool.s3.content import Sender
+from s3spool.s3.curl_transport import CurlTransport
 from support.objects import content_of
 from support.stores import destination, put, put_request, range_request, store_of, use
 
@@ -75,7 +75,7 @@ def line(piece: int, pause_s: float, most: int = 2**40, *, answers: bool = True)
 
 
 @contextmanager
-def sender_to(server: Line, kind: str, monkeypatch: pytest.MonkeyPatch, timeout_s: float) -> Iterator[Sender]:
+def sender_to(server: Line, kind: str, monkeypatch: pytest.MonkeyPatch, timeout_s: float) -> Iterator[CurlTransport]:
     use(KEYS, monkeypatch)
     url = f"http://127.0.0.1:{server.listener.getsockname()[1]}"
     made = store_of(kind, destination("b", url), timeout_s=timeout_s).transport()

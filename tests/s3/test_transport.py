@@ -15,7 +15,7 @@ from s3.conftest import StoreAt, TransportAt
 from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import Scope
 from s3spool.s3.client import ca_source
-from s3spool.s3.content import Sender
+from s3spool.s3.curl_transport import CurlTransport
 from s3spool.s3.transport import Answer
 from support.faults import (
     EmptyOk,
@@ -72,13 +72,13 @@ def timeout_s() -> float:
 
 
 @pytest.fixture
-def transport(kind: str, timeout_s: float, faulty: FaultyS3, transport_at: TransportAt) -> Sender:
+def transport(kind: str, timeout_s: float, faulty: FaultyS3, transport_at: TransportAt) -> CurlTransport:
     """To the misbehaving server."""
     return transport_at(faulty, kind, timeout_s=timeout_s)
 
 
 @pytest.fixture
-def real(kind: str, seaweed: Seaweed, bucket: str, transport_at: TransportAt) -> Sender:
+def real(kind: str, seaweed: Seaweed, bucket: str, transport_at: TransportAt) -> CurlTransport:
     """To SeaweedFS, which verifies signatures and checksums."""
     return transport_at(seaweed, kind, bucket=bucket)
 
@@ -97,7 +97,7 @@ def ok(answer: Answer) -> bool:
 
 
 @pytest.mark.integration
-def test_one_handle_sends_all_kinds_of_bodies(real: Sender, fd: int, s3: S3Client, bucket: str) -> None:
+def test_one_handle_sends_all_kinds_of_bodies(real: CurlTransport, fd: int, s3: S3Client, bucket: str) -> None:
     """From memory, from a range of a file, of no bytes at all, and back: nothing of the last request stays behind."""
     whole = content_of(3 * MIB + 1)
     bodies = [
@@ -121,7 +121,7 @@ def test_one_handle_sends_all_kinds_of_bodies(real: Sender, fd: int, s3: S3Clien
 
 @pytest.mark.integration
 @pytest.mark.parametrize("key", [key for key in ODD_KEYS if "//" not in key])
-def test_odd_keys_reach_a_real_store(key: str, real: Sender, s3: S3Client, bucket: str) -> None:
+def test_odd_keys_reach_a_real_store(key: str, real: CurlTransport, s3: S3Client, bucket: str) -> None:
     """Signature and object agree on what the key is. (SeaweedFS joins double slashes: the next test has them.)"""
     answer = put(real, put_request(key, b"odd"))
 
@@ -129,7 +129,7 @@ def test_odd_keys_reach_a_real_store(key: str, real: Sender, s3: S3Client, bucke
     assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"odd"
 
 
-def test_keys_stand_on_the_wire_as_they_are(transport: Sender, faulty: FaultyS3) -> None:
+def test_keys_stand_on_the_wire_as_they_are(transport: CurlTransport, faulty: FaultyS3) -> None:
     """Percent-encoded once; nothing is joined, resolved or taken for a query."""
     for key in ODD_KEYS:
         assert ok(put(transport, put_request(key)))
@@ -138,7 +138,7 @@ def test_keys_stand_on_the_wire_as_they_are(transport: Sender, faulty: FaultyS3)
     assert faulty.count("[?]") == faulty.count("a\\+b&c=d[?]e")  # the only question mark is that of the name
 
 
-def test_headers_of_the_object_arrive(transport: Sender, faulty: FaultyS3) -> None:
+def test_headers_of_the_object_arrive(transport: CurlTransport, faulty: FaultyS3) -> None:
     """Options, metadata and digests stand in the request as in the object; nobody waits for 100-continue."""
     headers = (
         ("x-amz-storage-class", "STANDARD_IA"),
@@ -165,7 +165,7 @@ def test_headers_of_the_object_arrive(transport: Sender, faulty: FaultyS3) -> No
 
 @pytest.mark.parametrize("algorithm", ["crc64nvme", "crc32", "sha256"])
 @pytest.mark.integration
-def test_a_wrong_checksum_is_refused(algorithm: str, real: Sender) -> None:
+def test_a_wrong_checksum_is_refused(algorithm: str, real: CurlTransport) -> None:
     """The header is what the server compares: its refusal arrives with code and body."""
     answer = put(real, put_request("a", b"body", ((f"x-amz-checksum-{algorithm}", "AAAAAAAAAAA="),)))
 
@@ -174,7 +174,7 @@ def test_a_wrong_checksum_is_refused(algorithm: str, real: Sender) -> None:
 
 
 @pytest.mark.integration
-def test_nothing_is_replaced_if_so_asked(real: Sender, s3: S3Client, bucket: str) -> None:
+def test_nothing_is_replaced_if_so_asked(real: CurlTransport, s3: S3Client, bucket: str) -> None:
     """If-None-Match arrives, and so does 412."""
     never = (("If-None-Match", "*"),)
 
@@ -186,7 +186,7 @@ def test_nothing_is_replaced_if_so_asked(real: Sender, s3: S3Client, bucket: str
 
 
 @pytest.mark.integration
-def test_parts_make_an_object(real: Sender, tmp_path: Path, s3: S3Client, bucket: str) -> None:
+def test_parts_make_an_object(real: CurlTransport, tmp_path: Path, s3: S3Client, bucket: str) -> None:
     """A part is the same act with a query."""
     whole = content_of(10 * MIB + 1)
     (tmp_path / "parts").write_bytes(whole)
@@ -211,7 +211,7 @@ def test_parts_make_an_object(real: Sender, tmp_path: Path, s3: S3Client, bucket
     assert s3.get_object(Bucket=bucket, Key="a b/large")["Body"].read() == whole
 
 
-def test_query_of_a_part_arrives(transport: Sender, faulty: FaultyS3) -> None:
+def test_query_of_a_part_arrives(transport: CurlTransport, faulty: FaultyS3) -> None:
     """Upload ids may hold anything."""
     answer = put(transport, put_request("a", b"p", query="partNumber=7&uploadId=x%2By%3D%20z~"))
 
@@ -243,7 +243,7 @@ def test_query_of_a_part_arrives(transport: Sender, faulty: FaultyS3) -> None:
     ids=lambda value: getattr(value, "__class__", type).__name__ if isinstance(value, Fault) else None,
 )
 def test_answers_arrive_as_they_are(
-    fault: Fault, status: int, body: bytes, transport: Sender, faulty: FaultyS3
+    fault: Fault, status: int, body: bytes, transport: CurlTransport, faulty: FaultyS3
 ) -> None:
     """Status, headers and body, of one request: nothing is retried, followed or made into something else."""
     faulty.script(fault, times=None)
@@ -277,7 +277,7 @@ def test_answers_arrive_as_they_are(
 )
 @pytest.mark.parametrize("timeout_s", [1.0])
 def test_no_answer_is_a_transient_error(
-    fault: Fault, streamed: bool, transport: Sender, faulty: FaultyS3, fd: int
+    fault: Fault, streamed: bool, transport: CurlTransport, faulty: FaultyS3, fd: int
 ) -> None:
     """Whatever goes wrong on the way proves nothing against the file, is retried, and leaves the handle usable."""
     request = range_request("a", fd, 0, 3 * MIB) if streamed else put_request("a", b"b" * MIB)
@@ -296,7 +296,7 @@ def test_no_answer_is_a_transient_error(
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-def test_half_an_answer_never_confirms(share: float, transport: Sender, faulty: FaultyS3) -> None:
+def test_half_an_answer_never_confirms(share: float, transport: CurlTransport, faulty: FaultyS3) -> None:
     """Cut headers may pass for all of them; what would confirm the object is then missing or cut as well."""
     faulty.script(Truncated(share), match="a")
     body = b"x" * 100
@@ -307,7 +307,7 @@ def test_half_an_answer_never_confirms(share: float, transport: Sender, faulty: 
     assert answer.error is not None or (faulty.objects["a"].etag.startswith(etag) and not etag.endswith('"'))
 
 
-def test_an_answer_cut_in_its_body_is_no_success(transport: Sender, faulty: FaultyS3) -> None:
+def test_an_answer_cut_in_its_body_is_no_success(transport: CurlTransport, faulty: FaultyS3) -> None:
     """Less than Content-Length announced."""
     faulty.script(Garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"))
 
@@ -318,7 +318,7 @@ def test_an_answer_cut_in_its_body_is_no_success(transport: Sender, faulty: Faul
 
 
 @pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\nEtag: x\r\n\r\n"])
-def test_interim_answers_are_not_the_answer(interim: bytes, transport: Sender, faulty: FaultyS3) -> None:
+def test_interim_answers_are_not_the_answer(interim: bytes, transport: CurlTransport, faulty: FaultyS3) -> None:
     """A server may say 100 without having been asked; its headers are not those of the answer."""
     faulty.script(Garbage(interim + b"HTTP/1.1 503 Slow\r\nContent-Length: 0\r\n\r\n"))
 
@@ -328,7 +328,7 @@ def test_interim_answers_are_not_the_answer(interim: bytes, transport: Sender, f
     assert "etag" not in answer.headers
 
 
-def test_a_dead_kept_connection_is_replaced(transport: Sender, faulty: FaultyS3, fd: int) -> None:
+def test_a_dead_kept_connection_is_replaced(transport: CurlTransport, faulty: FaultyS3, fd: int) -> None:
     """The server closes between two requests: the next one goes over a new connection, from its first byte."""
     faulty.script(Status(code=200, headers={"Connection": "close"}))
     assert ok(put(transport, put_request("first")))
@@ -337,7 +337,7 @@ def test_a_dead_kept_connection_is_replaced(transport: Sender, faulty: FaultyS3,
     assert faulty.contents()["a"] == content_of(3 * MIB + 1)[1 : 1 + MIB]
 
 
-def test_connections_are_kept(transport: Sender, faulty: FaultyS3, fd: int) -> None:
+def test_connections_are_kept(transport: CurlTransport, faulty: FaultyS3, fd: int) -> None:
     """One for all requests of a worker, whatever their bodies."""
     for number in range(5):
         assert ok(put(transport, put_request(f"m{number}")))
@@ -434,7 +434,7 @@ def test_a_file_that_ends_early_is_no_success(
     assert ok(put(transport, put_request("next")))
 
 
-def test_a_file_that_cannot_be_read_is_the_files_trouble(transport: Sender, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_the_files_trouble(transport: CurlTransport, tmp_path: Path) -> None:
     """An error of the file system in the middle of a body, here: a directory in the file's place."""
     directory = os.open(tmp_path, os.O_RDONLY)
 
@@ -476,7 +476,7 @@ def test_the_pace_may_grant_less(kind: str, faulty: FaultyS3, fd: int, transport
     assert len(asked) >= MIB // 10_000
 
 
-def test_a_rested_transport_goes_on(transport: Sender, faulty: FaultyS3, fd: int) -> None:
+def test_a_rested_transport_goes_on(transport: CurlTransport, faulty: FaultyS3, fd: int) -> None:
     """It gave back its memory, not what it needs to send."""
     requests = [put_request("a", b"1"), range_request("b", fd, 0, MIB), range_request("c", fd, 1, 9), put_request("d")]
 
@@ -503,7 +503,7 @@ class EarlyRefusal(HoldUntil):
 
 
 @pytest.mark.parametrize("timeout_s", [1.0])
-def test_a_refusal_in_the_middle_of_a_body(transport: Sender, faulty: FaultyS3, tmp_path: Path) -> None:
+def test_a_refusal_in_the_middle_of_a_body(transport: CurlTransport, faulty: FaultyS3, tmp_path: Path) -> None:
     """libcurl hears it and stops. The connection is not used again."""
     path = tmp_path / "huge"
     path.touch()
@@ -543,7 +543,7 @@ ENDLESS = {
 )
 @pytest.mark.parametrize("timeout_s", [1.0])
 def test_an_answer_without_an_end_is_cut_off(
-    name: str, streamed: bool, transport: Sender, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch
+    name: str, streamed: bool, transport: CurlTransport, faulty: FaultyS3, fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds nobody for ever; what it began with counts if that was a whole head, and the handle stays usable."""
     monkeypatch.setattr("s3spool.s3.curl_transport.MAX_ANSWER_PIECES", 10)

@@ -29,6 +29,7 @@ from s3spool.ledger.rows import Identity, Receipt, Retry
 from s3spool.ledger.store import Ledger
 from s3spool.queue.item import Item
 from s3spool.s3.bandwidth import BandwidthLimiter
+from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.store import Store
 from support.memory_bucket import MemoryBucket
 from support.rows import a_receipt
@@ -85,7 +86,9 @@ class House:
             log=LogConfig(),
         )
         store = cast("Store", self.bucket)
-        self.components = build(config, remote=Remote(store, self.bucket.parts, bandwidth or BandwidthLimiter()))
+        self.components = build(
+            config, remote=Remote(store, cast("MultipartStore", self.bucket.parts), bandwidth or BandwidthLimiter())
+        )
         self.components.retry.apply(policy or RetryConfig(initial_s=0.01, max_s=0.02, max_attempts=0))
         self.folder = self.components.folder
         self.scan = self.components.scan

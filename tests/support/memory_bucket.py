@@ -1,4 +1,4 @@
-"""A bucket in memory that follows content.Bucket: real reads of real files, answers as scripted."""
+"""A bucket in memory in the place of a Store: real reads of real files, answers as scripted."""
 
 from __future__ import annotations
 

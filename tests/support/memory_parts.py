@@ -1,4 +1,4 @@
-"""Uploads in parts in memory, following content.PartBucket: real reads of real files, answers as scripted."""
+"""Uploads in parts in memory, in the place of a MultipartStore: real reads of real files, answers as scripted."""
 
 from __future__ import annotations
 

@@ -7,13 +7,15 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from s3spool.config.schema import DestinationConfig
 from s3spool.ledger.rows import Identity
-from s3spool.s3.content import Content, Multiplexer, Sender
+from s3spool.s3.content import Content
+from s3spool.s3.curl_transport import CurlTransport
+from s3spool.s3.multi_client import MultiClient
 from s3spool.s3.store import Store
 from s3spool.s3.transport import Answer, Request
 
@@ -41,14 +43,14 @@ def store_of(kind: str, where: DestinationConfig, *, timeout_s: float = 20.0, ba
 
 
 class _CarriedStore(Store):
-    def transport(self) -> Sender:
-        return _Carried(super().transport(), self.multiplexer())
+    def transport(self) -> CurlTransport:
+        return cast("CurlTransport", _Carried(super().transport(), self.multiplexer()))
 
 
 class _Carried:
     """One transport on a carrier of its own: whatever is true of a transport that sends must be true of it."""
 
-    def __init__(self, transport: Sender, multiplexer: Multiplexer) -> None:
+    def __init__(self, transport: CurlTransport, multiplexer: MultiClient) -> None:
         self._transport = transport
         self._multiplexer = multiplexer
         self.prepare = transport.prepare
@@ -60,7 +62,7 @@ class _Carried:
         return self._transport.position
 
     def send(self) -> None:
-        over: deque[Sender] = deque()
+        over: deque[CurlTransport] = deque()
         pending = deque([self._transport])
         while not over:
             self._multiplexer.poll(pending, over, wait=True)
@@ -81,7 +83,7 @@ def range_request(key: str, fd: int, offset: int, length: int, query: str = "") 
     return Request(key, query, (), None, fd, offset, length, "", key)
 
 
-def put(transport: Sender, request: Request) -> Answer:
+def put(transport: CurlTransport, request: Request) -> Answer:
     transport.prepare(request)
     transport.send()
     answer: Answer = transport.answer()

@@ -82,9 +82,7 @@ class Pipeline:
         self.reader = Reader(self.ledger.path)
         done = self.inbox.done
         after: Any = SimpleNamespace(action_of=lambda _: "keep", receipt_committed=lambda sent: done(sent.receipt.path))
-        bucket: Any = SimpleNamespace(bucket="virtual")
         self.results = results.ResultHandler(
-            bucket,
             self.ledger,
             self.inbox,
             mock.Mock(),

@@ -35,7 +35,7 @@ def receipt_of(house: House, path: str, after: str) -> Receipt:
 def committed(house: House, receipt: Receipt, *, attempt: int = 2) -> None:
     """As a worker and the ledger would: the path is in flight, the receipt durable."""
     assert house.inbox.claim(receipt.path)
-    house.after.receipt_committed(Sent(receipt, "memory", 0.5, attempt))
+    house.after.receipt_committed(Sent(receipt, 0.5, attempt))
 
 
 def done(house: House) -> None:
@@ -123,7 +123,7 @@ def test_what_was_offered_again_meanwhile_is_looked_at_again(house: House, after
     assert house.inbox.claim("a")
     assert house.inbox.knows(["a"])
 
-    house.after.receipt_committed(Sent(receipt, "memory", 0.5, 1))
+    house.after.receipt_committed(Sent(receipt, 0.5, 1))
     done(house)
 
     eventually(lambda: house.settle.knows(["a"]) == {"a"})

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from s3spool.s3.multi_client import MultiClient
 from s3spool.upload.leader_followers import LeaderFollowers
 from support.memory_bucket import MemoryCarrier
 from support.waiting import eventually, in_threads
@@ -30,7 +31,7 @@ class Riders:
     def __init__(self, slots: int, files: int = 1) -> None:
         self.gate = threading.Lock()
         self.multiplexer = MemoryCarrier()
-        self.wheel = LeaderFollowers(self.multiplexer, self.gate, slots, self.arrived)
+        self.wheel = LeaderFollowers(cast("MultiClient", self.multiplexer), self.gate, slots, self.arrived)
         self.senders = [Sender() for _ in range(slots)]
         self.left = [files] * slots
         self.judged_by: dict[int, list[str]] = {slot: [] for slot in range(slots)}
@@ -193,7 +194,7 @@ def test_many_riders_in_a_crowd_lose_no_call() -> None:
         members.left[slot] -= 1
         return members.left[slot] % 3 != 0  # every third file is the last of a ride
 
-    wheel = LeaderFollowers(members.multiplexer, members.gate, slots, arrived)
+    wheel = LeaderFollowers(cast("MultiClient", members.multiplexer), members.gate, slots, arrived)
 
     def worker(slot: int) -> None:
         sender = members.senders[slot]

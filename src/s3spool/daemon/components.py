@@ -27,7 +27,6 @@ from s3spool.ledger.protocol import LedgerBackend
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle
 from s3spool.s3.bandwidth import BandwidthLimiter
-from s3spool.s3.content import PartBucket
 from s3spool.s3.keys import too_deep
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.object_rules import ObjectRules
@@ -50,7 +49,7 @@ class Remote(NamedTuple):
     """The bucket: whole objects, objects in parts, and the bandwidth limit of both."""
 
     store: Store
-    parts: PartBucket
+    parts: MultipartStore
     bandwidth: BandwidthLimiter
 
 
@@ -133,6 +132,7 @@ def build(config: Config, *, remote: Remote | None = None, workers: int = 0) -> 
         inbox,
         settle,
         stats,
+        bucket=bucket,
         action=after.action,
         archive=after.archive_directory,
         rule_action=rule_action_of(config),
@@ -142,7 +142,6 @@ def build(config: Config, *, remote: Remote | None = None, workers: int = 0) -> 
         on_uploaded=hook.uploaded,
     )
     results = ResultHandler(
-        store,
         ledger,
         inbox,
         settle,

@@ -40,7 +40,12 @@ _CONSTANT = ("Expect:", "Content-Type:")  # no headers of libcurl's own choice
 
 
 class CurlTransport:
-    """A `Sender` on one libcurl handle with a connection of its own. Not thread-safe."""
+    """One libcurl handle with a connection of its own, for one worker. Not thread-safe.
+
+    `prepare` is quick; `send` blocks without the GIL until `answer` is ready, and raises nothing. One `send` is one
+    attempt: redirects are not followed, and errors not retried, except for a kept connection that turns out to be dead.
+    An answer is returned as it arrived: a 200 alone proves nothing.
+    """
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class CurlTransport:
 
     @property
     def position(self) -> int:
+        """Bytes of a large body that were read from the file to be sent. Any thread may ask."""
         return 0 if self._range is None else self._range.tell()
 
     def prepare(self, request: Request) -> None:
@@ -173,6 +179,7 @@ class CurlTransport:
         return Answer(status, parsed_headers(self._headers), b"".join(self._body), None)
 
     def release_buffers(self) -> None:
+        """Free the memory that a large body needed; the transport stays usable."""
         if self._buffer_bytes:
             self._renew_handle()  # libcurl keeps the buffer of a range for as long as the handle lives
 

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 
 class MultipartStore(Uploads):
-    """Follows content.PartBucket. Thread-safe."""
+    """Thread-safe. All methods raise UploadError, those with `content` OSError."""
 
     def part_size(self, size: int, wanted: int) -> int:
         """Return `wanted`, raised to whole MiB if 10,000 parts of it are too few; all in bytes."""

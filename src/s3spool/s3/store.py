@@ -13,7 +13,7 @@ from s3spool.errors import UploadError
 from s3spool.s3 import checksums
 from s3spool.s3 import client as s3_client
 from s3spool.s3.client import Clients, Endpoint, Found
-from s3spool.s3.content import Content, Multiplexer, NeedsVerificationError, Sender, Stored
+from s3spool.s3.content import Content, NeedsVerificationError, Stored
 from s3spool.s3.credentials import Credentials
 from s3spool.s3.curl_transport import CurlTransport
 from s3spool.s3.errors import conflict, from_answer, is_about_checksum, mismatch, untrusted
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 class Store:
-    """Follows content.Bucket. Thread-safe. Only `existing`, and `verify` with `may_verify`, send requests."""
+    """Thread-safe. Only `existing`, and `verify` with `may_verify`, send requests."""
 
     def __init__(
         self,
@@ -80,8 +80,8 @@ class Store:
     def close(self) -> None:
         self.credentials.close()
 
-    def transport(self) -> Sender:
-        """Return a new sender; it belongs to one thread at a time."""
+    def transport(self) -> CurlTransport:
+        """Return a new transport; it belongs to one thread at a time."""
         return CurlTransport(
             lambda: self._clients.endpoint,
             self.credentials,
@@ -90,8 +90,8 @@ class Store:
             bandwidth=self._bandwidth,
         )
 
-    def multiplexer(self) -> Multiplexer:
-        """Return a new multiplexer for small requests."""
+    def multiplexer(self) -> MultiClient:
+        """Return a new client for small requests."""
         return MultiClient()
 
     def attributes(self, path: str) -> frozenset[str]:

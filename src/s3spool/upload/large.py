@@ -18,7 +18,9 @@ from s3spool.ledger.protocol import LedgerBackend
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.parts import COMPLETE, GivenUp, PartItem, Transfer
-from s3spool.s3.content import Content, PartBucket, Sender
+from s3spool.s3.content import Content
+from s3spool.s3.curl_transport import CurlTransport
+from s3spool.s3.multipart import MultipartStore
 from s3spool.upload.result import ResultHandler, translated
 from s3spool.upload.resume import CHANGED, ResumableUploads
 
@@ -39,7 +41,7 @@ class PartJob:
     success_before: float  # see Item
     request: Any = None
     response: Any = None
-    sender: Sender | None = None  # while it sends this part
+    sender: CurlTransport | None = None  # while it sends this part
 
     @property
     def size(self) -> int:
@@ -51,7 +53,7 @@ class PartJob:
         sender = self.sender
         return 0 if sender is None else min(self.size, sender.position)
 
-    def load(self, sender: Sender) -> bool:
+    def load(self, sender: CurlTransport) -> bool:
         return self.owner.load(self, sender)
 
     def finish(self, response: Any) -> bool:
@@ -70,7 +72,7 @@ class LargeUploads:
     def __init__(
         self,
         folder: Folder,
-        bucket: PartBucket,
+        bucket: MultipartStore,
         ledger: LedgerBackend,
         inbox: Inbox,
         breaker: CircuitBreaker,
@@ -152,7 +154,7 @@ class LargeUploads:
     def begin_part(self, item: PartItem) -> PartJob:
         return PartJob(self, item, Times(time.time(), time.monotonic()), self._breaker.last_success_at)
 
-    def load(self, job: PartJob, sender: Sender) -> bool:
+    def load(self, job: PartJob, sender: CurlTransport) -> bool:
         """Compute the checksum; False when there is nothing to send."""
         transfer, number = job.item
         sending = False

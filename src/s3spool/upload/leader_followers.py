@@ -6,7 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from s3spool.s3.content import Multiplexer, Sender
+from s3spool.s3.curl_transport import CurlTransport
+from s3spool.s3.multi_client import MultiClient
 
 BATCH = 16  # maximum responses handled before new requests are sent
 
@@ -21,10 +22,10 @@ class LeaderFollowers:
 
     def __init__(
         self,
-        client: Multiplexer,
+        client: MultiClient,
         gate: threading.Lock,
         slots: int,
-        on_response: Callable[[int, Sender], bool],
+        on_response: Callable[[int, CurlTransport], bool],
     ) -> None:
         """`on_response`: handle a slot's response; True when it has prepared the next request on the same sender."""
         self._client = client
@@ -33,13 +34,13 @@ class LeaderFollowers:
         self._wakeups = [threading.Lock() for _ in range(slots)]  # held; a release wakes the slot's worker once
         for wakeup in self._wakeups:
             wakeup.acquire()
-        self._slot_of: dict[Sender, int] = {}  # requests in flight; guarded by the gate
+        self._slot_of: dict[CurlTransport, int] = {}  # requests in flight; guarded by the gate
         self._failed: dict[int, BaseException | None] = {}  # cancelled slots, with the error if it is their own
-        self._pending: deque[Sender] = deque()
-        self._done: deque[Sender] = deque()
+        self._pending: deque[CurlTransport] = deque()
+        self._done: deque[CurlTransport] = deque()
         self.leader: int | None = None
 
-    def submit(self, slot: int, sender: Sender) -> None:
+    def submit(self, slot: int, sender: CurlTransport) -> None:
         """Queue a prepared request. The worker then calls `join`, without the gate."""
         self._slot_of[sender] = slot
         self._pending.append(sender)
@@ -95,7 +96,7 @@ class LeaderFollowers:
         if slot is not None:
             self._wakeups[slot].release()
 
-    def _complete(self, sender: Sender, leader: int) -> None:
+    def _complete(self, sender: CurlTransport, leader: int) -> None:
         slot = self._slot_of[sender]
         try:
             if self._on_response(slot, sender):

@@ -33,7 +33,6 @@ class Sent(NamedTuple):
     """A durable receipt, and the other fields of its log line."""
 
     receipt: Receipt
-    bucket: str
     duration_s: float
     attempt: int
 
@@ -75,6 +74,7 @@ class PostUpload:
         settle: Settle,
         stats: Stats,
         *,
+        bucket: str,
         action: str,
         archive: Path | None,
         rule_action: Callable[[str], str] | None = None,
@@ -83,6 +83,7 @@ class PostUpload:
         marks: ReceiptMarks | None = None,
         on_uploaded: Callable[[Receipt], None] = lambda _: None,
     ) -> None:
+        self._bucket = bucket
         self._marks = marks
         self._on_uploaded = on_uploaded
         self._slow = slow or SlowDirectories()
@@ -132,7 +133,7 @@ class PostUpload:
 
     def finish(self, receipt: Receipt) -> None:
         """Remove a file that was sent and committed by an earlier process. The path is in flight already."""
-        self._queue.put(Sent(receipt, "", 0.0, 0))
+        self._queue.put(Sent(receipt, 0.0, 0))
 
     def _run(self) -> None:
         while True:
@@ -178,7 +179,7 @@ class PostUpload:
                 "file.uploaded",
                 path=receipt.path,
                 key=receipt.key,
-                bucket=sent.bucket,
+                bucket=self._bucket,
                 bytes=receipt.identity.size,
                 duration_s=sent.duration_s,
                 attempt=sent.attempt,

@@ -18,7 +18,7 @@ from s3spool.ledger.rows import Identity, Receipt, Retry, State
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.settle import Settle, SettleReason
-from s3spool.s3.content import Bucket, Stored
+from s3spool.s3.content import Stored
 from s3spool.upload.post_upload import PostUpload, Sent
 from s3spool.upload.retry import RetryThread
 from s3spool.upload.stats import Stats
@@ -31,7 +31,6 @@ class ResultHandler:
 
     def __init__(
         self,
-        bucket: Bucket,
         ledger: LedgerBackend,
         inbox: Inbox,
         settle: Settle,
@@ -43,7 +42,6 @@ class ResultHandler:
         rescan: Callable[[str], None],
         on_parked: Callable[[Retry], None] = lambda _: None,
     ) -> None:
-        self._bucket = bucket
         self._ledger = ledger
         self._claims = ledger.claims
         self._inbox = inbox
@@ -82,7 +80,7 @@ class ResultHandler:
         )
         uploaded = isinstance(proof, Stored)  # a receipt proves that the content has not changed since
         attempt = item.failures.attempts + 1 if uploaded else 0
-        sent = Sent(receipt, self._bucket.bucket, round(time.monotonic() - times.monotonic_s, 6), attempt)
+        sent = Sent(receipt, round(time.monotonic() - times.monotonic_s, 6), attempt)
         self._ledger.record_receipt(receipt, lambda: self._post_upload.receipt_committed(sent), self._claim_lost)
         if self._provisional and uploaded and times.unix_s > self._provisional_at:
             # Rule 2: a success gives each file that was parked without proof one more try. One that was sent before the

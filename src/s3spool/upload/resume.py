@@ -8,7 +8,8 @@ from s3spool.errors import UploadError
 from s3spool.folder.folder import Folder
 from s3spool.ledger.protocol import LedgerBackend
 from s3spool.ledger.rows import Multipart, Part
-from s3spool.s3.content import Content, PartBucket
+from s3spool.s3.content import Content
+from s3spool.s3.multipart import MultipartStore
 
 CHANGED = "the file changed"
 log = structlog.get_logger()
@@ -17,7 +18,7 @@ log = structlog.get_logger()
 class ResumableUploads:
     """Only uploads in the ledger. Thread-safe; blocks for S3."""
 
-    def __init__(self, folder: Folder, bucket: PartBucket, ledger: LedgerBackend) -> None:
+    def __init__(self, folder: Folder, bucket: MultipartStore, ledger: LedgerBackend) -> None:
         self._folder = folder
         self._bucket = bucket
         self._ledger = ledger

@@ -19,7 +19,9 @@ from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.parts import PartItem
 from s3spool.queue.settle import SettleReason
-from s3spool.s3.content import Bucket, Content, NeedsVerificationError, Sender, Stored
+from s3spool.s3.content import Content, NeedsVerificationError, Stored
+from s3spool.s3.curl_transport import CurlTransport
+from s3spool.s3.store import Store
 from s3spool.upload.large import LargeUploads, PartJob
 from s3spool.upload.result import ResultHandler, translated
 
@@ -44,7 +46,7 @@ class Job:
     def size(self) -> int:
         return self.content.size
 
-    def load(self, sender: Sender) -> bool:
+    def load(self, sender: CurlTransport) -> bool:
         return self.owner.load(self, sender)
 
     def finish(self, response: Any) -> bool:
@@ -63,7 +65,7 @@ class SmallUploads:
     def __init__(
         self,
         folder: Folder,
-        bucket: Bucket,
+        bucket: Store,
         inbox: Inbox,
         breaker: CircuitBreaker,
         results: ResultHandler,
@@ -147,7 +149,7 @@ class SmallUploads:
         else:
             self._results.failed(item, identity, translated(exc, item.path))
 
-    def load(self, job: Job, sender: Sender) -> bool:
+    def load(self, job: Job, sender: CurlTransport) -> bool:
         """The steps that may block: checksum and lookups; False when there is nothing to send."""
         if job.content is UNOPENED and not self._open_late(job):
             return False

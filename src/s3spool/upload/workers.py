@@ -16,7 +16,8 @@ from s3spool.heartbeat import HangDetector, Heartbeat
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.parts import PartItem
-from s3spool.s3.content import Bucket, Sender
+from s3spool.s3.curl_transport import CurlTransport
+from s3spool.s3.store import Store
 from s3spool.upload.cpu_affinity import CpuAffinity
 from s3spool.upload.large import PartJob
 from s3spool.upload.leader_followers import LeaderFollowers
@@ -34,8 +35,8 @@ class Slot:
 
     number: int
     job: Job | PartJob | None = None
-    blocking: Sender | None = None  # blocks until the response arrives
-    multiplexed: Sender | None = None  # submitted to the leader
+    blocking: CurlTransport | None = None  # blocks until the response arrives
+    multiplexed: CurlTransport | None = None  # submitted to the leader
 
     def close_connections(self) -> None:
         """Close the connections; new ones are made when they are needed."""
@@ -55,7 +56,7 @@ class Workers:
     def __init__(
         self,
         count: int,
-        bucket: Bucket,
+        bucket: Store,
         inbox: Inbox,
         upload: SmallUploads,
         breaker: CircuitBreaker,
@@ -255,7 +256,7 @@ class Workers:
 
     # The callers of these hold the gate.
 
-    def _complete(self, number: int, sender: Sender) -> bool:
+    def _complete(self, number: int, sender: CurlTransport) -> bool:
         """Handle the response, and prepare the worker's next file. True if its request is multiplexed."""
         self.heartbeat.beat()
         slot = self._slots[number]
