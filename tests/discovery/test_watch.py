@@ -944,11 +944,13 @@ def test_stop_leaves_nothing_behind(root: Path) -> None:
     tree(root / "t")
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     threads = threading.active_count()
-    for _ in range(3):
+    for number in range(3):
         watched = Watched(root)
         watched.watch.start()
         assert watched.watch.alive()
-        (root / "a").touch()
+        (root / str(number)).mkdir()
+        watched.watch.on_queue_overflow()
+        watched.catch_up()
 
         watched.watch.stop()
         watched.watch.stop()
@@ -958,7 +960,7 @@ def test_stop_leaves_nothing_behind(root: Path) -> None:
         watched.watch.watches.ensure("t/")
         watched.watch.watches.forget("t/")
 
-    assert threading.active_count() == threads
+    eventually(lambda: threading.active_count() == threads)
     eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) == descriptors)
 
 

@@ -70,7 +70,9 @@ class House:
         )
 
     def owners(self) -> set[int]:
-        return {path.lstat().st_uid for path in self.state.iterdir()}
+        """All users and groups."""
+        found = [path.lstat() for path in self.state.iterdir()]
+        return {number for status in found for number in (status.st_uid, status.st_gid)}
 
 
 def make_ledger(path: Path) -> None:

@@ -89,3 +89,5 @@ def test_who_waits_is_let_go(how: str) -> None:
     eventually(lambda: len(granted) == 5, timeout_s=20)
     bandwidth.close()
     assert set(granted) == {4096}
+    bandwidth.set_rate(1)  # a reload while the daemon stops
+    assert not bandwidth.limited
