@@ -63,6 +63,7 @@ def test_a_dead_nodes_files_are_taken_over_within_two_leases(
     with Cluster(tmp_path, server, postgres.database(), "ab", lease_s=3) as cluster:
         first, second = cluster.nodes
         second.signal(signal.SIGSTOP)
+        eventually(second.stands_still)
         server.behave()
         server.script(HoldUntil(threading.Event()), times=None, match="^PUT")
         cluster.drop(30)

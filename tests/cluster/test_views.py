@@ -45,6 +45,7 @@ def test_each_node_lists_all_files_and_calls_only_its_own_uploading(tmp_path: Pa
         server.script(hold, times=None, match="^PUT")
         for number, asleep in enumerate((second, first), 1):
             asleep.signal(signal.SIGSTOP)
+            eventually(asleep.stands_still)
             cluster.drop(FILES, tag=str(number))
             eventually(partial(cluster.has_claims, number * FILES))
             asleep.signal(signal.SIGCONT)
