@@ -252,7 +252,7 @@ def test_a_failed_file_that_is_not_found_keeps_its_retry_for_a_minute(
     assert waiting(house) == []
 
 
-def test_a_daemon_in_another_folder_ends_no_retry_and_drops_no_receipt(
+def test_a_daemon_in_another_folder_ends_no_retry_upload_or_receipt(
     new: NewHouse, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The marker of another node is not here: what this daemon does not find, that one may see."""
@@ -274,11 +274,13 @@ def test_a_daemon_in_another_folder_ends_no_retry_and_drops_no_receipt(
     eventually(lambda: looks.call_count >= 3)
     state = StateConfig(directory=house.root, receipt_days=0)
     sees_all = house.components.marker.sees_all
-    DailyCleaning(house.folder, house.components.large, house.ledger, state, lambda _: False, sees_all).clean()
+    large = mock.Mock()
+    DailyCleaning(house.folder, large, house.ledger, state, lambda _: False, sees_all).clean()
     assert house.ledger.flush(30)
 
     assert waiting(house) == ["a"]
     assert house.stats.vanished == 0
+    assert not large.sweep.called
     with house.ledger.reader() as reader:
         assert reader.known(["sent"])
 

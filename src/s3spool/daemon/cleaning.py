@@ -52,6 +52,9 @@ class DailyCleaning:
     def clean(self) -> None:
         """One cleaning. If the ledger cannot be read, the next tick starts another."""
         try:
+            with self._ledger.reader() as reader:
+                if not self._same_folder(reader.nodes()):
+                    return  # what is not in this folder may be in theirs
             self._large.sweep(time.time() - self._config.abort_stale_multipart_days * DAY_S)
             self._drop_receipts(time.time() - self._config.receipt_days * DAY_S)
         except (LedgerError, OSError) as exc:
@@ -64,8 +67,6 @@ class DailyCleaning:
         """Drop old receipts whose file is gone. Raises LedgerError, OSError."""
         batch: list[str] = []
         with self._ledger.reader() as reader:
-            if not self._same_folder(reader.nodes()):
-                return  # what is not in this folder may be in theirs
             for receipt in reader.receipts_before(older_than):
                 if self._is_gone(receipt.path):
                     batch.append(receipt.path)
