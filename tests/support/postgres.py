@@ -1,4 +1,4 @@
-"""A private PostgreSQL cluster from the distribution's package, on a Unix socket, as an ordinary user."""
+"""A private PostgreSQL cluster from the distribution's package, as an ordinary user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from support.users import becoming
 
-SETTINGS = ("listen_addresses=''", "max_connections=60", "shared_buffers=16MB", "fsync=off")
+SETTINGS = ("max_connections=60", "shared_buffers=16MB", "fsync=off")
 
 
 def programs() -> Path:
@@ -29,10 +29,14 @@ def programs() -> Path:
 
 
 class Postgres:
-    """One server; `database` makes an empty database and returns its URL."""
+    """One server; `database` makes an empty database and returns its URL.
 
-    def __init__(self) -> None:
+    Everybody is let in at its Unix socket; with `port` it listens on loopback too, where a password is needed.
+    """
+
+    def __init__(self, *, port: int = 0) -> None:
         self._bin = programs()
+        self._port = port
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a busy disk stalls it for minutes
         self.directory = Path(tempfile.mkdtemp(prefix="s3spool-pg-", dir=memory))  # a socket's path is short
         self._become: list[str] = []
@@ -42,7 +46,8 @@ class Postgres:
             self._become = becoming(user.pw_uid)
 
     def __enter__(self) -> Self:
-        self._run("initdb", "--no-sync", "--username=s3spool", "--auth=trust", "--encoding=UTF8", "--locale=C")
+        trust = ("--auth-local=trust", "--auth-host=scram-sha-256")
+        self._run("initdb", "--no-sync", "--username=s3spool", *trust, "--encoding=UTF8", "--locale=C")
         self.start()
         return self
 
@@ -52,7 +57,8 @@ class Postgres:
         shutil.rmtree(self.directory)
 
     def start(self) -> None:
-        settings = [*SETTINGS, f"unix_socket_directories='{self.directory}'"]
+        listen = [f"port={self._port}", "listen_addresses='127.0.0.1'"] if self._port else ["listen_addresses=''"]
+        settings = [*SETTINGS, *listen, f"unix_socket_directories='{self.directory}'"]
         options = " ".join(f"-c {setting}" for setting in settings)
         self._run("pg_ctl", "--wait", "--silent", f"--log={self.directory}/log", f"--options={options}", "start")
 
@@ -60,7 +66,7 @@ class Postgres:
         self._run("pg_ctl", "--wait", "--silent", f"--mode={mode}", "stop")
 
     def url(self, database: str) -> str:
-        return f"postgresql://s3spool@/{database}?host={self.directory}"
+        return f"postgresql://s3spool@/{database}?host={self.directory}" + (f"&port={self._port}" if self._port else "")
 
     def database(self) -> str:
         name = f"test_{uuid.uuid4().hex[:8]}"
