@@ -51,8 +51,9 @@ soak: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m chaos.soak --minutes $(MINUTES)
 
 # Builds the Debian package and tries it in a container with a systemd of its own; CONTRIBUTING.md says what it takes.
+# RELEASE=trixie builds and tries it on that Debian; without it, on the host's.
 test-system: $(VENV)/.dev
-	$(BIN)/python -m pytest -m system tests/system
+	SYSTEM_TESTS_RELEASE=$(RELEASE) $(BIN)/python -m pytest -m system tests/system
 
 # dist/s3spool_VERSION_ARCH.deb; CONTRIBUTING.md says what it takes.
 deb:

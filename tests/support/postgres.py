@@ -1,4 +1,4 @@
-"""A private PostgreSQL cluster from the distribution's package, on a Unix socket, as an ordinary user."""
+"""A private PostgreSQL cluster from the distribution's package, as an ordinary user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from support.users import becoming
 
-SETTINGS = ("listen_addresses=''", "max_connections=60", "shared_buffers=16MB", "fsync=off")
+SETTINGS = ("max_connections=60", "shared_buffers=16MB", "fsync=off")
 
 
 def programs() -> Path:
@@ -30,22 +30,27 @@ def programs() -> Path:
 
 
 class Postgres:
-    """One server; `database` makes an empty database and returns its URL."""
+    """One server; `database` makes an empty database and returns its URL.
+
+    Everybody is let in at its Unix socket; with `port` it listens on loopback too, where a password is needed.
+    """
 
     initdb: tuple[str, ...] = ()  #: more options of initdb
 
-    def __init__(self) -> None:
+    def __init__(self, *, port: int = 0) -> None:
         self._bin = programs()
+        self._port = port
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a busy disk stalls it for minutes
         self.directory = Path(tempfile.mkdtemp(prefix="s3spool-pg-", dir=memory))  # a socket's path is short
-        self.socket = self.directory / ".s.PGSQL.5432"
+        self.socket = self.directory / f".s.PGSQL.{port or 5432}"
         self._become: list[str] = []
         if os.geteuid() == 0:  # initdb refuses root
             self._become = becoming(pwd.getpwnam("nobody").pw_uid)
         self.give(self.directory)
 
     def __enter__(self) -> Self:
-        options = ("--no-sync", "--username=s3spool", "--auth=trust", "--encoding=UTF8", "--locale=C")
+        trust = ("--auth-local=trust", "--auth-host=scram-sha-256")
+        options = ("--no-sync", "--username=s3spool", *trust, "--encoding=UTF8", "--locale=C")
         self._run("initdb", *options, *self.initdb)
         self.start()
         return self
@@ -56,7 +61,8 @@ class Postgres:
         shutil.rmtree(self.directory)
 
     def start(self) -> None:
-        settings = [*SETTINGS, f"unix_socket_directories='{self.directory}'"]
+        listen = [f"port={self._port}", "listen_addresses='127.0.0.1'"] if self._port else ["listen_addresses=''"]
+        settings = [*SETTINGS, *listen, f"unix_socket_directories='{self.directory}'"]
         options = " ".join(f"-c {setting}" for setting in settings)
         self._run("pg_ctl", "--wait", "--silent", f"--log={self.directory}/log", f"--options={options}", "start")
 
@@ -79,7 +85,7 @@ class Postgres:
             os.chown(directory, user.pw_uid, user.pw_gid)
 
     def url(self, database: str) -> str:
-        return f"postgresql://s3spool@/{database}?host={self.directory}"
+        return f"postgresql://s3spool@/{database}?host={self.directory}" + (f"&port={self._port}" if self._port else "")
 
     def database(self, tablespace: Path | None = None) -> str:
         """`tablespace`: a directory of the server's user, for all tables."""

@@ -1,9 +1,10 @@
-"""A small Debian in a folder, made once by debootstrap and kept for the next run."""
+"""Small Debians in folders, each made once by debootstrap and kept for the next run."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,6 +21,7 @@ PACKAGES = (
     "systemd-sysv",
     "zsh",
 )
+CONTROL = Path(__file__).parents[2] / "packaging/debian/control"
 TOOLS = ("debootstrap", "nsenter", "setpriv", "systemd-nspawn", "unshare")
 _ANOTHER = "http://deb.debian.org/debian"
 
@@ -32,17 +34,40 @@ def missing() -> str:
     return f"{', '.join(absent)}: not found (Debian: apt install systemd-container debootstrap)" if absent else ""
 
 
-def rootfs() -> Path:
+def release() -> str:
+    """The Debian that is tested: the host's, or what `make test-system RELEASE=` names."""
+    return os.environ.get("SYSTEM_TESTS_RELEASE") or host_release()
+
+
+def host_release() -> str:
+    """As Debian calls it; bookworm where the host is no Debian."""
+    lines = Path("/etc/os-release").read_text().splitlines()
+    said = dict(line.split("=", 1) for line in lines if not line.startswith("#") and "=" in line)
+    return said.get("VERSION_CODENAME", "bookworm").strip('"') if said.get("ID") == "debian" else "bookworm"
+
+
+def rootfs(suite: str) -> Path:
     """Never booted itself: each session has its own layer above it. Remove the folder to have it made anew."""
-    suite = _suite()
-    recipe = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:8]
+    return _made(suite, PACKAGES)
+
+
+def build_root(suite: str) -> Path:
+    """What builds and judges a package, and never runs it."""
+    wanted = CONTROL.read_text().partition("\nBuild-Depends:\n")[2].partition("\nStandards-Version")[0]
+    names = re.findall(r"(?m)^ ([\w.+-]+)", wanted.replace("debhelper-compat", "debhelper"))
+    # debootstrap knows no virtual packages: a library of lintian depends on perl-openssl-abi-3.
+    return _made(suite, ("build-essential", "lintian", "perl-openssl-defaults", *names))
+
+
+def _made(suite: str, packages: tuple[str, ...]) -> Path:
+    recipe = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:8]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "/var/cache") / "s3spool-test"
     made = cache / f"{suite}-{recipe}"
     if not made.exists():
         making = cache / f"{suite}-{recipe}.{os.getpid()}"
         cache.mkdir(parents=True, exist_ok=True)
-        include = f"--include={','.join(PACKAGES)}"
-        command = ["debootstrap", "--variant=minbase", include, suite, str(making), _mirror(suite)]
+        include = f"--include={','.join(packages)}"
+        command = ["debootstrap", "--variant=minbase", include, suite, str(making), _mirror()]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"debootstrap failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
         making.rename(made)
@@ -57,18 +82,9 @@ def apt_settings() -> str:
     )
 
 
-def _suite() -> str:
-    """The host's release: the package is built there, and needs the very Python it was built with."""
-    release = dict(
-        line.split("=", 1)
-        for line in Path("/etc/os-release").read_text().splitlines()
-        if not line.startswith("#") and "=" in line
-    )
-    return release.get("VERSION_CODENAME", "bookworm").strip('"') if release.get("ID") == "debian" else "bookworm"
-
-
-def _mirror(suite: str) -> str:
-    """Where the host's apt has this release from."""
-    command = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", f"Codename: {suite}"]
+def _mirror() -> str:
+    """Where the host's apt has its release from; a mirror has the others too."""
+    wanted = ["Created-By: Packages", f"Codename: {host_release()}"]
+    command = ["apt-get", "indextargets", "--format", "$(SITE)", *wanted]
     sites = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
     return sites[0] if sites else _ANOTHER

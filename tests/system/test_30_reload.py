@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from s3spool.systemd.units import NOTIFY_RELOAD
 from support.waiting import eventually
 from system.conftest import BUCKET
 
@@ -40,6 +41,27 @@ def test_what_can_change_changes_live(running: Service, faulty: FaultyS3, machin
     assert running.pid == pid
     assert "not-sent.raw" not in faulty.contents()
     assert machine.journal("PRIORITY=7", after=mark)
+
+
+def test_systemctl_reload_waits_where_systemd_can(running: Service, machine: Machine) -> None:
+    """From systemd 253 on the unit is Type=notify-reload; before, `systemctl reload` sends the signal and returns."""
+    waits = int(machine.out("systemctl --version").split()[1]) >= NOTIFY_RELOAD
+    assert running.show("Type") == ("notify-reload" if waits else "notify")
+    mark = machine.mark()
+    machine.run("systemctl kill --kill-whom=main --signal=STOP s3spool")
+    reload = machine.spawn("systemctl reload s3spool")
+    if waits:
+        eventually(lambda: running.state() == ("reloading", "reload-signal"), timeout_s=60, message="the signal")
+        assert reload.poll() is None
+    else:
+        reload.wait(60)
+
+    machine.run("systemctl kill --kill-whom=main --signal=CONT s3spool")
+
+    reload.communicate()
+    assert reload.returncode == 0
+    running.wait_event("daemon.reloaded", after=mark)
+    eventually(lambda: running.state() == ("active", "running"), timeout_s=20)
 
 
 def test_what_cannot_change_is_refused_by_name(running: Service, faulty: FaultyS3, machine: Machine) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.waiting import eventually
-from system.conftest import BUCKET, GIVEN, REPOSITORY
+from system.building import LOCKS, REPOSITORY
+from system.conftest import BUCKET, GIVEN
 from system.service import PERSON, Service
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.faulty import FaultyS3
+    from system.building import Builder
     from system.conftest import Build
     from system.machine import Machine
 
@@ -34,7 +35,7 @@ STAYS = (
 
 
 @pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[Path]:
+def wheels(builder: Builder, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[Path]:
     """s3spool and all that it needs, for the system's Python: the machine asks no package index."""
     if not GIVEN:
         build: Build = request.getfixturevalue("build")
@@ -42,16 +43,17 @@ def wheels(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         return list(build.wheels.iterdir())  # those of the package
     home = tmp_path_factory.mktemp("wheels")
     target = home / "wheels"
-    tools, packaging = str(home / "venv/bin/pip"), REPOSITORY / "packaging"
-    subprocess.run(["/usr/bin/python3", "-m", "venv", home / "venv"], check=True)
-    wheel = [tools, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(target)]
-    for command in (
-        [tools, "install", "--quiet", "--require-hashes", "--requirement", str(packaging / "build.lock")],
-        [*wheel, "--require-hashes", "--requirement", str(packaging / "requirements.lock")],
-        [*wheel, str(REPOSITORY)],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+    tools = home / "venv/bin/pip"
+    wheel: list[str | Path] = [tools, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", target]
+    commands: tuple[list[str | Path], ...] = (
+        ["/usr/bin/python3", "-m", "venv", home / "venv"],
+        [tools, "install", "--quiet", "--require-hashes", "--requirement", LOCKS[0]],
+        [*wheel, "--require-hashes", "--requirement", LOCKS[1]],
+        [*wheel, REPOSITORY],
+    )
+    for command in commands:
+        done = builder.run(*command, shared=(home,))
+        assert done.returncode == 0, done.stdout[-3000:]
     return list(target.iterdir())
 
 

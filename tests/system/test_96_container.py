@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from system.conftest import REPOSITORY
-from system.rootfs import apt_settings, missing, rootfs
+from system.building import REPOSITORY
+from system.rootfs import apt_settings, host_release, missing, rootfs
 
 if TYPE_CHECKING:
     from s3spool.demo.seaweed import Seaweed
@@ -48,7 +48,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     if why_not := missing():
         pytest.skip(why_not)
     root = tmp_path_factory.mktemp("image") / "root"
-    subprocess.run(["cp", "-a", rootfs(), root], check=True)
+    subprocess.run(["cp", "-a", rootfs(host_release()), root], check=True)
     (root / "etc/apt/apt.conf.d/99host").write_text(apt_settings())
     shutil.copyfile("/etc/resolv.conf", root / "etc/resolv.conf")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(root / "wheels")]

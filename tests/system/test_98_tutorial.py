@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from support.waiting import eventually
-from system.conftest import REPOSITORY
+from system.building import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path
