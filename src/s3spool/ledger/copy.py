@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from s3spool.errors import LedgerError
-from s3spool.ledger.postgresql.statements import storable
 from s3spool.ledger.protocol import LedgerBackend
 from s3spool.ledger.queries import LOOKUP_ROWS, LedgerReader
-from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, to_text
+from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, storable, to_text
 
 FLUSH_S = 120.0
 DIGITS = 6  # of times: SQLite and PostgreSQL read the last bit of a decimal fraction differently

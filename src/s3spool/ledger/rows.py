@@ -164,3 +164,9 @@ def to_text(path: str) -> str:
 def from_text(text: str) -> str:
     """The reverse of `to_text`."""
     return os.fsdecode(text[2:].encode("latin-1")) if text.startswith("//") else text
+
+
+def storable(text: str) -> str:
+    """An error may quote a name that is not UTF-8, which JSON cannot hold; PostgreSQL stores no NUL."""
+    text = text.replace("\0", "\\x00")
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, to_text
+from s3spool.ledger.rows import Identity, Multipart, Part, Pause, Receipt, Retry, storable, to_text
 
 
 def _columns(fields: Sequence[str]) -> list[str]:
@@ -63,15 +63,10 @@ def path_row(row: Receipt | Multipart) -> tuple[Any, ...]:
 
 
 def retry_row(retry: Retry) -> tuple[Any, ...]:
-    error, hint = _storable(retry.error), _storable(retry.hint)
+    error, hint = storable(retry.error), storable(retry.hint)
     row = (to_text(retry.path), *retry.identity, *retry[2:6], error, hint, retry.next_attempt, retry.state.value)
     return (*row, retry.own_failures, int(retry.provisional), 0)
 
 
 def pause(row: Pause) -> tuple[str, tuple[Any, ...]]:
-    return _PAUSE, (row.since, _storable(row.reason))
-
-
-def _storable(text: str) -> str:
-    """An error may quote a name that is not UTF-8, which JSON cannot hold."""
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+    return _PAUSE, (row.since, storable(row.reason))

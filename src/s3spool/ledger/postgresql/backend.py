@@ -31,7 +31,7 @@ from s3spool.ledger.postgresql.reader import PostgresReader, RowReader
 from s3spool.ledger.postgresql.session import HOPELESS, KEPT, Session
 from s3spool.ledger.protocol import Committed, LedgerBackend, Listener, Lost
 from s3spool.ledger.queries import Known
-from s3spool.ledger.rows import Multipart, Part, Pause, Receipt, Retry, to_text
+from s3spool.ledger.rows import Multipart, Part, Pause, Receipt, Retry, storable, to_text
 
 log = structlog.get_logger()
 
@@ -141,7 +141,7 @@ class PostgresLedger(LedgerBackend):
         if pause is None:
             self._put(sql.RESUME, None)
         else:
-            self._put(sql.PAUSE, None, since=pause.since, reason=sql.storable(pause.reason))
+            self._put(sql.PAUSE, None, since=pause.since, reason=storable(pause.reason))
 
     def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
         self._put(sql.CLAIM, committed, paths, now=self.lease.to_database(now))
@@ -281,7 +281,7 @@ class PostgresLedger(LedgerBackend):
             work.lost(work.path)
 
     def _known(self, rows: Rows) -> dict[str, Known]:
-        return dict(map(RowReader(self._device, self.lease).known, rows))
+        return dict(map(RowReader(self._device, self.lease).known_row, rows))
 
     def _announce(self, db: Connection) -> None:
         """A reader of any node sees that there is something new."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from s3spool.ledger.postgresql import statements as sql
 from s3spool.ledger.postgresql.connection import connect, number, speaking_of
@@ -46,7 +46,37 @@ WHERE files.{_HERE}
 """
 
 
-class PostgresReader(LedgerReader):
+_RECEIPT_WIDTH = len(Receipt._fields)
+
+
+class RowReader:
+    """Rows as this host has them: with the number that it gives to the folder's device, and by its clock."""
+
+    def __init__(self, device: int, lease: Lease) -> None:
+        self._device = device
+        self._lease = lease
+
+    def known_row(self, row: Sequence[Any]) -> tuple[str, Known]:
+        """A row with the columns of a receipt and of a retry."""
+        sent, failed = row[:_RECEIPT_WIDTH], row[_RECEIPT_WIDTH:]
+        known = Known(self._receipt(sent) if sent[1] else None, self._retry(failed) if failed[1] else None)
+        return from_text(row[0]), known
+
+    def _receipt(self, row: Sequence[Any]) -> Receipt:
+        return Receipt(from_text(row[0]), self._identity(row), *row[2:])
+
+    def _retry(self, row: Sequence[Any]) -> Retry:
+        due = self._lease.from_database(row[8])
+        return Retry(from_text(row[0]), self._identity(row), *row[2:8], due, State(row[9]), *row[10:])  # type: ignore[call-arg] # fixed width
+
+    def _multipart(self, row: Sequence[Any]) -> Multipart:
+        return Multipart(from_text(row[0]), self._identity(row), *row[2:])
+
+    def _identity(self, row: Sequence[Any]) -> Identity:
+        return Identity(self._device, *row[1][1:])
+
+
+class PostgresReader(RowReader, LedgerReader):
     """The queries of one destination's rows in PostgreSQL."""
 
     RECEIPT, RETRY, MULTIPART = sql.RECEIPT, sql.RETRY, sql.MULTIPART
@@ -59,10 +89,9 @@ class PostgresReader(LedgerReader):
 
     def __init__(self, url: str, destination: int, *, device: int, lease: Lease | None = None) -> None:
         """`device`: st_dev of the folder on this host; `lease`: that of this daemon. Raises LedgerError."""
-        self._lease = lease or Lease(destination, "")
+        super().__init__(device, lease or Lease(destination, ""))
         self._url = url
         self._destination = destination
-        self._made = RowReader(device, self._lease)
         with speaking_of(url):
             self._db = connect(url)
 
@@ -75,7 +104,7 @@ class PostgresReader(LedgerReader):
         statement += " AND (sent IS NOT NULL OR failed IS NOT NULL)"
         for start in range(0, len(paths), LOOKUP_ROWS):
             texts = [to_text(path) for path in paths[start : start + LOOKUP_ROWS]]
-            found.update(self._rows(statement, self._made.known, paths=texts))
+            found.update(self._rows(statement, self.known_row, paths=texts))
         return found
 
     def news(self, found: Sequence[tuple[str, Identity]], destination: int) -> dict[str, bool]:
@@ -120,15 +149,6 @@ class PostgresReader(LedgerReader):
             rows = self._db.execute(text.encode(), {"destination": self._destination, **arguments}).fetchall()
         return map(make, rows)
 
-    def _receipt(self, row: Sequence[Any]) -> Receipt:
-        return self._made.receipt(row)
-
-    def _retry(self, row: Sequence[Any]) -> Retry:
-        return self._made.retry(row)
-
-    def _multipart(self, row: Sequence[Any]) -> Multipart:
-        return self._made.multipart(row)
-
     def _to_ledger(self, time_s: float) -> float:
         return self._lease.to_database(time_s)
 
@@ -144,35 +164,6 @@ def opened(url: str, destination: str, *, device: int) -> PostgresReader | None:
             return None
         known = number(connection, "SELECT id FROM destinations WHERE name = %s", (destination,))
     return PostgresReader(url, known, device=device)
-
-
-_RECEIPT_WIDTH = len(Receipt._fields)
-
-
-class RowReader(NamedTuple):
-    """Rows as this host has them: with the number that it gives to the folder's device, and by its clock."""
-
-    device: int
-    lease: Lease
-
-    def known(self, row: Sequence[Any]) -> tuple[str, Known]:
-        """A row with the columns of a receipt and of a retry."""
-        sent, failed = row[:_RECEIPT_WIDTH], row[_RECEIPT_WIDTH:]
-        known = Known(self.receipt(sent) if sent[1] else None, self.retry(failed) if failed[1] else None)
-        return from_text(row[0]), known
-
-    def receipt(self, row: Sequence[Any]) -> Receipt:
-        return Receipt(from_text(row[0]), self._identity(row), *row[2:])
-
-    def retry(self, row: Sequence[Any]) -> Retry:
-        due = self.lease.from_database(row[8])
-        return Retry(from_text(row[0]), self._identity(row), *row[2:8], due, State(row[9]), *row[10:])  # type: ignore[call-arg] # fixed width
-
-    def multipart(self, row: Sequence[Any]) -> Multipart:
-        return Multipart(from_text(row[0]), self._identity(row), *row[2:])
-
-    def _identity(self, row: Sequence[Any]) -> Identity:
-        return Identity(self.device, *row[1][1:])
 
 
 def _node(row: Sequence[Any]) -> Node:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from s3spool.ledger.rows import Identity, Multipart, Receipt, Retry, to_text
+from s3spool.ledger.rows import Identity, Multipart, Receipt, Retry, storable, to_text
 
 RECEIPT = "path, sent, destination, key, etag, checksum, version_id, read_at, uploaded_at, after"
 RETRY = (
@@ -149,9 +149,3 @@ def multipart_row(multipart: Multipart) -> dict[str, Any]:
 def shared(identity: Identity) -> Identity:
     """Each host numbers its devices itself."""
     return identity._replace(dev=0)
-
-
-def storable(text: str) -> str:
-    """An error may quote a name that is not UTF-8; PostgreSQL stores no NUL."""
-    text = text.replace("\0", "\\x00")
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
