@@ -245,7 +245,7 @@ def test_a_failed_file_that_is_not_found_keeps_its_retry_for_a_minute(
     assert waiting(house) == ["a"]
     assert house.stats.vanished == 0
 
-    monkeypatch.setattr(missing, "LATE_S", 0.2)
+    monkeypatch.setattr(missing, "LATE_S", 3.0)  # more than the pause between two ticks
     monkeypatch.setattr(missing, "PAUSE_S", 0.1)
     eventually(lambda: house.stats.vanished == 1)
     assert house.ledger.flush(30)
