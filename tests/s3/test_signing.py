@@ -167,7 +167,7 @@ def test_a_multi_region_access_point_gets_sigv4a(monkeypatch: pytest.MonkeyPatch
     url = store_of("curl", where).endpoint.url
     keys = Snapshot(ACCESS, SECRET, TOKEN)
 
-    headers = signed(f"{url}a", {"x-amz-meta-a": "b"}, "UNSIGNED-PAYLOAD", keys, "us-east-1")
+    headers = signed(f"{url}a", (("x-amz-meta-a", "b"),), "UNSIGNED-PAYLOAD", keys, "us-east-1")
 
     assert not libcurl_signs(keys, url)
     assert headers["Authorization"].startswith(f"AWS4-ECDSA-P256-SHA256 Credential={ACCESS}/")

@@ -110,16 +110,15 @@ class CurlTransport:
         url = endpoint.url + url_quoted(request.key) + query
         curl.setopt(pycurl.URL, url)
         payload = _payload_sha256(request) if self._signs_payload else "UNSIGNED-PAYLOAD"
-        lines = [
-            *_CONSTANT,
-            f"x-amz-content-sha256: {payload}",
-            *(f"{name}: {value}" for name, value in request.headers),
-        ]
-        if not self._libcurl_signs:
-            headers = signed(url, dict(request.headers), payload, credentials, endpoint.region)
-            lines = [*_CONSTANT, *(f"{name}: {value}" for name, value in headers.items())]
-        elif credentials.token:
-            lines.append(f"x-amz-security-token: {credentials.token}")
+        lines = [*_CONSTANT]
+        if self._libcurl_signs:
+            lines += (f"{name}: {value}" for name, value in request.headers)
+            lines.append(f"x-amz-content-sha256: {payload}")
+            if credentials.token:
+                lines.append(f"x-amz-security-token: {credentials.token}")
+        else:
+            headers = signed(url, request.headers, payload, credentials, endpoint.region)
+            lines += (f"{name}: {value}" for name, value in headers.items())
         curl.setopt(pycurl.HTTPHEADER, lines)
         if request.body is not None:
             self._load_body(request.body)

@@ -12,6 +12,7 @@ from botocore.credentials import Credentials
 from botocore.crt.auth import CrtS3SigV4AsymAuth
 
 from s3spool.s3.credentials import Snapshot
+from s3spool.s3.options import Headers
 
 _ENCODED = re.compile(r"[^A-Za-z0-9._~-]")
 _UNSIGNED = Config(s3={"payload_signing_enabled": False})  # TLS and the checksum protect the body
@@ -30,9 +31,9 @@ def libcurl_signs(keys: Snapshot, url: str) -> bool:
     return not _ENCODED.search(keys.access_key) and not _spans_regions(url)
 
 
-def signed(url: str, headers: dict[str, str], payload: str, keys: Snapshot, region: str) -> dict[str, str]:
+def signed(url: str, headers: Headers, payload: str, keys: Snapshot, region: str) -> dict[str, str]:
     """The headers of a PUT with its signature; `payload` is its SHA-256, or UNSIGNED-PAYLOAD."""
-    request = AWSRequest("PUT", url, headers=headers)
+    request = AWSRequest("PUT", url, headers=dict(headers))
     context: dict[str, Any] = request.context
     context |= {"payload": payload, "client_config": _UNSIGNED}
     credentials = Credentials(keys.access_key, keys.secret_key, keys.token or None)
