@@ -71,8 +71,9 @@ def test_what_may_go_is_counted(rate: int | None) -> None:
 
 
 @pytest.mark.parametrize("how", ["closed", "no limit any more", "faster"])
-def test_who_waits_is_let_go(how: str) -> None:
+def test_who_waits_is_let_go(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, not when the old rate would have allowed it."""
+    monkeypatch.setattr("s3spool.s3.bandwidth._WAKE_S", 3600.0)
     bandwidth = BandwidthLimiter(1)
     granted: list[int] = []
     threads = [threading.Thread(target=lambda: granted.append(bandwidth(4096)), daemon=True) for _ in range(5)]

@@ -407,6 +407,17 @@ def test_many_may_ask_at_once(store_at: StoreAt, caplog: pytest.LogCaptureFixtur
     assert not [record for record in caplog.records if record.name.startswith("urllib3") and record.levelno > DEBUG]
 
 
+def test_boto3_asks_twice_at_most(store_at: StoreAt) -> None:
+    """Files have attempts of their own: more requests for each would multiply an outage."""
+    with FaultyS3() as server:
+        server.script(Status(code=503), times=None)
+
+        with pytest.raises(UploadError):
+            store_module.look(store_at(server).client, server.bucket, "a", "a")
+
+        assert server.count("^HEAD") == 2
+
+
 @pytest.mark.parametrize("head", [b"", b"Transfer-Encoding: chunked\r\n"])
 def test_an_answer_to_boto3_without_an_end_is_cut_off(head: bytes, store_at: StoreAt) -> None:
     """It is a failed request like any other, not all the memory there is; the next one passes."""

@@ -43,7 +43,9 @@ class MemoryParts:
         self.refuse: dict[str, list[UploadError]] = {}  # "create", "complete" ... -> for its next calls, in order
 
     def check_size(self, path: str, size: int) -> None:
-        """Nothing is too large here."""
+        """Nothing is too large here, unless a test says so."""
+        if errors := self.refuse.get("check"):
+            raise errors.pop(0)
 
     def part_size(self, size: int, wanted: int) -> int:
         return wanted

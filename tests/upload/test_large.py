@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from s3spool.config.schema import RetryConfig
-from s3spool.errors import LedgerError, Scope, UploadError
+from s3spool.errors import LedgerError, Scope, UploadError, unfit
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Failures, Multipart, State
 from s3spool.queue.item import Item
@@ -389,6 +389,7 @@ def test_an_upload_that_cannot_be_recorded_is_aborted(
     full.clear()
 
     arrives_whole(house, content)
+    assert lines.named("file.failed")[0]["error_code"] == "LedgerUnavailable"  # no part of it was tried
 
 
 def test_an_upload_that_s3_forgot_meanwhile_begins_anew(house: House) -> None:
@@ -401,6 +402,17 @@ def test_an_upload_that_s3_forgot_meanwhile_begins_anew(house: House) -> None:
 
     arrives_whole(house, content)
     assert house.bucket.parts.begun == 2
+
+
+def test_a_file_above_five_tib_begins_no_upload(house: House) -> None:
+    """S3 would refuse it after days."""
+    house.bucket.parts.refuse["check"] = [unfit("big", "EntityTooLarge", "5 TiB", "split the file")]
+    drop_big(house, 2)
+
+    house.offer("big")
+
+    eventually(lambda: (known := house.known("big")) and known.retry and known.retry.state is State.PARKED)
+    assert house.bucket.parts.begun == 0
 
 
 @pytest.mark.parametrize("act", ["part", "complete"])

@@ -224,6 +224,24 @@ def test_bad_commands(text: str, error: str, tmp_path: Path, monkeypatch: pytest
     assert not hook._thread.is_alive()
 
 
+def test_a_command_that_hangs_holds_no_stop_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed, and the log says why."""
+    logged: list[str] = []
+    monkeypatch.setattr(event_hook.log, "warning", lambda _, **fields: logged.append(fields["error"]), raising=False)
+    monkeypatch.setattr(event_hook, "BATCH_S", 0.05)
+    monkeypatch.setattr(event_hook, "CLOSE_S", 0.1)
+    command = script(tmp_path / "hook", f"import time; open({str(tmp_path / 'ran')!r}, 'w'); time.sleep(600)")
+    hook = EventHook(command, "b", a_breaker(initial_s=1, max_s=1))
+    hook.start()
+    hook.uploaded(a_receipt("a"))
+    eventually((tmp_path / "ran").exists)
+
+    hook.close()
+
+    eventually(lambda: not hook._thread.is_alive())
+    assert logged == ["killed: s3spool stops"]
+
+
 def test_events_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a command is slow, no more than so many events wait; the rest is counted."""
     monkeypatch.setattr(event_hook, "MAX_WAITING", 5)
