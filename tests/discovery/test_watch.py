@@ -77,7 +77,7 @@ class Watched:
         marker = self.root / "marker"
         marker.touch()
         eventually(lambda: ("marker", SettleReason.CHANGED) in list(self.hints))
-        for lister in {"_lister", "_mounts_lister"} - self.hung:
+        for lister in {"_lister", "_mounts_lister", "_recent_lister"} - self.hung:
             eventually(getattr(self.watch, lister).idle)
         marker.unlink()
         self.hints[:] = [hint for hint in self.hints if hint[0] != "marker"]
