@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from s3spool.config.loader import check_directories, load
+from s3spool.config.directories import check_directories
+from s3spool.config.loader import load
 from s3spool.config.schema import OPTIONS
 from s3spool.errors import ConfigError, LedgerError
 from s3spool.ledger.reader import Reader

@@ -23,6 +23,7 @@ from s3spool.check.preflight import examine
 from s3spool.check.result import CheckResult, ok
 from s3spool.cli.commands import cli as command_line
 from s3spool.config import loader as configuration
+from s3spool.config.schema import Config
 from s3spool.demo.seaweed import Seaweed
 from s3spool.ledger.database import VERSION
 from support.daemon import Daemon, to_toml
@@ -511,7 +512,7 @@ def test_too_few_open_files_for_the_workers(tmp_path: Path, faulty: FaultyS3) ->
     assert "100 workers need 660, the limit is 200" in done.stdout
 
 
-def local(tmp_path: Path, **overrides: object) -> configuration.Config:
+def local(tmp_path: Path, **overrides: object) -> Config:
     """A configuration for the checks that ask nobody."""
     (tmp_path / "spool").mkdir(exist_ok=True)
     names = {"watch.directory": str(tmp_path / "spool"), "state.directory": str(tmp_path / "state")}

@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 
 from s3spool.cli.commands import cli
 from s3spool.config import loader as config_module
-from s3spool.config.loader import LIVE, PREFIX_FIELDS, Config, changed, check_directories, load, require_bucket
+from s3spool.config.directories import check_directories
+from s3spool.config.loader import load, require_bucket
 from s3spool.config.rules import DESTINATION_KEYS
-from s3spool.config.schema import OPTIONS, DestinationConfig
+from s3spool.config.schema import LIVE, OPTIONS, Config, DestinationConfig, changed
 from s3spool.config.templates import FIELDS
+from s3spool.config.validators import PREFIX_FIELDS
 from s3spool.errors import ConfigError
 from support.processes import finished
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from s3spool.check.iam_policy import policy
 from s3spool.check.rules import check_rules
-from s3spool.config.loader import Config, load
+from s3spool.config.loader import load
+from s3spool.config.schema import Config
 from s3spool.daemon.components import filter_of
 from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import ConfigError

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from s3spool.config.loader import Config
+    from s3spool.config.schema import Config
     from s3spool.ledger.protocol import LedgerBackend
     from support.postgres import Postgres
 

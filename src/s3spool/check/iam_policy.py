@@ -6,7 +6,8 @@ import json
 import re
 from typing import Any
 
-from s3spool.config.loader import Config, require_bucket
+from s3spool.config.loader import require_bucket
+from s3spool.config.schema import Config
 from s3spool.daemon.components import store_of
 from s3spool.folder.rules import FileRules
 from s3spool.s3.object_rules import ObjectRules

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from s3spool.check.result import CheckResult, error, ok, warning
 from s3spool.check.walk import walk
-from s3spool.config.loader import Config
+from s3spool.config.schema import Config
 from s3spool.errors import UploadError
 from s3spool.folder.rules import FileRules
 from s3spool.ledger.rows import Identity

@@ -9,7 +9,8 @@ import click
 
 from s3spool.check.walk import walk
 from s3spool.cli.options import say
-from s3spool.config.loader import Config, require_bucket
+from s3spool.config.loader import require_bucket
+from s3spool.config.schema import Config
 from s3spool.control.offline import OfflineAnswers
 from s3spool.errors import ConfigError, S3SpoolError
 from s3spool.folder.rules import FileRules

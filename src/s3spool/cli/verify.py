@@ -16,7 +16,8 @@ from typing import Any
 import click
 import structlog
 
-from s3spool.config.loader import SYSTEM_FILE, Config, require_bucket
+from s3spool.config.loader import SYSTEM_FILE, require_bucket
+from s3spool.config.schema import Config
 from s3spool.control.client import ControlClient
 from s3spool.control.protocol import json_line
 from s3spool.daemon.components import store_of

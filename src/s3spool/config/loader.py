@@ -11,28 +11,12 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import asdict
 
-from s3spool.config.directories import check_directories
 from s3spool.config.rules import contradictions, lock_problem, read_rules
-from s3spool.config.schema import (
-    COMMAND_LINE,
-    LIVE,
-    OPTIONS,
-    SECTIONS,
-    AfterConfig,
-    Config,
-    DestinationConfig,
-    changed,
-    value_of,
-)
+from s3spool.config.schema import COMMAND_LINE, OPTIONS, SECTIONS, AfterConfig, Config, DestinationConfig, value_of
 from s3spool.config.trust import HERE, choose, is_inside, untrusted_reason
-from s3spool.config.validators import PREFIX_FIELDS, is_loopback, split_address
+from s3spool.config.validators import is_loopback, split_address
 from s3spool.config.values import named, unknown
 from s3spool.errors import ConfigError, raise_config_errors
-
-__all__ = [
-    "LIVE", "PREFIX_FIELDS", "SYSTEM_FILE", "Config", "changed", "check_directories", "load", "locate", "places",
-    "require_bucket",
-]  # fmt: skip
 
 #: The last place where a configuration is looked for.
 SYSTEM_FILE = Path("/etc/s3spool/s3spool.toml")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from s3spool.config.loader import Config
+from s3spool.config.schema import Config
 from s3spool.control.names import path_in
 from s3spool.control.offline import OfflineAnswers
 from s3spool.control.protocol import NoDaemonError, ask, json_line

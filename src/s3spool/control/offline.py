@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s3spool import __version__
-from s3spool.config.loader import Config
+from s3spool.config.schema import Config
 from s3spool.control import views
 from s3spool.control.status import Bytes, Destination, Files, Status, Watch
 from s3spool.errors import AlreadyRunningError, S3SpoolError

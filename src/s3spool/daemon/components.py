@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from s3spool.config.loader import Config
+from s3spool.config.schema import Config
 from s3spool.daemon.operator_pause import OperatorPause
 from s3spool.daemon.other_nodes import OtherNodes
 from s3spool.discovery.deduplicate import Deduplicator, SettleThread

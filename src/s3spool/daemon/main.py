@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from s3spool.config import loader as configuration
-from s3spool.config.loader import Config
+from s3spool.config.directories import check_directories
+from s3spool.config.schema import Config
 from s3spool.daemon.limits import affordable_workers, raise_open_files
 from s3spool.errors import S3SpoolError
 from s3spool.ledger.files import become_owner
@@ -29,7 +30,7 @@ def run(
     """
     configuration.require_bucket(config)
     became = become_owner(config.state.directory)
-    configuration.check_directories(config)
+    check_directories(config)
 
     from s3spool.daemon import memory  # noqa: PLC0415 - after the errors that take one line
     from s3spool.logs import log_thread as logs  # noqa: PLC0415 - the same

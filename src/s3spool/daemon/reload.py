@@ -8,7 +8,8 @@ import structlog
 from msgspec.structs import replace
 
 from s3spool.config import loader as configuration
-from s3spool.config.loader import Config
+from s3spool.config.directories import check_directories
+from s3spool.config.schema import Config, changed
 from s3spool.daemon.supervisor import Daemon
 from s3spool.errors import ConfigError
 
@@ -23,12 +24,12 @@ def reload(daemon: Daemon) -> None:
             # A pipe, say from the shell's <(...): opening it again would wait for a writer that is gone.
             raise ConfigError(str(source), None, "is a pipe, which cannot be read again")
         new = configuration.load(source, overrides=daemon.overrides, search=False)
-        configuration.check_directories(new)
+        check_directories(new)
     except ConfigError as exc:
         for error in exc.errors:
             log.error("config.refused", error=str(error))
         return
-    live, restart_needed = configuration.changed(daemon.config, new)
+    live, restart_needed = changed(daemon.config, new)
     daemon.apply(_merged(daemon.config, new, live))
     say = log.warning if restart_needed else log.info
     say("daemon.reloaded", changed=live, restart_needed=restart_needed)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from s3spool import __version__
-from s3spool.config.loader import Config
+from s3spool.config.schema import Config
 from s3spool.control.server import ControlServer, Handler
 from s3spool.daemon import memory
 from s3spool.daemon.cleaning import DailyCleaning
