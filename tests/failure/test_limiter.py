@@ -65,7 +65,8 @@ def test_each_round_lets_one_more_send(limiter: ConcurrencyLimiter, clock: Clock
 
     assert limiter.limit == 100
     assert limiter.slowed_at is None
-    assert len(lines.named("destination.throttle_ended")) == 1
+    (line,) = lines.named("destination.throttle_ended")
+    assert 0 <= line["duration_s"] < 60
 
 
 def test_a_success_long_after_ends_it(limiter: ConcurrencyLimiter, clock: Clock) -> None:

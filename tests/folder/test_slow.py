@@ -25,7 +25,8 @@ FAILED = Failures(attempts=1, error_code="EIO")
 
 MOUNTS = """\
 1 0 8:1 / / rw - ext4 /dev/sda1 rw
-2 1 8:2 / /data rw shared:1 - ext4 /dev/sda2 rw
+7 1 8:3 / /data rw - ext4 /dev/sda3 rw
+2 7 8:2 / /data rw shared:1 - ext4 /dev/sda2 rw
 3 2 8:2 /other /data/spool/bound rw - ext4 /dev/sda2 rw
 4 2 0:40 / /data/spool/a\\040b rw - fuse.sshfs host: rw
 5 2 0:41 / /data/spool/deep/nfs rw - nfs4 host:/ rw
@@ -42,7 +43,7 @@ class Slow(SlowDirectories):
 
 
 def test_what_is_mounted_inside_on_another_device(tmp_path: Path) -> None:
-    """A bind mount of the root's own device is none; the device itself is not asked."""
+    """A bind mount of the root's own device is none, and a later mount covers an earlier one. No device is asked."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS)
 

@@ -231,7 +231,7 @@ def test_a_command_that_hangs_holds_no_stop_up(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(event_hook, "BATCH_S", 0.05)
     monkeypatch.setattr(event_hook, "CLOSE_S", 0.1)
     command = script(tmp_path / "hook", f"import time; open({str(tmp_path / 'ran')!r}, 'w'); time.sleep(600)")
-    hook = EventHook(command, "b", a_breaker(initial_s=1, max_s=1))
+    hook = EventHook(command, "b", a_breaker(initial_s=1, max_s=1), timeout_s=3600)
     hook.start()
     hook.uploaded(a_receipt("a"))
     eventually((tmp_path / "ran").exists)
