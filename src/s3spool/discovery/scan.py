@@ -273,15 +273,18 @@ class Scan:
             settling += waits
             return waits
 
-        offered = 0
+        offered, waits_at = 0, time.monotonic()
         for items in self._deduplicator.sort_found(found, reader, settles, self.heartbeat.beat):
             offered += len(items)
             if offer is not None:
                 offer(items)
                 continue
-            waits_at = time.monotonic()
+            if self._ledger.claims is None:  # else the scan has waited for the database as well
+                waits_at = time.monotonic()
             is_open = self._inbox.offer(items, meanwhile=self.heartbeat.beat)
-            self._waited_s += time.monotonic() - waits_at
+            now = time.monotonic()
+            self._waited_s += now - waits_at
+            waits_at = now
             if not is_open:
                 break
         return settling + offered
