@@ -959,6 +959,7 @@ def test_stop_leaves_nothing_behind(root: Path) -> None:
         assert watched.watch.directories() == 0
         watched.watch.ensure("t/")
         watched.watch._watches.forget("t/")
+        assert watched.rescans == ["overflow"]
 
     eventually(lambda: threading.active_count() == threads)
     eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) == descriptors)
