@@ -247,6 +247,8 @@ def test_only_what_events_should_have_told_counts_as_missed(
 
     assert house.scan.missed == missed
     assert [line["files_missed_by_watch"] for line in lines.named("scan.finished")] == [missed, 0]
+    nothing_new = "debug" if reason in scan_module.ROUTINE else "info"
+    assert [line["level"] for line in lines.named("scan.finished")] == ["info", nothing_new]
 
 
 def test_a_watch_that_is_missing_is_armed(house: House) -> None:
