@@ -248,6 +248,8 @@ def test_only_what_events_should_have_told_counts_as_missed(
 
     assert house.scan.missed == missed
     assert [line["files_missed_by_watch"] for line in lines.named("scan.finished")] == [missed, 0]
+    nothing_new = "debug" if reason in scan_module.ROUTINE else "info"
+    assert [line["level"] for line in lines.named("scan.finished")] == ["info", nothing_new]
 
 
 def test_a_watch_that_is_missing_is_armed(house: House) -> None:
@@ -373,7 +375,9 @@ def test_a_root_that_is_gone_is_tried_again(house: House, lines: Lines, monkeypa
 
 
 @pytest.mark.parametrize("where", ["", "below"])
-def test_a_scan_without_a_descriptor_begins_again(house: House, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_without_a_descriptor_begins_again(
+    house: House, lines: Lines, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The directory may be in order: without another scan its files would wait for the timer."""
     monkeypatch.setattr(scan_module, "ERROR_S", 0.01)
     house.drop("below/a")
@@ -391,7 +395,8 @@ def test_a_scan_without_a_descriptor_begins_again(house: House, where: str, monk
     house.start(house.scan)
     house.scan.want("start")
 
-    eventually(lambda: taken(house) == {"below/a"})
+    eventually(lambda: lines.named("scan.finished"))
+    assert lines.named("scan.finished")[0]["files"] == 1
 
 
 def test_a_ledger_that_is_broken_is_tried_again(house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -959,6 +959,7 @@ def test_stop_leaves_nothing_behind(root: Path) -> None:
         assert len(watched.watch.watches.table) == 0
         watched.watch.watches.ensure("t/")
         watched.watch.watches.forget("t/")
+        assert watched.rescans == ["overflow"]
 
     eventually(lambda: threading.active_count() == threads)
     eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) == descriptors)

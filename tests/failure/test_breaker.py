@@ -310,6 +310,7 @@ def test_a_crowd_of_lost_connections_opens_nothing_while_others_pass(clock: Cloc
         clock.now += LOST_S / 100
         fail(breaker, Item(str(number)), reset)
     assert not breaker.open
+    assert breaker.limiter.limit == 50
 
     clock.now += LOST_S
     fail(breaker, Item("the last"), reset)

@@ -256,6 +256,24 @@ def test_what_changed_is_neither_removed_nor_moved(folder: Folder, root: Path, t
     assert file.read_bytes() == content
 
 
+@pytest.mark.parametrize("how", ["unlinked", "moved"])
+def test_the_last_name_of_a_file_is_unchanged(folder: Folder, root: Path, tmp_path: Path, how: str) -> None:
+    """Our own removal of the others has changed the ctime, and costs no checksum."""
+    (root / "a").write_bytes(b"A")
+    for name in "bc":
+        (root / name).hardlink_to(root / "a")
+    sent = identity(root / "a")
+
+    for name in "ab":
+        if how == "unlinked":
+            assert folder.unlink_if_same(name, sent)
+        else:
+            assert folder.move_if_same(name, sent, tmp_path / "archive")
+
+    assert identity(root / "c") != sent
+    assert folder.is_same(sent, identity(root / "c"))
+
+
 def test_move_keeps_the_relative_path_and_never_overwrites(folder: Folder, root: Path, tmp_path: Path) -> None:
     """Archived files of one name stand side by side; none replaces another."""
     archive = tmp_path / "archive"

@@ -158,6 +158,8 @@ def test_a_full_disk_keeps_the_rows_and_tries_again(path: Path, lines: Lines) ->
     assert told == []
     with Reader(path) as reader:
         assert reader.counts()["uploaded"] == 0  # reading goes on
+    last_beat = ledger.heartbeat.last
+    eventually(lambda: ledger.heartbeat.last > last_beat)  # hours without room are no hang
 
     ledger._db.execute("PRAGMA max_page_count = 1000000")
 

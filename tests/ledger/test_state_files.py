@@ -13,6 +13,7 @@ import pytest
 from s3spool.errors import LedgerError
 from s3spool.ledger import database
 from s3spool.ledger.database import DirectoryLock, holder, open_for_reading, open_for_writing
+from s3spool.ledger.files import make_private
 from s3spool.ledger.store import Ledger
 from support.rows import a_retry
 from support.users import DAEMON, DROPPER, ROOTS, as_user, becoming, open_place, require_root, run_until_ready
@@ -171,6 +172,18 @@ def test_what_root_leaves_behind_is_the_daemons(house: House) -> None:
 
     assert (done.returncode, done.stdout) == (0, "1 file released\n"), done.stderr
     assert house.owners() == {DAEMON}
+
+
+@pytest.mark.parametrize(("content", "mode"), [(b"", 0o600), (b"rows", 0o640)])
+def test_a_ledger_keeps_the_mode_that_somebody_gave_it(tmp_path: Path, content: bytes, mode: int) -> None:
+    """Only the empty file of a process that died while it created the ledger is made private."""
+    path = tmp_path / "ledger.sqlite3"
+    path.write_bytes(content)
+    path.chmod(0o640)
+
+    make_private(path)
+
+    assert path.stat().st_mode & 0o777 == mode
 
 
 def test_a_daemon_that_root_starts_becomes_the_owner(house: House) -> None:

@@ -316,6 +316,15 @@ def test_a_closed_inbox_gives_and_takes_nothing() -> None:
     assert inbox.offer_nowait([Item("b")]) == 0
 
 
+def test_many_deferred_files_take_the_room_of_new_ones() -> None:
+    """The names that wait are bounded, whatever they wait for."""
+    inbox = an_inbox(10, 2)
+    for number in range(DEFERRED_FACTOR * 10 + 4):
+        inbox._add(Item(f"body {number}", body=True), Lane.BODY)
+
+    assert inbox.offer_nowait([Item(str(number)) for number in range(10)]) == 6
+
+
 def test_no_lane_starves() -> None:
     """Of five turns arrivals have two, bodies that were put aside one (here arrivals take it), the others one each."""
     inbox = an_inbox(100, 1000)

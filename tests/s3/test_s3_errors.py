@@ -143,6 +143,14 @@ def test_exceptions_of_boto3(exc: Exception, code: str, rule: Rule) -> None:
     assert str(exc) in error.cause
 
 
+@pytest.mark.parametrize("exc", [ValueError("no number"), LookupError("no key"), RecursionError("too deep")])
+def test_an_answer_that_boto3_cannot_parse_is_no_fault_of_the_file(exc: Exception) -> None:
+    """A portal or a proxy answers each file so."""
+    error = from_boto3(exc, "some/file")
+
+    assert (error.code, error.scope) == ("UnreadableAnswer", Scope.UNKNOWN)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "told", "rule"),
     [

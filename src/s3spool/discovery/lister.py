@@ -49,8 +49,6 @@ class Lister:
         """The thread ends after the directory that it lists now; this does not wait for it."""
         with self._wake:
             self._closed = True
-            self._waiting.clear()
-            self._known.clear()
             self._wake.notify_all()
 
     def _start(self) -> None:
