@@ -49,12 +49,12 @@ class SmallWal(Postgres):
 
 
 class Replica(Postgres):
-    """Receives what `primary` commits, asynchronously, over TCP at `port`; `promote` makes it take writes."""
+    """Receives what `primary` commits, asynchronously, over TCP at `source_port`; `promote` makes it take writes."""
 
-    def __init__(self, primary: Postgres, port: int) -> None:
+    def __init__(self, primary: Postgres, source_port: int) -> None:
         super().__init__()
         self._primary = primary
-        self._port = port
+        self._source_port = source_port
 
     def __enter__(self) -> Self:
         self._run(
@@ -62,7 +62,7 @@ class Replica(Postgres):
         )
         data = self.directory / "data"
         with (data / "postgresql.auto.conf").open("a") as config:
-            config.write(f"primary_conninfo = 'host=127.0.0.1 port={self._port} user=s3spool sslmode=disable'\n")
+            config.write(f"primary_conninfo = 'host=127.0.0.1 port={self._source_port} user=s3spool sslmode=disable'\n")
         (data / "standby.signal").touch()
         self.start()
         return self
