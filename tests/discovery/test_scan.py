@@ -294,6 +294,17 @@ def test_a_mount_is_walked_whole(build: Build, watched: bool, monkeypatch: pytes
         watch.stop()
 
 
+def test_a_whole_walk_ends_the_want_of_watches(house: House) -> None:
+    """Each directory was asked for, and none was refused."""
+    watch = a_watch(house)
+    watch._watches.exhausted = "the inotify limit is reached"
+    house.scan.use(watch)
+
+    scan(house)
+
+    assert watch.exhausted == ""
+
+
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
 def test_an_unreadable_directory_does_not_stop_the_scan(
     house: House, lines: Lines, error: OSError, monkeypatch: pytest.MonkeyPatch

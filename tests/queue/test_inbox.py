@@ -325,6 +325,18 @@ def test_many_deferred_files_take_the_room_of_new_ones() -> None:
     assert inbox.offer_nowait([Item(str(number)) for number in range(10)]) == 6
 
 
+def test_bodies_that_wait_stay_within_their_share() -> None:
+    """Nine tenths of the workers hold bodies: one more stays in the queue."""
+    inbox = an_inbox(100, 10)
+    for number in range(9):
+        inbox.offer([Item(str(number))])
+        assert inbox.take_nowait() == Item(str(number))
+        assert inbox.admit_body(str(number))
+    inbox._add(Item("body", body=True), Lane.BODY)
+
+    assert inbox.take_nowait() is None
+
+
 def test_no_lane_starves() -> None:
     """Of five turns arrivals have two, bodies that were put aside one (here arrivals take it), the others one each."""
     inbox = an_inbox(100, 1000)

@@ -20,6 +20,7 @@ from s3spool.s3.error_table import BY_CODE, BY_CURL, BY_STATUS, NETWORK, Rule
 from s3spool.s3.errors import from_answer, from_boto3, from_code, from_curl, parse_error, retry_after_s, untrusted
 from s3spool.s3.transport import Answer
 from s3spool.upload.result import translated as local_error
+from support.lines import Lines
 from support.stores import put_request
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
@@ -141,6 +142,12 @@ def test_exceptions_of_boto3(exc: Exception, code: str, rule: Rule) -> None:
     assert (error.code, rule_of(error)) == (code or type(exc).__name__, rule)
     assert (error.operation, error.path) == ("list parts", "some/file")
     assert str(exc) in error.cause
+
+
+def test_a_bug_is_the_files_fault_unless_an_answer_may_cause_it(lines: Lines) -> None:
+    """An answer that raises may follow any file."""
+    assert local_error(ValueError("a bug"), "a").scope is Scope.FILE
+    assert local_error(ValueError("a bug"), "a", answered=True).scope is Scope.UNKNOWN
 
 
 @pytest.mark.parametrize("exc", [ValueError("no number"), LookupError("no key"), RecursionError("too deep")])

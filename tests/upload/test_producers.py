@@ -242,6 +242,16 @@ def test_a_command_that_hangs_holds_no_stop_up(tmp_path: Path, monkeypatch: pyte
     assert logged == ["killed: s3spool stops"]
 
 
+def test_an_idle_hook_ends_at_once() -> None:
+    """It waits for events without end."""
+    hook = EventHook("/bin/true", "b", a_breaker(initial_s=1, max_s=1))
+    hook.start()
+
+    hook.close()
+
+    assert not hook._thread.is_alive()
+
+
 def test_events_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a command is slow, no more than so many events wait; the rest is counted."""
     monkeypatch.setattr(event_hook, "MAX_WAITING", 5)
