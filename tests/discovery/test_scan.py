@@ -297,12 +297,12 @@ def test_a_mount_is_walked_whole(build: Build, watched: bool, monkeypatch: pytes
 def test_a_whole_walk_ends_the_want_of_watches(house: House) -> None:
     """Each directory was asked for, and none was refused."""
     watch = a_watch(house)
-    watch._watches.exhausted = "the inotify limit is reached"
-    house.scan.use(watch)
+    watch.watches.exhausted = "the inotify limit is reached"
+    house.scan.use(watch.watches)
 
     scan(house)
 
-    assert watch.exhausted == ""
+    assert watch.watches.exhausted == ""
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
