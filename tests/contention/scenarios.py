@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -249,8 +250,13 @@ def hanging_directory(stage: Stage) -> None:
     slow = mounted(stage)
     slow.hold("readdir", seconds=40)
     stage.start()
+
+    def make(number: int) -> None:
+        with contextlib.suppress(OSError):  # the mount goes while it waits
+            (slow.place / f"new {number}").mkdir()
+
     for number in range(stage.size):
-        threading.Thread(target=(slow.place / f"new {number}").mkdir, daemon=True).start()
+        threading.Thread(target=make, args=(number,), daemon=True).start()
 
 
 def medium_bodies(stage: Stage) -> None:
