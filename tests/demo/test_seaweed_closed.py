@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -159,7 +160,10 @@ def a_file_id(seaweed: Seaweed) -> str:
 
 def listening(pid: int | None) -> set[int]:
     """The TCP ports of a process."""
-    inodes = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    inodes = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            inodes.add(str(fd.readlink()))
     found = set()
     for line in [*Path("/proc/net/tcp").read_text().splitlines(), *Path("/proc/net/tcp6").read_text().splitlines()]:
         fields = line.split()

@@ -16,13 +16,13 @@ from msgspec.structs import replace
 from s3spool.config.schema import DestinationConfig as Options
 from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import Scope, UploadError
+from s3spool.ledger.rows import NO_IDENTITY
 from s3spool.s3.content import Content
 from s3spool.s3.content_types import TYPES, UNKNOWN, content_type_of
 from s3spool.s3.multipart import MultipartStore
 from s3spool.s3.object_rules import PreparedOptions
 from s3spool.s3.options import mtime_text
 from s3spool.s3.store import Store, look
-from s3spool.upload.small import NO_IDENTITY
 from support.daemon import Daemon
 from support.faulty import FaultyS3
 from support.objects import content_of

@@ -15,7 +15,7 @@ from s3spool.folder.folder import Folder
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.ledger.protocol import CLAIMED_ROWS, Claims, LedgerBackend
 from s3spool.ledger.queries import Known, LedgerReader
-from s3spool.ledger.rows import Identity, Receipt
+from s3spool.ledger.rows import NO_IDENTITY, Identity, Receipt
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import Ripe, Settle, SettleReason
@@ -168,7 +168,7 @@ class Deduplicator:
         try:
             return self._folder.identity_of(path)
         except OSError:
-            return Identity(0, 0, 0, 0, 0)  # the worker will meet the same error, and report it
+            return NO_IDENTITY  # the worker will meet the same error, and report it
 
 
 class SettleThread:

@@ -32,6 +32,9 @@ class Identity(NamedTuple):
         return self != other and self[1:4] == other[1:4]
 
 
+NO_IDENTITY = Identity(0, 0, 0, 0, 0)  #: of a file that could not be looked at: equal to that of no file
+
+
 class State(Enum):
     """States of a row in the retry list."""
 

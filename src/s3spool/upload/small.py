@@ -14,7 +14,7 @@ from s3spool.folder.directories import NotAFileError
 from s3spool.folder.folder import Folder
 from s3spool.folder.lease import Lease, release_lease, take_lease
 from s3spool.folder.slow_directories import SLOW_S, SlowDirectories
-from s3spool.ledger.rows import Identity, Receipt
+from s3spool.ledger.rows import NO_IDENTITY, Identity, Receipt
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
 from s3spool.queue.parts import PartItem
@@ -27,7 +27,6 @@ from s3spool.upload.result import ResultHandler, translated
 
 SMALL_BYTES = 128 * 1024  # a body up to this size is read at once, under the gate: 100 workers hold 12.5 MiB at most
 FORBIDDEN_S = 60.0  # rsync --inplace, for example, makes a file readable only after writing it
-NO_IDENTITY = Identity(0, 0, 0, 0, 0)
 UNOPENED = Content("", NO_IDENTITY, None, -1)  # the content of a slow file until `load`
 
 
