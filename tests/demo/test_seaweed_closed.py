@@ -18,6 +18,7 @@ from s3spool.demo.seaweed import Seaweed, _find_weed
 from s3spool.demo.seaweed_keys import self_signed
 from support.processes import finished
 from support.users import DROPPER, as_user, becoming, open_place
+from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 BODY = b"the demo's own"
@@ -80,7 +81,7 @@ def test_http_without_a_key(seaweed: Seaweed, method: str, path: str) -> None:
 
 def test_every_port_is_known(seaweed: Seaweed) -> None:
     """What weed listens on is what these tests try: a new version may open more."""
-    assert listening(seaweed.pid) == set(seaweed._ports.values())
+    eventually(lambda: listening(seaweed.pid) == set(seaweed._ports.values()))
 
 
 @pytest.mark.parametrize("name", HTTP)
