@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NODES = (1, 2, 3)
 WORKERS = 30
-FILES = 60_000  # twenty seconds of three nodes: the start and the end, when not all have work, weigh little
+FILES = 100_000  # forty seconds of three nodes: the start and the end, when not all have work, weigh little
 SIZE_BYTES = 4096
 ANSWER_S = 0.03
 TIMEOUT_S = 3600.0

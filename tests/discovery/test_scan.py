@@ -21,6 +21,8 @@ from s3spool.folder import slow_directories
 from s3spool.folder.filters import FileFilter
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import Reader
+from s3spool.queue.item import Item, Lane
+from s3spool.queue.settle import SettleReason
 from support.failing import fails
 from support.house import Build, House
 from support.lines import Lines
@@ -443,11 +445,13 @@ def test_polling_is_as_frequent_as_the_walk_is_short(build: Build) -> None:
 
 def test_scans_rest_for_ten_times_their_duration(build: Build, lines: Lines) -> None:
     """More files being written than there is room for ask for scans all the time; a person's wish goes at once."""
-    house = build(rescan_s=300.0)
+    house = build(rescan_s=300.0, size=1)
     house.start(house.scan)
     house.scan.want("start")
     eventually(lambda: house.scan.finished == 1)
     house.scan._last_duration_s = 30.0
+    house.settle.add("being written", SettleReason.BUSY)
+    assert not house.settle.has_room()
 
     for _ in range(3):
         house.scan.want("full")
@@ -460,6 +464,22 @@ def test_scans_rest_for_ten_times_their_duration(build: Build, lines: Lines) -> 
     house.scan._last_duration_s = 0.01
     house.scan.want("full")
     eventually(lambda: house.scan.finished == 3)
+
+
+def test_a_scan_does_not_rest_while_the_workers_have_nothing_to_do(build: Build) -> None:
+    """Files that found no room in settle wait in the folder: once the queue is empty, they are looked for."""
+    house = build(rescan_s=300.0)
+    house.scan._last_duration_s = 30.0
+    house.inbox.offer_nowait([Item("queued", Lane.FOUND)])
+    house.start(house.scan)
+    for _ in range(3):
+        house.scan.want("full")
+        eventually(lambda: not house.scan._wanted.is_set())
+    assert house.scan.started == 0
+
+    assert house.inbox.take_nowait() is not None
+
+    eventually(lambda: house.scan.finished == 1)
 
 
 def test_a_reason_to_scan_never_delays_the_next_scan(build: Build) -> None:

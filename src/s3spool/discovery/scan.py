@@ -160,9 +160,16 @@ class Scan:
         return {"timer"} if self.watches is not None else {"poll"}
 
     def _rest(self, last: float) -> bool:
-        """Wait for the pause after the last scan; True if `want` or `ping` was called meanwhile."""
-        rest_s = last + min(self._rescan_s, POLL_SHARE * self._last_duration_s) - time.monotonic()
-        return rest_s > 0 and self.heartbeat.wait(self._wanted, rest_s)
+        """Wait for the pause after the last scan; True if `want` was called meanwhile."""
+        end = last + min(self._rescan_s, POLL_SHARE * self._last_duration_s)
+        while (rest_s := end - time.monotonic()) > 0 and not self._workers_wait():
+            if self.heartbeat.wait(self._wanted, min(rest_s, ROOM_S)):
+                return True
+        return False
+
+    def _workers_wait(self) -> bool:
+        """Whether there was no room for all new files, and those that had room are taken."""
+        return "full" in self._reasons and self._settle.has_room() and not self._inbox.counts()[0]
 
     def _scan(self, reasons: set[str]) -> None:
         start = time.monotonic()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.rows import Identity
 
-BATCH = 500
+BATCH = 1000
 CREATED_S = 0.1
 BUSY_S = 5.0
 BUSY_PER_S = 500  # how many busy files become due in a second at most: a crowd of them waits longer

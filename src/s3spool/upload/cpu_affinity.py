@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
 
-CROWDED = 0.5  # share of the home CPU that other processes take before the threads move
-ROOM = 0.25  # the threads move only to a CPU that is less busy than this
+MARGIN = 0.15  # the threads move to a CPU of which other processes take so much less, as a share of its time
 log = structlog.get_logger()
 
 
@@ -31,12 +31,13 @@ class CpuAffinity:
         self.home: int | None = None  # None: the kernel chooses
 
     def settle(self) -> None:
-        """Move all threads to the least busy CPU; threads that they start later inherit it."""
+        """Move all threads to one CPU; threads that they start later inherit it."""
         if len(self._allowed) > 1:
-            self._move(min(self._allowed, key=lambda cpu: self._busy_s.get(cpu, 0.0)))
+            # Daemons that start together would all find the same one idle.
+            self._move(random.choice(sorted(self._allowed)))  # noqa: S311 - no secret
 
     def avoid_busy_cpu(self) -> None:
-        """Move when other processes use the home CPU and another CPU has room. Called every few seconds."""
+        """Move where other processes use less of a CPU than they use of the home CPU. Called every few seconds."""
         busy_s, own_s, now = _busy_s(), time.process_time(), time.monotonic()
         elapsed_s = now - self._measured_at
         if self.home is None or elapsed_s <= 0:
@@ -45,7 +46,7 @@ class CpuAffinity:
         others = load[self.home] - (own_s - self._own_s) / elapsed_s
         self._busy_s, self._own_s, self._measured_at = busy_s, own_s, now
         idlest = min(self._allowed - {self.home}, key=load.__getitem__)
-        if others > CROWDED and load[idlest] < ROOM:
+        if others > load[idlest] + MARGIN:
             self._move(idlest)
 
     @contextlib.contextmanager

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from s3spool.ledger.protocol import Committed, Lost
 
 GROUP_S = 0.005  # the first row of a group waits for more rows, so that one statement serves them all
-BUSY_GROUP_S = 0.5  # the same after a group of at least CROWD rows; claims do not wait for it
+BUSY_GROUP_S = 0.75  # the same after a group of at least CROWD rows; claims do not wait for it
 CROWD = 8
 GROUP_ROWS = 1000
-ANNOUNCE_S = 1.0  # how often readers see in a crowd that there is something new
+ANNOUNCE_S = 2.0  # how often readers see in a crowd that there is something new
 Rows = list[tuple[Any, ...]]
 
 

@@ -104,7 +104,15 @@ CLAIMED = f"SELECT path, owner FROM files WHERE {_HERE} AND owner = ANY(%(owners
 _VOID = f"{_HERE} AND owner IS NOT NULL AND {_FREE} AND sent IS NULL AND failed IS NULL"
 _UNLOCKED = f"SELECT path FROM files WHERE {_VOID} FOR UPDATE SKIP LOCKED"  # noqa: S608 - constants
 DROP_VOID = (f"DELETE FROM files WHERE {_HERE} AND path IN ({_UNLOCKED})",)  # noqa: S608 - constants
-GIVE_BACK = (f"UPDATE files SET {_NOT_MINE} WHERE {_THESE}", _DROP_EMPTY)  # noqa: S608 - constants
+GIVE_BACK = (
+    f"""
+WITH locked AS MATERIALIZED ({_LOCKED}), dropped AS (
+    DELETE FROM files WHERE {_HERE} AND path IN (SELECT path FROM locked)
+        AND sent IS NULL AND failed IS NULL AND {_MINE_OR_FREE} RETURNING path
+)
+UPDATE files SET {_NOT_MINE} WHERE {_HERE} AND path IN (SELECT path FROM locked EXCEPT SELECT path FROM dropped)
+""",  # noqa: S608 - constants
+)
 RELEASE = (f"{_WAITING}, {_UNLESS_HELD} WHERE {_THESE} AND failed IS NOT NULL",)
 RELEASE_ALL = (f"{_WAITING} WHERE {_HERE} AND failed IS NOT NULL AND {_FREE}",)
 RELEASE_PROVISIONAL = (f"{_WAITING} WHERE {_HERE} AND provisional",)
