@@ -103,17 +103,24 @@ def test_a_file_half_removed_gets_its_name_back(house: House) -> None:
 
 
 def test_a_file_half_removed_whose_name_is_taken(house: House) -> None:
-    """It goes only where it is what S3 has confirmed; another content gets a free name, and is sent."""
-    for name in ("sent", "unsent", "kept"):
+    """It goes only where it is what S3 has confirmed; another content or a symlink gets a free name."""
+    for name in ("sent", "unsent", "kept", "other"):
         house.drop(name, b"new")
         house.drop(f".s3spool-removing.{name}", b"old")
+    house.drop("link", b"new")
+    (house.root / ".s3spool-removing.link").symlink_to("link")
     for name, after in (("sent", "delete"), ("kept", "keep")):
         house.record(a_receipt(name, identity=house.identity(f".s3spool-removing.{name}"), after=after))
+    for name in ("other", "link"):
+        house.record(a_receipt(name, identity=house.identity(name), after="delete"))
 
     scan(house)
 
     left = {file.name: file.read_bytes() for file in house.root.iterdir()}
-    assert left == {"sent": b"new", "unsent": b"new", "unsent.1": b"old", "kept": b"new", "kept.1": b"old"}
+    names = ("sent", "unsent", "kept", "other", "link")
+    assert left == dict.fromkeys(names, b"new") | dict.fromkeys(("unsent.1", "kept.1", "other.1"), b"old") | {
+        "link.1": b"new"
+    }
 
 
 def test_not_recursive(build: Build) -> None:

@@ -400,7 +400,18 @@ def test_another_programs_database_is_refused_and_untouched(
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"just a text file, long enough to be looked at", b"\0" * 8192])
+def a_damaged_schema() -> bytes:
+    """SQLite quotes it in its error; it is not UTF-8."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.execute("CREATE TABLE retries (path TEXT)")
+        return db.serialize().replace(b"TABLE", b"TABL\xff")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"just a text file, long enough to be looked at", b"\0" * 8192, a_damaged_schema()],
+    ids=["text", "zeros", "schema"],
+)
 def test_what_is_no_database_is_kept_aside(path: Path, content: bytes, lines: Lines) -> None:
     """Commands leave it as it is and say what it is; a daemon renames it and begins a new ledger."""
     path.write_bytes(content)

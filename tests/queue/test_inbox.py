@@ -199,15 +199,18 @@ def start() -> Iterator[Start]:
         assert not thread.is_alive()
 
 
-def test_take_waits_for_an_offer(start: Start) -> None:
-    """A worker with nothing to do sleeps until a file is offered."""
+def test_take_waits_for_an_offer(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker with nothing to do sleeps until a file is offered, and sends it over the connection that it has."""
+    monkeypatch.setattr(inbox_module, "IDLE_S", 3600.0)
     inbox = an_inbox(10, 2)
-    results = start(inbox.take)
+    closed: list[None] = []
+    results = start(lambda: inbox.take(lambda: closed.append(None)))
     eventually(lambda: inbox._idle_workers.waiting)
 
     inbox.offer([Item("a")])
 
     eventually(lambda: results == [Item("a")])
+    assert closed == []
 
 
 def test_take_waits_for_what_is_put_back(start: Start) -> None:
@@ -581,16 +584,18 @@ def test_workers_wait_and_one_rechecks_for_the_probe(start: Start) -> None:
 
 
 def test_the_next_probe_comes_by_itself(start: Start) -> None:
-    """Nobody has to wake the workers when a round begins."""
+    """Nobody has to wake the workers when a round begins; while nothing is queued, none of them looks."""
     inbox = Inbox(100, 10, a_breaker(initial_s=0.05, max_s=0.05))
     open_breaker(inbox, round_now=False)
     results = [start(inbox.take) for _ in range(10)]
     eventually(lambda: len(inbox._idle_workers.waiting) == 10)
+    looks_at = inbox._recheck_at
 
     inbox.offer([Item("a")])
 
     eventually(lambda: [Item("a")] in results)
     inbox.close()
+    assert looks_at == 0.0
 
 
 def a_transfer(path: str, *, parts: int) -> Transfer:

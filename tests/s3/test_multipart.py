@@ -17,7 +17,7 @@ from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
 from s3spool.s3.content import Content, Stored
-from s3spool.s3.multipart import MAX_OBJECT_BYTES, MultipartStore
+from s3spool.s3.multipart import MAX_OBJECT_BYTES, MultipartStore, _composite_etag
 from s3spool.s3.store import MIB, Store
 from support.faults import EmptyOk, Fault, HtmlOk, LoseAnswer, Reset, Silent, Status
 from support.faulty import FaultyS3
@@ -238,12 +238,14 @@ def test_an_upload_that_s3_does_not_know(big: Uploader) -> None:
 
 
 def test_an_abort_that_is_refused_is_an_error(big: Uploader, faulty: FaultyS3) -> None:
-    """The upload has to stay in the ledger, for the next sweep."""
+    """The upload has to stay in the ledger, for the next sweep; by then there may be other keys."""
     upload = big.create()
     faulty.script(Status(code=403, error_code="AccessDenied"), match="DELETE .*uploadId")
 
     with pytest.raises(UploadError):
         big.bucket.abort(upload)
+
+    assert big.store.credentials._asked.is_set()
 
 
 @pytest.mark.parametrize("fault", [EmptyOk(), HtmlOk()], ids=lambda fault: type(fault).__name__)
@@ -373,11 +375,28 @@ def test_a_head_that_is_not_allowed_settles_nothing(big: Uploader, faulty: Fault
     assert caught.value.scope is Scope.EVERYBODY
 
 
-def test_an_object_of_other_bytes_is_no_success(big: Uploader, faulty: FaultyS3) -> None:
+def test_a_clear_refusal_of_complete_is_the_answer(big: Uploader, faulty: FaultyS3) -> None:
+    """It says what to grant. A HEAD could add nothing, and may need another permission."""
+    upload, parts = big.sent()
+    faulty.script(Status(code=403, error_code="AccessDenied"), match=COMPLETE)
+
+    with pytest.raises(UploadError, match="complete multipart upload") as caught:
+        big.complete(upload, parts)
+
+    assert caught.value.code == "AccessDenied"
+    assert faulty.count("HEAD big") == 0
+
+
+@pytest.mark.parametrize("wrong", ["ETag", "checksum"])
+def test_an_object_of_other_bytes_is_no_success(big: Uploader, faulty: FaultyS3, wrong: str) -> None:
     """Complete answers as if all were well, but what is there is not what was read."""
     upload, parts = big.sent()
     faulty.client().put_object(Bucket=faulty.bucket, Key="big", Body=b"x" * big.content.size)
-    answer = Answer.document("CompleteMultipartUploadResult", [("Key", "big"), ("ETag", f'"{md5_hex(b"x")}-4"')])
+    fields = {
+        "ETag": [("ETag", f'"{md5_hex(b"x")}-4"')],
+        "checksum": [("ETag", f'"{_composite_etag(parts)}"'), ("ChecksumCRC64NVME", parts[0].checksum)],
+    }
+    answer = Answer.document("CompleteMultipartUploadResult", [("Key", "big"), *fields[wrong]])
 
     @dataclass
     class Instead(Fault):

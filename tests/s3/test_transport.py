@@ -14,6 +14,7 @@ import pytest
 from s3.conftest import StoreAt, TransportAt
 from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import Scope
+from s3spool.s3 import curl_transport as module
 from s3spool.s3.client import ca_source
 from s3spool.s3.curl_transport import CurlTransport
 from s3spool.s3.transport import Answer
@@ -491,6 +492,22 @@ def test_a_rested_transport_goes_on(transport: CurlTransport, faulty: FaultyS3, 
         "c": content_of(3 * MIB + 1)[1:10],
         "d": b"body",
     }
+
+
+@pytest.mark.parametrize(("fast_bytes_s", "later"), [(0, module.FAST_BUFFER_BYTES), (2**62, module.BUFFER_BYTES)])
+def test_only_a_fast_connection_gets_a_large_buffer(
+    fast_bytes_s: int, later: int, faulty: FaultyS3, fd: int, transport_at: TransportAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What small bodies take says nothing of the speed: the first range goes with the smaller one."""
+    monkeypatch.setattr(module, "FAST_BYTES_S", fast_bytes_s)
+    transport = transport_at(faulty)
+    used = []
+
+    for request in (put_request("a"), range_request("b", fd, 0, MIB), range_request("c", fd, 0, MIB)):
+        assert ok(put(transport, request))
+        used.append(transport._buffer_bytes)
+
+    assert used == [0, module.BUFFER_BYTES, later]
 
 
 class EarlyRefusal(HoldUntil):

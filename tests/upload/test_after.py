@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from s3spool.ledger.rows import Receipt
+from s3spool.upload import post_upload
 from s3spool.upload.post_upload import MAX_DIRECTORIES, Sent, WarningLimit
 from support.failing import FOR_EVER, fails
 from support.house import Build, House
+from support.leaks import live_threads
 from support.lines import Lines
 from support.odd_files import make_odd
 from support.rows import a_receipt
@@ -178,6 +181,27 @@ def test_a_removal_that_fails_says_what_to_do(house: House, lines: Lines, monkey
     assert house.stats.last_error == "delete a: Permission denied"
     removed(house, "b")
     assert not (house.root / "b").exists()
+
+
+def test_a_removal_that_hangs_holds_up_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the removal of other files nor, once the daemon stops, the end of the process."""
+    monkeypatch.setattr(post_upload, "SLOW_CLOSE_S", 0.0)
+    unlink, go_on = house.folder.unlink_if_same, threading.Event()
+    monkeypatch.setattr(
+        house.folder, "unlink_if_same", lambda path, sent: (path == "b" or go_on.wait()) and unlink(path, sent)
+    )
+    house.components.slow.note_slow_file("slow/a", 2.0)
+    slow, quick = house.drop("slow/a"), house.drop("b")
+    try:
+        for path in ("slow/a", "b"):
+            committed(house, receipt_of(house, path, "delete"))
+        eventually(lambda: not quick.exists(), timeout_s=30)
+
+        assert house.after.close(10)
+        assert "after-slow" not in {thread.name for thread in live_threads()}
+        assert slow.exists()
+    finally:
+        go_on.set()
 
 
 def test_what_could_not_be_removed_for_want_of_descriptors(

@@ -161,6 +161,21 @@ def test_an_answer_that_proves_nothing_alone_is_asked_about(house: House) -> Non
     assert house.stats.uploaded == 2
 
 
+def test_a_file_of_a_slow_directory_is_sent(house: House, lines: Lines) -> None:
+    """A worker opens it outside of the gate; one that has gone by then is forgotten."""
+    house.components.slow.note_slow_file("slow/a", 2.0)
+    house.drop("slow/a", b"late")
+
+    house.offer("slow/a", "slow/gone")
+    house.wait_sent("slow/a")
+
+    assert house.bucket.objects == {"slow/a": b"late"}
+    assert sorted((line["event"], line["path"]) for line in lines) == [
+        ("file.uploaded", "slow/a"),
+        ("file.vanished", "slow/gone"),
+    ]
+
+
 # What is known already
 
 
@@ -871,6 +886,20 @@ def test_stopping_while_the_breaker_is_open(build: Build) -> None:
     house.close()
 
     assert house.workers.alive() == 0
+    assert house.bucket.puts == []
+
+
+def test_race_slowed_while_a_worker_waits_for_a_file(build: Build) -> None:
+    """The server has asked for fewer requests meanwhile: the worker puts the file back and waits for its turn."""
+    house = build(workers=1, probes_s=(3600.0, 3600.0)).start()
+    eventually(lambda: house.inbox._idle_workers.waiting)
+    house.breaker.limiter.refused(UploadError("put", "b", "SlowDown", "slower", Scope.LOAD, retry_after_s=3600.0))
+    house.drop("a")
+
+    house.offer("a")
+    eventually(lambda: house.breaker.limiter._changed._waiters or house.bucket.puts)  # type: ignore[attr-defined]
+
+    assert house.inbox.counts() == (1, 0)
     assert house.bucket.puts == []
 
 

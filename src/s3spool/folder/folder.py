@@ -146,8 +146,7 @@ class Folder:
             name = original(aside)
             if rename.unless_taken(parent_fd, aside, name, parent_fd):
                 return
-            status = os.stat(aside, dir_fd=parent_fd, follow_symlinks=False)
-            if sent is not None and stat.S_ISREG(status.st_mode) and Identity.of(status)[:4] == sent[:4]:
+            if sent is not None and _identity(parent_fd, aside)[:4] == sent[:4]:
                 os.unlink(aside, dir_fd=parent_fd)
                 return
             rename.numbered(parent_fd, aside, name, parent_fd)

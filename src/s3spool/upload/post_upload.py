@@ -145,7 +145,7 @@ class PostUpload:
             if sent is None:
                 return
             self._report_uploaded(sent)
-            if self._slow.any and self._slow.holds(sent.receipt.path):
+            if self._slow.holds(sent.receipt.path):
                 self._slow_queue.put(sent)
             else:
                 self._finish(sent)
