@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -46,7 +47,8 @@ ALL = [(document.name, command) for document in DOCUMENTS for command in command
 
 def test_words_of_the_documents() -> None:
     """README and docs/ together stay within the limit that CONTRIBUTING.md names."""
-    words = sum(len(document.read_text(encoding="utf-8").split()) for document in DOCUMENTS)
+    found = chain.from_iterable(document.read_text(encoding="utf-8").split() for document in DOCUMENTS)
+    words = sum(1 for word in found if re.search(r"\w", word))  # the bars of a table are none
 
     assert f"at most {MOST_WORDS:,} words" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert words <= MOST_WORDS
