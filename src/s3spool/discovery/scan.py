@@ -104,6 +104,8 @@ class Scan:
         self.watches = watches
 
     def want(self, reason: str) -> None:
+        if reason in self._reasons:
+            return  # thousands of hints a second may find no room
         with self._lock:
             self._reasons.add(reason)
         self._wanted.set()
