@@ -6,19 +6,21 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from s3spool.errors import LedgerError
 from s3spool.ledger.postgresql.backend import PostgresLedger
-from s3spool.ledger.postgresql.connection import VERSION
+from s3spool.ledger.postgresql.connection import VERSION, connect
 from s3spool.ledger.protocol import Listener
 from s3spool.ledger.queries import Known
 from s3spool.ledger.rows import NO_LOAD, NodeLoad, Pause
 from support.postgres import Postgres
 from support.rows import SOME, a_receipt, a_retry
 from support.waiting import eventually
+from support.web import free_port
 
 NewNode = Callable[..., PostgresLedger]
 
@@ -202,6 +204,22 @@ def test_a_newer_schema_is_refused_in_one_line(postgres: Postgres) -> None:
 
     with pytest.raises(LedgerError, match=r"written by a newer s3spool .* install that version here as well$"):
         PostgresLedger(url, destination="here", node="old")
+
+
+def test_the_password_is_in_a_credential_that_its_group_may_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd 257 makes it, though root alone is in that group; libpq would take no such file."""
+    port = free_port()
+    with Postgres(port=port) as server, psycopg.connect(server.url("postgres"), autocommit=True) as db:
+        db.execute("ALTER ROLE s3spool PASSWORD 'correct horse'")
+        credential = tmp_path / "pgpass"
+        credential.write_text(f"127.0.0.1:{port}:postgres:s3spool:correct horse\n")
+        credential.chmod(0o440)
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+
+        with connect(f"postgresql://s3spool@127.0.0.1:{port}/postgres") as connection:
+            assert connection.info.password == "correct horse"  # noqa: S105 - of a server that ends with the test
 
 
 def test_a_database_that_restarts_is_found_again() -> None:

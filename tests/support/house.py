@@ -144,6 +144,9 @@ class House:
         if self._sigio is not None:
             signal.signal(signal.SIGIO, self._sigio)
             self._sigio = None
+            if self.ledger not in running:
+                self.ledger.start()
+                self.ledger.close(10)  # the thread closes the connection
             self.folder.close()
             self.components.lock.release()
 

@@ -210,6 +210,8 @@ class SettleThread:
             except (LedgerError, OSError) as exc:
                 # Forget these hints; the scan finds the files again.
                 complaint = self._ledger.report_read_error(exc, complaint)
+                if reader is not None:
+                    reader.close()
                 reader = None
                 self._rescan("ledger")
         if reader is not None:

@@ -121,6 +121,8 @@ class RetryThread:
                 complaint = ""
             except (LedgerError, OSError) as exc:
                 complaint = self._ledger.report_read_error(exc, complaint)
+                if reader is not None:
+                    reader.close()
                 reader = None
                 wait_s = ROOM_S * 10
             self.heartbeat.wait(self._changed, wait_s)

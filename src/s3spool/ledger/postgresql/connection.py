@@ -48,25 +48,35 @@ def one_line(exc: BaseException) -> str:
 
 def connect(url: str) -> Connection:
     """In autocommit, with a time limit. Raises psycopg.Error."""
-    # A connection that hangs is noticed within seconds.
-    return psycopg.connect(
-        url,
-        passfile=_passfile(),
-        autocommit=True,
-        connect_timeout=CONNECT_S,
-        keepalives_idle=5,
-        keepalives_interval=2,
-        keepalives_count=3,
-        tcp_user_timeout=10_000,
-        application_name="s3spool",
-    )
+    with _passfile() as passfile:
+        # A connection that hangs is noticed within seconds.
+        return psycopg.connect(
+            url,
+            passfile=passfile,
+            autocommit=True,
+            connect_timeout=CONNECT_S,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,
+            application_name="s3spool",
+        )
 
 
-def _passfile() -> str | None:
-    """Libpq reads PGPASSFILE itself; a service has its passwords as the systemd credential `pgpass`."""
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    file = Path(directory, "pgpass") if directory and "PGPASSFILE" not in os.environ else None
-    return str(file) if file and file.exists() else None
+@contextlib.contextmanager
+def _passfile() -> Iterator[str | None]:
+    """Libpq reads PGPASSFILE itself; a service has its passwords as the systemd credential `pgpass`.
+
+    libpq refuses a file that its group may read, as credentials are since systemd 257: it gets a copy in memory.
+    """
+    file = Path(os.environ.get("CREDENTIALS_DIRECTORY", ""), "pgpass")
+    if not file.is_absolute() or "PGPASSFILE" in os.environ or not file.exists():
+        yield None
+        return
+    with os.fdopen(os.memfd_create("pgpass"), "wb", buffering=0) as copy:
+        os.fchmod(copy.fileno(), 0o600)
+        copy.write(file.read_bytes())
+        yield f"/proc/self/fd/{copy.fileno()}"
 
 
 def migrate(connection: Connection, url: str) -> None:
