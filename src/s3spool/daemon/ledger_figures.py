@@ -41,5 +41,15 @@ class LedgerFigures:
                     took_s = time.monotonic() - began_s
                     self._again_at = began_s + (SHARE * took_s if took_s > LONG_S else 0.0)
             except (LedgerError, OSError):
-                self._reader, self._again_at = None, time.monotonic() + PAUSE_S
+                self._close()
+                self._again_at = time.monotonic() + PAUSE_S
             return self._totals
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None

@@ -265,6 +265,7 @@ class Daemon:
             self._http.close()
         if self._control is not None:
             self._control.close()
+        self.files.ledger.close()
         components.store.close()
         log.info(
             "daemon.stopped",
