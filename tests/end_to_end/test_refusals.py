@@ -141,7 +141,8 @@ def test_a_restart_in_the_middle_changes_nothing(make: Make, faulty: FaultyS3) -
     daemon.wait_event("destination.paused")
     daemon.kill()
     daemon.start().wait_event("destination.paused")
-    assert in_state(daemon, State.PARKED) == set(parked)
+    # On a slow machine some of the others fail a second time before the pause.
+    assert in_state(daemon, State.PARKED) >= set(parked)
     faulty.behave()
 
     wait_all_sent(daemon, faulty, files)
