@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from chaos.figures import Figures
@@ -36,7 +37,7 @@ def sections(home: Path, action: str, *, workers: int) -> dict[str, dict[str, An
     }
 
 
-class BaseCampaign:
+class BaseCampaign(ABC):
     """One mode of removal, one seed."""
 
     def __init__(self, daemon: Daemon | Nodes, witness: Witness, action: str, seed: int) -> None:
@@ -74,15 +75,15 @@ class BaseCampaign:
         self._count()
         return self.figures
 
+    @abstractmethod
     def _start_all(self) -> None:
         """What does not run, without a step at which to die."""
-        raise NotImplementedError
 
-    def _stop_all(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _stop_all(self) -> None: ...
 
-    def _cli(self, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _cli(self, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]: ...
 
     def _is_insane(self, event: dict[str, Any]) -> bool:
         return event["event"] in INSANE or str(event.get("hint", "")).startswith("this is a bug")

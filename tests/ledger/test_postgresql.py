@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from s3spool.ledger.postgresql.connection import VERSION, connect
 from s3spool.ledger.protocol import Listener
 from s3spool.ledger.queries import Known
 from s3spool.ledger.rows import NO_LOAD, NodeLoad, Pause
+from support.failing import fails
 from support.postgres import Postgres
 from support.rows import SOME, a_receipt, a_retry
 from support.waiting import eventually
@@ -220,6 +223,20 @@ def test_the_password_is_in_a_credential_that_its_group_may_read(
 
         with connect(f"postgresql://s3spool@127.0.0.1:{port}/postgres") as connection:
             assert connection.info.password == "correct horse"  # noqa: S105 - of a server that ends with the test
+
+
+def test_without_a_descriptor_for_the_password_the_ledger_tries_again(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread lives on: this is one more way in which a connection fails."""
+    (tmp_path / "pgpass").touch()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    fails(monkeypatch, os, "memfd_create", OSError(errno.EMFILE, "Too many open files"))
+
+    with pytest.raises(psycopg.OperationalError, match="pgpass cannot be used: Too many open files"):
+        connect(postgres.url("postgres"))
+
+    connect(postgres.url("postgres")).close()
 
 
 def test_a_database_that_restarts_is_found_again() -> None:

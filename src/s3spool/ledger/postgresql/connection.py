@@ -48,19 +48,22 @@ def one_line(exc: BaseException) -> str:
 
 def connect(url: str) -> Connection:
     """In autocommit, with a time limit. Raises psycopg.Error."""
-    with _passfile() as passfile:
-        # A connection that hangs is noticed within seconds.
-        return psycopg.connect(
-            url,
-            passfile=passfile,
-            autocommit=True,
-            connect_timeout=CONNECT_S,
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-            tcp_user_timeout=10_000,
-            application_name="s3spool",
-        )
+    try:
+        with _passfile() as passfile:
+            # A connection that hangs is noticed within seconds.
+            return psycopg.connect(
+                url,
+                passfile=passfile,
+                autocommit=True,
+                connect_timeout=CONNECT_S,
+                keepalives_idle=5,
+                keepalives_interval=2,
+                keepalives_count=3,
+                tcp_user_timeout=10_000,
+                application_name="s3spool",
+            )
+    except OSError as exc:  # no descriptor is left, for example: tried again like any other failure to connect
+        raise psycopg.OperationalError(f"the systemd credential pgpass cannot be used: {exc.strerror}") from exc
 
 
 @contextlib.contextmanager
@@ -68,6 +71,7 @@ def _passfile() -> Iterator[str | None]:
     """Libpq reads PGPASSFILE itself; a service has its passwords as the systemd credential `pgpass`.
 
     libpq refuses a file that its group may read, as credentials are since systemd 257: it gets a copy in memory.
+    Raises OSError.
     """
     file = Path(os.environ.get("CREDENTIALS_DIRECTORY", ""), "pgpass")
     if not file.is_absolute() or "PGPASSFILE" in os.environ or not file.exists():
