@@ -12,17 +12,18 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from watchdog.observers import inotify_c
 from watchdog.observers.inotify_c import InotifyFD
 
-from s3spool.discovery import directory_watches, watch
+from s3spool.discovery import directory_watches, inotify, watch
 from s3spool.discovery.inotify import Inotify
 from s3spool.discovery.watch import Watch, WatchUnavailableError
 from s3spool.folder.directories import NotAFileError, listed, opened_directory
 from s3spool.folder.filters import FileFilter
+from s3spool.folder.folder import REMOVING
 from s3spool.folder.mounts import remote_file_system
 from s3spool.queue.settle import SettleReason
 from support.disks import mounted
@@ -937,6 +938,32 @@ def test_a_root_that_goes_is_reported(watched: Watched, root: Path, how: str) ->
         root.rename(root.with_name("away"))
 
     eventually(lambda: watched.losses)
+
+
+def test_our_own_removals_are_read_together(watched: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread does not wake for each file that was sent."""
+    gathering, enough, reads = threading.Event(), threading.Event(), []
+    read = Inotify._read_event_buffer
+
+    def gather(seconds: float) -> None:
+        reads.append(seconds)
+        gathering.set()
+        wait(enough)
+
+    monkeypatch.setattr(inotify, "time", SimpleNamespace(sleep=gather))
+    monkeypatch.setattr(Inotify, "_read_event_buffer", lambda self, size: reads.append(0.0) or read(self, size))
+    for number in range(100):
+        (root / f"{number}").touch()
+    watched.forget()
+    for number in range(100):
+        (root / f"{number}").rename(root / f"{REMOVING}{number}")
+        wait(gathering)
+    reads.clear()
+    enough.set()
+    (root / "next").touch()
+
+    watched.expect("next")
+    assert reads.count(0.0) <= 20  # 100 renames, and the files of this test
 
 
 def test_stop_leaves_nothing_behind(root: Path) -> None:

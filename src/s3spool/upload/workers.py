@@ -81,7 +81,9 @@ class Workers:
         self._closing = False
         self._threads: list[threading.Thread] = []
         self._slots = [Slot(number) for number in range(count)]
-        self._leader_followers = LeaderFollowers(bucket.multiplexer(), self._gate, count, self._complete)
+        self._leader_followers = LeaderFollowers(
+            bucket.multiplexer(), self._gate, count, self._on_response, self._begin_next
+        )
         self._limited = limited
         self._ending: threading.Thread | None = None
         self.heartbeat = Heartbeat()  # of the workers that hold the gate
@@ -250,23 +252,27 @@ class Workers:
                 slot.job = None
                 return False
         with self._gate:
-            multiplexed = self._complete(slot.number, sender)
+            multiplexed = self._on_response(slot.number, sender) and self._begin_next(slot.number)
             self._submit(slot, multiplexed)
         return multiplexed
 
     # The callers of these hold the gate.
 
-    def _complete(self, number: int, sender: CurlTransport) -> bool:
-        """Handle the response, and prepare the worker's next file. True if its request is multiplexed."""
+    def _on_response(self, number: int, sender: CurlTransport) -> bool:
+        """Handle the response. True if the worker has nothing else to do with this file."""
         self.heartbeat.beat()
         slot = self._slots[number]
         if slot.job is None or not slot.job.finish(sender.answer()):
             return False
         slot.job = None
+        return True
+
+    def _begin_next(self, number: int) -> bool:
+        """Prepare the worker's next file. True if its request is multiplexed."""
         if self._breaker.open or number >= self._limiter.limit:
             return False
         item = self._inbox.take_nowait()
-        return item is not None and self._begin(slot, item)
+        return item is not None and self._begin(self._slots[number], item)
 
     def _begin(self, slot: Slot, item: Item | PartItem) -> bool:
         """Open the file, and prepare the request of a small one. True if it is multiplexed."""
