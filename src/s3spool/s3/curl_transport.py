@@ -112,13 +112,13 @@ class CurlTransport:
         payload = _payload_sha256(request) if self._signs_payload else "UNSIGNED-PAYLOAD"
         lines = [*_CONSTANT]
         if self._libcurl_signs:
-            lines += (f"{name}: {value}" for name, value in request.headers)
+            lines += [f"{name}: {value}" for name, value in request.headers]
             lines.append(f"x-amz-content-sha256: {payload}")
             if credentials.token:
                 lines.append(f"x-amz-security-token: {credentials.token}")
         else:
             headers = signed(url, request.headers, payload, credentials, endpoint.region)
-            lines += (f"{name}: {value}" for name, value in headers.items())
+            lines += [f"{name}: {value}" for name, value in headers.items()]
         curl.setopt(pycurl.HTTPHEADER, lines)
         if request.body is not None:
             self._load_body(request.body)

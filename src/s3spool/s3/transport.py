@@ -84,16 +84,19 @@ def parsed_headers(lines: list[bytes]) -> dict[str, str]:
     """Return the headers of the last of the answers that these lines hold, names in lower case."""
     headers: dict[str, str] = {}
     for line in lines:
-        if line.startswith(b"HTTP/"):
-            headers.clear()  # the lines before are those of an interim answer (100, a proxy's)
-            continue
         name, value = _parsed_line(line)
         if name:
             headers[name] = value
+        elif value:
+            headers.clear()  # the lines before are those of an interim answer (100, a proxy's)
     return headers
 
 
 @lru_cache(maxsize=128)  # most lines are those of the answer before
 def _parsed_line(line: bytes) -> tuple[str, str]:
-    name, colon, value = line.decode("latin-1").partition(":")
+    """Name and value of a header; no name for a status line, neither for any other line without a colon."""
+    text = line.decode("latin-1")
+    if text.startswith("HTTP/"):
+        return "", text
+    name, colon, value = text.partition(":")
     return (name.lower(), value.strip()) if colon else ("", "")
