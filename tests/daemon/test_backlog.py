@@ -40,4 +40,5 @@ def test_it_is_counted_again_when_it_has_changed(tmp_path: Path, monkeypatch: py
     found = figures.now()
     assert (found.waiting, found.parked, found.oldest_ns) == (1, 1, SOME.ctime_ns)
     assert len(counted) == 3
+    figures.close()
     assert ledger.close(10)

@@ -67,7 +67,11 @@ def test_without_a_url_it_is_the_file(tmp_path: Path) -> None:
     config = a_config(tmp_path, "")
     config.state.directory.mkdir()
 
-    assert isinstance(open_ledger(config), Ledger)
+    ledger = open_ledger(config)
+
+    assert isinstance(ledger, Ledger)
+    ledger.start()
+    assert ledger.close(10)
 
 
 def test_commands_answer_from_the_shared_ledger(tmp_path: Path, postgres: Postgres) -> None:

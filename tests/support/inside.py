@@ -14,6 +14,7 @@ import pytest
 
 from s3spool.config import loader as configuration
 from s3spool.daemon.supervisor import Daemon
+from s3spool.ledger.store import Ledger
 
 
 def inside(home: Path, request: pytest.FixtureRequest) -> Daemon:
@@ -36,7 +37,10 @@ def inside(home: Path, request: pytest.FixtureRequest) -> Daemon:
     writer: Any = SimpleNamespace(
         close=lambda _: None
     )  # the lines are nobody's, or of whoever has configured structlog
-    return Daemon(config, writer)
+    daemon = Daemon(config, writer)
+    assert isinstance(daemon.components.ledger, Ledger)
+    request.addfinalizer(daemon.components.ledger._db.close)  # without its thread nobody closes it
+    return daemon
 
 
 def run_until_ready(daemon: Daemon, look: Callable[[], None]) -> int:
