@@ -108,7 +108,7 @@ class S3Spool:
             switches_before = proc.voluntary_switches(daemon.pid)
             if job.scraped:
                 stack.enter_context(_scraping(daemon.http_url))
-            first_drop_s = daemon.ready_s if job.backlog else stack.enter_context(_dropping(job, staged, daemon.folder))
+            first_drop_s = daemon.ready_s if job.backlog else stack.enter_context(dropping(job, staged, daemon.folder))
             last_receipt_s = daemon.wait_for_receipts(job.files, since_s=first_drop_s)
             usage = Usage(
                 wall_s=last_receipt_s - first_drop_s,
@@ -121,7 +121,7 @@ class S3Spool:
 
 
 @contextmanager
-def _dropping(job: Job, staged: Path, folder: Path) -> Iterator[float]:
+def dropping(job: Job, staged: Path, folder: Path) -> Iterator[float]:
     """Let a process drop the files; when it dropped the first one, in monotonic seconds."""
     command = [sys.executable, "-m", "benchmarks.drop", job.drop, str(staged), str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(job)) as dropper:

@@ -31,6 +31,12 @@ def voluntary_switches(pid: int) -> int:
     return sum(_status(task / "status", "voluntary_ctxt_switches") for task in tasks)
 
 
+def threads_ns(pid: int) -> dict[int, int]:
+    """CPU time of each living thread in nanoseconds: the first field of /proc/PID/task/TID/schedstat."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return {int(task.name): int((task / "schedstat").read_text().split()[0]) for task in tasks}
+
+
 def filesystem(path: Path) -> str:
     """The type of the file system that holds `path`, as in "ext4"."""
     best = ("", "unknown")
