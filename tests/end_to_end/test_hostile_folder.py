@@ -760,7 +760,8 @@ def test_a_control_socket_under_attack(build: Make, faulty: FaultyS3) -> None:
         assert hold >= control.USER_CONNECTIONS
         wait_in_bucket(faulty, controls(daemon))
         assert daemon.process_status("Threads") <= before[0] + control._THREADS
-        assert descriptors(daemon) <= before[1] + control.USER_CONNECTIONS + 20
+        # A busy machine takes a moment to refuse those that it has accepted.
+        eventually(lambda: descriptors(daemon) <= before[1] + control.USER_CONNECTIONS + 20)
         stack.close()
 
         assert daemon.cli("status").returncode == 0
