@@ -106,7 +106,7 @@ def test_the_end_of_a_burst_forgets() -> None:
 
 def test_lanes_that_carry_nothing_are_silent() -> None:
     """A server that does not answer holds four parts for its time-out: other files need not wait for that."""
-    concurrency = PartConcurrency(lambda: 0)
+    concurrency = PartConcurrency(lambda: 1000 * MIB)  # of earlier files
     assert not concurrency.stalled(100.0), "nothing is under way"
     for number in range(NARROW):
         concurrency.enter(number, 100.0)

@@ -52,6 +52,18 @@ def taken(queue: PartQueue, count: int) -> list[str]:
     return [sent(queue, item) for item in items if item is not None]
 
 
+def test_parts_that_workers_hold_are_counted() -> None:
+    """They share nine tenths of the workers with other bodies."""
+    queue = queue_of(transfer("a", ALICE), transfer("b", BOB))
+
+    held = [item for item in (queue.take() for _ in range(3)) if item is not None]
+    assert queue.in_flight == 3
+    for item in held:
+        sent(queue, item)
+
+    assert queue.in_flight == 0
+
+
 def queue_of(*transfers: Transfer, limit: int = OPEN_TRANSFERS) -> PartQueue:
     queue = PartQueue(lambda: 0, 25, limit=limit)
     for each in transfers:

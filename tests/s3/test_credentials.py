@@ -184,6 +184,24 @@ def test_asking_is_cheap_and_rare(home: Home, monkeypatch: pytest.MonkeyPatch) -
     assert asked == 1
 
 
+def test_refusals_right_after_an_answer_ask_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that were signed with the old keys are refused a moment after the new ones have come."""
+    home.keys("AKOLD")
+    credentials = Credentials(boto3.Session())
+    refresh, asked = credentials.refresh, []
+    monkeypatch.setattr(credentials, "refresh", lambda: asked.append(refresh()))
+    credentials._last_refresh = 0.0
+    credentials.start()
+
+    for _ in range(3):
+        credentials.refresh_soon()
+        eventually(lambda: asked and not credentials._asked.is_set(), timeout_s=20)
+    credentials.close()
+    credentials._thread.join(20)
+
+    assert len(asked) == 1
+
+
 def test_new_keys_reach_boto3_as_well(home: Home) -> None:
     """HEADs and multipart uploads are signed with the keys of now, not with those of the start."""
     home.keys("AKOLD")

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from s3spool.errors import Scope, UploadError
-from s3spool.s3.keys import MAX_KEY_BYTES, Prefix, decoded, encoded, key_of, url_quoted
+from s3spool.s3.keys import MAX_KEY_BYTES, Prefix, decoded, encoded, key_of, too_deep, url_quoted
 
 # What a directory may hold: any bytes but NUL and the slash, except the two names that are taken.
 NAMES = (
@@ -92,6 +92,7 @@ def test_a_key_is_clean_text(path: str) -> None:
         ("100%/..", "100%25/%2E%2E"),
         (".hidden/..a", ".hidden/..a"),
         ("...", "..."),
+        ("100%/.a", "100%/.a"),
     ],
 )
 def test_names_and_their_keys(path: str, key: str) -> None:
@@ -114,6 +115,12 @@ def test_a_key_may_have_1024_bytes(name: str) -> None:
     assert (raised.value.code, raised.value.permanent, raised.value.scope) == ("KeyTooLongError", True, Scope.FILE)
     assert raised.value.operation == "map"
     assert "1025 bytes" in str(raised.value)
+
+
+@pytest.mark.parametrize(("prefix_bytes", "deep"), [(963, False), (964, True), (5000, True)])
+def test_a_directory_is_too_deep_where_no_name_fits(prefix_bytes: int, deep: bool) -> None:
+    """With its slash, 60 bytes leave one for a name below the shorter prefix."""
+    assert too_deep("d" * 59, ["p" * prefix_bytes]) is deep
 
 
 def test_prefix_knows_host_and_day(monkeypatch: pytest.MonkeyPatch) -> None:

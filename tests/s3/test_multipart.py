@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import botocore.exceptions
 import pytest
 
 from s3.conftest import StoreAt
@@ -16,6 +17,7 @@ from s3spool.demo.seaweed import Seaweed
 from s3spool.errors import Scope, UploadError
 from s3spool.ledger.rows import Identity, Multipart, Part
 from s3spool.s3 import checksums
+from s3spool.s3.client import Found
 from s3spool.s3.content import Content, Stored
 from s3spool.s3.multipart import MAX_OBJECT_BYTES, MultipartStore, _composite_etag
 from s3spool.s3.store import MIB, Store
@@ -24,7 +26,7 @@ from support.faulty import FaultyS3
 from support.http_server import Exchange, HangUp
 from support.objects import content_of, objects
 from support.s3_messages import Answer, md5_hex
-from support.stores import put
+from support.stores import destination, put
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -459,6 +461,36 @@ def test_overwrite_never(
     if version is not None:
         assert client.head_object(Bucket=store.bucket, Key="big")["LastModified"] == version
     assert client.list_multipart_uploads(Bucket=store.bucket).get("Uploads", []) == []
+
+
+@pytest.mark.parametrize(("same", "proof"), [(True, "crc64nvme:"), (False, None)])
+def test_an_encrypted_object_is_ours_by_its_checksum(
+    faulty: FaultyS3, tmp_path: Path, store_at: StoreAt, same: bool, proof: str | None
+) -> None:
+    """With SSE-KMS an ETag is no MD5; another process has sent the file in one piece, with another checksum."""
+    content = content_of(2 * TINY, seed=1)
+    value = checksums.of_bytes("sha256", content if same else content[::-1])
+    found = Found(len(content), "opaque", {"crc32": "", "sha256": value}, "")
+    with uploader(file_of(tmp_path, content), store_at(faulty)) as made:
+        upload, parts = made.sent()
+        stored = made.bucket._stored(upload, made.content, parts, found)
+
+    assert (stored and stored.checksum[:10]) == proof
+
+
+def test_a_multipart_upload_learns_the_region_too() -> None:
+    """Its next attempt goes there at once, and nothing is blamed."""
+    store = Store(destination("bucket", ""), timeout_s=20.0)
+    response = {
+        "Error": {"Code": "PermanentRedirect", "Message": ""},
+        "ResponseMetadata": {"HTTPStatusCode": 301, "HTTPHeaders": {"x-amz-bucket-region": "eu-central-1"}},
+    }
+    exc = botocore.exceptions.ClientError(response, "CreateMultipartUpload")  # type: ignore[arg-type] # as botocore does
+
+    error = MultipartStore(store).failed(exc, "big", "create multipart upload")
+
+    assert error.retry_immediately
+    assert store.endpoint.region == "eu-central-1"
 
 
 @pytest.mark.parametrize("answer", [Status(code=405, error_code="MethodNotAllowed"), Status(code=501)])

@@ -149,6 +149,7 @@ def test_large_files_learn_the_region_as_small_ones_do(tmp_path: Path, server: F
         ("http://user:secret@portal:8080/login", "redirects to http://portal:8080"),
         ("https://[2001:db8::1]:444/", "redirects to https://[2001:db8::1]:444"),
         ("/login", "redirects to another path"),
+        ("ftp://portal/", "redirects to another path"),
         ("javascript:alert(1)", "redirects to another path"),
         ("https://[nonsense/", "redirects elsewhere"),
         ("https://host:99999999/", "redirects elsewhere"),

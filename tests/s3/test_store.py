@@ -304,6 +304,19 @@ def test_where_objects_go(where: Any, url: str) -> None:
     assert Store(where, timeout_s=20.0).endpoint.url == url
 
 
+@pytest.mark.parametrize(
+    ("where", "style"),
+    [
+        (destination("bucket", "https://s3.example.org"), "path"),
+        (destination("bucket", "https://s3.example.org", addressing_style="virtual"), "virtual"),
+        (destination("bucket", "", region="eu-west-1"), "auto"),
+    ],
+)
+def test_stores_of_other_makers_need_no_name_for_each_bucket(where: Any, style: str) -> None:
+    """Unless the configuration says so."""
+    assert Store(where, timeout_s=20.0).client.meta.config.s3["addressing_style"] == style
+
+
 def test_an_unknown_profile_is_a_configuration_error() -> None:
     """With the field's name."""
     with pytest.raises(ConfigError, match=r'^destination.profile = "nobody": .*nobody'):
