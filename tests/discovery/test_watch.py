@@ -1041,6 +1041,7 @@ def test_no_watch_left(root: Path, code: int, hint: str, monkeypatch: pytest.Mon
     (root / "sub").mkdir()
     eventually(lambda: late.rescans == ["limit"])
     assert late.watch.watches.exhausted
+    fails(monkeypatch, Inotify, "add", AssertionError("asked again before the next walk"))
     late.watch.watches.ensure("sub/")
     late.watch.stop()
     assert late.rescans == ["limit"]
