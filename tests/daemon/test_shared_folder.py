@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
@@ -12,12 +13,14 @@ import pytest
 
 from s3spool.config.schema import StateConfig
 from s3spool.daemon.cleaning import DailyCleaning
+from s3spool.discovery import deduplicate
 from s3spool.errors import Scope, UploadError
 from s3spool.folder.marker import marker_name
 from s3spool.queue.item import Item
 from s3spool.upload import missing
 from support.house import House
 from support.lines import Lines, recorded
+from support.rows import SOME
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -80,6 +83,30 @@ def test_a_file_of_another_daemon_is_left_out(new: NewHouse) -> None:
     assert first.ledger.flush(30)
     second.scan.want("request")
     eventually(lambda: second.inbox.counts() == (1, 0))
+
+
+def test_a_claimed_file_of_which_an_event_tells_is_offered_again(new: NewHouse) -> None:
+    """It may change while it is queued or sent. One that another daemon has claimed is not offered."""
+    first, second = new("first", started=False), new("second", started=False)
+    assert set(claims(second).take(["other's"])) == {"other's"}
+    candidates = [("a", None, SOME), ("other's", None, SOME)]
+
+    with first.ledger.reader() as reader:
+        for _ in range(2):
+            items = [*chain(*first.deduplicator.sort(candidates, reader, hinted=True))]
+            assert items == [Item("a", seen=SOME)]
+
+
+def test_settled_files_are_claimed_in_pieces(new: NewHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece is queued, and none is left to the next scan."""
+    monkeypatch.setattr(deduplicate, "CLAIMED_ROWS", 2)
+    house = new("house", started=False)
+    for name in "abcde":
+        house.settle.add(name)
+
+    house.start(house.settle_thread)
+
+    eventually(lambda: house.inbox.counts() == (5, 0))
 
 
 def test_a_lost_claim_removes_nothing(new: NewHouse, url: str, lines: Lines) -> None:

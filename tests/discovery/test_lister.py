@@ -8,6 +8,7 @@ import pytest
 
 from s3spool.discovery import lister
 from s3spool.discovery.lister import Lister
+from support.failing import fails
 from support.waiting import eventually
 
 
@@ -25,6 +26,7 @@ def test_directories_beyond_the_limit_are_left_to_a_scan(monkeypatch: pytest.Mon
     new = Lister("watch-new", list_directory, rescans.append)
     new.add("a/")
     eventually(lambda: listed)
+    assert not new.idle()
 
     for directory in ("b/", "c/", "c/", "d/"):
         new.add(directory)
@@ -34,4 +36,20 @@ def test_directories_beyond_the_limit_are_left_to_a_scan(monkeypatch: pytest.Mon
     go_on.set()
     eventually(new.idle)
     assert listed == ["a/", "b/", "c/"]
+    new.close()
+
+
+def test_without_a_thread_a_directory_waits_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And for the scan that is asked for: it may come first."""
+    listed: list[str] = []
+    rescans: list[str] = []
+    fails(monkeypatch, threading.Thread, "start", RuntimeError("can't start new thread"))
+    new = Lister("watch-new", listed.append, rescans.append)
+
+    new.add("a/")
+    assert rescans == ["error"]
+    new.add("b/")
+
+    eventually(lambda: listed == ["a/", "b/"])
+    assert rescans == ["error"]
     new.close()

@@ -348,6 +348,16 @@ def test_a_directory_whose_new_name_is_excluded_is_left(watched: Watched, root: 
     assert hidden == 1
 
 
+def test_a_new_list_of_names_counts_from_the_next_event(watched: Watched, root: Path) -> None:
+    """A reload exchanges the patterns."""
+    watched.watch.apply(FileFilter(["*.csv", "marker"], []))
+
+    for name in ("a.csv", "a.txt"):
+        (root / name).touch()
+
+    watched.expect("a.csv")
+
+
 def test_symlinked_directories_are_not_followed(watched: Watched, root: Path, outside: Path) -> None:
     """A symlink leads out of the folder or in circles."""
     tree(outside / "t")
@@ -406,13 +416,14 @@ def test_ensure_heals_a_missing_watch(watched: Watched, root: Path) -> None:
 
 
 def test_what_is_mounted_over_a_directory_is_watched_from_the_next_scan_on(watched: Watched, root: Path) -> None:
-    """No event tells of a mount; that it goes again is told, and asks for a scan."""
-    (root / "sub").mkdir()
+    """No event tells of a mount; that it goes again is told, and asks for a scan. What it covers is not watched."""
+    (root / "sub/covered").mkdir(parents=True)
     watched.forget()
 
     with mounted(root / "sub"):
         for directory in ("", "sub/"):
             watched.watch.watches.ensure(directory)
+        assert len(watched.watch.watches.table) == 2
         (root / "sub/mounted").touch()
         watched.expect("sub/mounted")
     eventually(lambda: watched.rescans == ["unmounted"])
@@ -1030,6 +1041,7 @@ def test_no_watch_left(root: Path, code: int, hint: str, monkeypatch: pytest.Mon
     (root / "sub").mkdir()
     eventually(lambda: late.rescans == ["limit"])
     assert late.watch.watches.exhausted
+    fails(monkeypatch, Inotify, "add", AssertionError("asked again before the next walk"))
     late.watch.watches.ensure("sub/")
     late.watch.stop()
     assert late.rescans == ["limit"]

@@ -256,6 +256,25 @@ def test_what_changed_is_neither_removed_nor_moved(folder: Folder, root: Path, t
     assert file.read_bytes() == content
 
 
+@pytest.mark.parametrize("name", ["a", "sub/a"])
+def test_race_a_scan_finds_a_file_that_is_being_removed(
+    folder: Folder, root: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reserved name says that a removal has begun: this one, and no process has died."""
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_bytes(b"sent")
+    unlink = os.unlink
+
+    def scanned(aside: str, *, dir_fd: int) -> None:
+        folder.restore(str(Path(name).with_name(aside)), None)
+        unlink(aside, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", scanned)
+
+    assert folder.unlink_if_same(name, identity(root / name))
+    assert not os.listdir((root / name).parent)
+
+
 @pytest.mark.parametrize("how", ["unlinked", "moved"])
 def test_the_last_name_of_a_file_is_unchanged(folder: Folder, root: Path, tmp_path: Path, how: str) -> None:
     """Our own removal of the others has changed the ctime, and costs no checksum."""

@@ -12,6 +12,13 @@ from s3spool.folder.hard_links import HardLinks
 from s3spool.ledger.rows import Identity
 
 
+def remove(path: Path, links: HardLinks) -> None:
+    found, fd = Identity.of(path.stat()), os.open(path, os.O_RDONLY)
+    path.unlink()
+    links.note(found, os.fstat(fd))
+    os.close(fd)
+
+
 def test_files_with_one_name_take_no_room_from_those_with_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -24,9 +31,22 @@ def test_files_with_one_name_take_no_room_from_those_with_several(
     sent = Identity.of(second.stat())
 
     for path in (first, other):
-        found, fd = Identity.of(path.stat()), os.open(path, os.O_RDONLY)
-        path.unlink()
-        links.note(found, os.fstat(fd))
-        os.close(fd)
+        remove(path, links)
 
     assert links.same(sent, Identity.of(second.stat()))
+
+
+def test_a_limited_number_of_inodes_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten first."""
+    monkeypatch.setattr(hard_links, "KEPT", 1)
+    links = HardLinks()
+    for name in ("old", "new"):
+        (tmp_path / name).touch()
+        (tmp_path / f"{name}.link").hardlink_to(tmp_path / name)
+    sent = Identity.of((tmp_path / "new").stat())
+
+    for name in ("old", "new"):
+        remove(tmp_path / f"{name}.link", links)
+
+    assert links.same(sent, Identity.of((tmp_path / "new").stat()))
+    assert list(links._spans) == [sent[:2]]

@@ -667,6 +667,14 @@ def test_a_holder_that_has_not_said_its_pid(tmp_path: Path) -> None:
     lock.release()
 
 
+def test_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:
+    """A directory of that name is one line."""
+    (tmp_path / "daemon.lock").mkdir()
+
+    with pytest.raises(LedgerError, match=r"daemon\.lock: cannot be opened: Is a directory"):
+        DirectoryLock(tmp_path)
+
+
 def test_asking_who_holds_it_keeps_nobody_out(tmp_path: Path) -> None:
     """`s3spool status` that looks at the very moment a daemon starts must not make it give up."""
     DirectoryLock(tmp_path).release()

@@ -138,6 +138,13 @@ def overwrite(path: Path) -> None:
         file.write(content_of(path.stat().st_size))
 
 
+def overwrite_with_another_database(path: Path) -> None:
+    other = path.with_name("other")
+    replace_with_another_database(other)
+    path.write_bytes(other.read_bytes())
+    other.unlink()
+
+
 UNTOUCHED = [
     delete,
     delete_all,
@@ -148,7 +155,7 @@ UNTOUCHED = [
     replace_with_a_circle,
     replace_with_a_fifo,
 ]
-TOUCHED = [truncate, cut_in_half, overwrite]
+TOUCHED = [truncate, cut_in_half, overwrite, overwrite_with_another_database]
 
 
 # With the daemon a few of them; the ledger's thread meets all.

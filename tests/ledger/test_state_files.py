@@ -13,7 +13,7 @@ import pytest
 from s3spool.errors import LedgerError
 from s3spool.ledger import database
 from s3spool.ledger.database import DirectoryLock, holder, open_for_reading, open_for_writing
-from s3spool.ledger.files import make_private
+from s3spool.ledger.files import _account, become_owner, make_private
 from s3spool.ledger.store import Ledger
 from support.rows import a_retry
 from support.users import DAEMON, DROPPER, ROOTS, as_user, becoming, open_place, require_root, run_until_ready
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.integration
 COMMANDS = (["retry", "--all"], ["forget", "a"], ["list"], ["status"], ["why", "a"], ["check"], ["run"])
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true"}
 PRIVATE = "root's own\n"
+NAMELESS = 2_000_000_000  # a user and a group that have no name
 
 
 @pytest.fixture
@@ -257,3 +258,21 @@ def test_the_lock_is_a_file_of_its_own(tmp_path: Path, kind: str) -> None:
         DirectoryLock(tmp_path)
     assert holder(tmp_path) is None
     assert other.read_text() == PRIVATE
+
+
+def test_a_state_directory_that_leads_nowhere_is_left_to_its_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root becomes nobody, and the error is the one that every user gets."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (tmp_path / "link").symlink_to(tmp_path / "missing")
+
+    assert become_owner(tmp_path / "link") == ""
+
+
+@pytest.mark.parametrize(("group", "becomes"), [(NAMELESS, NAMELESS), (0, 65_534)])
+def test_an_owner_without_a_name_has_the_group_of_the_directory(group: int, becomes: int) -> None:
+    """But never that of root."""
+    owner = os.stat_result((0o40755, 1, 1, 1, NAMELESS, group, 0, 0, 0, 0))
+
+    assert _account(owner) == (f"uid {NAMELESS}", becomes, [becomes])
