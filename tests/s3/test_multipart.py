@@ -478,6 +478,17 @@ def test_an_encrypted_object_is_ours_by_its_checksum(
     assert (stored and stored.checksum[:10]) == proof
 
 
+def test_the_completion_tells_the_checksum_of_the_whole(faulty: FaultyS3, tmp_path: Path, store_at: StoreAt) -> None:
+    """S3 compares it before it puts the object in its place."""
+    content = content_of(2 * TINY + 1, seed=1)
+    with uploader(file_of(tmp_path, content), store_at(faulty)) as made:
+        made.complete(*made.sent())
+
+    headers = faulty.requests[-1].headers
+    assert headers["x-amz-checksum-crc64nvme"] == checksums.of_bytes("crc64nvme", content)
+    assert headers["x-amz-checksum-type"] == "FULL_OBJECT"
+
+
 def test_a_multipart_upload_learns_the_region_too() -> None:
     """Its next attempt goes there at once, and nothing is blamed."""
     store = Store(destination("bucket", ""), timeout_s=20.0)

@@ -17,7 +17,7 @@ from s3spool.errors import Scope
 from s3spool.s3 import curl_transport as module
 from s3spool.s3.client import ca_source
 from s3spool.s3.curl_transport import CurlTransport
-from s3spool.s3.transport import Answer
+from s3spool.s3.transport import Answer, FileRange
 from support.faults import (
     EmptyOk,
     Endless,
@@ -629,6 +629,17 @@ def test_new_credentials_and_another_region_are_taken(
     assert "/eu-central-1/s3/aws4_request" in two["authorization"]
     assert two["x-amz-security-token"] == "tok/en+="
     transport.close()
+
+
+def test_a_part_is_read_to_its_end_and_no_further(tmp_path: Path) -> None:
+    """The bytes of the next part count for that one, also under a bandwidth limit."""
+    content = content_of(100, seed=1)
+    (tmp_path / "f").write_bytes(content)
+    fd = os.open(tmp_path / "f", os.O_RDONLY)
+    part = FileRange(range_request("big", fd, 10, 25), None)
+
+    assert [part.read(10) for _ in range(4)] == [content[10:20], content[20:30], content[30:35], b""]
+    os.close(fd)
 
 
 def test_descriptors_are_given_back(kind: str, faulty: FaultyS3, store_at: StoreAt) -> None:
