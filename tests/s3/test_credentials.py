@@ -188,8 +188,8 @@ def test_refusals_right_after_an_answer_ask_nothing(home: Home, monkeypatch: pyt
     """Requests that were signed with the old keys are refused a moment after the new ones have come."""
     home.keys("AKOLD")
     credentials = Credentials(boto3.Session())
-    refresh, asked = credentials.refresh, []
-    monkeypatch.setattr(credentials, "refresh", lambda: asked.append(refresh()))
+    refresh, asked = credentials.refresh, list[None]()
+    monkeypatch.setattr(credentials, "refresh", lambda: asked.append(refresh()))  # type: ignore[func-returns-value]
     credentials._last_refresh = 0.0
     credentials.start()
 

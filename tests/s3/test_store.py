@@ -314,7 +314,8 @@ def test_where_objects_go(where: Any, url: str) -> None:
 )
 def test_stores_of_other_makers_need_no_name_for_each_bucket(where: Any, style: str) -> None:
     """Unless the configuration says so."""
-    assert Store(where, timeout_s=20.0).client.meta.config.s3["addressing_style"] == style
+    config: Any = Store(where, timeout_s=20.0).client.meta.config
+    assert config.s3["addressing_style"] == style
 
 
 def test_an_unknown_profile_is_a_configuration_error() -> None:
