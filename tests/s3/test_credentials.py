@@ -189,7 +189,7 @@ def test_refusals_right_after_an_answer_ask_nothing(home: Home, monkeypatch: pyt
     home.keys("AKOLD")
     credentials = Credentials(boto3.Session())
     refresh, asked = credentials.refresh, list[None]()
-    monkeypatch.setattr(credentials, "refresh", lambda: asked.append(refresh()))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(credentials, "refresh", lambda: asked.append(refresh()))
     credentials._last_refresh = 0.0
     credentials.start()
 
