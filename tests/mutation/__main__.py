@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import queue
 import random
 import sys
@@ -51,7 +52,7 @@ def main() -> int:
         if not recorded.exists():
             print("recording which test executes which line", flush=True)
             checkout = checkouts.get()
-            checkout.record(recorded, 2 * options.processes)
+            checkout.record(recorded, options.processes)
             checkouts.put(checkout)
         recording = Recording(recorded)
         with ThreadPoolExecutor(options.processes) as pool:
@@ -113,7 +114,8 @@ def _options() -> argparse.Namespace:
     add("--count", type=int, default=400, help="of mutants (default: %(default)s)")
     add("--seed", type=int, help="the same mutants again (default: another one each time)")
     add("--only", default="", metavar="TEXT", help="of modules whose path contains it")
-    add("--processes", type=int, default=3, help="mutants at a time (default: %(default)s)")
+    # Most tests wait.
+    add("--processes", type=int, default=4 * len(os.sched_getaffinity(0)), help="at a time (default: %(default)s)")
     add("--most-s", type=float, default=60, help="of tests of its package, and of others (default: %(default)s)")
     add("--recording", type=Path, help="of which test executes which line: made if missing, kept (default: anew)")
     return parser.parse_args()
