@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from s3spool.folder.folder import SpecialBitsError
 from s3spool.ledger.rows import Receipt
 from s3spool.upload import post_upload
 from s3spool.upload.post_upload import MAX_DIRECTORIES, Sent, WarningLimit
+from s3spool.upload.receipt_marks import PREFIX, ReceiptMarks
+from s3spool.upload.stats import COMPLETION_BOUNDS_S, UPLOAD_BOUNDS_S
 from support.failing import FOR_EVER, fails
 from support.house import Build, House
 from support.leaks import live_threads
@@ -64,14 +67,19 @@ DENIED = PermissionError(13, "Permission denied", "a")
 
 @pytest.mark.parametrize("after", ["keep", "delete", "archive"])
 def test_after_a_receipt(house: House, lines: Lines, after: str) -> None:
-    """One line says that it was sent; then the file is where it should be, and nowhere else."""
+    """One line says that it was sent; then the file is where it should be, and nowhere else, without any mark."""
     file = house.drop("sub/a", b"hello")
+    changed_at = house.identity("sub/a").ctime_ns / 1e9
 
-    committed(house, receipt_of(house, "sub/a", after))
+    committed(house, receipt_of(house, "sub/a", after)._replace(uploaded_at=changed_at + 2))
     done(house)
 
+    archived = house.archive / "sub/a"
     assert file.exists() is (after == "keep")
-    assert (house.archive / "sub/a").exists() is (after == "archive")
+    assert archived.exists() is (after == "archive")
+    if after != "delete":
+        names = os.listxattr(file if after == "keep" else archived)
+        assert not [name for name in names if name.startswith(PREFIX)]
     (line,) = lines
     assert line == {
         "event": "file.uploaded",
@@ -87,6 +95,14 @@ def test_after_a_receipt(house: House, lines: Lines, after: str) -> None:
         "version_id": "v1",
     }
     assert (house.stats.uploaded, house.stats.bytes_uploaded) == (1, 5)
+    assert sum(house.stats.completion_s.counts) == 1
+    assert house.stats.completion_s.total == pytest.approx(2, abs=0.001)
+
+
+@pytest.mark.parametrize("bounds", [UPLOAD_BOUNDS_S, COMPLETION_BOUNDS_S], ids=["upload", "completion"])
+def test_the_bounds_of_a_histogram_ascend(bounds: tuple[float, ...]) -> None:
+    """They are searched by bisection, and Prometheus refuses others."""
+    assert list(bounds) == sorted(set(bounds))
 
 
 @pytest.mark.parametrize("after", ["keep", "delete", "archive"])
@@ -181,6 +197,44 @@ def test_a_removal_that_fails_says_what_to_do(house: House, lines: Lines, monkey
     assert house.stats.last_error == "delete a: Permission denied"
     removed(house, "b")
     assert not (house.root / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("after", "error", "advice"),
+    [
+        ("delete", DENIED, "give the daemon write access to its directory"),
+        ("archive", DENIED, "give the daemon write access to its directory and after.archive_directory"),
+        ("archive", SpecialBitsError(1, "has a sticky bit"), "its owner can run: chmod u-s,g-s,-t FILE"),
+        ("archive", OSError(errno.ENOSPC, "No space left on device"), "free disk space there"),
+    ],
+    ids=["directory", "both directories", "special bits", "disk"],
+)
+def test_the_advice_fits_the_error(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch, after: str, error: OSError, advice: str
+) -> None:
+    """What a person has to do depends on what failed, and on where the file was to go."""
+    fails(monkeypatch, house.folder, "unlink_if_same" if after == "delete" else "move_if_same", error)
+    house.drop("a")
+    committed(house, receipt_of(house, "a", after))
+    done(house)
+
+    (line,) = lines.named("file.failed")
+    assert line["hint"] == f"the file is in S3 and stays here, the next scan tries again: {advice}"
+
+
+def test_files_that_cannot_be_marked_are_one_warning(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's sentence, without the descriptor, which differs from file to file."""
+    fails(monkeypatch, os, "setxattr", *(OSError(errno.ENOSPC, "No space left on device", fd) for fd in (7, 8)))
+    house.after._marks = ReceiptMarks("xattr", house.folder, house.ledger, "memory")
+    for name in "ab":
+        house.drop(name)
+        committed(house, receipt_of(house, name, "keep"))
+        done(house)
+
+    failed = [(line["path"], line["level"], line["error"]) for line in lines.named("file.failed")]
+    assert failed == [("a", "warning", "No space left on device"), ("b", "debug", "No space left on device")]
 
 
 def test_a_removal_that_hangs_holds_up_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

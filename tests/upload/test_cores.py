@@ -112,6 +112,20 @@ def test_moves_only_away_from_a_crowd(
     assert os.sched_getaffinity(0) == {cpu_affinity.home}
 
 
+@several
+def test_only_what_this_process_may_use() -> None:
+    """`CPUAffinity=` or taskset gave it a single CPU: the others are none of its own."""
+    only = {max(os.sched_getaffinity(0))}
+    os.sched_setaffinity(0, only)
+    cpu_affinity = CpuAffinity()
+
+    cpu_affinity.settle()
+
+    assert cpu_affinity.home is None
+    with cpu_affinity.roaming():
+        assert os.sched_getaffinity(0) == only
+
+
 def test_where_it_is_forbidden_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sandbox may refuse: the threads run wherever the kernel likes."""
     before = os.sched_getaffinity(0)

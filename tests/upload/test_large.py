@@ -271,6 +271,22 @@ def test_a_part_that_fails_is_sent_again(house: House, lines: Lines) -> None:
     assert events(lines).count("file.failed") == 1
 
 
+def test_a_refusal_of_a_torn_part_is_no_failure(build: Build, lines: Lines) -> None:
+    """S3 refuses the checksum because the file changed under the part: sent anew, nothing is counted or logged."""
+    house = build(workers=2).start()
+    drop_big(house, 4)
+    content = content_of(4 * PART, seed=1)
+    house.bucket.refusals["big"] = [UploadError("upload", "big", "BadDigest", "not what was announced")]
+    house.bucket.before_next_put(lambda: house.drop("big", content, mtime_ns=2 * 10**18))
+
+    house.offer("big")
+
+    arrives_whole(house, content)
+    assert "file.changed" in events(lines)
+    assert not lines.named("file.failed")
+    assert not house.stats.failures
+
+
 def test_a_part_whose_refusal_has_lost_its_cause_is_sent_again_uncounted(house: House, lines: Lines) -> None:
     """No line, no failure of the part; what is refused once more is one."""
     moved = UploadError("put", "big", "PermanentRedirect", "elsewhere", Scope.EVERYBODY, retry_immediately=True)

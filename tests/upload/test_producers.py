@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from s3spool.ledger.rows import Pause
 from s3spool.upload import event_hook
 from s3spool.upload.event_hook import EventHook
 from support.daemon import Make
 from support.faults import Status
 from support.faulty import FaultyS3
 from support.house import a_breaker
-from support.rows import a_receipt
+from support.rows import a_receipt, a_retry
 from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -267,5 +268,7 @@ def test_events_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = EventHook("", "b", a_breaker(initial_s=1, max_s=1))
     silent.start()
     silent.uploaded(a_receipt("a"))
+    silent.parked(a_retry("b"))
+    silent.paused(Pause(1e9, "why not"))
     assert not silent._events
     silent.close()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from s3spool.config.schema import RetryConfig
 from s3spool.errors import LedgerError, UploadError
 from s3spool.failure.retry_policy import PROVISIONAL, Delay, Park, backoff_s, decide
 from s3spool.ledger import store as ledger_module
+from s3spool.ledger.queries import Known
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Failures, State
 from s3spool.ledger.store import Ledger
@@ -280,6 +282,28 @@ def test_a_full_inbox_leaves_the_rest_for_later(ledger: Ledger) -> None:
     assert [item.path for item in taken if item] == ["a", "b"]
     assert left == ["c"]
     assert inbox.take_nowait() == a_retried("c")
+
+
+def test_what_another_daemon_has_tried_meanwhile_is_not_due(ledger: Ledger) -> None:
+    """It was due when it was looked for; with the claim comes the newer row, which waits again or is parked."""
+    waiting(ledger, "due", "failed again", "parked")
+    rows = (
+        a_retry("due", next_attempt=100.0),
+        a_retry("failed again", next_attempt=101.0),
+        a_retry("parked", next_attempt=0.0, state=State.PARKED),
+    )
+    claims = mock.Mock()
+    claims.take.return_value = {row.path: Known(None, row) for row in rows}
+    inbox = an_inbox()
+    thread = RetryThread(ledger, inbox, POLICY)
+    thread._claims = claims
+
+    with Reader(ledger.path) as reader:
+        thread.tick(reader, 100.0)
+
+    assert inbox.listing(10)[0] == ["due"]
+    given_back = [path for call in claims.give_back.call_args_list for path in call.args[0]]
+    assert sorted(given_back) == ["failed again", "parked"]
 
 
 def test_an_inbox_without_any_room(ledger: Ledger) -> None:

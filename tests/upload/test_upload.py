@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -21,16 +21,19 @@ from s3spool.ledger.rows import Failures, Identity, State
 from s3spool.queue import inbox as inbox_module
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import BUSY_S, SettleReason
+from s3spool.s3.content import Stored
 from s3spool.upload import small as upload_module
 from s3spool.upload.small import SMALL_BYTES
 from support.failing import fails
 from support.house import Build, House
 from support.lines import Lines
+from support.memory_bucket import MemoryCarrier
 from support.odd_files import OtherProcess, make_odd
 from support.rows import a_receipt, a_retry
 from support.waiting import eventually
 
 LARGE = SMALL_BYTES + 1
+MD5_OF_CONTENT = "md5:mgNkuembtIDdJeHwKEyFVQ=="  # of what `House.drop` writes
 
 
 @pytest.fixture(params=["multiplexed", "blocking"])
@@ -209,7 +212,46 @@ def test_a_touched_file_with_other_content_is_sent(house: House) -> None:
     assert house.bucket.puts == ["a", "a"]
 
 
+@pytest.mark.parametrize("size", [7, LARGE])
+def test_what_s3_has_already_is_recorded_not_sent(house: House, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Under a guard against overwriting S3 is asked first: the same content there counts as sent."""
+    stored = Stored("in/a", '"etag"', "md5:x", "v7")
+    monkeypatch.setattr(house.bucket, "asks_first", True)
+    monkeypatch.setattr(house.bucket, "existing", lambda *_: stored)
+    house.drop("a", b"x" * size)
+
+    house.offer("a")
+    eventually(lambda: house.known("a"))
+    house.quiet()
+
+    receipt = house.receipt_of("a")
+    assert (receipt.identity, receipt.version_id) == (house.identity("a"), "v7")
+    assert house.bucket.puts == []
+    eventually(lambda: house.open_files() == [])
+
+
 # What changes meanwhile
+
+
+def test_a_file_that_changes_while_s3_is_asked_for_it_is_sent(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 has the old content: that proves nothing of the new one."""
+    file = house.drop("a", b"x" * LARGE)
+    found = [Stored("in/a", '"etag"', "md5:x", "v7")]
+
+    def existing(*_: Any) -> Stored | None:
+        if not found:
+            return None
+        file.write_bytes(b"y" * LARGE)
+        return found.pop()
+
+    monkeypatch.setattr(house.bucket, "asks_first", True)
+    monkeypatch.setattr(house.bucket, "existing", existing)
+
+    house.offer("a")
+    house.wait_sent("a")
+
+    assert house.bucket.objects == {"a": b"y" * LARGE}
+    assert house.receipt_of("a").identity == house.identity("a")
 
 
 def test_a_large_file_that_changes_while_it_is_sent_is_sent_again(house: House, lines: Lines) -> None:
@@ -445,6 +487,35 @@ def test_a_refusal_without_any_success_parks_until_another_file_passes(build: Bu
     assert house.bucket.puts.count("bad") == 4
 
 
+@pytest.mark.parametrize("how", ["compared", "sent before"])
+def test_what_proves_nothing_releases_no_parked_file(build: Build, lines: Lines, how: str) -> None:
+    """Neither a file that was not sent, nor one that S3 was sent before the refusals, shows that S3 takes files now."""
+    house = build(policy=RetryConfig(initial_s=0.01, max_s=0.01, max_attempts=0)).start()
+    house.drop("other")
+    go_on = threading.Event()
+    if how == "compared":
+        house.record(house.receipt_for("other", checksum=MD5_OF_CONTENT))
+        (house.root / "other").chmod(0o600)
+    else:
+        house.bucket.before_put = lambda path: path != "other" or go_on.wait(60)
+        house.offer("other")
+        eventually(house.workers.jobs)
+    house.bucket.refusals["bad"] = [refused(permanent=True) for _ in range(9)]
+    house.offer(house.drop("bad").name)
+    eventually(lambda: lines.named("file.parked"))
+
+    go_on.set()
+    if how == "compared":
+        house.settle.add("other")
+    identity = house.identity("other")
+    eventually(lambda: (known := house.known("other")) and known.receipt and known.receipt.identity == identity)
+    house.quiet()
+
+    assert house.ledger.flush(10)
+    row = house.retry_of("bad")
+    assert (row.state, row.attempts, row.provisional) == (State.PARKED, 3, True)
+
+
 def test_an_unreadable_file_that_was_just_written_is_busy(
     house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -599,10 +670,7 @@ def test_a_probe_that_needs_no_request_does_not_stop_the_probing(
     touched = house.drop("first")
     receipt = None
     if how == "touched":
-        checksum = "md5:mgNkuembtIDdJevU4ICg1A=="
-        receipt = a_receipt("first", destination=house.ledger.destination, checksum=checksum)
-        assert touched.read_bytes() == b"content"
-        monkeypatch.setattr(house.bucket, "digest", lambda *_: checksum)
+        receipt = a_receipt("first", destination=house.ledger.destination, checksum=MD5_OF_CONTENT)
     elif how == "vanished":
         touched.unlink()
     elif how == "no file":
@@ -735,6 +803,25 @@ def test_a_dead_worker_is_replaced_and_its_file_sent(
     assert house.bucket.open_senders == 0
 
 
+def test_a_worker_that_dies_after_it_closed_its_file_closes_no_other(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of the descriptor is another file's by then."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    fails(monkeypatch, house.breaker, "succeeded", RuntimeError("a worker dies"))
+    house.drop("a", b"x" * LARGE)
+    house.offer("a")
+    eventually(lambda: house.workers.alive() == 3)
+    others = [os.open(house.archive.parent, os.O_RDONLY) for _ in range(20)]
+
+    try:
+        assert house.workers.replace_dead() == 1
+        house.wait_sent("a")
+    finally:
+        for other in others:
+            os.close(other)
+
+
 def test_a_leader_that_dies_costs_no_file(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files under way are sent again, by the other workers and by the one that replaces it."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
@@ -788,6 +875,7 @@ def test_a_hundred_workers_wait_without_work_and_end_at_once(build: Build) -> No
 
     assert house.workers.alive() == 0
     assert house.bucket.open_senders == 0
+    assert cast("MemoryCarrier", house.workers._leader_followers._client).closed
 
 
 def test_one_file_after_the_other_takes_one_connection(house: House) -> None:
