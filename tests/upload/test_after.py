@@ -237,6 +237,20 @@ def test_files_that_cannot_be_marked_are_one_warning(
     assert failed == [("a", "warning", "No space left on device"), ("b", "debug", "No space left on device")]
 
 
+def test_what_took_the_place_of_a_kept_file_is_not_marked(house: House, lines: Lines) -> None:
+    """It is no failure: the file that was sent is gone."""
+    house.after._marks = ReceiptMarks("xattr", house.folder, house.ledger, "memory")
+    file = house.drop("a")
+    receipt = receipt_of(house, "a", "keep")
+    file.unlink()
+    file.symlink_to("/dev/null")
+
+    committed(house, receipt)
+    done(house)
+
+    assert not lines.named("file.failed")
+
+
 def test_a_removal_that_hangs_holds_up_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the removal of other files nor, once the daemon stops, the end of the process."""
     monkeypatch.setattr(post_upload, "SLOW_CLOSE_S", 0.0)

@@ -20,7 +20,7 @@ from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.rows import Receipt
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle, SettleReason
-from s3spool.upload.receipt_marks import FAILURES, ReceiptMarks
+from s3spool.upload.receipt_marks import ReceiptMarks
 from s3spool.upload.stats import Stats
 
 SLOW_CLOSE_S = 1.0  # for removals in slow directories; the next start removes the rest
@@ -218,10 +218,10 @@ class PostUpload:
                 self._marks.keep(receipt)
             elif self.archive is not None:
                 self._marks.archive(receipt, archived, self.archive)
-        except FileNotFoundError:
-            return  # removed by another process
-        except FAILURES as exc:
-            error = getattr(exc, "strerror", None) or str(exc)
+        except (FileNotFoundError, NotAFileError):
+            return  # removed or replaced by another process
+        except OSError as exc:
+            error = exc.strerror or str(exc)
             files = self._warnings.files_to_report(receipt.path, error)
             (log.warning if files else log.debug)(
                 "file.failed",

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from s3spool.folder import rename
-from s3spool.folder.directories import NotAFileError, made_below
+from s3spool.folder.directories import made_below
 from s3spool.folder.folder import Folder
 from s3spool.folder.lease import Lease, release_lease, take_lease
 from s3spool.ledger.protocol import LedgerBackend
@@ -117,6 +117,3 @@ def _attribute(fd: int, name: str) -> str:
         return os.getxattr(fd, PREFIX + name).decode(errors="surrogateescape")
     except OSError:
         return ""
-
-
-FAILURES = (OSError, NotAFileError)
