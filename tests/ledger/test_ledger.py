@@ -533,6 +533,26 @@ def test_asking_an_empty_file(path: Path) -> None:
         assert "no such table" in refusal(path, lambda _: reader.counts())
 
 
+def test_a_closed_reader_has_no_descriptor(path: Path) -> None:
+    """A daemon makes one for each question of its status page, and must not collect them."""
+    Ledger(path, destination="here")._db.close()
+
+    with Reader(path) as reader:
+        assert reader.made()
+        assert path in opened_files()
+
+    assert path not in opened_files()
+
+
+def opened_files() -> set[Path]:
+    """Of this process."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(descriptor.readlink())
+    return found
+
+
 def test_a_name_that_looks_like_a_url(tmp_path: Path) -> None:
     """A state directory may be called anything."""
     path = tmp_path / "a?mode=memory#100%.d" / "ledger.sqlite3"

@@ -312,6 +312,28 @@ def test_what_others_write_into_the_ledger_is_noticed(ledger: Ledger) -> None:
             guard.before()
 
 
+def test_a_copy_that_is_put_back_in_place_is_what_counts(ledger: Ledger, lines: Lines) -> None:
+    """What the ledger still had in memory of the newer content is forgotten, and damages nothing."""
+    ledger.record_receipt(a_receipt("a"))
+    assert ledger.flush(10)
+    checkpointed(ledger.path)
+    copy = ledger.path.read_bytes()
+    ledger.record_receipt(a_receipt("b"))
+    assert ledger.flush(10)
+    checkpointed(ledger.path)
+    ledger.drop_receipts(["none"])  # reads the pages
+    assert ledger.flush(10)
+
+    ledger.path.write_bytes(copy)
+    ledger.record_receipt(a_receipt("c"))
+
+    assert ledger.flush(10)
+    assert receipts(ledger.path) == {"a", "c"}
+    with contextlib.closing(sqlite3.connect(ledger.path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert not lines.named("ledger.failed")
+
+
 def test_what_others_write_beside_the_clock_is_noticed_by_its_size(ledger: Ledger) -> None:
     """A program that puts the time back changes the size all the same."""
     ledger.close(10)

@@ -14,12 +14,17 @@ import psycopg
 import pytest
 
 from s3spool.errors import LedgerError
+from s3spool.ledger.postgresql import backend, session
 from s3spool.ledger.postgresql.backend import PostgresLedger
 from s3spool.ledger.postgresql.connection import VERSION, connect
+from s3spool.ledger.postgresql.groups import CROWD
 from s3spool.ledger.protocol import Listener
 from s3spool.ledger.queries import Known
 from s3spool.ledger.rows import NO_LOAD, NodeLoad, Pause
+from support.database_proxy import DatabaseProxy
 from support.failing import fails
+from support.leaks import live_threads
+from support.lines import Lines
 from support.postgres import Postgres
 from support.rows import SOME, a_receipt, a_retry
 from support.waiting import eventually
@@ -209,6 +214,16 @@ def test_a_newer_schema_is_refused_in_one_line(postgres: Postgres) -> None:
         PostgresLedger(url, destination="here", node="old")
 
 
+def test_a_database_that_takes_no_writes_is_refused_in_one_line(postgres: Postgres) -> None:
+    """A replica, for example; the database answers, so this is not about its being away."""
+    url = postgres.database()
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute(f"ALTER DATABASE {db.info.dbname} SET default_transaction_read_only = on".encode())
+
+    with pytest.raises(LedgerError, match=r"^postgresql://.*: cannot execute CREATE TABLE in a read-only transaction$"):
+        PostgresLedger(url, destination="here", node="node")
+
+
 def test_the_password_is_in_a_credential_that_its_group_may_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +274,55 @@ def test_a_database_that_restarts_is_found_again() -> None:
         with closing(node.reader()) as reader:
             assert reader.counts()["uploaded"] == 1
         node.close(30)
+
+
+def test_closing_while_the_database_is_away_says_so(
+    postgres: Postgres, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shutdown is not held up by it, but must not claim that all is stored; one line tells of all the tries."""
+    monkeypatch.setattr(session, "DRAIN_S", 0.5)
+    told: list[str] = []
+    with DatabaseProxy(postgres.socket) as proxy:
+        name = psycopg.conninfo.conninfo_to_dict(postgres.database())["dbname"]
+        node = PostgresLedger(proxy.url(str(name)), destination="here", node="node")
+        node.start()
+        proxy.cut()
+        node.claim(["a"], 0.0, lambda: told.append("a"))
+        since = eventually(lambda: node.failing_since)
+
+        assert not node.close(30)
+
+    assert not node.alive()
+    assert (node.failing_since, told) == (since, [])
+    assert [line["event"] for line in lines] == ["ledger.failed"]
+
+
+def test_a_statement_that_hangs_keeps_no_process(new_node: NewNode) -> None:
+    """Somebody holds a lock in the database: the ledger says that not all is stored, and the process may end."""
+    node = new_node("node")
+    with psycopg.connect(node._url) as db:
+        db.execute("LOCK TABLE files")
+        node.drop_receipts(["a"])
+
+        assert not node.close(0.1)
+
+        assert node.alive()
+        assert node._thread not in live_threads()
+    eventually(lambda: not node.alive())
+
+
+def test_a_crowd_is_over_when_nothing_comes(new_node: NewNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first row after a rest waits for its neighbours no longer than any other."""
+    monkeypatch.setattr(backend, "BUSY_GROUP_S", 3600.0)
+    node = new_node("node", lease_s=0.3)
+    crowd, single = threading.Event(), threading.Event()
+    node.claim([str(number) for number in range(CROWD)], 0.0, crowd.set)
+    assert crowd.wait(30)
+    eventually(lambda: not node._crowded, timeout_s=10)
+
+    node.claim(["a"], 0.0, single.set)
+
+    assert single.wait(30)
 
 
 def test_three_nodes_that_offer_all_files_send_each_once(new_node: NewNode) -> None:
@@ -350,6 +414,39 @@ class Reporting(Listener):
 
     def load(self) -> NodeLoad:
         return self._load
+
+
+def test_a_node_that_ends_while_another_starts_is_noticed(new_node: NewNode) -> None:
+    """A newcomer knows from the first moment who lives: somebody has to look for what that node leaves."""
+    gone = threading.Event()
+    listener = Reporting(NO_LOAD)
+    listener.node_gone = gone.set  # type: ignore[method-assign]
+    first, newcomer = new_node("first"), new_node("newcomer", start=False)
+    assert first.close(30)
+
+    with psycopg.connect(newcomer._url, autocommit=True) as db:
+        newcomer.lease.look(db, listener)
+
+    assert gone.is_set()
+    newcomer._session.disconnect()
+
+
+def test_a_node_that_gets_a_new_lease_is_told_that_it_may_start(new_node: NewNode) -> None:
+    """Its workers have waited since the old one was over; a lease that lasts is renewed without a word."""
+    told: list[str] = []
+    listener = Reporting(NO_LOAD)
+    listener.may_start = lambda: told.append("start")  # type: ignore[method-assign]
+    node = new_node("node", start=False)
+    node.listen(listener)
+    with psycopg.connect(node._url, autocommit=True) as db:
+        node._membership.renew(db)
+        assert told == []
+
+        node.lease._until = 0.0
+        node._membership.renew(db)
+
+    assert told == ["start"]
+    node._session.disconnect()
 
 
 def test_nodes_report_their_load_with_the_lease(new_node: NewNode) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -82,6 +82,10 @@ def make_ledger(path: Path) -> None:
     ledger.start()
     ledger.record_retry(a_retry("a", error="the other ledger"))
     assert ledger.close(10)
+
+
+def open_lock(path: Path) -> DirectoryLock:
+    return DirectoryLock(path.parent)
 
 
 @pytest.fixture
@@ -185,6 +189,30 @@ def test_a_ledger_keeps_the_mode_that_somebody_gave_it(tmp_path: Path, content: 
     make_private(path)
 
     assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_new_ledger_is_private(tmp_path: Path) -> None:
+    """Nobody else may look at it, from the first moment on."""
+    path = tmp_path / "ledger.sqlite3"
+
+    make_private(path)
+
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("name", "opened"),
+    [("ledger.sqlite3", open_for_reading), ("ledger.sqlite3", open_for_writing), ("daemon.lock", open_lock)],
+)
+def test_another_users_file_is_refused(tmp_path: Path, name: str, opened: Callable[[Path], object]) -> None:
+    """That user could write into it at any time, and the directory is not that user's."""
+    require_root()
+    path = tmp_path / name
+    path.touch()
+    os.chown(path, DROPPER, DROPPER)
+
+    with pytest.raises(LedgerError, match=f"{name}: belongs to uid {DROPPER}, who does not own the directory"):
+        opened(path)
 
 
 def test_a_daemon_that_root_starts_becomes_the_owner(house: House) -> None:

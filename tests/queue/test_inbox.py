@@ -583,6 +583,26 @@ def test_workers_wait_and_one_rechecks_for_the_probe(start: Start) -> None:
     assert {item.path for (item,) in results if isinstance(item, Item)} == {str(number) for number in range(10)}
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_in_a_pause_connections_are_closed_at_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch, by_hand: bool
+) -> None:
+    """Of whatever kind the pause is; the worker that looks for the next probe closes its own as well."""
+    monkeypatch.setattr(inbox_module, "IDLE_S", 3600.0)
+    inbox = an_inbox(10, 2)
+    inbox.offer([Item("a")])
+    inbox.pause() if by_hand else open_breaker(inbox, round_now=False)
+    closed: list[None] = []
+
+    results = start(lambda: inbox.take(lambda: closed.append(None)))
+
+    try:
+        eventually(lambda: closed == [None], timeout_s=10)
+    finally:
+        inbox.close()
+    eventually(lambda: results == [None])
+
+
 def test_the_next_probe_comes_by_itself(start: Start) -> None:
     """Nobody has to wake the workers when a round begins; while nothing is queued, none of them looks."""
     inbox = Inbox(100, 10, a_breaker(initial_s=0.05, max_s=0.05))

@@ -256,7 +256,7 @@ class Ledger(LedgerBackend):
         log.error("ledger.failed", path=str(self.path), error=f"a row was refused: {exc}", exc_info=bug)
         group[0] = group[0]._replace(committed=None)
 
-    def _check_files(self, *, thoroughly: bool = False) -> None:
+    def _check_files(self, *, thoroughly: bool) -> None:
         """Raises LedgerDamagedError, and LedgerError or OSError where the files cannot be checked now."""
         if self._damage is not None:
             raise self._damage
