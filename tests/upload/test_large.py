@@ -16,7 +16,7 @@ import pytest
 from s3spool.config.schema import RetryConfig
 from s3spool.errors import LedgerError, Scope, UploadError, unfit
 from s3spool.ledger.reader import Reader
-from s3spool.ledger.rows import Failures, Multipart, Retry, State
+from s3spool.ledger.rows import Failures, Multipart, State
 from s3spool.queue.item import Item
 from s3spool.queue.part_concurrency import NARROW
 from s3spool.queue.parts import PartItem
@@ -330,26 +330,15 @@ def test_a_refused_large_file_is_parked_once_others_pass(build: Build) -> None:
     assert (row.failures.own, row.provisional) == (1, False)
 
 
-def test_without_a_descriptor_to_look_at_it_the_failure_is_not_the_files_own(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether it changed under our hands is not known then, and its first failure proves nothing."""
-    rows: list[Retry] = []
-    record = house.ledger.record_retry
-
-    def noted(row: Retry, *told: Any) -> None:
-        rows.append(row)
-        record(row, *told)
-
-    monkeypatch.setattr(house.ledger, "record_retry", noted)
+def test_without_a_descriptor_to_look_at_it_a_file_is_sent_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it has changed is not known then: no attempt is counted, as for a small file."""
     content = drop_big(house, 2)
-    house.bucket.refusals["big"] = [a_refusal()]
     fails(monkeypatch, house.folder, "identity_of", OSError(errno.EMFILE, "Too many open files"))
 
     house.offer("big")
 
     arrives_whole(house, content)
-    assert [(row.error, row.attempts, row.own_failures) for row in rows] == [("Too many open files", 1, 0)]
+    assert house.stats.failed == 0
 
 
 def test_the_last_part_wakes_a_worker_for_the_completion(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

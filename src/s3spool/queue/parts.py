@@ -27,7 +27,7 @@ class GivenUp(NamedTuple):
     """The failure of a large file, and whose fault it is."""
 
     error: UploadError
-    fault: Fault
+    fault: Fault | None  #: None: descriptors or memory are scarce, and no attempt is counted
 
 
 @dataclass(eq=False, slots=True)

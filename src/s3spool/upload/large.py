@@ -238,7 +238,7 @@ class LargeUploads:
         except OSError as exc:
             error = translated(exc, transfer.item.path)
             fault, transfer.item = self._results.assign_fault(transfer.item, error)
-            self._queue.stop_transfer(transfer, GivenUp(error, fault or Fault.UNKNOWN))
+            self._queue.stop_transfer(transfer, GivenUp(error, fault))
             return True
         if identity is not None and self._folder.is_same(transfer.content.identity, identity):
             return False
@@ -285,6 +285,9 @@ class LargeUploads:
         if why == FINISHED:
             return
         if isinstance(why, GivenUp):
+            if why.fault is None:
+                self._inbox.put_back(transfer.item, first=False)
+                return
             parked = self._results.record_failure(transfer.item, transfer.content.identity, why.error, why.fault)
             if parked or why.error.code in _USELESS:
                 self._resumable.abort_quietly(transfer.upload, why.error.code)
