@@ -130,7 +130,13 @@ class Soak:
                 self._daemon.cli("retry", "--all")
             return not self._writers.pending
 
-        eventually(drained, timeout_s=DRAIN_S, message="all is sent, recorded and removed")
+        try:
+            eventually(drained, timeout_s=DRAIN_S, message="all is sent, recorded and removed")
+        except AssertionError:
+            for path in sorted(self._writers.pending)[:10]:
+                _say(self._daemon.cli("why", path).stdout)
+            _say(self._daemon.cli("status").stdout, self._daemon.cli("list", "--all", "--state", "waiting").stdout)
+            raise
 
     def _conclude(self) -> None:
         undelivered = self._oracle.undelivered()
