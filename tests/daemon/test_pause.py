@@ -194,7 +194,7 @@ def test_inbox_on_hold_during_an_outage() -> None:
     """No file is taken before `resume`, a probe included; a worker that waits closes its connections at once."""
     breaker = a_breaker(initial_s=0.01, max_s=0.02)
     inbox = Inbox(10, 2, breaker)
-    inbox.pause()
+    inbox.hold(True)
     error = UploadError("upload", "a", "AccessDenied", "no", Scope.EVERYBODY)
     breaker.failed("a", NO_FAILURES, error, time.monotonic())
     inbox.offer([Item("b")])
@@ -207,7 +207,7 @@ def test_inbox_on_hold_during_an_outage() -> None:
     assert closed.wait(10)
     assert inbox.take_nowait() is None
     assert taken == []
-    inbox.resume()
+    inbox.hold(False)
     worker.join(10)
     assert taken == [Item("b")]
 

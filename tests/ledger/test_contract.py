@@ -132,7 +132,7 @@ def test_due_in_order_and_in_batches(ledger: LedgerBackend) -> None:
     for name, at in {"c": 30.0, "a": 10.0, "b": 20.0, "claimed": 5.0, "later": 99.0}.items():
         ledger.record_retry(a_retry(name, next_attempt=at))
     ledger.record_retry(a_retry("parked", next_attempt=1.0, state=State.PARKED))
-    ledger.claim(["claimed", "unknown"], 30.0)
+    ledger.claim(["claimed", "unknown"])
     assert ledger.flush(WAIT_S)
 
     with ledger.reader() as reader:
@@ -148,7 +148,7 @@ def test_only_what_was_parked_without_proof_is_released_when_another_file_succee
     ledger.record_retry(a_retry("without proof", next_attempt=0.0, state=State.PARKED, provisional=True))
     ledger.record_retry(a_retry("waiting", next_attempt=70.0))
     ledger.record_retry(a_retry("claimed", next_attempt=10.0))
-    ledger.claim(["claimed"], 10.0)
+    ledger.claim(["claimed"])
     told = threading.Event()
 
     ledger.release_provisional(told.set)
@@ -169,7 +169,7 @@ def test_a_released_file_is_no_longer_provisional(ledger: LedgerBackend) -> None
         ledger.record_retry(a_retry(name, next_attempt=0.0, state=State.PARKED, provisional=True))
     ledger.release(["named"])
     ledger.release(None)
-    ledger.claim(["named", "all"], 0.0)
+    ledger.claim(["named", "all"])
 
     ledger.release_provisional()
     assert ledger.flush(WAIT_S)
@@ -184,7 +184,7 @@ def test_release_all_leaves_alone_what_the_workers_have(ledger: LedgerBackend) -
     for name in ("waiting", "parked", "claimed"):
         state = State.PARKED if name == "parked" else State.WAITING
         ledger.record_retry(a_retry(name, next_attempt=100.0, state=state))
-    ledger.claim(["claimed"], 100.0)
+    ledger.claim(["claimed"])
 
     ledger.release(None)
     assert ledger.flush(WAIT_S)
@@ -316,11 +316,11 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         self.ledger.record_retry(row, self.callback())
         self.retries[path] = (row, False)
 
-    @rule(paths=st.lists(paths, max_size=3), now=st.sampled_from([5.0, 15.0, 25.0]))
-    def claim(self, paths: list[str], now: float) -> None:
-        self.ledger.claim(paths, now, self.callback())
+    @rule(paths=st.lists(paths, max_size=3))
+    def claim(self, paths: list[str]) -> None:
+        self.ledger.claim(paths, self.callback())
         for path in paths:
-            if path in self.retries and self.retries[path][0].next_attempt <= now:
+            if path in self.retries:
                 self.retries[path] = (self.retries[path][0], True)
 
     @rule(paths=st.none() | st.lists(paths, max_size=3))
@@ -453,7 +453,7 @@ def test_totals_are_what_counting_tells(ledger: LedgerBackend) -> None:
     ledger.record_receipt(a_receipt("failed 4"))
     ledger.record_retry(a_retry("failed 5", state=State.WAITING))
     ledger.record_retry(a_retry("failed 6", state=State.PARKED))
-    ledger.claim(["failed 0", "failed 9"], 2e9)
+    ledger.claim(["failed 0", "failed 9"])
     ledger.release(["failed 7", "failed 9"])
     ledger.hasten(0, 1)
     ledger.drop_receipts(["sent 0", "sent 1", "unknown"])
@@ -497,7 +497,7 @@ def test_backlog_by_age_and_segment(ledger: LedgerBackend) -> None:
         retry = a_retry(path, identity=identity, error_code="Code", next_attempt=0.0, state=state, own_failures=own)
         ledger.record_retry(retry)
     ledger.record_receipt(a_receipt("sent"))
-    ledger.claim(["a/b/2"], now)
+    ledger.claim(["a/b/2"])
     assert ledger.flush(WAIT_S)
 
     with ledger.reader() as reader:

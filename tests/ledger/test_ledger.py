@@ -131,7 +131,7 @@ from support.rows import a_receipt, a_retry
 ledger = Ledger(Path(sys.argv[1]), destination="here")
 ledger.start()
 ledger.record_retry(a_retry("waits"))
-ledger.claim(["waits"], 2e9)
+ledger.claim(["waits"])
 ledger.record_receipt(a_receipt("sent"), lambda: {how})
 threading.Event().wait()
 """

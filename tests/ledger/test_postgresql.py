@@ -287,7 +287,7 @@ def test_closing_while_the_database_is_away_says_so(
         node = PostgresLedger(proxy.url(str(name)), destination="here", node="node")
         node.start()
         proxy.cut()
-        node.claim(["a"], 0.0, lambda: told.append("a"))
+        node.claim(["a"], lambda: told.append("a"))
         since = eventually(lambda: node.failing_since)
 
         assert not node.close(30)
@@ -316,11 +316,11 @@ def test_a_crowd_is_over_when_nothing_comes(new_node: NewNode, monkeypatch: pyte
     monkeypatch.setattr(backend, "BUSY_GROUP_S", 3600.0)
     node = new_node("node", lease_s=0.3)
     crowd, single = threading.Event(), threading.Event()
-    node.claim([str(number) for number in range(CROWD)], 0.0, crowd.set)
+    node.claim([str(number) for number in range(CROWD)], crowd.set)
     assert crowd.wait(30)
     eventually(lambda: not node._crowded, timeout_s=10)
 
-    node.claim(["a"], 0.0, single.set)
+    node.claim(["a"], single.set)
 
     assert single.wait(30)
 

@@ -319,6 +319,25 @@ def test_a_closed_inbox_gives_and_takes_nothing() -> None:
     assert inbox.offer_nowait([Item("b")]) == 0
 
 
+def test_only_what_comes_in_is_claimed_and_before_a_worker_can_take_it() -> None:
+    """A path that is here is the business of whoever brought it; one without room is not claimed either."""
+    inbox = an_inbox(3, 2)
+    inbox.offer([Item("in flight"), Item("queued")])
+    inbox.take_nowait()
+    claimed: list[list[str]] = []
+
+    def claim(paths: list[str]) -> None:
+        assert inbox._lock.locked()
+        claimed.append(paths)
+
+    accepted = inbox.offer_nowait([Item(path) for path in ("in flight", "a", "queued", "b", "no room")], claim)
+
+    assert (accepted, claimed) == (2, [["a", "b"]])
+    assert inbox.offer_nowait([Item("no room")], claim) == 0
+    assert len(claimed) == 1
+    assert not inbox.done("in flight")
+
+
 def test_many_deferred_files_take_the_room_of_new_ones() -> None:
     """The names that wait are bounded, whatever they wait for."""
     inbox = an_inbox(10, 2)
@@ -591,7 +610,7 @@ def test_in_a_pause_connections_are_closed_at_once(
     monkeypatch.setattr(inbox_module, "IDLE_S", 3600.0)
     inbox = an_inbox(10, 2)
     inbox.offer([Item("a")])
-    inbox.pause() if by_hand else open_breaker(inbox, round_now=False)
+    inbox.hold(True) if by_hand else open_breaker(inbox, round_now=False)
     closed: list[None] = []
 
     results = start(lambda: inbox.take(lambda: closed.append(None)))

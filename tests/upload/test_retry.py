@@ -6,6 +6,7 @@ import contextlib
 import functools
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -331,21 +332,28 @@ def test_more_than_a_batch_is_looked_at_again_at_once(ledger: Ledger, monkeypatc
     assert waits == [0.0, None]
 
 
+def fail_all(ledger: Ledger, inbox: Inbox, *, parked: str) -> None:
+    """What a worker does with each file: it fails again, and waits until 101, or is parked."""
+    while (item := inbox.take_nowait()) is not None:
+        assert isinstance(item, Item)
+        state, due = (State.PARKED, 0.0) if item.path.startswith(parked) else (State.WAITING, 101.0)
+        done = functools.partial(_done, inbox, item.path)
+        ledger.record_retry(a_retry(item.path, attempts=3, next_attempt=due, state=state), done)
+
+
+def _done(inbox: Inbox, path: str) -> None:
+    inbox.done(path)
+
+
 def test_race_a_worker_fails_again_before_the_claim(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that fails at once, before its claim is in the ledger, must still come due again."""
     waiting(ledger, "a", "b")
     inbox = an_inbox()
     offer = inbox.offer_nowait
 
-    def free(path: str) -> None:
-        inbox.done(path)
-
-    def a_quick_worker(items: Sequence[Item]) -> int:
-        accepted = offer(items)
-        while (item := inbox.take_nowait()) is not None:
-            state = State.WAITING if item.path == "a" else State.PARKED
-            row = a_retry(item.path, attempts=3, next_attempt=101.0, state=state)
-            ledger.record_retry(row, functools.partial(free, item.path))
+    def a_quick_worker(items: Sequence[Item], claim: Callable[[list[str]], None]) -> int:
+        accepted = offer(items, claim)
+        fail_all(ledger, inbox, parked="b")
         return accepted
 
     monkeypatch.setattr(inbox, "offer_nowait", a_quick_worker)
@@ -361,6 +369,67 @@ def test_race_a_worker_fails_again_before_the_claim(ledger: Ledger, monkeypatch:
     assert due == ["a"]
     assert wait_s == 1.0
     assert released == {"a", "b"}
+
+
+@pytest.mark.parametrize("let_go", ["all", "provisional"])
+def test_race_files_that_changed_fail_while_their_old_rows_come_due(ledger: Ledger, let_go: str) -> None:
+    """A thousand files are sent because they changed, and fail, before the retry thread has seen their new rows.
+
+    No row is claimed that no worker has: `retry --all` and the next success give each of them another try.
+    """
+    names = [f"{kind}{number}" for kind in ("waits ", "parked ") for number in range(500)]
+    waiting(ledger, *names)
+    inbox = an_inbox(2000)
+    inbox.offer([Item(name) for name in names])
+    thread = RetryThread(ledger, inbox, POLICY)
+
+    with Reader(ledger.path) as reader, mock.patch.object(ledger, "_commit_until_done", held := Held(ledger)):
+        fail_all(ledger, inbox, parked="parked")
+        wait_s = thread.tick(reader, 100.0)  # reads the old rows
+        held.go_on.set()
+        assert ledger.flush(10)
+        if let_go == "provisional":
+            ledger.record_retry(a_retry("other", state=State.PARKED, provisional=True))
+            ledger.release_provisional()
+        else:
+            ledger.release(None)
+        assert ledger.flush(10)
+        due = [row.path for row in reader.due(1e9, 2000)]
+
+    assert wait_s == retry_module.ROOM_S
+    assert inbox.counts() == (0, 0)
+    assert len([path for path in due if path.startswith("waits")]) == 500
+    assert len([path for path in due if path.startswith("parked")]) == (500 if let_go == "all" else 0)
+
+
+class Held:
+    """Commits of a ledger that wait until `go_on` is set: the disk is slow."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.go_on = threading.Event()
+        self._commit = ledger._commit_until_done
+
+    def __call__(self, group: Any) -> bool:
+        assert self.go_on.wait(10)
+        return self._commit(group)
+
+
+def test_files_that_are_in_the_inbox_already_hold_up_no_other_retry(ledger: Ledger) -> None:
+    """More large files that changed than a batch has, due and in the inbox for hours: small ones go past them."""
+    changed = [f"changed {number}" for number in range(2 * retry_module.BATCH)]
+    waiting(ledger, *changed, next_attempt=1.0)
+    waiting(ledger, "small", next_attempt=50.0)
+    inbox = an_inbox(5000)
+    inbox.offer([Item(name) for name in changed])
+    thread = RetryThread(ledger, inbox, POLICY)
+
+    with Reader(ledger.path) as reader:
+        waits = [thread.tick(reader, 100.0) for _ in range(4)]
+        unclaimed = [row.path for row in reader.due(100.0, 5000)]
+
+    assert inbox.state_of("small") == "queued"
+    assert set(unclaimed) == set(changed)
+    assert waits == [retry_module.ROOM_S, retry_module.ROOM_S, 0.0, retry_module.ROOM_S]
 
 
 def test_the_thread_sleeps_until_woken(ledger: Ledger, start: Callable[[Inbox], RetryThread]) -> None:

@@ -48,7 +48,7 @@ class OperatorPause:
         """Whether there was a pause. Raises S3SpoolError where the end of the pause is not durable."""
         with self._lock:
             pause, self.current = self.current, None
-            self._inbox.resume()
+            self._inbox.hold(False)
             if pause:
                 log.info("uploads.resumed", duration_s=round(time.time() - pause.since, 3))
             self._store(None)
@@ -63,13 +63,13 @@ class OperatorPause:
             if pause is not None:
                 self._stop_taking(pause)
             elif before is not None:
-                self._inbox.resume()
+                self._inbox.hold(False)
                 log.info("uploads.resumed", duration_s=round(time.time() - before.since, 3))
         finally:
             self._lock.release()
 
     def _stop_taking(self, pause: Pause) -> None:
-        self._inbox.pause()
+        self._inbox.hold(True)
         log.warning("uploads.paused", reason=pause.reason, since=iso(pause.since))
 
     def _store(self, pause: Pause | None) -> None:

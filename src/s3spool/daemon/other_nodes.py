@@ -49,7 +49,7 @@ class OtherNodes(Listener):
         self._retry.wake()
 
     def may_start(self) -> None:
-        self._inbox.wake_all()
+        self._inbox.wake()
         self._retry.wake()
 
     def load(self) -> NodeLoad:

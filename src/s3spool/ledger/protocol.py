@@ -129,11 +129,8 @@ class LedgerBackend(Protocol):
     def record_pause(self, pause: Pause | None) -> None:
         """The pause by hand, or its end."""
 
-    def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
-        """Workers have these files, which were due at `now`; `due` leaves them out until they fail again.
-
-        A file that failed again in the meantime has a new row, due later; that row stays unclaimed.
-        """
+    def claim(self, paths: Sequence[str], committed: Committed | None = None) -> None:
+        """Workers have these files; `due` leaves them out until they fail again."""
 
     def release(self, paths: Sequence[str] | None) -> None:
         """Make waiting and parked files due at once: these, or all."""

@@ -40,7 +40,7 @@ FORGET_RECEIPT = f"DELETE FROM receipts WHERE {_PATHS}"  # noqa: S608 - constant
 FORGET_MULTIPART = "DELETE FROM multiparts WHERE upload_id = ?"
 FORGET_PARTS = "DELETE FROM parts WHERE upload_id = ?"
 NOTHING = "SELECT 1"
-CLAIM = f"UPDATE retries SET claimed = 1 WHERE {_PATHS} AND next_attempt <= ?"  # noqa: S608 - constants
+CLAIM = f"UPDATE retries SET claimed = 1 WHERE {_PATHS}"  # noqa: S608 - constants
 _WAITING = "UPDATE retries SET state = 'waiting', next_attempt = 0, provisional = 0"
 RELEASE = f"{_WAITING}, claimed = 0 WHERE {_PATHS}"
 RELEASE_PROVISIONAL = f"{_WAITING} WHERE provisional = 1"

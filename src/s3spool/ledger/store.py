@@ -111,8 +111,8 @@ class Ledger(LedgerBackend):
         self._put("", sql.FORGET_PARTS, (upload_id,), None)
         self._put("", sql.FORGET_MULTIPART, (upload_id,), None)
 
-    def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
-        self._put("", sql.CLAIM, (sql.as_json(*paths), now), committed)
+    def claim(self, paths: Sequence[str], committed: Committed | None = None) -> None:
+        self._put("", sql.CLAIM, (sql.as_json(*paths),), committed)
 
     def release(self, paths: Sequence[str] | None) -> None:
         if paths is None:

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.folder.slow_directories import SlowDirectories
@@ -63,7 +63,7 @@ class Inbox:
         self._recheck_at = 0.0  # monotonic seconds: when the one worker that waits with a timeout looks again
         self._closed = False
         self._held = False  # paused by hand
-        breaker.on_change(self.wake_all)
+        breaker.on_change(self.wake)
 
     def offer(self, items: Iterable[Item], meanwhile: Callable[[], None] | None = None) -> bool:
         """Queue these, and block while their lane is full; False when the inbox was closed before all were queued.
@@ -89,15 +89,24 @@ class Inbox:
                 self._add(item, lane)
         return True
 
-    def offer_nowait(self, items: Sequence[Item]) -> int:
-        """Queue items until one has no room; returns how many were accepted (or were here already)."""
+    def offer_nowait(self, items: Iterable[Item], claim: Callable[[list[str]], None] | None = None) -> int:
+        """Queue items until one has no room; returns how many were accepted (or were here already).
+
+        `claim` gets their paths before a worker can take one, and must not block; what is here is left out then.
+        """
+        accepted: list[str] = []
         with self._lock:
-            for count, item in enumerate(items):
+            for item in items:
+                if claim and (item.path in self._queued or item.path in self._in_flight):
+                    continue
                 lane = self._queues.lane_of(item)
                 if self._closed or self._queues.full_for(item, lane):
-                    return count
+                    break
                 self._add(item, lane)
-        return len(items)
+                accepted.append(item.path)
+            if claim and accepted:
+                claim(accepted)
+        return len(accepted)
 
     def put_back(self, item: Item | PartItem, *, first: bool) -> bool:
         """Queue an unsent item again; never blocks, because its room is still reserved.
@@ -119,24 +128,15 @@ class Inbox:
             self._idle_workers.notify()
             return True
 
-    def wake(self, count: int) -> None:
-        """Wake this many workers: parts have become available."""
+    def wake(self, count: int | None = None) -> None:
+        """Wake this many workers, for parts, or all of them: the circuit breaker has changed."""
         with self._lock:
-            self._idle_workers.notify(count)
+            self._idle_workers.notify(len(self._idle_workers.waiting) if count is None else count)
 
-    def wake_all(self) -> None:
-        """Wake all workers: the circuit breaker has changed."""
-        with self._lock:
-            self._idle_workers.notify_all()
-
-    def pause(self) -> None:
-        """Take no new file until `resume`; files in flight, with all their parts, go on."""
-        self._held = True
-        self.wake_all()  # idle workers close their connections
-
-    def resume(self) -> None:
-        self._held = False
-        self.wake_all()
+    def hold(self, held: bool) -> None:
+        """Take no new file as long as `held`; files in flight, with all their parts, go on."""
+        self._held = held
+        self.wake()  # idle workers close their connections
 
     def take(self, close_idle: Callable[[], None] | None = None) -> Item | PartItem | None:
         """Block until there is an item, and take it; None when the inbox is closed.

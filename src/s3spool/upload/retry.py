@@ -45,6 +45,7 @@ class RetryThread:
         self.heartbeat = Heartbeat()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="retry", daemon=True)
+        self._in_inbox = 0  # due files that the last tick left out: they changed, and are in the inbox already
         self.ticks = 0
 
     def start(self) -> None:
@@ -69,23 +70,20 @@ class RetryThread:
         """Offer the files due at `now` (Unix seconds); returns seconds until the next tick, None: when woken."""
         self.ticks += 1
         left = self.missing.left_to_others(time.monotonic())
-        due = reader.due(now, BATCH + len(left))
+        due = reader.due(now, BATCH + len(left) + self._in_inbox)
         items = [Item(row.path, Lane.RETRY, row.failures) for row in due if row.path not in left]
-        if self._claims is not None and items:
-            self.missing.same_folder = self._same_folder(reader.nodes())
-            items = self._claimed(items, self._claims, now)
-        accepted = self._inbox.offer_nowait(items)
-        if self._claims is not None:
+        if self._claims is None:
+            accepted = self._offer(items)
+        else:
+            if items:
+                self.missing.same_folder = self._same_folder(reader.nodes())
+                items = self._claimed(items, self._claims, now)
+            accepted = self._inbox.offer_nowait(items)
             self._claims.give_back([item.path for item in items[accepted:]])
-        elif accepted:
-            # Durable before the next tick, which would find the same rows due again.
-            committed = threading.Event()
-            self._ledger.claim([item.path for item in items[:accepted]], now, committed.set)
-            self._wait(committed)
-        if accepted < len(due):  # no room, or another daemon has some of them
-            return ROOM_S
-        if len(due) == BATCH:
+        if accepted and accepted + self._in_inbox >= max(len(due), BATCH):
             return 0.0
+        if accepted < len(due):  # no room, or a worker or another daemon has some of them
+            return ROOM_S
         upcoming = reader.next_due()
         if upcoming is None:
             return None if self._claims is None else self.policy.max_s  # another daemon may record a failure
@@ -96,6 +94,20 @@ class RetryThread:
             self._wait(committed)
             return 0.0
         return min(max(0.0, upcoming - now), self.policy.max_s)
+
+    def _offer(self, items: list[Item]) -> int:
+        """Claim and queue these; returns how many had room.
+
+        The claim goes to the ledger before a worker can take the file, and so before the row of its next failure: a
+        claim of that row would last until the next start, because no worker has the file.
+        """
+        new = [item for item in items if self._inbox.state_of(item.path) is None]
+        self._in_inbox = len(items) - len(new)
+        committed = threading.Event()
+        accepted = self._inbox.offer_nowait(new, lambda paths: self._ledger.claim(paths, committed.set))
+        if accepted:
+            self._wait(committed)  # the next tick would find the same rows due again
+        return accepted
 
     def _claimed(self, items: list[Item], claims: Claims, now: float) -> list[Item]:
         """Those that no other daemon has taken or tried meanwhile. Raises LedgerError."""

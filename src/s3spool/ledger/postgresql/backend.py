@@ -143,8 +143,8 @@ class PostgresLedger(LedgerBackend):
         else:
             self._put(sql.PAUSE, None, since=pause.since, reason=storable(pause.reason))
 
-    def claim(self, paths: Sequence[str], now: float, committed: Committed | None = None) -> None:
-        self._put(sql.CLAIM, committed, paths, now=self.lease.to_database(now))
+    def claim(self, paths: Sequence[str], committed: Committed | None = None) -> None:
+        self._put(sql.CLAIM, committed, paths)
 
     def release(self, paths: Sequence[str] | None) -> None:
         self._put(sql.RELEASE_ALL if paths is None else sql.RELEASE, None, paths or ())

@@ -98,7 +98,7 @@ RECORD_PARTS = _insert("parts", PART, "upload_id, number")
 _DROP_EMPTY = f"DELETE FROM files WHERE {_THESE} AND sent IS NULL AND failed IS NULL AND {_FREE}"  # noqa: S608 - constants
 _WAITING = "UPDATE files SET state = 'waiting', next_attempt = 0, provisional = false"
 
-CLAIM = (f"UPDATE files SET owner = %(owner)s WHERE {_THESE} AND next_attempt <= %(now)s AND {_MINE_OR_FREE}",)  # noqa: S608 - constants
+CLAIM = (f"UPDATE files SET owner = %(owner)s WHERE {_THESE} AND {_MINE_OR_FREE}",)  # noqa: S608 - constants
 CLAIMED = f"SELECT path, owner FROM files WHERE {_HERE} AND owner = ANY(%(owners)s)"  # noqa: S608 - constants
 # A row that another node locks is no longer void, or is deleted by that node.
 _VOID = f"{_HERE} AND owner IS NOT NULL AND {_FREE} AND sent IS NULL AND failed IS NULL"
