@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import random
 import resource
 import shutil
 import signal
@@ -298,6 +299,28 @@ def test_a_directory_that_may_not_be_read(make: Make, faulty: FaultyS3) -> None:
 
 
 # --- the clock
+
+
+def test_refused_files_that_change_on_a_slow_disk_go_out_at_last(faulty: FaultyS3, tmp_path: Path) -> None:
+    """They change and are refused again while the old failure is due and the new one is not durable yet.
+
+    Once the bucket takes them, none of them waits for the next start.
+    """
+    faulty.script(Status(code=400, error_code="InvalidRequest"), times=None, match=r"^PUT bad/")
+    environment, retry = lying(tmp_path, slow_fsync_ms=300), {"initial_s": 1, "max_s": 3}
+    names = [f"{kind}/{number}" for number in range(500) for kind in ("bad", "good")]
+    choice = random.Random(1)
+    with Daemon(tmp_path, faulty, environment=environment, retry=retry, watch=RARELY) as daemon:
+        for _ in range(80):
+            daemon.drop_all(dict.fromkeys(choice.sample(names, 300), b"content"))
+        daemon.drop_all(dict.fromkeys(names, b"content"))
+        faulty.behave()
+
+        def all_stored() -> bool:
+            assert daemon.cli("retry", "--all").returncode == 0
+            return len(faulty.objects) == len(names)
+
+        eventually(all_stored, timeout_s=60)
 
 
 def test_the_clock_jumps(make: Make, faulty: FaultyS3, tmp_path: Path) -> None:

@@ -29,14 +29,22 @@ static int failing(void) {
     return flag && access(flag, F_OK) == 0;
 }
 
+/* The disk is slow: each fsync takes SLOW_FSYNC milliseconds more. */
+static void be_slow(void) {
+    const char *delay = getenv("SLOW_FSYNC");
+    if (delay) usleep(1000 * atoi(delay));
+}
+
 int fsync(int fd) {
     int (*real)(int) = dlsym(RTLD_NEXT, "fsync");
+    be_slow();
     if (failing()) { errno = EIO; return -1; }
     return real(fd);
 }
 
 int fdatasync(int fd) {
     int (*real)(int) = dlsym(RTLD_NEXT, "fdatasync");
+    be_slow();
     if (failing()) { errno = EIO; return -1; }
     return real(fd);
 }
@@ -88,7 +96,9 @@ int getaddrinfo(const char *restrict node, const char *restrict service, const s
 """
 
 
-def lying(directory: Path, *, fail_fsync: Path | None = None, clock_offset: Path | None = None) -> dict[str, str]:
+def lying(
+    directory: Path, *, fail_fsync: Path | None = None, clock_offset: Path | None = None, slow_fsync_ms: int = 0
+) -> dict[str, str]:
     """The environment of a process that is lied to; skips the test where there is no C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -96,5 +106,5 @@ def lying(directory: Path, *, fail_fsync: Path | None = None, clock_offset: Path
     source, library = directory / "lying.c", directory / "lying.so"
     source.write_text(_SOURCE)
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-    files = {"FAIL_FSYNC": fail_fsync, "CLOCK_OFFSET": clock_offset}
-    return {"LD_PRELOAD": str(library)} | {name: str(path) for name, path in files.items() if path is not None}
+    lies = {"FAIL_FSYNC": fail_fsync, "CLOCK_OFFSET": clock_offset, "SLOW_FSYNC": slow_fsync_ms or None}
+    return {"LD_PRELOAD": str(library)} | {name: str(value) for name, value in lies.items() if value is not None}
