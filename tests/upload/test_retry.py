@@ -6,7 +6,6 @@ import contextlib
 import functools
 import random
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
 from s3spool.upload import retry as retry_module
 from s3spool.upload.retry import RetryThread
-from support.failing import fails
+from support.failing import fails, held
 from support.house import a_breaker
 from support.lines import Lines
 from support.rows import a_retry
@@ -383,11 +382,10 @@ def test_race_files_that_changed_fail_while_their_old_rows_come_due(ledger: Ledg
     inbox.offer([Item(name) for name in names])
     thread = RetryThread(ledger, inbox, POLICY)
 
-    with Reader(ledger.path) as reader, mock.patch.object(ledger, "_commit_until_done", held := Held(ledger)):
-        fail_all(ledger, inbox, parked="parked")
-        wait_s = thread.tick(reader, 100.0)  # reads the old rows
-        held.go_on.set()
-        assert ledger.flush(10)
+    with Reader(ledger.path) as reader:
+        with held(ledger):
+            fail_all(ledger, inbox, parked="parked")
+            wait_s = thread.tick(reader, 100.0)  # reads the old rows
         if let_go == "provisional":
             ledger.record_retry(a_retry("other", state=State.PARKED, provisional=True))
             ledger.release_provisional()
@@ -400,18 +398,6 @@ def test_race_files_that_changed_fail_while_their_old_rows_come_due(ledger: Ledg
     assert inbox.counts() == (0, 0)
     assert len([path for path in due if path.startswith("waits")]) == 500
     assert len([path for path in due if path.startswith("parked")]) == (500 if let_go == "all" else 0)
-
-
-class Held:
-    """Commits of a ledger that wait until `go_on` is set: the disk is slow."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.go_on = threading.Event()
-        self._commit = ledger._commit_until_done
-
-    def __call__(self, group: Any) -> bool:
-        assert self.go_on.wait(10)
-        return self._commit(group)
 
 
 def test_files_that_are_in_the_inbox_already_hold_up_no_other_retry(ledger: Ledger) -> None:

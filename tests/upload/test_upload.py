@@ -20,11 +20,12 @@ from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Failures, Identity, State
 from s3spool.queue import inbox as inbox_module
 from s3spool.queue.item import Item, Lane
+from s3spool.queue.selection import RETRY_DIVISOR
 from s3spool.queue.settle import BUSY_S, SettleReason
 from s3spool.s3.content import Stored
 from s3spool.upload import small as upload_module
 from s3spool.upload.small import SMALL_BYTES
-from support.failing import fails
+from support.failing import fails, held
 from support.house import Build, House
 from support.lines import Lines
 from support.memory_bucket import MemoryCarrier
@@ -332,6 +333,26 @@ def test_a_file_that_vanished_is_counted_and_forgotten(house: House, lines: Line
     house.quiet()
     assert house.stats.vanished == 1
     assert [(line["event"], line["path"]) for line in lines] == [("file.vanished", "a")]
+
+
+def test_race_files_return_before_their_end_is_durable(build: Build) -> None:
+    """Their directory is renamed away and back while they are tried again, on a slow disk: each is sent, and soon."""
+    house = build(workers=80).start()
+    names = [f"d/{number}" for number in range(300)]
+    for name in names:
+        house.drop(name)
+    house.record(*[a_retry(name, identity=house.identity(name), next_attempt=2e9) for name in names])
+    (house.root / "d").rename(house.root / "elsewhere")
+
+    with held(house.ledger):
+        house.inbox.offer([Item(name, Lane.RETRY, a_retry(name).failures) for name in names])
+        eventually(lambda: house.stats.vanished >= 80 // RETRY_DIVISOR)
+        (house.root / "elsewhere").rename(house.root / "d")
+        for name in names:
+            house.settle.add(name)
+        eventually(lambda: not house.settle.pending())
+
+    house.wait_sent(*names)
 
 
 @pytest.mark.parametrize("kind", ["symlink", "fifo", "directory", "symlinked parent"])

@@ -219,7 +219,9 @@ class SettleThread:
 
     def _step(self, ripe: Sequence[Ripe], reader: LedgerReader) -> None:
         beat = self._settle.heartbeat.beat
-        candidates = [(path, None, seen) for path, seen, _ in ripe]
+        # Before the ledger is read: the end of a file in flight may not be durable yet; then the file comes here again.
+        here = self._inbox.knows([path for path, _, _ in ripe])
+        candidates = [(path, None, seen) for path, seen, _ in ripe if path not in here]
         busy = {path for path, _, was_busy in ripe if was_busy}
         for items in self._deduplicator.sort(candidates, reader, hinted=True, meanwhile=beat):
             # Files that are tried again and again take turns with those of the scan: new ones do not wait for them.

@@ -178,18 +178,20 @@ class ResultHandler:
         with self._stats_lock:
             self._stats.vanished += 1
         log.info("file.vanished", path=item.path)
-        self._ledger.forget_retry(item.path)
-        self.done(item.path)
+        self._forget(item.path)
 
     def drop(self, item: Item, reason: str) -> None:
         log.debug("file.skipped", path=item.path, reason=reason)
-        self._ledger.forget_retry(item.path)
-        self.done(item.path)
+        self._forget(item.path)
 
     def done(self, path: str) -> None:
         """The path is finished; if it was offered again meanwhile, it goes back to settle."""
         if self._inbox.done(path):
             self._resettle(path, SettleReason.CHANGED, None)
+
+    def _forget(self, path: str) -> None:
+        """End the path's retry, then let go of it: if it returns before that, its row still says that it waits."""
+        self._ledger.forget_retry(path, lambda: self.done(path))
 
     def _claim_lost(self, path: str) -> None:
         """Another daemon may have this file: nothing is removed here. Runs on the ledger's thread."""
