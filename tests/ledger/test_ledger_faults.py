@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -525,3 +526,26 @@ def test_a_disk_that_cannot_sync(make: Callable[..., Daemon], faulty: FaultyS3, 
     daemon.wait_event("ledger.recovered", WAIT_S)
     removed_and_recorded(daemon, faulty, files)
     assert daemon.stop() == 0
+
+
+def test_retry_and_forget_while_the_disk_cannot_sync(
+    make: Callable[..., Daemon], faulty: FaultyS3, tmp_path: Path
+) -> None:
+    """The disk answers only after the commands have given up; what they asked for is done then, by no other event."""
+    faulty.script(Status(code=400, error_code="BadDigest"), times=None, match="^PUT waits")
+    flag = tmp_path / "fail"
+    retry, watch = {"initial_s": 3600, "max_s": 3600}, {"rescan_s": 3600}
+    daemon = make(lying(tmp_path, fail_fsync=flag), retry=retry, watch=watch).start_scanned()
+    daemon.drop_all({"waits": b"waits", "sent": b"sent"})
+    daemon.wait_event("file.failed", WAIT_S)
+    eventually(lambda: receipts(path_of(daemon)) == {"sent"})
+    faulty.behave()
+    flag.touch()
+
+    with ThreadPoolExecutor() as pool:  # each waits for ten seconds
+        answers = list(pool.map(lambda command: daemon.cli(*command).stderr, [("retry", "--all"), ("forget", "sent")]))
+    flag.unlink()
+
+    assert all("the ledger does not answer" in answer for answer in answers), answers
+    daemon.wait_event("file.uploaded", WAIT_S, path="waits")
+    eventually(lambda: faulty.count("^PUT sent") == 2, timeout_s=WAIT_S)

@@ -170,10 +170,9 @@ class _Answers:
         with self._reader() as reader:
             released = views.releasable(reader, paths)
         probing = components.breaker.open
-        components.ledger.release(paths)
-        _durable(components.ledger)
-        components.retry.wake()
+        components.ledger.release(paths, components.retry.wake)  # a disk that is full now may do it later
         components.breaker.probe_now()
+        _durable(components.ledger)
         self._daemon.wake()  # `systemctl status` counts them
         return {"released": released, "probing": probing}
 
@@ -183,13 +182,17 @@ class _Answers:
         daemon, components = self._daemon, self._components
         with self._reader() as reader:
             known = path in reader.known([path])
-        components.ledger.forget(path)
+        left_out = views.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive)
+        here = not left_out and views.identity_of(components.folder, path) is not None
+
+        def send_again() -> None:
+            # Not by a scan: it would count the file as one that the watch has missed.
+            if here and not components.settle.add(path):
+                components.scan.want("full")
+
+        components.ledger.forget(path, send_again)
         _durable(components.ledger)
         daemon.wake()  # the same
-        left_out = views.left_out(path, components.scan.names, recursive=daemon.config.watch.recursive)
-        # Not by a scan: it would count the file as one that the watch has missed.
-        if not left_out and views.identity_of(components.folder, path) and not components.settle.add(path):
-            components.scan.want("full")
         return {"forgotten": known}
 
     def rescan(self, _: Mapping[str, Any], __: Peer) -> dict[str, Any]:

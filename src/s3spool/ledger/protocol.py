@@ -132,7 +132,7 @@ class LedgerBackend(Protocol):
     def claim(self, paths: Sequence[str], committed: Committed | None = None) -> None:
         """Workers have these files; `due` leaves them out until they fail again."""
 
-    def release(self, paths: Sequence[str] | None) -> None:
+    def release(self, paths: Sequence[str] | None, committed: Committed | None = None) -> None:
         """Make waiting and parked files due at once: these, or all."""
 
     def release_provisional(self, committed: Committed | None = None) -> None:
@@ -141,7 +141,7 @@ class LedgerBackend(Protocol):
     def hasten(self, now: float, latest: float, committed: Committed | None = None) -> None:
         """Make due at `now` what is due after `latest`: the clock was set back."""
 
-    def forget(self, path: str) -> None:
+    def forget(self, path: str, committed: Committed | None = None) -> None:
         """Drop the receipt and the retry of this path."""
 
     def forget_retry(self, path: str, committed: Committed | None = None) -> None: ...

@@ -114,18 +114,18 @@ class Ledger(LedgerBackend):
     def claim(self, paths: Sequence[str], committed: Committed | None = None) -> None:
         self._put("", sql.CLAIM, (sql.as_json(*paths),), committed)
 
-    def release(self, paths: Sequence[str] | None) -> None:
+    def release(self, paths: Sequence[str] | None, committed: Committed | None = None) -> None:
         if paths is None:
-            self._put("", sql.RELEASE_ALL, (), None)
+            self._put("", sql.RELEASE_ALL, (), committed)
         else:
-            self._put("", sql.RELEASE, (sql.as_json(*paths),), None)
+            self._put("", sql.RELEASE, (sql.as_json(*paths),), committed)
 
     def release_provisional(self, committed: Committed | None = None) -> None:
         self._put("", sql.RELEASE_PROVISIONAL, (), committed)
 
-    def forget(self, path: str) -> None:
+    def forget(self, path: str, committed: Committed | None = None) -> None:
         self.drop_receipts([path])
-        self.forget_retry(path)
+        self.forget_retry(path, committed)
 
     def record_pause(self, pause: Pause | None) -> None:
         self._put("", *(sql.pause(pause) if pause else (sql.RESUME, ())), None)

@@ -146,8 +146,8 @@ class PostgresLedger(LedgerBackend):
     def claim(self, paths: Sequence[str], committed: Committed | None = None) -> None:
         self._put(sql.CLAIM, committed, paths)
 
-    def release(self, paths: Sequence[str] | None) -> None:
-        self._put(sql.RELEASE_ALL if paths is None else sql.RELEASE, None, paths or ())
+    def release(self, paths: Sequence[str] | None, committed: Committed | None = None) -> None:
+        self._put(sql.RELEASE_ALL if paths is None else sql.RELEASE, committed, paths or ())
 
     def release_provisional(self, committed: Committed | None = None) -> None:
         self._put(sql.RELEASE_PROVISIONAL, committed)
@@ -155,8 +155,8 @@ class PostgresLedger(LedgerBackend):
     def hasten(self, now: float, latest: float, committed: Committed | None = None) -> None:
         self._put(sql.HASTEN, committed, now=self.lease.to_database(now), latest=self.lease.to_database(latest))
 
-    def forget(self, path: str) -> None:
-        self._put(sql.FORGET, None, [path])
+    def forget(self, path: str, committed: Committed | None = None) -> None:
+        self._put(sql.FORGET, committed, [path])
 
     def forget_retry(self, path: str, committed: Committed | None = None) -> None:
         self._put(sql.FORGET_RETRY, committed, [path])
