@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from s3spool.errors import Scope, UploadError
 from s3spool.failure import concurrency_limiter as module
 from s3spool.failure.concurrency_limiter import EVENT_S, FORGOTTEN_S, REST_S, STREAK, ConcurrencyLimiter
 from support.lines import Lines
+from support.waiting import eventually
 
 SLOW_DOWN = UploadError("upload", "a", "SlowDown", "slower, please", Scope.LOAD)
 
@@ -127,3 +129,22 @@ def test_lost_connections_halve_quietly(limiter: ConcurrencyLimiter, clock: Cloc
     while limiter.limited:
         limiter.passed()
     assert list(lines) == []
+
+
+def test_workers_that_hang_do_not_keep_all_others_from_sending(limiter: ConcurrencyLimiter, clock: Clock) -> None:
+    """Those that may send hang in a mount, and never succeed: a minute after the last refusal all others go on."""
+    while limiter.limit > 1:
+        limiter.refused(SLOW_DOWN)
+        clock.now += EVENT_S
+    admitted = [threading.Thread(target=limiter.admit, args=(number,), daemon=True) for number in range(2, 100)]
+    for thread in admitted:
+        thread.start()
+    eventually(lambda: len(limiter._changed._waiters) == len(admitted))  # type: ignore[attr-defined]
+    clock.now += FORGOTTEN_S
+
+    limiter.admit(1)
+
+    for thread in admitted:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in admitted)
+    assert limiter.limit == 100

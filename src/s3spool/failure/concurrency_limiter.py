@@ -14,7 +14,7 @@ EVENT_S = 1.0  # refusals this close together are one event: the limit is halved
 REST_S = 1.0  # the longest rest where the server names none
 LOST_S = 0.1  # the same for lost connections, which come back at once
 STREAK = 8  # so many refusals in a row without a success: halving alone does not help, rest as well
-FORGOTTEN_S = 60.0  # a success so long after the last refusal shows that it is over
+FORGOTTEN_S = 60.0  # so long after the last refusal it is over
 log = structlog.get_logger()
 
 
@@ -55,8 +55,11 @@ class ConcurrencyLimiter:
         with self._changed:
             while number >= self.limit and not self._closed:
                 rest_s = self._resume_at - time.monotonic()
-                if number >= self._width:
-                    self._changed.wait()
+                if number >= self._width and time.monotonic() - self._halved_at > FORGOTTEN_S:
+                    self._width = self.limit = self._full  # those that may send have had no success: they may all hang
+                    self._changed.notify_all()
+                elif number >= self._width:
+                    self._changed.wait(FORGOTTEN_S)
                 elif rest_s > 0:
                     self._changed.wait(rest_s)
                 else:
