@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import random
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,13 +17,14 @@ import pytest
 from s3spool.config.schema import RetryConfig
 from s3spool.errors import Fault, S3SpoolError, Scope, UploadError
 from s3spool.failure.breaker import PROBES, STREAK
+from s3spool.folder import folder as folder_module
 from s3spool.folder.lease import Lease
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Failures, Identity, State
 from s3spool.queue import inbox as inbox_module
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.selection import RETRY_DIVISOR
-from s3spool.queue.settle import BUSY_S, SettleReason
+from s3spool.queue.settle import BUSY_S, Ripe, SettleReason
 from s3spool.s3.content import Stored
 from s3spool.upload import small as upload_module
 from s3spool.upload.small import SMALL_BYTES
@@ -333,6 +336,43 @@ def test_a_file_that_vanished_is_counted_and_forgotten(house: House, lines: Line
     house.quiet()
     assert house.stats.vanished == 1
     assert [(line["event"], line["path"]) for line in lines] == [("file.vanished", "a")]
+
+
+@pytest.mark.parametrize("size", [4, LARGE, 3 * LARGE])
+def test_an_error_of_close_says_nothing(build: Build, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """FUSE reports what it likes when a file is closed; its content has been read."""
+    house = build(threshold=2 * LARGE, part_size=LARGE).start()
+    close = os.close
+    refused: list[int] = []
+
+    def fails_once_closed(fd: int) -> None:
+        close(fd)
+        refused.append(fd)
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(folder_module, "os", SimpleNamespace(**(vars(os) | {"close": fails_once_closed})))
+    house.drop("a", b"x" * size)
+
+    house.offer("a")
+    house.wait_sent("a")
+
+    assert refused
+    assert house.inbox.parts.in_flight == 0
+    assert house.stats.workers_replaced == 0
+
+
+def test_a_busy_file_for_which_nobody_has_room_is_found_by_a_scan(build: Build) -> None:
+    """The queue is full, and half of settle are busy files: the scan is asked for at once."""
+    house = build(size=10)
+    house.start(house.ledger)
+    house.inbox.offer([Item(f"full {number}", Lane.FOUND) for number in range(10)])
+    for number in range(5):
+        assert house.settle.add(f"busy {number}", SettleReason.BUSY)
+
+    with house.ledger.reader() as reader:
+        house.settle_thread._step([Ripe("busy", None, busy=True)], reader)
+
+    assert house.rescans == ["full"]
 
 
 def test_race_files_return_before_their_end_is_durable(build: Build) -> None:

@@ -227,6 +227,7 @@ class SettleThread:
             # Files that are tried again and again take turns with those of the scan: new ones do not wait for them.
             again = [item._replace(lane=Lane.FOUND) for item in items if item.path in busy]
             for item in again[self._inbox.offer_nowait(again) :]:
-                self._settle.add(item.path, SettleReason.BUSY, item.seen)
+                if not self._settle.add(item.path, SettleReason.BUSY, item.seen):
+                    self._rescan("full")
             if not self._inbox.offer((item for item in items if item.path not in busy), meanwhile=beat):
                 return

@@ -196,6 +196,12 @@ class Folder:
         return status.st_dev, status.st_ino
 
 
+def close_quietly(fd: int) -> None:
+    """Close a descriptor that was only read: an error (of FUSE, for example) says nothing about the content."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
 def original(aside: str) -> str:
     """The name or path that a file had before its removal began."""
     directory, slash, name = aside.rpartition("/")

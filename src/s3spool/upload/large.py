@@ -13,7 +13,7 @@ import structlog
 
 from s3spool.errors import Fault, Scope, UploadError
 from s3spool.failure.breaker import CircuitBreaker, Times
-from s3spool.folder.folder import Folder
+from s3spool.folder.folder import Folder, close_quietly
 from s3spool.ledger.protocol import LedgerBackend
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item
@@ -280,7 +280,7 @@ class LargeUploads:
         self.ended += 1
         self._inbox.wake(1)  # another transfer may begin
         transfer = item.transfer
-        os.close(transfer.content.fd)
+        close_quietly(transfer.content.fd)
         why = transfer.over
         if why == FINISHED:
             return

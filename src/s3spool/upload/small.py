@@ -11,7 +11,7 @@ from s3spool.errors import Scope, UploadError
 from s3spool.failure.breaker import CircuitBreaker, Times
 from s3spool.folder.attributes import read_attributes
 from s3spool.folder.directories import NotAFileError
-from s3spool.folder.folder import Folder
+from s3spool.folder.folder import Folder, close_quietly
 from s3spool.folder.lease import Lease, release_lease, take_lease
 from s3spool.folder.slow_directories import SLOW_S, SlowDirectories
 from s3spool.ledger.rows import NO_IDENTITY, Identity, Receipt
@@ -132,7 +132,7 @@ class SmallUploads:
                 identity = self._identity_of(item.path)
             self._not_read(item, identity, exc)
         if fd >= 0 and (job is None or job.content.fd < 0):
-            os.close(fd)
+            close_quietly(fd)
         if (duration_s := time.monotonic() - began) > SLOW_S:
             self._slow.note_slow_file(item.path, duration_s)
         return job
@@ -291,7 +291,7 @@ class SmallUploads:
         fd = job.content.fd
         if fd >= 0:
             job.content = job.content._replace(fd=-1)
-            os.close(fd)
+            close_quietly(fd)
 
 
 def _is_busy(exc: Exception, identity: Identity) -> bool:
