@@ -167,3 +167,17 @@ def test_parts_of_slow_files_hold_nobody_up() -> None:
 
     assert taken == ["slow/large", "large", "slow/large", "large", "large", "large"]
     assert queue.waiting() == 5
+
+
+@pytest.mark.parametrize("where", ["slow/", ""])
+def test_large_files_on_their_way_leave_their_shares_to_small_ones(where: str) -> None:
+    """Their parts have limits of their own: small files beside them, that failed or are slow, do not wait for hours."""
+    inbox = Inbox(10, 8, a_breaker(initial_s=1.0, max_s=1.0), slow=Slow())
+    inbox.offer_nowait([Item(f"{where}{number}", Lane.RETRY, FAILED) for number in range(9)])
+    share = len([item for _ in range(9) if (item := inbox.take_nowait())])
+
+    inbox.release_body(f"{where}0")
+    taken = inbox.take_nowait(), inbox.take_nowait()
+
+    assert share == (4 if where else 2)
+    assert taken == (Item(f"{where}{share}", Lane.RETRY, FAILED), None)

@@ -637,6 +637,20 @@ def test_the_next_probe_comes_by_itself(start: Start) -> None:
     assert looks_at == 0.0
 
 
+def test_rounds_of_probes_go_on_while_probes_hang(start: Start) -> None:
+    """Their requests are never answered: the workers that are left look after the next rounds."""
+    inbox = Inbox(500, 100, a_breaker(initial_s=0.01, max_s=0.01))
+    inbox.offer([Item(str(number), Lane.FOUND) for number in range(200)])
+    open_breaker(inbox, round_now=False)
+
+    results = [start(inbox.take) for _ in range(100)]
+
+    try:
+        eventually(lambda: all(results))
+    finally:
+        inbox.close()
+
+
 def a_transfer(path: str, *, parts: int) -> Transfer:
     content = Content(path, SOME, None, -1)
     return Transfer(Item(path), content, a_multipart(path), parts, Times(1.0, 1.0), {}, deque(range(1, parts + 1)))

@@ -431,6 +431,18 @@ def test_the_thread_sleeps_until_woken(ledger: Ledger, start: Callable[[Inbox], 
     assert thread.alive()
 
 
+def test_a_shorter_max_s_counts_at_once(ledger: Ledger, start: Callable[[Inbox], RetryThread]) -> None:
+    """The thread may sleep for as long as the old one said."""
+    waiting(ledger, "a", next_attempt=time.time() + 300)
+    inbox = an_inbox()
+    thread = start(inbox)
+    eventually(lambda: thread.ticks == 1)
+
+    thread.apply(RetryConfig(initial_s=0.1, max_s=1.0, max_attempts=0))
+
+    eventually(lambda: inbox.listing(10)[0] == ["a"])
+
+
 def test_the_thread_wakes_by_itself_when_a_file_is_due(ledger: Ledger, start: Callable[[Inbox], RetryThread]) -> None:
     """Nobody has to remind it of a file that was not due when it looked."""
     waiting(ledger, "a", next_attempt=time.time() + 0.05)

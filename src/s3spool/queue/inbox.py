@@ -49,8 +49,7 @@ class Inbox:
         self._slow = slow or SlowDirectories()
         # Bounds everything behind the workers: otherwise receipts would pile up behind a stalled disk.
         self._max_in_flight = workers + MAX_UNCOMMITTED
-        rng = rng or random.Random()  # noqa: S311 - picks probes, no secrets
-        self._selection = Selection(size, workers, breaker, self._slow, sent_bytes, rng)
+        self._selection = Selection(size, workers, breaker, self._slow, sent_bytes, rng or random.Random())  # noqa: S311 - picks probes, no secrets
         self._queues = self._selection.queues
         self.parts = self._selection.parts
         self._wake_room = size // WAKE_DIVISOR
@@ -285,16 +284,17 @@ class Inbox:
         if paused:
             item = None if self._held else self._selection.take_probe(queued=queued)
         else:
-            room = len(self._in_flight) < self._max_in_flight
-            item = self._selection.take(files=queued and room and not self._held)
+            room = not self._held and len(self._in_flight) < self._max_in_flight
+            item = self._selection.take(files=queued and room)
         if isinstance(item, Item):
             self._queued.discard(item.path)
             self._in_flight[item.path] = False
             for lane in self._waiting_offers:
                 if not self._queues.full(lane, leave=self._wake_room):
                     self._drained.notify_all()
-            if item.large and self._queues[Lane.LARGE] and self._idle_workers.waiting:
-                self._idle_workers.notify()  # time alone may have made room for one more
-        elif item is not None and not paused and self._idle_workers.waiting and self.parts.next_in_s() == 0:
-            self._idle_workers.notify()  # one more part may go: the concurrency may have grown just now
+            # Paused: the other one waits for the next round, because this probe may hang. Large: there may be room now.
+            if (paused or (item.large and self._queues[Lane.LARGE])) and self._idle_workers.waiting:
+                self._idle_workers.notify()
+        elif item is not None and self._idle_workers.waiting and (paused or self.parts.next_in_s() == 0):
+            self._idle_workers.notify()  # the same; or one more part may go: the concurrency may have grown just now
         return item

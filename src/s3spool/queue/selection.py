@@ -96,7 +96,10 @@ class Selection:
         return self._bodies.admit(path, self.parts.in_flight)
 
     def release_body(self, path: str) -> None:
+        """The parts of the file have shares of their own."""
         self._bodies.discard(path)
+        self._slow_files.discard(path)
+        self._tried_files.discard(path)
 
     def release(self, path: str) -> None:
         """No worker holds this path any more."""

@@ -56,6 +56,7 @@ class RetryThread:
 
     def apply(self, policy: RetryConfig) -> None:
         self.policy = policy
+        self.wake()  # it may sleep for longer than the new max_s
 
     def wake(self) -> None:
         """The retry list has changed: tick again. Any thread; never blocks."""
