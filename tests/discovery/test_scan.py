@@ -21,6 +21,7 @@ from s3spool.folder import slow_directories
 from s3spool.folder.filters import FileFilter
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import Reader
+from s3spool.queue import inbox as inbox_module
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import SettleReason
 from support.failing import fails
@@ -216,6 +217,20 @@ def test_finishes_what_a_dead_process_left(build: Build) -> None:
     eventually(lambda: not list(house.root.rglob("?")))
     eventually(lambda: house.inbox.counts() == (0, 0))
     assert house.stats.uploaded == 0
+
+
+def test_more_removals_than_have_room_are_all_finished(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They could not be removed for a day, now they can: scans follow each other until none is left."""
+    monkeypatch.setattr(inbox_module, "MAX_UNCOMMITTED", 16)
+    house = build(action="delete")
+    names = house.drop_many(200)
+    house.record(*[house.receipt_for(name, after="delete") for name in names])
+    house.start(house.after, house.scan)
+
+    house.scan.want("request")
+
+    eventually(lambda: not any(house.root.iterdir()))
+    assert house.bucket.puts == []
 
 
 def test_fresh_files_settle_first(build: Build) -> None:

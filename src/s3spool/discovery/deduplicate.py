@@ -62,8 +62,10 @@ class Deduplicator:
         ledger: LedgerBackend,
         inbox: Inbox,
         finish: Callable[[Receipt], None],
+        rescan: Callable[[str], None],
         slow: SlowDirectories | None = None,
     ) -> None:
+        self._rescan = rescan
         self._slow = slow or SlowDirectories()
         self._folder = folder
         self._ledger = ledger
@@ -132,6 +134,8 @@ class Deduplicator:
             elif choice is Verdict.FINISH and row.receipt is not None:
                 if self._inbox.claim(path):
                     self._finish(row.receipt)
+                else:
+                    self._rescan("full")
             else:
                 reason = "uploaded" if row.retry is None else row.retry.state.value
                 log.debug("file.skipped", path=path, reason=reason)
