@@ -225,6 +225,7 @@ def test_more_removals_than_have_room_are_all_finished(build: Build, monkeypatch
     house = build(action="delete")
     names = house.drop_many(200)
     house.record(*[house.receipt_for(name, after="delete") for name in names])
+    monkeypatch.setattr(house.scan, "_interval_s", lambda: 3600.0)
     house.start(house.after, house.scan)
 
     house.scan.want("request")
