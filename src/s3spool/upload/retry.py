@@ -19,6 +19,7 @@ from s3spool.queue.item import Item, Lane
 from s3spool.upload.missing import MissingFiles
 
 BATCH = 500
+MAX_PASSED = 5000  # so many due files that are in the inbox hold up no other one; more would take memory
 ROOM_S = 1.0  # how long to wait when the inbox has no room
 SLACK_S = 1.0  # a row recorded during a tick may be due slightly later than max_s
 log = structlog.get_logger()
@@ -71,7 +72,7 @@ class RetryThread:
         """Offer the files due at `now` (Unix seconds); returns seconds until the next tick, None: when woken."""
         self.ticks += 1
         left = self.missing.left_to_others(time.monotonic())
-        due = reader.due(now, BATCH + len(left) + self._in_inbox)
+        due = reader.due(now, BATCH + len(left) + min(self._in_inbox, MAX_PASSED))
         items = [Item(row.path, Lane.RETRY, row.failures) for row in due if row.path not in left]
         if self._claims is None:
             accepted = self._offer(items)
