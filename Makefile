@@ -45,10 +45,11 @@ test-cluster-chaos: $(VENV)/.dev
 test-compat: $(VENV)/.compat
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m compat --numprocesses 3 --dist loadfile tests/compat
 
-# One daemon with random load and random faults: what is lost, what grows? Its curves go to soak.svg.
+# One daemon with random load and random faults: what is lost, what grows? Its curves go to soak.svg. FSYNC_MS=n: each fsync
+# takes so much longer.
 soak: MINUTES ?= 30
 soak: $(VENV)/.dev
-	PYTHONPATH=tests $(BIN)/python -m chaos.soak --minutes $(MINUTES)
+	PYTHONPATH=tests $(BIN)/python -m chaos.soak --minutes $(MINUTES) $(if $(FSYNC_MS),--slow-fsync-ms $(FSYNC_MS))
 
 # Builds the Debian package and tries it in a container with a systemd of its own; CONTRIBUTING.md says what it takes.
 # RELEASE=trixie builds and tries it on that Debian; without it, on the host's.

@@ -21,26 +21,29 @@ from chaos.soak_result import Faults, Sample, SoakResult
 from chaos.witness import Witness
 from chaos.writers import Writers
 from support.daemon import Daemon
+from support.preload import lying
 from support.waiting import eventually
 
 SAMPLE_S = 5.0
 TICK_S = 0.25
 TOLERANCE = 1.1  # how much more the last fifth may take than the first one after warming up
-DRAIN_S = 180.0
+DRAIN_S = 180.0  # once all is well and nobody writes, all is sent, recorded and removed within this time
+DRAIN_EVERY_S = 600.0
 RATES = (0.0, 1.0, 5.0, 15.0, 40.0)  # acts of the writers a second
 PERIOD_S = (5.0, 45.0)  # how long a rate and its faults last
 SHARES = (0.0, 0.0, 0.01, 0.05, 0.2, 1.0)  # of the requests that meet a fault
 
 
 class Soak:
-    def __init__(self, home: Path, number: int) -> None:
+    def __init__(self, home: Path, number: int, *, slow_fsync_ms: int = 0) -> None:
         self.result = SoakResult(number)
         self._rng = random.Random(f"{number} soak")
         self._witness = Witness(number)
         self._daemon = Daemon(
             home,
             bucket=self._witness.bucket,
-            environment=self._witness.environment(),
+            environment=self._witness.environment()
+            | (lying(home, slow_fsync_ms=slow_fsync_ms) if slow_fsync_ms else {}),
             after={"action": "delete"},
             upload={"multipart_threshold": "5MiB", "part_size": "5MiB", "timeout_s": 2},
             retry={"initial_s": 0.5, "max_s": 10},
@@ -56,9 +59,12 @@ class Soak:
             daemon.wait_ready(60)
             begun = time.monotonic()
             period_until = sample_at = 0.0
-            rate, owed = 0.0, 0.0
+            rate, owed, drain_at = 0.0, 0.0, DRAIN_EVERY_S
             while (now := time.monotonic() - begun) < minutes * 60:
-                if now >= period_until:
+                if now >= drain_at:
+                    self._drain(now)
+                    drain_at, period_until = now + DRAIN_EVERY_S, 0.0
+                elif now >= period_until:
                     rate, period_until = self._begin_period(now)
                 if now >= sample_at:
                     sample_at = now + SAMPLE_S
@@ -172,12 +178,13 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="python -m chaos.soak", description=__doc__)
     options.add_argument("--minutes", type=float, default=30.0)
     options.add_argument("--svg", type=Path, default=Path("soak.svg"), help="where the plot goes")
+    options.add_argument("--slow-fsync-ms", type=int, default=0, help="the disk is slow")
     options.add_argument("--json", type=Path, help="where the samples go")
     asked = options.parse_args()
     number = seed()
     _say(f"CHAOS_SEED={number}")
     with tempfile.TemporaryDirectory(prefix="s3spool-soak-") as home:
-        result = Soak(Path(home), number).run(asked.minutes)
+        result = Soak(Path(home), number, slow_fsync_ms=asked.slow_fsync_ms).run(asked.minutes)
     asked.svg.write_text(svg(result))
     if asked.json:
         asked.json.write_text(json.dumps(asdict(result)))
