@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
@@ -17,10 +18,11 @@ from s3spool.discovery import deduplicate
 from s3spool.errors import Scope, UploadError
 from s3spool.folder.marker import marker_name
 from s3spool.queue.item import Item
+from s3spool.queue.settle import Ripe
 from s3spool.upload import missing
 from support.house import House
 from support.lines import Lines, recorded
-from support.rows import SOME
+from support.rows import SOME, a_retry
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -163,6 +165,44 @@ def test_nothing_starts_while_the_lease_is_over(new: NewHouse) -> None:
 
     lease._until = until
     assert house.inbox.take_nowait() == Item("a")
+
+
+def test_a_retry_that_may_not_start_is_found_again_without_settle(
+    new: NewHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is away for a moment, and settle is full: a scan leaves out what waits for its retry."""
+    house = new("house", started=False)
+    house.drop("a")
+    assert set(claims(house).take(["a"])) == {"a"}
+    house.record(a_retry("a", identity=house.identity("a"), next_attempt=time.time()))
+    assert set(claims(house).take(["a"])) == {"a"}
+    house.offer("a")
+    assert house.inbox.take_nowait() == Item("a")
+    monkeypatch.setattr(house.settle, "add", lambda *_: False)
+    with monkeypatch.context() as away:
+        away.setattr(claims(house), "may_start", lambda: False)
+        assert not house.results.may_start(Item("a"))
+    assert house.ledger.flush(30)
+
+    assert not claims(house).holds("a")
+    house.start(house.after, house.workers, house.retry)
+    house.wait_sent("a")
+
+
+def test_a_retry_of_a_slow_directory_without_room_is_given_back(new: NewHouse) -> None:
+    """An event tells of it while the directory hangs and its lane is full: the retry thread has to find it again."""
+    house = new("house", started=False, size=1)
+    house.components.slow.any, house.components.slow._mounts = True, ("nfs/",)
+    house.drop("nfs/a")
+    assert set(claims(house).take(["nfs/a"])) == {"nfs/a"}
+    house.record(a_retry("nfs/a", identity=house.identity("nfs/a"), next_attempt=0.0))
+    house.offer("nfs/other")
+    with house.ledger.reader() as reader:
+        house.settle_thread._step([Ripe("nfs/a")], reader)
+        assert house.ledger.flush(30)
+
+        assert house.inbox.listing(2) == (["nfs/other"], [])
+        assert [row.path for row in reader.due(time.time(), 2)] == ["nfs/a"]
 
 
 def test_the_claim_of_a_file_that_is_gone_is_given_back(new: NewHouse) -> None:

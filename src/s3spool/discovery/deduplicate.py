@@ -106,6 +106,9 @@ class Deduplicator:
             # The inbox knows these: it remembers that they were offered again.
             held = [each for each in piece if each[0] not in known and claims.holds(each[0])]
             yield items + [Item(path, lane, seen=seen) for path, _, seen in held]
+            # A claim is over before its file leaves the inbox: the inbox had no room for these.
+            slow = [item.path for item in items if self._slow.holds(item.path)]
+            claims.give_back([path for path in slow if self._inbox.state_of(path) is None and claims.holds(path)])
 
     def _items(self, candidates: Sequence[Candidate], known: Mapping[str, Known], *, hinted: bool) -> list[Item]:
         items: list[Item] = []
