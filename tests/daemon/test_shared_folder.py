@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -12,7 +13,7 @@ from unittest import mock
 import psycopg
 import pytest
 
-from s3spool.config.schema import StateConfig
+from s3spool.config.schema import RetryConfig, StateConfig
 from s3spool.daemon.cleaning import DailyCleaning
 from s3spool.discovery import deduplicate
 from s3spool.errors import Scope, UploadError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from s3spool.ledger.protocol import Claims
+    from s3spool.ledger.queries import LedgerReader
     from support.postgres import Postgres
 
 NewHouse = Callable[..., House]
@@ -187,6 +189,62 @@ def test_a_retry_that_may_not_start_is_found_again_without_settle(
     assert not claims(house).holds("a")
     house.start(house.after, house.workers, house.retry)
     house.wait_sent("a")
+
+
+def whole_ticks(house: House) -> threading.Event:
+    """Set when the retry thread has looked at its list."""
+    tick, ticked = house.retry.tick, threading.Event()
+
+    def watched(reader: LedgerReader, now: float) -> float | None:
+        wait_s = tick(reader, now)
+        ticked.set()
+        return wait_s
+
+    house.retry.tick = watched  # type: ignore[method-assign]
+    return ticked
+
+
+def test_race_a_retry_comes_due_while_its_event_is_looked_at(new: NewHouse) -> None:
+    """The retry thread leaves it out, because it is claimed, and is told when it is not any more."""
+    house = new("house", started=False, policy=RetryConfig(initial_s=1, max_s=300, max_attempts=0))
+    house.drop("a")
+    assert set(claims(house).take(["a"])) == {"a"}
+    house.record(a_retry("a", identity=house.identity("a"), next_attempt=0.0))
+    items, ticked = house.deduplicator._items, whole_ticks(house)
+
+    def slow_look(*arguments: Any, **options: Any) -> list[Item]:
+        house.start(house.retry)
+        assert ticked.wait(20)
+        return items(*arguments, **options)
+
+    house.deduplicator._items = slow_look  # type: ignore[method-assign]
+    with house.ledger.reader() as reader:
+        house.settle_thread._step([Ripe("a")], reader)
+
+    eventually(lambda: house.inbox.counts() == (1, 0), timeout_s=20)
+
+
+def test_a_failed_file_that_is_gone_is_looked_for_until_it_is_forgotten(
+    new: NewHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else wakes the retry thread of an idle daemon."""
+    monkeypatch.setattr(missing, "LATE_S", 3.0)  # more than the pause between two ticks
+    monkeypatch.setattr(missing, "PAUSE_S", 0.1)
+    house = new("house", policy=RetryConfig(initial_s=0.1, max_s=300, max_attempts=0))
+    vanished, ticked = house.results.vanished, whole_ticks(house)
+
+    def late(item: Item) -> None:
+        """The retry thread looks once more while the file is claimed."""
+        for _ in range(2):  # the first of them may have begun before the claim
+            ticked.clear()
+            house.retry.wake()
+            assert ticked.wait(20)
+        vanished(item)
+
+    monkeypatch.setattr(house.results, "vanished", late)
+    failing_file(house)
+
+    eventually(lambda: house.stats.vanished == 1, timeout_s=20)
 
 
 def test_a_retry_of_a_slow_directory_without_room_is_given_back(new: NewHouse) -> None:

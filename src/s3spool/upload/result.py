@@ -145,7 +145,7 @@ class ResultHandler:
             self._stats.failed += 1
             self._stats.parked += parked
         path = item.path
-        self._ledger.record_retry(row, lambda: self._failure_recorded(path), self._claim_lost)
+        self._ledger.record_retry(row, lambda: self._waits_again(path), self._claim_lost)
         if provisional:  # after the row: `release_provisional` has to find it
             self._provisional, self._provisional_at = True, failures.last_error_at
         fields = _fields(path, failures.attempts, error, fault) | {"error": reason}
@@ -173,8 +173,8 @@ class ResultHandler:
     def vanished(self, item: Item) -> None:
         claims, missing = self._claims, self._retry.missing
         if claims is not None and item.failures.attempts and not missing.is_gone(item.path, time.monotonic()):
-            claims.give_back([item.path])  # another daemon may see it: its retry stays
-            self.done(item.path)
+            # Another daemon may see it: its retry stays.
+            claims.give_back([item.path], lambda: self._waits_again(item.path))
             return
         with self._stats_lock:
             self._stats.vanished += 1
@@ -204,8 +204,8 @@ class ResultHandler:
         log.warning("file.claim_lost", path=path)
         self._resettle(path, SettleReason.CHANGED, None)
 
-    def _failure_recorded(self, path: str) -> None:
-        """The failure is durable, the path may be offered again. Runs on the ledger's thread."""
+    def _waits_again(self, path: str) -> None:
+        """The path may be offered again when its retry is due. Runs on the ledger's thread."""
         self.done(path)
         self._retry.wake()
 
