@@ -18,6 +18,7 @@ from s3spool.daemon.cleaning import DailyCleaning
 from s3spool.discovery import deduplicate
 from s3spool.errors import Scope, UploadError
 from s3spool.folder.marker import marker_name
+from s3spool.ledger.rows import State
 from s3spool.queue.item import Item
 from s3spool.queue.settle import Ripe
 from s3spool.upload import missing
@@ -261,6 +262,28 @@ def test_a_retry_of_a_slow_directory_without_room_is_given_back(new: NewHouse) -
 
         assert house.inbox.listing(2) == (["nfs/other"], [])
         assert [row.path for row in reader.due(time.time(), 2)] == ["nfs/a"]
+
+
+def test_a_success_releases_what_a_daemon_that_is_gone_has_parked_without_proof(new: NewHouse) -> None:
+    """Each daemon releases its own such files; those of one that has ended have nobody else."""
+    first, second = new("first"), new("second", started=False)
+    lease = cast("Any", first.ledger).lease
+    first.drop("sent")
+    first.settle.add("sent")
+    eventually(lambda: first.stats.uploaded == 1)
+    lease.renewed = 0.0
+    assert first.ledger.flush(30)
+    second.drop("a")
+    assert set(claims(second).take(["a"])) == {"a"}
+    second.record(a_retry("a", identity=second.identity("a"), state=State.PARKED, next_attempt=0.0, provisional=True))
+    second.close()
+    lease.renewed = 0.0
+    assert first.ledger.flush(30)
+
+    first.drop("more")
+    first.settle.add("more")
+
+    eventually(lambda: first.stats.uploaded == 3, timeout_s=20)
 
 
 def test_the_claim_of_a_file_that_is_gone_is_given_back(new: NewHouse) -> None:

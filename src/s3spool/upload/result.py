@@ -89,6 +89,10 @@ class ResultHandler:
             self._provisional = False
             self._ledger.release_provisional(self._retry.wake)
 
+    def node_gone(self) -> None:
+        """It may have parked files without proof, and no longer releases them."""
+        self._provisional = True
+
     def failed(self, item: Item, identity: Identity, error: UploadError, sent_s: float = 0.0) -> None:
         """Apply the rules of the circuit breaker: the file waits for the destination, backs off or is parked.
 
