@@ -17,6 +17,7 @@ from s3spool.config.schema import RetryConfig, StateConfig
 from s3spool.daemon.cleaning import DailyCleaning
 from s3spool.discovery import deduplicate
 from s3spool.errors import Scope, UploadError
+from s3spool.failure.breaker import CircuitBreaker
 from s3spool.folder.marker import marker_name
 from s3spool.ledger.rows import State
 from s3spool.queue.item import Item
@@ -284,6 +285,25 @@ def test_a_success_releases_what_a_daemon_that_is_gone_has_parked_without_proof(
     first.settle.add("more")
 
     eventually(lambda: first.stats.uploaded == 3, timeout_s=20)
+
+
+def test_race_the_destination_is_well_again_while_files_are_left_to_others(
+    new: NewHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either they are not left out after all, or a scan looks for them."""
+    house = new("house", started=False)
+    listener = cast("Any", house.ledger)._membership.listener
+    looks = iter([True])
+
+    def closes_after_a_look() -> bool:
+        was_open = next(looks, False)
+        if was_open:
+            listener.destination_changed()
+        return was_open
+
+    monkeypatch.setattr(CircuitBreaker, "open", property(lambda _: closes_after_a_look()), raising=False)
+
+    assert listener.room() is None or house.rescans == ["takeover"]
 
 
 def test_the_claim_of_a_file_that_is_gone_is_given_back(new: NewHouse) -> None:

@@ -74,10 +74,9 @@ class OtherNodes(Listener):
         return True
 
     def room(self) -> int | None:
-        if not self._breaker.open:
-            return None
-        self._skipped = True
-        return max(0, PROBES - self._inbox.counts()[0])
+        if self._breaker.open:
+            self._skipped = True  # before the look that decides: who closes the breaker later asks for a scan
+        return max(0, PROBES - self._inbox.counts()[0]) if self._breaker.open else None
 
     def destination_changed(self) -> None:
         if not self._breaker.open:
