@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from s3spool.ledger.protocol import Claims
-    from s3spool.ledger.queries import LedgerReader
+    from s3spool.ledger.queries import Known, LedgerReader
     from support.postgres import Postgres
 
 NewHouse = Callable[..., House]
@@ -101,6 +101,27 @@ def test_a_claimed_file_of_which_an_event_tells_is_offered_again(new: NewHouse) 
         for _ in range(2):
             items = [*chain(*first.deduplicator.sort(candidates, reader, hinted=True))]
             assert items == [Item("a", seen=SOME)]
+
+
+def test_race_a_claimed_file_of_which_an_event_tells_is_given_back(
+    new: NewHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daily sweep had it, or the retry thread, to which its change is no news: the event is not forgotten."""
+    house = new("house", started=False)
+    assert set(claims(house).take(["a"])) == {"a"}
+    take = claims(house).take
+
+    def slow_take(*arguments: Any) -> dict[str, Known]:
+        taken = take(*arguments)
+        claims(house).give_back(["a"])
+        assert house.ledger.flush(30)
+        return taken
+
+    monkeypatch.setattr(claims(house), "take", slow_take)
+    with house.ledger.reader() as reader:
+        items = [*chain(*house.deduplicator.sort([("a", None, SOME)], reader, hinted=True))]
+
+    assert items == [Item("a", seen=SOME)]
 
 
 def test_settled_files_are_claimed_in_pieces(new: NewHouse, monkeypatch: pytest.MonkeyPatch) -> None:
