@@ -19,6 +19,7 @@ from s3spool.discovery import deduplicate
 from s3spool.errors import Scope, UploadError
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.folder.marker import marker_name
+from s3spool.ledger.postgresql.backend import PostgresLedger
 from s3spool.ledger.rows import State
 from s3spool.queue.item import Item
 from s3spool.queue.settle import Ripe
@@ -228,7 +229,7 @@ def whole_ticks(house: House) -> threading.Event:
 
 
 def test_race_a_retry_comes_due_while_its_event_is_looked_at(new: NewHouse) -> None:
-    """The retry thread leaves it out, because it is claimed, and is told when it is not any more."""
+    """The retry thread leaves it out, because it is claimed, and looks again soon."""
     house = new("house", started=False, policy=RetryConfig(initial_s=1, max_s=300, max_attempts=0))
     house.drop("a")
     assert set(claims(house).take(["a"])) == {"a"}
@@ -243,6 +244,26 @@ def test_race_a_retry_comes_due_while_its_event_is_looked_at(new: NewHouse) -> N
     house.deduplicator._items = slow_look  # type: ignore[method-assign]
     with house.ledger.reader() as reader:
         house.settle_thread._step([Ripe("a")], reader)
+
+    eventually(lambda: house.inbox.counts() == (1, 0), timeout_s=20)
+
+
+def test_a_file_that_a_command_on_another_host_releases_is_sent(new: NewHouse, url: str) -> None:
+    """`s3spool retry` finds no daemon on its host: nothing but the ledger tells those of the others."""
+    house = new("house", started=False, policy=RetryConfig(initial_s=1, max_s=300, max_attempts=0))
+    house.drop("a")
+    assert set(claims(house).take(["a"])) == {"a"}
+    house.record(a_retry("a", identity=house.identity("a"), state=State.PARKED, next_attempt=0.0))
+    ticked = whole_ticks(house)
+    house.start(house.retry)
+    assert ticked.wait(20)
+    with psycopg.connect(url) as db:
+        name = db.execute("SELECT name FROM destinations").fetchone()
+        assert name
+    command = PostgresLedger(url, destination=name[0], node=None)
+    command.start()
+    command.release(["a"])
+    assert command.close(30)
 
     eventually(lambda: house.inbox.counts() == (1, 0), timeout_s=20)
 

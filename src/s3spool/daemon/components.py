@@ -170,7 +170,7 @@ def build(config: Config, *, remote: Remote | None = None, workers: int = 0) -> 
         hang_timeout_s=HEARTBEAT_TIMEOUT_S + config.upload.timeout_s,
         slow=slow,
     )
-    deduplicator = Deduplicator(folder, ledger, inbox, post_upload.finish, slow, retry_thread.wake)
+    deduplicator = Deduplicator(folder, ledger, inbox, post_upload.finish, slow)
     settle_thread = SettleThread(settle, deduplicator, ledger, inbox, rescan)
     scan = Scan(
         folder,

@@ -63,16 +63,13 @@ class Deduplicator:
         inbox: Inbox,
         finish: Callable[[Receipt], None],
         slow: SlowDirectories | None = None,
-        given_back: Callable[[], None] = lambda: None,
     ) -> None:
-        """`given_back` is called when claims have ended: the retry thread leaves out what is claimed."""
         self._slow = slow or SlowDirectories()
         self._folder = folder
         self._ledger = ledger
         self._claims = ledger.claims
         self._inbox = inbox
         self._finish = finish
-        self._given_back = given_back
 
     def sort(
         self,
@@ -106,14 +103,13 @@ class Deduplicator:
             known = claims.take([path for path, _, _ in piece], meanwhile)
             rows = {path: row for path, row in known.items() if row != UNKNOWN}
             items = self._items([each for each in piece if each[0] in known], rows, hinted=hinted)
-            claims.give_back([*known.keys() - {item.path for item in items}], self._given_back)
+            claims.give_back([*known.keys() - {item.path for item in items}])
             # The inbox knows these: it remembers that they were offered again.
             held = [each for each in piece if each[0] not in known and (each[0] in before or claims.holds(each[0]))]
             yield items + [Item(path, lane, seen=seen) for path, _, seen in held]
             # A claim is over before its file leaves the inbox: the inbox had no room for these.
             slow = [item.path for item in items if self._slow.holds(item.path)]
-            left_out = [path for path in slow if self._inbox.state_of(path) is None and claims.holds(path)]
-            claims.give_back(left_out, self._given_back)
+            claims.give_back([path for path in slow if self._inbox.state_of(path) is None and claims.holds(path)])
 
     def _items(self, candidates: Sequence[Candidate], known: Mapping[str, Known], *, hinted: bool) -> list[Item]:
         items: list[Item] = []

@@ -62,7 +62,7 @@ class ResultHandler:
         if self._claims is None or (self._claims.may_start() and self._claims.holds(item.path)):
             return True
         # Without its claim: neither a scan nor the retry thread would find it again if settle has no room.
-        self._claims.give_back([item.path], lambda: self._given_back(item.path))
+        self._claims.give_back([item.path], lambda: self._resettle(item.path, SettleReason.CHANGED, None))
         return False
 
     def record_success(self, item: Item, identity: Identity, proof: Stored | Receipt, times: Times) -> None:
@@ -197,11 +197,6 @@ class ResultHandler:
     def _forget(self, path: str) -> None:
         """End the path's retry, then let go of it: if it returns before that, its row still says that it waits."""
         self._ledger.forget_retry(path, lambda: self.done(path))
-
-    def _given_back(self, path: str) -> None:
-        """Any daemon may send this file. Runs on the ledger's thread."""
-        self._resettle(path, SettleReason.CHANGED, None)
-        self._retry.wake()
 
     def _claim_lost(self, path: str) -> None:
         """Another daemon may have this file: nothing is removed here. Runs on the ledger's thread."""
