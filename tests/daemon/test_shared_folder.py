@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
@@ -11,22 +13,27 @@ from unittest import mock
 import psycopg
 import pytest
 
-from s3spool.config.schema import StateConfig
+from s3spool.config.schema import RetryConfig, StateConfig
 from s3spool.daemon.cleaning import DailyCleaning
 from s3spool.discovery import deduplicate
 from s3spool.errors import Scope, UploadError
+from s3spool.failure.breaker import CircuitBreaker
 from s3spool.folder.marker import marker_name
+from s3spool.ledger.postgresql.backend import PostgresLedger
+from s3spool.ledger.rows import State
 from s3spool.queue.item import Item
+from s3spool.queue.settle import Ripe
 from s3spool.upload import missing
 from support.house import House
 from support.lines import Lines, recorded
-from support.rows import SOME
+from support.rows import SOME, a_retry
 from support.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from s3spool.ledger.protocol import Claims
+    from s3spool.ledger.queries import Known, LedgerReader
     from support.postgres import Postgres
 
 NewHouse = Callable[..., House]
@@ -97,6 +104,27 @@ def test_a_claimed_file_of_which_an_event_tells_is_offered_again(new: NewHouse) 
             assert items == [Item("a", seen=SOME)]
 
 
+def test_race_a_claimed_file_of_which_an_event_tells_is_given_back(
+    new: NewHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daily sweep had it, or the retry thread, to which its change is no news: the event is not forgotten."""
+    house = new("house", started=False)
+    assert set(claims(house).take(["a"])) == {"a"}
+    take = claims(house).take
+
+    def slow_take(*arguments: Any) -> dict[str, Known]:
+        taken = take(*arguments)
+        claims(house).give_back(["a"])
+        assert house.ledger.flush(30)
+        return taken
+
+    monkeypatch.setattr(claims(house), "take", slow_take)
+    with house.ledger.reader() as reader:
+        items = [*chain(*house.deduplicator.sort([("a", None, SOME)], reader, hinted=True))]
+
+    assert items == [Item("a", seen=SOME)]
+
+
 def test_settled_files_are_claimed_in_pieces(new: NewHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each piece is queued, and none is left to the next scan."""
     monkeypatch.setattr(deduplicate, "CLAIMED_ROWS", 2)
@@ -163,6 +191,161 @@ def test_nothing_starts_while_the_lease_is_over(new: NewHouse) -> None:
 
     lease._until = until
     assert house.inbox.take_nowait() == Item("a")
+
+
+def test_a_retry_that_may_not_start_is_found_again_without_settle(
+    new: NewHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is away for a moment, and settle is full: a scan leaves out what waits for its retry."""
+    house = new("house", started=False)
+    house.drop("a")
+    assert set(claims(house).take(["a"])) == {"a"}
+    house.record(a_retry("a", identity=house.identity("a"), next_attempt=time.time()))
+    assert set(claims(house).take(["a"])) == {"a"}
+    house.offer("a")
+    assert house.inbox.take_nowait() == Item("a")
+    monkeypatch.setattr(house.settle, "add", lambda *_: False)
+    with monkeypatch.context() as away:
+        away.setattr(claims(house), "may_start", lambda: False)
+        assert not house.results.may_start(Item("a"))
+    assert house.ledger.flush(30)
+
+    assert not claims(house).holds("a")
+    house.start(house.after, house.workers, house.retry)
+    house.wait_sent("a")
+
+
+def whole_ticks(house: House) -> threading.Event:
+    """Set when the retry thread has looked at its list."""
+    tick, ticked = house.retry.tick, threading.Event()
+
+    def watched(reader: LedgerReader, now: float) -> float | None:
+        wait_s = tick(reader, now)
+        ticked.set()
+        return wait_s
+
+    house.retry.tick = watched  # type: ignore[method-assign]
+    return ticked
+
+
+def test_race_a_retry_comes_due_while_its_event_is_looked_at(new: NewHouse) -> None:
+    """The retry thread leaves it out, because it is claimed, and looks again soon."""
+    house = new("house", started=False, policy=RetryConfig(initial_s=1, max_s=300, max_attempts=0))
+    house.drop("a")
+    assert set(claims(house).take(["a"])) == {"a"}
+    house.record(a_retry("a", identity=house.identity("a"), next_attempt=0.0))
+    items, ticked = house.deduplicator._items, whole_ticks(house)
+
+    def slow_look(*arguments: Any, **options: Any) -> list[Item]:
+        house.start(house.retry)
+        assert ticked.wait(20)
+        return items(*arguments, **options)
+
+    house.deduplicator._items = slow_look  # type: ignore[method-assign]
+    with house.ledger.reader() as reader:
+        house.settle_thread._step([Ripe("a")], reader)
+
+    eventually(lambda: house.inbox.counts() == (1, 0), timeout_s=20)
+
+
+def test_a_file_that_a_command_on_another_host_releases_is_sent(new: NewHouse, url: str) -> None:
+    """`s3spool retry` finds no daemon on its host: nothing but the ledger tells those of the others."""
+    house = new("house", started=False, policy=RetryConfig(initial_s=1, max_s=300, max_attempts=0))
+    house.drop("a")
+    assert set(claims(house).take(["a"])) == {"a"}
+    house.record(a_retry("a", identity=house.identity("a"), state=State.PARKED, next_attempt=0.0))
+    ticked = whole_ticks(house)
+    house.start(house.retry)
+    assert ticked.wait(20)
+    with psycopg.connect(url) as db:
+        name = db.execute("SELECT name FROM destinations").fetchone()
+        assert name
+    command = PostgresLedger(url, destination=name[0], node=None)
+    command.start()
+    command.release(["a"])
+    assert command.close(30)
+
+    eventually(lambda: house.inbox.counts() == (1, 0), timeout_s=20)
+
+
+def test_a_failed_file_that_is_gone_is_looked_for_until_it_is_forgotten(
+    new: NewHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else wakes the retry thread of an idle daemon."""
+    monkeypatch.setattr(missing, "LATE_S", 3.0)  # more than the pause between two ticks
+    monkeypatch.setattr(missing, "PAUSE_S", 0.1)
+    house = new("house", policy=RetryConfig(initial_s=0.1, max_s=300, max_attempts=0))
+    vanished, ticked = house.results.vanished, whole_ticks(house)
+
+    def late(item: Item) -> None:
+        """The retry thread looks once more while the file is claimed."""
+        for _ in range(2):  # the first of them may have begun before the claim
+            ticked.clear()
+            house.retry.wake()
+            assert ticked.wait(20)
+        vanished(item)
+
+    monkeypatch.setattr(house.results, "vanished", late)
+    failing_file(house)
+
+    eventually(lambda: house.stats.vanished == 1, timeout_s=20)
+
+
+def test_a_retry_of_a_slow_directory_without_room_is_given_back(new: NewHouse) -> None:
+    """An event tells of it while the directory hangs and its lane is full: the retry thread has to find it again."""
+    house = new("house", started=False, size=1)
+    house.components.slow.any, house.components.slow._mounts = True, ("nfs/",)
+    house.drop("nfs/a")
+    assert set(claims(house).take(["nfs/a"])) == {"nfs/a"}
+    house.record(a_retry("nfs/a", identity=house.identity("nfs/a"), next_attempt=0.0))
+    house.offer("nfs/other")
+    with house.ledger.reader() as reader:
+        house.settle_thread._step([Ripe("nfs/a")], reader)
+        assert house.ledger.flush(30)
+
+        assert house.inbox.listing(2) == (["nfs/other"], [])
+        assert [row.path for row in reader.due(time.time(), 2)] == ["nfs/a"]
+
+
+def test_a_success_releases_what_a_daemon_that_is_gone_has_parked_without_proof(new: NewHouse) -> None:
+    """Each daemon releases its own such files; those of one that has ended have nobody else."""
+    first, second = new("first"), new("second", started=False)
+    lease = cast("Any", first.ledger).lease
+    first.drop("sent")
+    first.settle.add("sent")
+    eventually(lambda: first.stats.uploaded == 1)
+    lease.renewed = 0.0
+    assert first.ledger.flush(30)
+    second.drop("a")
+    assert set(claims(second).take(["a"])) == {"a"}
+    second.record(a_retry("a", identity=second.identity("a"), state=State.PARKED, next_attempt=0.0, provisional=True))
+    second.close()
+    lease.renewed = 0.0
+    assert first.ledger.flush(30)
+
+    first.drop("more")
+    first.settle.add("more")
+
+    eventually(lambda: first.stats.uploaded == 3, timeout_s=20)
+
+
+def test_race_the_destination_is_well_again_while_files_are_left_to_others(
+    new: NewHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either they are not left out after all, or a scan looks for them."""
+    house = new("house", started=False)
+    listener = cast("Any", house.ledger)._membership.listener
+    looks = iter([True])
+
+    def closes_after_a_look() -> bool:
+        was_open = next(looks, False)
+        if was_open:
+            listener.destination_changed()
+        return was_open
+
+    monkeypatch.setattr(CircuitBreaker, "open", property(lambda _: closes_after_a_look()), raising=False)
+
+    assert listener.room() is None or house.rescans == ["takeover"]
 
 
 def test_the_claim_of_a_file_that_is_gone_is_given_back(new: NewHouse) -> None:

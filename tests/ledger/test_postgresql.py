@@ -449,6 +449,26 @@ def test_a_node_that_gets_a_new_lease_is_told_that_it_may_start(new_node: NewNod
     node._session.disconnect()
 
 
+def test_race_a_lease_ends_while_its_renewal_is_on_its_way(new_node: NewNode) -> None:
+    """The database is slow for seconds: a worker that looks meanwhile waits, and has to be woken."""
+    told: list[str] = []
+    node = new_node("node", start=False)
+    listener = Reporting(NO_LOAD)
+
+    def slow_load() -> NodeLoad:
+        node.lease._until = 0.0
+        return NO_LOAD
+
+    listener.load = slow_load  # type: ignore[method-assign]
+    listener.may_start = lambda: told.append("start")  # type: ignore[method-assign]
+    node.listen(listener)
+    with psycopg.connect(node._url, autocommit=True) as db:
+        node._membership.renew(db)
+
+    assert told == ["start"]
+    node._session.disconnect()
+
+
 def test_nodes_report_their_load_with_the_lease(new_node: NewNode) -> None:
     """A reader of any node sees each living node with what it said last; a node that has left is gone."""
     first, second = new_node("first", lease_s=0.3), new_node("second")

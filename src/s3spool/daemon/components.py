@@ -184,8 +184,9 @@ def build(config: Config, *, remote: Remote | None = None, workers: int = 0) -> 
         ledger=ledger,
         slow=slow,
     )
+    lease_s = config.state.lease_s
     ledger.listen(
-        OtherNodes(inbox, breaker, retry_thread, pause, stats, marker.content, rescan, lease_s=config.state.lease_s)
+        OtherNodes(inbox, breaker, retry_thread, results, pause, stats, marker.content, rescan, lease_s=lease_s)
     )
     return Components(
         lock=lock,

@@ -10,6 +10,7 @@ from s3spool.failure.breaker import CircuitBreaker
 from s3spool.ledger.protocol import Listener
 from s3spool.ledger.rows import NodeLoad, Pause
 from s3spool.queue.inbox import Inbox
+from s3spool.upload.result import ResultHandler
 from s3spool.upload.retry import RetryThread
 from s3spool.upload.stats import Stats
 
@@ -24,6 +25,7 @@ class OtherNodes(Listener):
         inbox: Inbox,
         breaker: CircuitBreaker,
         retry: RetryThread,
+        results: ResultHandler,
         pause: OperatorPause,
         stats: Stats,
         marker: str,
@@ -34,6 +36,7 @@ class OtherNodes(Listener):
         self._inbox = inbox
         self._breaker = breaker
         self._retry = retry
+        self._results = results
         self._pause = pause
         self._rescan = rescan
         self._lease_s = lease_s
@@ -46,6 +49,7 @@ class OtherNodes(Listener):
 
     def node_gone(self) -> None:
         self._rescan("takeover")
+        self._results.node_gone()
         self._retry.wake()
 
     def may_start(self) -> None:
@@ -70,10 +74,9 @@ class OtherNodes(Listener):
         return True
 
     def room(self) -> int | None:
-        if not self._breaker.open:
-            return None
-        self._skipped = True
-        return max(0, PROBES - self._inbox.counts()[0])
+        if self._breaker.open:
+            self._skipped = True  # before the look that decides: who closes the breaker later asks for a scan
+        return max(0, PROBES - self._inbox.counts()[0]) if self._breaker.open else None
 
     def destination_changed(self) -> None:
         if not self._breaker.open:

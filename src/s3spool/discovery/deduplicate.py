@@ -101,13 +101,17 @@ class Deduplicator:
         pieces = [candidates[start : start + CLAIMED_ROWS] for start in range(0, len(candidates), CLAIMED_ROWS)]
         first = self._ledger.owner % len(pieces) if pieces else 0
         for piece in pieces[first:] + pieces[:first]:
+            before = {path for path, _, _ in piece if claims.holds(path)}  # another thread may give them back meanwhile
             known = claims.take([path for path, _, _ in piece], meanwhile)
             rows = {path: row for path, row in known.items() if row != UNKNOWN}
             items = self._items([each for each in piece if each[0] in known], rows, hinted=hinted)
             claims.give_back([*known.keys() - {item.path for item in items}])
             # The inbox knows these: it remembers that they were offered again.
-            held = [each for each in piece if each[0] not in known and claims.holds(each[0])]
+            held = [each for each in piece if each[0] not in known and (each[0] in before or claims.holds(each[0]))]
             yield items + [Item(path, lane, seen=seen) for path, _, seen in held]
+            # A claim is over before its file leaves the inbox: the inbox had no room for these.
+            slow = [item.path for item in items if self._slow.holds(item.path)]
+            claims.give_back([path for path in slow if self._inbox.state_of(path) is None and claims.holds(path)])
 
     def _items(self, candidates: Sequence[Candidate], known: Mapping[str, Known], *, hinted: bool) -> list[Item]:
         items: list[Item] = []

@@ -34,8 +34,8 @@ class Claims(Protocol):
         Raises LedgerUnavailableError where the ledger is closed.
         """
 
-    def give_back(self, paths: Sequence[str]) -> None:
-        """End the claims of files that are not sent after all."""
+    def give_back(self, paths: Sequence[str], committed: Committed | None = None) -> None:
+        """End the claims of files that are not sent after all; without paths, nothing happens."""
 
     def drop_void(self) -> None:
         """Forget files of which nothing is known but the claim of a daemon that has ended."""

@@ -61,7 +61,8 @@ class ResultHandler:
         """Whether no other daemon sends this file meanwhile; if one may, the file goes back to settle."""
         if self._claims is None or (self._claims.may_start() and self._claims.holds(item.path)):
             return True
-        self._resettle(item.path, SettleReason.CHANGED, None)
+        # Without its claim: neither a scan nor the retry thread would find it again if settle has no room.
+        self._claims.give_back([item.path], lambda: self._resettle(item.path, SettleReason.CHANGED, None))
         return False
 
     def record_success(self, item: Item, identity: Identity, proof: Stored | Receipt, times: Times) -> None:
@@ -87,6 +88,10 @@ class ResultHandler:
             # failure proves nothing: the file would be refused again at once, with each success of a busy daemon.
             self._provisional = False
             self._ledger.release_provisional(self._retry.wake)
+
+    def node_gone(self) -> None:
+        """It may have parked files without proof, and no longer releases them."""
+        self._provisional = True
 
     def failed(self, item: Item, identity: Identity, error: UploadError, sent_s: float = 0.0) -> None:
         """Apply the rules of the circuit breaker: the file waits for the destination, backs off or is parked.
@@ -144,7 +149,7 @@ class ResultHandler:
             self._stats.failed += 1
             self._stats.parked += parked
         path = item.path
-        self._ledger.record_retry(row, lambda: self._failure_recorded(path), self._claim_lost)
+        self._ledger.record_retry(row, lambda: self._waits_again(path), self._claim_lost)
         if provisional:  # after the row: `release_provisional` has to find it
             self._provisional, self._provisional_at = True, failures.last_error_at
         fields = _fields(path, failures.attempts, error, fault) | {"error": reason}
@@ -172,8 +177,8 @@ class ResultHandler:
     def vanished(self, item: Item) -> None:
         claims, missing = self._claims, self._retry.missing
         if claims is not None and item.failures.attempts and not missing.is_gone(item.path, time.monotonic()):
-            claims.give_back([item.path])  # another daemon may see it: its retry stays
-            self.done(item.path)
+            # Another daemon may see it: its retry stays.
+            claims.give_back([item.path], lambda: self._waits_again(item.path))
             return
         with self._stats_lock:
             self._stats.vanished += 1
@@ -198,8 +203,8 @@ class ResultHandler:
         log.warning("file.claim_lost", path=path)
         self._resettle(path, SettleReason.CHANGED, None)
 
-    def _failure_recorded(self, path: str) -> None:
-        """The failure is durable, the path may be offered again. Runs on the ledger's thread."""
+    def _waits_again(self, path: str) -> None:
+        """The path may be offered again when its retry is due. Runs on the ledger's thread."""
         self.done(path)
         self._retry.wake()
 

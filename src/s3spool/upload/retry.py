@@ -21,6 +21,7 @@ from s3spool.upload.missing import MissingFiles
 BATCH = 500
 MAX_PASSED = 5000  # so many due files that are in the inbox hold up no other one; more would take memory
 ROOM_S = 1.0  # how long to wait when the inbox has no room
+SHARED_S = 5.0  # how often to look for what other daemons, commands and threads have done to a shared list
 SLACK_S = 1.0  # a row recorded during a tick may be due slightly later than max_s
 log = structlog.get_logger()
 
@@ -86,16 +87,17 @@ class RetryThread:
             return 0.0
         if accepted < len(due):  # no room, or a worker or another daemon has some of them
             return ROOM_S
+        longest_s = self.policy.max_s if self._claims is None else min(self.policy.max_s, SHARED_S)
         upcoming = reader.next_due()
         if upcoming is None:
-            return None if self._claims is None else self.policy.max_s  # another daemon may record a failure
+            return None if self._claims is None else longest_s
         if (reader.last_due() or now) > now + self.policy.max_s + SLACK_S:
             # The clock was set back, or max_s was lowered: no file waits longer than max_s.
             committed = threading.Event()
             self._ledger.hasten(now, now + self.policy.max_s, committed.set)
             self._wait(committed)
             return 0.0
-        return min(max(0.0, upcoming - now), self.policy.max_s)
+        return min(max(0.0, upcoming - now), longest_s)
 
     def _offer(self, items: list[Item]) -> int:
         """Claim and queue these; returns how many had room.

@@ -14,7 +14,7 @@ from s3spool.ledger.postgresql.connection import Connection
 from s3spool.ledger.postgresql.groups import WAKE, Rows, Work
 from s3spool.ledger.postgresql.lease import Lease
 from s3spool.ledger.postgresql.session import Session
-from s3spool.ledger.protocol import Claims, Listener
+from s3spool.ledger.protocol import Claims, Committed, Listener
 from s3spool.ledger.queries import Known
 from s3spool.ledger.rows import from_text
 
@@ -82,9 +82,9 @@ class PostgresClaims(Claims):
                 raise LedgerUnavailableError("the ledger is closed")
         return new
 
-    def give_back(self, paths: Sequence[str]) -> None:
+    def give_back(self, paths: Sequence[str], committed: Committed | None = None) -> None:
         if paths:
-            self._put(Work(sql.GIVE_BACK, paths=paths))
+            self._put(Work(sql.GIVE_BACK, paths=paths, committed=committed))
 
     def drop_void(self) -> None:
         self._put(Work(sql.DROP_VOID))

@@ -60,8 +60,11 @@ class Lease:
         """Whether this process may start uploads of files that it has claimed."""
         return self._clock() < self._until
 
-    def renew(self, connection: Connection, load: NodeLoad = NO_LOAD) -> None:
-        """Renew or begin the lease, report the load, and end the leases that are over. Raises psycopg.Error."""
+    def renew(self, connection: Connection, load: NodeLoad = NO_LOAD) -> bool:
+        """Renew or begin the lease, report the load, and end the leases that are over.
+
+        True if there was none for a moment: somebody may have asked `holds` then. Raises psycopg.Error.
+        """
         asked = self._clock()
         connection.execute(_EXPIRE)
         this = (self.owner, self._started_at)
@@ -69,7 +72,9 @@ class Lease:
             node = (self._destination, self._name, os.uname().nodename, __version__, self._lease_s)
             rows: list[tuple[Any, ...]] = connection.execute(_JOIN, node).fetchall()
             self.owner, self._started_at = rows[0]
+        before = self._until
         self.renewed, self._until = asked, asked + self._lease_s
+        return self._clock() >= before  # looked at last: the statements may have taken longer than the lease
 
     def to_database(self, time_s: float) -> float:
         """A moment of this host's clock by that of the database, which all hosts share; 0 is 0."""

@@ -33,9 +33,7 @@ class Membership:
         self._lease.look(db, self.listener)
         if self.listener is not None and self.listener.gives_up():
             self._lease.leave(db)
-        held = self._lease.holds()
-        self._lease.renew(db, self.listener.load() if self.listener else NO_LOAD)
-        if not held:
+        if self._lease.renew(db, self.listener.load() if self.listener else NO_LOAD):
             self._tell_may_start()
 
     def recovered(self) -> None:
