@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from support.daemon import Daemon, Make
-from support.faults import Status
+from support.faults import Delay, Status
 from support.faulty import FaultyS3
 from support.objects import content_of
 from support.waiting import eventually
@@ -132,6 +132,27 @@ def test_after_uploads(make: Make) -> None:
     daemon.wait_uploaded(101)
 
     assert_idle(daemon)
+
+
+def sockets(daemon: Daemon) -> int:
+    links = []
+    for entry in Path(f"/proc/{daemon.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(str(entry.readlink()))
+    return sum(link.startswith("socket:") for link in links)
+
+
+def test_connections_are_closed_once_a_crowd_of_large_files_has_gone(make: Make, faulty: FaultyS3) -> None:
+    """libcurl's and boto3's, however many were open at once."""
+    daemon = make(upload={"workers": 40})
+    before = sockets(daemon)
+    faulty.script(Delay(0.5), times=None, match="^POST")
+    daemon.drop_all({f"large {number}": bytes(LARGE) for number in range(12)})
+    eventually(lambda: sockets(daemon) >= before + 8)
+
+    daemon.wait_uploaded(12)
+
+    eventually(lambda: sockets(daemon) <= before)
 
 
 @pytest.mark.parametrize("size", [100, 300 * 1024, LARGE], ids=["small", "medium", "large"])

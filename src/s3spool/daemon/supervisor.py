@@ -185,7 +185,7 @@ class Daemon:
         self._thread_names.publish()
         self.watch_manager.check()
         self.components.cpu_affinity.avoid_busy_cpu()
-        self._give_memory_back()
+        self._give_back()
         if self._notifier.watchdog_interval_s and self._healthy(now):
             self._notifier.watchdog()
         self._notifier.status(self.summary())
@@ -206,11 +206,12 @@ class Daemon:
         dead = self.liveness.silent(now)
         return dead if self._http is None or self._http.alive() else [*dead, "http"]
 
-    def _give_memory_back(self) -> None:
-        """After large files or closed connections: without this the C library keeps freed memory."""
+    def _give_back(self) -> None:
+        """After large files or closed connections: boto3 keeps its connections, and the C library freed memory."""
         freed = self.components.large.ended + self.components.workers.closed_idle
         if freed != self._freed and not self.components.large.progress():
             self._freed = freed
+            self.components.store.close_idle()
             memory.give_back()
 
     def _is_unsafe(self, path: str) -> bool:

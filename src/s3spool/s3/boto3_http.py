@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import urllib3.exceptions
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES = 8 * 1024 * 1024  # S3's longest answer, a list of a thousand entries, is shorter
 
 
-def guarded(client: S3Client, verify: str) -> S3Client:
-    """Return the client, with handlers for botocore's events and the proxies of its config; `verify`: the CA bundle."""
+def guarded(client: S3Client, verify: str) -> tuple[S3Client, Callable[[], None]]:
+    """Return the client, with handlers for botocore's events and the proxies of its config; `verify`: the CA bundle.
+
+    The second closes its idle connections; urllib3 itself keeps as many as ever were in use at once.
+    """
     config: Any = client.meta.config
     events: Any = client.meta.events
     make: Any = URLLib3Session  # its stub knows less than it takes
@@ -33,7 +36,7 @@ def guarded(client: S3Client, verify: str) -> S3Client:
 
     events.register("before-call.s3", _follow_no_redirect)
     events.register_last("before-send.s3", send)
-    return client
+    return client, session.close
 
 
 def _follow_no_redirect(params: dict[str, Any], **_: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -90,7 +90,7 @@ class Clients:
         # S3's answers correct the region.
         self.endpoint = self._endpoint(destination.region or boto.region_name or DEFAULT_REGION)
         self._lock = threading.Lock()  # boto3's sessions are not thread-safe
-        self._made: tuple[tuple[str, int], S3Client] | None = None
+        self._made: tuple[tuple[str, int], S3Client, Callable[[], None]] | None = None
 
     def plain(self) -> S3Client:
         """Return the client for all but bodies. It retries once by itself."""
@@ -101,8 +101,13 @@ class Clients:
             with self._lock:
                 made = self._made
                 if made is None or made[0] != wanted:
-                    made = self._made = wanted, self._make(self.endpoint)
+                    made = self._made = wanted, *self._make(self.endpoint)
         return made[1]
+
+    def close_idle(self) -> None:
+        """Close connections that no request uses; a request that begins in this moment is sent again by boto3."""
+        if self._made is not None:
+            self._made[2]()
 
     def move_to(self, region: str) -> bool:
         """Take the bucket's region from an answer of S3, never an address; return True if it is new."""
@@ -112,14 +117,14 @@ class Clients:
                 self.endpoint = self._endpoint(region)
             return not known
 
-    def _make(self, where: Endpoint) -> S3Client:
+    def _make(self, where: Endpoint) -> tuple[S3Client, Callable[[], None]]:
         proxy = proxy_of(where.url)
         # An empty mapping for none keeps botocore from asking the environment by a rule of its own.
         proxies = {"http": proxy, "https": proxy} if proxy else {}
-        made = guarded(self._client(self._boto, where.region, proxies=proxies), self._ca)
+        made, close_idle = guarded(self._client(self._boto, where.region, proxies=proxies), self._ca)
         if self._destination.requester_pays:
             made.meta.events.register("before-call.s3", _pay)
-        return made
+        return made, close_idle
 
     def _endpoint(self, region: str) -> Endpoint:
         """Return the endpoint by botocore's rules: addressing style, dual stack, access points. Raises ConfigError."""

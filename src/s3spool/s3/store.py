@@ -77,6 +77,10 @@ class Store:
     def start(self) -> None:
         self.credentials.start()
 
+    def close_idle(self) -> None:
+        """Close idle connections of boto3; the workers close those of libcurl."""
+        self._clients.close_idle()
+
     def close(self) -> None:
         self.credentials.close()
 
