@@ -125,6 +125,17 @@ def test_race_a_claimed_file_of_which_an_event_tells_is_given_back(
     assert items == [Item("a", seen=SOME)]
 
 
+def test_a_claimed_file_that_does_not_come_into_the_inbox_is_given_back(new: NewHouse) -> None:
+    """Another thread has sent it meanwhile, or there is no room: another daemon may take it."""
+    first, second = new("first", started=False), new("second", started=False)
+    with first.ledger.reader() as reader:
+        for items in first.deduplicator.sort([("in", None, SOME), ("out", None, SOME)], reader, hinted=False):
+            first.inbox.offer(items, left={"out"})
+    assert first.ledger.flush(30)
+
+    assert set(claims(second).take(["in", "out"])) == {"out"}
+
+
 def test_settled_files_are_claimed_in_pieces(new: NewHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each piece is queued, and none is left to the next scan."""
     monkeypatch.setattr(deduplicate, "CLAIMED_ROWS", 2)

@@ -156,6 +156,30 @@ def test_a_tree_deeper_than_the_stack(house: House) -> None:
         assert house.scan.alive()
 
 
+def test_what_is_sent_while_its_batch_waits_for_room_is_not_sent_again(build: Build) -> None:
+    """Its event came late, and another lane had room: when the scan comes to it, the ledger was read long ago."""
+    house = build(size=1)
+    names = house.drop_many(3)
+    house.start(house.scan, house.settle_thread)
+    house.scan.want("start")
+    eventually(lambda: house.inbox._waiting_offers)
+    last = max(names)
+
+    house.settle.add(last)
+    eventually(lambda: house.inbox.state_of(last))
+    first = {item.path for _ in range(2) if (item := house.inbox.take_nowait())}
+    assert last in first
+    house.record(house.receipt_for(last, read_at=2e9))
+    for path in first:
+        house.inbox.done(path)
+
+    item = house.inbox.take()
+    assert item is not None
+    eventually(lambda: house.scan.finished)
+    assert {item.path} == set(names) - first
+    assert not taken(house)
+
+
 def test_a_full_inbox_holds_the_walk_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many files wait: never more in memory than a batch and an inbox, and none is left out."""
     monkeypatch.setattr(scan_module, "BATCH", 10)

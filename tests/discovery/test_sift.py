@@ -216,6 +216,24 @@ def test_the_settle_thread_offers_what_is_ripe(house: House) -> None:
     assert house.inbox.counts() == (0, 1)
 
 
+def test_what_a_scan_sends_while_a_hint_waits_for_room_is_not_sent_again(build: Build) -> None:
+    """The hint was looked up before the scan came; no second look shows that the file was sent since."""
+    house = build(size=1)
+    house.start(house.ledger, house.settle_thread)
+    house.inbox.offer([Item("before")])
+    house.settle.add("a")
+    eventually(lambda: house.inbox._waiting_offers)
+
+    assert house.inbox.claim("a"), "as if it were queued by a scan, and taken"
+    house.record(a_receipt("a", read_at=2e9))
+    house.inbox.done("a")
+
+    assert house.inbox.take() == Item("before")
+    eventually(lambda: not house.settle.pending())
+    house.settle.add("b")
+    assert house.inbox.take() == Item("b")
+
+
 @pytest.mark.parametrize("error", [LedgerError, OSError])
 @pytest.mark.parametrize("act", ["__init__", "known"])
 def test_the_settle_thread_outlives_a_broken_ledger(

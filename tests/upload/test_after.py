@@ -13,6 +13,7 @@ import pytest
 
 from s3spool.folder.folder import SpecialBitsError
 from s3spool.ledger.rows import Receipt
+from s3spool.queue.item import Item
 from s3spool.upload import post_upload
 from s3spool.upload.post_upload import MAX_DIRECTORIES, Sent, WarningLimit
 from s3spool.upload.receipt_marks import PREFIX, ReceiptMarks
@@ -140,7 +141,7 @@ def test_what_was_offered_again_meanwhile_is_looked_at_again(house: House, after
     house.drop("a")
     receipt = receipt_of(house, "a", after)
     assert house.inbox.claim("a")
-    assert house.inbox.knows(["a"])
+    house.inbox.offer([Item("a")])
 
     house.after.receipt_committed(Sent(receipt, 0.5, 1))
     done(house)

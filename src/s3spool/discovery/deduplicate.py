@@ -109,9 +109,9 @@ class Deduplicator:
             # The inbox knows these: it remembers that they were offered again.
             held = [each for each in piece if each[0] not in known and (each[0] in before or claims.holds(each[0]))]
             yield items + [Item(path, lane, seen=seen) for path, _, seen in held]
-            # A claim is over before its file leaves the inbox: the inbox had no room for these.
-            slow = [item.path for item in items if self._slow.holds(item.path)]
-            claims.give_back([path for path in slow if self._inbox.state_of(path) is None and claims.holds(path)])
+            # A claim is over before its file leaves the inbox: these have not come in.
+            paths = [item.path for item in items]
+            claims.give_back([path for path in paths if self._inbox.state_of(path) is None and claims.holds(path)])
 
     def _items(self, candidates: Sequence[Candidate], known: Mapping[str, Known], *, hinted: bool) -> list[Item]:
         items: list[Item] = []
@@ -227,15 +227,14 @@ class SettleThread:
 
     def _step(self, ripe: Sequence[Ripe], reader: LedgerReader) -> None:
         beat = self._settle.heartbeat.beat
-        # Before the ledger is read: the end of a file in flight may not be durable yet; then the file comes here again.
-        here = self._inbox.knows([path for path, _, _ in ripe])
-        candidates = [(path, None, seen) for path, seen, _ in ripe if path not in here]
         busy = {path for path, _, was_busy in ripe if was_busy}
-        for items in self._deduplicator.sort(candidates, reader, hinted=True, meanwhile=beat):
-            # Files that are tried again and again take turns with those of the scan: new ones do not wait for them.
-            again = [item._replace(lane=Lane.FOUND) for item in items if item.path in busy]
-            for item in again[self._inbox.offer_nowait(again) :]:
-                if not self._settle.add(item.path, SettleReason.BUSY, item.seen):
-                    self._rescan("full")
-            if not self._inbox.offer((item for item in items if item.path not in busy), meanwhile=beat):
-                return
+        with self._inbox.lookup([path for path, _, _ in ripe]) as (here, left):
+            candidates = [(path, None, seen) for path, seen, _ in ripe if path not in here]
+            for items in self._deduplicator.sort(candidates, reader, hinted=True, meanwhile=beat):
+                # Files that are tried again and again take turns with those of the scan: new ones do not wait for them.
+                again = [item._replace(lane=Lane.FOUND) for item in items if item.path in busy]
+                for item in again[self._inbox.offer_nowait(again) :]:
+                    if not self._settle.add(item.path, SettleReason.BUSY, item.seen):
+                        self._rescan("full")
+                if not self._inbox.offer((item for item in items if item.path not in busy), beat, left):
+                    return

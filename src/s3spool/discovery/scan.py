@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import structlog
 
@@ -38,6 +38,8 @@ POLL_SHARE = 10  # scans for any other reason take at most a tenth of the time
 ROOM_S = 0.5  # how often the walk of a mount looks for room in the queue
 ERROR_S = 5.0  # wait after a scan that failed
 log = structlog.get_logger()
+
+Offer = Callable[[Sequence[Item], Container[str]], object]  # items, and the paths to leave out: see Inbox.lookup
 
 
 class Scan:
@@ -209,9 +211,10 @@ class Scan:
     def _walk_mount(self, mount: str, stopped: Callable[[], bool]) -> None:
         """Offer all files below a mount; blocks for room. Runs on the thread of this mount."""
 
-        def offer(items: Sequence[Item]) -> None:
+        def offer(items: Sequence[Item], left: Container[str]) -> None:
             while (items := items[self._inbox.offer_nowait(items) :]) and not stopped():
                 self._stop.wait(ROOM_S)
+                items = [item for item in items if item.path not in left]
 
         pending = PendingDirectories()
         parent, _, name = mount.rstrip("/").rpartition("/")
@@ -265,13 +268,8 @@ class Scan:
         if watches is not None:
             watches.end_walk()
 
-    def _offer(
-        self, batch: list[FoundFile], reader: LedgerReader, offer: Callable[[Sequence[Item]], object] | None = None
-    ) -> int:
+    def _offer(self, batch: list[FoundFile], reader: LedgerReader, offer: Offer | None = None) -> int:
         """Offer the files that are neither in the ledger nor under way; returns how many."""
-        paths = [path for path, _ in batch]
-        underway = self._settle.knows(paths) | self._inbox.knows(paths)
-        found = sorted(each for each in batch if each[0] not in underway) if underway else sorted(batch)
         settling = 0
 
         def settles(path: str, identity: Identity) -> bool:
@@ -283,17 +281,20 @@ class Scan:
             return waits
 
         offered, waits_at = 0, time.monotonic()
-        for items in self._deduplicator.sort_found(found, reader, settles, self.heartbeat.beat):
-            offered += len(items)
-            if offer is not None:
-                offer(items)
-                continue
-            if self._ledger.claims is None:  # else the scan has waited for the database as well
-                waits_at = time.monotonic()
-            is_open = self._inbox.offer(items, meanwhile=self.heartbeat.beat)
-            now = time.monotonic()
-            self._waited_s += now - waits_at
-            waits_at = now
-            if not is_open:
-                break
+        with self._inbox.lookup(path for path, _ in batch) as (here, left):
+            underway = here | self._settle.knows(path for path, _ in batch)
+            found = sorted(each for each in batch if each[0] not in underway) if underway else sorted(batch)
+            for items in self._deduplicator.sort_found(found, reader, settles, self.heartbeat.beat):
+                offered += len(items)
+                if offer is not None:
+                    offer(items, left)
+                    continue
+                if self._ledger.claims is None:  # else the scan has waited for the database as well
+                    waits_at = time.monotonic()
+                is_open = self._inbox.offer(items, self.heartbeat.beat, left)
+                now = time.monotonic()
+                self._waited_s += now - waits_at
+                waits_at = now
+                if not is_open:
+                    break
         return settling + offered

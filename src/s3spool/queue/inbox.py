@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.folder.slow_directories import SlowDirectories
@@ -18,7 +19,6 @@ from s3spool.queue.selection import Selection
 
 MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
 WAKE_DIVISOR = 8  # wake blocked producers when 1/8 of a lane is free, not for each name
-RECHECK_S = 1.0  # how often to look again while a probe or a part may go, but every share is used up
 IDLE_S = 5.0  # an idle worker closes its connections then: the server or other workers may need them
 MAX_UNCOMMITTED = 4096  # files that are sent, and wait for the ledger and the post-upload action
 
@@ -55,6 +55,7 @@ class Inbox:
         self._wake_room = size // WAKE_DIVISOR
         self._queued: set[str] = set()
         self._in_flight: dict[str, bool] = {}  # path -> whether it was offered again
+        self._lookups: dict[int, set[str]] = {}  # for each lookup under way the paths that have left since it began
         self._lock = threading.Lock()
         self._idle_workers = LifoCondition(self._lock)
         self._drained = threading.Condition(self._lock)
@@ -64,10 +65,12 @@ class Inbox:
         self._held = False  # paused by hand
         breaker.on_change(self.wake)
 
-    def offer(self, items: Iterable[Item], meanwhile: Callable[[], None] | None = None) -> bool:
+    def offer(
+        self, items: Iterable[Item], meanwhile: Callable[[], None] | None = None, left: Container[str] = ()
+    ) -> bool:
         """Queue these, and block while their lane is full; False when the inbox was closed before all were queued.
 
-        A file of a slow directory does not wait for room: the next scan finds it again.
+        A file of a slow directory does not wait for room: the next scan finds it again. `left`: see `lookup`.
         `meanwhile` is called now and then while it waits, and must be quick.
         """
         with self._lock:
@@ -85,7 +88,8 @@ class Inbox:
                         meanwhile()
                 if self._closed:
                     return False
-                self._add(item, lane)
+                if item.path not in left:
+                    self._add(item, lane)
         return True
 
     def offer_nowait(self, items: Iterable[Item], claim: Callable[[list[str]], None] | None = None) -> int:
@@ -192,23 +196,29 @@ class Inbox:
         """The path is no longer in flight; True if it was offered again meanwhile."""
         with self._lock:
             offered_again = self._forget_in_flight(path)
+            for left in self._lookups.values():
+                left.add(path)
             if self._queued and self._idle_workers.waiting:
                 self._idle_workers.notify()
             return offered_again
 
-    def knows(self, paths: Iterable[str]) -> set[str]:
-        """Which of these paths are queued or in flight; a path in flight counts as offered again."""
-        known: set[str] = set()
+    @contextlib.contextmanager
+    def lookup(self, paths: Iterable[str]) -> Iterator[tuple[set[str], Container[str]]]:
+        """While the caller looks paths up in the ledger: those that are here, and those that leave meanwhile.
+
+        It must offer neither again. The end of the first may not be durable yet; one in flight counts as offered again.
+        The others were read after `lookup` began: a later change has its own hint.
+        """
+        left: set[str] = set()
         with self._lock:
-            if not (self._queued or self._in_flight):
-                return known
-            for path in paths:
-                if path in self._queued:
-                    known.add(path)
-                elif path in self._in_flight:
-                    self._in_flight[path] = True
-                    known.add(path)
-            return known
+            here = {path for path in paths if path in self._queued or path in self._in_flight}
+            self._in_flight.update(dict.fromkeys(here & self._in_flight.keys(), True))
+            self._lookups[id(left)] = left
+        try:
+            yield here, left
+        finally:
+            with self._lock:
+                del self._lookups[id(left)]
 
     def counts(self) -> tuple[int, int]:
         """(queued, in flight)."""
@@ -241,20 +251,9 @@ class Inbox:
     # The callers of these hold the lock.
 
     def _recheck_s(self) -> float | None:
-        """Seconds until this worker looks again for the next probe or part; None: it waits until it is called.
-
-        One worker looks for all.
-        """
+        """Seconds until this worker looks again, one for all; None: it waits until it is called."""
         now = time.monotonic()
-        if self._breaker.open:
-            probes = not self._held and (self._queued or self.parts.waiting())
-            wait_s = self._breaker.next_probe_s if probes else None
-            usable = False  # a probe may go, and `_next` found none: each would exceed its share
-        else:
-            wait_s = self.parts.next_in_s()
-            usable = self._selection.body_room()
-        if wait_s == 0 and not usable:
-            wait_s = RECHECK_S
+        wait_s = self._selection.recheck_s(queued=bool(self._queued), held=self._held)
         if wait_s is None or not self._may_take() or now < self._recheck_at <= now + wait_s:
             return None
         self._recheck_at = now + wait_s

@@ -15,6 +15,7 @@ from s3spool.queue.parts import OPEN_TRANSFERS, PartItem, PartQueue
 LANE_ROTATION = (Lane.ARRIVED, Lane.FOUND, Lane.BODY, Lane.ARRIVED, Lane.RETRY)  # no lane starves another one
 BODY_SHARE = 0.9  # of the workers may block in bodies above 128 KiB and parts; the rest is for small files
 RETRY_DIVISOR = 4  # files that have failed before hold a quarter of the workers at most
+RECHECK_S = 1.0  # how often to look again while a probe or a part may go, but every share is used up
 PARTS_FIRST_EVERY = 8  # every eighth take prefers a part of a large file; all others prefer a file
 
 
@@ -82,6 +83,17 @@ class Selection:
         item = self._remove(untried[0], -1) if probe is Probe.NEWEST else self._take_at_random(untried)
         self._untried_probes.add(item.path)
         return item
+
+    def recheck_s(self, *, queued: bool, held: bool) -> float | None:
+        """Seconds until a probe or a part may go that may not go now; None: none will, whatever the time."""
+        if self._breaker.open:
+            probes = not held and (queued or self.parts.waiting())
+            wait_s = self._breaker.next_probe_s if probes else None
+            usable = False  # a probe may go, and none was found: each would exceed its share
+        else:
+            wait_s = self.parts.next_in_s()
+            usable = self.body_room()
+        return RECHECK_S if wait_s == 0 and not usable else wait_s
 
     def wants_untried_probe(self) -> bool:
         return len(self._untried_probes) < PROBES
