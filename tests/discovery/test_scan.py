@@ -180,6 +180,23 @@ def test_what_is_sent_while_its_batch_waits_for_room_is_not_sent_again(build: Bu
     assert not taken(house)
 
 
+def test_more_files_of_a_slow_directory_than_there_is_room(build: Build) -> None:
+    """A busy machine makes the whole folder slow for a minute: no file waits until the routine scan."""
+    house = build(size=5)
+    house.scan.use(a_watch(house).watches)  # else scans come every second anyway
+    names = set(house.drop_many(30))
+    house.components.slow.note_slow_file("slow", 2.0)
+    house.start(house.scan)
+    house.scan.want("start")
+
+    for _ in range(30):
+        item = eventually(house.inbox.take_nowait)
+        assert item is not None
+        house.record(house.receipt_for(item.path, read_at=2e9))
+        house.inbox.done(item.path)
+        names.remove(item.path)
+
+
 def test_a_full_inbox_holds_the_walk_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many files wait: never more in memory than a batch and an inbox, and none is left out."""
     monkeypatch.setattr(scan_module, "BATCH", 10)

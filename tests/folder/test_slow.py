@@ -116,13 +116,17 @@ def test_never_all_workers(workers: int, slow: int) -> None:
 
 
 def test_slow_files_wait_in_a_queue_of_their_own() -> None:
-    """They take no more workers than they may, nor the room of others; new ones beyond their own room are left out."""
-    inbox = Inbox(5, 4, a_breaker(initial_s=1.0, max_s=1.0), slow=Slow())
+    """They take no more workers than they may, nor the room of others; a scan looks for those without room again."""
+    rescans: list[str] = []
+    inbox = Inbox(5, 4, a_breaker(initial_s=1.0, max_s=1.0), slow=Slow(), rescan=rescans.append)
+    inbox.offer([Item(f"slow/{number}") for number in range(5)])
+    assert not rescans
     inbox.offer([Item(f"slow/{number}") for number in range(8)])
     inbox.offer([Item(f"{number}") for number in range(5)])
 
     taken = [item.path for _ in range(9) if (item := inbox.take_nowait())]
 
+    assert set(rescans) == {"full"}
     assert taken == ["slow/0", "slow/1", "0", "1", "2", "3", "4"]
     assert inbox.counts() == (3, 7)
     inbox.done("slow/0")

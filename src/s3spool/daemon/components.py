@@ -108,6 +108,10 @@ def build(config: Config, *, remote: Remote | None = None, workers: int = 0) -> 
     name = f"s3://{config.destination.bucket}/{config.destination.prefix}"
     limiter = ConcurrencyLimiter(name, max_s=retry.max_s)
     breaker = CircuitBreaker(name, initial_s=retry.initial_s, max_s=retry.max_s, limiter=limiter)
+
+    def rescan(reason: str) -> None:
+        scan.want(reason)  # the scan is built last, and each part may ask for one
+
     inbox = Inbox(
         queue_size_of(config, ledger, workers),
         workers,
@@ -115,6 +119,7 @@ def build(config: Config, *, remote: Remote | None = None, workers: int = 0) -> 
         sent_bytes=lambda: bandwidth.granted,
         slow=slow,
         may_take=ledger.claims.may_start if ledger.claims else lambda: True,
+        rescan=rescan,
     )
     bucket = config.destination.bucket
     hook = EventHook(after.exec, bucket, breaker)
@@ -123,10 +128,6 @@ def build(config: Config, *, remote: Remote | None = None, workers: int = 0) -> 
     node = config.state.node_name if ledger.claims else ""
     marker = FolderMarker(folder.root, node, config.destination.ledger_name)
     retry_thread = RetryThread(ledger, inbox, retry, marker.sees_all)
-
-    def rescan(reason: str) -> None:
-        scan.want(reason)  # the scan is built last, and each part may ask for one
-
     post_upload = PostUpload(
         folder,
         inbox,

@@ -42,9 +42,11 @@ class Inbox:
         rng: random.Random | None = None,
         slow: SlowDirectories | None = None,
         may_take: Callable[[], bool] = lambda: True,
+        rescan: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`size` bounds each lane; `sent_bytes`: by all workers so far; `may_take`: whether uploads may start now."""
         self._may_take = may_take
+        self._rescan = rescan
         self._breaker = breaker
         self._slow = slow or SlowDirectories()
         # Bounds everything behind the workers: otherwise receipts would pile up behind a stalled disk.
@@ -70,17 +72,16 @@ class Inbox:
     ) -> bool:
         """Queue these, and block while their lane is full; False when the inbox was closed before all were queued.
 
-        A file of a slow directory does not wait for room: the next scan finds it again. `left`: see `lookup`.
+        A file of a slow directory does not wait for room: another scan finds it again. `left`: see `lookup`.
         `meanwhile` is called now and then while it waits, and must be quick.
         """
         with self._lock:
             for item in items:
                 lane = self._queues.lane_of(item)
-                if lane is Lane.SLOW:
-                    if not self._queues.full_for(item, lane):
-                        self._add(item, lane)
+                if lane is Lane.SLOW and self._queues.full_for(item, lane):
+                    self._rescan("full")
                     continue
-                while self._queues.full(lane) and not self._closed:
+                while self._queues.full_for(item, lane) and not self._closed:
                     self._waiting_offers[lane] += 1
                     self._drained.wait(MEANWHILE_S if meanwhile else None)
                     self._waiting_offers -= Counter([lane])  # removes a lane without waiting offers
