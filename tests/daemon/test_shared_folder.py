@@ -130,7 +130,7 @@ def test_a_claimed_file_that_does_not_come_into_the_inbox_is_given_back(new: New
     first, second = new("first", started=False), new("second", started=False)
     with first.ledger.reader() as reader:
         for items in first.deduplicator.sort([("in", None, SOME), ("out", None, SOME)], reader, hinted=False):
-            first.inbox.offer(items, left={"out"})
+            first.inbox.offer(items, taken={"out"})
     assert first.ledger.flush(30)
 
     assert set(claims(second).take(["in", "out"])) == {"out"}

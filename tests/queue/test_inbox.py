@@ -144,7 +144,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
     def claim(self, path: str) -> None:
         claimed = self.inbox.claim(path)
 
-        room = len(self.in_flight) < MAX_IN_FLIGHT
+        room = 2 * len(self.in_flight) < MAX_IN_FLIGHT
         assert claimed is (room and path not in self.queued and path not in self.in_flight)
         if claimed:
             self.in_flight[path] = False
@@ -352,9 +352,9 @@ def test_what_leaves_during_a_lookup_is_not_offered_by_who_looked() -> None:
             inbox.done(item.path)
         with inbox.lookup(["new"]) as (still_here, since):
             assert not still_here
-            inbox.offer([Item("new"), Item("another")], left=left)
+            inbox.offer([Item("new"), Item("another")], taken=left)
             assert inbox.take_nowait() == Item("another")
-            inbox.offer([Item("new")], left=since)
+            inbox.offer([Item("new")], taken=since)
             assert inbox.take_nowait() == Item("new")
 
     assert inbox.done("here"), "it was offered again while in flight"

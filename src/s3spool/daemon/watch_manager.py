@@ -17,7 +17,7 @@ from s3spool.queue.inbox import Inbox
 from s3spool.queue.settle import Settle, SettleReason
 from s3spool.upload.stats import Stats
 
-LISTED = 1000  # names in the inbox beyond which listings of new directories wait
+LISTED = 1000  # untried files in the inbox beyond which listings of new directories wait
 log = structlog.get_logger()
 
 
@@ -110,7 +110,7 @@ class WatchManager:
 
     def _has_room(self) -> bool:
         """Called by the watcher's listers: present events must not wait behind a hundred thousand listed names."""
-        return self._settle.has_room() and self._inbox.counts()[0] < LISTED
+        return self._settle.has_room() and self._inbox.untried() < LISTED
 
     def _rescan(self, reason: str) -> None:
         """Called by the watcher's thread or the scan's."""

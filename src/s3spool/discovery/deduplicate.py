@@ -139,7 +139,7 @@ class Deduplicator:
                 if self._inbox.claim(path):
                     self._finish(row.receipt)
                 else:
-                    self._rescan("full")
+                    self._rescan("removals")
             else:
                 reason = "uploaded" if row.retry is None else row.retry.state.value
                 log.debug("file.skipped", path=path, reason=reason)
@@ -228,7 +228,7 @@ class SettleThread:
     def _step(self, ripe: Sequence[Ripe], reader: LedgerReader) -> None:
         beat = self._settle.heartbeat.beat
         busy = {path for path, _, was_busy in ripe if was_busy}
-        with self._inbox.lookup([path for path, _, _ in ripe]) as (here, left):
+        with self._inbox.lookup([path for path, _, _ in ripe]) as (here, taken):
             candidates = [(path, None, seen) for path, seen, _ in ripe if path not in here]
             for items in self._deduplicator.sort(candidates, reader, hinted=True, meanwhile=beat):
                 # Files that are tried again and again take turns with those of the scan: new ones do not wait for them.
@@ -236,5 +236,5 @@ class SettleThread:
                 for item in again[self._inbox.offer_nowait(again) :]:
                     if not self._settle.add(item.path, SettleReason.BUSY, item.seen):
                         self._rescan("full")
-                if not self._inbox.offer((item for item in items if item.path not in busy), beat, left):
+                if not self._inbox.offer((item for item in items if item.path not in busy), beat, taken):
                     return

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from s3spool.discovery.deep_directories import DeepDirectories
 from s3spool.discovery.pending_directories import PendingDirectories
+from s3spool.errors import EXHAUSTED
 from s3spool.folder.directories import NotAFileError, listed, opened_directory
 from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import Folder, original, removed_by
@@ -72,7 +73,11 @@ class DirectoryFiles:
         try:
             with opened_directory(self._folder.root, directory) as now:
                 return os.path.samestat(os.fstat(now), os.fstat(fd))
-        except (OSError, NotAFileError):
+        except NotAFileError:
+            return False
+        except OSError as exc:
+            if exc.errno in EXHAUSTED:
+                raise  # the scan is repeated: the rest of the directory would be missed
             return False
 
     def _accepts(self, path: str, names: FileFilter) -> bool:

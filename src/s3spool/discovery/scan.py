@@ -32,7 +32,16 @@ from s3spool.queue.settle import Settle, SettleReason
 BATCH = 20 * LOOKUP_ROWS  # sorted: a larger batch reads fewer pages of the ledger per file
 SHARED_BATCH = 4 * CLAIMED_ROWS  # the same where several daemons claim the files of a batch
 ROUTINE = {"timer", "poll", "request"}  # such a scan is worth a line only if it found something
-EXPECTED = {"start", "full", "ledger", "poll", "restored", "limit", "takeover"}  # files found then were not missed
+EXPECTED = {
+    "start",
+    "full",
+    "removals",
+    "ledger",
+    "poll",
+    "restored",
+    "limit",
+    "takeover",
+}  # files found then were not missed
 AT_ONCE = {"start", "request", "reload", "restored", "takeover"}  # a person asks, or files may have no daemon
 POLL_SHARE = 10  # scans for any other reason take at most a tenth of the time
 ROOM_S = 0.5  # how often the walk of a mount looks for room in the queue
@@ -211,10 +220,10 @@ class Scan:
     def _walk_mount(self, mount: str, stopped: Callable[[], bool]) -> None:
         """Offer all files below a mount; blocks for room. Runs on the thread of this mount."""
 
-        def offer(items: Sequence[Item], left: Container[str]) -> None:
+        def offer(items: Sequence[Item], taken: Container[str]) -> None:
             while (items := items[self._inbox.offer_nowait(items) :]) and not stopped():
                 self._stop.wait(ROOM_S)
-                items = [item for item in items if item.path not in left]
+                items = [item for item in items if item.path not in taken]
 
         pending = PendingDirectories()
         parent, _, name = mount.rstrip("/").rpartition("/")
@@ -281,17 +290,17 @@ class Scan:
             return waits
 
         offered, waits_at = 0, time.monotonic()
-        with self._inbox.lookup(path for path, _ in batch) as (here, left):
+        with self._inbox.lookup(path for path, _ in batch) as (here, taken):
             underway = here | self._settle.knows(path for path, _ in batch)
             found = sorted(each for each in batch if each[0] not in underway) if underway else sorted(batch)
             for items in self._deduplicator.sort_found(found, reader, settles, self.heartbeat.beat):
                 offered += len(items)
                 if offer is not None:
-                    offer(items, left)
+                    offer(items, taken)
                     continue
                 if self._ledger.claims is None:  # else the scan has waited for the database as well
                     waits_at = time.monotonic()
-                is_open = self._inbox.offer(items, self.heartbeat.beat, left)
+                is_open = self._inbox.offer(items, self.heartbeat.beat, taken)
                 now = time.monotonic()
                 self._waited_s += now - waits_at
                 waits_at = now

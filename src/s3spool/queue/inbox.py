@@ -12,12 +12,12 @@ from collections.abc import Callable, Container, Iterable, Iterator
 
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.folder.slow_directories import SlowDirectories
+from s3spool.queue.inbox_queues import UNTRIED
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.lifo_condition import LifoCondition
 from s3spool.queue.parts import PartItem
 from s3spool.queue.selection import Selection
 
-MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
 WAKE_DIVISOR = 8  # wake blocked producers when 1/8 of a lane is free, not for each name
 IDLE_S = 5.0  # an idle worker closes its connections then: the server or other workers may need them
 MAX_UNCOMMITTED = 4096  # files that are sent, and wait for the ledger and the post-upload action
@@ -57,7 +57,7 @@ class Inbox:
         self._wake_room = size // WAKE_DIVISOR
         self._queued: set[str] = set()
         self._in_flight: dict[str, bool] = {}  # path -> whether it was offered again
-        self._lookups: dict[int, set[str]] = {}  # for each lookup under way the paths that have left since it began
+        self._lookups: dict[int, tuple[set[str], set[str]]] = {}  # those under way: their paths, and which were taken
         self._lock = threading.Lock()
         self._idle_workers = LifoCondition(self._lock)
         self._drained = threading.Condition(self._lock)
@@ -68,11 +68,11 @@ class Inbox:
         breaker.on_change(self.wake)
 
     def offer(
-        self, items: Iterable[Item], meanwhile: Callable[[], None] | None = None, left: Container[str] = ()
+        self, items: Iterable[Item], meanwhile: Callable[[], None] | None = None, taken: Container[str] = ()
     ) -> bool:
         """Queue these, and block while their lane is full; False when the inbox was closed before all were queued.
 
-        A file of a slow directory does not wait for room: another scan finds it again. `left`: see `lookup`.
+        A file of a slow directory does not wait for room: another scan finds it again. `taken`: see `lookup`.
         `meanwhile` is called now and then while it waits, and must be quick.
         """
         with self._lock:
@@ -83,13 +83,13 @@ class Inbox:
                     continue
                 while self._queues.full_for(item, lane) and not self._closed:
                     self._waiting_offers[lane] += 1
-                    self._drained.wait(MEANWHILE_S if meanwhile else None)
+                    self._drained.wait(IDLE_S if meanwhile else None)
                     self._waiting_offers -= Counter([lane])  # removes a lane without waiting offers
                     if meanwhile:
                         meanwhile()
                 if self._closed:
                     return False
-                if item.path not in left:
+                if item.path not in taken:
                     self._add(item, lane)
         return True
 
@@ -186,50 +186,51 @@ class Inbox:
             self._selection.release_body(path)
 
     def claim(self, path: str) -> bool:
-        """Put a path in flight without queueing it; False if it is here already, or too many are in flight."""
+        """Put a path in flight without queueing it; False if it is here already, or half of the room is used up."""
         with self._lock:
-            if path in self._queued or path in self._in_flight or len(self._in_flight) >= self._max_in_flight:
-                return False
-            self._in_flight[path] = False
-            return True
+            room = 2 * len(self._in_flight) < self._max_in_flight
+            if free := room and path not in self._queued and path not in self._in_flight:
+                self._in_flight[path] = False
+            return free
 
     def done(self, path: str) -> bool:
         """The path is no longer in flight; True if it was offered again meanwhile."""
         with self._lock:
             offered_again = self._forget_in_flight(path)
-            for left in self._lookups.values():
-                left.add(path)
             if self._queued and self._idle_workers.waiting:
                 self._idle_workers.notify()
             return offered_again
 
     @contextlib.contextmanager
     def lookup(self, paths: Iterable[str]) -> Iterator[tuple[set[str], Container[str]]]:
-        """While the caller looks paths up in the ledger: those that are here, and those that leave meanwhile.
+        """While the caller looks paths up in the ledger: those that are here, and those that workers take meanwhile.
 
         It must offer neither again. The end of the first may not be durable yet; one in flight counts as offered again.
-        The others were read after `lookup` began: a later change has its own hint.
+        The others are read after `lookup` began: a later change has its own hint.
         """
-        left: set[str] = set()
+        wanted, taken = set(paths), set[str]()
         with self._lock:
-            here = {path for path in paths if path in self._queued or path in self._in_flight}
+            here = {path for path in wanted if path in self._queued or path in self._in_flight}
             self._in_flight.update(dict.fromkeys(here & self._in_flight.keys(), True))
-            self._lookups[id(left)] = left
+            self._lookups[id(taken)] = wanted, taken
         try:
-            yield here, left
+            yield here, taken
         finally:
             with self._lock:
-                del self._lookups[id(left)]
+                del self._lookups[id(taken)]
 
     def counts(self) -> tuple[int, int]:
         """(queued, in flight)."""
         with self._lock:
             return len(self._queued), len(self._in_flight)
 
+    def untried(self) -> int:
+        """How many files only wait for a free worker; slow, large and failed ones may wait for their share."""
+        return self._queues.count([*UNTRIED])
+
     def listing(self, limit: int) -> tuple[list[str], list[str]]:
-        """Up to `limit` (queued, in flight) paths."""
         with self._lock:
-            return list(itertools.islice(self._queued, limit)), list(itertools.islice(self._in_flight, limit))
+            return [*itertools.islice(self._queued, limit)], [*itertools.islice(self._in_flight, limit)]
 
     def oldest(self) -> list[str]:
         """The path that has been in flight longest, and the one that has waited longest in each lane."""
@@ -238,9 +239,7 @@ class Inbox:
 
     def state_of(self, path: str) -> str | None:
         with self._lock:
-            if path in self._queued:
-                return "queued"
-            return "uploading" if path in self._in_flight else None
+            return "queued" if path in self._queued else "uploading" if path in self._in_flight else None
 
     def close(self) -> None:
         """Nothing more comes in or goes out; wake all blocked threads."""
@@ -273,7 +272,6 @@ class Inbox:
                 self._idle_workers.notify()
 
     def _forget_in_flight(self, path: str) -> bool:
-        """True if the path was offered again."""
         self._selection.release(path)
         return self._in_flight.pop(path, False)
 
@@ -289,6 +287,8 @@ class Inbox:
         if isinstance(item, Item):
             self._queued.discard(item.path)
             self._in_flight[item.path] = False
+            for wanted, taken in self._lookups.values():
+                taken.update(wanted & {item.path})
             for lane in self._waiting_offers:
                 if not self._queues.full(lane, leave=self._wake_room):
                     self._drained.notify_all()
