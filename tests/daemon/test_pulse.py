@@ -23,7 +23,7 @@ from support.waiting import eventually
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits beat more often."""
     monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
-    monkeypatch.setattr(inbox, "IDLE_S", 0.05)
+    monkeypatch.setattr(inbox, "MEANWHILE_S", 0.05)
 
 
 def beats_on(one: Heartbeat) -> bool:

@@ -18,6 +18,7 @@ from s3spool.discovery.directory_watches import DirectoryWatches
 from s3spool.discovery.watch import Watch
 from s3spool.errors import LedgerError
 from s3spool.folder import slow_directories
+from s3spool.folder.directories import opened_directory
 from s3spool.folder.filters import FileFilter
 from s3spool.heartbeat import Heartbeat
 from s3spool.ledger.reader import Reader
@@ -195,6 +196,50 @@ def test_more_files_of_a_slow_directory_than_there_is_room(build: Build) -> None
         house.record(house.receipt_for(item.path, read_at=2e9))
         house.inbox.done(item.path)
         names.remove(item.path)
+
+
+def test_a_directory_of_a_mount_that_cannot_be_read(
+    build: Build, monkeypatch: pytest.MonkeyPatch, lines: Lines
+) -> None:
+    """The files of the others are found, and the log names it."""
+    monkeypatch.setattr(slow_directories, "other_devices", lambda _: ("m/",))
+    house = build()
+    for directory in "abcdef":
+        house.drop(f"m/{directory}/file")
+    listed = directory_files.DirectoryFiles.listed
+
+    def refused(self: Any, directory: str, *arguments: Any) -> Iterator[Any]:
+        if directory == "m/c/":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        yield from listed(self, directory, *arguments)
+
+    monkeypatch.setattr(directory_files.DirectoryFiles, "listed", refused)
+
+    scan(house)
+
+    assert taken(house) == {f"m/{directory}/file" for directory in "abdef"}
+    assert [(line["path"], line["error"]) for line in lines.named("scan.failed")] == [("m/c/", "Permission denied")]
+
+
+def test_no_descriptor_in_the_middle_of_a_directory(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scan is repeated: the rest of the directory is not taken for renamed."""
+    monkeypatch.setattr(scan_module, "ERROR_S", 0.01)
+    monkeypatch.setattr(directory_files, "CHECK_ENTRIES", 10)
+    house = build()
+    names = set(house.drop_many(30))
+    calls: list[Any] = []
+
+    def exhausted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened_directory(*arguments)
+
+    monkeypatch.setattr(directory_files, "opened_directory", exhausted)
+
+    scan(house)
+
+    assert taken(house) == names
 
 
 def test_a_full_inbox_holds_the_walk_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -361,6 +361,21 @@ def test_what_leaves_during_a_lookup_is_not_offered_by_who_looked() -> None:
     assert not inbox._lookups
 
 
+def test_what_was_only_claimed_during_a_lookup_is_offered() -> None:
+    """The cleaning, or a removal, has not read it: a change before the lookup would wait for the routine scan."""
+    inbox = an_inbox(10, 2)
+
+    with inbox.lookup(["a"]) as (_, taken):
+        assert inbox.claim("a")
+        inbox.done("a")
+        inbox.offer([Item("other")])
+        assert inbox.take_nowait() == Item("other")
+        inbox.offer([Item("a")], taken=taken)
+
+    assert not taken
+    assert inbox.take_nowait() == Item("a")
+
+
 def test_many_deferred_files_take_the_room_of_new_ones() -> None:
     """The names that wait are bounded, whatever they wait for."""
     inbox = an_inbox(10, 2)

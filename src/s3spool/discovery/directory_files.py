@@ -7,6 +7,8 @@ import os
 import random
 from collections.abc import Iterator
 
+import structlog
+
 from s3spool.discovery.deep_directories import DeepDirectories
 from s3spool.discovery.pending_directories import PendingDirectories
 from s3spool.errors import EXHAUSTED
@@ -18,6 +20,7 @@ from s3spool.ledger.queries import LedgerReader
 from s3spool.ledger.rows import Identity
 
 CHECK_ENTRIES = 1000  # after this many entries, check that the directory still has its name
+log = structlog.get_logger()
 
 FoundFile = tuple[str, Identity]
 
@@ -105,3 +108,10 @@ class DirectoryFiles:
         sent = receipt and receipt.after == "delete" and receipt.destination == self._ledger.destination
         with contextlib.suppress(OSError):
             self._folder.restore(path, receipt.identity if receipt and sent else None)
+
+
+def warn_unreadable(directory: str, exc: OSError) -> None:
+    """The scan goes on without this directory; raises `exc` if it is not a fault of the directory."""
+    if exc.errno in EXHAUSTED:
+        raise exc
+    log.warning("scan.failed", path=directory, error=exc.strerror or str(exc), reason="unreadable directory")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 import time
@@ -12,7 +11,7 @@ import structlog
 
 from s3spool.discovery.deduplicate import Deduplicator
 from s3spool.discovery.deep_directories import DeepDirectories
-from s3spool.discovery.directory_files import DirectoryFiles, FoundFile
+from s3spool.discovery.directory_files import DirectoryFiles, FoundFile, warn_unreadable
 from s3spool.discovery.directory_watches import DirectoryWatches
 from s3spool.discovery.mount_scan import MountScans
 from s3spool.discovery.pending_directories import PendingDirectories
@@ -32,16 +31,7 @@ from s3spool.queue.settle import Settle, SettleReason
 BATCH = 20 * LOOKUP_ROWS  # sorted: a larger batch reads fewer pages of the ledger per file
 SHARED_BATCH = 4 * CLAIMED_ROWS  # the same where several daemons claim the files of a batch
 ROUTINE = {"timer", "poll", "request"}  # such a scan is worth a line only if it found something
-EXPECTED = {
-    "start",
-    "full",
-    "removals",
-    "ledger",
-    "poll",
-    "restored",
-    "limit",
-    "takeover",
-}  # files found then were not missed
+EXPECTED = {"start", "full", "removals", "ledger", "poll", "restored", "limit", "takeover"}  # found, not missed
 AT_ONCE = {"start", "request", "reload", "restored", "takeover"}  # a person asks, or files may have no daemon
 POLL_SHARE = 10  # scans for any other reason take at most a tenth of the time
 ROOM_S = 0.5  # how often the walk of a mount looks for room in the queue
@@ -233,10 +223,13 @@ class Scan:
                 if self.watches is not None:
                     self.watches.ensure(directory)
                 found = self._files.listed(directory, pending, reader, self.names)
-                # Offered per directory: the next one may hang.
-                with contextlib.suppress(FileNotFoundError, NotAFileError):
+                try:  # offered per directory: the next one may hang
                     while (batch := list(itertools.islice(found, self._batch))) and not stopped():
                         self._offer(batch, reader, offer)
+                except (FileNotFoundError, NotAFileError):
+                    continue
+                except OSError as exc:
+                    warn_unreadable(directory, exc)
 
     def _walk(self, reader: LedgerReader, apart: frozenset[str] = frozenset()) -> Iterator[FoundFile]:
         """Yield every file that include and exclude accept, except below the directories `apart`.
@@ -263,9 +256,7 @@ class Scan:
                 if directory == "" or exc.errno in EXHAUSTED:
                     raise  # not a fault of this directory: a scan without it would miss its files
                 if not unreadable and not self._unreadable:
-                    log.warning(
-                        "scan.failed", path=directory, error=exc.strerror or str(exc), reason="unreadable directory"
-                    )
+                    warn_unreadable(directory, exc)
                 unreadable = True
         self._unreadable = unreadable
         if not self._stop.is_set():

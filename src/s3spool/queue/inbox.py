@@ -12,12 +12,12 @@ from collections.abc import Callable, Container, Iterable, Iterator
 
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.folder.slow_directories import SlowDirectories
-from s3spool.queue.inbox_queues import UNTRIED
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.lifo_condition import LifoCondition
 from s3spool.queue.parts import PartItem
 from s3spool.queue.selection import Selection
 
+MEANWHILE_S = 5.0  # how often who waits for room does what else it has to do
 WAKE_DIVISOR = 8  # wake blocked producers when 1/8 of a lane is free, not for each name
 IDLE_S = 5.0  # an idle worker closes its connections then: the server or other workers may need them
 MAX_UNCOMMITTED = 4096  # files that are sent, and wait for the ledger and the post-upload action
@@ -45,8 +45,7 @@ class Inbox:
         rescan: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`size` bounds each lane; `sent_bytes`: by all workers so far; `may_take`: whether uploads may start now."""
-        self._may_take = may_take
-        self._rescan = rescan
+        self._may_take, self._rescan = may_take, rescan
         self._breaker = breaker
         self._slow = slow or SlowDirectories()
         # Bounds everything behind the workers: otherwise receipts would pile up behind a stalled disk.
@@ -83,7 +82,7 @@ class Inbox:
                     continue
                 while self._queues.full_for(item, lane) and not self._closed:
                     self._waiting_offers[lane] += 1
-                    self._drained.wait(IDLE_S if meanwhile else None)
+                    self._drained.wait(MEANWHILE_S if meanwhile else None)
                     self._waiting_offers -= Counter([lane])  # removes a lane without waiting offers
                     if meanwhile:
                         meanwhile()
@@ -226,9 +225,10 @@ class Inbox:
 
     def untried(self) -> int:
         """How many files only wait for a free worker; slow, large and failed ones may wait for their share."""
-        return self._queues.count([*UNTRIED])
+        return self._queues.count([Lane.ARRIVED, Lane.FOUND])
 
     def listing(self, limit: int) -> tuple[list[str], list[str]]:
+        """Up to `limit` (queued, in flight) paths."""
         with self._lock:
             return [*itertools.islice(self._queued, limit)], [*itertools.islice(self._in_flight, limit)]
 
