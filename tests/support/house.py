@@ -113,7 +113,7 @@ class House:
     @property
     def rescans(self) -> list[str]:
         """The reasons of the scans that are due; a scan that runs takes them."""
-        return sorted(self.scan._reasons)
+        return sorted(self.scan.reasons)
 
     def start(self, *components: Any) -> Self:
         """Without names: all but the scan."""

@@ -136,7 +136,9 @@ class FileStates:
     def untried(self) -> tuple[bool, int]:
         """Whether files wait for their first verdict, and how many could not be sent, for `run --once`."""
         components = self._components
-        scanned = components.scan.finished > 0
+        scan = components.scan
+        # A scan that is under way or wanted may find more. One for removals finds only sent files.
+        scanned = scan.finished == scan.started > 0 and not scan.reasons - {"removals"}
         if not scanned or not components.folder.still_there():
             return True, 0
         if components.settle.pending() or any(components.inbox.counts()):

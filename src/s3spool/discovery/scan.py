@@ -77,7 +77,7 @@ class Scan:
         self._batch = BATCH if ledger.claims is None else SHARED_BATCH
         self._unreadable = False  # whether the last scan has warned of a directory
         self.watches: DirectoryWatches | None = None  # None: polling
-        self._reasons: set[str] = set()
+        self.reasons: set[str] = set()  #: of scans that are wanted and have not begun
         self._lock = threading.Lock()  # guards the reasons
         self.heartbeat = Heartbeat()
         self._wanted = threading.Event()
@@ -105,10 +105,10 @@ class Scan:
         self.watches = watches
 
     def want(self, reason: str) -> None:
-        if reason in self._reasons:
+        if reason in self.reasons:
             return  # thousands of hints a second may find no room
         with self._lock:
-            self._reasons.add(reason)
+            self.reasons.add(reason)
         self._wanted.set()
 
     def close(self, timeout_s: float) -> None:
@@ -154,10 +154,10 @@ class Scan:
             return set()
         self._wanted.clear()
         self.heartbeat.beat()
-        if self._reasons and not self._reasons & AT_ONCE and self._rest(last):
+        if self.reasons and not self.reasons & AT_ONCE and self._rest(last):
             return set()
         with self._lock:
-            reasons, self._reasons = self._reasons, set()
+            reasons, self.reasons = self.reasons, set()
         if reasons or asked:
             return reasons
         return {"timer"} if self.watches is not None else {"poll"}
@@ -172,7 +172,7 @@ class Scan:
 
     def _workers_wait(self) -> bool:
         """Whether there was no room for all new files, and those that had room are taken."""
-        return "full" in self._reasons and self._settle.has_room() and not self._inbox.counts()[0]
+        return "full" in self.reasons and self._settle.has_room() and not self._inbox.counts()[0]
 
     def _scan(self, reasons: set[str]) -> None:
         start = time.monotonic()
