@@ -16,7 +16,7 @@ from support.waiting import eventually
 
 
 def test_a_walk_that_hangs_is_left_alone_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scan beats while it waits, goes on, and begins no second walk of the same mount."""
+    """The scan beats while it waits, and goes on; what a later scan asks for is walked once that walk has ended."""
     monkeypatch.setattr(mount_scan, "WAIT_S", 0.2)
     monkeypatch.setattr(slow_directories, "other_devices", lambda _: ("mount/",))
     slow, go_on = SlowDirectories(), threading.Event()
@@ -29,16 +29,65 @@ def test_a_walk_that_hangs_is_left_alone_until_it_ends(monkeypatch: pytest.Monke
         assert go_on.wait(60)
 
     scans = MountScans(slow, walk)
-    assert scans.start() == {"mount/"}
+    assert scans.start(1) == {"mount/"}
     scans.wait(lambda: beats.append("beat"))
 
     assert beats
     assert scans.hanging() == ["mount/"]
-    scans.start()
+    for number in range(2, 5):
+        scans.start(number)
+    scans.start(5, again=False)
     assert walks == ["mount/"]
+    assert scans.ended(5) == 0, "the first walk lasts still"
 
     go_on.set()
-    eventually(lambda: not scans.hanging())
-    scans.start()
-    eventually(lambda: walks == ["mount/"] * 2)
+    eventually(lambda: scans.ended(5) == 5)
+    assert walks == ["mount/"] * 2, "one for the scans 2, 3 and 4"
+    scans.start(6)
+    eventually(lambda: scans.ended(6) == 6)
+    assert walks == ["mount/"] * 3
+    scans.close()
+
+
+def test_a_mount_that_has_gone_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a scan does not wait for the hanging walk of what is no longer in the folder."""
+    monkeypatch.setattr(slow_directories, "other_devices", lambda _: ("mount/",))
+    slow, go_on = SlowDirectories(), threading.Event()
+    slow.refresh(Path("/data"))
+
+    def walk(mount: str, stopped: Callable[[], bool]) -> None:
+        assert go_on.wait(60)
+
+    scans = MountScans(slow, walk)
+    scans.start(1)
+    assert scans.ended(1) == 0
+
+    monkeypatch.setattr(slow_directories, "other_devices", lambda _: ())
+    slow.refresh(Path("/data"))
+
+    assert scans.ended(1) == 1
+    go_on.set()
+    scans.close()
+
+
+def test_a_walk_of_a_mount_that_breaks_off_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody expected ends the thread; the next scan starts another one."""
+    monkeypatch.setattr(slow_directories, "other_devices", lambda _: ("mount/",))
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    slow, walks = SlowDirectories(), list[str]()
+    slow.refresh(Path("/data"))
+
+    def walk(mount: str, stopped: Callable[[], bool]) -> None:
+        walks.append(mount)
+        if len(walks) == 1:
+            raise MemoryError
+
+    scans = MountScans(slow, walk)
+    scans.start(1)
+    scans.wait(lambda: None)
+
+    scans.start(2)
+
+    eventually(lambda: scans.ended(2) == 2)
+    assert walks == ["mount/"] * 2
     scans.close()

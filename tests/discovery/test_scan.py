@@ -359,8 +359,9 @@ def test_only_what_events_should_have_told_counts_as_missed(
 
     assert house.scan.missed == missed
     assert [line["files_missed_by_watch"] for line in lines.named("scan.finished")] == [missed, 0]
-    nothing_new = "debug" if reason in scan_module.ROUTINE else "info"
-    assert [line["level"] for line in lines.named("scan.finished")] == ["info", nothing_new]
+    found_two = "debug" if reason == "full" else "info"
+    nothing_new = "debug" if reason == "full" or reason in scan_module.ROUTINE else "info"
+    assert [line["level"] for line in lines.named("scan.finished")] == [found_two, nothing_new]
 
 
 def test_a_watch_that_is_missing_is_armed(house: House) -> None:
@@ -591,6 +592,45 @@ def test_a_scan_does_not_rest_while_the_workers_have_nothing_to_do(build: Build)
     assert house.inbox.take_nowait() is not None
 
     eventually(lambda: house.scan.finished == 1)
+
+
+def test_scans_for_removals_rest(build: Build) -> None:
+    """They find only files that are sent: whether the workers have something to do does not matter."""
+    house = build(rescan_s=300.0)
+    house.scan._last_duration_s = 30.0
+    house.start(house.scan)
+    for _ in range(3):
+        house.scan.want("removals")
+        eventually(lambda: not house.scan._wanted.is_set())
+
+    assert house.scan.started == 0
+
+
+def test_a_large_file_that_waits_delays_no_scan_for_want_of_room(build: Build, lines: Lines) -> None:
+    """A large file may wait for hours; the workers have nothing else to do. Nobody wants a line for each such scan."""
+    house = build(rescan_s=300.0)
+    house.scan._last_duration_s = 30.0
+    house.inbox.offer_nowait([Item("large", Lane.FOUND)._replace(large=True)])
+    house.start(house.scan)
+
+    house.scan.want("full")
+
+    eventually(lambda: house.scan.finished == 1)
+    assert [line["level"] for line in lines.named("scan.finished")] == ["debug"]
+
+
+def test_scans_rest_while_slow_files_hang(build: Build) -> None:
+    """They fill their queue: another scan would find no room for more of them, and the next one none either."""
+    house = build(rescan_s=300.0, size=4)
+    house.components.slow.note_slow_file("slow/0", 2.0)
+    house.scan._last_duration_s = 30.0
+    house.inbox.offer_nowait([Item(f"slow/{number}") for number in range(4)])
+    house.start(house.scan)
+    for _ in range(3):
+        house.scan.want("full")
+        eventually(lambda: not house.scan._wanted.is_set())
+
+    assert house.scan.started == 0
 
 
 def test_a_reason_to_scan_never_delays_the_next_scan(build: Build) -> None:

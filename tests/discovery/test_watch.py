@@ -30,6 +30,7 @@ from support.disks import mounted
 from support.failing import FOR_EVER, fails
 from support.lines import Lines
 from support.trees import deep_tree
+from support.users import DAEMON, open_place
 from support.waiting import eventually
 
 
@@ -96,6 +97,21 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def as_another_user() -> Iterator[Path]:
+    """A place for this thread, and those that it starts, as a user whom the modes of files concern."""
+    with open_place() as place:
+        place.chmod(0o777)
+        libc, change = ctypes.CDLL(None), os.geteuid() == 0
+        if change:
+            libc.setfsuid(DAEMON)
+        try:
+            yield place
+        finally:
+            if change:
+                libc.setfsuid(0)
+
+
+@pytest.fixture
 def watched(root: Path) -> Iterator[Watched]:
     watched = Watched(root)
     watched.watch.start()
@@ -118,6 +134,30 @@ def tree(top: Path) -> Path:
 
 
 # Ways to arrive
+
+
+def test_directories_that_may_be_read_only_later(as_another_user: Path) -> None:
+    """`cp -a` makes each with mode 0700: as soon as others may read them, their files and all later ones are seen."""
+    watched = Watched(as_another_user)
+    watched.watch.start()
+    directories = [as_another_user / f"copied/{number}" for number in range(200)]
+    try:
+        directories[0].parent.mkdir()
+        for directory in directories:
+            directory.mkdir(0)
+        (as_another_user / "good").touch()
+        watched.expect("good")
+        for directory in directories:
+            directory.chmod(0o755)
+            (directory / "a").touch()
+        watched.expect("good", *(f"copied/{number}/a" for number in range(200)))
+        for directory in directories:
+            directory.chmod(0o700)
+            (directory / "later").touch()
+        watched.expect("good", *(f"copied/{number}/{name}" for number in range(200) for name in ("a", "later")))
+    finally:
+        watched.watch.stop()
+    assert not watched.rescans
 
 
 @pytest.mark.parametrize("name", ["a", "two\nlines", os.fsdecode(b"latin-\xff"), "ü", " "])

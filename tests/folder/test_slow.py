@@ -17,6 +17,7 @@ from s3spool.ledger.rows import Failures, Identity, Multipart
 from s3spool.queue.inbox import Inbox
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.parts import PartQueue, Transfer
+from s3spool.queue.selection import RECHECK_S
 from s3spool.s3.content import Content
 from support.failing import fails
 from support.house import a_breaker
@@ -185,3 +186,48 @@ def test_large_files_on_their_way_leave_their_shares_to_small_ones(where: str) -
 
     assert share == (4 if where else 2)
     assert taken == (Item(f"{where}{share}", Lane.RETRY, FAILED), None)
+
+
+def test_files_of_a_directory_that_is_fast_again_wait_no_longer() -> None:
+    """A hanging mount holds every share of the slow files, and a thousand files were queued as slow beside its own."""
+    now = 0.0
+    slow = SlowDirectories(clock=lambda: now)
+    inbox = Inbox(1000, 4, a_breaker(initial_s=1.0, max_s=1.0), slow=slow)
+    for directory in ("hangs", "busy"):
+        slow.note_slow_file(f"{directory}/0", 2.0)
+    inbox.offer([Item("hangs/0"), Item("hangs/1"), Item("hangs/2")])
+    inbox.offer([*(Item(f"busy/{number}") for number in range(996)), Item("busy/failed", Lane.RETRY, FAILED)])
+    assert [inbox.take_nowait(), inbox.take_nowait(), inbox.take_nowait()] == [Item("hangs/0"), Item("hangs/1"), None]
+    assert inbox._selection.recheck_s(queued=True, held=False) == RECHECK_S, "nobody else would call a worker"
+
+    now = 59.0
+    slow.note_slow_file("hangs/0", 2.0)
+    now = 61.0
+    slow.note_slow_file("other/0", 0.3)
+
+    taken = set()
+    while item := inbox.take_nowait():
+        taken.add(item.path)
+        inbox.done(item.path)
+    assert taken == {f"busy/{number}" for number in range(996)} | {"busy/failed"}
+    assert inbox.counts() == (1, 2)
+
+
+def test_parts_of_a_file_whose_directory_is_fast_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They leave the few shares of slow ones, which others may hold for ever."""
+    slow = Slow()
+    queue = PartQueue(lambda: 0, 9, slow, 1)
+    for path in ("slow/hangs", "slow/large"):
+        identity = Identity(1, 2, 3, 4, 5)
+        upload = Multipart(path, identity, 1, "bucket", "key", "id", 10, "", 0.0)
+        queue.add(
+            Transfer(Item(path), Content(path, identity, None, -1), upload, 9, Times(0.0, 0.0), {}, deque(range(1, 10)))
+        )
+    before = [part.path for _ in range(3) if (part := queue.take())]
+
+    monkeypatch.setattr(slow, "holds", lambda path: path == "slow/hangs")
+
+    part = queue.take()
+    assert before == ["slow/hangs"]
+    assert part is not None
+    assert part.path == "slow/large"

@@ -589,6 +589,23 @@ def test_parts_that_wait_for_their_turn_take_no_probe_away() -> None:
     assert sorted(next_round(inbox)) == ["0", "1", "2", "3"]
 
 
+def test_bodies_are_no_probes_while_hanging_ones_hold_all_their_shares() -> None:
+    """A worker would have to put each of them back, and take the next one at once."""
+    inbox = an_inbox(100, 8)
+    inbox.offer([Item(str(number)) for number in range(20)])
+    for _ in range(20):
+        item = inbox.take_nowait()
+        assert isinstance(item, Item)
+        if not inbox.admit_body(item.path):
+            inbox.put_back(item._replace(body=True), first=False)
+    assert inbox.counts() == (13, 7), "nine tenths of the workers"
+    open_breaker(inbox)
+
+    assert next_round(inbox) == []
+    inbox.offer([failed("small")])
+    assert next_round(inbox) == ["small"]
+
+
 def test_parts_alone_are_probes() -> None:
     """With nothing but a large file under way the breaker must be able to close."""
     inbox = an_inbox(100, 8)

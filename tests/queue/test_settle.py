@@ -247,3 +247,19 @@ def test_close_ends_the_waiting(when: str, waiting: list[threading.Thread]) -> N
         settle.close()
 
     eventually(lambda: batches == [[]])
+
+
+def test_a_flood_of_one_kind_delays_no_other_one(clock: Clock) -> None:
+    """While thousands of changed files are due at each look, a hard link and a busy file have their turn."""
+    settle = Settle(0.0, 100_000, clock=clock)
+    settle.add("link", SettleReason.CREATED)
+    settle.add("busy", SettleReason.BUSY)
+    clock.now += 10
+
+    found: set[str] = set()
+    for look in range(3):
+        for number in range(2 * BATCH):
+            settle.add(f"{look}/{number}")
+        found.update(path for path, _, _ in settle.due(clock.now)[0])
+
+    assert {"link", "busy"} <= found

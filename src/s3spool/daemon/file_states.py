@@ -119,7 +119,7 @@ class FileStates:
         """The figures that `wait` and `run --once` need."""
         components = self._components
         # In the order of the flow: a file on its way cannot be missed between two looks.
-        finished = components.scan.finished
+        finished = components.scan.mounts.ended(components.scan.finished)
         settling = components.settle.pending()
         queued, in_flight = components.inbox.counts()
         with components.ledger.reader() as reader:
@@ -138,7 +138,7 @@ class FileStates:
         components = self._components
         scan = components.scan
         # A scan that is under way or wanted may find more. One for removals finds only sent files.
-        scanned = scan.finished == scan.started > 0 and not scan.reasons - {"removals"}
+        scanned = scan.mounts.ended(scan.finished) == scan.started > 0 and not scan.reasons - {"removals"}
         if not scanned or not components.folder.still_there():
             return True, 0
         if components.settle.pending() or any(components.inbox.counts()):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from watchdog.observers.inotify_c import InotifyConstants, Mask, WatchDescriptor
 
 from s3spool.discovery.inotify import Inotify
-from s3spool.discovery.watch_table import WatchTable
+from s3spool.discovery.watch_table import WatchTable, steps_up
 from s3spool.folder.directories import NotAFileError, opened_directory
 
 CREATE = int(InotifyConstants.IN_CREATE)
@@ -30,6 +30,7 @@ MASK = Mask(
     | InotifyConstants.IN_EXCL_UNLINK
 )
 WATCHED_BYTES = 32 * 1024 * 1024  # memory limit for watches: about 100,000 directories
+ATTRIB = int(InotifyConstants.IN_ATTRIB)  # only of directories that hold one that may not be read
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}  # gone, or not readable, which the scan reports
 
 
@@ -111,6 +112,7 @@ class DirectoryWatches:
 
     def add(self, directory: str) -> bool:
         """Watch this directory; True also if it is watched already, False if that is impossible now."""
+        awaited = False
         while not self.is_verified(directory):
             renames = self._renames
             try:
@@ -126,10 +128,23 @@ class DirectoryWatches:
             except OSError as exc:
                 if exc.errno in {errno.ENOSPC, errno.ENOMEM}:
                     self._refuse(limit_hint(exc))
+                elif exc.errno == errno.EACCES and not awaited:
+                    awaited = True
+                    self._await_permission(directory)
+                    continue  # it may have been given before
                 elif exc.errno not in GONE:
                     self._rescan("error")  # no descriptor left, for example: the scan tries again
                 return False
         return True
+
+    def _await_permission(self, directory: str) -> None:
+        """Have the parent's watch report when this directory, which may not be read, gets other permissions."""
+        parent, _ = next(steps_up(directory), ("", ""))
+        with contextlib.suppress(OSError, NotAFileError), opened_directory(self._root, parent) as fd:
+            identity = _identity(fd)
+            with self._lock:
+                if self._inotify is not None and self.table.identity(parent) == identity:
+                    self._inotify.add(b"/proc/self/fd/%d" % fd, Mask(MASK | ATTRIB))
 
     def _refuse(self, reason: str) -> None:
         self._refused = True

@@ -26,7 +26,7 @@ from s3spool.folder.folder import REMOVING
 from s3spool.heartbeat import Heartbeat
 
 _OVERFLOW = int(InotifyConstants.IN_Q_OVERFLOW)
-_MOVED_FROM = int(InotifyConstants.IN_MOVED_FROM)
+_ONLY_OF_DIRECTORIES = int(InotifyConstants.IN_MOVED_FROM | InotifyConstants.IN_ATTRIB)
 _ISDIR = int(InotifyConstants.IN_ISDIR)
 _OWN_REMOVAL = os.fsencode(REMOVING)
 
@@ -64,15 +64,15 @@ class Inotify(InotifyFD):
     def read_events(self, *, event_buffer_size: int = DEFAULT_EVENT_BUFFER_SIZE) -> list[InotifyEvent]:
         """Block until there are events.
 
-        A file that leaves is left out, and so is our own removal, which renames the file first: two of the three events
-        of a small file, before watchdog makes objects of them.
+        Left out, before watchdog makes objects of them: files that leave or get other attributes, and our own removals,
+        which rename the file first. These are two of the three events of a small file.
         """
         buffer = self._read_event_buffer(event_buffer_size)
         events = [
             InotifyEvent(wd, mask, cookie, name)
             for wd, mask, cookie, name in self._parse_event_buffer(buffer)
             if (wd != -1 or mask & _OVERFLOW)
-            and mask & (_MOVED_FROM | _ISDIR) != _MOVED_FROM
+            and (mask & _ISDIR or not mask & _ONLY_OF_DIRECTORIES)
             and not name.startswith(_OWN_REMOVAL)
         ]
         if not events:

@@ -86,7 +86,7 @@ class Scan:
         self._last_duration_s = 0.0  # of the last scan, without waiting for room in the inbox
         self._waited_s = 0.0
         self.started = 0  # scans begun: a scan that begins after a file was dropped finds it
-        self.finished = 0  # the number of the last scan that ended
+        self.finished = 0  # the number of the last scan that ended, but for the walks of mounts: see MountScans.ended
         self.excluded = 0  # names that include and exclude left out of the last scan; a directory counts as one
         self.missed = 0  # files that the watch should have reported
 
@@ -158,9 +158,7 @@ class Scan:
             return set()
         with self._lock:
             reasons, self.reasons = self.reasons, set()
-        if reasons or asked:
-            return reasons
-        return {"timer"} if self.watches is not None else {"poll"}
+        return reasons if reasons or asked else {"poll" if self.watches is None else "timer"}
 
     def _rest(self, last: float) -> bool:
         """Wait for the pause after the last scan; True if `want` was called meanwhile."""
@@ -172,7 +170,7 @@ class Scan:
 
     def _workers_wait(self) -> bool:
         """Whether there was no room for all new files, and those that had room are taken."""
-        return "full" in self.reasons and self._settle.has_room() and not self._inbox.counts()[0]
+        return "full" in self.reasons and self._settle.has_room() and self._inbox.wants_files()
 
     def _scan(self, reasons: set[str]) -> None:
         start = time.monotonic()
@@ -180,7 +178,7 @@ class Scan:
         log.debug("scan.started", reason=reason)
         files = offered = 0
         self._slow.refresh(self._folder.root)
-        apart = self.mounts.start()
+        apart = self.mounts.start(self.started, again=not reasons <= {"timer", "poll"})
         self._waited_s = 0.0
         with self._ledger.reader() as reader:
             found = self._walk(reader, apart)
@@ -197,7 +195,7 @@ class Scan:
             self._ledger.claims.drop_void()  # files of dead daemons that this scan has not found
         missed = 0 if reasons & EXPECTED or (self.watches is not None and self.watches.exhausted) else offered
         self.missed += missed
-        say = log.debug if reasons <= ROUTINE and not offered else log.info
+        say = log.debug if reasons == {"full"} or (reasons <= ROUTINE and not offered) else log.info
         say(
             "scan.finished",
             reason=reason,

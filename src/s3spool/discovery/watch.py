@@ -18,6 +18,7 @@ from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, WatchCa
 
 from s3spool.discovery.deep_directories import DeepDirectories
 from s3spool.discovery.directory_watches import (
+    ATTRIB,
     CLOSE_WRITE,
     CREATE,
     GONE,
@@ -168,13 +169,13 @@ class Watch(WatchCallback):
         directory = f"{path}/"
         if mask & MOVED_FROM:
             self.watches.forget(directory)
-        elif mask & (CREATE | MOVED_TO) and self.names.enters_directory(path):
+        elif mask & (CREATE | MOVED_TO | ATTRIB) and self.names.enters_directory(path):
             if self.names.too_deep(path):
                 self._deep.note(path)
             elif self._is_mounted(directory):
                 self.watches.forget(directory)
                 self._mounts_lister.add(directory)
-            elif not (mask & CREATE and self.watches.is_verified(directory) and self.watches.is_current(directory)):
+            elif mask & MOVED_TO or not (self.watches.is_verified(directory) and self.watches.is_current(directory)):
                 # A former directory of this name keeps its watch as long as a process has it open.
                 self.watches.forget(directory)
                 if self.watches.add(directory) or self.watches.exhausted:

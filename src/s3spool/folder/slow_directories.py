@@ -36,6 +36,7 @@ class SlowDirectories:
         self._lock = threading.Lock()
         self._slow: frozenset[str] = frozenset()  # those with so many strikes
         self.any = False  #: whether there are any: quicker than `holds`
+        self.changes = 0  #: how often they may have changed
 
     @property
     def mounts(self) -> tuple[str, ...]:
@@ -72,3 +73,4 @@ class SlowDirectories:
             directory for directory, strikes in self._strikes.items() if len(strikes) == STRIKES and strikes[0] > since
         )
         self.any = bool(self._mounts or self._slow)
+        self.changes += 1

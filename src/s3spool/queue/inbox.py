@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.folder.slow_directories import SlowDirectories
+from s3spool.queue.inbox_queues import UNTRIED
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.lifo_condition import LifoCondition
 from s3spool.queue.parts import PartItem
@@ -117,18 +118,13 @@ class Inbox:
         False for a part whose transfer was given up: the worker still holds the part, and has to release it.
         """
         with self._lock:
+            self._idle_workers.notify()
             if isinstance(item, PartItem):
-                returned = self.parts.return_unsent(item)
-                self._idle_workers.notify()
-                return returned
+                return self.parts.return_unsent(item)
             self._forget_in_flight(item.path)
             self._queued.add(item.path)
             lane = self._queues[self._queues.lane_of(item)]
-            if first:
-                lane.appendleft(item)
-            else:
-                lane.append(item)
-            self._idle_workers.notify()
+            (lane.appendleft if first else lane.append)(item)
             return True
 
     def wake(self, count: int | None = None) -> None:
@@ -225,7 +221,11 @@ class Inbox:
 
     def untried(self) -> int:
         """How many files only wait for a free worker; slow, large and failed ones may wait for their share."""
-        return self._queues.count([Lane.ARRIVED, Lane.FOUND])
+        return self._queues.count(UNTRIED)
+
+    def wants_files(self) -> bool:
+        """Whether workers may lack new files while others wait for room."""
+        return self._queues.wants_files()
 
     def listing(self, limit: int) -> tuple[list[str], list[str]]:
         """Up to `limit` (queued, in flight) paths."""

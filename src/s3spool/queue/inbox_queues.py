@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from s3spool.folder.slow_directories import SlowDirectories
 from s3spool.queue.item import Item, Lane
@@ -19,6 +20,7 @@ class InboxQueues(dict[Lane, deque[Item]]):
     def __init__(self, size: int, slow: SlowDirectories) -> None:
         self._size = size
         self._slow = slow
+        self._sorted_at = 0  # `SlowDirectories.changes` when SLOW was looked through last
         super().__init__((lane, deque()) for lane in Lane)
         self._body, self._large = (self[lane] for lane in DEFERRED)
 
@@ -26,13 +28,25 @@ class InboxQueues(dict[Lane, deque[Item]]):
         """The first item of each queue."""
         return [queue[0] for queue in self.values() if queue]
 
-    def count(self, lanes: list[Lane]) -> int:
+    def count(self, lanes: Iterable[Lane]) -> int:
         return sum(len(self[lane]) for lane in lanes)
 
     def lane_of(self, item: Item) -> Lane:
         if item.large or item.body:
             return Lane.LARGE if item.large else Lane.BODY
         return Lane.SLOW if self._slow.holds(item.path) else Lane.RETRY if item.tried else item.lane
+
+    def sort_slow(self) -> None:
+        """Move what is no longer in a slow directory to its other lane, beyond the room there."""
+        if self[Lane.SLOW] and self._sorted_at != self._slow.changes:
+            self._sorted_at = self._slow.changes
+            waiting, self[Lane.SLOW] = self[Lane.SLOW], deque()
+            for item in waiting:
+                self[self.lane_of(item)].append(item)
+
+    def wants_files(self) -> bool:
+        """See Inbox; as long as slow files fill half of their lane, which may hang, more of them are not asked for."""
+        return not self.count(UNTRIED) and 2 * len(self[Lane.SLOW]) < self._size
 
     def full_for(self, item: Item, lane: Lane) -> bool:
         """Whether a new item, whose lane this is, has no room."""

@@ -235,6 +235,8 @@ class PartQueue:
         open_now = self._concurrency.next_slot_in_s(now) == 0
         stalled = self._concurrency.stalled(now)
         busy = {transfer.owner for transfer in self._transfers if transfer.in_flight}
+        for transfer in self._transfers:
+            transfer.slow = transfer.slow and self._slow.holds(transfer.item.path)  # it may be fast again
         tried = sum(transfer.in_flight for transfer in self._transfers if transfer.item.tried)
         slow = sum(transfer.in_flight for transfer in self._transfers if transfer.slow)
 

@@ -66,6 +66,7 @@ class Selection:
     def take(self, *, files: bool) -> Item | PartItem | None:
         """`files`: whether a file may be taken; parts always may."""
         self._takes += 1
+        self.queues.sort_slow()
         if self._takes % PARTS_FIRST_EVERY == 0:
             return self._take_part() or (self._take_file() if files else None)
         return (self._take_file() if files else None) or self._take_part()
@@ -93,6 +94,8 @@ class Selection:
         else:
             wait_s = self.parts.next_in_s()
             usable = self.body_room()
+            if wait_s is None and self.queues[Lane.SLOW]:
+                return RECHECK_S  # their directory may be fast again
         return RECHECK_S if wait_s == 0 and not usable else wait_s
 
     def wants_untried_probe(self) -> bool:
@@ -152,11 +155,13 @@ class Selection:
     def _take_tried_probe(self) -> Item | PartItem | None:
         # A slow file only where there is no other one: a probe that hangs proves nothing.
         lanes = [lane for lane in (Lane.RETRY, *DEFERRED) if self.queues[lane]]
+        if Lane.BODY in lanes and not self.body_room():
+            lanes.remove(Lane.BODY)
         if not lanes and self._slow_files.has_room() and self.queues[Lane.SLOW]:
             lanes = [Lane.SLOW]
         files, parts = self.queues.count(lanes), self.parts.waiting()
         if not files or self._rng.randrange(files + parts) >= files:
-            part = self.parts.take()
+            part = self._take_part()
             if part is not None or not files:
                 return part
         return self._take_at_random(lanes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -49,6 +49,7 @@ class Settle:
         self._queues: dict[SettleReason, OrderedDict[str, tuple[float, Identity | None]]] = {
             reason: OrderedDict() for reason in SettleReason
         }
+        self._turns = deque(self._queues.items())  # a crowd of one reason must not delay the others
         self._reason_of: dict[str, SettleReason] = {}
         self._last_busy_at = 0.0  # when the last of the busy ones is due
         self._lock = threading.Lock()
@@ -93,7 +94,8 @@ class Settle:
         ripe: list[Ripe] = []
         upcoming: float | None = None
         with self._lock:
-            for reason, queue in self._queues.items():
+            self._turns.rotate()
+            for reason, queue in self._turns:
                 while queue and len(ripe) < BATCH:
                     path, (due_at, seen) = next(iter(queue.items()))
                     if due_at > now:
