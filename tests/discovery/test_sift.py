@@ -15,6 +15,7 @@ from s3spool.folder import slow_directories
 from s3spool.ledger.queries import Known
 from s3spool.ledger.reader import Reader
 from s3spool.ledger.rows import Identity, State
+from s3spool.queue import inbox as inbox_module
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.settle import SettleReason
 from support.failing import fails
@@ -172,6 +173,27 @@ def test_what_was_sent_but_not_removed_is_finished(house: House) -> None:
     assert in_flight == (0, 1)
     eventually(lambda: not file.exists())
     eventually(lambda: house.inbox.counts() == (0, 0))
+    assert house.stats.uploaded == 0
+
+
+def test_a_removal_without_room_is_left_to_another_scan(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the room in flight stays free for new files; a scan for removals is asked for, and the file goes then."""
+    monkeypatch.setattr(inbox_module, "MAX_UNCOMMITTED", 0)
+    house = build(action="delete", workers=2)
+    house.start(house.ledger)
+    monkeypatch.setattr(house.scan, "_interval_s", lambda: 3600.0)
+    for name in ("a", "b"):
+        house.drop(name)
+        house.record(house.receipt_for(name, after="delete", read_at=2e9))
+
+    assert sort(house, "a", "b") == []
+    assert (house.inbox.counts(), house.rescans) == ((0, 1), ["removals"])
+    house.start(house.after)
+    eventually(lambda: house.inbox.counts() == (0, 0))
+    house.start(house.scan)
+
+    eventually(lambda: not any(house.root.iterdir()))
+    house.quiet()
     assert house.stats.uploaded == 0
 
 

@@ -18,6 +18,9 @@ import pytest
 from watchdog.observers import inotify_c
 from watchdog.observers.inotify_c import InotifyFD
 
+from s3spool.config.schema import WatchConfig
+from s3spool.daemon import watch_manager
+from s3spool.daemon.watch_manager import WatchManager
 from s3spool.discovery import directory_watches, inotify, watch
 from s3spool.discovery.inotify import Inotify
 from s3spool.discovery.watch import Watch, WatchUnavailableError
@@ -25,9 +28,11 @@ from s3spool.folder.directories import NotAFileError, listed, opened_directory
 from s3spool.folder.filters import FileFilter
 from s3spool.folder.folder import REMOVING
 from s3spool.folder.mounts import remote_file_system
+from s3spool.queue.item import Item
 from s3spool.queue.settle import SettleReason
 from support.disks import mounted
 from support.failing import FOR_EVER, fails
+from support.house import Build
 from support.lines import Lines
 from support.trees import deep_tree
 from support.users import DAEMON, open_place
@@ -865,6 +870,29 @@ def test_a_listing_that_hangs_holds_no_event_up(watched: Watched, root: Path, mo
         watched.expect("hung/new", "other")
     finally:
         go_on.set()
+
+
+def test_a_listing_does_not_wait_for_slow_and_large_files(
+    build: Build, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These may wait in the inbox for hours; the listing of a new directory waits for untried files alone."""
+    monkeypatch.setattr(watch_manager, "LISTED", 1)
+    house = build()
+    house.start(house.ledger, house.settle_thread)
+    house.components.slow.note_slow_file("slow/file", 2.0)
+    house.inbox.offer([Item("slow/file"), Item("medium", body=True), Item("large", large=True)])
+    config = WatchConfig(directory=house.root)
+    manager = WatchManager(house.folder, house.scan, house.settle, house.inbox, house.stats, config, wake=lambda: None)
+    manager.start()
+    try:
+        (outside / "file").touch()
+        outside.rename(house.root / "new")
+
+        eventually(lambda: house.inbox.state_of("new/file") == "queued")
+        assert house.inbox.counts() == (4, 0)
+        assert not manager._has_room(), "the file of the new directory is untried itself"
+    finally:
+        manager.stop()
 
 
 def test_a_mount_that_hangs_holds_no_other_directory_up(
