@@ -627,6 +627,29 @@ def removed_and_made_anew(root: Path, outside: Path) -> None:
     tree(root / "t")
 
 
+def test_permissions_of_a_watched_tree_are_of_no_interest_after_an_overflow(as_another_user: Path) -> None:
+    """One 0700 directory beside it is enough to be told of all: to watch thousands anew would overflow again."""
+    watched = Watched(as_another_user)
+    watched.watch.start()
+    tree = as_another_user / "tree"
+    try:
+        (as_another_user / "private").mkdir(0)
+        for number in range(1000):
+            (tree / str(number)).mkdir(parents=True)
+        eventually(lambda: len(watched.watch.watches.table) == 1002)
+        watched.catch_up()
+        watched.watch.on_queue_overflow()
+        before = set(watched.watch.watches.table._of)
+
+        for _ in range(100):
+            os.utime(tree)
+        watched.catch_up()
+
+        assert set(watched.watch.watches.table._of) == before
+    finally:
+        watched.watch.stop()
+
+
 @pytest.mark.parametrize(
     "lost",
     [

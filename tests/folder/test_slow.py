@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections import deque
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from s3spool.queue.selection import RECHECK_S
 from s3spool.s3.content import Content
 from support.failing import fails
 from support.house import a_breaker
+from support.waiting import eventually
 
 FAILED = Failures(attempts=1, error_code="EIO")
 
@@ -188,7 +190,7 @@ def test_large_files_on_their_way_leave_their_shares_to_small_ones(where: str) -
     assert taken == (Item(f"{where}{share}", Lane.RETRY, FAILED), None)
 
 
-def test_files_of_a_directory_that_is_fast_again_wait_no_longer() -> None:
+def test_files_of_a_directory_that_is_fast_again_wait_no_longer(tmp_path: Path) -> None:
     """A hanging mount holds every share of the slow files, and a thousand files were queued as slow beside its own."""
     now = 0.0
     slow = SlowDirectories(clock=lambda: now)
@@ -203,7 +205,7 @@ def test_files_of_a_directory_that_is_fast_again_wait_no_longer() -> None:
     now = 59.0
     slow.note_slow_file("hangs/0", 2.0)
     now = 61.0
-    slow.note_slow_file("other/0", 0.3)
+    slow.refresh(tmp_path)
 
     taken = set()
     while item := inbox.take_nowait():
@@ -211,6 +213,48 @@ def test_files_of_a_directory_that_is_fast_again_wait_no_longer() -> None:
         inbox.done(item.path)
     assert taken == {f"busy/{number}" for number in range(996)} | {"busy/failed"}
     assert inbox.counts() == (1, 2)
+
+
+def test_all_idle_workers_are_called_for_files_of_a_directory_that_is_fast_again(
+    tmp_path: Path,
+) -> None:
+    """The one that finds them takes one, and it may take minutes to send it."""
+    now = 0.0
+    slow = SlowDirectories(clock=lambda: now)
+    inbox = Inbox(100, 20, a_breaker(initial_s=1.0, max_s=1.0), slow=slow)
+    slow.note_slow_file("busy/0", 2.0)
+    inbox.offer([Item(f"busy/{number}") for number in range(30)])
+    assert len([item for _ in range(20) if (item := inbox.take_nowait())]) == 10
+    taken: list[object] = []
+    workers = [threading.Thread(target=lambda: taken.append(inbox.take())) for _ in range(10)]
+    for worker in workers:
+        worker.start()
+    eventually(lambda: len(inbox._idle_workers.waiting) == 10)
+
+    now = 61.0
+    slow.refresh(tmp_path)
+
+    eventually(lambda: len(taken) == 10)
+    inbox.close()
+    for worker in workers:
+        worker.join()
+
+
+def test_a_mount_that_comes_and_goes_fills_no_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """During a pause, say: its names move to the queue of quick files only where that has room."""
+    slow = SlowDirectories()
+    inbox = Inbox(100, 4, a_breaker(initial_s=1.0, max_s=1.0), slow=slow)
+    inbox.hold(True)
+    for cycle in range(5):
+        monkeypatch.setattr(slow_directories, "other_devices", lambda _: ("mount/",))
+        slow.refresh(tmp_path)
+        inbox.offer([Item(f"mount/{cycle}/{number}") for number in range(100)])
+        monkeypatch.setattr(slow_directories, "other_devices", lambda _: ())
+        slow.refresh(tmp_path)
+        assert inbox.take_nowait() is None
+
+    assert inbox.counts() == (200, 0)
+    assert inbox.untried() == 100
 
 
 def test_parts_of_a_file_whose_directory_is_fast_again(monkeypatch: pytest.MonkeyPatch) -> None:

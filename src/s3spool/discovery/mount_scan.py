@@ -24,7 +24,7 @@ class MountScans:
         self._walk = walk
         self._threads: dict[str, threading.Thread] = {}
         self._began: dict[str, int] = {}  # mount -> number of the scan that its walk belongs to, while it lasts
-        self._again: dict[str, int] = {}  # mount -> number of the scan that wants another walk
+        self._again: dict[str, int] = {}  # mount -> number of the first scan that wants another walk
         self._lock = threading.Lock()  # guards these two
         self._late: set[str] = set()  # mounts that the scan no longer waits for
         self._stopped = threading.Event()
@@ -39,15 +39,14 @@ class MountScans:
             with self._lock:
                 if mount in self._began and (it := self._threads.get(mount)) and it.is_alive():
                     if again:
-                        self._again[mount] = number
+                        self._again.setdefault(mount, number)
                     continue
                 self._began[mount] = number
             self._late.discard(mount)
             thread = threading.Thread(target=self._run, args=(mount,), name=f"scan {mount}", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # no thread left: the next scan tries again
-                self._next(mount)
+            except RuntimeError:  # no thread left: the next scan tries again, and this one has not ended
                 continue
             self._threads[mount] = thread
         self._threads = {mount: thread for mount, thread in self._threads.items() if thread.is_alive()}

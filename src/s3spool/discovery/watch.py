@@ -169,16 +169,18 @@ class Watch(WatchCallback):
         directory = f"{path}/"
         if mask & MOVED_FROM:
             self.watches.forget(directory)
+        elif mask & ATTRIB and directory in self.watches.table:
+            return  # only those that could not be read are of interest
         elif mask & (CREATE | MOVED_TO | ATTRIB) and self.names.enters_directory(path):
             if self.names.too_deep(path):
                 self._deep.note(path)
             elif self._is_mounted(directory):
                 self.watches.forget(directory)
                 self._mounts_lister.add(directory)
-            elif mask & MOVED_TO or not (self.watches.is_verified(directory) and self.watches.is_current(directory)):
+            elif not (mask & CREATE and self.watches.is_verified(directory) and self.watches.is_current(directory)):
                 # A former directory of this name keeps its watch as long as a process has it open.
                 self.watches.forget(directory)
-                if self.watches.add(directory) or self.watches.exhausted:
+                if self.watches.add(directory) or (self.watches.exhausted and not mask & ATTRIB):
                     # Files that arrived before the watch made no event.
                     self._lister.add(directory)
 

@@ -36,7 +36,7 @@ class SlowDirectories:
         self._lock = threading.Lock()
         self._slow: frozenset[str] = frozenset()  # those with so many strikes
         self.any = False  #: whether there are any: quicker than `holds`
-        self.changes = 0  #: how often they may have changed
+        self.refreshes = 0  #: how often old strikes were forgotten
 
     @property
     def mounts(self) -> tuple[str, ...]:
@@ -54,9 +54,10 @@ class SlowDirectories:
         with self._lock:
             self._mounts = mounts
             self._publish()
+            self.refreshes += 1
 
     def note_slow_file(self, path: str, duration_s: float) -> None:
-        """It took more than SLOW_S to open and read this file."""
+        """It takes or took more than SLOW_S to open and read this file."""
         directory = path.rpartition("/")[0]
         with self._lock:
             strikes = self._strikes.pop(directory, []) + [self._clock()] * (STRIKES if duration_s > HANGS_S else 1)
@@ -73,4 +74,3 @@ class SlowDirectories:
             directory for directory, strikes in self._strikes.items() if len(strikes) == STRIKES and strikes[0] > since
         )
         self.any = bool(self._mounts or self._slow)
-        self.changes += 1

@@ -12,7 +12,6 @@ from collections.abc import Callable, Container, Iterable, Iterator
 
 from s3spool.failure.breaker import CircuitBreaker
 from s3spool.folder.slow_directories import SlowDirectories
-from s3spool.queue.inbox_queues import UNTRIED
 from s3spool.queue.item import Item, Lane
 from s3spool.queue.lifo_condition import LifoCondition
 from s3spool.queue.parts import PartItem
@@ -63,8 +62,7 @@ class Inbox:
         self._drained = threading.Condition(self._lock)
         self._waiting_offers: Counter[Lane] = Counter()
         self._recheck_at = 0.0  # monotonic seconds: when the one worker that waits with a timeout looks again
-        self._closed = False
-        self._held = False  # paused by hand
+        self._closed = self._held = False  # held: paused by hand
         breaker.on_change(self.wake)
 
     def offer(
@@ -221,7 +219,7 @@ class Inbox:
 
     def untried(self) -> int:
         """How many files only wait for a free worker; slow, large and failed ones may wait for their share."""
-        return self._queues.count(UNTRIED)
+        return self._queues.count([Lane.ARRIVED, Lane.FOUND])
 
     def wants_files(self) -> bool:
         """Whether workers may lack new files while others wait for room."""
@@ -278,6 +276,8 @@ class Inbox:
     def _next(self) -> Item | PartItem | None:
         if not self._may_take():
             return None
+        if freed := self._queues.sort_slow():
+            self._idle_workers.notify(freed)
         queued, paused = bool(self._queued), self._breaker.open
         if paused:
             item = None if self._held else self._selection.take_probe(queued=queued)

@@ -20,7 +20,7 @@ class InboxQueues(dict[Lane, deque[Item]]):
     def __init__(self, size: int, slow: SlowDirectories) -> None:
         self._size = size
         self._slow = slow
-        self._sorted_at = 0  # `SlowDirectories.changes` when SLOW was looked through last
+        self._sorted_at = 0  # `SlowDirectories.refreshes` when SLOW was looked through last
         super().__init__((lane, deque()) for lane in Lane)
         self._body, self._large = (self[lane] for lane in DEFERRED)
 
@@ -36,13 +36,16 @@ class InboxQueues(dict[Lane, deque[Item]]):
             return Lane.LARGE if item.large else Lane.BODY
         return Lane.SLOW if self._slow.holds(item.path) else Lane.RETRY if item.tried else item.lane
 
-    def sort_slow(self) -> None:
-        """Move what is no longer in a slow directory to its other lane, beyond the room there."""
-        if self[Lane.SLOW] and self._sorted_at != self._slow.changes:
-            self._sorted_at = self._slow.changes
-            waiting, self[Lane.SLOW] = self[Lane.SLOW], deque()
-            for item in waiting:
-                self[self.lane_of(item)].append(item)
+    def sort_slow(self) -> int:
+        """Move what is no longer in a slow directory to its other lane, if there is room; returns how many."""
+        if not self[Lane.SLOW] or self._sorted_at == self._slow.refreshes:
+            return 0
+        self._sorted_at = self._slow.refreshes
+        waiting, self[Lane.SLOW] = self[Lane.SLOW], deque()
+        for item in waiting:
+            lane = self.lane_of(item)
+            self[Lane.SLOW if self.full(lane) else lane].append(item)
+        return len(waiting) - len(self[Lane.SLOW])
 
     def wants_files(self) -> bool:
         """See Inbox; as long as slow files fill half of their lane, which may hang, more of them are not asked for."""

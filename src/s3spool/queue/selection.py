@@ -66,7 +66,6 @@ class Selection:
     def take(self, *, files: bool) -> Item | PartItem | None:
         """`files`: whether a file may be taken; parts always may."""
         self._takes += 1
-        self.queues.sort_slow()
         if self._takes % PARTS_FIRST_EVERY == 0:
             return self._take_part() or (self._take_file() if files else None)
         return (self._take_file() if files else None) or self._take_part()
