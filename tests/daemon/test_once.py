@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import threading
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -10,8 +12,10 @@ import pytest
 from s3spool.daemon.file_states import LOOKS, FileStates, OnceDone
 from s3spool.discovery import mount_scan
 from s3spool.discovery.directory_watches import DirectoryWatches
+from s3spool.errors import LedgerError
 from s3spool.folder import slow_directories
 from support.house import Build
+from support.lines import Lines
 from support.waiting import eventually
 
 
@@ -59,6 +63,36 @@ def test_the_walk_of_a_mount_is_waited_for(build: Build, monkeypatch: pytest.Mon
     eventually(once.look)
     assert files.progress() == {"scan": house.scan.started, "left": 0, "parked": 0, "folder_there": True}
     assert len(house.bucket.objects) == len(names) + 1
+
+
+@pytest.mark.parametrize("error", [LedgerError("database is locked"), OSError(errno.EMFILE, "no descriptor")])
+def test_a_walk_of_a_mount_that_failed_has_not_ended(
+    build: Build, monkeypatch: pytest.MonkeyPatch, error: Exception, lines: Lines
+) -> None:
+    """It is begun again until it has seen all: what it has not found may be complete, and is not sent."""
+    monkeypatch.setattr(mount_scan, "ERROR_S", 0.01)
+    monkeypatch.setattr(slow_directories, "other_devices", lambda _: ("mount/",))
+    house = build(workers=8)
+    house.scan.use(cast("DirectoryWatches", _Watches()))
+    listed, failures = house.scan._files.listed, iter(range(3))
+
+    def failing(directory: str, *args: Any) -> Iterator[Any]:
+        if directory == "mount/late/" and next(failures, None) is not None:
+            raise error
+        yield from listed(directory, *args)
+
+    monkeypatch.setattr(house.scan._files, "listed", failing)
+    for number in range(100):
+        house.drop(f"mount/{number}")
+        house.drop(f"mount/late/{number}")
+    house.start()
+    house.start(house.scan)
+    house.scan.want("start")
+
+    eventually(OnceDone(FileStates(house.components)).look)
+
+    assert len(house.bucket.objects) == 200
+    assert len(lines.named("scan.failed")) == 1
 
 
 def test_removals_are_not_waited_for(build: Build) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -75,44 +74,6 @@ def test_idle_threads_beat(build: Build) -> None:
         assert beats_on(component.heartbeat)
 
     assert house.scan.started == 0
-
-
-def test_a_directory_is_slow_as_long_as_its_files_hang(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For longer than its strikes count: otherwise the names that wait behind them would hold up all other files."""
-    house = build(workers=20)
-    slow, opened, late_s = house.components.slow, house.folder.open, 0.0
-    monkeypatch.setattr(slow, "_clock", lambda: time.monotonic() + late_s)
-    slow.note_slow_file("hangs/0", 2.0)
-    go_on, hung = threading.Event(), list[str]()
-
-    def hanging(path: str, *args: Any, **options: Any) -> Any:
-        if path.startswith("hangs/"):
-            hung.append(path)
-            assert go_on.wait(60)
-        return opened(path, *args, **options)
-
-    monkeypatch.setattr(house.folder, "open", hanging)
-    names = [f"hangs/{number}" for number in range(200)]
-    for name in [*names, "good"]:
-        house.drop(name)
-    house.start()
-    house.offer(*names)
-    liveness = LivenessCheck(house.components, Heartbeat())
-
-    def look() -> list[str]:
-        liveness.find_hanging_files(time.monotonic())
-        return liveness.hanging_files
-
-    eventually(lambda: len(look()) == 10)
-    for later_s in (59.0, 118.0):
-        late_s = later_s
-        look()
-    house.offer("good")
-
-    eventually(lambda: "good" in house.bucket.objects)
-    assert len(hung) == 10
-    go_on.set()
-    house.wait_sent(*names)
 
 
 def test_a_hanging_gate_does_not_beat(build: Build) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from s3spool.queue.parts import PartQueue, Transfer
 from s3spool.queue.selection import RECHECK_S
 from s3spool.s3.content import Content
 from support.failing import fails
-from support.house import a_breaker
+from support.house import Build, a_breaker
 from support.waiting import eventually
 
 FAILED = Failures(attempts=1, error_code="EIO")
@@ -164,16 +166,12 @@ def test_parts_of_slow_files_hold_nobody_up() -> None:
     """They have a limit of their own, and the lanes of the others do not count them."""
     queue = PartQueue(lambda: 0, 9, Slow(), 2)
     for path in ("slow/large", "large"):
-        identity = Identity(1, 2, 3, 4, 5)
-        upload = Multipart(path, identity, 1, "bucket", "key", "id", 10, "", 0.0)
-        queue.add(
-            Transfer(Item(path), Content(path, identity, None, -1), upload, 9, Times(0.0, 0.0), {}, deque(range(1, 10)))
-        )
+        queue.add(a_transfer(path))
 
     taken = [part.path for _ in range(12) if (part := queue.take())]
 
     assert taken == ["slow/large", "large", "slow/large", "large", "large", "large"]
-    assert queue.waiting() == 5
+    assert queue.waiting() == 6
 
 
 @pytest.mark.parametrize("where", ["slow/", ""])
@@ -257,16 +255,91 @@ def test_a_mount_that_comes_and_goes_fills_no_memory(monkeypatch: pytest.MonkeyP
     assert inbox.untried() == 100
 
 
+def test_a_directory_is_slow_as_long_as_its_files_hang(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than its strikes count: otherwise the names that wait behind them would hold up all other files."""
+    house = build(workers=20)
+    slow, opened, late_s = house.components.slow, house.folder.open, 0.0
+    monkeypatch.setattr(slow, "_clock", lambda: time.monotonic() + late_s)
+    slow.note_slow_file("hangs/0", 2.0)
+    late_s = 58.0
+    go_on, hung = threading.Event(), list[str]()
+
+    def hanging(path: str, *args: Any, **options: Any) -> Any:
+        if path.startswith("hangs/"):
+            hung.append(path)
+            assert go_on.wait(60)
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(house.folder, "open", hanging)
+    names = [f"hangs/{number}" for number in range(200)]
+    for name in [*names, "good"]:
+        house.drop(name)
+    house.start()
+    house.offer(*names)
+    eventually(lambda: len(hung) == 10)
+
+    late_s = 61.0
+    slow.refresh(house.root)
+    house.offer("good")
+
+    eventually(lambda: "good" in house.bucket.objects)
+    assert len(hung) == 10
+    go_on.set()
+    house.wait_sent(*names)
+    slow.refresh(house.root)
+    assert not slow.holds("hangs/0")
+
+
+@pytest.mark.parametrize("kind", ["body", "large", "parts"])
+def test_idle_workers_find_by_themselves_what_may_go_again(kind: str, tmp_path: Path) -> None:
+    """In a quiet folder no event calls them when the directory of a large file is fast again."""
+    now = 0.0
+    slow = SlowDirectories(clock=lambda: now)
+    inbox = Inbox(100, 20, a_breaker(initial_s=1.0, max_s=1.0), slow=slow)
+    for directory in ("hangs", "busy"):
+        slow.note_slow_file(f"{directory}/0", 2.0)
+    inbox.offer([Item(f"hangs/{number}") for number in range(10)])
+    assert len([item for _ in range(20) if (item := inbox.take_nowait())]) == 10
+    if kind == "parts":
+        for path in ("hangs/large", "busy/large"):
+            inbox.parts.add(a_transfer(path))
+        for _ in range(10):
+            assert inbox.parts.take()
+    else:
+        inbox.offer([Item("busy/large")._replace(body=kind == "body", large=kind == "large")])
+    taken: list[object] = []
+    workers = [threading.Thread(target=lambda: taken.append(inbox.take())) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    eventually(lambda: len(inbox._idle_workers.waiting) == 4)
+
+    now = 59.0
+    slow.note_slow_file("hangs/0", 2.0)
+    now = 61.0
+    slow.refresh(tmp_path)
+
+    try:
+        eventually(lambda: taken)
+    finally:
+        inbox.close()
+        for worker in workers:
+            worker.join()
+
+
+def a_transfer(path: str) -> Transfer:
+    """Of ten parts."""
+    identity = Identity(1, 2, 3, 4, 5)
+    upload = Multipart(path, identity, 1, "bucket", "key", "id", 10, "", 0.0)
+    content = Content(path, identity, None, -1)
+    return Transfer(Item(path), content, upload, 10, Times(0.0, 0.0), {}, deque(range(1, 11)))
+
+
 def test_parts_of_a_file_whose_directory_is_fast_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """They leave the few shares of slow ones, which others may hold for ever."""
     slow = Slow()
     queue = PartQueue(lambda: 0, 9, slow, 1)
     for path in ("slow/hangs", "slow/large"):
-        identity = Identity(1, 2, 3, 4, 5)
-        upload = Multipart(path, identity, 1, "bucket", "key", "id", 10, "", 0.0)
-        queue.add(
-            Transfer(Item(path), Content(path, identity, None, -1), upload, 9, Times(0.0, 0.0), {}, deque(range(1, 10)))
-        )
+        queue.add(a_transfer(path))
     before = [part.path for _ in range(3) if (part := queue.take())]
 
     monkeypatch.setattr(slow, "holds", lambda path: path == "slow/hangs")

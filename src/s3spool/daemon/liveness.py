@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import structlog
 
 from s3spool.daemon.components import Components
@@ -38,10 +36,8 @@ class LivenessCheck:
         return dead + [name for name, one in self._heartbeats.items() if now - one.last > self.timeout_s]
 
     def find_hanging_files(self, now: float) -> None:
-        """Update `hanging_files`, and log the new ones. As long as a file hangs, its directory is slow."""
-        before, self.hanging_files = self.hanging_files, self._components.workers.hanging_files(now)
-        for path in self.hanging_files:
-            self._components.slow.note_slow_file(path, math.inf)
+        """Update `hanging_files`, and log the new ones."""
         self._components.slow.refresh(self._components.folder.root)
+        before, self.hanging_files = self.hanging_files, self._components.workers.hanging_files(now)
         for path in set(self.hanging_files) - set(before):
             log.warning("file.hanging", path=path, hint="the file system does not answer; the other files go on")

@@ -12,6 +12,7 @@ from s3spool.errors import LedgerError
 from s3spool.folder.slow_directories import SlowDirectories
 
 WAIT_S = 5.0  # a scan waits this long for the walks of mounts
+ERROR_S = 5.0  # wait after a scan or walk that failed
 log = structlog.get_logger()
 
 
@@ -76,13 +77,18 @@ class MountScans:
         self._stopped.set()
 
     def _run(self, mount: str) -> None:
+        complaint = ""  # logged once
         wanted = True
         while wanted:
             try:
                 self._walk(mount, self._stopped.is_set)
             except (LedgerError, OSError) as exc:
-                log.warning("scan.failed", path=mount, error=str(exc), reason="mount")
-            wanted = self._next(mount)
+                if str(exc) != complaint:
+                    log.warning("scan.failed", path=mount, error=str(exc), reason="mount")
+                complaint = str(exc)
+                wanted = not self._stopped.wait(ERROR_S)
+            else:
+                wanted = self._next(mount)
 
     def _next(self, mount: str) -> bool:
         """The walk of this mount has ended; True if another one is wanted."""

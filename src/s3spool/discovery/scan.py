@@ -13,7 +13,7 @@ from s3spool.discovery.deduplicate import Deduplicator
 from s3spool.discovery.deep_directories import DeepDirectories
 from s3spool.discovery.directory_files import DirectoryFiles, FoundFile, warn_unreadable
 from s3spool.discovery.directory_watches import DirectoryWatches
-from s3spool.discovery.mount_scan import MountScans
+from s3spool.discovery.mount_scan import ERROR_S, MountScans
 from s3spool.discovery.pending_directories import PendingDirectories
 from s3spool.errors import EXHAUSTED, LedgerError
 from s3spool.folder.directories import NotAFileError
@@ -35,7 +35,6 @@ EXPECTED = {"start", "full", "removals", "ledger", "poll", "restored", "limit", 
 AT_ONCE = {"start", "request", "reload", "restored", "takeover"}  # a person asks, or files may have no daemon
 POLL_SHARE = 10  # scans for any other reason take at most a tenth of the time
 ROOM_S = 0.5  # how often the walk of a mount looks for room in the queue
-ERROR_S = 5.0  # wait after a scan that failed
 log = structlog.get_logger()
 
 Offer = Callable[[Sequence[Item], Container[str]], object]  # items, and the paths to leave out: see Inbox.lookup
@@ -227,6 +226,8 @@ class Scan:
                 except (FileNotFoundError, NotAFileError):
                     continue
                 except OSError as exc:
+                    if exc.errno in EXHAUSTED:
+                        raise  # not a fault of this directory: the walk is begun again
                     warn_unreadable(directory, exc)
 
     def _walk(self, reader: LedgerReader, apart: frozenset[str] = frozenset()) -> Iterator[FoundFile]:

@@ -169,7 +169,7 @@ class Watch(WatchCallback):
         directory = f"{path}/"
         if mask & MOVED_FROM:
             self.watches.forget(directory)
-        elif mask & ATTRIB and directory in self.watches.table:
+        elif mask & ATTRIB and (directory in self.watches.table or self.watches.exhausted):
             return  # only those that could not be read are of interest
         elif mask & (CREATE | MOVED_TO | ATTRIB) and self.names.enters_directory(path):
             if self.names.too_deep(path):
@@ -180,7 +180,7 @@ class Watch(WatchCallback):
             elif not (mask & CREATE and self.watches.is_verified(directory) and self.watches.is_current(directory)):
                 # A former directory of this name keeps its watch as long as a process has it open.
                 self.watches.forget(directory)
-                if self.watches.add(directory) or (self.watches.exhausted and not mask & ATTRIB):
+                if self.watches.add(directory) or self.watches.exhausted:
                     # Files that arrived before the watch made no event.
                     self._lister.add(directory)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from s3spool.folder.mounts import other_devices
@@ -32,6 +32,7 @@ class SlowDirectories:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._strikes: dict[str, list[float]] = {}  # directory -> when its latest slow files were read
+        self._reading: set[str] = set()  # slow files that workers open and read now
         self._mounts: tuple[str, ...] = ()  # "a/b/"
         self._lock = threading.Lock()
         self._slow: frozenset[str] = frozenset()  # those with so many strikes
@@ -56,8 +57,19 @@ class SlowDirectories:
             self._publish()
             self.refreshes += 1
 
+    @contextlib.contextmanager
+    def reading(self, path: str) -> Iterator[None]:
+        """A worker opens and reads this slow file, which may hang: until it has, the directory stays slow."""
+        with self._lock:
+            self._reading.add(path)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reading.discard(path)
+
     def note_slow_file(self, path: str, duration_s: float) -> None:
-        """It takes or took more than SLOW_S to open and read this file."""
+        """It took more than SLOW_S to open and read this file."""
         directory = path.rpartition("/")[0]
         with self._lock:
             strikes = self._strikes.pop(directory, []) + [self._clock()] * (STRIKES if duration_s > HANGS_S else 1)
@@ -72,5 +84,5 @@ class SlowDirectories:
         self._strikes = {directory: strikes for directory, strikes in self._strikes.items() if strikes[-1] > since}
         self._slow = frozenset(
             directory for directory, strikes in self._strikes.items() if len(strikes) == STRIKES and strikes[0] > since
-        )
+        ) | {path.rpartition("/")[0] for path in self._reading}
         self.any = bool(self._mounts or self._slow)

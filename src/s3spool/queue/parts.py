@@ -215,6 +215,11 @@ class PartQueue:
                 return 0
             return sum(len(it.pending) for it in self._transfers if not it.slow) or len(self._deferred)
 
+    def pending(self) -> bool:
+        """Whether any part waits, of slow files also."""
+        with self._lock:
+            return any(transfer.pending for transfer in self._transfers)
+
     def transfers(self) -> list[Transfer]:
         with self._lock:
             return list(self._transfers)

@@ -93,8 +93,8 @@ class Selection:
         else:
             wait_s = self.parts.next_in_s()
             usable = self.body_room()
-            if wait_s is None and self.queues[Lane.SLOW]:
-                return RECHECK_S  # their directory may be fast again
+            if wait_s is None and not held and (queued or self.parts.pending()):
+                return RECHECK_S  # a slow directory may be fast again
         return RECHECK_S if wait_s == 0 and not usable else wait_s
 
     def wants_untried_probe(self) -> bool:

@@ -247,3 +247,15 @@ def translated(exc: Exception, path: str, *, answered: bool = False) -> UploadEr
     # Not permanent: a permission may change through a directory, mount or policy, without an event.
     hint = "give the daemon's user read access to it" if isinstance(exc, PermissionError) else ""
     return UploadError("read", path, code, cause, Scope.FILE, hint=hint)
+
+
+def too_large(path: str, size: int, max_size: int) -> UploadError:
+    return UploadError(
+        "map",  # S3 was not asked
+        path,
+        "FileTooLarge",
+        f"the file has {size} bytes, watch.max_size is {max_size}",
+        scope=Scope.FILE,
+        permanent=True,
+        hint="split the file, or raise watch.max_size, restart and retry it",
+    )

@@ -23,7 +23,7 @@ from s3spool.s3.content import Content, NeedsVerificationError, Stored
 from s3spool.s3.curl_transport import CurlTransport
 from s3spool.s3.store import Store
 from s3spool.upload.large import LargeUploads, PartJob
-from s3spool.upload.result import ResultHandler, translated
+from s3spool.upload.result import ResultHandler, too_large, translated
 
 SMALL_BYTES = 128 * 1024  # a body up to this size is read at once, under the gate: 100 workers hold 12.5 MiB at most
 FORBIDDEN_S = 60.0  # rsync --inplace, for example, makes a file readable only after writing it
@@ -117,7 +117,7 @@ class SmallUploads:
             fd, status = self._folder.open(item.path)
             identity = Identity.of(status)
             if self._max_size and status.st_size > self._max_size:
-                raise self._too_large(item.path, status.st_size)
+                raise too_large(item.path, status.st_size, self._max_size)
             times = Times(time.time(), time.monotonic())
             content = self._read(item, fd, identity, times.unix_s)
             if content is not None:
@@ -181,7 +181,9 @@ class SmallUploads:
 
     def _open_late(self, job: Job) -> bool:
         """Open a slow file, outside the gate; False when there is nothing to send."""
-        if (opened := self._opened(job.item)) is None:
+        with self._slow.reading(job.item.path):
+            opened = self._opened(job.item)
+        if opened is None:
             self._breaker.refund_probe()
             return False
         job.content, job.times = opened.content, opened.times
@@ -221,17 +223,6 @@ class SmallUploads:
         self._close(job)
         error = UploadError("send", job.item.path, "WorkerDied", "the worker that sent it died", scope=Scope.FILE)
         self._results.failed(job.item, job.content.identity, error)
-
-    def _too_large(self, path: str, size: int) -> UploadError:
-        return UploadError(
-            "map",  # S3 was not asked
-            path,
-            "FileTooLarge",
-            f"the file has {size} bytes, watch.max_size is {self._max_size}",
-            scope=Scope.FILE,
-            permanent=True,
-            hint="split the file, or raise watch.max_size, restart and retry it",
-        )
 
     def _read(self, item: Item, fd: int, identity: Identity, now: float) -> Content | None:
         """The content if the file is complete and unchanged; else the file goes back to settle. Raises OSError."""
