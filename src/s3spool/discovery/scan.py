@@ -226,8 +226,6 @@ class Scan:
                 except (FileNotFoundError, NotAFileError):
                     continue
                 except OSError as exc:
-                    if exc.errno in EXHAUSTED:
-                        raise  # not a fault of this directory: the walk is begun again
                     warn_unreadable(directory, exc)
 
     def _walk(self, reader: LedgerReader, apart: frozenset[str] = frozenset()) -> Iterator[FoundFile]:
