@@ -14,6 +14,7 @@ from chaos.campaign import TESTS
 from chaos.figures import Figures
 from chaos.steps import FAILING, ONLY, STARTING
 from chaos.witness import Digests, Witness
+from s3spool.errors import LedgerError
 from s3spool.folder.folder import REMOVING
 from s3spool.ledger.queries import Known
 from s3spool.ledger.reader import Reader
@@ -199,9 +200,16 @@ class PowerCuts:
         ledger = self._daemon.state_directory / "ledger.sqlite3"
         if not ledger.exists():
             return {}
-        with Reader(ledger) as reader:
-            paths = [f"{number:05d}" for number in range(1, self._dropped + 1)]
-            return reader.known(paths) if reader.made() else {}
+        paths = [f"{number:05d}" for number in range(1, self._dropped + 1)]
+        try:
+            with Reader(ledger) as reader:
+                return reader.known(paths) if reader.made() else {}
+        except LedgerError as exc:
+            # The power went while the ledger was created, the only time that it has a rollback journal (WAL follows):
+            # it is empty, and only a daemon, which may write to it, can roll it back.
+            if getattr(exc.__cause__, "sqlite_errorname", "") != "SQLITE_READONLY_ROLLBACK":
+                raise
+            return {}
 
     def _unsent(self) -> list[str]:
         return [path for path, content in self._synced.items() if self._there(path) != content]
