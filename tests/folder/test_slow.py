@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -223,19 +225,12 @@ def test_all_idle_workers_are_called_for_files_of_a_directory_that_is_fast_again
     slow.note_slow_file("busy/0", 2.0)
     inbox.offer([Item(f"busy/{number}") for number in range(30)])
     assert len([item for _ in range(20) if (item := inbox.take_nowait())]) == 10
-    taken: list[object] = []
-    workers = [threading.Thread(target=lambda: taken.append(inbox.take())) for _ in range(10)]
-    for worker in workers:
-        worker.start()
-    eventually(lambda: len(inbox._idle_workers.waiting) == 10)
 
-    now = 61.0
-    slow.refresh(tmp_path)
+    with idle_workers(inbox, 10) as taken:
+        now = 61.0
+        slow.refresh(tmp_path)
 
-    eventually(lambda: len(taken) == 10)
-    inbox.close()
-    for worker in workers:
-        worker.join()
+        eventually(lambda: len(taken) == 10)
 
 
 def test_a_mount_that_comes_and_goes_fills_no_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -307,19 +302,26 @@ def test_idle_workers_find_by_themselves_what_may_go_again(kind: str, tmp_path: 
             assert inbox.parts.take()
     else:
         inbox.offer([Item("busy/large")._replace(body=kind == "body", large=kind == "large")])
+
+    with idle_workers(inbox, 4) as taken:
+        now = 59.0
+        slow.note_slow_file("hangs/0", 2.0)
+        now = 61.0
+        slow.refresh(tmp_path)
+
+        eventually(lambda: taken)
+
+
+@contextlib.contextmanager
+def idle_workers(inbox: Inbox, count: int) -> Iterator[list[object]]:
+    """So many threads that wait for one item each; yields what they get."""
     taken: list[object] = []
-    workers = [threading.Thread(target=lambda: taken.append(inbox.take())) for _ in range(4)]
+    workers = [threading.Thread(target=lambda: taken.append(inbox.take())) for _ in range(count)]
     for worker in workers:
         worker.start()
-    eventually(lambda: len(inbox._idle_workers.waiting) == 4)
-
-    now = 59.0
-    slow.note_slow_file("hangs/0", 2.0)
-    now = 61.0
-    slow.refresh(tmp_path)
-
     try:
-        eventually(lambda: taken)
+        eventually(lambda: len(inbox._idle_workers.waiting) == count)
+        yield taken
     finally:
         inbox.close()
         for worker in workers:
